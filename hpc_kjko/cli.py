@@ -1,0 +1,454 @@
+"""The ``kjko`` command: the only place that prints, sets up logging, handles signals, or decides the exit code.
+
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import rich.console
+import rich.progress
+import rich.table
+
+from hpc_kjko import __version__, checkpoint, config
+from hpc_kjko.collisions import METHODS
+from hpc_kjko.comm import Communicator
+from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.integrators import MAPS
+from hpc_kjko.native import describe
+from hpc_kjko.output import list_snapshots
+from hpc_kjko.particles import Shard
+from hpc_kjko.problems import KINDS
+from hpc_kjko.recorder import Recorder
+from hpc_kjko.runfolder import RunFolder, provenance
+from hpc_kjko.series import read_series
+from hpc_kjko.simulation import Simulation
+from hpc_kjko.solvers import SOLVERS
+from hpc_kjko.storage import ShardedFile
+
+log = logging.getLogger("hpc_kjko")
+
+DONE, OURS, MISTAKE, STOPPED = 0, 1, 2, 75
+
+#: Seconds between plain progress lines where there is no terminal.
+LINE_EVERY = 10.0
+
+#: What a restart may change; everything else is part of the state it continues.
+CHANGEABLE = {
+    "time": {"end"},
+    "method": {"iterations", "learning_rate", "chunk"},
+    "grid": {"solver"},
+    "output": set(config.Output.model_fields),
+    "run": set(config.Run.model_fields),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a ``kjko`` command line and return its exit code. Under mpirun every rank calls it."""
+    comm = None
+    try:
+        try:
+            options = _parser().parse_args(arguments)
+        finally:  # also to print a mistake once
+            comm = Communicator.world()
+        return options.command(options, comm)
+    except UserError as mistake:
+        if comm is None or comm.is_root:
+            print(f"kjko: {mistake}", file=sys.stderr)
+        return MISTAKE
+    except SolverFailure as failure:
+        if comm is None or comm.is_root:
+            log.error("%s", failure)
+            print(f"kjko: {failure}", file=sys.stderr)
+        return OURS
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return DONE
+    except (Exception, KeyboardInterrupt) as error:
+        where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
+        traceback.print_exc()
+        print(f"kjko: {where}{type(error).__name__}: {error}", file=sys.stderr)
+        if comm:
+            comm.abort(OURS)  # the other ranks may be waiting for this one
+        return OURS
+
+
+# -- the verbs -------------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace, comm: Communicator) -> int:
+    """Run a case from t = 0."""
+    case, folder = None, None
+    with comm.together():
+        if comm.is_root:
+            case = config.load(options.case, options.set)
+            folder = RunFolder(options.out or Path("runs") / options.case.stem)
+            folder.create(case.toml(), force=options.force)
+    case, folder = comm.bcast((case, folder))
+    return _drive(comm, folder, lambda: Simulation.start(case, comm))
+
+
+def restart(options: argparse.Namespace, comm: Communicator) -> int:
+    """Continue a run from its newest sound checkpoint."""
+    folder = RunFolder(options.folder)
+    with comm.together():
+        folder.status()
+        for text in options.set:
+            section, _, key = text.partition("=")[0].strip().partition(".")
+            if key not in CHANGEABLE.get(section, ()):
+                allowed = ", ".join(
+                    f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys)
+                )
+                raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+    saved = checkpoint.load_latest(folder.checkpoints, comm)
+    case = config.from_table(config.override(config.parse(saved.header["case"]), options.set))
+    if saved.header["step"] >= case.time.steps:
+        raise UserError(
+            f"{folder.path}: is at t = {saved.header['time']:g} already, its time.end: continue it with "
+            f"--set time.end={2 * case.time.end:g}, say"
+        )
+    with comm.together():
+        if comm.is_root:
+            folder.case.write_text(case.toml(), encoding="utf-8")
+    return _drive(comm, folder, lambda: Simulation.resume(case, comm, saved), resumed_at=saved.header["step"])
+
+
+def _drive(
+    comm: Communicator, folder: RunFolder, make: Callable[[], Simulation], resumed_at: int | None = None
+) -> int:
+    """Set up log, signals and progress around a simulation, and run it to its end or to a stop."""
+    if comm.is_root:
+        _log_to(folder.log)
+    stop = _StopSignals()
+    simulation = make()
+    case = simulation.case
+    header = comm.bcast(provenance(comm) if comm.is_root else None)
+    _log_start(simulation, comm, folder, header)
+    recorder = Recorder(folder, comm, header, resumed_at)
+    progress = _Progress(case.time.steps, resumed_at or 0, _is_terminal(comm)) if comm.is_root else None
+    note = _status_writer(comm, folder, header, simulation)
+    note("running")
+    outcome = "failed"
+    try:
+        outcome = simulation.run(recorder, on_step=progress or (lambda row: None), stop=stop.requested)
+    finally:
+        if progress:
+            progress.close()
+        recorder.close()
+        note(outcome)
+    if comm.is_root:
+        if outcome == "stopped":
+            log.info(
+                "stopped at t = %g with a checkpoint: 'kjko restart %s' continues",
+                simulation.time,
+                folder.path,
+            )
+        else:
+            log.info("finished: %s", folder.path)
+    comm.close()
+    return DONE if outcome == "finished" else STOPPED
+
+
+def series(options: argparse.Namespace, comm: Communicator) -> int:
+    """Show the time series of a run."""
+    columns = read_series(_existing(options.folder).series)
+    if options.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+        return DONE
+    table = rich.table.Table(
+        rich.table.Column("column", no_wrap=True), "first", "last", "smallest", "largest"
+    )
+    for name, values in columns.items():
+        table.add_row(
+            name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max()))
+        )
+    rich.console.Console().print(table)
+    return DONE
+
+
+def plot(options: argparse.Namespace, comm: Communicator) -> int:
+    """Draw the figures of a run."""
+    try:
+        from hpc_kjko import plotting
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    for path in plotting.plot_run(_existing(options.folder)):
+        print(path)
+    return DONE
+
+
+def inspect(options: argparse.Namespace, comm: Communicator) -> int:
+    """Say what a run folder holds."""
+    folder = _existing(options.folder)
+    status, case = folder.status(), config.load(folder.case)
+    columns = read_series(folder.series)
+    energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
+    rows = {
+        "status": status["status"],
+        "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
+        f"{case.physics.collision_strength:g}, {case.particles.count} particles",
+        "time": f"{columns['time'][-1]:g} of {case.time.end:g} in steps of {case.time.step:g}",
+        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
+        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
+        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
+        "free energy, first and last": f"{columns['free_energy'][0]:.8g}, {columns['free_energy'][-1]:.8g}",
+        "steps split for invertibility": f"{int((columns['substeps'] > 1).sum())}",
+        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
+        "snapshots": f"{len(list_snapshots(folder.snapshots))}",
+        "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
+        **{
+            name: str(status[name])
+            for name in ("version", "git", "ranks", "threads", "device", "mpi", "date")
+            if name in status
+        },
+    }
+    table = rich.table.Table(show_header=False, title=str(folder.path))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    rich.console.Console().print(table)
+    return DONE
+
+
+def cases(options: argparse.Namespace, comm: Communicator) -> int:
+    """List the built-in problems, methods, solvers and integrators."""
+    console = rich.console.Console()
+    for kind, problem in KINDS.items():
+        console.print(f"[bold]{kind}[/]  {(problem.__doc__ or '').splitlines()[0]}")
+        for name, value in (
+            config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items()
+        ):
+            if name != "kind":
+                console.print(f"    {name} = {value}", highlight=False)
+    console.print(
+        f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}", highlight=False
+    )
+    console.print(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2", highlight=False)
+    return DONE
+
+
+def doctor(options: argparse.Namespace, comm: Communicator) -> int:
+    """Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail."""
+    import h5py
+    import torch
+
+    comm.select_device("auto")
+    rows = {
+        "hpc_kjko": f"{__version__}, {describe()}",
+        "python": sys.version.split()[0],
+        "MPI": comm.library,
+        "ranks": f"{comm.size}, {torch.get_num_threads()} thread(s) each",
+        "HDF5": f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, "
+        + ("parallel" if h5py.get_config().mpi else "not parallel"),
+        "files": ShardedFile.describe(comm),
+        "torch": f"{torch.__version__}, backends "
+        + ", ".join(name for name in ("gloo", "nccl", "mpi") if torch.distributed.is_backend_available(name)),
+        "devices": ", ".join(
+            f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))
+        ),
+    }
+    problem = _try_collectives(comm)
+    rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
+    if comm.is_root:
+        table = rich.table.Table(show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        rich.console.Console().print(table)
+        if problem:
+            print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
+    comm.close()
+    return OURS if problem else DONE
+
+
+def _try_collectives(comm: Communicator) -> str:
+    """What is wrong with this job's collectives, or nothing."""
+    import torch
+
+    if comm.sum(np.array([1.0]))[0] != comm.size:
+        return (
+            "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
+        )
+    try:
+        module = comm.distribute(torch.nn.Linear(1, 1, device=comm.device))
+        module(torch.ones(1, 1, device=comm.device)).sum().backward()
+        if next(module.parameters()).grad.item() != comm.size:
+            return "gradients are not summed over the ranks: reinstall torch as constraints.txt pins it"
+    except RuntimeError as failure:
+        return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
+    return ""
+
+
+# -- around a run ----------------------------------------------------------------------------------------------------
+
+
+class _StopSignals:
+    """SIGTERM, SIGINT and the batch system's SIGUSR1/2 ask for a stop after the step; a second SIGINT kills."""
+
+    def __init__(self) -> None:
+        self._received: str | None = None
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+            signal.signal(getattr(signal, name), self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._received = signal.Signals(number).name
+
+    def requested(self) -> bool:
+        """Whether this process has been asked to stop."""
+        return self._received is not None
+
+
+class _Progress:
+    """One progress bar on a terminal; elsewhere a plain line every so often. Called with each row of the series."""
+
+    def __init__(self, steps: int, done: int, terminal: bool):
+        self._steps, self._done = steps, done
+        self._printed = time.monotonic()
+        self._bar = None
+        if terminal:
+            columns = (
+                rich.progress.TextColumn("step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.fields[text]}"),
+                rich.progress.TextColumn("ETA"),
+                rich.progress.TimeRemainingColumn(),
+            )
+            self._bar = rich.progress.Progress(*columns)
+            self._task = self._bar.add_task("", total=steps, completed=done, text="")
+            self._bar.start()
+
+    def __call__(self, row: dict[str, float]) -> None:
+        step = int(row["step"])
+        text = f"t = {row['time']:.4g}, field energy {row['field_energy']:.4g}, {row['seconds']:.3g} s/step"
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+        elif time.monotonic() - self._printed > LINE_EVERY or step == self._steps:
+            self._printed = time.monotonic()
+            remaining = (self._steps - step) * row["seconds"]
+            print(f"step {step}/{self._steps}: {text}, ETA {remaining:.0f} s", flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
+
+
+def _is_terminal(comm: Communicator) -> bool:
+    """Whether somebody is watching: some launchers give every rank a terminal of its own, so theirs is asked."""
+    if comm.size == 1:
+        return sys.stdout.isatty()
+    try:
+        return os.path.realpath(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
+
+
+def _log_to(path: Path) -> None:
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    console.addFilter(
+        lambda record: record.levelno < logging.ERROR
+    )  # errors end the command, which prints them
+    log.setLevel(logging.INFO)
+    log.handlers = [file, console]
+
+
+def _log_start(simulation: Simulation, comm: Communicator, folder: RunFolder, header: dict[str, Any]) -> None:
+    case = simulation.case
+    shares = [len(Shard.of(case.particles.count, rank, comm.size)) for rank in range(comm.size)]
+    if not comm.is_root:
+        return
+    log.info(
+        "%s: %s",
+        "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
+        folder.path,
+    )
+    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], describe())
+    log.info(
+        "%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"]
+    )
+    log.info("files: %s", ShardedFile.describe(comm))
+    log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
+    if 0 in shares:
+        log.warning("%d rank(s) have no particles: fewer ranks would do as well", shares.count(0))
+    if case.particles.start == "quiet" and case.particles.count & (case.particles.count - 1):
+        nearest = 2 ** round(float(np.log2(case.particles.count)))
+        log.warning(
+            "a quiet start is quietest with a power of two: particles.count = %d would be one", nearest
+        )
+
+
+def _status_writer(
+    comm: Communicator, folder: RunFolder, header: dict[str, Any], simulation: Simulation
+) -> Callable[[str], None]:
+    def note(status: str) -> None:
+        if comm.is_root:
+            folder.set_status(status, step=simulation.step_index, time=simulation.time, **header)
+
+    return note
+
+
+def _existing(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.status()
+    return folder
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles."
+    )
+    parser.add_argument("--version", action="version", version=f"kjko {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(command: Callable[[argparse.Namespace, Communicator], int]) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").splitlines()[0]
+        subparser = verbs.add_parser(command.__name__, help=text, description=text)
+        subparser.set_defaults(command=command)
+        return subparser
+
+    change = {
+        "action": "append",
+        "default": [],
+        "metavar": "section.key=value",
+        "help": "change a key of the case",
+    }
+    starting = verb(run)
+    starting.add_argument("case", type=Path, metavar="CASE.toml")
+    starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
+    starting.add_argument("--set", **change)
+    starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
+    for command in (restart, series, plot, inspect):
+        on_folder = verb(command)
+        on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+        if command is restart:
+            on_folder.add_argument("--set", **change)
+        if command is series:
+            on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+    verb(cases)
+    verb(doctor)
+    return parser

@@ -1,0 +1,250 @@
+"""Ranks, devices and collective operations: every MPI and torch.distributed call of the project lives here.
+
+MPI is initialised when :meth:`Communicator.world` is called, never on import. Ranks form one torch process group
+(NCCL when every rank has its own GPU, gloo otherwise) which DistributedDataParallel needs; on the CPU the gradients
+themselves travel through MPI, which is several times faster than gloo and gives every rank the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hpc_kjko.errors import SolverFailure, UserError
+
+# What a launcher promises, so that ranks started by another MPI's mpirun are noticed instead of running as N copies.
+_LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+class Communicator:
+    """The ranks of a run, the device of this rank, and the few collectives that the method needs.
+
+    Attributes: ``rank``, ``size``; ``local_rank``, ``local_size`` (ranks of the same node); ``device``
+    (``cuda:local_rank`` or ``cpu``); ``library`` (the MPI library's own words, or why there is none).
+    """
+
+    def __init__(self, mpi_comm: Any = None, library: str = "no MPI: one rank"):
+        self._comm = mpi_comm
+        self.library = library
+        self.rank, self.size = (mpi_comm.rank, mpi_comm.size) if mpi_comm else (0, 1)
+        self.local_rank, self.local_size = self._locate()
+        self.device = torch.device("cpu")
+        self._process_group = False
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.local_size))
+
+    @classmethod
+    def world(cls) -> Communicator:
+        """All ranks of the job; one rank if no MPI library can be loaded.
+
+        Raises:
+            UserError: the launcher started several processes but this MPI sees only one.
+        """
+        promised = max(int(os.environ.get(name, "1")) for name in _LAUNCHER_SIZES)
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as failure:
+            if promised > 1:
+                raise UserError(
+                    f"a launcher started {promised} ranks but no MPI library can be loaded "
+                    f"({str(failure).splitlines()[0]}): load the cluster's MPI module, or install 'hpc_kjko[mpi]'"
+                ) from failure
+            return cls(None, "no MPI library found: one rank")
+        world = MPI.COMM_WORLD
+        if world.size == 1 and promised > 1:
+            raise UserError(
+                f"a launcher started {promised} ranks but this Python's MPI sees one: use the mpirun that belongs to "
+                f"{_library(MPI)} (that of the same environment)"
+            )
+        return cls(world, _library(MPI))
+
+    @property
+    def is_root(self) -> bool:
+        """True on rank 0, which alone prints, solves the field and owns small files."""
+        return self.rank == 0
+
+    @property
+    def mpi(self) -> Any:
+        """The mpi4py communicator for MPI-IO, or None when running without MPI."""
+        return self._comm
+
+    def select_device(self, wanted: Literal["auto", "cpu", "cuda"]) -> None:
+        """Take the GPU of this rank's number on its node, if every rank has one of its own; else the CPU. Collective.
+
+        Raises:
+            UserError: ``wanted`` is "cuda" and a rank has no GPU (on every rank).
+        """
+        gpus = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
+        without = [rank for rank, has in enumerate(self.allgather(self.local_rank < gpus)) if not has]
+        if wanted == "cuda" and without:
+            raise UserError(
+                f'run.device = "cuda" needs one GPU per rank, and rank {without[0]} has none: start fewer ranks per '
+                'node, or set run.device = "cpu"'
+            )
+        if without:
+            self.device = torch.device("cpu")
+        else:
+            torch.cuda.set_device(self.local_rank)
+            self.device = torch.device("cuda", self.local_rank)
+
+    # -- collectives ---------------------------------------------------------------------------------------------
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum of a float64 or int64 array over ranks, on every rank."""
+        values = np.ascontiguousarray(values)
+        if self.size == 1:
+            return values
+        total = np.empty_like(values)
+        self._comm.Allreduce(values, total)
+        return total
+
+    def min(self, value: float) -> float:
+        """Smallest value over ranks, on every rank; NaN if any rank holds NaN (MPI_MIN alone would lose it)."""
+        return value if self.size == 1 else float(np.min(self._comm.allgather(value)))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank's flag is set, on every rank."""
+        return bool(self.sum(np.array([float(flag)]))[0])
+
+    def bcast(self, value: Any) -> Any:
+        """Rank 0's Python object, on every rank (small objects)."""
+        return value if self.size == 1 else self._comm.bcast(value)
+
+    def bcast_array(self, array: np.ndarray) -> np.ndarray:
+        """Rank 0's array, in place, on every rank."""
+        if self.size > 1:
+            self._comm.Bcast(array)
+        return array
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Every rank's Python object, on every rank (small objects)."""
+        return [value] if self.size == 1 else self._comm.allgather(value)
+
+    def send(self, array: np.ndarray, tag: int) -> None:
+        """Send a contiguous array to rank 0."""
+        self._comm.Send(array, dest=0, tag=tag)
+
+    def receive(self, array: np.ndarray, source: int, tag: int) -> np.ndarray:
+        """Receive into a contiguous array on rank 0."""
+        self._comm.Recv(array, source=source, tag=tag)
+        return array
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            self._comm.Barrier()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one rank's failure inside the block everybody's: the first failing rank's error is raised on all.
+
+        The block must hold no collective call, or the ranks that did not fail would wait in it for ever.
+        """
+        failure = None
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (whatever it is, the other ranks must hear of it)
+            failure = error
+        for error in self.allgather(failure if failure is None else _portable(failure)):
+            if error is not None:
+                raise error from failure
+
+    def abort(self, code: int = 1) -> None:
+        """End the whole job now, whatever the other ranks are waiting for."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.size > 1:
+            self._comm.Abort(code)
+
+    # -- gradient averaging --------------------------------------------------------------------------------------
+
+    def distribute(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Wrap a module whose forward returns a *local sum over N_global* in DistributedDataParallel.
+
+        Gradients are then summed over ranks, which weights unequal (and empty) shards exactly. With one rank the
+        module is returned as it is.
+        """
+        if self.size == 1:
+            return module
+        self._start_process_group()
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        distributed = torch.nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+        distributed.register_comm_hook(self, _sum_bucket)
+        return distributed
+
+    @staticmethod
+    def no_sync(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Accumulate gradients locally: for every chunk of a rank's particles but the last."""
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        """Take the process group down (MPI itself is finalised by mpi4py at exit)."""
+        if self._process_group:
+            torch.distributed.destroy_process_group()
+            self._process_group = False
+
+    def _start_process_group(self) -> None:
+        if self._process_group:
+            return
+        import torch.distributed as dist
+
+        one_node = self.local_size == self.size
+        if one_node:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store, address = None, None
+        if self.is_root:
+            host = "127.0.0.1" if one_node else socket.gethostname()
+            store = dist.TCPStore(host, 0, self.size, is_master=True, wait_for_workers=False)
+            address = (host, store.port)
+        host, port = self.bcast(address)
+        if store is None:
+            store = dist.TCPStore(host, port, self.size, is_master=False)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        excepthook = sys.excepthook
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        sys.excepthook = excepthook  # torch's own hides which rank failed; ours aborts the job
+        self._process_group = True
+
+    # -- where this rank runs ------------------------------------------------------------------------------------
+
+    def _locate(self) -> tuple[int, int]:
+        if self.size == 1:
+            return 0, 1
+        hosts = self._comm.allgather(socket.gethostname())
+        mine = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
+        return mine.index(self.rank), len(mine)
+
+
+def _sum_bucket(comm, bucket):  # DDP compares annotations with its own types, and postponed ones are strings
+    """DDP communication hook: gradients are summed, by MPI on the CPU and by NCCL on GPUs."""
+    buffer = bucket.buffer()
+    if buffer.is_cuda:
+        work = torch.distributed.all_reduce(buffer, async_op=True)
+        return work.get_future().then(lambda future: future.value()[0])
+    from mpi4py import MPI
+
+    comm.mpi.Allreduce(MPI.IN_PLACE, buffer.numpy())
+    future: torch.futures.Future = torch.futures.Future()
+    future.set_result(buffer)
+    return future
+
+
+def _library(mpi: Any) -> str:
+    """Name and version of the MPI library, of the much that it says of itself."""
+    return mpi.Get_library_version().splitlines()[0].split(",")[0].strip(" \0")
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where its kind matters to the caller, else its text: any exception must survive pickling."""
+    if type(error) in (UserError, SolverFailure):
+        return type(error)(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")

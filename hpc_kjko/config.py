@@ -1,0 +1,245 @@
+"""The case file: TOML into frozen sections, every default filled in, every mistake named.
+
+The names here are the public contract of a case.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field, SerializeAsAny, model_validator
+
+from hpc_kjko.errors import UserError
+from hpc_kjko.problems import KINDS, Problem
+from hpc_kjko.schema import (
+    Cadence,
+    Count,
+    Counts,
+    NonNegative,
+    Positive,
+    Section,
+    unknown_key,
+    validate,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Physics(Section):
+    """Collisions with a bath and the force that acts on the particles."""
+
+    collision_strength: NonNegative = 0.01
+    temperature: Positive = 1.0
+    field: Literal["poisson", "external"]
+
+
+class ParticleSettings(Section):
+    """The ensemble: how many particles, how they are drawn, how they are stored."""
+
+    count: Count = 100_000
+    start: Literal["quiet", "random"] = "quiet"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["float32", "float64"] = "float64"
+
+
+class GridSettings(Section):
+    """The mesh of the self-consistent field."""
+
+    cells: Annotated[Counts, Field(min_length=1)]
+    shape_order: Literal[1, 2] = 1
+    solver: Literal["root", "replicated"] = "root"
+
+
+class TimeSettings(Section):
+    """The step, the end, and the symplectic map of the conservative part."""
+
+    step: Positive = 0.1
+    end: Positive = 50.0
+    integrator: Literal["euler", "verlet"] = "verlet"
+
+    @model_validator(mode="after")
+    def _whole_number_of_steps(self) -> TimeSettings:
+        ratio = self.end / self.step
+        if ratio < 0.5 or abs(ratio - round(ratio)) > 1e-6:
+            near = max(1, round(ratio)) * self.step
+            raise ValueError(
+                f"time.end = {self.end:g} is not a whole number of time.step = {self.step:g}: "
+                f"time.end = {near:.10g} would be"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Number of steps from 0 to the end."""
+        return round(self.end / self.step)
+
+
+class Method(Section):
+    """The collision step and how its inner problem is solved."""
+
+    collision: Literal["jko", "none"] = "jko"
+    order: Literal[1, 2] = 1
+    logdet: Literal["exact", "linear"] = "exact"
+    solver: Literal["adam"] = "adam"
+    iterations: Count = 50
+    first_iterations: Count = 500
+    learning_rate: Positive = 5e-3
+    hidden: Counts = (32, 32)
+    activation: Literal["tanh", "leaky_relu"] = "tanh"
+    precision: Literal["float32", "float64"] = "float32"
+    chunk: Count = 16384
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Method:
+        if len(self.hidden) > 2:
+            raise ValueError(
+                f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
+                "(the divergence is in closed form for those; [] is the affine field)"
+            )
+        if self.order == 2 and self.logdet == "linear":
+            raise ValueError(
+                'method.order = 2 needs method.logdet = "exact": with the linear one it is first order'
+            )
+        return self
+
+
+class Output(Section):
+    """Cadences in steps; 0 switches an output off (the last step always leaves a checkpoint)."""
+
+    every: Cadence = 10
+    particles_every: Cadence = 100
+    histogram_every: Cadence = 10
+    checkpoint_every: Cadence = 100
+
+
+class Run(Section):
+    """Where and for how long this job runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    wall_time: Positive | None = None
+
+
+class Case(Section):
+    """A whole run. Build it with :func:`load` or :func:`from_table`, which fill in what depends on the problem."""
+
+    problem: SerializeAsAny[Problem]
+    physics: Physics
+    particles: ParticleSettings = ParticleSettings()
+    grid: GridSettings | None = None
+    time: TimeSettings = TimeSettings()
+    method: Method = Method()
+    output: Output = Output()
+    run: Run = Run()
+
+    def table(self) -> dict[str, Any]:
+        """The case as nested plain values, every default written out (what TOML and the output files hold)."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def toml(self) -> str:
+        """The case as TOML text that :func:`load` reads back to an equal case."""
+        return tomli_w.dumps(self.table())
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Case:
+    """Read a case file and apply ``section.key=value`` overrides.
+
+    Raises:
+        UserError: the file is missing or not TOML, or a key is wrong; the message names it.
+    """
+    try:
+        table = parse(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise UserError(f"{path}: cannot read this case file ({failure.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+        raise UserError(f"{path}: not a TOML file: {failure}") from None
+    return from_table(override(table, overrides))
+
+
+def parse(text: str) -> dict[str, Any]:
+    """TOML text as nested tables."""
+    return tomllib.loads(text)
+
+
+def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the table with each ``section.key=value`` set; values are TOML, bare words are strings.
+
+    Raises:
+        UserError: an override that is not of that form.
+    """
+    table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
+    for text in overrides:
+        target, equals, literal = text.partition("=")
+        section, dot, key = target.strip().partition(".")
+        if not (equals and dot and section and key):
+            raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
+        try:
+            value = parse(f"value = {literal}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = literal.strip()
+        if not isinstance(table.setdefault(section, {}), dict):
+            raise UserError(f"--set {text}: [{section}] is not a table in this case")
+        table[section][key] = value
+    return table
+
+
+def from_table(table: dict[str, Any]) -> Case:
+    """A case from nested tables.
+
+    Raises:
+        UserError: one sentence per mistake.
+    """
+    known = list(Case.model_fields)
+    for name, section in table.items():
+        if name not in known:
+            raise UserError(unknown_key(name, known))
+        if not isinstance(section, dict):
+            raise UserError(f"{name} must be a table: write it as [{name}]")
+    problem = _problem(table.get("problem", {}))
+    physics = {"field": problem.default_field, **table.get("physics", {})}
+    sections = {**table, "physics": physics}
+    if physics["field"] != "external" or "grid" in table:
+        sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
+    case = validate(Case, {**sections, "problem": problem})
+    return case.model_copy(update={"grid": _fitting_grid(case)})
+
+
+def _problem(table: dict[str, Any]) -> Problem:
+    kinds = ", ".join(KINDS)
+    if "kind" not in table:
+        raise UserError(f"problem.kind is missing: every case names its problem, one of {kinds}")
+    if table["kind"] not in list(KINDS):
+        raise UserError(f"problem.kind = {table['kind']!r} is not known: it may be one of {kinds}")
+    return validate(KINDS[table["kind"]], table, "problem")
+
+
+def _fitting_grid(case: Case) -> GridSettings | None:
+    """The grid with its cells spelt out for every dimension, once it is known to suit problem and field."""
+    problem, grid = case.problem, case.grid
+    if problem.periods is None:
+        if case.physics.field == "poisson":
+            raise UserError(
+                f'physics.field = "poisson" needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: '
+                'use physics.field = "external"'
+            )
+        if grid is not None:
+            raise UserError(
+                f'[grid] needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: remove it'
+            )
+    if grid is None:
+        return None
+    if len(grid.cells) not in (1, problem.space_dims):
+        raise UserError(
+            f"grid.cells = {list(grid.cells)} does not fit problem.space_dims = {problem.space_dims}: give one number, "
+            f"or {problem.space_dims}"
+        )
+    if min(grid.cells) < 4:
+        raise UserError(f"grid.cells = {list(grid.cells)}: every direction needs at least 4 cells")
+    cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
+    return grid.model_copy(update={"cells": cells})

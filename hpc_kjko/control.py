@@ -1,0 +1,149 @@
+"""The control field u(x, v): a small network with its exact velocity divergence and Jacobian.
+
+Inputs are features z of (x, v): (cos 2πx/L, sin 2πx/L) for a periodic coordinate, x itself otherwise, then v. With
+W1v the columns of the first layer that multiply v, the divergence of a two-hidden-layer network is, exactly,
+
+    ∇v·u = s'(a2)ᵀ [ W2 ∘ (W1v W3)ᵀ ] s'(a1)
+
+one H × H product per particle whatever dv is; no component-wise backward passes and no stochastic trace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+LEAKY_SLOPE = 0.01
+
+
+class ControlField(nn.Module):
+    """u = W3 s(W2 s(W1 z + b1) + b2) + b3, linear output of size dv; ``hidden = []`` is the affine field.
+
+    The output layer starts at zero, so training starts from u ≡ 0, which is feasible for every density.
+
+    Args:
+        periods: box lengths [dx], or None in unbounded space.
+        space_dims, velocity_dims: dx and dv.
+        hidden: widths of at most two hidden layers.
+        activation: "tanh" or "leaky_relu" (slope 0.01).
+        seed: of the random first layers; the same on every rank and in every precision.
+    """
+
+    def __init__(
+        self,
+        periods: tuple[float, ...] | None,
+        space_dims: int,
+        velocity_dims: int,
+        *,
+        hidden: Sequence[int] = (32, 32),
+        activation: Literal["tanh", "leaky_relu"] = "tanh",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.periods, self.velocity_dims = periods, velocity_dims
+        self.activation = activation
+        inputs = (2 if periods else 1) * space_dims + velocity_dims
+        widths = [inputs, *hidden, velocity_dims]
+        self.layers = nn.ModuleList(
+            nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False)
+        )
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in self.layers[:-1]:
+                bound = 1 / math.sqrt(layer.in_features)
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
+            self.layers[-1].weight.zero_()
+            self.layers[-1].bias.zero_()
+        self.to(device=device, dtype=dtype)
+
+    def features(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Network inputs z of positions x [n, dx] and velocities v [n, dv], in the precision of x and v."""
+        if self.periods is None:
+            return torch.cat([x, v], dim=1)
+        phase = x * (2 * math.pi / torch.tensor(self.periods, dtype=x.dtype, device=x.device))
+        return torch.cat([torch.cos(phase), torch.sin(phase), v], dim=1)
+
+    def velocities(self, z: torch.Tensor) -> torch.Tensor:
+        """The velocities among the features: [n, dv]."""
+        return z[:, -self.velocity_dims :]
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """u [n, dv] at features z."""
+        for layer in self.layers[:-1]:
+            z = self._activate(layer(z))[0]
+        return self.layers[-1](z)
+
+    def with_divergence(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [n, dv] and ∇v·u [n] at features z."""
+        *hidden, output = self.layers
+        slopes = []
+        for layer in hidden:
+            z, slope = self._activate(layer(z))
+            slopes.append(slope)
+        into_v = self.layers[0].weight[:, -self.velocity_dims :]
+        if not hidden:
+            divergence = into_v.diagonal().sum().expand(len(z))
+        elif len(hidden) == 1:
+            divergence = slopes[0] @ (into_v * output.weight.T).sum(1)
+        else:
+            coupling = hidden[1].weight * (into_v @ output.weight).T
+            divergence = ((slopes[0] @ coupling.T) * slopes[1]).sum(1)
+        return output(z), divergence
+
+    def with_jacobian(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at features z, by dv forward tangents."""
+        *hidden, output = self.layers
+        # tangents[j]: derivative along v_j, [n, width] (or [1, width] while it is the same for every particle)
+        tangents = [column[None, :] for column in self.layers[0].weight[:, -self.velocity_dims :].T]
+        for depth, layer in enumerate(hidden):
+            z, slope = self._activate(layer(z))
+            tangents = [slope * (t if depth == 0 else t @ layer.weight.T) for t in tangents]
+        if hidden:
+            tangents = [t @ output.weight.T for t in tangents]
+        jacobian = torch.stack([t.expand(len(z), -1) for t in tangents], dim=2)
+        return output(z), jacobian
+
+    def _activate(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """s(a) and s'(a). For leaky_relu the slope is piecewise constant: autograd sees no gradient through it."""
+        if self.activation == "tanh":
+            s = torch.tanh(a)
+            return s, 1 - s * s
+        return nn.functional.leaky_relu(a, LEAKY_SLOPE), torch.full_like(a, LEAKY_SLOPE).masked_fill_(
+            a > 0, 1.0
+        )
+
+
+def determinant(matrix: torch.Tensor) -> torch.Tensor:
+    """det of [n, d, d] matrices, d ≤ 3, in closed form with its sign: [n]."""
+    m = matrix.unbind(1)
+    if matrix.shape[1] == 1:
+        return m[0][:, 0]
+    if matrix.shape[1] == 2:
+        return m[0][:, 0] * m[1][:, 1] - m[0][:, 1] * m[1][:, 0]
+    return (torch.linalg.cross(m[0], m[1]) * m[2]).sum(1)
+
+
+def smallest_eigenvalue(matrix: torch.Tensor) -> torch.Tensor:
+    """Smallest eigenvalue of the symmetric part of [n, d, d] matrices, d ≤ 3, in closed form: [n].
+
+    For d = 3 the trigonometric solution of the characteristic cubic: O. K. Smith, doi:10.1145/355578.366316.
+    """
+    symmetric = 0.5 * (matrix + matrix.transpose(1, 2))
+    dims = matrix.shape[1]
+    mean = symmetric.diagonal(dim1=1, dim2=2).mean(1)
+    if dims == 1:
+        return mean
+    deviation = symmetric - mean[:, None, None] * torch.eye(dims, dtype=matrix.dtype, device=matrix.device)
+    spread = torch.sqrt((deviation**2).sum((1, 2)) / (dims * (dims - 1)))
+    if dims == 2:
+        return mean - spread
+    unit = deviation / torch.where(spread > 0, spread, torch.ones_like(spread))[:, None, None]
+    angle = torch.acos((0.5 * determinant(unit)).clamp(-1, 1)) / 3
+    return mean + 2 * spread * torch.cos(angle + 2 * math.pi / 3)

@@ -1,0 +1,57 @@
+"""Explicit symplectic maps and their composition with the collision step.
+
+A map is a list of drifts (x ← x + c h v) and kicks (v ← v + c h a(x)). Both kinds of composition of the paper's
+section 3.2 (arXiv:2603.23901) come out of the same list:
+
+* Lie:    Φ_h, then collide h                                  (first order, the paper's scheme)
+* Strang: Φ_{h/2}, collide h, then the adjoint map Φ*_{h/2}    (second order if the collision step is)
+
+E. Hairer, C. Lubich, G. Wanner, *Geometric Numerical Integration*, doi:10.1007/3-540-30666-8, sections VI.3, II.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a step: what happens, and over which fraction of the step h."""
+
+    action: Literal["drift", "kick", "collide"]
+    fraction: float
+
+
+@dataclass(frozen=True)
+class SymplecticMap:
+    """An explicit symplectic map as its drifts and kicks, with the order of its error in h."""
+
+    order: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def adjoint(self) -> SymplecticMap:
+        """The inverse of the map run backwards in time: the same stages in reverse order."""
+        return SymplecticMap(self.order, self.stages[::-1])
+
+    def scaled(self, factor: float) -> SymplecticMap:
+        """The same map over ``factor`` times the step."""
+        return SymplecticMap(self.order, tuple(Stage(s.action, s.fraction * factor) for s in self.stages))
+
+
+#: Symplectic Euler (paper's eq. 25): drift, then kick at the new position. First order.
+SYMPLECTIC_EULER = SymplecticMap(1, (Stage("drift", 1.0), Stage("kick", 1.0)))
+#: Störmer-Verlet (paper's eq. 26) as kick-drift-kick: the last kick's field is the next step's first, one solve a step.
+STOERMER_VERLET = SymplecticMap(2, (Stage("kick", 0.5), Stage("drift", 1.0), Stage("kick", 0.5)))
+
+MAPS = {"euler": SYMPLECTIC_EULER, "verlet": STOERMER_VERLET}
+
+
+def compose(symplectic: SymplecticMap, order: Literal[1, 2]) -> tuple[Stage, ...]:
+    """The stages of one step of the given order: Lie (1) or Strang (2)."""
+    collide = (Stage("collide", 1.0),)
+    if order == 1:
+        return symplectic.stages + collide
+    half = symplectic.scaled(0.5)
+    return half.stages + collide + half.adjoint.stages

@@ -1,0 +1,86 @@
+"""Native kernels and the choice between them and their torch twins.
+
+The compiled module `_kernels` is optional: an install without a C++ compiler has none, and everything then
+runs in torch. The environment variable KJKO_KERNELS decides, read at each call: unset takes the native
+kernels where there are any, `torch` never, `native` always (an error where there are none).
+"""
+
+import importlib
+import os
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_VARIABLE = "KJKO_KERNELS"
+_NOTE = Path(__file__).with_name("_not_built.txt")  # written by setup.py when the build fell back
+
+
+class Backend(Enum):
+    """Where the kernels come from."""
+
+    NATIVE = "native"
+    TORCH = "torch"
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The compiled module, or None and the reason why there is none."""
+    name = f"{__name__}._kernels"
+    try:
+        return importlib.import_module(name), ""
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        if _NOTE.is_file():
+            return None, _NOTE.read_text(encoding="utf-8").strip()
+        return None, "not built for this Python; pip install builds it"
+    except ImportError as error:  # it is there but does not load: a shared library is missing, say
+        return None, f"it does not load: {error}"
+
+
+_kernels, _why_not = _load()
+
+
+def available() -> bool:
+    """Whether the compiled module is installed and loads."""
+    return _kernels is not None
+
+
+def backend() -> Backend:
+    """The backend in use: KJKO_KERNELS where it is set, else native where available."""
+    wanted = os.environ.get(_VARIABLE)
+    if not wanted:
+        return Backend.NATIVE if available() else Backend.TORCH
+    if wanted not in {b.value for b in Backend}:
+        raise ValueError(f"{_VARIABLE}={wanted!r} is not known: use 'native' or 'torch', or unset it.")
+    if wanted == Backend.NATIVE.value:
+        require()
+    return Backend(wanted)
+
+
+def require() -> ModuleType:
+    """The compiled module; ImportError with advice where there is none."""
+    if _kernels is None:
+        raise ImportError(
+            f"The native kernels were asked for, but hpc_kjko has no native module: {_why_not}. "
+            f"Install a C++ compiler and then the package again, or unset {_VARIABLE} to run in torch.",
+            name=f"{__name__}._kernels",
+        )
+    return _kernels
+
+
+def build_info() -> dict[str, Any]:
+    """How the compiled module was built and what it finds here; ImportError where there is none."""
+    return require().build_info()
+
+
+def describe() -> str:
+    """One phrase for logs: which kernels run and, for the fallback, why."""
+    if backend() is Backend.NATIVE:
+        info = build_info()
+        threads = info["max_threads"]
+        openmp = f"OpenMP {threads} thread{'s' * (threads != 1)}" if info["openmp"] else "no OpenMP"
+        return f"native kernels ({info['isa']}, {openmp})"
+    if available():
+        return f"pure-Python fallback (chosen by {_VARIABLE}=torch)"
+    return f"pure-Python fallback (no native module: {_why_not})"

@@ -1,0 +1,23 @@
+// The Python module hpc_kjko.native._kernels. Kernels live in headers of their own; here they only get names.
+#include <nanobind/nanobind.h>
+
+#include "cpu.hpp"
+
+namespace nb = nanobind;
+
+static nb::dict build_info() {
+    nb::dict info;
+    info["version"] = KJKO_VERSION;
+    info["compiler"] = KJKO_COMPILER_ID;
+    info["compiler_version"] = KJKO_COMPILER_VERSION;
+    info["isa"] = kjko::isa_level();
+    info["openmp"] = kjko::has_openmp();
+    info["max_threads"] = kjko::max_threads();
+    return info;
+}
+
+NB_MODULE(_kernels, m) {
+    m.doc() = "Native kernels of hpc_kjko; chosen by hpc_kjko.native, not imported directly.";
+    m.def("build_info", &build_info,
+          "Package version and compiler at build time; instruction set level and OpenMP threads of this machine now.");
+}

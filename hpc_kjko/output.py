@@ -1,0 +1,272 @@
+"""Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, one HDF5 file a step.
+
+All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle mass 1;
+``unitDimension`` says what kind of quantity each record is. Standard: doi:10.5281/zenodo.1167843.
+
+A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpc_kjko import __version__
+from hpc_kjko.comm import Communicator
+from hpc_kjko.diagnostics import Histogram
+from hpc_kjko.fields import MeshField
+from hpc_kjko.particles import Particles
+from hpc_kjko.storage import ShardedFile, reading
+
+#: The particle species in the files.
+SPECIES = "markers"
+
+_AXES = "xyz"
+
+# Powers of length, mass, time, current (and temperature, amount, luminous intensity) in SI base units.
+_POWERS = {
+    "position": (1, 0, 0, 0),
+    "positionOffset": (1, 0, 0, 0),
+    "momentum": (1, 1, -1, 0),
+    "mass": (0, 1, 0, 0),
+    "weighting": (0, 0, 0, 0),
+    "log_f": (0, 0, 0, 0),
+    "density": (-3, 0, 0, 0),
+    "potential": (2, 1, -3, -1),
+    "E": (1, 1, -3, -1),
+    "phase_space": (-2, 0, 1, 0),
+}
+
+
+def write_snapshot(
+    folder: Path | str,
+    comm: Communicator,
+    *,
+    step: int,
+    time: float,
+    time_step: float,
+    run_attributes: dict[str, Any],
+    particles: Particles | None = None,
+    meshes: MeshField | None = None,
+    histograms: Sequence[Histogram] | None = None,
+) -> Path:
+    """Write what is due at a step into ``folder/data%08d.h5``. Collective.
+
+    Args:
+        folder: made if missing.
+        comm: the ranks of the run.
+        step: its number; time: t = step · time_step in 1/ω_p.
+        time_step: h in 1/ω_p.
+        run_attributes: what the run says of itself (strings and numbers): attributes of the file, rank 0's.
+        particles: this rank's particles.
+        meshes: the fields, rank 0's.
+        histograms: of all ranks' particles.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: on all ranks, when it cannot be written.
+    """
+    path = _path(folder, step)
+    iteration = f"/data/{step}"
+    attributes = {
+        **run_attributes,
+        "openPMD": "1.1.0",
+        "openPMDextension": np.uint32(0),
+        "basePath": "/data/%T/",
+        "iterationEncoding": "fileBased",
+        "iterationFormat": "data%08T.h5",
+        "software": "hpc_kjko",
+        "softwareVersion": __version__,
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+    if meshes or histograms:
+        attributes["meshesPath"] = "meshes/"
+    if particles:
+        attributes["particlesPath"] = "particles/"
+    with ShardedFile(path, comm) as file:
+        file.group(iteration)
+        file.attributes("/", comm.bcast(attributes))
+        file.attributes(iteration, {"time": float(time), "dt": float(time_step), "timeUnitSI": 1.0})
+        if meshes:
+            _write_fields(file, f"{iteration}/meshes", meshes)
+        for histogram in histograms or ():
+            _write_histogram(file, f"{iteration}/meshes", histogram)
+        if particles:
+            _write_particles(file, f"{iteration}/particles/{SPECIES}", particles)
+    return path
+
+
+def _write_fields(file: ShardedFile, meshes: str, fields: MeshField) -> None:
+    grid = fields.grid
+    labels = list(_AXES[: len(grid.cells)])
+    lower = [0.0] * len(labels)
+    for name, values in (("density", fields.density), ("potential", fields.potential)):
+        file.array(f"{meshes}/{name}", values)
+        file.attributes(f"{meshes}/{name}", _mesh(name, labels, lower, grid.spacing) | _component(len(labels)))
+    file.group(f"{meshes}/E")
+    file.attributes(f"{meshes}/E", _mesh("E", labels, lower, grid.spacing))
+    for axis, label in enumerate(labels):
+        file.array(f"{meshes}/E/{label}", fields.electric[..., axis])
+        file.attributes(f"{meshes}/E/{label}", _component(len(labels)))
+
+
+def _write_histogram(file: ShardedFile, meshes: str, histogram: Histogram) -> None:
+    label = _AXES[histogram.axis]
+    path = f"{meshes}/phase_space_{label}_v{label}"
+    lower, upper = np.transpose([histogram.x_range, histogram.v_range])
+    spacing = (upper - lower) / histogram.values.shape
+    file.array(path, histogram.values)
+    file.attributes(path, _mesh("phase_space", [label, f"v{label}"], lower, spacing) | _component(2))
+
+
+def _write_particles(file: ShardedFile, species: str, particles: Particles) -> None:
+    shard = particles.shard
+
+    def constant(name: str, value: float) -> None:
+        file.group(f"{species}/{name}")
+        file.attributes(f"{species}/{name}", {"value": value, "shape": np.array([shard.total], np.uint64), "unitSI": 1.0})
+
+    def varying(name: str, rows: Any) -> None:
+        file.rows(f"{species}/{name}", rows.cpu().numpy(), shard)
+        file.attributes(f"{species}/{name}", {"unitSI": 1.0})
+
+    for axis, label in enumerate(_AXES[: particles.x.shape[1]]):
+        varying(f"position/{label}", particles.x[:, axis])
+        constant(f"positionOffset/{label}", 0.0)
+    for axis, label in enumerate(_AXES[: particles.v.shape[1]]):
+        varying(f"momentum/{label}", particles.v[:, axis])
+    varying("log_f", particles.log_f)
+    constant("mass", 1.0)
+    constant("weighting", particles.weighting)
+    for record in ("position", "positionOffset", "momentum", "mass", "weighting", "log_f"):
+        file.attributes(f"{species}/{record}", _record(record))
+
+
+def _record(quantity: str) -> dict[str, Any]:
+    return {"unitDimension": np.array([*_POWERS[quantity], 0, 0, 0], np.float64), "timeOffset": 0.0}
+
+
+def _mesh(quantity: str, labels: list[str], lower: Sequence[float], spacing: Sequence[float]) -> dict[str, Any]:
+    return {
+        **_record(quantity),
+        "geometry": "cartesian",
+        "dataOrder": "C",
+        "axisLabels": labels,
+        "gridSpacing": np.array(spacing, np.float64),
+        "gridGlobalOffset": np.array(lower, np.float64),
+        "gridUnitSI": 1.0,
+    }
+
+
+def _component(dimensions: int) -> dict[str, Any]:
+    """Values belong to cell centres, half a cell from the cell's lower corner."""
+    return {"unitSI": 1.0, "position": np.full(dimensions, 0.5)}
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a file holds of one step; None, and no histograms, for what was not due.
+
+    Attributes:
+        step: its number; time: in 1/ω_p.
+        attributes: what the run said of itself.
+        density: at the cell centres [*cells]; potential: [*cells]; electric: [*cells, dx]; spacing: cell sizes [dx].
+        histograms: one for each space dimension.
+        position: [n, dx]; velocity: [n, dv]; log_f: [n], of the particles asked for.
+        weighting: the mass of one particle.
+    """
+
+    step: int
+    time: float
+    attributes: dict[str, Any]
+    density: np.ndarray | None = None
+    potential: np.ndarray | None = None
+    electric: np.ndarray | None = None
+    spacing: np.ndarray | None = None
+    histograms: list[Histogram] = field(default_factory=list)
+    position: np.ndarray | None = None
+    velocity: np.ndarray | None = None
+    log_f: np.ndarray | None = None
+    weighting: float | None = None
+
+
+def list_snapshots(folder: Path | str) -> list[int]:
+    """The steps of which ``folder`` holds a snapshot, ascending; none if there is no folder."""
+    matches = (re.fullmatch(r"data(\d{8,})\.h5", path.name) for path in Path(folder).glob("data*.h5"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_snapshot(folder: Path | str, step: int, particles: slice | None = None) -> Snapshot:
+    """Read the snapshot of a step.
+
+    Args:
+        folder: that of the snapshots.
+        step: one of :func:`list_snapshots`.
+        particles: which rows of particles to read, as ``slice(None, None, 100)`` for every hundredth.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    path = _path(folder, step)
+    with reading(path, "snapshot", "use another step of the run, or write this one again with 'kjko restart'") as file:
+        iteration = file[f"data/{step}"]
+        contents: dict[str, Any] = {}
+        if "meshesPath" in file.attrs:
+            contents |= _read_meshes(iteration["meshes"])
+        if particles is not None and "particlesPath" in file.attrs:
+            contents |= _read_particles(iteration[f"particles/{SPECIES}"], particles)
+        return Snapshot(step, float(iteration.attrs["time"]), _text(file.attrs), **contents)
+
+
+def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
+    contents: dict[str, Any] = {"histograms": []}
+    if "density" in meshes:
+        electric = [component[()] for component in meshes["E"].values()]
+        contents |= {
+            "density": meshes["density"][()],
+            "potential": meshes["potential"][()],
+            "electric": np.stack(electric, axis=-1),
+            "spacing": meshes["density"].attrs["gridSpacing"],
+        }
+    for axis, label in enumerate(_AXES):
+        name = f"phase_space_{label}_v{label}"
+        if name in meshes:
+            lower, spacing = (meshes[name].attrs[key] for key in ("gridGlobalOffset", "gridSpacing"))
+            upper = lower + spacing * meshes[name].shape
+            x_range, v_range = (tuple(limits) for limits in np.transpose([lower, upper]).tolist())
+            contents["histograms"].append(Histogram(axis, meshes[name][()], x_range, v_range))
+    return contents
+
+
+def _read_particles(species: h5py.Group, rows: slice) -> dict[str, Any]:
+    def vector(record: str) -> np.ndarray:
+        return np.stack([component[rows] for component in species[record].values()], axis=-1)
+
+    return {
+        "position": vector("position"),
+        "velocity": vector("momentum"),
+        "log_f": species["log_f"][rows],
+        "weighting": float(species["weighting"].attrs["value"]),
+    }
+
+
+def _path(folder: Path | str, step: int) -> Path:
+    return Path(folder) / f"data{step:08d}.h5"
+
+
+def _text(attributes: h5py.AttributeManager) -> dict[str, Any]:
+    """Attributes as plain Python values."""
+    values = {name: value.item() if np.ndim(value) == 0 else value for name, value in attributes.items()}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}

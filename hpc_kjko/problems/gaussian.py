@@ -1,0 +1,82 @@
+"""A Gaussian in a harmonic potential (the paper's Example 1), whose exact solution stays Gaussian."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from scipy.special import ndtri
+
+from hpc_kjko.problems.base import Problem
+from hpc_kjko.schema import Dimension, Matrix, Vector
+
+
+class Gaussian(Problem):
+    """φ = ½ xᵀΛx and f0 = N(mean, covariance) over z = (x, v), unbounded, dv = dx.
+
+    The exact mean and covariance are in :mod:`hpc_kjko.reference.gaussian`.
+    """
+
+    default_field: ClassVar[Literal["poisson", "external"]] = "external"
+
+    kind: Literal["gaussian"]
+    space_dims: Dimension = 1
+    velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
+    stiffness: Matrix = ((1.0,),)
+    mean: Vector = (1.5, -0.5)
+    covariance: Matrix = ((0.5, 0.1), (0.1, 0.3))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scalar_stiffness(cls, data: Any) -> Any:
+        if isinstance(data.get("stiffness"), int | float) and isinstance(data.get("space_dims", 1), int):
+            dims = data.get("space_dims", 1)
+            data = {**data, "stiffness": (float(data["stiffness"]) * np.eye(dims)).tolist()}
+        return data
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Gaussian:
+        d = self.space_dims
+        if self.velocity_dims != d:
+            raise ValueError(
+                f"problem.velocity_dims = {self.velocity_dims} must equal problem.space_dims = {d}"
+            )
+        if len(self.mean) != 2 * d:
+            raise ValueError(f"problem.mean must have 2·space_dims = {2 * d} numbers, of (x, v)")
+        for name, size in (("stiffness", d), ("covariance", 2 * d)):
+            rows = getattr(self, name)
+            if len(rows) != size or any(len(row) != size for row in rows):
+                raise ValueError(f"problem.{name} must be a {size} × {size} matrix for space_dims = {d}")
+            matrix = np.array(rows)
+            if not np.array_equal(matrix, matrix.T) or np.linalg.eigvalsh(matrix)[0] <= 0:
+                raise ValueError(f"problem.{name} must be symmetric and positive definite")
+        return self
+
+    @property
+    def periods(self) -> None:
+        return None
+
+    def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        z = np.array(self.mean) + ndtri(points) @ np.linalg.cholesky(np.array(self.covariance)).T
+        return z[:, : self.space_dims], z[:, self.space_dims :]
+
+    def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        covariance = np.array(self.covariance)
+        precision = torch.as_tensor(np.linalg.inv(covariance), dtype=v.dtype, device=v.device)
+        deviation = torch.cat([x, v], dim=1) - torch.tensor(self.mean, dtype=v.dtype, device=v.device)
+        log_normal = -0.5 * np.linalg.slogdet(2 * math.pi * covariance)[1]
+        return log_normal - 0.5 * ((deviation @ precision) * deviation).sum(1)
+
+    def potential(self, x: torch.Tensor) -> torch.Tensor:
+        stiffness = torch.tensor(self.stiffness, dtype=x.dtype, device=x.device)
+        return 0.5 * ((x @ stiffness) * x).sum(1)
+
+    @property
+    def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
+        # The mean swings with the amplitude |mean|; the width relaxes between its start and the equilibrium's.
+        widths = np.sqrt(np.diag(self.covariance))
+        reach = float(np.abs(self.mean).max() + 4 * max(widths.max(), 1.0))
+        return ((-reach, reach),) * self.space_dims, ((-reach, reach),) * self.velocity_dims

@@ -1,0 +1,74 @@
+"""A scrambled Sobol sequence with random access: any row range at the cost of that range, up to 2^64 points.
+
+SciPy's ``qmc.Sobol`` cannot fast-forward its 64-bit sequence and walks through every point it skips; a rank whose
+particles start at row 10⁹ needs neither. Unscrambled, the points are SciPy's (a test compares them bit for bit).
+
+S. Joe, F. Y. Kuo, doi:10.1137/070709359 (direction numbers); J. Matoušek, doi:10.1006/jcom.1998.0489 (scrambling).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MAX_DIMS = 6
+BITS = 64
+
+# Joe and Kuo's primitive polynomials (degree, coefficients) and initial direction numbers of dimensions 2 to 6.
+_POLYNOMIALS = ((1, 0, (1,)), (2, 1, (1, 3)), (3, 1, (1, 3, 1)), (3, 2, (1, 1, 1)), (4, 1, (1, 1, 3, 3)))
+
+
+class Sobol:
+    """The first ``dims`` ≤ 6 coordinates of the Sobol sequence, linear-matrix scrambled and digitally shifted by ``seed``.
+
+    ``seed = None`` leaves the sequence as Sobol made it.
+    """
+
+    def __init__(self, dims: int, seed: int | None):
+        self._directions = np.stack([_direction_numbers(axis) for axis in range(dims)])
+        self._shift = np.zeros(dims, dtype=np.uint64)
+        if seed is not None:
+            generator = np.random.Generator(np.random.Philox(key=seed))
+            rows = generator.integers(0, 2**64, size=(dims, BITS), dtype=np.uint64)
+            self._shift = generator.integers(0, 2**64, size=dims, dtype=np.uint64)
+            self._directions = _scramble(self._directions, rows)
+
+    def points(self, first: int, count: int) -> np.ndarray:
+        """Rows [first, first + count) of the sequence: [count, dims] float64 in [0, 1]."""
+        index = np.arange(first, first + count, dtype=np.uint64)
+        gray = index ^ (index >> np.uint64(1))
+        digits = np.broadcast_to(self._shift, (count, len(self._shift))).copy()
+        for bit in range((first + count).bit_length()):
+            chosen = (gray >> np.uint64(bit)) & np.uint64(1)
+            digits ^= chosen[:, None] * self._directions[:, bit]
+        return digits * 2.0**-BITS
+
+
+def _direction_numbers(axis: int) -> np.ndarray:
+    """v_1 … v_64 of one coordinate, as 64-bit binary fractions."""
+    if axis == 0:
+        numbers = [1] * BITS
+    else:
+        degree, coefficients, initial = _POLYNOMIALS[axis - 1]
+        numbers = list(initial)
+        for k in range(degree, BITS):
+            number = numbers[k - degree] ^ (numbers[k - degree] << degree)
+            for j in range(1, degree):
+                if (coefficients >> (degree - 1 - j)) & 1:
+                    number ^= numbers[k - j] << j
+            numbers.append(number)
+    return np.array([number << (BITS - 1 - k) for k, number in enumerate(numbers)], dtype=np.uint64)
+
+
+def _scramble(directions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Multiply each direction number by a random lower triangular bit matrix with unit diagonal, per coordinate."""
+    scrambled = np.zeros_like(directions)
+    for row in range(BITS):
+        diagonal = np.uint64(1 << (BITS - 1 - row))
+        above = np.uint64(
+            (2**64 - 1) ^ ((1 << (BITS - row)) - 1)
+        )  # the digits more significant than this one
+        parity = directions & ((rows[:, row, None] & above) | diagonal)
+        for fold in (32, 16, 8, 4, 2, 1):
+            parity = parity ^ (parity >> np.uint64(fold))
+        scrambled |= (parity & np.uint64(1)) * diagonal
+    return scrambled

@@ -1,0 +1,89 @@
+"""What a run writes, and when: the time series every step, snapshots and checkpoints at their cadences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.diagnostics import phase_space_histograms, unit_of
+from hpc_kjko.fields import MeshField
+from hpc_kjko.output import write_snapshot
+from hpc_kjko.runfolder import RunFolder
+from hpc_kjko.series import SeriesWriter
+
+if TYPE_CHECKING:
+    from hpc_kjko.simulation import Simulation
+
+
+class Recorder:
+    """Writes a run's files into its folder. Collective, but for the series, which rank 0 writes.
+
+    Args:
+        folder: the run folder, made already.
+        header: provenance, into every file.
+        resumed_at: after a restart, the step of the checkpoint: later rows of the series are dropped.
+    """
+
+    def __init__(
+        self, folder: RunFolder, comm: Communicator, header: dict[str, Any], resumed_at: int | None = None
+    ):
+        self.folder, self.comm, self.header = folder, comm, header
+        self._resumed_at = resumed_at
+        self._series: SeriesWriter | None = None
+        self._last_checkpoint = resumed_at
+
+    def record(self, simulation: Simulation, row: dict[str, float]) -> None:
+        """Append a row to the series and write whatever is due at this step."""
+        if self.comm.is_root:
+            self._open_series(row).append(row)
+        output, step = simulation.case.output, simulation.step_index
+        due = {
+            "meshes": _due(step, output.every) and isinstance(simulation.state.field, MeshField),
+            "histograms": _due(step, output.histogram_every),
+            "particles": _due(step, output.particles_every),
+        }
+        if any(due.values()):
+            state = simulation.state
+            write_snapshot(
+                self.folder.snapshots,
+                self.comm,
+                step=step,
+                time=simulation.time,
+                time_step=simulation.case.time.step,
+                run_attributes=self.header,
+                particles=state.particles if due["particles"] else None,
+                meshes=state.field if due["meshes"] else None,
+                histograms=phase_space_histograms(state.particles, simulation.case.problem, self.comm)
+                if due["histograms"]
+                else None,
+            )
+        if step and _due(step, output.checkpoint_every):
+            self.checkpoint(simulation)
+
+    def checkpoint(self, simulation: Simulation) -> Path:
+        """Write the whole state, unless this step's is there already; the series is brought up to it first."""
+        if self._series:
+            self._series.flush()
+        if self._last_checkpoint != simulation.step_index:
+            self._last_checkpoint = simulation.step_index
+            simulation.save(self.folder.checkpoints, self.header)
+        return self.folder.checkpoints / f"step{simulation.step_index:08d}.h5"
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        if self._series:
+            self._series.close()
+
+    def _open_series(self, row: dict[str, float]) -> SeriesWriter:
+        if self._series is None:
+            if self._resumed_at is None:
+                units = {name: unit_of(name) for name in row}
+                self._series = SeriesWriter(self.folder.series, list(row), units)
+            else:
+                self._series = SeriesWriter.resume(self.folder.series, self._resumed_at + 1)
+        return self._series
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,91 @@
+"""What every section of a case has in common: strict types, no unknown keys, and errors that give advice."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from hpc_kjko.errors import UserError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Cadence = Annotated[int, Field(ge=0)]
+Dimension = Annotated[int, Field(ge=1, le=3)]
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML arrays become tuples (sections are immutable); a scalar becomes a tuple of one."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_tuple(entry) if isinstance(entry, list) else entry for entry in value)
+    return (value,)
+
+
+def _rows_as_tuples(value: Any) -> Any:
+    """A TOML array of arrays becomes a tuple of tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(tuple(row) if isinstance(row, list) else row for row in value)
+    return value
+
+
+Lengths = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
+Vector = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
+
+
+class Section(BaseModel):
+    """One table of a case file: frozen, strict, finite numbers only, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def validate(model: type[Section], data: dict[str, Any], where: str = "") -> Any:
+    """Build a section from a table.
+
+    Args:
+        model: the section's class.
+        data: the table as TOML gives it.
+        where: dotted name of the table, for messages ("" for a whole case).
+
+    Raises:
+        UserError: one sentence per mistake, each naming the key and what would be right.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as failure:
+        mistakes = [error for error in failure.errors() if error["type"] != "default_factory_not_called"]
+        raise UserError("\n".join(_sentence(error, model, where) for error in mistakes)) from None
+
+
+def _sentence(error: Any, model: type[Section], where: str) -> str:
+    path = [where] if where else []
+    path += [f"[{part}]" if isinstance(part, int) else str(part) for part in error["loc"]]
+    key = ".".join(path).replace(".[", "[") or "case"
+    if error["type"] == "extra_forbidden":
+        return unknown_key(key, _keys_at(model, error["loc"][:-1]))
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "array")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "missing":
+        return f"{key} is missing: every case needs it"
+    if error["type"] in ("value_error", "model_type"):
+        return message if error["type"] == "value_error" else f"{key} must be a table of keys"
+    return f"{key} = {error['input']!r}: it {message}"
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The sentence for a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
+    return f"{key} is not a known key: {advice}"
+
+
+def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,138 @@
+"""Time series of scalars: one HDF5 dataset per column, appended while the run goes on.
+
+The file is written in HDF5's single-writer multiple-reader mode (SWMR), so another process can watch it grow, and a
+run that is killed loses no more than its last second of rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hpc_kjko.errors import UserError
+from hpc_kjko.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
+
+_CHUNK_ROWS = 1024
+_FLUSH_SECONDS = 1.0
+
+
+class SeriesWriter:
+    """Appends rows of numbers to ``series.h5``; for one rank.
+
+    Attributes:
+        rows: how many have been appended, those still in memory included.
+
+    Raises:
+        UserError: here and in every method, naming the file, when it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        columns: Sequence[str],
+        units: Mapping[str, str],
+        start: Mapping[str, np.ndarray] | None = None,
+    ):
+        """Begin a series, in place of one that may be there.
+
+        Args:
+            path: the file, in a folder that exists.
+            columns: names, in the order in which :func:`read_series` returns them.
+            units: the unit of each column in words ("1/omega_p"; "1" for a pure number).
+            start: values [rows] of each column to begin with.
+        """
+        start = start or {name: np.empty(0) for name in columns}
+        self._path, partial = Path(path), partial_name(Path(path))
+        self._pending: list[Mapping[str, float]] = []
+        self._columns: dict[str, h5py.Dataset] = {}
+        try:
+            with writing(self._path):
+                self._file = h5py.File(partial, "w", libver=LIBVER)
+                reserve(partial, 0, _space(len(columns), len(start[columns[0]])))
+                for name in columns:
+                    values = np.asarray(start[name], np.float64)
+                    column = self._file.create_dataset(name, data=values, maxshape=(None,), chunks=(_CHUNK_ROWS,))
+                    column.attrs["unit"] = np.bytes_(units[name])
+                    self._columns[name] = column
+                self._file.attrs["columns"] = np.array(columns, np.bytes_)
+                self._file.flush()
+                partial.replace(self._path)
+                self._file.swmr_mode = True
+        except UserError:
+            partial.unlink(missing_ok=True)
+            raise
+        self._written = len(values)
+        self._flushed = time.monotonic()
+
+    @classmethod
+    def resume(cls, path: Path | str, keep_rows: int) -> SeriesWriter:
+        """Go on with the series of an earlier run after its first ``keep_rows`` rows.
+
+        Raises:
+            UserError: there is no such series, or it has fewer rows.
+        """
+        columns, units = _read(Path(path))
+        rows = len(next(iter(columns.values())))
+        if rows < keep_rows:
+            raise UserError(
+                f"{path} holds {rows} rows, the checkpoint was written after {keep_rows}: "
+                "put back the file that belongs to it, or restart from an older checkpoint"
+            )
+        return cls(path, list(columns), units, {name: values[:keep_rows] for name, values in columns.items()})
+
+    @property
+    def rows(self) -> int:
+        return self._written + len(self._pending)
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add one row, with a value for every column; once a second the rows in memory go to the file."""
+        assert row.keys() == self._columns.keys(), f"columns {sorted(row.keys() ^ self._columns.keys())}"
+        self._pending.append(dict(row))
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the rows in memory to the file, where readers see them."""
+        with writing(self._path):
+            reserve(self._path, self._file.id.get_filesize(), _space(len(self._columns), len(self._pending)))
+            for name, column in self._columns.items():
+                column.resize((self.rows,))
+                column[self._written :] = [row[name] for row in self._pending]
+                column.flush()
+        self._written += len(self._pending)
+        self._pending.clear()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self.flush()
+        with writing(self._path):
+            size = self._file.id.get_filesize()
+            self._file.close()
+            trim(self._path, size)
+
+
+def read_series(path: Path | str) -> dict[str, np.ndarray]:
+    """The columns of a series in their order, float64 [rows] each, of a run that ended, was killed or goes on.
+
+    Raises:
+        UserError: the file is missing or is no series.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with reading(path, "time series", "give the series.h5 of a run folder", swmr=True) as file:
+        names = [name.decode() for name in file.attrs["columns"]]
+        units = {name: file[name].attrs["unit"].decode() for name in names}
+        rows = min(file[name].shape[0] for name in names)  # the writer may be between two columns
+        return {name: file[name][:rows] for name in names}, units
+
+
+def _space(columns: int, rows: int) -> int:
+    """More bytes than a file takes for ``rows`` more rows: whole chunks, and HDF5's index of them."""
+    return METADATA_BYTES + columns * (rows // _CHUNK_ROWS + 2) * 2 * 8 * _CHUNK_ROWS

@@ -1,0 +1,179 @@
+"""The time loop: one run from its case to its files, on any number of ranks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hpc_kjko import checkpoint, config
+from hpc_kjko.collisions import CollisionReport, collision_of
+from hpc_kjko.comm import Communicator
+from hpc_kjko.diagnostics import State, initial_report, measure, series_diagnostics
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.fields import ExternalSolver, FieldSolver, Grid, PoissonSolver
+from hpc_kjko.integrators import MAPS, compose
+from hpc_kjko.particles import Particles, Shard, draw
+from hpc_kjko.recorder import Recorder
+
+Outcome = Literal["finished", "stopped"]
+
+
+class Simulation:
+    """A run: its state at time t^n, and how it gets to t^{n+1}.
+
+    Build one with :meth:`start` or :meth:`resume`, then call :meth:`run`. All methods are collective.
+    """
+
+    def __init__(self, case: config.Case, comm: Communicator):
+        problem, physics = case.problem, case.physics
+        comm.select_device(case.run.device)
+        self.case, self.comm = case, comm
+        self.stages = compose(MAPS[case.time.integrator], case.method.order)
+        self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
+        self.solve_field: FieldSolver = (
+            PoissonSolver(self.grid, comm, case.grid.solver)
+            if physics.field == "poisson"
+            else ExternalSolver(problem)
+        )
+        self.collision = collision_of(case, comm)
+        self.diagnostics = series_diagnostics(problem, physics.temperature)
+        self.step_index = 0
+        self.state: State
+
+    @classmethod
+    def start(cls, case: config.Case, comm: Communicator) -> Simulation:
+        """A run at t = 0: particles drawn from the problem's initial density."""
+        simulation = cls(case, comm)
+        problem, physics = case.problem, case.physics
+        particles = draw(
+            problem,
+            Shard.of(case.particles.count, comm.rank, comm.size),
+            start=case.particles.start,
+            seed=case.particles.seed,
+            temperature=physics.temperature,
+            dtype=getattr(torch, case.particles.precision),
+            device=comm.device,
+        )
+        strength = physics.collision_strength if case.method.collision != "none" else 0.0
+        report = initial_report(particles, problem, strength, physics.temperature, comm)
+        simulation.state = State(particles, simulation.solve_field(particles), report)
+        return simulation
+
+    @classmethod
+    def resume(cls, case: config.Case, comm: Communicator, saved: checkpoint.Checkpoint) -> Simulation:
+        """A run as a checkpoint left it, on this run's number of ranks."""
+        simulation = cls(case, comm)
+        tensors = {name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()}
+        particles = Particles(
+            **tensors, shard=saved.shard, mass=case.problem.mass, periods=case.problem.periods
+        )
+        simulation.collision.load(saved.state)
+        simulation.step_index = saved.header["step"]
+        report = CollisionReport(**saved.header["collision"])
+        simulation.state = State(particles, simulation.solve_field(particles), report)
+        return simulation
+
+    @property
+    def time(self) -> float:
+        """t^n = n h."""
+        return self.step_index * self.case.time.step
+
+    def run(
+        self,
+        recorder: Recorder,
+        *,
+        on_step: Callable[[dict[str, float]], None] = lambda row: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Step to the end, writing what is due.
+
+        Args:
+            recorder: writes series, snapshots and checkpoints.
+            on_step: told each row of the series, on every rank.
+            stop: asked on every rank after each step; one True stops all ranks, with a checkpoint.
+
+        Returns:
+            "finished", or "stopped" before the end.
+
+        Raises:
+            SolverFailure: on every rank, after a checkpoint of the last good step.
+        """
+        deadline = time.monotonic() + (self.case.run.wall_time or float("inf"))
+        if self.step_index == 0:
+            recorder.record(self, self._row(self.state, 0, seconds=0.0))
+        while self.step_index < self.case.time.steps:
+            started = time.perf_counter()
+            before = self.collision.state()
+            try:
+                state = self.advance()
+                row = self._row(state, self.step_index + 1, time.perf_counter() - started)
+                _require_finite(row)
+            except SolverFailure as failure:
+                self.collision.load(before)
+                kept = recorder.checkpoint(self)
+                raise SolverFailure(
+                    f"step {self.step_index + 1}: {failure} (last good step: {kept})"
+                ) from None
+            self.state, self.step_index = state, self.step_index + 1
+            recorder.record(self, row)
+            on_step(row)
+            overdue = self.comm.is_root and time.monotonic() > deadline
+            if self.comm.any(stop() or overdue) and self.step_index < self.case.time.steps:
+                recorder.checkpoint(self)
+                return "stopped"
+        recorder.checkpoint(self)
+        return "finished"
+
+    def advance(self) -> State:
+        """The state at t^{n+1} from the state at t^n, which is left as it is.
+
+        The stages are those of the composition: drifts move x and make the field stale, kicks use the field of the
+        positions as they are then, the collision step sees the pushed state (x̃, ṽ) and moves v only.
+        """
+        h = self.case.time.step
+        particles, field, fresh = self.state.particles, self.state.field, True
+        report = self.state.collision
+        for stage in self.stages:
+            duration = stage.fraction * h
+            if stage.action == "drift":
+                particles, fresh = particles.drift(duration), False
+            elif stage.action == "kick":
+                if not fresh:
+                    field, fresh = self.solve_field(particles), True
+                particles = particles.kick(duration, field.acceleration(particles.x))
+            else:
+                particles, report = self.collision.step(particles, duration)
+        return State(particles, field if fresh else self.solve_field(particles), report)
+
+    def save(self, folder: Path, header: dict[str, Any]) -> Path:
+        """Write the whole state as a checkpoint into ``folder``, with ``header`` (provenance) added."""
+        particles = self.state.particles
+        rows = {name: getattr(particles, name).cpu().numpy() for name in ("x", "v", "log_f")}
+        header = {
+            **header,
+            "step": self.step_index,
+            "time": self.time,
+            "collision": vars(self.state.collision),
+            "case": self.case.toml(),
+        }
+        return checkpoint.save(folder, self.comm, particles.shard, rows, self.collision.state(), header)
+
+    def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
+        measured = measure(self.diagnostics, state, self.comm)
+        return {"step": float(step), "time": step * self.case.time.step, **measured, "seconds": seconds}
+
+
+def _require_finite(row: dict[str, float]) -> None:
+    """Stop on a state that is not finite; the row is the same on every rank, so all of them stop.
+
+    Raises:
+        SolverFailure: naming the quantity.
+    """
+    for name, value in row.items():
+        if not math.isfinite(value):
+            raise SolverFailure(f"{name} is no longer finite: reduce time.step or method.learning_rate")

@@ -1,0 +1,87 @@
+"""Full-batch Adam, warm-started from the previous step (the paper's section 3.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.objective import JKOObjective
+from hpc_kjko.particles import passes
+
+
+class AdamSolver:
+    """Minimises the objective over the network's parameters, gradients summed over ranks.
+
+    Parameters and Adam's moments carry over from step to step. A cold start takes ``first_iterations``.
+    """
+
+    def __init__(
+        self,
+        objective: JKOObjective,
+        comm: Communicator,
+        *,
+        iterations: int,
+        first_iterations: int,
+        learning_rate: float,
+        chunk: int,
+    ):
+        self.comm, self.chunk = comm, chunk
+        self.iterations, self.first_iterations = iterations, first_iterations
+        self._parameters = dict(objective.control.named_parameters())
+        self._objective = comm.distribute(objective)
+        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
+
+    @property
+    def is_cold(self) -> bool:
+        """True until the first iteration has been made."""
+        return not self._optimizer.state
+
+    def minimise(self, z: torch.Tensor, step: float) -> int:
+        """Train on this rank's features z [n, ...] for a step of size ``step``. Collective.
+
+        Returns:
+            The number of iterations made.
+        """
+        iterations = self.first_iterations if self.is_cold else self.iterations
+        *pieces, last = passes(len(z), self.chunk)
+        for _ in range(iterations):
+            self._optimizer.zero_grad()
+            with self.comm.no_sync(self._objective):
+                for rows in pieces:
+                    self._objective(z[rows], step).backward()
+            self._objective(z[last], step).backward()
+            self._optimizer.step()
+        return iterations
+
+    def is_finite(self) -> bool:
+        """Whether the parameters are finite; summed gradients are the same on all ranks, so the answer is too."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters.values())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Network and optimiser as named arrays: everything that the next step depends on."""
+        arrays = {f"network/{name}": _array(parameter) for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                arrays[f"optimizer/{name}/{key}"] = _array(value)
+        return arrays
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over a state made by :meth:`state`.
+
+        Raises:
+            KeyError, RuntimeError: the arrays belong to another network.
+        """
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(torch.from_numpy(arrays[f"network/{name}"]))
+        self._optimizer.state.clear()
+        for name, parameter in self._parameters.items():
+            prefix = f"optimizer/{name}/"
+            for key in (key for key in arrays if key.startswith(prefix)):
+                value = torch.from_numpy(np.array(arrays[key])).to(parameter.device)
+                self._optimizer.state[parameter][key.removeprefix(prefix)] = value
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy().copy()

@@ -1,0 +1,295 @@
+"""One HDF5 file written by all ranks, whole or not at all.
+
+:class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file. With an h5py
+built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and the others send it their
+rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` opens any file of the project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.errors import UserError
+from hpc_kjko.particles import Shard
+
+#: Largest message and receive buffer when rank 0 gathers.
+SLAB_BYTES = 4 << 20
+#: More than HDF5 adds around the data of one call of ours.
+METADATA_BYTES = 16 << 10
+#: Checksums of metadata and SWMR came with HDF5 1.10 (2016); nothing newer, so that older readers can follow.
+LIBVER = ("v110", "v110")
+
+# What h5py raises when the system refuses, and when a file holds other bytes than were written.
+_REFUSED = (OSError, RuntimeError)
+_DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+_SLAB_TAG = 5
+
+
+def parallel_hdf5(comm: Communicator) -> bool:
+    """True when all ranks can write one file together: an h5py built with MPI, and more than one rank."""
+    return bool(h5py.get_config().mpi) and comm.size > 1
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file grows until it is whole: beside it, hidden, and with a suffix that no reader looks for."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around h5py and file calls of this rank: what the system refuses becomes a UserError that names ``path``."""
+    try:
+        yield
+    except _REFUSED as error:
+        raise UserError(
+            f"cannot write {path} ({_reason(error)}): look at free space, quota and permissions of its folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[h5py.File]:
+    """Open ``path`` for reading on this rank; what is found wrong on opening or inside the block is named.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message ("checkpoint").
+        advice: what to do if it is not.
+        swmr: another process may be appending, or was killed while it did.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged or of another kind.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {kind} {path}: {advice}")
+    try:
+        with h5py.File(path, "r", swmr=swmr) as file:
+            yield file
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
+
+
+def reserve(path: Path, offset: int, nbytes: int) -> None:
+    """Claim disk space for the bytes [offset, offset + nbytes) of a file, which is created or extended to hold them.
+
+    HDF5 does not survive a refused write: it keeps what it could not write, fails again on closing and can take the
+    process down. So the system is asked first, where a refusal is an ordinary OSError and the file can still close.
+    """
+    with open(path, "ab") as file:
+        if hasattr(os, "posix_fallocate"):  # macOS lacks it
+            os.posix_fallocate(file.fileno(), offset, nbytes)
+
+
+def trim(path: Path, size: int) -> None:
+    """Give back what was reserved in excess, once HDF5 has closed a file of ``size`` bytes."""
+    if path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+class ShardedFile:
+    """Context manager for one HDF5 file that all ranks write together.
+
+    The file grows under a temporary name in the same folder and takes its own name, atomically, when the block ends
+    well. It is removed when any rank fails, and a file that was there before then stays as it was.
+
+    Every method is collective: all ranks call the same methods in the same order, with equal arguments but for the
+    rows. Each begins with an agreement of all ranks, and so does the end of the block. A rank that fails inside the
+    block goes to its end; the others hear of it there or in their next method, and all raise its error.
+
+    Raises:
+        UserError: on all ranks, naming the file, when it cannot be written (disk full, no permission).
+    """
+
+    def __init__(self, path: Path | str, comm: Communicator):
+        self.path = Path(path)
+        self._comm = comm
+        self._partial = partial_name(self.path)
+        self._mpi_io = parallel_hdf5(comm)
+        self._file: h5py.File | None = None  # with MPI-IO on every rank, else on rank 0
+        self._claimed = 0  # bytes of disk space
+        self._all_failed = False
+
+    @staticmethod
+    def describe(comm: Communicator) -> str:
+        """How files are written, for the log."""
+        if comm.size == 1:
+            return "one rank writes"
+        if parallel_hdf5(comm):
+            return "MPI-IO by all ranks"
+        return f"rank 0 gathers in {SLAB_BYTES >> 20} MiB slabs (this h5py has no MPI)"
+
+    def __enter__(self) -> ShardedFile:
+        try:
+            with self._together():
+                if self._comm.is_root:  # a folder that cannot be written is found before the collective call below
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    reserve(self._partial, 0, METADATA_BYTES)
+            with self._together():
+                if self._mpi_io:
+                    self._file = h5py.File(self._partial, "w", driver="mpio", comm=self._comm.mpi, libver=LIBVER)
+                elif self._comm.is_root:
+                    self._file = h5py.File(self._partial, "w", libver=LIBVER)
+        except Exception:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._all_failed:
+            self._discard()
+            return
+        try:
+            with self._comm.together():
+                if error is not None:
+                    raise error
+            with self._together():
+                if self._file is not None:
+                    self._file.flush()
+                    size = self._claimed if self._mpi_io else self._file.id.get_filesize()  # MPI-IO trims by itself
+                    self._file.close()
+            with self._together():
+                if self._comm.is_root:
+                    trim(self._partial, size)
+                    with open(self._partial, "rb+") as file:
+                        os.fsync(file.fileno())
+                    self._partial.replace(self.path)
+        except Exception:
+            self._discard()
+            raise
+
+    def group(self, path: str) -> None:
+        """Create a group, and those above it, unless it is there."""
+        with self._metadata(0) as file:
+            if file:
+                file.require_group(path)
+
+    def attributes(self, path: str, mapping: Mapping[str, Any]) -> None:
+        """Set attributes of an existing group or dataset; strings, in lists as well, become fixed-length bytes."""
+        values = {name: np.asarray(value) for name, value in mapping.items()}
+        values = {name: np.char.encode(v, "utf-8") if v.dtype.kind == "U" else v for name, v in values.items()}
+        with self._metadata(sum(value.nbytes for value in values.values())) as file:
+            if file:
+                for name, value in values.items():
+                    file[path].attrs[name] = value
+
+    def array(self, path: str, array: ArrayLike) -> None:
+        """Write a small dataset: rank 0's values, in a shape and type on which all ranks agree."""
+        array = np.asarray(array)
+        with self._metadata(array.nbytes) as file:
+            if file:
+                dataset = file.create_dataset(path, array.shape, array.dtype)
+                if self._comm.is_root:
+                    dataset[()] = array
+
+    def rows(self, path: str, local_rows: ArrayLike, shard: Shard, dtype: DTypeLike = None) -> None:
+        """Write a dataset [total, ...] of which this rank holds the rows ``local_rows`` [stop - start, ...].
+
+        Args:
+            path: the dataset's name.
+            local_rows: rows of this rank; of length 0 on a rank without particles.
+            shard: which global rows they are.
+            dtype: type in the file, if not that of the rows.
+        """
+        with self._together():
+            local = np.ascontiguousarray(local_rows, dtype)
+            assert len(local) == len(shard), f"{path}: {len(local)} rows for {shard}"
+            self._reserve(shard.total * math.prod(local.shape[1:]) * local.itemsize)
+        if self._mpi_io:
+            self._write_together(path, local, shard)
+        else:
+            self._gather(path, local, shard)
+
+    # -- two ways to write rows ----------------------------------------------------------------------------------
+
+    def _write_together(self, path: str, local: np.ndarray, shard: Shard) -> None:
+        with writing(self.path):
+            dataset = self._create(path, local, shard)
+            in_memory, in_file = h5py.h5s.create_simple(local.shape), dataset.id.get_space()
+            if local.size:
+                in_file.select_hyperslab((shard.start,) + (0,) * (local.ndim - 1), local.shape)
+            else:  # this rank must still join the write; h5py's indexing would skip it and leave the others waiting
+                in_memory.select_none()
+                in_file.select_none()
+            collective = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+            collective.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+            dataset.id.write(in_memory, in_file, local, dxpl=collective)
+
+    def _gather(self, path: str, local: np.ndarray, shard: Shard) -> None:
+        slab = max(1, SLAB_BYTES // (local.itemsize * math.prod(local.shape[1:])))
+        extents = self._comm.allgather((shard.start, shard.stop))
+        if not self._comm.is_root:
+            for first in range(0, len(local), slab):
+                self._comm.send(local[first : first + slab], _SLAB_TAG)
+            return
+        buffer = np.empty((slab, *local.shape[1:]), local.dtype)
+        failure = None
+        with writing(self.path):
+            dataset = self._create(path, local, shard)
+            for source, (start, stop) in enumerate(extents):
+                for first in range(start, stop, slab):
+                    last = min(first + slab, stop)
+                    if source == self._comm.rank:
+                        part = local[first - start : last - start]
+                    else:
+                        part = self._comm.receive(buffer[: last - first], source, _SLAB_TAG)
+                    try:
+                        if failure is None:
+                            dataset[first:last] = part
+                    except _REFUSED as error:  # what the other ranks have yet to send must still be received
+                        failure = error
+            if failure is not None:
+                raise failure
+
+    def _create(self, path: str, local: np.ndarray, shard: Shard) -> h5py.Dataset:
+        return self._file.create_dataset(path, (shard.total, *local.shape[1:]), local.dtype)
+
+    # -- agreement -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """A local piece of work whose failure all ranks raise, and then need not be told of again."""
+        try:
+            with self._comm.together(), writing(self.path):
+                yield
+        except Exception:
+            self._all_failed = True
+            raise
+
+    @contextlib.contextmanager
+    def _metadata(self, nbytes: int) -> Iterator[h5py.File | None]:
+        """The open file, on the ranks that create metadata (all of them with MPI-IO), when all ranks are here."""
+        with self._together():
+            self._reserve(nbytes)
+        with writing(self.path):
+            yield self._file
+
+    def _reserve(self, nbytes: int) -> None:
+        if self._comm.is_root:
+            reserve(self._partial, self._claimed, nbytes + METADATA_BYTES)
+            self._claimed += nbytes + METADATA_BYTES
+
+    def _discard(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(*_REFUSED):
+                self._file.close()
+        if self._comm.is_root:
+            self._partial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Makes a virtual environment and installs this checkout with its tested dependencies (constraints.txt).
+#
+#     bash scripts/environment.sh VENV_DIR EXTRAS [editable]
+#
+# EXTRAS is a list such as mpi,plot,test. With `editable` the environment uses the checkout itself. Running it again
+# is quick when nothing has changed. Environment variables: PYTHON, the interpreter (default python3); KJKO_NATIVE,
+# see setup.py. Where neither an NVIDIA GPU nor a cuda extra asks for CUDA, the CPU build of torch is preferred.
+set -euo pipefail
+
+if [ $# -lt 2 ] || [ $# -gt 3 ] || { [ $# -eq 3 ] && [ "$3" != editable ]; }; then
+    echo "usage: bash scripts/environment.sh VENV_DIR EXTRAS [editable]" >&2
+    exit 2
+fi
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case $1 in /*) venv=$1 ;; *) venv=$PWD/$1 ;; esac
+extras=$2
+mode=${3:-normal}
+base=${PYTHON:-python3}
+cd "$root"
+
+advise() {
+    echo "environment: $*" >&2
+    exit 2
+}
+
+# stage TEXT COMMAND...: one line, and the command's output only if it fails
+stage() {
+    local text=$1 start=$SECONDS
+    shift
+    printf 'environment: %s ...' "$text"
+    if "$@" >"$venv/install.log" 2>&1; then
+        echo " $((SECONDS - start)) s"
+    else
+        echo " failed"
+        tail -n 40 "$venv/install.log" >&2
+        echo "environment: $text failed; all of its output is in $venv/install.log" >&2
+        exit 1
+    fi
+}
+
+command -v "$base" >/dev/null ||
+    advise "there is no '$base': install Python 3.10 or newer, or set PYTHON to one."
+"$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    advise "'$base' is older than Python 3.10: set PYTHON to a newer one, e.g. PYTHON=python3.11."
+"$base" -c 'import venv, ensurepip' 2>/dev/null ||
+    advise "'$base' cannot make virtual environments: install its venv module (Debian: apt install python3-venv)."
+
+# run as a stage: with no CPU build in the package index it is the default one, a large download
+cpu_torch() {
+    "${pip[@]}" "torch==$torch+cpu" && return
+    grep -qE "No matching distribution found for torch|Cannot install torch==" "$venv/install.log" &&
+        "${pip[@]}" "torch==$torch"
+}
+
+# --- is there anything to do? ----------------------------------------------------------------------------------------
+# The stamp says what is installed; an editable install of the same files does where a normal one is asked for.
+python=$venv/bin/python
+stamp=$venv/kjko-stamp.json
+state() {
+    "$base" - "$1" "$root" "$venv" "$mode" "$extras" <<'PYTHON'
+import hashlib, json, os, shutil, subprocess, sys
+from pathlib import Path
+
+action, root, venv, mode, extras = sys.argv[1:]
+stamp = Path(venv, "kjko-stamp.json")
+old = json.loads(stamp.read_text()) if stamp.is_file() else {"mode": None, "extras": []}
+extras = set(extras.split(",")) - {""}
+policy = os.environ.get("KJKO_NATIVE", "auto")
+
+
+def sources(mode):
+    """A digest of all that the installed package was made from."""
+    files = [Path(root, name) for name in ("setup.py", "pyproject.toml", "constraints.txt", "CMakeLists.txt")]
+    for pattern in ("native/*.[ch]pp",) if mode == "editable" else ("native/*.[ch]pp", "**/*.py"):
+        files += sorted(Path(root, "hpc_kjko").glob(pattern))
+    compiler = shutil.which((os.environ.get("CXX", "").split() or ["c++"])[0])
+    digest = hashlib.sha256(f"{venv}\0{compiler}\0{policy == 'off'}".encode())
+    for file in files:
+        digest.update(f"\0{file}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def native():
+    """What the environment says of the native module, empty if the package does not import."""
+    command = [f"{venv}/bin/python", "-I", "-c", "import hpc_kjko.native as n; print(n.available())"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+if action == "extras":  # those installed before stay
+    print(",".join(sorted(extras.union(old["extras"]))))
+elif action == "write":
+    new = {"mode": mode, "extras": sorted(extras), "sources": sources(mode), "native": native()}
+    stamp.write_text(json.dumps(new))
+elif action == "check":  # succeeds when there is nothing to do
+    enough = old["mode"] in (mode, "editable") and extras.issubset(old["extras"])
+    same = enough and old["sources"] == sources(old["mode"]) and old["native"] == native() != ""
+    sys.exit(not same or (policy == "require" and old["native"] != "True"))
+PYTHON
+}
+
+if [ -x "$python" ] && state check; then
+    echo "environment: $venv is up to date"
+else
+    # --- make it -----------------------------------------------------------------------------------------------------
+    extras=$(state extras)
+    if [ ! -e "$venv" ]; then
+        mkdir -p "$venv"
+        stage "virtual environment in $venv" "$base" -m venv "$venv"
+    fi
+    "$python" -m pip --version >/dev/null 2>&1 ||
+        advise "$venv is not a working virtual environment: remove it and run this again."
+    rm -f "$stamp"
+    pip=("$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt)
+
+    # torch first, to choose its build: from then on pip finds the requirement satisfied
+    torch=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)
+    has_torch='import importlib.metadata as m, sys; sys.exit(m.version("torch").split("+")[0] != sys.argv[1])'
+    if ! "$python" -c "$has_torch" "$torch" 2>/dev/null; then
+        if nvidia-smi -L 2>/dev/null | grep -q GPU || [[ $extras == *cuda* ]]; then
+            stage "torch $torch" "${pip[@]}" "torch==$torch"
+        else
+            stage "torch $torch, the CPU build where there is one" cpu_torch
+        fi
+    fi
+
+    what=hpc_kjko${extras:+[$extras]} path=.${extras:+[$extras]}
+    if [ "$mode" = editable ]; then
+        stage "$what, editable" "${pip[@]}" -e "$path"
+    else
+        stage "$what" "${pip[@]}" "$path"
+    fi
+    state write
+fi
+installed='import importlib.metadata as m, hpc_kjko.native as n; print("torch", m.version("torch") + ",", n.describe())'
+installed=$("$python" -I -c "$installed")
+echo "environment: $installed"

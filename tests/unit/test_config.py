@@ -1,0 +1,175 @@
+"""Every mistake in a case ends in one sentence that names the key; a resolved case reads back equal."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpc_kjko.config import from_table, load, override
+from hpc_kjko.errors import UserError
+
+TWO_STREAM = {"kind": "two_stream"}
+
+
+def case_with(**sections):
+    return from_table({"problem": TWO_STREAM, **sections})
+
+
+@pytest.mark.parametrize("kind", ["two_stream", "landau_damping", "gaussian"])
+def test_defaults_exist_for_all_but_the_kind_and_survive_a_round_trip(kind, tmp_path):
+    case = from_table({"problem": {"kind": kind}})
+    path = tmp_path / "case.toml"
+    path.write_text(case.toml())
+    assert load(path) == case
+
+
+def test_the_contract_of_the_readme_case(tmp_path):
+    path = tmp_path / "case.toml"
+    path.write_text(
+        """
+        [problem]
+        kind = "two_stream"
+        length = 31.4159265
+        beam_velocity = 2.4
+        thermal_speed = 1.0
+        amplitude = 0.005
+        mode = 1
+        velocity_dims = 1
+        [physics]
+        collision_strength = 0.01
+        temperature = 1.0
+        field = "poisson"
+        [particles]
+        count = 100000
+        start = "quiet"
+        seed = 0
+        precision = "float64"
+        [grid]
+        cells = [128]
+        shape_order = 1
+        solver = "root"
+        [time]
+        step = 0.1
+        end = 50.0
+        integrator = "verlet"
+        [method]
+        collision = "jko"
+        logdet = "exact"
+        solver = "adam"
+        iterations = 50
+        first_iterations = 500
+        learning_rate = 5e-3
+        order = 1
+        precision = "float32"
+        hidden = [32, 32]
+        activation = "tanh"
+        chunk = 16384
+        [output]
+        every = 10
+        particles_every = 100
+        histogram_every = 10
+        checkpoint_every = 100
+        """
+    )
+    assert load(path) == from_table({"problem": TWO_STREAM})  # these are the defaults
+    assert load(path).time.steps == 500
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "advice"),
+    [
+        ({}, "problem.kind", "two_stream"),
+        ({"problem": {"kind": "two_streams"}}, "problem.kind", "two_stream"),
+        ({"problem": {"kind": ["two_stream"]}}, "problem.kind", "two_stream"),
+        ({"problem": TWO_STREAM, "tiem": {}}, "tiem", "did you mean time?"),
+        ({"problem": TWO_STREAM, "time": {"stpe": 0.1}}, "time.stpe", "did you mean step?"),
+        ({"problem": {**TWO_STREAM, "lenght": 1.0}}, "problem.lenght", "did you mean length?"),
+        ({"problem": TWO_STREAM, "time": 3}, "time", "[time]"),
+        ({"problem": TWO_STREAM, "time": {"step": -0.1}}, "time.step", "greater than 0"),
+        ({"problem": TWO_STREAM, "time": {"step": "0.1"}}, "time.step", "number"),
+        ({"problem": TWO_STREAM, "time": {"step": float("nan")}}, "time.step", "finite"),
+        ({"problem": TWO_STREAM, "time": {"end": 1.03}}, "time.end", "whole number"),
+        ({"problem": TWO_STREAM, "particles": {"count": 0}}, "particles.count", "greater than or equal to 1"),
+        ({"problem": TWO_STREAM, "particles": {"count": 10.5}}, "particles.count", "integer"),
+        ({"problem": TWO_STREAM, "particles": {"count": True}}, "particles.count", "integer"),
+        ({"problem": TWO_STREAM, "particles": {"start": "loud"}}, "particles.start", "'quiet' or 'random'"),
+        ({"problem": TWO_STREAM, "physics": {"temperature": 0.0}}, "physics.temperature", "greater than 0"),
+        (
+            {"problem": TWO_STREAM, "physics": {"collision_strength": -1.0}},
+            "physics.collision_strength",
+            "equal to 0",
+        ),
+        ({"problem": TWO_STREAM, "grid": {"cells": [32, 32]}}, "grid.cells", "problem.space_dims = 1"),
+        ({"problem": TWO_STREAM, "grid": {"cells": []}}, "grid.cells", "at least 1"),
+        ({"problem": TWO_STREAM, "grid": {"cells": 2}}, "grid.cells", "at least 4"),
+        ({"problem": {**TWO_STREAM, "length": [1.0, 2.0]}}, "problem.length", "one number"),
+        ({"problem": {**TWO_STREAM, "space_dims": 2}}, "problem.velocity_dims", "space direction"),
+        ({"problem": {**TWO_STREAM, "amplitude": 1.5}}, "problem.amplitude", "less than 1"),
+        ({"problem": TWO_STREAM, "method": {"hidden": [8, 8, 8]}}, "method.hidden", "at most two"),
+        ({"problem": TWO_STREAM, "method": {"order": 2, "logdet": "linear"}}, "method.order", "exact"),
+        ({"problem": {"kind": "gaussian"}, "physics": {"field": "poisson"}}, "physics.field", "external"),
+        ({"problem": {"kind": "gaussian"}, "grid": {"cells": 8}}, "grid", "periodic"),
+        ({"problem": {"kind": "gaussian", "mean": [0.0]}}, "problem.mean", "2"),
+        ({"problem": {"kind": "gaussian", "stiffness": [[-1.0]]}}, "problem.stiffness", "positive definite"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(table, key, advice):
+    with pytest.raises(UserError) as caught:
+        from_table(table)
+    sentences = str(caught.value).splitlines()
+    assert len(sentences) == 1
+    assert key in sentences[0] and advice in sentences[0]
+
+
+def test_a_scalar_broadcasts_over_dimensions():
+    case = from_table(
+        {"problem": {**TWO_STREAM, "space_dims": 3, "velocity_dims": 3, "length": 2.0}, "grid": {"cells": 8}}
+    )
+    assert case.problem.periods == (2.0, 2.0, 2.0)
+    assert case.grid.cells == (8, 8, 8)
+    assert case_with(grid={"cells": 64}).grid.cells == (64,)
+    assert case_with(method={"hidden": []}).method.hidden == ()
+    assert from_table({"problem": {"kind": "gaussian", "stiffness": 4}}).problem.stiffness == ((4.0,),)
+
+
+def test_overrides_are_typed_like_toml():
+    table = override({"problem": TWO_STREAM}, ["time.end=20", "method.hidden=[]", "particles.start=random"])
+    case = from_table(table)
+    assert (case.time.end, case.method.hidden, case.particles.start) == (20.0, (), "random")
+    for wrong in ("time.end", "end=3", "=3", "time.=1"):
+        with pytest.raises(UserError, match="section.key=value"):
+            override({}, [wrong])
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.toml"):
+        load(tmp_path / "nowhere.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_bytes(b"[problem\nkind=")
+    with pytest.raises(UserError, match=r"broken.toml: not a TOML file"):
+        load(broken)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+sections = st.sampled_from(
+    ["problem", "physics", "particles", "grid", "time", "method", "output", "run", "else"]
+)
+keys = st.sampled_from(
+    ["kind", "length", "count", "cells", "step", "end", "hidden", "every", "mean", "stiffness", "x"]
+)
+
+
+@given(
+    st.dictionaries(sections, values | st.dictionaries(keys, values, max_size=3), max_size=4),
+    st.sampled_from(["two_stream", "gaussian"]),
+)
+def test_no_table_whatever_ends_in_anything_but_a_case_or_a_sentence(table, kind):
+    if isinstance(table.get("problem"), dict):
+        table["problem"].setdefault("kind", kind)
+    try:
+        from_table(table)
+    except UserError as error:
+        assert str(error).strip()

@@ -1,0 +1,140 @@
+"""Particle-in-cell: charge, adjointness, no self-force, spectral accuracy of the field solve."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_kjko.config import from_table
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.fields import ExternalField, Grid, PoissonSolver
+from hpc_kjko.particles import Particles, Shard
+
+GRIDS = [
+    Grid(cells, lengths, order)
+    for order in (1, 2)
+    for cells, lengths in [((16,), (3.0,)), ((9, 12), (2.0, 5.0)), ((8, 5, 6), (1.0, 2.0, 3.0))]
+]
+
+
+def random_positions(grid, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, len(grid.cells), dtype=torch.float64, generator=generator) * torch.tensor(
+        grid.lengths
+    )
+
+
+def particles_at(x, grid):
+    count = len(x)
+    return Particles(
+        x,
+        torch.zeros_like(x),
+        torch.zeros(count),
+        Shard(0, count, count),
+        math.prod(grid.lengths),
+        grid.lengths,
+    )
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_charge_is_conserved_to_round_off(grid):
+    density = grid.deposit(random_positions(grid, 5000), 0.37)
+    assert float(density.sum()) * grid.cell_volume == pytest.approx(5000 * 0.37, rel=1e-12)
+    assert float(density.min()) >= 0
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_gather_is_the_adjoint_of_deposit(grid):
+    x = random_positions(grid, 1000)
+    values = torch.randn(*grid.cells, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    at_particles = 0.5 * grid.gather(values, x).sum(0)
+    at_nodes = torch.tensordot(grid.deposit(x, 0.5), values, dims=len(grid.cells)) * grid.cell_volume
+    assert torch.allclose(at_particles, at_nodes, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_a_particle_on_a_node_and_one_across_the_boundary(grid):
+    """Nodes are cell centres; a B-spline of order 1 is a unit weight there, of order 2 it is ¾ per axis."""
+    node = torch.tensor([[0.5 * spacing for spacing in grid.spacing]], dtype=torch.float64)
+    density = grid.deposit(node, 1.0) * grid.cell_volume
+    assert float(density.flatten()[0]) == pytest.approx(
+        (1.0 if grid.shape_order == 1 else 0.75) ** len(grid.cells)
+    )
+    corner = torch.zeros_like(node)  # equally far from the first and the last node of every axis
+    density = grid.deposit(corner, 1.0) * grid.cell_volume
+    assert float(density.flatten()[0]) == pytest.approx(0.5 ** len(grid.cells))
+    assert float(density.flatten()[-1]) == pytest.approx(0.5 ** len(grid.cells))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_no_self_force_and_no_net_force(grid, alone):
+    solve = PoissonSolver(grid, alone)
+    one = particles_at(random_positions(grid, 1), grid)
+    assert solve(one).acceleration(one.x).abs().max() < 1e-10
+    many = particles_at(random_positions(grid, 500), grid)
+    forces = solve(many).acceleration(many.x)
+    assert forces.sum(0).abs().max() < 1e-10 * forces.abs().sum()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("solver", ["root", "replicated"])
+def test_poisson_is_spectrally_accurate(dims, solver, alone):
+    """n − 1 = −Δφ for φ = exp(Σ cos k_j x_j) less its mean: infinitely many modes, so accuracy must be spectral."""
+    lengths = (2.0, 3.0, 5.0)[:dims]
+
+    def errors(cells):
+        grid = Grid((cells,) * dims, lengths)
+        axes = [(np.arange(cells) + 0.5) * length / cells for length in lengths]
+        x = np.meshgrid(*axes, indexing="ij")
+        k = [2 * np.pi / length for length in lengths]
+        phi = 0.01 * np.exp(sum(np.cos(ki * xi) for ki, xi in zip(k, x, strict=True)))
+        electric = np.stack([ki * np.sin(ki * xi) * phi for ki, xi in zip(k, x, strict=True)], axis=-1)
+        laplacian = sum(
+            ki**2 * (np.sin(ki * xi) ** 2 - np.cos(ki * xi)) * phi for ki, xi in zip(k, x, strict=True)
+        )
+        field = PoissonSolver(grid, alone, solver).solve(1 - laplacian)
+        energy = 0.5 * np.sum(electric**2) * grid.cell_volume
+        return (
+            np.abs(field.electric - electric).max(),
+            np.abs(field.potential - (phi - phi.mean())).max(),
+            abs(field.energy - energy),
+        )
+
+    coarse, fine = errors(10), errors(24)
+    assert max(fine) < 1e-11
+    assert coarse[0] > 1e3 * fine[0]
+
+
+def test_an_odd_and_an_even_mesh_agree_on_a_resolved_mode(alone):
+    energies = []
+    for cells in (15, 16):
+        x = (np.arange(cells) + 0.5) / cells
+        energies.append(
+            PoissonSolver(Grid((cells,), (1.0,)), alone).solve(1 + 0.2 * np.cos(4 * np.pi * x)).energy
+        )
+    assert energies == pytest.approx([0.25 * (0.2 / (4 * np.pi)) ** 2] * 2, rel=1e-12)
+
+
+def test_a_lost_particle_is_noticed_not_deposited(alone):
+    grid = GRIDS[0]
+    x = random_positions(grid, 100)
+    x[17] = math.nan
+    assert torch.isnan(grid.deposit(x, 1.0)).all()
+    with pytest.raises(SolverFailure, match="no longer finite"):
+        PoissonSolver(grid, alone)(particles_at(x, grid))
+
+
+def test_an_empty_shard_deposits_nothing():
+    for grid in GRIDS:
+        nothing = torch.zeros(0, len(grid.cells), dtype=torch.float64)
+        assert float(grid.deposit(nothing, 1.0).abs().sum()) == 0
+        assert grid.gather(torch.ones(*grid.cells, 3, dtype=torch.float64), nothing).shape == (0, 3)
+
+
+def test_the_external_force_is_minus_the_gradient_of_the_potential():
+    problem = from_table({"problem": {"kind": "gaussian", "stiffness": 4.0}}).problem
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    assert torch.allclose(ExternalField(problem).acceleration(x), -4 * x, atol=1e-15)
+    free = from_table({"problem": {"kind": "two_stream"}}).problem
+    assert torch.equal(ExternalField(free).acceleration(x), torch.zeros_like(x))

@@ -1,0 +1,80 @@
+"""The native module where it is installed, and the choice between it and torch."""
+
+import importlib.metadata
+import re
+
+import pytest
+
+from hpc_kjko import native
+
+needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+
+
+@pytest.fixture
+def no_module(monkeypatch):
+    """An install without a compiler."""
+    monkeypatch.setattr(native, "_kernels", None)
+    monkeypatch.setattr(native, "_why_not", "installed without a C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
+    monkeypatch.delenv("KJKO_KERNELS", raising=False)
+
+
+@needs_module
+def test_build_info_is_sane():
+    info = native.build_info()
+    assert info["compiler"] and re.match(r"\d+\.\d+", info["compiler_version"])
+    assert info["isa"] in {"x86-64-v4", "x86-64-v3", "x86-64-v2", "generic"}
+    assert info["max_threads"] >= 1
+    if not info["openmp"]:
+        assert info["max_threads"] == 1
+
+
+@needs_module
+def test_module_is_of_the_installed_version():
+    assert native.build_info()["version"] == importlib.metadata.version("hpc_kjko")
+
+
+@needs_module
+def test_native_is_the_default():
+    assert native.backend() is native.Backend.NATIVE
+    info = native.build_info()
+    assert native.describe().startswith(f"native kernels ({info['isa']}, ")
+    assert ("no OpenMP" in native.describe()) is (not info["openmp"])
+
+
+@needs_module
+@pytest.mark.parametrize("threads, phrase", [(1, "OpenMP 1 thread)"), (2, "OpenMP 2 threads)")])
+def test_describe_counts_threads(monkeypatch, threads, phrase):
+    info = native.build_info() | {"openmp": True, "max_threads": threads}
+    monkeypatch.setattr(native, "build_info", lambda: info)
+    assert native.describe().endswith(phrase)
+
+
+@needs_module
+def test_torch_can_be_chosen(monkeypatch):
+    monkeypatch.setenv("KJKO_KERNELS", "torch")
+    assert native.backend() is native.Backend.TORCH
+    assert native.describe() == "pure-Python fallback (chosen by KJKO_KERNELS=torch)"
+
+
+def test_without_module(no_module):
+    assert not native.available()
+    assert native.backend() is native.Backend.TORCH
+    assert native.describe() == "pure-Python fallback (no native module: installed without a C++ compiler)"
+
+
+def test_native_asked_for_but_missing(no_module, monkeypatch):
+    monkeypatch.setenv("KJKO_KERNELS", "native")
+    with pytest.raises(ImportError, match="without a C\\+\\+ compiler.*Install a C\\+\\+ compiler"):
+        native.describe()
+    with pytest.raises(ImportError, match="no native module"):
+        native.build_info()
+
+
+def test_unknown_choice_is_refused_with_advice(monkeypatch):
+    monkeypatch.setenv("KJKO_KERNELS", "cuda")
+    with pytest.raises(ValueError, match="'cuda'.*use 'native' or 'torch'"):
+        native.backend()
