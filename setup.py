@@ -46,9 +46,9 @@ class BuildNativeOrNot(BuildCMake):
             try:
                 return super().run()
             except (FailedLiveProcessError, FailedProcessError, ScikitBuildError, OSError) as error:
-                if policy == "require":
-                    raise
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
+                if policy == "require":
+                    raise SystemExit("KJKO_NATIVE=require, but the native kernels do not build.") from None
             if compiler_found():
                 reason = "installed after a failed CMake build; pip install -v shows its output"
             else:

@@ -18,7 +18,7 @@ _POLYNOMIALS = ((1, 0, (1,)), (2, 1, (1, 3)), (3, 1, (1, 3, 1)), (3, 2, (1, 1, 1
 
 
 class Sobol:
-    """The first ``dims`` ≤ 6 coordinates of the Sobol sequence, linear-matrix scrambled and digitally shifted by ``seed``.
+    """The first ``dims`` ≤ 6 coordinates of the Sobol sequence, linear-matrix scrambled and shifted by ``seed``.
 
     ``seed = None`` leaves the sequence as Sobol made it.
     """

@@ -117,7 +117,7 @@ else
     torch=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)
     has_torch='import importlib.metadata as m, sys; sys.exit(m.version("torch").split("+")[0] != sys.argv[1])'
     if ! "$python" -c "$has_torch" "$torch" 2>/dev/null; then
-        if nvidia-smi -L 2>/dev/null | grep -q GPU || [[ $extras == *cuda* ]]; then
+        if [[ $(nvidia-smi -L 2>/dev/null) == *GPU* || $extras == *cuda* ]]; then
             stage "torch $torch" "${pip[@]}" "torch==$torch"
         else
             stage "torch $torch, the CPU build where there is one" cpu_torch

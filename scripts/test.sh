@@ -12,7 +12,7 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 cd "$root"
 
 # where there is a compiler, native code that does not build is an error, not a reason to skip its tests
-if command -v "${CXX:-c++}" >/dev/null; then export KJKO_NATIVE="${KJKO_NATIVE:-require}"; fi
+if [ -x "$(command -v "${CXX:-c++}")" ]; then export KJKO_NATIVE="${KJKO_NATIVE:-require}"; fi
 bash scripts/environment.sh "$venv" mpi,plot,test editable
 . scripts/mpi_workstation.sh
 export PATH="$venv/bin:$PATH" # mpi-pytest calls the first mpiexec on PATH

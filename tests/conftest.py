@@ -1,9 +1,19 @@
 """What the tests share."""
 
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
 import pytest
 import torch
 
 from hpc_kjko.comm import Communicator
+
+#: Seconds within which any command of the tests must have ended.
+PATIENCE = 120
 
 
 @pytest.fixture
@@ -11,3 +21,75 @@ def alone() -> Communicator:
     """A communicator of one rank that has nothing to do with MPI."""
     torch.set_num_threads(1)
     return Communicator()
+
+
+def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
+    """``python ARGUMENTS`` under this environment's own mpirun, or alone for one rank."""
+    mpirun = Path(sysconfig.get_path("scripts")) / "mpirun"
+    launcher = [str(mpirun), "-n", str(ranks), "--oversubscribe"] if ranks > 1 else []
+    return [*launcher, sys.executable, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """One thread a rank, and nothing of an outer MPI job (the tests may themselves run under one)."""
+    outer = ("OMPI_", "PMIX_", "PRTE_", "PMI_")
+    ours = ("OMPI_ALLOW", "OMPI_MCA", "PRTE_MCA_rmaps", "PRTE_MCA_hwloc")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(outer) or k.startswith(ours)}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+def run_command(line: list[str], cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Run to the end; past the timeout the whole job is ended (SIGTERM: SIGKILL would orphan the ranks) and fails."""
+    process = subprocess.Popen(
+        line, cwd=cwd, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+        pytest.fail(f"{' '.join(line)} hung for {timeout} s\n{out}\n{err}")
+    return subprocess.CompletedProcess(line, process.returncode, out, err)
+
+
+@pytest.fixture
+def kjko(tmp_path):
+    """Run ``kjko ARGUMENTS`` in a scratch folder on ``ranks`` ranks."""
+
+    def run(*arguments: str | Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+        return run_command(command("-m", "hpc_kjko", *arguments, ranks=ranks), tmp_path)
+
+    return run
+
+
+SMALL_CASE = """
+[problem]
+kind = "two_stream"
+[physics]
+collision_strength = 0.1
+[particles]
+count = 3000
+[grid]
+cells = [16]
+[time]
+step = 0.1
+end = 1.0
+[method]
+precision = "float64"
+hidden = [8, 8]
+iterations = 3
+first_iterations = 10
+[output]
+every = 5
+particles_every = 5
+histogram_every = 5
+checkpoint_every = 4
+"""
+
+
+@pytest.fixture
+def small_case(tmp_path) -> Path:
+    """A case of ten cheap steps, in float64 throughout."""
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL_CASE)
+    return path

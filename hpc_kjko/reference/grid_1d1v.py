@@ -151,7 +151,7 @@ def solve(
         if not boundary < BOUNDARY_TOLERANCE:
             raise ValueError(
                 f"f at v = +-{velocity_max} is {boundary:.1e} of its maximum at t = {n * step:.6g} "
-                f"(limit {BOUNDARY_TOLERANCE:.0e}): enlarge velocity_max"
+                f"(limit {BOUNDARY_TOLERANCE:.0e}): enlarge velocity_max, or refine v if f filaments"
             )
         marginal_v = f.sum(axis=0) * dx
         density = f.sum(axis=1) * dv

@@ -154,12 +154,8 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-sections = st.sampled_from(
-    ["problem", "physics", "particles", "grid", "time", "method", "output", "run", "else"]
-)
-keys = st.sampled_from(
-    ["kind", "length", "count", "cells", "step", "end", "hidden", "every", "mean", "stiffness", "x"]
-)
+sections = st.sampled_from(["problem", "physics", "particles", "grid", "time", "method", "output", "run", "else"])
+keys = st.sampled_from(["kind", "length", "count", "cells", "step", "end", "hidden", "every", "mean", "stiffness", "x"])
 
 
 @given(

@@ -63,6 +63,4 @@ def test_determinant_and_smallest_eigenvalue_against_lapack(dims):
     matrix[1] = -2 * torch.eye(dims)
     assert torch.allclose(determinant(matrix), torch.linalg.det(matrix), rtol=1e-12, atol=1e-13)
     symmetric = 0.5 * (matrix + matrix.transpose(1, 2))
-    assert torch.allclose(
-        smallest_eigenvalue(matrix), torch.linalg.eigvalsh(symmetric)[:, 0], rtol=0, atol=1e-12
-    )
+    assert torch.allclose(smallest_eigenvalue(matrix), torch.linalg.eigvalsh(symmetric)[:, 0], rtol=0, atol=1e-12)

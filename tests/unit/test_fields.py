@@ -20,9 +20,7 @@ GRIDS = [
 
 def random_positions(grid, count, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, len(grid.cells), dtype=torch.float64, generator=generator) * torch.tensor(
-        grid.lengths
-    )
+    return torch.rand(count, len(grid.cells), dtype=torch.float64, generator=generator) * torch.tensor(grid.lengths)
 
 
 def particles_at(x, grid):
@@ -58,9 +56,7 @@ def test_a_particle_on_a_node_and_one_across_the_boundary(grid):
     """Nodes are cell centres; a B-spline of order 1 is a unit weight there, of order 2 it is ¾ per axis."""
     node = torch.tensor([[0.5 * spacing for spacing in grid.spacing]], dtype=torch.float64)
     density = grid.deposit(node, 1.0) * grid.cell_volume
-    assert float(density.flatten()[0]) == pytest.approx(
-        (1.0 if grid.shape_order == 1 else 0.75) ** len(grid.cells)
-    )
+    assert float(density.flatten()[0]) == pytest.approx((1.0 if grid.shape_order == 1 else 0.75) ** len(grid.cells))
     corner = torch.zeros_like(node)  # equally far from the first and the last node of every axis
     density = grid.deposit(corner, 1.0) * grid.cell_volume
     assert float(density.flatten()[0]) == pytest.approx(0.5 ** len(grid.cells))
@@ -90,9 +86,7 @@ def test_poisson_is_spectrally_accurate(dims, solver, alone):
         k = [2 * np.pi / length for length in lengths]
         phi = 0.01 * np.exp(sum(np.cos(ki * xi) for ki, xi in zip(k, x, strict=True)))
         electric = np.stack([ki * np.sin(ki * xi) * phi for ki, xi in zip(k, x, strict=True)], axis=-1)
-        laplacian = sum(
-            ki**2 * (np.sin(ki * xi) ** 2 - np.cos(ki * xi)) * phi for ki, xi in zip(k, x, strict=True)
-        )
+        laplacian = sum(ki**2 * (np.sin(ki * xi) ** 2 - np.cos(ki * xi)) * phi for ki, xi in zip(k, x, strict=True))
         field = PoissonSolver(grid, alone, solver).solve(1 - laplacian)
         energy = 0.5 * np.sum(electric**2) * grid.cell_volume
         return (
@@ -110,9 +104,7 @@ def test_an_odd_and_an_even_mesh_agree_on_a_resolved_mode(alone):
     energies = []
     for cells in (15, 16):
         x = (np.arange(cells) + 0.5) / cells
-        energies.append(
-            PoissonSolver(Grid((cells,), (1.0,)), alone).solve(1 + 0.2 * np.cos(4 * np.pi * x)).energy
-        )
+        energies.append(PoissonSolver(Grid((cells,), (1.0,)), alone).solve(1 + 0.2 * np.cos(4 * np.pi * x)).energy)
     assert energies == pytest.approx([0.25 * (0.2 / (4 * np.pi)) ** 2] * 2, rel=1e-12)
 
 

@@ -106,9 +106,10 @@ def test_moments_of_the_two_stream_start():
     assert abs(np.sin(k * x).mean()) < 1e-4
     assert v[:, 0].var() == pytest.approx(problem.beam_speed**2 + problem.thermal_speed**2, rel=1e-3)
     assert v[:, 1].var() == pytest.approx(1.3, rel=1e-3) and v[:, 2].var() == pytest.approx(1.3, rel=1e-3)
-    density = lambda w: np.exp(
-        problem.log_density(torch.zeros(1, 1), torch.tensor([[w, 0.0, 0.0]]), 1.3).item()
-    )  # noqa: E731
+
+    def density(w):
+        return np.exp(problem.log_density(torch.zeros(1, 1), torch.tensor([[w, 0.0, 0.0]]), 1.3).item())
+
     beams = integrate.quad(density, -15, 15)[0]
     assert beams == pytest.approx((1 + problem.amplitude) / (2 * np.pi * 1.3), rel=1e-6)
 

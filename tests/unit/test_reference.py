@@ -34,9 +34,7 @@ def perturbed_maxwellian(wavenumber, amplitude, drift=0.0, temperature=1.0):
 
 def two_stream(wavenumber, amplitude, beam_velocity):
     return lambda x, v: (
-        (1 + amplitude * np.cos(wavenumber * x))
-        * 0.5
-        * (maxwellian(v - beam_velocity) + maxwellian(v + beam_velocity))
+        (1 + amplitude * np.cos(wavenumber * x)) * 0.5 * (maxwellian(v - beam_velocity) + maxwellian(v + beam_velocity))
     )
 
 
@@ -177,6 +175,13 @@ def test_grid_landau_damping(collision_strength, end):
     assert omega == pytest.approx(expected_omega, rel=0.002)
 
 
+def test_grid_has_no_recurrence():
+    """Without the filter the damped wave would come back from the grid at t = 2 pi/(k dv) = 50."""
+    k = 0.5
+    run = solve(perturbed_maxwellian(k, 1e-4), 2 * np.pi / k, 0.0, 1.0, 60.0, 0.1, cells=(8, 64))
+    assert run.field_energy[run.times > 40].max() < 1e-5 * run.field_energy[0]
+
+
 @pytest.mark.parametrize("collision_strength", [0.0, 1.0])
 def test_grid_is_second_order_in_the_step(collision_strength):
     k = 0.5
@@ -243,8 +248,9 @@ def test_grid_against_the_exact_gaussian():
     """A given quadratic potential on a box wide enough; error of second order in the step."""
     mean, covariance = np.array([1.5, -0.5]), np.array([[0.5, 0.1], [0.1, 0.3]])
     times = np.array([0.0, 0.8, 1.6, 3.2])
-    moments = list(zip(*gaussian_moments(mean, covariance, 1.0, 1.0, 1.0, times), strict=True))
-    equilibrium = gaussian_equilibrium(1.0, 1.0)
+    temperature = 0.8
+    moments = list(zip(*gaussian_moments(mean, covariance, 1.0, 1.0, temperature, times), strict=True))
+    equilibrium = gaussian_equilibrium(1.0, temperature)
     exact_kl = [gaussian_relative_entropy(m, c, *equilibrium) for m, c in moments]
 
     def density(x, v, mean, covariance):
@@ -256,7 +262,7 @@ def test_grid_against_the_exact_gaussian():
             lambda x, v: density(x, v, mean, covariance),
             14.0,
             collision_strength=1.0,
-            temperature=1.0,
+            temperature=temperature,
             end=3.2,
             step=step,
             cells=(64, 192),
@@ -269,7 +275,10 @@ def test_grid_against_the_exact_gaussian():
         exact = [density(run.x[:, None], run.v[None, :], m, c) for m, c in moments]
         errors.append(np.abs(run.snapshots - exact).max())
         kl = run.relative_entropy[np.rint(times / step).astype(int)]
-        assert kl == pytest.approx(exact_kl, abs=0.15 * step**2)
+        assert kl == pytest.approx(exact_kl, abs=0.25 * step**2)
+        # F = T KL - T log Z, Z = int exp(-(v^2 + x^2)/2T) = 2 pi T
+        free_energy = temperature * (run.relative_entropy - np.log(2 * np.pi * temperature))
+        assert run.free_energy == pytest.approx(free_energy, abs=1e-8)
         assert np.diff(run.free_energy).max() < 0
     assert errors[1] < 6e-4
     assert errors[0] / errors[1] > 3

@@ -1,0 +1,181 @@
+"""The collision step inside whole runs: the exact Gaussian solution, the grid solver, and what happens when it fails."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_kjko.config import from_table
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.reference.gaussian import gaussian_moments
+from hpc_kjko.reference.grid_1d1v import solve
+from hpc_kjko.simulation import Simulation
+from hpc_kjko.solvers.adam import AdamSolver
+
+
+def exactly(solver, z, step):
+    """The inner problem solved to the last digit, for the affine field (where it is convex): L-BFGS instead of Adam."""
+    optimizer = torch.optim.LBFGS(
+        solver._parameters.values(),
+        max_iter=200,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = solver._objective(z, step)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return 1
+
+
+def moments(state):
+    z = torch.cat([state.particles.x, state.particles.v], dim=1).numpy()
+    return z.mean(0), np.cov(z.T, bias=True)
+
+
+@pytest.mark.parametrize(("order", "integrator"), [(1, "euler"), (1, "verlet"), (2, "euler"), (2, "verlet")])
+def test_order_of_a_whole_step_on_the_gaussian(order, integrator, alone, monkeypatch):
+    """E1 with the exact affine minimiser. Its particles' moments obey the moment equations from their own start, so
+    there is no sampling error: slope 1 for Lie with backward Euler, 2 for Strang with the midpoint rule."""
+    monkeypatch.setattr(AdamSolver, "minimise", exactly)
+    errors = []
+    for step in (0.2, 0.1, 0.05):
+        case = from_table(
+            {
+                "problem": {"kind": "gaussian"},
+                "physics": {"collision_strength": 1.0},
+                "particles": {"count": 512},
+                "time": {"step": step, "end": 2.0, "integrator": integrator},
+                "method": {"hidden": [], "order": order, "precision": "float64"},
+            }
+        )
+        simulation = Simulation.start(case, alone)
+        mean, covariance = moments(simulation.state)
+        for _ in range(case.time.steps):
+            simulation.state = simulation.advance()
+        exact_mean, exact_covariance = gaussian_moments(mean, covariance, [[1.0]], 1.0, 1.0, [2.0])
+        mean, covariance = moments(simulation.state)
+        errors.append(max(np.abs(mean - exact_mean[-1]).max(), np.abs(covariance - exact_covariance[-1]).max()))
+    slopes = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert slopes == pytest.approx([order] * 2, abs=0.25)
+
+
+def test_gaussian_in_three_dimensions_follows_its_exact_moments_and_entropy(alone):
+    """Adam, tanh-free affine field, non-diagonal stiffness: moments and tracked entropy to the first-order error."""
+    covariance = 0.5 * np.eye(6) + 0.05
+    table = {
+        "problem": {
+            "kind": "gaussian",
+            "space_dims": 3,
+            "stiffness": [[1.0, 0.2, 0.0], [0.2, 1.5, 0.1], [0.0, 0.1, 0.8]],
+            "mean": [0.5, 0.0, -0.5, 0.2, 0.0, 0.0],
+            "covariance": covariance.tolist(),
+        },
+        "physics": {"collision_strength": 1.0},
+        "particles": {"count": 4096},
+        "time": {"step": 0.05, "end": 1.0},
+        "method": {"hidden": [], "first_iterations": 300, "iterations": 60, "order": 2},
+    }
+    case = from_table(table)
+    simulation = Simulation.start(case, alone)
+    for _ in range(case.time.steps):
+        simulation.state = simulation.advance()
+    means, covariances = gaussian_moments(case.problem.mean, covariance, case.problem.stiffness, 1.0, 1.0, [0.0, 1.0])
+    mean, sample_covariance = moments(simulation.state)
+    assert np.abs(mean - means[-1]).max() < 0.02
+    assert np.abs(sample_covariance - covariances[-1]).max() < 0.03
+    row = measure(simulation.diagnostics, simulation.state, alone)
+    exact_entropy = -0.5 * np.linalg.slogdet(2 * math.pi * math.e * covariances[-1])[1]
+    assert row["entropy"] == pytest.approx(exact_entropy, abs=0.02)
+    assert row["mass"] == 1.0
+
+
+def two_stream_density(x, v):
+    beams = sum(np.exp(-0.5 * (v - drift) ** 2) for drift in (2.4, -2.4)) / (2 * math.sqrt(2 * math.pi))
+    return (1 + 0.005 * np.cos(2 * np.pi * x / 31.4159265)) * beams
+
+
+def test_collisional_two_stream_against_the_grid_solver(alone):
+    """κ = 0.01 through the linear phase: field energy within 10 %, kinetic energy and entropy within 0.2 %."""
+    end = 12.0
+    table = {
+        "problem": {"kind": "two_stream"},
+        "particles": {"count": 2**15, "seed": 1},
+        "grid": {"cells": 32, "shape_order": 2},
+        "time": {"step": 0.1, "end": end},
+        "method": {"first_iterations": 150, "iterations": 5},
+    }
+    simulation = Simulation.start(from_table(table), alone)
+    reference = solve(two_stream_density, 31.4159265, 0.01, 1.0, end, 0.1, cells=(32, 256))
+    for step in range(1, 121):
+        simulation.state = simulation.advance()
+        if step % 20 == 0:
+            row = measure(simulation.diagnostics, simulation.state, alone)
+            assert row["kinetic_energy"] == pytest.approx(reference.kinetic_energy[step], rel=2e-3)
+            assert row["entropy"] == pytest.approx(reference.entropy[step], rel=2e-3)
+    assert row["field_energy"] == pytest.approx(reference.field_energy[120], rel=0.10)
+    assert row["free_energy"] == pytest.approx(reference.free_energy[120], rel=5e-3)
+
+
+def test_kappa_zero_is_no_collision_step(alone):
+    simulation = Simulation.start(
+        from_table(
+            {"problem": {"kind": "two_stream"}, "physics": {"collision_strength": 0.0}, "particles": {"count": 100}}
+        ),
+        alone,
+    )
+    state = simulation.advance()
+    assert torch.equal(state.particles.log_f, simulation.state.particles.log_f)
+    row = measure(simulation.diagnostics, state, alone)
+    assert (row["dissipation"], row["min_eigenvalue"], row["inner_iterations"]) == (0.0, 1.0, 0.0)
+
+
+def collapse(solver, z, step):
+    """A control field that is right nowhere: u = −2 v / h, which turns velocities around."""
+    with torch.no_grad():
+        for parameter in solver._parameters.values():
+            parameter.zero_()
+        list(solver._parameters.values())[-2][:, -1] = -2.0 / step if step > 0.06 else -0.5 / step
+    return 1
+
+
+def test_a_step_that_is_not_invertible_is_split_and_says_so(alone, monkeypatch):
+    table = {
+        "problem": {"kind": "gaussian"},
+        "physics": {"collision_strength": 1.0},
+        "particles": {"count": 64},
+        "method": {"hidden": []},
+    }
+    simulation = Simulation.start(from_table(table), alone)
+    monkeypatch.setattr(AdamSolver, "minimise", collapse)
+    state = simulation.advance()
+    assert state.collision.substeps == 2
+    assert state.collision.min_eigenvalue == pytest.approx(0.5)
+    # both halves contract velocities by one half in one dimension: log f rises by 2 log 2
+    change = state.particles.log_f - simulation.state.particles.log_f
+    assert torch.allclose(change, torch.full_like(change, 2 * math.log(2.0)), atol=1e-6)
+
+
+def test_a_field_that_is_never_invertible_ends_in_advice(alone, monkeypatch):
+    table = {"problem": {"kind": "gaussian"}, "physics": {"collision_strength": 1.0}, "particles": {"count": 64}}
+    simulation = Simulation.start(from_table({**table, "method": {"hidden": []}}), alone)
+    monkeypatch.setattr(
+        AdamSolver,
+        "minimise",
+        lambda solver, z, step: collapse(solver, z, 1.0 * max(step, 1.0)) if step > 1 else _flip(solver, step),
+    )
+    with pytest.raises(SolverFailure, match=r"not invertible .* reduce time.step"):
+        simulation.advance()
+
+
+def _flip(solver, step):
+    with torch.no_grad():
+        list(solver._parameters.values())[-2][:, -1] = -2.0 / step
+    return 1
