@@ -220,7 +220,7 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None)
         UserError: there is no such file, or it is damaged.
     """
     path = _path(folder, step)
-    with reading(path, "snapshot", "use another step of the run, or write this one again with 'kjko restart'") as file:
+    with reading(path, "snapshot", "use another step of the run") as file:
         iteration = file[f"data/{step}"]
         contents: dict[str, Any] = {}
         if "meshesPath" in file.attrs:

@@ -61,13 +61,15 @@ class RunFolder:
         Raises:
             UserError: it holds a run already and ``force`` is false, it holds something else, or it cannot be written.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file: choose another --out")
         if self.case.exists() and not force:
             status = self.status().get("status", "unknown")
             advice = "choose another --out, or --force to overwrite it"
             if status != "finished":
                 advice = f"'kjko restart {self.path}' continues it, --force overwrites it"
             raise UserError(f"{self.path}: already holds a run ({status}): {advice}")
-        if self.path.exists() and not self.case.exists() and any(self.path.iterdir()):
+        if self.path.is_dir() and not self.case.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
         try:
             if self.path.exists():

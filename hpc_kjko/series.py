@@ -111,6 +111,7 @@ class SeriesWriter:
         """Write what is left and close the file."""
         self.flush()
         with writing(self._path):
+            self._file.flush()
             size = self._file.id.get_filesize()
             self._file.close()
             trim(self._path, size)

@@ -1,4 +1,4 @@
-"""Full-batch Adam, warm-started from the previous step (the paper's section 3.1)."""
+"""Full-batch Adam, warm-started from the previous step (the paper's section 3.1), keeping its best iterate."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class AdamSolver:
     """Minimises the objective over the network's parameters, gradients summed over ranks.
 
     Parameters and Adam's moments carry over from step to step. A cold start takes ``first_iterations``.
+
+    Adam overshoots now and then, and a single bad last iterate would be a bad time step for good: the iterate with the
+    lowest objective is kept. (Measured on the two-stream case: without this, one step in some hundred dissipated
+    several times too much.)
     """
 
     def __init__(
@@ -29,7 +33,7 @@ class AdamSolver:
         self.comm, self.chunk = comm, chunk
         self.iterations, self.first_iterations = iterations, first_iterations
         self._parameters = dict(objective.control.named_parameters())
-        self._objective = comm.distribute(objective)
+        self._local, self._objective = objective, comm.distribute(objective)
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
 
     @property
@@ -45,14 +49,32 @@ class AdamSolver:
         """
         iterations = self.first_iterations if self.is_cold else self.iterations
         *pieces, last = passes(len(z), self.chunk)
+        lowest, best = float("inf"), self._copy()
         for _ in range(iterations):
             self._optimizer.zero_grad()
+            losses = []
             with self.comm.no_sync(self._objective):
                 for rows in pieces:
-                    self._objective(z[rows], step).backward()
-            self._objective(z[last], step).backward()
+                    losses.append(self._objective(z[rows], step))
+                    losses[-1].backward()
+            losses.append(self._objective(z[last], step))
+            losses[-1].backward()
+            value = self._total(losses)
+            if value < lowest:
+                lowest, best = value, self._copy()
             self._optimizer.step()
+        with torch.no_grad():
+            if not self._total([self._local(z[rows], step) for rows in (*pieces, last)]) < lowest:
+                for parameter, kept in zip(self._parameters.values(), best, strict=True):
+                    parameter.copy_(kept)
         return iterations
+
+    def _total(self, losses: list[torch.Tensor]) -> float:
+        """The objective over all ranks, the same on each, from the sums of this rank's chunks."""
+        return float(self.comm.sum(np.array([float(torch.stack(losses).detach().double().sum())]))[0])
+
+    def _copy(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters.values()]
 
     def is_finite(self) -> bool:
         """Whether the parameters are finite; summed gradients are the same on all ranks, so the answer is too."""

@@ -65,7 +65,7 @@ def minimise_output_layer(control, z, logdet):
 
 
 def gaussian_score(samples, points):
-    """∇v log of the Gaussian with the samples' mean and covariance, at points; all [n, 2 dims], v in the second half."""
+    """∇v log of the Gaussian with the samples' mean and covariance, at points; both [n, 2 dims]."""
     covariance = torch.cov(samples.T, correction=0)
     return -((points - samples.mean(0)) @ torch.linalg.inv(covariance))[:, samples.shape[1] // 2 :]
 
@@ -145,6 +145,7 @@ def test_chunks_add_up_and_an_empty_shard_adds_nothing():
     z = control.features(x, v)
     pieces = sum(objective(z[i : i + 300], 0.1) for i in range(0, len(z), 300))
     assert float(pieces.detach()) == pytest.approx(float(objective(z, 0.1).detach()), rel=1e-13)
+    assert float(pieces.detach()) != 0
     nothing = objective(z[:0], 0.1)
     nothing.backward()
     assert float(nothing.detach()) == 0
@@ -166,3 +167,22 @@ def test_the_tracked_determinant_is_that_of_the_map(dims):
         assert torch.allclose(tracked_log_det(jacobian, 0.1, "exact"), exact, atol=1e-12)
         linear = tracked_log_det(jacobian, 0.1, "linear")
     assert 0 < float((linear - exact).abs().max()) < math.inf
+
+
+def test_the_objective_is_the_papers_functional_less_its_value_without_control():
+    """Eq. (18) written out with autograd's divergence, for the linear log det."""
+    x, v = correlated_gaussian(2, count=200)
+    control = ControlField(None, 2, 2, hidden=(8, 8), dtype=torch.float64)
+    torch.nn.init.normal_(control.layers[-1].weight, std=0.3)
+    objective = JKOObjective(
+        control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet="linear", count=len(v)
+    )
+
+    def field(v_row, x_row):
+        return control(control.features(x_row[None], v_row[None]))[0]
+
+    u = torch.vmap(field)(v, x)
+    divergence = torch.vmap(torch.func.jacrev(field))(v, x).diagonal(dim1=1, dim2=2).sum(1)
+    functional = STEP / (2 * KAPPA) * (u**2).sum(1) + 0.5 * ((v + STEP * u) ** 2).sum(1)
+    functional = functional - TEMPERATURE * STEP * divergence - 0.5 * (v**2).sum(1)
+    assert torch.allclose(objective(control.features(x, v), STEP), functional.mean(), rtol=1e-12)

@@ -1,0 +1,149 @@
+"""Ranks that die, raise or hang on; signals; time limits; numbers that stop being numbers. No hang, a clear message."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import command, environment, run_command
+
+from hpc_kjko.checkpoint import latest, load
+from hpc_kjko.comm import Communicator
+from hpc_kjko.series import read_series
+
+#: A job whose last rank misbehaves in step 6; checkpoints are every 4.
+SABOTAGE = """
+import os, signal, sys
+from hpc_kjko import cli, particles, simulation
+advance, drift, now = simulation.Simulation.advance, particles.Particles.drift, []
+def sabotaged(self):
+    if self.step_index == 5 and self.comm.rank == self.comm.size - 1:
+        now.append(True)
+        {first}
+    state = advance(self)
+    if now:
+        {then}
+    return state
+def lost(self, duration):
+    moved = drift(self, duration)
+    if now and {x_too}:
+        moved.x[3] = float("inf")
+    return moved
+simulation.Simulation.advance, particles.Particles.drift = sabotaged, lost
+sys.exit(cli.main(sys.argv[1:]))
+"""
+RAISE = {"first": "raise RuntimeError('rank 1 lost its way')"}
+KILL = {"first": "os.kill(os.getpid(), signal.SIGKILL)"}
+LOSE_V = {"then": "state.particles.v[3] = float('nan')"}
+LOSE_F = {"then": "state.particles.log_f[3] = float('nan')"}
+LOSE_X = {"x_too": "True"}
+HARMLESS = {"first": "pass", "then": "pass", "x_too": "False"}
+
+
+def sabotage(what, tmp_path, case, ranks, **options):
+    script = tmp_path / "sabotage.py"
+    script.write_text(SABOTAGE.format(**{**HARMLESS, **what}))
+    return run_command(command(script, "run", case, "--out", "out", ranks=ranks), tmp_path, timeout=60, **options)
+
+
+def assert_loads(folder, step):
+    state = load(latest(folder / "checkpoints"), Communicator())
+    assert state.header["step"] == step
+    assert all(np.isfinite(rows).all() for name, rows in state.particles.items())
+
+
+@pytest.mark.parametrize(("what", "says"), [(RAISE, "rank 1: RuntimeError: rank 1 lost its way"), (KILL, "signal 9")])
+def test_a_rank_that_raises_or_is_killed_ends_the_job_and_the_checkpoint_loads(what, says, tmp_path, small_case, kjko):
+    started = time.monotonic()
+    result = sabotage(what, tmp_path, small_case, ranks=2)
+    assert time.monotonic() - started < 30
+    assert result.returncode not in (0, 2, 75)
+    assert says in result.stderr
+    assert_loads(tmp_path / "out", 4)
+    resumed = kjko("restart", "out", ranks=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert read_series(tmp_path / "out" / "series.h5")["step"].tolist() == list(range(11))
+
+
+@pytest.mark.parametrize(("what", "says"), [(LOSE_V, "momentum"), (LOSE_X, "position"), (LOSE_F, "entropy")])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_numbers_that_are_lost_stop_all_ranks_with_one_message(what, says, ranks, tmp_path, small_case):
+    result = sabotage(what, tmp_path, small_case, ranks)
+    assert result.returncode == 1
+    assert result.stderr.count("kjko: step 6: ") == 1 and says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
+    assert_loads(tmp_path / "out", 5)
+
+
+def test_a_network_that_explodes_leaves_a_checkpoint_of_the_last_good_step(kjko, small_case, tmp_path):
+    result = kjko("run", small_case, "--out", "out", "--set", "method.learning_rate=1e300", ranks=2)
+    assert result.returncode == 1
+    assert "step 1: " in result.stderr and "learning_rate" in result.stderr
+    assert_loads(tmp_path / "out", 0)
+
+
+def start_endless(tmp_path, case, ranks):
+    """A run that would go on for hours, once it is past its first steps."""
+    line = command("-m", "hpc_kjko", "run", case, "--out", "out", "--set", "time.end=100000.0", ranks=ranks)
+    process = subprocess.Popen(
+        line, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "checkpoints").is_dir() or not any((tmp_path / "out" / "checkpoints").glob("step*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("SIGTERM", 1), ("SIGUSR2", 2), ("SIGINT", 1)])
+def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, tmp_path, small_case, kjko):
+    process = start_endless(tmp_path, small_case, ranks)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 75, err
+    assert "kjko restart out" in out
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
+    series = read_series(tmp_path / "out" / "series.h5")
+    last = int(series["step"][-1])
+    assert_loads(tmp_path / "out", last)
+    more = kjko("restart", "out", "--set", f"time.end={0.1 * (last + 2):.1f}")
+    assert more.returncode == 0, more.stderr
+    assert len(read_series(tmp_path / "out" / "series.h5")["step"]) == last + 3
+
+
+def test_the_wall_time_stops_with_a_checkpoint_and_exit_75(tmp_path, small_case, kjko):
+    result = kjko("run", small_case, "--out", "out", "--set", "time.end=1e5", "--set", "run.wall_time=2", ranks=2)
+    assert result.returncode == 75
+    assert_loads(tmp_path / "out", int(read_series(tmp_path / "out" / "series.h5")["step"][-1]))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(kjko, small_case, tmp_path):
+    assert kjko("run", small_case, "--out", "out").returncode == 0
+    newest = latest(tmp_path / "out" / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-2000])
+    result = kjko("restart", "out")
+    assert result.returncode == 0
+    assert newest.name in result.stdout + result.stderr
+    assert_loads(tmp_path / "out", 10)
+
+
+def test_ranks_of_another_mpirun_are_noticed(tmp_path, small_case):
+    """What a foreign mpirun does: several processes that each believe to be alone."""
+    line = command("-m", "hpc_kjko", "run", small_case, "--out", "out")
+    env = {**environment(), "PMI_SIZE": "4"}
+    result = subprocess.run(line, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "4 ranks" in result.stderr and "mpirun" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(tmp_path, small_case, kjko):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    result = kjko("run", small_case, "--out", locked / "out")
+    assert result.returncode == 2 and "locked" in result.stderr

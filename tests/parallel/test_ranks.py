@@ -1,0 +1,133 @@
+"""Any number of ranks computes the same thing: ensemble, density, gradient, a whole step. Under a real mpirun.
+
+Every test compares the job's ranks with the same computation done by rank 0 alone.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import from_table
+from hpc_kjko.control import ControlField
+from hpc_kjko.diagnostics import measure, phase_space_histograms
+from hpc_kjko.errors import UserError
+from hpc_kjko.objective import JKOObjective
+from hpc_kjko.particles import BLOCK
+from hpc_kjko.simulation import Simulation
+
+RANKS = [1, 2, 3, 4]
+#: Unequal shards on 2, 3 and 4 ranks; and so few that ranks are left empty on 3 and 4.
+COUNTS = [5 * BLOCK + 17, BLOCK + 300]
+
+
+@pytest.fixture(scope="module")
+def world():
+    torch.set_num_threads(1)
+    comm = Communicator.world()
+    yield comm
+    comm.close()
+
+
+def case_of(count, **sections):
+    table = {
+        "problem": {"kind": "two_stream", "velocity_dims": 2, "amplitude": 0.1},
+        "physics": {"collision_strength": 0.5},
+        "particles": {"count": count},
+        "grid": {"cells": 16},
+        "time": {"step": 0.1, "end": 1.0},
+        "method": {"hidden": [8, 6], "precision": "float64", "first_iterations": 8, "iterations": 4, "chunk": 400},
+    }
+    return from_table({**table, **sections})
+
+
+def gathered(state, comm):
+    """x, v and log f of all ranks in global order, as one array."""
+    particles = state.particles
+    local = torch.cat([particles.x, particles.v, particles.log_f[:, None]], dim=1).numpy()
+    return np.concatenate(comm.allgather(local))
+
+
+@pytest.mark.parallel(RANKS)
+@pytest.mark.parametrize("count", COUNTS)
+def test_ensemble_density_and_one_step(count, world):
+    case = case_of(count)
+    ours, serial = Simulation.start(case, world), Simulation.start(case, Communicator())
+    alone = serial.comm
+    shares = world.allgather(len(ours.state.particles.x))
+    assert sum(shares) == count and (world.size == 1 or len(set(shares)) > 1)
+    if count == COUNTS[1] and world.size > 2:
+        assert 0 in shares
+    assert np.array_equal(gathered(ours.state, world), gathered(serial.state, alone))
+    density = serial.state.field.density
+    assert np.abs(ours.state.field.density - density).max() < 1e-12 * density.max()
+    histograms = [phase_space_histograms(s.state.particles, case.problem, s.comm)[0].values for s in (ours, serial)]
+    assert np.array_equal(*histograms)
+
+    after, expected = ours.advance(), serial.advance()
+    assert np.abs(gathered(after, world) - gathered(expected, alone)).max() < 1e-9
+    row, expected_row = measure(ours.diagnostics, after, world), measure(serial.diagnostics, expected, alone)
+    assert row == pytest.approx(expected_row, rel=1e-9, abs=1e-9)
+    assert row["inner_iterations"] == 8
+    assert all(other == row for other in world.allgather(row))  # every rank knows the same numbers
+
+
+@pytest.mark.parallel([2, 3])
+def test_external_field_affine_and_second_order(world):
+    """The affine field leaves DDP little to wrap; unbounded problems have no mesh to meet on."""
+    table = {
+        "problem": {"kind": "gaussian"},
+        "physics": {"collision_strength": 1.0},
+        "particles": {"count": 2 * BLOCK + 5},
+        "method": {"hidden": [], "precision": "float64", "first_iterations": 20, "order": 2},
+    }
+    case = from_table(table)
+    ours, serial = Simulation.start(case, world), Simulation.start(case, Communicator())
+    after, expected = ours.advance(), serial.advance()
+    assert np.abs(gathered(after, world) - gathered(expected, serial.comm)).max() < 1e-9
+
+
+@pytest.mark.parallel(RANKS)
+@pytest.mark.parametrize("hidden", [(), (16, 16)], ids=str)
+@pytest.mark.parametrize("dims", [1, 3])
+def test_the_distributed_gradient_is_the_serial_one(dims, hidden, world):
+    """Shards of very different size, one of them empty, in chunks of different number."""
+    total = 1000
+    edges = np.array([0, 700, 700, 960, total])[: world.size + 1]
+    edges[-1] = total
+
+    def gradient(comm, rows, distribute):
+        control = ControlField((3.0,), 1, dims, hidden=hidden, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(2)
+        torch.nn.init.normal_(control.layers[-1].weight, std=0.2, generator=generator)
+        z = control.features(
+            3 * torch.rand(total, 1, dtype=torch.float64, generator=generator),
+            torch.randn(total, dims, dtype=torch.float64, generator=generator),
+        )[rows]
+        objective = JKOObjective(control, collision_strength=0.3, temperature=1.1, logdet="exact", count=total)
+        module = comm.distribute(objective) if distribute else objective
+        pieces = [z[i : i + 256] for i in range(0, max(len(z), 1), 256)]
+        with comm.no_sync(module):
+            for piece in pieces[:-1]:
+                module(piece, 0.1).backward()
+        module(pieces[-1], 0.1).backward()
+        return torch.cat([p.grad.flatten() for p in control.parameters()])
+
+    ours = gradient(world, slice(edges[world.rank], edges[world.rank + 1]), True)
+    serial = gradient(Communicator(), slice(None), False)
+    assert (ours - serial).abs().max() < 1e-12 * serial.abs().max()
+    bits = world.allgather(ours.numpy().tobytes())
+    assert all(other == bits[0] for other in bits)
+
+
+@pytest.mark.parallel([3])
+def test_one_ranks_failure_is_everybodys(world):
+    with pytest.raises(UserError, match="on rank 1 only"):
+        with world.together():
+            if world.rank == 1:
+                raise UserError("on rank 1 only")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        with world.together():
+            _ = 1 / (world.rank - 2)
+    assert world.min(float("nan") if world.rank == 2 else 0.0) != world.min(0.0)
+    assert world.any(world.rank == 2) and not world.any(False)

@@ -1,0 +1,126 @@
+"""The ``kjko`` command on one rank, as a user types it."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from hpc_kjko.config import load
+from hpc_kjko.output import list_snapshots, read_snapshot
+from hpc_kjko.series import read_series
+
+COLUMNS = (
+    "step time mass momentum_1 kinetic_energy field_energy potential_energy entropy free_energy dissipation "
+    "min_eigenvalue inner_iterations objective seconds"
+).split()
+
+
+@pytest.fixture
+def finished(kjko, small_case, tmp_path):
+    result = kjko("run", small_case, "--out", "a run")
+    assert result.returncode == 0, result.stderr
+    return tmp_path / "a run"
+
+
+def test_a_run_leaves_everything_a_user_looks_for(finished, kjko, small_case):
+    assert load(finished / "case.toml") == load(small_case)
+    assert json.loads((finished / "run.json").read_text())["status"] == "finished"
+    log = (finished / "log.txt").read_text()
+    assert "one rank writes" in log and "power of two" in log
+    assert list_snapshots(finished / "snapshots") == [0, 5, 10]
+    assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == [
+        "step00000008.h5",
+        "step00000010.h5",
+    ]
+
+    snapshot = read_snapshot(finished / "snapshots", 10, slice(None))
+    assert snapshot.position.shape == (3000, 1) and snapshot.velocity.shape == (3000, 1)
+    series = read_series(finished / "series.h5")
+    assert snapshot.weighting * snapshot.log_f.sum() == pytest.approx(series["entropy"][-1], rel=1e-12)
+    assert 0.5 * (snapshot.electric**2).sum() * snapshot.spacing[0] == pytest.approx(series["field_energy"][-1])
+    assert snapshot.density.mean() == pytest.approx(1.0)
+    inside = snapshot.histograms[0].values.sum() * np.prod(
+        [(high - low) / 128 for low, high in (snapshot.histograms[0].x_range, snapshot.histograms[0].v_range)]
+    )
+    assert 0.99 < inside / 31.4159265 <= 1.0 + 1e-12
+
+
+def test_series_as_csv_has_a_row_at_every_step_and_numbers_only(finished, kjko):
+    result = kjko("series", finished, "--csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert set(COLUMNS) <= set(rows[0])
+    values = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    assert all(np.isfinite(column).all() for column in values.values())
+    assert np.array_equal(values["step"], np.arange(11)) and np.allclose(values["time"], 0.1 * np.arange(11))
+    assert values["mass"] == pytest.approx(31.4159265, rel=1e-12)
+    total = values["kinetic_energy"] + values["field_energy"] + values["entropy"]
+    assert np.allclose(values["free_energy"], total)
+    assert (np.diff(values["free_energy"]) < 0).all()  # two beams relax
+    assert values["inner_iterations"].tolist() == [0, 10] + [3] * 9
+    assert values["dissipation"][0] == pytest.approx(initial_dissipation(), rel=1e-3)
+
+
+def initial_dissipation():
+    """κ ∫∫ |v + T ∇v log f0|² f0 of the small case by quadrature: v + T ∇v log f0 = v_b tanh(v_b v) at σ = T = 1."""
+    v = np.linspace(-12, 12, 4001)
+    beams = (np.exp(-0.5 * (v - 2.4) ** 2) + np.exp(-0.5 * (v + 2.4) ** 2)) / (2 * np.sqrt(2 * np.pi))
+    return 0.1 * 31.4159265 * np.sum((2.4 * np.tanh(2.4 * v)) ** 2 * beams) * (v[1] - v[0])
+
+
+def test_the_other_verbs_have_something_to_say(finished, kjko):
+    assert "two_stream" in kjko("cases").stdout and "adam" in kjko("cases").stdout
+    inspected = kjko("inspect", finished)
+    assert "finished" in inspected.stdout and "step00000010.h5" in inspected.stdout
+    assert "free_energy" in kjko("series", finished).stdout
+    plotted = kjko("plot", finished)
+    assert plotted.returncode == 0, plotted.stderr
+    figures = plotted.stdout.split("\n")[:3]
+    assert [figure.rsplit("/")[-1] for figure in figures] == ["field_energy.png", "energies.png", "phase_space.png"]
+    assert all((finished / "figures" / name.rsplit("/")[-1]).stat().st_size > 10_000 for name in figures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "VERB"),
+        (["fly"], "fly"),
+        (["run"], "CASE.toml"),
+        (["run", "nowhere.toml"], "nowhere.toml: cannot read this case file"),
+        (["run", "small.toml", "--set", "end=3"], "section.key=value"),
+        (["run", "small.toml", "--out", "small.toml"], "small.toml"),
+        (["restart", "nowhere"], "nowhere: not a run folder"),
+        (["series", "."], "not a run folder"),
+        (["plot", "nowhere"], "nowhere: not a run folder"),
+        (["inspect", "nowhere"], "nowhere: not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko, small_case):
+    result = kjko(*arguments)
+    assert result.returncode == 2
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_a_finished_run_is_not_overwritten_and_not_restarted_into_nothing(finished, kjko, small_case):
+    before = (finished / "series.h5").read_bytes()
+    again = kjko("run", small_case, "--out", finished)
+    assert again.returncode == 2 and "--force" in again.stderr
+    nothing_left = kjko("restart", finished)
+    assert nothing_left.returncode == 2 and "time.end" in nothing_left.stderr
+    other_state = kjko("restart", finished, "--set", "particles.count=5")
+    assert other_state.returncode == 2 and "may change only" in other_state.stderr
+    assert (finished / "series.h5").read_bytes() == before
+    assert kjko("run", small_case, "--out", finished, "--force", "--set", "time.end=0.2").returncode == 0
+    assert len(read_series(finished / "series.h5")["time"]) == 3
+
+
+def test_a_folder_that_is_not_ours_is_never_emptied(kjko, small_case, tmp_path):
+    precious = tmp_path / "precious" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("…")
+    for force in ([], ["--force"]):
+        result = kjko("run", small_case, "--out", "precious", *force)
+        assert result.returncode == 2 and "not a run folder" in result.stderr
+    assert precious.exists()
