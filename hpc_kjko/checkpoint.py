@@ -4,7 +4,7 @@ Plain HDF5 with numbers and JSON, nothing that could be executed. Every byte tha
 
     manifest           JSON: the caller's header; type, shape and checksum of every dataset below
     sha256             attribute of the manifest: its digest
-    particles/NAME     rows of all ranks                    block_crc32/NAME   CRC-32 of each global block of rows
+    particles/NAME     rows of all ranks                  block_crc32/NAME   CRC-32 of each global block of rows
     state/NAME         what all ranks hold alike (network, optimiser)
 
 A checksum belongs to a block and not to a rank's shard, so that any number of ranks can verify its own rows.
@@ -60,9 +60,9 @@ def save(
     state: Mapping[str, np.ndarray],
     header: dict[str, Any],
 ) -> Path:
-    """Write the state into ``folder/step%08d.h5``; of the older checkpoints the one before it stays. Collective.
+    """Write the state into ``folder/step%08d.h5``; of the other checkpoints only the one before it stays.
 
-    Checkpoints of later steps belong to a future that a restart has left, and go as well.
+    Collective. Checkpoints of later steps belong to a future that a restart has left, and go as well.
 
     Args:
         folder: made if missing.
@@ -78,7 +78,9 @@ def save(
     Raises:
         UserError: on all ranks, when it cannot be written; earlier checkpoints are still there.
     """
-    checksums = {name: np.concatenate(comm.allgather(_block_checksums(rows))) for name, rows in particles.items()}
+    checksums = {
+        name: np.concatenate(comm.allgather(_block_checksums(rows))) for name, rows in particles.items()
+    }
     manifest = {
         "format": _FORMAT,
         "header": header,
@@ -166,7 +168,9 @@ def _read(path: Path, rank: int, size: int) -> Checkpoint:
         if manifest["format"] != _FORMAT:
             raise ValueError(f"its format is '{manifest['format']}', this version reads '{_FORMAT}'")
         shard = Shard.of(manifest["total"], rank, size)
-        particles = {name: _read_rows(file, name, entry, shard) for name, entry in manifest["particles"].items()}
+        particles = {
+            name: _read_rows(file, name, entry, shard) for name, entry in manifest["particles"].items()
+        }
         state = {name: _read_array(file, f"state/{name}", entry) for name, entry in manifest["state"].items()}
         return Checkpoint(manifest["header"], shard, particles, state)
 
@@ -179,7 +183,9 @@ def _read_rows(file: h5py.File, name: str, entry: dict[str, Any], shard: Shard) 
     found, first = _block_checksums(rows), shard.start // BLOCK
     damaged = np.flatnonzero(found != expected[first : first + len(found)])
     if len(damaged):
-        raise ValueError(f"particles/{name} is not what was written from row {(first + damaged[0]) * BLOCK} on")
+        raise ValueError(
+            f"particles/{name} is not what was written from row {(first + damaged[0]) * BLOCK} on"
+        )
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, one HDF5 file a step.
+"""Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, an HDF5 file a step.
 
-All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle mass 1;
-``unitDimension`` says what kind of quantity each record is. Standard: doi:10.5281/zenodo.1167843.
+All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle mass
+1; ``unitDimension`` says what kind of quantity each record is. Standard: doi:10.5281/zenodo.1167843.
 
 A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
 """
@@ -111,7 +111,9 @@ def _write_fields(file: ShardedFile, meshes: str, fields: MeshField) -> None:
     lower = [0.0] * len(labels)
     for name, values in (("density", fields.density), ("potential", fields.potential)):
         file.array(f"{meshes}/{name}", values)
-        file.attributes(f"{meshes}/{name}", _mesh(name, labels, lower, grid.spacing) | _component(len(labels)))
+        file.attributes(
+            f"{meshes}/{name}", _mesh(name, labels, lower, grid.spacing) | _component(len(labels))
+        )
     file.group(f"{meshes}/E")
     file.attributes(f"{meshes}/E", _mesh("E", labels, lower, grid.spacing))
     for axis, label in enumerate(labels):
@@ -133,7 +135,9 @@ def _write_particles(file: ShardedFile, species: str, particles: Particles) -> N
 
     def constant(name: str, value: float) -> None:
         file.group(f"{species}/{name}")
-        file.attributes(f"{species}/{name}", {"value": value, "shape": np.array([shard.total], np.uint64), "unitSI": 1.0})
+        file.attributes(
+            f"{species}/{name}", {"value": value, "shape": np.array([shard.total], np.uint64), "unitSI": 1.0}
+        )
 
     def varying(name: str, rows: Any) -> None:
         file.rows(f"{species}/{name}", rows.cpu().numpy(), shard)
@@ -155,7 +159,9 @@ def _record(quantity: str) -> dict[str, Any]:
     return {"unitDimension": np.array([*_POWERS[quantity], 0, 0, 0], np.float64), "timeOffset": 0.0}
 
 
-def _mesh(quantity: str, labels: list[str], lower: Sequence[float], spacing: Sequence[float]) -> dict[str, Any]:
+def _mesh(
+    quantity: str, labels: list[str], lower: Sequence[float], spacing: Sequence[float]
+) -> dict[str, Any]:
     return {
         **_record(quantity),
         "geometry": "cartesian",
@@ -172,7 +178,7 @@ def _component(dimensions: int) -> dict[str, Any]:
     return {"unitSI": 1.0, "position": np.full(dimensions, 0.5)}
 
 
-# -- reading -----------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ class Snapshot:
     Attributes:
         step: its number; time: in 1/ω_p.
         attributes: what the run said of itself.
-        density: at the cell centres [*cells]; potential: [*cells]; electric: [*cells, dx]; spacing: cell sizes [dx].
+        density, potential: at the cell centres [*cells]; electric: [*cells, dx]; spacing: cell sizes [dx].
         histograms: one for each space dimension.
         position: [n, dx]; velocity: [n, dv]; log_f: [n], of the particles asked for.
         weighting: the mass of one particle.

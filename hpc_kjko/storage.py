@@ -1,8 +1,9 @@
 """One HDF5 file written by all ranks, whole or not at all.
 
-:class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file. With an h5py
-built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and the others send it their
-rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` opens any file of the project.
+:class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file. With
+an h5py built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and the others
+send it their rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` opens any file of
+the project.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def partial_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around h5py and file calls of this rank: what the system refuses becomes a UserError that names ``path``."""
+    """Around h5py and file calls of this rank: what the system refuses becomes a UserError naming ``path``."""
     try:
         yield
     except _REFUSED as error:
@@ -83,14 +84,18 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
 
 
 def reserve(path: Path, offset: int, nbytes: int) -> None:
-    """Claim disk space for the bytes [offset, offset + nbytes) of a file, which is created or extended to hold them.
+    """Claim disk space for the bytes [offset, offset + nbytes) of a file, made or extended to hold them.
 
-    HDF5 does not survive a refused write: it keeps what it could not write, fails again on closing and can take the
-    process down. So the system is asked first, where a refusal is an ordinary OSError and the file can still close.
+    HDF5 does not survive a refused write: it keeps what it could not write, fails again on closing and can take
+    the process down. So the system is asked first, where a refusal is an ordinary OSError and the file can still
+    be closed.
     """
-    with open(path, "ab") as file:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         if hasattr(os, "posix_fallocate"):  # macOS lacks it
-            os.posix_fallocate(file.fileno(), offset, nbytes)
+            os.posix_fallocate(descriptor, offset, nbytes)
+    finally:
+        os.close(descriptor)
 
 
 def trim(path: Path, size: int) -> None:
@@ -102,12 +107,12 @@ def trim(path: Path, size: int) -> None:
 class ShardedFile:
     """Context manager for one HDF5 file that all ranks write together.
 
-    The file grows under a temporary name in the same folder and takes its own name, atomically, when the block ends
-    well. It is removed when any rank fails, and a file that was there before then stays as it was.
+    The file grows under a temporary name in the same folder and takes its own name, atomically, when the block
+    ends well. It is removed when any rank fails, and a file that was there before then stays as it was.
 
-    Every method is collective: all ranks call the same methods in the same order, with equal arguments but for the
-    rows. Each begins with an agreement of all ranks, and so does the end of the block. A rank that fails inside the
-    block goes to its end; the others hear of it there or in their next method, and all raise its error.
+    Every method is collective: all ranks call the same methods in the same order, with equal arguments but for
+    the rows. Each begins with an agreement of all ranks, and so does the end of the block. A rank that fails
+    inside the block goes to its end; the others hear of it there or in their next method, and all raise its error.
 
     Raises:
         UserError: on all ranks, naming the file, when it cannot be written (disk full, no permission).
@@ -134,14 +139,15 @@ class ShardedFile:
     def __enter__(self) -> ShardedFile:
         try:
             with self._together():
-                if self._comm.is_root:  # a folder that cannot be written is found before the collective call below
+                if (
+                    self._comm.is_root
+                ):  # a folder that cannot be written is found before the collective call below
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     reserve(self._partial, 0, METADATA_BYTES)
             with self._together():
-                if self._mpi_io:
-                    self._file = h5py.File(self._partial, "w", driver="mpio", comm=self._comm.mpi, libver=LIBVER)
-                elif self._comm.is_root:
-                    self._file = h5py.File(self._partial, "w", libver=LIBVER)
+                driver = {"driver": "mpio", "comm": self._comm.mpi} if self._mpi_io else {}
+                if self._mpi_io or self._comm.is_root:
+                    self._file = h5py.File(self._partial, "w", libver=LIBVER, **driver)
         except Exception:
             self._discard()
             raise
@@ -160,7 +166,8 @@ class ShardedFile:
             with self._together():
                 if self._file is not None:
                     self._file.flush()
-                    size = self._claimed if self._mpi_io else self._file.id.get_filesize()  # MPI-IO trims by itself
+                    # The MPI-IO driver cannot tell the size, but trims the file by itself.
+                    size = self._claimed if self._mpi_io else self._file.id.get_filesize()
                     self._file.close()
             with self._together():
                 if self._comm.is_root:
@@ -179,13 +186,14 @@ class ShardedFile:
                 file.require_group(path)
 
     def attributes(self, path: str, mapping: Mapping[str, Any]) -> None:
-        """Set attributes of an existing group or dataset; strings, in lists as well, become fixed-length bytes."""
+        """Set attributes of a group or dataset that is there; strings (lists, too) become fixed-length bytes."""
         values = {name: np.asarray(value) for name, value in mapping.items()}
-        values = {name: np.char.encode(v, "utf-8") if v.dtype.kind == "U" else v for name, v in values.items()}
-        with self._metadata(sum(value.nbytes for value in values.values())) as file:
+        with self._metadata(4 * sum(value.nbytes for value in values.values())) as file:
             if file:
                 for name, value in values.items():
-                    file[path].attrs[name] = value
+                    file[path].attrs[name] = (
+                        np.char.encode(value, "utf-8") if value.dtype.kind == "U" else value
+                    )
 
     def array(self, path: str, array: ArrayLike) -> None:
         """Write a small dataset: rank 0's values, in a shape and type on which all ranks agree."""
@@ -208,28 +216,30 @@ class ShardedFile:
         with self._together():
             local = np.ascontiguousarray(local_rows, dtype)
             assert len(local) == len(shard), f"{path}: {len(local)} rows for {shard}"
-            self._reserve(shard.total * math.prod(local.shape[1:]) * local.itemsize)
+            shape = (shard.total, *local.shape[1:])
+            self._reserve(math.prod(shape) * local.itemsize)
+        with self._together():
+            dataset = self._file.create_dataset(path, shape, local.dtype) if self._file else None
         if self._mpi_io:
-            self._write_together(path, local, shard)
+            self._write_collectively(dataset, local, shard)
         else:
-            self._gather(path, local, shard)
+            self._gather(dataset, local, shard)
 
-    # -- two ways to write rows ----------------------------------------------------------------------------------
+    # -- two ways to write rows --------------------------------------------------------------------------------
 
-    def _write_together(self, path: str, local: np.ndarray, shard: Shard) -> None:
+    def _write_collectively(self, dataset: h5py.Dataset, local: np.ndarray, shard: Shard) -> None:
         with writing(self.path):
-            dataset = self._create(path, local, shard)
             in_memory, in_file = h5py.h5s.create_simple(local.shape), dataset.id.get_space()
             if local.size:
                 in_file.select_hyperslab((shard.start,) + (0,) * (local.ndim - 1), local.shape)
-            else:  # this rank must still join the write; h5py's indexing would skip it and leave the others waiting
+            else:  # this rank must still join; h5py's indexing would skip the call and leave the others waiting
                 in_memory.select_none()
                 in_file.select_none()
             collective = h5py.h5p.create(h5py.h5p.DATASET_XFER)
             collective.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
             dataset.id.write(in_memory, in_file, local, dxpl=collective)
 
-    def _gather(self, path: str, local: np.ndarray, shard: Shard) -> None:
+    def _gather(self, dataset: h5py.Dataset | None, local: np.ndarray, shard: Shard) -> None:
         slab = max(1, SLAB_BYTES // (local.itemsize * math.prod(local.shape[1:])))
         extents = self._comm.allgather((shard.start, shard.stop))
         if not self._comm.is_root:
@@ -238,31 +248,30 @@ class ShardedFile:
             return
         buffer = np.empty((slab, *local.shape[1:]), local.dtype)
         failure = None
-        with writing(self.path):
-            dataset = self._create(path, local, shard)
-            for source, (start, stop) in enumerate(extents):
-                for first in range(start, stop, slab):
-                    last = min(first + slab, stop)
-                    if source == self._comm.rank:
-                        part = local[first - start : last - start]
-                    else:
-                        part = self._comm.receive(buffer[: last - first], source, _SLAB_TAG)
-                    try:
-                        if failure is None:
+        for source, (start, stop) in enumerate(extents):
+            for first in range(start, stop, slab):
+                last = min(first + slab, stop)
+                if source == self._comm.rank:
+                    part = local[first - start : last - start]
+                else:
+                    part = self._comm.receive(buffer[: last - first], source, _SLAB_TAG)
+                try:
+                    if failure is None:
+                        with writing(self.path):
                             dataset[first:last] = part
-                    except _REFUSED as error:  # what the other ranks have yet to send must still be received
-                        failure = error
-            if failure is not None:
-                raise failure
+                except UserError as error:  # what the other ranks have yet to send must still be received
+                    failure = error
+        if failure is not None:
+            raise failure
 
-    def _create(self, path: str, local: np.ndarray, shard: Shard) -> h5py.Dataset:
-        return self._file.create_dataset(path, (shard.total, *local.shape[1:]), local.dtype)
-
-    # -- agreement -----------------------------------------------------------------------------------------------
+    # -- agreement ---------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
-        """A local piece of work whose failure all ranks raise, and then need not be told of again."""
+        """A piece of work whose failure all ranks raise, and then need not be told of again.
+
+        It is local, or one collective HDF5 call that every rank enters.
+        """
         try:
             with self._comm.together(), writing(self.path):
                 yield
@@ -272,7 +281,7 @@ class ShardedFile:
 
     @contextlib.contextmanager
     def _metadata(self, nbytes: int) -> Iterator[h5py.File | None]:
-        """The open file, on the ranks that create metadata (all of them with MPI-IO), when all ranks are here."""
+        """When all ranks are here: the open file, on those that create metadata (all of them with MPI-IO)."""
         with self._together():
             self._reserve(nbytes)
         with writing(self.path):

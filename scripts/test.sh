@@ -3,8 +3,8 @@
 #
 #     bash scripts/test.sh [pytest arguments]
 #
-# Tests on several ranks are started by pytest itself (mpi-pytest). Environment variables: KJKO_VENV, the virtual
-# environment to make or use (default .venv in the checkout); PYTHON, the interpreter to make it with.
+# Environment variables: KJKO_VENV, the virtual environment to make or use (default .venv in the checkout); PYTHON, the
+# interpreter to make it with.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${KJKO_VENV:-$root/.venv}
@@ -15,7 +15,25 @@ cd "$root"
 if [ -x "$(command -v "${CXX:-c++}")" ]; then export KJKO_NATIVE="${KJKO_NATIVE:-require}"; fi
 bash scripts/environment.sh "$venv" mpi,plot,test editable
 . scripts/mpi_workstation.sh
-export PATH="$venv/bin:$PATH" # mpi-pytest calls the first mpiexec on PATH
+export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
 
 ruff check .
-python -m pytest "$@"
+python -m pytest -m "not parallel or parallel[1]" "$@"
+
+# One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
+# Rank 0 reports; what the others printed is shown if the job fails.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+export logs
+for ranks in 2 3 4; do
+    echo "tests on $ranks ranks"
+    status=0
+    mpirun -n "$ranks" bash -c '
+        if [ "$OMPI_COMM_WORLD_RANK" != 0 ]; then exec >"$logs/rank$OMPI_COMM_WORLD_RANK" 2>&1; fi
+        exec python -m pytest -p no:cacheprovider --timeout-method=thread "$@"' \
+        pytest --color=no -m "parallel[$ranks]" "${@:-tests/parallel}" || status=$?
+    if [ "$status" != 0 ] && [ "$status" != 5 ]; then # 5: the arguments select no test for this many ranks
+        tail -n 60 "$logs"/rank*
+        exit "$status"
+    fi
+done

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpc_kjko.cli import main
 from hpc_kjko.comm import Communicator
 
 #: Seconds within which any command of the tests must have ended.
@@ -60,6 +61,20 @@ def kjko(tmp_path):
         return run_command(command("-m", "hpc_kjko", *arguments, ranks=ranks), tmp_path)
 
     return run
+
+
+@pytest.fixture
+def kjko_here(tmp_path, monkeypatch, capsys):
+    """``kjko ARGUMENTS`` in this process, for commands that run nothing: starting a process takes seconds."""
+
+    def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    monkeypatch.chdir(tmp_path)
+    return call
 
 
 SMALL_CASE = """

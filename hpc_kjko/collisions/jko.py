@@ -74,10 +74,6 @@ class JKOCollision(Collision):
         z = self._features(particles)
         for _attempt in range(2):
             iterations += self._solver.minimise(z, duration / self.order)
-            if not self._solver.is_finite():
-                raise SolverFailure(
-                    "the control field's parameters are no longer finite: reduce method.learning_rate or time.step"
-                )
             moved, report = self._move(particles, duration, iterations)
             if report.min_eigenvalue > 0:
                 return moved, report
@@ -121,7 +117,8 @@ class JKOCollision(Collision):
             v[rows] = particles.v[rows] + duration * u
             log_f[rows] = particles.log_f[rows] - log_det
             if len(u):
-                smallest = min(smallest, float(smallest_eigenvalue(linear_part(jacobian, duration)).min()))
+                eigenvalues = smallest_eigenvalue(linear_part(jacobian, duration))
+                smallest = float(np.minimum(smallest, float(eigenvalues.min())))  # keeps a NaN, as min() would not
             square += float((u.double() ** 2).sum())
             seen = log_det if self.order == 1 else tracked_log_det(jacobian, fitted, self.logdet)
             kinetic = 0.5 * ((particles.v[rows] + fitted * u).double() ** 2).sum()

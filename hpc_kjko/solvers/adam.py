@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from hpc_kjko.comm import Communicator
+from hpc_kjko.errors import SolverFailure
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import passes
 
@@ -46,6 +49,9 @@ class AdamSolver:
 
         Returns:
             The number of iterations made.
+
+        Raises:
+            SolverFailure: the objective is not finite (on every rank).
         """
         iterations = self.first_iterations if self.is_cold else self.iterations
         *pieces, last = passes(len(z), self.chunk)
@@ -71,14 +77,14 @@ class AdamSolver:
 
     def _total(self, losses: list[torch.Tensor]) -> float:
         """The objective over all ranks, the same on each, from the sums of this rank's chunks."""
-        return float(self.comm.sum(np.array([float(torch.stack(losses).detach().double().sum())]))[0])
+        local = float(torch.stack(losses).detach().double().sum())
+        total = float(self.comm.sum(np.array([local]))[0])
+        if not math.isfinite(total):
+            raise SolverFailure("the objective is no longer finite: reduce method.learning_rate or time.step")
+        return total
 
     def _copy(self) -> list[torch.Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters.values()]
-
-    def is_finite(self) -> bool:
-        """Whether the parameters are finite; summed gradients are the same on all ranks, so the answer is too."""
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters.values())
 
     def state(self) -> dict[str, np.ndarray]:
         """Network and optimiser as named arrays: everything that the next step depends on."""

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
+from conftest import SMALL_CASE, command, run_command
 
 from hpc_kjko.config import load
 from hpc_kjko.output import list_snapshots, read_snapshot
@@ -17,14 +19,23 @@ COLUMNS = (
 ).split()
 
 
-@pytest.fixture
-def finished(kjko, small_case, tmp_path):
-    result = kjko("run", small_case, "--out", "a run")
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """A finished run of the small case, to look at only."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.toml").write_text(SMALL_CASE)
+    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "a run"), folder)
     assert result.returncode == 0, result.stderr
-    return tmp_path / "a run"
+    return folder / "a run"
 
 
-def test_a_run_leaves_everything_a_user_looks_for(finished, kjko, small_case):
+@pytest.fixture
+def finished(a_run, tmp_path):
+    """A copy of the finished run, in a folder with a space."""
+    return shutil.copytree(a_run, tmp_path / "a run")
+
+
+def test_a_run_leaves_everything_a_user_looks_for(finished, small_case):
     assert load(finished / "case.toml") == load(small_case)
     assert json.loads((finished / "run.json").read_text())["status"] == "finished"
     log = (finished / "log.txt").read_text()
@@ -47,8 +58,8 @@ def test_a_run_leaves_everything_a_user_looks_for(finished, kjko, small_case):
     assert 0.99 < inside / 31.4159265 <= 1.0 + 1e-12
 
 
-def test_series_as_csv_has_a_row_at_every_step_and_numbers_only(finished, kjko):
-    result = kjko("series", finished, "--csv")
+def test_series_as_csv_has_a_row_at_every_step_and_numbers_only(finished, kjko_here):
+    result = kjko_here("series", finished, "--csv")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert set(COLUMNS) <= set(rows[0])
     values = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
@@ -69,12 +80,12 @@ def initial_dissipation():
     return 0.1 * 31.4159265 * np.sum((2.4 * np.tanh(2.4 * v)) ** 2 * beams) * (v[1] - v[0])
 
 
-def test_the_other_verbs_have_something_to_say(finished, kjko):
-    assert "two_stream" in kjko("cases").stdout and "adam" in kjko("cases").stdout
-    inspected = kjko("inspect", finished)
+def test_the_other_verbs_have_something_to_say(finished, kjko_here):
+    assert "two_stream" in kjko_here("cases").stdout and "adam" in kjko_here("cases").stdout
+    inspected = kjko_here("inspect", finished)
     assert "finished" in inspected.stdout and "step00000010.h5" in inspected.stdout
-    assert "free_energy" in kjko("series", finished).stdout
-    plotted = kjko("plot", finished)
+    assert "free_energy" in kjko_here("series", finished).stdout
+    plotted = kjko_here("plot", finished)
     assert plotted.returncode == 0, plotted.stderr
     figures = plotted.stdout.split("\n")[:3]
     assert [figure.rsplit("/")[-1] for figure in figures] == ["field_energy.png", "energies.png", "phase_space.png"]
@@ -96,31 +107,31 @@ def test_the_other_verbs_have_something_to_say(finished, kjko):
         (["inspect", "nowhere"], "nowhere: not a run folder"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko, small_case):
-    result = kjko(*arguments)
+def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko_here, small_case):
+    result = kjko_here(*arguments)
     assert result.returncode == 2
     assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
 
 
-def test_a_finished_run_is_not_overwritten_and_not_restarted_into_nothing(finished, kjko, small_case):
+def test_a_finished_run_is_not_overwritten_and_not_restarted_into_nothing(finished, kjko, kjko_here, small_case):
     before = (finished / "series.h5").read_bytes()
-    again = kjko("run", small_case, "--out", finished)
+    again = kjko_here("run", small_case, "--out", finished)
     assert again.returncode == 2 and "--force" in again.stderr
-    nothing_left = kjko("restart", finished)
+    nothing_left = kjko_here("restart", finished)
     assert nothing_left.returncode == 2 and "time.end" in nothing_left.stderr
-    other_state = kjko("restart", finished, "--set", "particles.count=5")
+    other_state = kjko_here("restart", finished, "--set", "particles.count=5")
     assert other_state.returncode == 2 and "may change only" in other_state.stderr
     assert (finished / "series.h5").read_bytes() == before
     assert kjko("run", small_case, "--out", finished, "--force", "--set", "time.end=0.2").returncode == 0
     assert len(read_series(finished / "series.h5")["time"]) == 3
 
 
-def test_a_folder_that_is_not_ours_is_never_emptied(kjko, small_case, tmp_path):
+def test_a_folder_that_is_not_ours_is_never_emptied(kjko_here, small_case, tmp_path):
     precious = tmp_path / "precious" / "thesis.tex"
     precious.parent.mkdir()
     precious.write_text("…")
     for force in ([], ["--force"]):
-        result = kjko("run", small_case, "--out", "precious", *force)
+        result = kjko_here("run", small_case, "--out", "precious", *force)
         assert result.returncode == 2 and "not a run folder" in result.stderr
     assert precious.exists()

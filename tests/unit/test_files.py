@@ -48,7 +48,7 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# -- one file, whole or not at all ---------------------------------------------------------------------------------
+# -- one file, whole or not at all ---------------------------------------------------------------------------
 
 
 def test_a_block_that_fails_leaves_the_file_before_it(tmp_path, alone):
@@ -87,7 +87,7 @@ def test_disk_space_that_was_not_needed_is_given_back(tmp_path, alone):
         assert path.stat().st_size < 16_000
 
 
-# -- time series ---------------------------------------------------------------------------------------------------
+# -- time series ---------------------------------------------------------------------------------------------
 
 COLUMNS = ["time", "energy", "mass"]
 UNITS = {"time": "1/omega_p", "energy": "1", "mass": "1"}
@@ -154,7 +154,8 @@ WRITES_FOR_EVER = """
 import itertools, sys
 from hpc_kjko import series
 series._FLUSH_SECONDS = 0.0
-writer = series.SeriesWriter(sys.argv[1], ["time", "energy", "mass"], dict(time="1/omega_p", energy="1", mass="1"))
+units = dict(time="1/omega_p", energy="1", mass="1")
+writer = series.SeriesWriter(sys.argv[1], list(units), units)
 for number in itertools.count():
     writer.append({"time": 0.1 * number, "energy": float(number), "mass": 1.0})
     if number == 1500:
@@ -206,23 +207,35 @@ def test_no_row_is_lost_to_a_disk_that_was_full_for_a_while(tmp_path):
     assert names_in(tmp_path) == ["series.h5"]
 
 
-# -- snapshots -----------------------------------------------------------------------------------------------------
+# -- snapshots -----------------------------------------------------------------------------------------------
 
 
-def state(dx: int, dv: int, dtype: torch.dtype = torch.float64) -> tuple[Particles, MeshField, list[Histogram]]:
+def state(
+    dx: int, dv: int, dtype: torch.dtype = torch.float64
+) -> tuple[Particles, MeshField, list[Histogram]]:
     """Particles, fields and histograms with a different number in every place."""
     total, cells, lengths = 300, (4, 5, 6)[:dx], (2.0, 3.0, 4.0)[:dx]
     rng = np.random.default_rng(dx + 10 * dv)
-    tensors = [torch.from_numpy(rng.random(shape)).to(dtype) for shape in ((total, dx), (total, dv), (total,))]
+    tensors = [
+        torch.from_numpy(rng.random(shape)).to(dtype) for shape in ((total, dx), (total, dv), (total,))
+    ]
     particles = Particles(*tensors, Shard(0, total, total), 6.0, lengths)
     field = MeshField(Grid(cells, lengths), *(rng.random(shape) for shape in (cells, cells, (*cells, dx))))
-    histograms = [Histogram(axis, rng.random((7, 8)), (0.0, lengths[axis]), (-4.0, 5.0)) for axis in range(dx)]
+    histograms = [
+        Histogram(axis, rng.random((7, 8)), (0.0, lengths[axis]), (-4.0, 5.0)) for axis in range(dx)
+    ]
     return particles, field, histograms
 
 
 def write(folder, alone, step=100, **parts):
     return write_snapshot(
-        folder, alone, step=step, time=0.1 * step, time_step=0.1, run_attributes={"git": "abc", "ranks": 1}, **parts
+        folder,
+        alone,
+        step=step,
+        time=0.1 * step,
+        time_step=0.1,
+        run_attributes={"git": "abc", "ranks": 1},
+        **parts,
     )
 
 
@@ -237,7 +250,12 @@ def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
     assert (errors, warned) == (0, 2)  # author and particlePatches are recommended, and mean nothing here
 
     found = read_snapshot(tmp_path, 100, particles=slice(10, None, 3))
-    assert (found.step, found.time, found.attributes["git"], found.attributes["ranks"]) == (100, 10.0, "abc", 1)
+    assert (found.step, found.time, found.attributes["git"], found.attributes["ranks"]) == (
+        100,
+        10.0,
+        "abc",
+        1,
+    )
     for name in ("density", "potential", "electric"):
         np.testing.assert_array_equal(getattr(found, name), getattr(field, name))
     np.testing.assert_array_equal(found.spacing, field.grid.spacing)
@@ -249,7 +267,9 @@ def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
     for histogram, expected in zip(found.histograms, histograms, strict=True):
         np.testing.assert_array_equal(histogram.values, expected.values)
         assert histogram.axis == expected.axis
-        assert (*histogram.x_range, *histogram.v_range) == pytest.approx((*expected.x_range, *expected.v_range))
+        assert (*histogram.x_range, *histogram.v_range) == pytest.approx(
+            (*expected.x_range, *expected.v_range)
+        )
 
 
 @pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (3, 3)])
@@ -312,7 +332,7 @@ def test_an_incomplete_snapshot_is_named(tmp_path, alone):
         read_snapshot(tmp_path, 101)
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------------
+# -- checkpoints ---------------------------------------------------------------------------------------------
 
 ROWS = BLOCK + 76
 PARTICLES = {

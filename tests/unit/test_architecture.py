@@ -1,0 +1,69 @@
+"""Imports go downward only: the picture in docs/architecture.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hpc_kjko
+
+PACKAGE = Path(hpc_kjko.__file__).parent
+
+#: From the ground up; a module may import from its own line and those above it.
+LAYERS = [
+    {"errors"},
+    {"schema", "quasirandom", "comm", "control", "integrators", "native"},
+    {"problems"},
+    {"particles", "objective"},
+    {"fields", "config", "solvers"},
+    {"collisions"},
+    {"diagnostics"},
+    {"storage", "series", "output", "checkpoint", "runfolder"},
+    {"recorder"},
+    {"simulation"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+#: Figures read files, never the running simulation.
+FILES_ONLY = {"config", "output", "runfolder", "series"}
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the package's own modules that a file imports when it is imported (type checking aside)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = {id(inner) for node in hidden for inner in ast.walk(node)}
+    names = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hpc_kjko":
+            parts = node.module.split(".")[1:]
+            names |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return names - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    used = imported(path)
+    if name == "__init__":
+        assert not used
+    elif name == "reference":
+        assert used <= {"reference"}
+    elif name == "plotting":
+        assert used <= FILES_ONLY
+    else:
+        used -= {"plotting"} if name == "cli" else set()
+        assert all(LEVEL[other] <= LEVEL[name] for other in used), used
+
+
+def test_only_comm_speaks_mpi():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "comm.py" or "mpi4py" not in text.replace("mpi4py import first", ""), path
+
+
+def test_the_time_loop_stays_readable():
+    assert len((PACKAGE / "simulation.py").read_text(encoding="utf-8").splitlines()) < 200
