@@ -4,7 +4,8 @@ Plain HDF5 with numbers and JSON, nothing that could be executed. Every byte tha
 
     manifest           JSON: the caller's header; type, shape and checksum of every dataset below
     sha256             attribute of the manifest: its digest
-    particles/NAME     rows of all ranks                  block_crc32/NAME   CRC-32 of each global block of rows
+    particles/NAME     rows of all ranks
+    block_crc32/NAME   CRC-32 of each global block of these rows
     state/NAME         what all ranks hold alike (network, optimiser)
 
 A checksum belongs to a block and not to a rank's shard, so that any number of ranks can verify its own rows.

@@ -1,7 +1,7 @@
 """Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, an HDF5 file a step.
 
-All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle mass
-1; ``unitDimension`` says what kind of quantity each record is. Standard: doi:10.5281/zenodo.1167843.
+All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle
+mass 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
 
 A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
 """
@@ -178,7 +178,7 @@ def _component(dimensions: int) -> dict[str, Any]:
     return {"unitSI": 1.0, "position": np.full(dimensions, 0.5)}
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

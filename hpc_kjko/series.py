@@ -1,6 +1,6 @@
 """Time series of scalars: one HDF5 dataset per column, appended while the run goes on.
 
-The file is written in HDF5's single-writer multiple-reader mode (SWMR), so another process can watch it grow, and
+The file is written in HDF5's single-writer multiple-reader mode (SWMR): another process can watch it grow, and
 a run that is killed loses no more than its last second of rows.
 """
 
@@ -55,9 +55,8 @@ class SeriesWriter:
                 reserve(partial, 0, _space(len(columns), len(start[columns[0]])))
                 for name in columns:
                     values = np.asarray(start[name], np.float64)
-                    column = self._file.create_dataset(
-                        name, data=values, maxshape=(None,), chunks=(_CHUNK_ROWS,)
-                    )
+                    chunks = {"maxshape": (None,), "chunks": (_CHUNK_ROWS,)}
+                    column = self._file.create_dataset(name, data=values, **chunks)
                     column.attrs["unit"] = np.bytes_(units[name])
                     self._columns[name] = column
                 self._file.attrs["columns"] = np.array(columns, np.bytes_)
@@ -120,7 +119,7 @@ class SeriesWriter:
 
 
 def read_series(path: Path | str) -> dict[str, np.ndarray]:
-    """The columns of a series in their order, float64 [rows] each; its run may have ended, been killed or go on.
+    """The columns of a series in their order, float64 [rows] each; the run may have ended or still go on.
 
     Raises:
         UserError: the file is missing or is no series.

@@ -1,9 +1,9 @@
 """One HDF5 file written by all ranks, whole or not at all.
 
-:class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file. With
-an h5py built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and the others
-send it their rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` opens any file of
-the project.
+:class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file.
+With an h5py built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and
+the others send it their rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` opens
+any file of the project.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def partial_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around h5py and file calls of this rank: what the system refuses becomes a UserError naming ``path``."""
+    """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``."""
     try:
         yield
     except _REFUSED as error:
@@ -86,9 +86,9 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
 def reserve(path: Path, offset: int, nbytes: int) -> None:
     """Claim disk space for the bytes [offset, offset + nbytes) of a file, made or extended to hold them.
 
-    HDF5 does not survive a refused write: it keeps what it could not write, fails again on closing and can take
-    the process down. So the system is asked first, where a refusal is an ordinary OSError and the file can still
-    be closed.
+    HDF5 does not survive a refused write: it keeps what it could not write, fails again on closing and can
+    take the process down. So the system is asked first, where a refusal is an ordinary OSError and the file
+    can still be closed.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -107,12 +107,13 @@ def trim(path: Path, size: int) -> None:
 class ShardedFile:
     """Context manager for one HDF5 file that all ranks write together.
 
-    The file grows under a temporary name in the same folder and takes its own name, atomically, when the block
-    ends well. It is removed when any rank fails, and a file that was there before then stays as it was.
+    The file grows under a temporary name in the same folder and takes its own name, atomically, when the
+    block ends well. It is removed when any rank fails, and a file that was there before then stays as it was.
 
-    Every method is collective: all ranks call the same methods in the same order, with equal arguments but for
-    the rows. Each begins with an agreement of all ranks, and so does the end of the block. A rank that fails
-    inside the block goes to its end; the others hear of it there or in their next method, and all raise its error.
+    Every method is collective: all ranks call the same methods in the same order, with equal arguments but
+    for the rows. Each begins with an agreement of all ranks, and so does the end of the block. A rank that
+    fails inside the block goes to its end; the others hear of it there or in their next method, and all raise
+    its error.
 
     Raises:
         UserError: on all ranks, naming the file, when it cannot be written (disk full, no permission).
@@ -139,9 +140,7 @@ class ShardedFile:
     def __enter__(self) -> ShardedFile:
         try:
             with self._together():
-                if (
-                    self._comm.is_root
-                ):  # a folder that cannot be written is found before the collective call below
+                if self._comm.is_root:  # finds a folder that cannot be written before the collective call
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     reserve(self._partial, 0, METADATA_BYTES)
             with self._together():
@@ -186,14 +185,13 @@ class ShardedFile:
                 file.require_group(path)
 
     def attributes(self, path: str, mapping: Mapping[str, Any]) -> None:
-        """Set attributes of a group or dataset that is there; strings (lists, too) become fixed-length bytes."""
+        """Set attributes of a group or dataset that exists; strings and lists of them become fixed-length."""
         values = {name: np.asarray(value) for name, value in mapping.items()}
         with self._metadata(4 * sum(value.nbytes for value in values.values())) as file:
             if file:
                 for name, value in values.items():
-                    file[path].attrs[name] = (
-                        np.char.encode(value, "utf-8") if value.dtype.kind == "U" else value
-                    )
+                    text = value.dtype.kind == "U"
+                    file[path].attrs[name] = np.char.encode(value, "utf-8") if text else value
 
     def array(self, path: str, array: ArrayLike) -> None:
         """Write a small dataset: rank 0's values, in a shape and type on which all ranks agree."""
@@ -225,14 +223,14 @@ class ShardedFile:
         else:
             self._gather(dataset, local, shard)
 
-    # -- two ways to write rows --------------------------------------------------------------------------------
+    # -- two ways to write rows ----------------------------------------------------------------------------
 
     def _write_collectively(self, dataset: h5py.Dataset, local: np.ndarray, shard: Shard) -> None:
         with writing(self.path):
             in_memory, in_file = h5py.h5s.create_simple(local.shape), dataset.id.get_space()
             if local.size:
                 in_file.select_hyperslab((shard.start,) + (0,) * (local.ndim - 1), local.shape)
-            else:  # this rank must still join; h5py's indexing would skip the call and leave the others waiting
+            else:  # this rank must still join the call, which h5py's indexing would skip
                 in_memory.select_none()
                 in_file.select_none()
             collective = h5py.h5p.create(h5py.h5p.DATASET_XFER)
@@ -264,7 +262,7 @@ class ShardedFile:
         if failure is not None:
             raise failure
 
-    # -- agreement ---------------------------------------------------------------------------------------------
+    # -- agreement -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:

@@ -61,7 +61,7 @@ def minimise_output_layer(control, z, logdet):
     with torch.no_grad():
         layer.weight.copy_(flat[: layer.weight.numel()].reshape(layer.weight.shape))
         layer.bias.copy_(flat[layer.weight.numel() :])
-    return float(torch.func.grad(value)(flat).norm())
+    return float(torch.func.grad(value)(flat).detach().norm())
 
 
 def gaussian_score(samples, points):
