@@ -57,32 +57,43 @@ CHANGEABLE = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a ``kjko`` command line and return its exit code. Under mpirun every rank calls it."""
-    comm = None
+    comm = options = None
     try:
         try:
             options = _parser().parse_args(arguments)
         finally:  # also to print a mistake once
             comm = Communicator.world()
+        if not comm.is_root:
+            log.addHandler(logging.NullHandler())
         return options.command(options, comm)
     except UserError as mistake:
         if comm is None or comm.is_root:
             print(f"kjko: {mistake}", file=sys.stderr)
-        return MISTAKE
+        return OURS if options and options.command is doctor else MISTAKE
     except SolverFailure as failure:
         if comm is None or comm.is_root:
             log.error("%s", failure)
             print(f"kjko: {failure}", file=sys.stderr)
         return OURS
     except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return DONE
     except (Exception, KeyboardInterrupt) as error:
         where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
-        traceback.print_exc()
-        print(f"kjko: {where}{type(error).__name__}: {error}", file=sys.stderr)
+        if _out_of_memory(error):
+            advice = "lower particles.count or grid.cells, or use more nodes"
+            print(f"kjko: {where}not enough memory: {advice}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            print(f"kjko: {where}{type(error).__name__}: {error}", file=sys.stderr)
         if comm:
             comm.abort(OURS)  # the other ranks may be waiting for this one
         return OURS
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether numpy, torch on the CPU or torch on a GPU could not get what it asked for."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 # -- the verbs -------------------------------------------------------------------------------------------------------
@@ -95,9 +106,14 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
         if comm.is_root:
             case = config.load(options.case, options.set)
             folder = RunFolder(options.out or Path("runs") / options.case.stem)
-            folder.create(case.toml(), force=options.force)
+            folder.require_free(force=options.force)
     case, folder = comm.bcast((case, folder))
-    return _drive(comm, folder, lambda: Simulation.start(case, comm))
+    simulation = Simulation.start(case, comm)  # before anything is written: it may not fit the machine
+    with comm.together():
+        if comm.is_root:
+            folder.create(case.toml())
+            _log_to(folder.log)
+    return _drive(simulation, folder)
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
@@ -112,6 +128,8 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
                     f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys)
                 )
                 raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+        if comm.is_root:
+            _log_to(folder.log)
     saved = checkpoint.load_latest(folder.checkpoints, comm)
     case = config.from_table(config.override(config.parse(saved.header["case"]), options.set))
     if saved.header["step"] >= case.time.steps:
@@ -119,35 +137,31 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
             f"{folder.path}: is at t = {saved.header['time']:g} already, its time.end: continue it with "
             f"--set time.end={2 * case.time.end:g}, say"
         )
+    simulation = Simulation.resume(case, comm, saved)
     with comm.together():
         if comm.is_root:
-            folder.case.write_text(case.toml(), encoding="utf-8")
-    return _drive(comm, folder, lambda: Simulation.resume(case, comm, saved), resumed_at=saved.header["step"])
+            folder.write_case(case.toml())
+    return _drive(simulation, folder, resumed_at=saved.header["step"])
 
 
-def _drive(
-    comm: Communicator, folder: RunFolder, make: Callable[[], Simulation], resumed_at: int | None = None
-) -> int:
-    """Set up log, signals and progress around a simulation, and run it to its end or to a stop."""
-    if comm.is_root:
-        _log_to(folder.log)
+def _drive(simulation: Simulation, folder: RunFolder, resumed_at: int | None = None) -> int:
+    """Set up signals and progress around a simulation, and run it to its end or to a stop."""
+    comm, case = simulation.comm, simulation.case
     stop = _StopSignals()
-    simulation = make()
-    case = simulation.case
     header = comm.bcast(provenance(comm) if comm.is_root else None)
     _log_start(simulation, comm, folder, header)
     recorder = Recorder(folder, comm, header, resumed_at)
     progress = _Progress(case.time.steps, resumed_at or 0, _is_terminal(comm)) if comm.is_root else None
-    note = _status_writer(comm, folder, header, simulation)
-    note("running")
+    with comm.together():
+        _note(simulation, folder, header, "running")
     outcome = "failed"
     try:
         outcome = simulation.run(recorder, on_step=progress or (lambda row: None), stop=stop.requested)
-    finally:
+    finally:  # nothing collective: this rank may be the only one that is here
         if progress:
             progress.close()
         recorder.close()
-        note(outcome)
+        _note(simulation, folder, header, outcome)
     if comm.is_root:
         if outcome == "stopped":
             log.info(
@@ -394,14 +408,10 @@ def _log_start(simulation: Simulation, comm: Communicator, folder: RunFolder, he
         )
 
 
-def _status_writer(
-    comm: Communicator, folder: RunFolder, header: dict[str, Any], simulation: Simulation
-) -> Callable[[str], None]:
-    def note(status: str) -> None:
-        if comm.is_root:
-            folder.set_status(status, step=simulation.step_index, time=simulation.time, **header)
-
-    return note
+def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
+    """Say in ``run.json`` how far the run is (rank 0)."""
+    if simulation.comm.is_root:
+        folder.set_status(status, step=simulation.step_index, time=simulation.time, **header)
 
 
 def _existing(path: Path) -> RunFolder:

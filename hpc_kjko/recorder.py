@@ -35,9 +35,12 @@ class Recorder:
 
     def record(self, simulation: Simulation, row: dict[str, float]) -> None:
         """Append a row to the series and write whatever is due at this step."""
-        if self.comm.is_root:
-            self._open_series(row).append(row)
         output, step = simulation.case.output, simulation.step_index
+        if step == self._resumed_at:
+            return  # all of it was written before the restart
+        with self.comm.together():
+            if self.comm.is_root:
+                self._open_series(row).append(row)
         due = {
             "meshes": _due(step, output.every) and isinstance(simulation.state.field, MeshField),
             "histograms": _due(step, output.histogram_every),
@@ -63,15 +66,16 @@ class Recorder:
 
     def checkpoint(self, simulation: Simulation) -> Path:
         """Write the whole state, unless this step's is there already; the series is brought up to it first."""
-        if self._series:
-            self._series.flush()
+        with self.comm.together():
+            if self._series:
+                self._series.flush()
         if self._last_checkpoint != simulation.step_index:
             self._last_checkpoint = simulation.step_index
             simulation.save(self.folder.checkpoints, self.header)
         return self.folder.checkpoints / f"step{simulation.step_index:08d}.h5"
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write out what is buffered. Not collective: a rank that fails closes alone."""
         if self._series:
             self._series.close()
 

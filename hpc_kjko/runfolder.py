@@ -8,12 +8,14 @@ figures/       made by ``kjko plot``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,32 +57,50 @@ class RunFolder:
     def figures(self) -> Path:
         return self.path / "figures"
 
-    def create(self, case_toml: str, *, force: bool) -> None:
-        """Make the folder with its case inside (rank 0 only).
+    def require_free(self, *, force: bool) -> None:
+        """Check that a new run may have this folder.
 
         Raises:
-            UserError: it holds a run already and ``force`` is false, it holds something else, or it cannot be written.
+            UserError: it holds a run already and ``force`` is false, or it is something else.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file: choose another --out")
-        if self.case.exists() and not force:
+        if self.case.exists():
             status = self.status().get("status", "unknown")
             advice = "choose another --out, or --force to overwrite it"
             if status != "finished":
                 advice = f"'kjko restart {self.path}' continues it, --force overwrites it"
-            raise UserError(f"{self.path}: already holds a run ({status}): {advice}")
-        if self.path.is_dir() and not self.case.exists() and any(self.path.iterdir()):
+            if not force:
+                raise UserError(f"{self.path}: already holds a run ({status}): {advice}")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
-        try:
+
+    def create(self, case_toml: str) -> None:
+        """Make the folder anew with its case inside (rank 0 only).
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self._writing():
             if self.path.exists():
                 shutil.rmtree(self.path)
             for folder in (self.path, self.snapshots, self.checkpoints):
                 folder.mkdir(parents=True)
             self.case.write_text(case_toml, encoding="utf-8")
+
+    def write_case(self, case_toml: str) -> None:
+        """Replace the case (rank 0 only).
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self._writing():
+            self.case.write_text(case_toml, encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as failure:
-            raise UserError(
-                f"{self.path}: cannot make this run folder ({failure.strerror}): choose another --out"
-            ) from None
+            raise UserError(f"{self.path}: cannot write here ({failure.strerror}): choose another --out") from None
 
     def status(self) -> dict[str, Any]:
         """What ``run.json`` says.
@@ -100,8 +120,9 @@ class RunFolder:
     def set_status(self, status: str, **details: Any) -> None:
         """Write ``run.json`` in one piece (rank 0 only)."""
         partial = self.path / "run.json.partial"
-        partial.write_text(json.dumps({"status": status, **details}, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / "run.json")
+        with self._writing():
+            partial.write_text(json.dumps({"status": status, **details}, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, self.path / "run.json")
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Time series of scalars: one HDF5 dataset per column, appended while the run goes on.
 
-The file is written in HDF5's single-writer multiple-reader mode (SWMR): another process can watch it grow, and
-a run that is killed loses no more than its last second of rows.
+The file is written in HDF5's single-writer multiple-reader mode (SWMR): another process can watch it grow,
+and a run that is killed loses its last second of rows at most.
 """
 
 from __future__ import annotations
