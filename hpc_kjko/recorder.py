@@ -70,8 +70,8 @@ class Recorder:
             if self._series:
                 self._series.flush()
         if self._last_checkpoint != simulation.step_index:
-            self._last_checkpoint = simulation.step_index
             simulation.save(self.folder.checkpoints, self.header)
+            self._last_checkpoint = simulation.step_index
         return self.folder.checkpoints / f"step{simulation.step_index:08d}.h5"
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 :class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file.
 With an h5py built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and
-the others send it their rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` is for
-every file of the project.
+the others send it their rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` is
+for every file of the project.
 """
 
 from __future__ import annotations
