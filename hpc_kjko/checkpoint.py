@@ -79,9 +79,7 @@ def save(
     Raises:
         UserError: on all ranks, when it cannot be written; earlier checkpoints are still there.
     """
-    checksums = {
-        name: np.concatenate(comm.allgather(_block_checksums(rows))) for name, rows in particles.items()
-    }
+    checksums = {name: np.concatenate(comm.allgather(_block_checksums(rows))) for name, rows in particles.items()}
     manifest = {
         "format": _FORMAT,
         "header": header,
@@ -169,9 +167,7 @@ def _read(path: Path, rank: int, size: int) -> Checkpoint:
         if manifest["format"] != _FORMAT:
             raise ValueError(f"its format is '{manifest['format']}', this version reads '{_FORMAT}'")
         shard = Shard.of(manifest["total"], rank, size)
-        particles = {
-            name: _read_rows(file, name, entry, shard) for name, entry in manifest["particles"].items()
-        }
+        particles = {name: _read_rows(file, name, entry, shard) for name, entry in manifest["particles"].items()}
         state = {name: _read_array(file, f"state/{name}", entry) for name, entry in manifest["state"].items()}
         return Checkpoint(manifest["header"], shard, particles, state)
 
@@ -184,9 +180,7 @@ def _read_rows(file: h5py.File, name: str, entry: dict[str, Any], shard: Shard) 
     found, first = _block_checksums(rows), shard.start // BLOCK
     damaged = np.flatnonzero(found != expected[first : first + len(found)])
     if len(damaged):
-        raise ValueError(
-            f"particles/{name} is not what was written from row {(first + damaged[0]) * BLOCK} on"
-        )
+        raise ValueError(f"particles/{name} is not what was written from row {(first + damaged[0]) * BLOCK} on")
     return rows
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import logging
 import os
 import signal
@@ -61,20 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         try:
             options = _parser().parse_args(arguments)
-        finally:  # also to print a mistake once
-            comm = Communicator.world()
+        finally:  # also to print a mistake once; who only reads files needs no MPI, which a login node may forbid
+            alone = options and options.command not in (run, restart, doctor) and Communicator.promised() == 1
+            comm = Communicator() if alone else Communicator.world()
         if not comm.is_root:
             log.addHandler(logging.NullHandler())
         return options.command(options, comm)
     except UserError as mistake:
-        if comm is None or comm.is_root:
-            print(f"kjko: {mistake}", file=sys.stderr)
-        return OURS if options and options.command is doctor else MISTAKE
+        return _leave(comm, OURS if options and options.command is doctor else MISTAKE, str(mistake))
     except SolverFailure as failure:
-        if comm is None or comm.is_root:
-            log.error("%s", failure)
-            print(f"kjko: {failure}", file=sys.stderr)
-        return OURS
+        return _leave(comm, OURS, str(failure))
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return DONE
@@ -91,9 +88,43 @@ def main(arguments: list[str] | None = None) -> int:
         return OURS
 
 
+def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
+    """End all ranks with ``code``, the sentence said once."""
+    if comm is None or comm.is_root:
+        if log.handlers:
+            log.error("%s", sentence)
+        print(f"kjko: {sentence}", file=sys.stderr, flush=True)
+    if comm:
+        comm.leave(code)
+    return code
+
+
 def _out_of_memory(error: BaseException) -> bool:
     """Whether numpy, torch on the CPU or torch on a GPU could not get what it asked for."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _on_rank_0(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace, Communicator], int]:
+    """A command that reads files and prints: under mpirun once, not once a rank."""
+
+    @functools.wraps(command)
+    def on_rank_0(options: argparse.Namespace, comm: Communicator) -> int:
+        with comm.together():
+            return command(options) if comm.is_root else DONE
+
+    return on_rank_0
+
+
+def _kernels() -> str:
+    """Which kernels are in use.
+
+    Raises:
+        UserError: KJKO_KERNELS asks for what is not there.
+    """
+    try:
+        return describe()
+    except (ValueError, ImportError) as failure:
+        raise UserError(str(failure)) from None
 
 
 # -- the verbs -------------------------------------------------------------------------------------------------------
@@ -101,8 +132,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
-    case, folder = None, None
+    stop, case, folder = _StopSignals(), None, None
     with comm.together():
+        kernels = _kernels()
         if comm.is_root:
             case = config.load(options.case, options.set)
             folder = RunFolder(options.out or Path("runs") / options.case.stem)
@@ -112,44 +144,46 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
     with comm.together():
         if comm.is_root:
             folder.create(case.toml())
-            _log_to(folder.log)
-    return _drive(simulation, folder)
+            _log_to(folder)
+    return _drive(simulation, folder, stop, kernels)
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
-    folder = RunFolder(options.folder)
+    stop, folder = _StopSignals(), RunFolder(options.folder)
     with comm.together():
+        kernels = _kernels()
         folder.status()
         for text in options.set:
             section, _, key = text.partition("=")[0].strip().partition(".")
             if key not in CHANGEABLE.get(section, ()):
-                allowed = ", ".join(
-                    f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys)
-                )
+                allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
                 raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
         if comm.is_root:
-            _log_to(folder.log)
+            folder.claim()
+            _log_to(folder)
     saved = checkpoint.load_latest(folder.checkpoints, comm)
     case = config.from_table(config.override(config.parse(saved.header["case"]), options.set))
     if saved.header["step"] >= case.time.steps:
+        reached = saved.header["time"]
         raise UserError(
-            f"{folder.path}: is at t = {saved.header['time']:g} already, its time.end: continue it with "
-            f"--set time.end={2 * case.time.end:g}, say"
+            f"{folder.path}: has reached t = {reached:g}, and time.end = {case.time.end:g}: to go on, set it higher, "
+            f"as in --set time.end={2 * max(reached, case.time.end):g}"
         )
     simulation = Simulation.resume(case, comm, saved)
     with comm.together():
         if comm.is_root:
             folder.write_case(case.toml())
-    return _drive(simulation, folder, resumed_at=saved.header["step"])
+    return _drive(simulation, folder, stop, kernels, resumed_at=saved.header["step"])
 
 
-def _drive(simulation: Simulation, folder: RunFolder, resumed_at: int | None = None) -> int:
-    """Set up signals and progress around a simulation, and run it to its end or to a stop."""
+def _drive(
+    simulation: Simulation, folder: RunFolder, stop: _StopSignals, kernels: str, resumed_at: int | None = None
+) -> int:
+    """Run a simulation to its end or to a stop, with log and progress."""
     comm, case = simulation.comm, simulation.case
-    stop = _StopSignals()
-    header = comm.bcast(provenance(comm) if comm.is_root else None)
-    _log_start(simulation, comm, folder, header)
+    header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
+    _log_start(simulation, folder, header, kernels)
     recorder = Recorder(folder, comm, header, resumed_at)
     progress = _Progress(case.time.steps, resumed_at or 0, _is_terminal(comm)) if comm.is_root else None
     with comm.together():
@@ -175,41 +209,43 @@ def _drive(simulation: Simulation, folder: RunFolder, resumed_at: int | None = N
     return DONE if outcome == "finished" else STOPPED
 
 
-def series(options: argparse.Namespace, comm: Communicator) -> int:
+@_on_rank_0
+def series(options: argparse.Namespace) -> int:
     """Show the time series of a run."""
-    columns = read_series(_existing(options.folder).series)
+    columns = _rows(_existing(options.folder))
     if options.csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(columns)
         writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
         return DONE
-    table = rich.table.Table(
-        rich.table.Column("column", no_wrap=True), "first", "last", "smallest", "largest"
-    )
+    table = rich.table.Table(rich.table.Column("column", no_wrap=True), "first", "last", "smallest", "largest")
     for name, values in columns.items():
-        table.add_row(
-            name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max()))
-        )
-    rich.console.Console().print(table)
+        table.add_row(name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max())))
+    _show(table)
     return DONE
 
 
-def plot(options: argparse.Namespace, comm: Communicator) -> int:
+@_on_rank_0
+def plot(options: argparse.Namespace) -> int:
     """Draw the figures of a run."""
     try:
         from hpc_kjko import plotting
     except ImportError:
         raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
-    for path in plotting.plot_run(_existing(options.folder)):
-        print(path)
+    folder = _existing(options.folder)
+    _rows(folder)
+    with folder.writing():
+        for path in plotting.plot_run(folder):
+            print(path)
     return DONE
 
 
-def inspect(options: argparse.Namespace, comm: Communicator) -> int:
+@_on_rank_0
+def inspect(options: argparse.Namespace) -> int:
     """Say what a run folder holds."""
     folder = _existing(options.folder)
     status, case = folder.status(), config.load(folder.case)
-    columns = read_series(folder.series)
+    columns = _rows(folder)
     energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
     rows = {
         "status": status["status"],
@@ -233,24 +269,20 @@ def inspect(options: argparse.Namespace, comm: Communicator) -> int:
     table = rich.table.Table(show_header=False, title=str(folder.path))
     for name, value in rows.items():
         table.add_row(name, value)
-    rich.console.Console().print(table)
+    _show(table)
     return DONE
 
 
-def cases(options: argparse.Namespace, comm: Communicator) -> int:
+@_on_rank_0
+def cases(options: argparse.Namespace) -> int:
     """List the built-in problems, methods, solvers and integrators."""
-    console = rich.console.Console()
     for kind, problem in KINDS.items():
-        console.print(f"[bold]{kind}[/]  {(problem.__doc__ or '').splitlines()[0]}")
-        for name, value in (
-            config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items()
-        ):
+        _show(f"[bold]{kind}[/]  {(problem.__doc__ or '').splitlines()[0]}")
+        for name, value in config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items():
             if name != "kind":
-                console.print(f"    {name} = {value}", highlight=False)
-    console.print(
-        f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}", highlight=False
-    )
-    console.print(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2", highlight=False)
+                _show(f"    {name} = {value}")
+    _show(f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}")
+    _show(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2")
     return DONE
 
 
@@ -261,7 +293,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
 
     comm.select_device("auto")
     rows = {
-        "hpc_kjko": f"{__version__}, {describe()}",
+        "hpc_kjko": f"{__version__}, {_kernels()}",
         "python": sys.version.split()[0],
         "MPI": comm.library,
         "ranks": f"{comm.size}, {torch.get_num_threads()} thread(s) each",
@@ -270,9 +302,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         "files": ShardedFile.describe(comm),
         "torch": f"{torch.__version__}, backends "
         + ", ".join(name for name in ("gloo", "nccl", "mpi") if torch.distributed.is_backend_available(name)),
-        "devices": ", ".join(
-            f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))
-        ),
+        "devices": ", ".join(f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))),
     }
     problem = _try_collectives(comm)
     rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
@@ -280,7 +310,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         table = rich.table.Table(show_header=False)
         for name, value in rows.items():
             table.add_row(name, value)
-        rich.console.Console().print(table)
+        _show(table)
         if problem:
             print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
     comm.close()
@@ -292,9 +322,7 @@ def _try_collectives(comm: Communicator) -> str:
     import torch
 
     if comm.sum(np.array([1.0]))[0] != comm.size:
-        return (
-            "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
-        )
+        return "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
     try:
         module = comm.distribute(torch.nn.Linear(1, 1, device=comm.device))
         module(torch.ones(1, 1, device=comm.device)).sum().backward()
@@ -371,20 +399,19 @@ def _is_terminal(comm: Communicator) -> bool:
         return False
 
 
-def _log_to(path: Path) -> None:
-    file = logging.FileHandler(path, encoding="utf-8")
+def _log_to(folder: RunFolder) -> None:
+    with folder.writing():
+        file = logging.FileHandler(folder.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
-    console.addFilter(
-        lambda record: record.levelno < logging.ERROR
-    )  # errors end the command, which prints them
+    console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
     log.setLevel(logging.INFO)
     log.handlers = [file, console]
 
 
-def _log_start(simulation: Simulation, comm: Communicator, folder: RunFolder, header: dict[str, Any]) -> None:
-    case = simulation.case
+def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str) -> None:
+    case, comm = simulation.case, simulation.comm
     shares = [len(Shard.of(case.particles.count, rank, comm.size)) for rank in range(comm.size)]
     if not comm.is_root:
         return
@@ -393,25 +420,38 @@ def _log_start(simulation: Simulation, comm: Communicator, folder: RunFolder, he
         "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
         folder.path,
     )
-    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], describe())
-    log.info(
-        "%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"]
-    )
+    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], kernels)
+    log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))
     log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
     if 0 in shares:
         log.warning("%d rank(s) have no particles: fewer ranks would do as well", shares.count(0))
     if case.particles.start == "quiet" and case.particles.count & (case.particles.count - 1):
         nearest = 2 ** round(float(np.log2(case.particles.count)))
-        log.warning(
-            "a quiet start is quietest with a power of two: particles.count = %d would be one", nearest
-        )
+        log.warning("a quiet start is quietest with a power of two: particles.count = %d would be one", nearest)
 
 
 def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
     """Say in ``run.json`` how far the run is (rank 0)."""
     if simulation.comm.is_root:
-        folder.set_status(status, step=simulation.step_index, time=simulation.time, **header)
+        details = {name: value for name, value in header.items() if name not in ("case", "software")}
+        folder.set_status(status, step=simulation.step_index, time=simulation.time, **details)
+
+
+def _show(renderable: Any) -> None:
+    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit."""
+    console = rich.console.Console(highlight=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    print(capture.get(), end="")
+
+
+def _rows(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The time series of a folder, of one row at least."""
+    columns = read_series(folder.series)
+    if not len(columns["step"]):
+        raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
+    return columns
 
 
 def _existing(path: Path) -> RunFolder:
@@ -429,9 +469,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles."
-    )
+    parser = _Parser(prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.")
     parser.add_argument("--version", action="version", version=f"kjko {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -37,8 +38,14 @@ class Communicator:
         self.local_rank, self.local_size = self._locate()
         self.device = torch.device("cpu")
         self._process_group = False
+        self._departures = mpi_comm.Dup() if mpi_comm else None
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.local_size))
+
+    @staticmethod
+    def promised() -> int:
+        """The number of ranks that a launcher (mpirun, srun) says it started; 1 without one."""
+        return max(int(os.environ.get(name) or 1) for name in _LAUNCHER_SIZES)
 
     @classmethod
     def world(cls) -> Communicator:
@@ -47,7 +54,7 @@ class Communicator:
         Raises:
             UserError: the launcher started several processes but this MPI sees only one.
         """
-        promised = max(int(os.environ.get(name, "1")) for name in _LAUNCHER_SIZES)
+        promised = cls.promised()
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as failure:
@@ -165,6 +172,19 @@ class Communicator:
         sys.stderr.flush()
         if self.size > 1:
             self._comm.Abort(code)
+
+    def leave(self, code: int, patience: float = 5.0) -> None:
+        """Before ending early with ``code``: return if all ranks do so, abort the job if they have not after a while.
+
+        An error that was meant to reach every rank but did not must not leave the others waiting for ever.
+        """
+        if self.size == 1:
+            return
+        request, deadline = self._departures.Ibarrier(), time.monotonic() + patience
+        while not request.Test():
+            if time.monotonic() > deadline:
+                self.abort(code)
+            time.sleep(0.01)
 
     # -- gradient averaging --------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The names here are the public contract of a case.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ else:
     import tomli as tomllib
 
 
+#: Not a Literal, for which True and 1.0 would do as well.
+OneOrTwo = Annotated[int, Field(ge=1, le=2)]
+
+
 class Physics(Section):
     """Collisions with a bath and the force that acts on the particles."""
 
@@ -53,7 +58,7 @@ class GridSettings(Section):
     """The mesh of the self-consistent field."""
 
     cells: Annotated[Counts, Field(min_length=1)]
-    shape_order: Literal[1, 2] = 1
+    shape_order: OneOrTwo = 1
     solver: Literal["root", "replicated"] = "root"
 
 
@@ -67,6 +72,8 @@ class TimeSettings(Section):
     @model_validator(mode="after")
     def _whole_number_of_steps(self) -> TimeSettings:
         ratio = self.end / self.step
+        if not ratio <= 1e9:
+            raise ValueError(f"time.end = {self.end:g} is {ratio:g} steps of time.step = {self.step:g}: at most 1e9")
         if ratio < 0.5 or abs(ratio - round(ratio)) > 1e-6:
             near = max(1, round(ratio)) * self.step
             raise ValueError(
@@ -85,7 +92,7 @@ class Method(Section):
     """The collision step and how its inner problem is solved."""
 
     collision: Literal["jko", "none"] = "jko"
-    order: Literal[1, 2] = 1
+    order: OneOrTwo = 1
     logdet: Literal["exact", "linear"] = "exact"
     solver: Literal["adam"] = "adam"
     iterations: Count = 50
@@ -104,9 +111,7 @@ class Method(Section):
                 "(the divergence is in closed form for those; [] is the affine field)"
             )
         if self.order == 2 and self.logdet == "linear":
-            raise ValueError(
-                'method.order = 2 needs method.logdet = "exact": with the linear one it is first order'
-            )
+            raise ValueError('method.order = 2 needs method.logdet = "exact": with the linear one it is first order')
         return self
 
 
@@ -157,7 +162,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Case:
         table = parse(path.read_text(encoding="utf-8"))
     except OSError as failure:
         raise UserError(f"{path}: cannot read this case file ({failure.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+    except (ValueError, RecursionError) as failure:
         raise UserError(f"{path}: not a TOML file: {failure}") from None
     return from_table(override(table, overrides))
 
@@ -181,7 +186,7 @@ def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
         try:
             value = parse(f"value = {literal}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = literal.strip()
         if not isinstance(table.setdefault(section, {}), dict):
             raise UserError(f"--set {text}: [{section}] is not a table in this case")
@@ -229,9 +234,7 @@ def _fitting_grid(case: Case) -> GridSettings | None:
                 'use physics.field = "external"'
             )
         if grid is not None:
-            raise UserError(
-                f'[grid] needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: remove it'
-            )
+            raise UserError(f'[grid] needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: remove it')
     if grid is None:
         return None
     if len(grid.cells) not in (1, problem.space_dims):
@@ -239,7 +242,7 @@ def _fitting_grid(case: Case) -> GridSettings | None:
             f"grid.cells = {list(grid.cells)} does not fit problem.space_dims = {problem.space_dims}: give one number, "
             f"or {problem.space_dims}"
         )
-    if min(grid.cells) < 4:
-        raise UserError(f"grid.cells = {list(grid.cells)}: every direction needs at least 4 cells")
     cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
+    if min(cells) < 4 or math.prod(cells) > 2**31:
+        raise UserError(f"grid.cells = {list(cells)}: at least 4 in every direction, at most 2^31 in all")
     return grid.model_copy(update={"cells": cells})

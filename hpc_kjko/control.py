@@ -115,9 +115,7 @@ class ControlField(nn.Module):
         if self.activation == "tanh":
             s = torch.tanh(a)
             return s, 1 - s * s
-        return nn.functional.leaky_relu(a, LEAKY_SLOPE), torch.full_like(a, LEAKY_SLOPE).masked_fill_(
-            a > 0, 1.0
-        )
+        return nn.functional.leaky_relu(a, LEAKY_SLOPE), torch.full_like(a, LEAKY_SLOPE).masked_fill_(a > 0, 1.0)
 
 
 def determinant(matrix: torch.Tensor) -> torch.Tensor:

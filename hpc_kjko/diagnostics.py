@@ -60,11 +60,7 @@ class Invariants:
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         field = state.field
-        mass = (
-            float(field.density.sum()) * field.grid.cell_volume
-            if isinstance(field, MeshField)
-            else float(sums[0])
-        )
+        mass = float(field.density.sum()) * field.grid.cell_volume if isinstance(field, MeshField) else float(sums[0])
         return mass, *map(float, sums[1:])
 
 
@@ -173,9 +169,7 @@ def phase_space_histograms(particles: Particles, problem: Problem, comm: Communi
             counts += torch.bincount((i * BINS + j)[inside_x & inside_v], minlength=BINS * BINS)
         total = comm.sum(counts.cpu().numpy()).reshape(BINS, BINS)
         bin_area = np.prod([(high - low) / BINS for low, high in (x_ranges[axis], v_ranges[axis])])
-        histograms.append(
-            Histogram(axis, total * particles.weighting / bin_area, x_ranges[axis], v_ranges[axis])
-        )
+        histograms.append(Histogram(axis, total * particles.weighting / bin_area, x_ranges[axis], v_ranges[axis]))
     return histograms
 
 

@@ -111,9 +111,7 @@ def _write_fields(file: ShardedFile, meshes: str, fields: MeshField) -> None:
     lower = [0.0] * len(labels)
     for name, values in (("density", fields.density), ("potential", fields.potential)):
         file.array(f"{meshes}/{name}", values)
-        file.attributes(
-            f"{meshes}/{name}", _mesh(name, labels, lower, grid.spacing) | _component(len(labels))
-        )
+        file.attributes(f"{meshes}/{name}", _mesh(name, labels, lower, grid.spacing) | _component(len(labels)))
     file.group(f"{meshes}/E")
     file.attributes(f"{meshes}/E", _mesh("E", labels, lower, grid.spacing))
     for axis, label in enumerate(labels):
@@ -159,9 +157,7 @@ def _record(quantity: str) -> dict[str, Any]:
     return {"unitDimension": np.array([*_POWERS[quantity], 0, 0, 0], np.float64), "timeOffset": 0.0}
 
 
-def _mesh(
-    quantity: str, labels: list[str], lower: Sequence[float], spacing: Sequence[float]
-) -> dict[str, Any]:
+def _mesh(quantity: str, labels: list[str], lower: Sequence[float], spacing: Sequence[float]) -> dict[str, Any]:
     return {
         **_record(quantity),
         "geometry": "cartesian",

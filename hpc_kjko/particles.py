@@ -66,9 +66,7 @@ class Particles:
         if self.periods:
             box = torch.tensor(self.periods, dtype=x.dtype, device=x.device)
             x = torch.remainder(x, box)
-            x = torch.where(
-                x >= box, torch.zeros_like(x), x
-            )  # remainder of -1e-20 rounds up to the length itself
+            x = torch.where(x >= box, torch.zeros_like(x), x)  # remainder of -1e-20 rounds up to the length itself
         return replace(self, x=x)
 
     def kick(self, duration: float, acceleration: torch.Tensor) -> Particles:
@@ -87,9 +85,7 @@ def passes(count: int, size: int = PASS) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
-def uniform_points(
-    start: Literal["quiet", "random"], seed: int, first: int, count: int, dims: int
-) -> np.ndarray:
+def uniform_points(start: Literal["quiet", "random"], seed: int, first: int, count: int, dims: int) -> np.ndarray:
     """Rows [first, first + count) of the global sequence of uniform points, whoever asks for them.
 
     ``quiet`` is one scrambled Sobol sequence; ``random`` is the counter-based Philox generator, advanced by a fixed

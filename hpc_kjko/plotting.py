@@ -93,15 +93,10 @@ def energies(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure:
 
 def phase_space(case: config.Case, folder: RunFolder) -> plt.Figure | None:
     """Phase-space density of (x, v_x) at several times; None without snapshots of it."""
-    steps = [
-        step for step in list_snapshots(folder.snapshots) if read_snapshot(folder.snapshots, step).histograms
-    ]
+    steps = [step for step in list_snapshots(folder.snapshots) if read_snapshot(folder.snapshots, step).histograms]
     if not steps:
         return None
-    chosen = [
-        steps[i]
-        for i in np.unique(np.linspace(0, len(steps) - 1, min(PANELS, len(steps))).round().astype(int))
-    ]
+    chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(PANELS, len(steps))).round().astype(int))]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure, grid = plt.subplots(

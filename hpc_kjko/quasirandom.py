@@ -64,9 +64,7 @@ def _scramble(directions: np.ndarray, rows: np.ndarray) -> np.ndarray:
     scrambled = np.zeros_like(directions)
     for row in range(BITS):
         diagonal = np.uint64(1 << (BITS - 1 - row))
-        above = np.uint64(
-            (2**64 - 1) ^ ((1 << (BITS - row)) - 1)
-        )  # the digits more significant than this one
+        above = np.uint64((2**64 - 1) ^ ((1 << (BITS - row)) - 1))  # the digits more significant than this one
         parity = directions & ((rows[:, row, None] & above) | diagonal)
         for fold in (32, 16, 8, 4, 2, 1):
             parity = parity ^ (parity >> np.uint64(fold))

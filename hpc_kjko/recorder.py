@@ -21,17 +21,20 @@ class Recorder:
 
     Args:
         folder: the run folder, made already.
-        header: provenance, into every file.
+        header: the case and its provenance, into every file.
         resumed_at: after a restart, the step of the checkpoint: later rows of the series are dropped.
     """
 
-    def __init__(
-        self, folder: RunFolder, comm: Communicator, header: dict[str, Any], resumed_at: int | None = None
-    ):
+    def __init__(self, folder: RunFolder, comm: Communicator, header: dict[str, Any], resumed_at: int | None = None):
         self.folder, self.comm, self.header = folder, comm, header
         self._resumed_at = resumed_at
         self._series: SeriesWriter | None = None
         self._last_checkpoint = resumed_at
+        if resumed_at is not None:
+            with comm.together():
+                if comm.is_root:
+                    self._series = SeriesWriter.resume(folder.series, resumed_at + 1, header)
+                    folder.clean_up(resumed_at)
 
     def record(self, simulation: Simulation, row: dict[str, float]) -> None:
         """Append a row to the series and write whatever is due at this step."""
@@ -40,7 +43,10 @@ class Recorder:
             return  # all of it was written before the restart
         with self.comm.together():
             if self.comm.is_root:
-                self._open_series(row).append(row)
+                if self._series is None:
+                    units = {name: unit_of(name) for name in row}
+                    self._series = SeriesWriter(self.folder.series, list(row), units, attributes=self.header)
+                self._series.append(row)
         due = {
             "meshes": _due(step, output.every) and isinstance(simulation.state.field, MeshField),
             "histograms": _due(step, output.histogram_every),
@@ -78,15 +84,6 @@ class Recorder:
         """Write out what is buffered. Not collective: a rank that fails closes alone."""
         if self._series:
             self._series.close()
-
-    def _open_series(self, row: dict[str, float]) -> SeriesWriter:
-        if self._series is None:
-            if self._resumed_at is None:
-                units = {name: unit_of(name) for name in row}
-                self._series = SeriesWriter(self.folder.series, list(row), units)
-            else:
-                self._series = SeriesWriter.resume(self.folder.series, self._resumed_at + 1)
-        return self._series
 
 
 def _due(step: int, every: int) -> bool:

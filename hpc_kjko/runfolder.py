@@ -3,12 +3,13 @@
 case.toml      the resolved case         run.json       status and provenance
 log.txt        the log                   series.h5      the time series
 snapshots/     openPMD files             checkpoints/   whole states, the last two
-figures/       made by ``kjko plot``
+figures/       made by ``kjko plot``     .lock          held while a run is going on
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -25,11 +26,15 @@ import torch
 from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
+from hpc_kjko.output import list_snapshots
+
+_SOFTWARE = "hpc_kjko"
+_HELD: list[Any] = []  # locks, released when the process ends
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run folder, and its ``run.json``."""
+    """Paths of a run folder, and what is done to it as a whole. Whatever writes is for rank 0 only."""
 
     path: Path
 
@@ -63,72 +68,118 @@ class RunFolder:
         Raises:
             UserError: it holds a run already and ``force`` is false, or it is something else.
         """
-        if self.case.exists():
-            status = self.status().get("status", "unknown")
-            advice = "choose another --out, or --force to overwrite it"
-            if status != "finished":
-                advice = f"'kjko restart {self.path}' continues it, --force overwrites it"
-            if not force:
-                raise UserError(f"{self.path}: already holds a run ({status}): {advice}")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
+        with self.writing():
+            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                return
+            if not self.case.is_file() or self.status().get("software") != _SOFTWARE:
+                raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
+            status = self.status()["status"]
+        if not force:
+            continues = "" if status == "finished" else f"'kjko restart {self.path}' continues it, "
+            raise UserError(
+                f"{self.path}: already holds a run ({status}): {continues}--force overwrites it, "
+                "or choose another --out"
+            )
 
     def create(self, case_toml: str) -> None:
-        """Make the folder anew with its case inside (rank 0 only).
+        """Make the folder anew with its case inside, removing no more than an earlier run of ours left.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or a run is going on in it.
         """
-        with self._writing():
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            for folder in (self.path, self.snapshots, self.checkpoints):
-                folder.mkdir(parents=True)
-            self.case.write_text(case_toml, encoding="utf-8")
+        with self.writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.claim()
+            for old in (self.snapshots, self.checkpoints, self.figures):
+                shutil.rmtree(old, ignore_errors=True)
+            for old in (self.log, self.series):
+                old.unlink(missing_ok=True)
+            self.set_status("new")
+            for folder in (self.snapshots, self.checkpoints):
+                folder.mkdir()
+            self.write_case(case_toml)
+
+    def claim(self) -> None:
+        """Keep other jobs out of the folder until this process ends.
+
+        Raises:
+            UserError: another one is running in it.
+        """
+        with self.writing():
+            lock = open(self.path / ".lock", "a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            raise UserError(f"{self.path}: a run is going on in it ({owner}): wait for it or stop it") from None
+        except OSError:
+            pass  # a file system without locks: nothing is known of other jobs
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        _HELD.append(lock)
+
+    def clean_up(self, step: int) -> None:
+        """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
+        with self.writing():
+            for folder in (self.snapshots, self.checkpoints):
+                for partial in folder.glob(".*.partial"):
+                    partial.unlink()
+            for later in (other for other in list_snapshots(self.snapshots) if other > step):
+                (self.snapshots / f"data{later:08d}.h5").unlink()
 
     def write_case(self, case_toml: str) -> None:
-        """Replace the case (rank 0 only).
+        """Write the case in one piece.
 
         Raises:
             UserError: it cannot be written.
         """
-        with self._writing():
-            self.case.write_text(case_toml, encoding="utf-8")
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as failure:
-            raise UserError(f"{self.path}: cannot write here ({failure.strerror}): choose another --out") from None
+        self._replace("case.toml", case_toml)
 
     def status(self) -> dict[str, Any]:
-        """What ``run.json`` says.
+        """What ``run.json`` says; ``{"status": "unknown"}`` if it says nothing sensible.
 
         Raises:
             UserError: this is not a run folder.
         """
-        if not self.case.exists():
-            raise UserError(
-                f"{self.path}: not a run folder (it has no case.toml): give the folder that a run made"
-            )
+        with self.writing():
+            if not self.case.exists():
+                raise UserError(f"{self.path}: not a run folder (it has no case.toml): give the folder that a run made")
         try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return {"status": "unknown"}
+            status = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            status = None
+        return status if isinstance(status, dict) and "status" in status else {"status": "unknown"}
 
     def set_status(self, status: str, **details: Any) -> None:
-        """Write ``run.json`` in one piece (rank 0 only)."""
-        partial = self.path / "run.json.partial"
-        with self._writing():
-            partial.write_text(json.dumps({"status": status, **details}, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, self.path / "run.json")
+        """Write ``run.json`` in one piece.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        text = json.dumps({"status": status, "software": _SOFTWARE, **details}, indent=2)
+        self._replace("run.json", text + "\n")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around file calls: what the system refuses becomes a UserError that names the folder."""
+        try:
+            yield
+        except OSError as failure:
+            raise UserError(f"{self.path}: cannot use this folder ({failure.strerror or failure})") from None
+
+    def _replace(self, name: str, text: str) -> None:
+        with self.writing():
+            partial = self.path / f".{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, self.path / name)
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:
     """What made a run: versions, git revision, ranks and threads, host, date. Written into every output file."""
     return {
-        "software": "hpc_kjko",
+        "software": _SOFTWARE,
         "version": __version__,
         "git": _git_revision(),
         "ranks": comm.size,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any
+import inspect
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -11,8 +12,8 @@ from hpc_kjko.errors import UserError
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Cadence = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Cadence = Annotated[int, Field(ge=0, le=10**12)]
 Dimension = Annotated[int, Field(ge=1, le=3)]
 
 
@@ -58,6 +59,8 @@ def validate(model: type[Section], data: dict[str, Any], where: str = "") -> Any
     except ValidationError as failure:
         mistakes = [error for error in failure.errors() if error["type"] != "default_factory_not_called"]
         raise UserError("\n".join(_sentence(error, model, where) for error in mistakes)) from None
+    except (OverflowError, RecursionError, MemoryError):
+        raise UserError(f"{where or 'the case'}: a number or a table in it is too large") from None
 
 
 def _sentence(error: Any, model: type[Section], where: str) -> str:
@@ -72,7 +75,9 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
         return f"{key} is missing: every case needs it"
     if error["type"] in ("value_error", "model_type"):
         return message if error["type"] == "value_error" else f"{key} must be a table of keys"
-    return f"{key} = {error['input']!r}: it {message}"
+    given = repr(error["input"])
+    given = given if len(given) < 60 else f"{given[:50]}…"
+    return f"{key} = {given}: {'it ' if message.startswith(('should', 'must')) else ''}{message}"
 
 
 def unknown_key(key: str, known: list[str]) -> str:
@@ -85,7 +90,9 @@ def unknown_key(key: str, known: list[str]) -> str:
 def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        sections = [kind for kind in (annotation, *get_args(annotation)) if inspect.isclass(kind)]
+        sections = [kind for kind in sections if issubclass(kind, BaseModel)]
+        if not sections:
             break
-        model = annotation
+        model = sections[0]
     return list(model.model_fields)

@@ -6,9 +6,11 @@ and a run that is killed loses its last second of rows at most.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -36,6 +38,7 @@ class SeriesWriter:
         columns: Sequence[str],
         units: Mapping[str, str],
         start: Mapping[str, np.ndarray] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ):
         """Begin a series, in place of one that may be there.
 
@@ -44,6 +47,7 @@ class SeriesWriter:
             columns: names, in the order in which :func:`read_series` returns them.
             units: the unit of each column in words ("1/omega_p"; "1" for a pure number).
             start: values [rows] of each column to begin with.
+            attributes: what the run says of itself (strings and numbers): attributes of the file.
         """
         start = start or {name: np.empty(0) for name in columns}
         self._path, partial = Path(path), partial_name(Path(path))
@@ -60,6 +64,8 @@ class SeriesWriter:
                     column.attrs["unit"] = np.bytes_(units[name])
                     self._columns[name] = column
                 self._file.attrs["columns"] = np.array(columns, np.bytes_)
+                for name, value in (attributes or {}).items():
+                    self._file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
                 self._file.flush()
                 partial.replace(self._path)
                 self._file.swmr_mode = True
@@ -67,10 +73,10 @@ class SeriesWriter:
             partial.unlink(missing_ok=True)
             raise
         self._written = len(values)
-        self._flushed = time.monotonic()
+        self._flushed = -math.inf  # the first row goes to the file at once: there is something to see
 
     @classmethod
-    def resume(cls, path: Path | str, keep_rows: int) -> SeriesWriter:
+    def resume(cls, path: Path | str, keep_rows: int, attributes: Mapping[str, Any] | None = None) -> SeriesWriter:
         """Go on with the series of an earlier run after its first ``keep_rows`` rows.
 
         Raises:
@@ -83,7 +89,8 @@ class SeriesWriter:
                 f"{path} holds {rows} rows, the checkpoint was written after {keep_rows}: "
                 "put back the file that belongs to it, or restart from an older checkpoint"
             )
-        return cls(path, list(columns), units, {name: values[:keep_rows] for name, values in columns.items()})
+        kept = {name: values[:keep_rows] for name, values in columns.items()}
+        return cls(path, list(columns), units, kept, attributes)
 
     @property
     def rows(self) -> int:

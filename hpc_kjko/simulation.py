@@ -14,7 +14,7 @@ from hpc_kjko import checkpoint, config
 from hpc_kjko.collisions import CollisionReport, collision_of
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State, initial_report, measure, series_diagnostics
-from hpc_kjko.errors import SolverFailure
+from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.fields import ExternalSolver, FieldSolver, Grid, PoissonSolver
 from hpc_kjko.integrators import MAPS, compose
 from hpc_kjko.particles import Particles, Shard, draw
@@ -36,9 +36,7 @@ class Simulation:
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
         self.solve_field: FieldSolver = (
-            PoissonSolver(self.grid, comm, case.grid.solver)
-            if physics.field == "poisson"
-            else ExternalSolver(problem)
+            PoissonSolver(self.grid, comm, case.grid.solver) if physics.field == "poisson" else ExternalSolver(problem)
         )
         self.collision = collision_of(case, comm)
         self.diagnostics = series_diagnostics(problem, physics.temperature)
@@ -47,7 +45,11 @@ class Simulation:
 
     @classmethod
     def start(cls, case: config.Case, comm: Communicator) -> Simulation:
-        """A run at t = 0: particles drawn from the problem's initial density."""
+        """A run at t = 0: particles drawn from the problem's initial density.
+
+        Raises:
+            UserError: that density makes no finite state (on every rank).
+        """
         simulation = cls(case, comm)
         problem, physics = case.problem, case.physics
         particles = draw(
@@ -62,6 +64,9 @@ class Simulation:
         strength = physics.collision_strength if case.method.collision != "none" else 0.0
         report = initial_report(particles, problem, strength, physics.temperature, comm)
         simulation.state = State(particles, simulation.solve_field(particles), report)
+        for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} is not finite at t = 0: look at the numbers of [problem] and [physics]")
         return simulation
 
     @classmethod
@@ -69,9 +74,7 @@ class Simulation:
         """A run as a checkpoint left it, on this run's number of ranks."""
         simulation = cls(case, comm)
         tensors = {name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()}
-        particles = Particles(
-            **tensors, shard=saved.shard, mass=case.problem.mass, periods=case.problem.periods
-        )
+        particles = Particles(**tensors, shard=saved.shard, mass=case.problem.mass, periods=case.problem.periods)
         simulation.collision.load(saved.state)
         simulation.step_index = saved.header["step"]
         report = CollisionReport(**saved.header["collision"])
@@ -116,9 +119,7 @@ class Simulation:
             except SolverFailure as failure:
                 self.collision.load(before)
                 kept = recorder.checkpoint(self)
-                raise SolverFailure(
-                    f"step {self.step_index + 1}: {failure} (last good step: {kept})"
-                ) from None
+                raise SolverFailure(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
             self.state, self.step_index = state, self.step_index + 1
             recorder.record(self, row)
             on_step(row)
@@ -151,7 +152,7 @@ class Simulation:
         return State(particles, field if fresh else self.solve_field(particles), report)
 
     def save(self, folder: Path, header: dict[str, Any]) -> Path:
-        """Write the whole state as a checkpoint into ``folder``, with ``header`` (provenance) added."""
+        """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
         particles = self.state.particles
         rows = {name: getattr(particles, name).cpu().numpy() for name in ("x", "v", "log_f")}
         header = {
@@ -159,7 +160,6 @@ class Simulation:
             "step": self.step_index,
             "time": self.time,
             "collision": vars(self.state.collision),
-            "case": self.case.toml(),
         }
         return checkpoint.save(folder, self.comm, particles.shard, rows, self.collision.state(), header)
 

@@ -75,12 +75,25 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
     if not path.is_file():
         raise UserError(f"there is no {kind} {path}: {advice}")
     try:
-        with h5py.File(path, "r", swmr=swmr) as file:
+        with _opened(path, swmr) as file:
             yield file
     except UserError:
         raise
     except _DAMAGED as error:
         raise UserError(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
+
+
+def _opened(path: Path, swmr: bool) -> h5py.File:
+    """The file as its last writer left it; if that one has not closed it, as a reader beside a writer (SWMR).
+
+    Only then: HDF5 waits for minutes for a damaged file to become whole when it believes that somebody is writing it.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if swmr and any(sign in str(error) for sign in ("already open", "unable to lock")):
+            return h5py.File(path, "r", swmr=True)
+        raise
 
 
 def reserve(path: Path, offset: int, nbytes: int) -> None:

@@ -11,6 +11,7 @@ missed. Small versions of all three are in the tests.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import subprocess
 import sys
@@ -29,10 +30,11 @@ JOBS = Path(__file__).parent.parent / "jobs"
 
 def run(case: Path, out: Path, ranks: int, *changes: str) -> dict[str, np.ndarray]:
     """Run a case on ``ranks`` ranks, unless ``out`` holds it finished, and return its time series."""
-    if not (out / "case.toml").exists():
+    status = out / "run.json"
+    if not (status.exists() and json.loads(status.read_text())["status"] == "finished"):
         launcher = [str(Path(sysconfig.get_path("scripts")) / "mpirun"), "-n", str(ranks)] if ranks > 1 else []
         settings = [part for change in changes for part in ("--set", change)]
-        line = [*launcher, sys.executable, "-m", "hpc_kjko", "run", str(case), "--out", str(out), *settings]
+        line = [*launcher, sys.executable, "-m", "hpc_kjko", "run", str(case), "--out", str(out), "--force", *settings]
         subprocess.run(line, check=True)
     return read_series(out / "series.h5")
 

@@ -97,15 +97,14 @@ class JKOCollision(Collision):
 
     def _features(self, particles: Particles) -> torch.Tensor:
         """Network inputs of all particles of this rank, in the precision of the inner solve."""
-        pieces = passes(len(particles.x), self.chunk)
-        return torch.cat(
-            [self.control.features(particles.x[p], particles.v[p]).to(self._dtype) for p in pieces]
-        )
+        inputs = self.control.layers[0].in_features
+        z = torch.empty(len(particles.x), inputs, dtype=self._dtype, device=particles.x.device)
+        for rows in passes(len(particles.x), self.chunk):
+            z[rows] = self.control.features(particles.x[rows], particles.v[rows]).to(self._dtype)
+        return z
 
     @torch.no_grad()
-    def _move(
-        self, particles: Particles, duration: float, iterations: int
-    ) -> tuple[Particles, CollisionReport]:
+    def _move(self, particles: Particles, duration: float, iterations: int) -> tuple[Particles, CollisionReport]:
         """The particles carried along h u, in the particles' own precision, with the determinant of that very map."""
         control = copy.deepcopy(self.control).to(particles.v.dtype)
         v, log_f = torch.empty_like(particles.v), torch.empty_like(particles.log_f)

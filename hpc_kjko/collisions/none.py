@@ -7,7 +7,7 @@ import numpy as np
 from hpc_kjko.collisions.base import Collision, CollisionReport
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.particles import Particles
+from hpc_kjko.particles import Particles, passes
 
 
 class NoCollision(Collision):
@@ -17,7 +17,7 @@ class NoCollision(Collision):
         self.comm = comm
 
     def step(self, particles: Particles, duration: float) -> tuple[Particles, CollisionReport]:
-        kinetic = 0.5 * float((particles.v.double() ** 2).sum())
+        kinetic = sum(0.5 * float((particles.v[p].double() ** 2).sum()) for p in passes(len(particles.v)))
         mean_kinetic = float(self.comm.sum(np.array([kinetic]))[0]) / particles.shard.total
         return particles, CollisionReport(0.0, 1.0, mean_kinetic, 0, 0)
 

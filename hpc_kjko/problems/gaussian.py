@@ -32,18 +32,16 @@ class Gaussian(Problem):
     @model_validator(mode="before")
     @classmethod
     def _scalar_stiffness(cls, data: Any) -> Any:
-        if isinstance(data.get("stiffness"), int | float) and isinstance(data.get("space_dims", 1), int):
-            dims = data.get("space_dims", 1)
-            data = {**data, "stiffness": (float(data["stiffness"]) * np.eye(dims)).tolist()}
+        stiffness, dims = data.get("stiffness"), data.get("space_dims", 1)
+        if type(stiffness) in (int, float) and type(dims) is int and 1 <= dims <= 3:
+            data = {**data, "stiffness": [[stiffness if i == j else 0.0 for j in range(dims)] for i in range(dims)]}
         return data
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Gaussian:
         d = self.space_dims
         if self.velocity_dims != d:
-            raise ValueError(
-                f"problem.velocity_dims = {self.velocity_dims} must equal problem.space_dims = {d}"
-            )
+            raise ValueError(f"problem.velocity_dims = {self.velocity_dims} must equal problem.space_dims = {d}")
         if len(self.mean) != 2 * d:
             raise ValueError(f"problem.mean must have 2·space_dims = {2 * d} numbers, of (x, v)")
         for name, size in (("stiffness", d), ("covariance", 2 * d)):

@@ -107,9 +107,7 @@ class LandauDamping(_PerturbedPlasma):
 _SMALLEST = 2.0**-64
 
 
-def _perturbed_position(
-    uniform: np.ndarray, length: float, wavenumber: float, amplitude: float
-) -> np.ndarray:
+def _perturbed_position(uniform: np.ndarray, length: float, wavenumber: float, amplitude: float) -> np.ndarray:
     """Invert the cumulative density (x + (α/k) sin kx) / L by Newton's method, kept inside a shrinking bracket."""
     target = uniform * length
     slack = abs(amplitude) / wavenumber

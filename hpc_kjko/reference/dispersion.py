@@ -147,9 +147,7 @@ def hermite_eigenvalues(
     return eigenvalues[np.argsort(-eigenvalues.real)]
 
 
-def landau_rate(
-    wavenumber: float, collision_strength: float, temperature: float = 1.0
-) -> tuple[float, float]:
+def landau_rate(wavenumber: float, collision_strength: float, temperature: float = 1.0) -> tuple[float, float]:
     """(gamma, omega) of the least damped oscillating mode ~ e^{gamma t} cos(omega t), any kappa >= 0.
 
     From ``landau_root`` for kappa = 0, else from ``hermite_eigenvalues``, if two thirds of the modes give the

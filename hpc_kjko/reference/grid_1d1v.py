@@ -181,9 +181,7 @@ def solve(
         potential_energy=potential_energy,
         entropy=entropy,
         free_energy=kinetic + field_energy + potential_energy + temperature * entropy,
-        relative_entropy=entropy
-        + (kinetic + potential_energy) / temperature
-        + mass * np.log(partition / mass),
+        relative_entropy=entropy + (kinetic + potential_energy) / temperature + mass * np.log(partition / mass),
         final=f,
         snapshots=snapshots,
     )

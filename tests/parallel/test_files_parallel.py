@@ -58,9 +58,7 @@ def test_rows_of_all_ranks_are_in_the_file_in_order(comm, folder, monkeypatch):
         expected = everywhere(total)
         with ShardedFile(folder / "deeper" / "file.h5", comm) as file:
             file.group("group")
-            file.attributes(
-                "group", {"name": "β", "names": ["a", "bc"], "number": 1.5, "count": np.uint32(4)}
-            )
+            file.attributes("group", {"name": "β", "names": ["a", "bc"], "number": 1.5, "count": np.uint32(4)})
             file.array("group/small", np.full(3, comm.rank))
             for name, rows in expected.items():
                 file.rows(f"rows/{name}", *mine(rows, comm))
@@ -161,9 +159,7 @@ def test_a_checkpoint_moves_between_rank_counts_and_damage_is_everybodys_error(c
                 if comm.rank < loading:
                     found = checkpoint.load(path, groups[loading])
                     assert found.header == {"step": saving, "host": "a"}
-                    np.testing.assert_array_equal(
-                        found.state["network/layers.0.weight"], np.arange(6.0).reshape(2, 3)
-                    )
+                    np.testing.assert_array_equal(found.state["network/layers.0.weight"], np.arange(6.0).reshape(2, 3))
                     for name, rows in expected.items():
                         local, shard = mine(rows, groups[loading])
                         assert found.shard == shard and found.particles[name].dtype == rows.dtype

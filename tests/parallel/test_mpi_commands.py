@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
     return folder / "whole"
 
 
-@pytest.mark.parametrize(("ranks", "other_ranks"), [(2, 2), (3, 1), (1, 2)])
+@pytest.mark.parametrize(("ranks", "other_ranks"), [(2, 2), (3, 1)])
 def test_a_restart_on_any_rank_count_equals_the_uninterrupted_run(
     ranks, other_ranks, whole, kjko, small_case, tmp_path
 ):
@@ -49,12 +49,6 @@ def test_a_restart_on_any_rank_count_equals_the_uninterrupted_run(
             assert np.abs(first[name] - second[name]).max() <= tolerance, name
     snapshots = [{path.name for path in (folder / "snapshots").iterdir()} for folder in (whole, tmp_path / "half")]
     assert snapshots[0] == snapshots[1]
-
-
-def test_replicated_and_root_field_solves_agree(whole, kjko, small_case, tmp_path):
-    result = kjko("run", small_case, "--out", "replicated", "--set", "grid.solver=replicated", ranks=2)
-    assert result.returncode == 0, result.stderr
-    assert_same_series(*(read_series(folder / "series.h5") for folder in (whole, tmp_path / "replicated")), 1e-12)
 
 
 def test_a_mistake_is_said_once_and_nothing_is_written(kjko, small_case, tmp_path):

@@ -12,6 +12,7 @@ from hpc_kjko.config import from_table
 from hpc_kjko.control import ControlField
 from hpc_kjko.diagnostics import measure, phase_space_histograms
 from hpc_kjko.errors import UserError
+from hpc_kjko.fields import PoissonSolver
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import BLOCK
 from hpc_kjko.simulation import Simulation
@@ -63,6 +64,9 @@ def test_ensemble_density_and_one_step(count, world):
     assert np.abs(ours.state.field.density - density).max() < 1e-12 * density.max()
     histograms = [phase_space_histograms(s.state.particles, case.problem, s.comm)[0].values for s in (ours, serial)]
     assert np.array_equal(*histograms)
+
+    replicated = PoissonSolver(ours.grid, world, "replicated")(ours.state.particles)
+    assert np.array_equal(replicated.electric, ours.state.field.electric)  # rank 0's, broadcast, on every rank
 
     after, expected = ours.advance(), serial.advance()
     assert np.abs(gathered(after, world) - gathered(expected, alone)).max() < 1e-9

@@ -1,14 +1,19 @@
 """The ``kjko`` command on one rank, as a user types it."""
 
 import csv
+import fcntl
 import io
 import json
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from conftest import SMALL_CASE, command, run_command
 
+from hpc_kjko.checkpoint import latest
+from hpc_kjko.checkpoint import load as load_checkpoint
+from hpc_kjko.comm import Communicator
 from hpc_kjko.config import load
 from hpc_kjko.output import list_snapshots, read_snapshot
 from hpc_kjko.series import read_series
@@ -118,7 +123,7 @@ def test_a_finished_run_is_not_overwritten_and_not_restarted_into_nothing(finish
     before = (finished / "series.h5").read_bytes()
     again = kjko_here("run", small_case, "--out", finished)
     assert again.returncode == 2 and "--force" in again.stderr
-    nothing_left = kjko_here("restart", finished)
+    nothing_left = kjko("restart", finished)
     assert nothing_left.returncode == 2 and "time.end" in nothing_left.stderr
     other_state = kjko_here("restart", finished, "--set", "particles.count=5")
     assert other_state.returncode == 2 and "may change only" in other_state.stderr
@@ -128,10 +133,62 @@ def test_a_finished_run_is_not_overwritten_and_not_restarted_into_nothing(finish
 
 
 def test_a_folder_that_is_not_ours_is_never_emptied(kjko_here, small_case, tmp_path):
+    """Not even one that holds a case.toml, nor with --force; and of a run folder only what a run has made."""
     precious = tmp_path / "precious" / "thesis.tex"
     precious.parent.mkdir()
     precious.write_text("…")
-    for force in ([], ["--force"]):
-        result = kjko_here("run", small_case, "--out", "precious", *force)
-        assert result.returncode == 2 and "not a run folder" in result.stderr
+    for neighbour in ("notes.txt", "case.toml"):
+        (precious.parent / neighbour).write_text(small_case.read_text())
+        for force in ([], ["--force"]):
+            result = kjko_here("run", small_case, "--out", "precious", *force)
+            assert result.returncode == 2 and "not a run folder" in result.stderr
     assert precious.exists()
+
+
+def test_force_keeps_what_the_user_put_into_a_run_folder(finished, kjko, small_case):
+    (finished / "notes.txt").write_text("…")
+    result = kjko("run", finished / "case.toml", "--out", finished, "--force", "--set", "time.end=0.1")
+    assert result.returncode == 0, result.stderr
+    assert (finished / "notes.txt").exists() and list_snapshots(finished / "snapshots") == [0]
+
+
+def test_a_refused_start_leaves_the_folder_as_it_was(finished, kjko_here, small_case, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    for change in ("problem.beam_velocity=1e200", "run.device=cuda"):
+        result = kjko_here("run", small_case, "--out", finished, "--force", "--set", change)
+        assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
+    monkeypatch.setenv("KJKO_KERNELS", "bogus")
+    assert kjko_here("run", small_case, "--out", finished, "--force").returncode == 2
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_run_folder_belongs_to_one_job_at_a_time(finished, kjko):
+    with open(finished / ".lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in (
+            ["restart", finished, "--set", "time.end=2.0"],
+            ["run", "small.toml", "--out", finished, "--force"],
+        ):
+            (finished.parent / "small.toml").write_text(SMALL_CASE)
+            result = kjko(*arguments)
+            assert result.returncode == 2 and "a run is going on in it" in result.stderr
+    assert len(read_series(finished / "series.h5")["step"]) == 11
+
+
+def test_every_file_says_what_made_it(finished):
+    case = (finished / "case.toml").read_text()
+    files = [finished / "series.h5", *(finished / "snapshots").iterdir()]
+    for path in files:
+        with h5py.File(path, "r") as file:
+            assert file.attrs["case"].decode() == case
+            assert {"version", "git", "ranks"} <= set(file.attrs)
+    header = load_checkpoint(latest(finished / "checkpoints"), Communicator()).header
+    assert header["case"] == case and {"version", "git", "ranks"} <= header.keys()
+
+
+@pytest.mark.parametrize("verb", ["series", "inspect", "plot", "restart"])
+def test_a_damaged_series_is_named_at_once(verb, finished, kjko):
+    series = finished / "series.h5"
+    series.write_bytes(series.read_bytes()[:5000])
+    result = kjko(verb, finished, *(["--set", "time.end=2.0"] if verb == "restart" else []))
+    assert result.returncode == 2 and "series.h5" in result.stderr and "Traceback" not in result.stderr

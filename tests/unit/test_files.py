@@ -121,13 +121,15 @@ def test_a_series_comes_back_in_its_columns(tmp_path):
 def test_a_series_can_be_watched_while_it_grows(tmp_path, monkeypatch):
     writer = SeriesWriter(tmp_path / "series.h5", COLUMNS, UNITS)
     assert_rows(read_series(tmp_path / "series.h5"), 0)
-    writer.append(row(0))
-    assert_rows(read_series(tmp_path / "series.h5"), 0)
-    writer.flush()
+    writer.append(row(0))  # at once: there is something to see
     assert_rows(read_series(tmp_path / "series.h5"), 1)
-    monkeypatch.setattr(series, "_FLUSH_SECONDS", 0.0)
-    writer.append(row(1))
+    writer.append(row(1))  # with others, a second later
+    assert_rows(read_series(tmp_path / "series.h5"), 1)
+    writer.flush()
     assert_rows(read_series(tmp_path / "series.h5"), 2)
+    monkeypatch.setattr(series, "_FLUSH_SECONDS", 0.0)
+    writer.append(row(2))
+    assert_rows(read_series(tmp_path / "series.h5"), 3)
     writer.close()
 
 
@@ -210,20 +212,14 @@ def test_no_row_is_lost_to_a_disk_that_was_full_for_a_while(tmp_path):
 # -- snapshots -----------------------------------------------------------------------------------------------
 
 
-def state(
-    dx: int, dv: int, dtype: torch.dtype = torch.float64
-) -> tuple[Particles, MeshField, list[Histogram]]:
+def state(dx: int, dv: int, dtype: torch.dtype = torch.float64) -> tuple[Particles, MeshField, list[Histogram]]:
     """Particles, fields and histograms with a different number in every place."""
     total, cells, lengths = 300, (4, 5, 6)[:dx], (2.0, 3.0, 4.0)[:dx]
     rng = np.random.default_rng(dx + 10 * dv)
-    tensors = [
-        torch.from_numpy(rng.random(shape)).to(dtype) for shape in ((total, dx), (total, dv), (total,))
-    ]
+    tensors = [torch.from_numpy(rng.random(shape)).to(dtype) for shape in ((total, dx), (total, dv), (total,))]
     particles = Particles(*tensors, Shard(0, total, total), 6.0, lengths)
     field = MeshField(Grid(cells, lengths), *(rng.random(shape) for shape in (cells, cells, (*cells, dx))))
-    histograms = [
-        Histogram(axis, rng.random((7, 8)), (0.0, lengths[axis]), (-4.0, 5.0)) for axis in range(dx)
-    ]
+    histograms = [Histogram(axis, rng.random((7, 8)), (0.0, lengths[axis]), (-4.0, 5.0)) for axis in range(dx)]
     return particles, field, histograms
 
 
@@ -267,9 +263,7 @@ def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
     for histogram, expected in zip(found.histograms, histograms, strict=True):
         np.testing.assert_array_equal(histogram.values, expected.values)
         assert histogram.axis == expected.axis
-        assert (*histogram.x_range, *histogram.v_range) == pytest.approx(
-            (*expected.x_range, *expected.v_range)
-        )
+        assert (*histogram.x_range, *histogram.v_range) == pytest.approx((*expected.x_range, *expected.v_range))
 
 
 @pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (3, 3)])

@@ -174,9 +174,7 @@ def test_the_objective_is_the_papers_functional_less_its_value_without_control()
     x, v = correlated_gaussian(2, count=200)
     control = ControlField(None, 2, 2, hidden=(8, 8), dtype=torch.float64)
     torch.nn.init.normal_(control.layers[-1].weight, std=0.3)
-    objective = JKOObjective(
-        control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet="linear", count=len(v)
-    )
+    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet="linear", count=len(v))
 
     def field(v_row, x_row):
         return control(control.features(x_row[None], v_row[None]))[0]
