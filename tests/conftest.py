@@ -7,11 +7,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from hpc_kjko.cli import main
 from hpc_kjko.comm import Communicator
+
+# A busy machine is slow to draw examples; that is not what the tests are about.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 #: Seconds within which any command of the tests must have ended.
 PATIENCE = 120
