@@ -3,7 +3,7 @@
 
     python scripts/validate.py [two_stream] [growth] [landau] [--ranks N] [--out DIR]
 
-two_stream: jobs/two_stream_full.toml (65536 particles, κ = 0.01, 20 minutes on two cores) against the grid solver;
+two_stream: jobs/two_stream_full.toml (65536 particles, κ = 0.01, half an hour on two cores) against the grid solver;
 growth and landau: collisionless rates against the kinetic dispersion relation (seconds). Exit code 1 if a target is
 missed. Small versions of all three are in the tests.
 """
