@@ -1,4 +1,4 @@
-"""The ``kjko`` command: the only place that prints, sets up logging, handles signals, or decides the exit code.
+"""The ``kjko`` command: its verbs, its log, its exit codes. With ``terminal`` the only place that prints.
 
 Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint.
 """
@@ -10,9 +10,7 @@ import csv
 import functools
 import logging
 import os
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 
 from hpc_kjko import __version__, checkpoint, config
@@ -38,13 +35,11 @@ from hpc_kjko.series import read_series
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import SOLVERS
 from hpc_kjko.storage import ShardedFile
+from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
 
 DONE, OURS, MISTAKE, STOPPED = 0, 1, 2, 75
-
-#: Seconds between plain progress lines where there is no terminal.
-LINE_EVERY = 10.0
 
 #: What a restart may change; everything else is part of the state it continues.
 CHANGEABLE = {
@@ -132,7 +127,7 @@ def _kernels() -> str:
 
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
-    stop, case, folder = _StopSignals(), None, None
+    stop, case, folder = StopSignals(), None, None
     with comm.together():
         kernels = _kernels()
         if comm.is_root:
@@ -150,7 +145,7 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
-    stop, folder = _StopSignals(), RunFolder(options.folder)
+    stop, folder = StopSignals(), RunFolder(options.folder)
     with comm.together():
         kernels = _kernels()
         folder.status()
@@ -178,14 +173,14 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
 
 
 def _drive(
-    simulation: Simulation, folder: RunFolder, stop: _StopSignals, kernels: str, resumed_at: int | None = None
+    simulation: Simulation, folder: RunFolder, stop: StopSignals, kernels: str, resumed_at: int | None = None
 ) -> int:
     """Run a simulation to its end or to a stop, with log and progress."""
     comm, case = simulation.comm, simulation.case
     header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
     _log_start(simulation, folder, header, kernels)
     recorder = Recorder(folder, comm, header, resumed_at)
-    progress = _Progress(case.time.steps, resumed_at or 0, _is_terminal(comm)) if comm.is_root else None
+    progress = Progress(case.time.steps, resumed_at or 0, is_terminal(comm)) if comm.is_root else None
     with comm.together():
         _note(simulation, folder, header, "running")
     outcome = "failed"
@@ -334,69 +329,6 @@ def _try_collectives(comm: Communicator) -> str:
 
 
 # -- around a run ----------------------------------------------------------------------------------------------------
-
-
-class _StopSignals:
-    """SIGTERM, SIGINT and the batch system's SIGUSR1/2 ask for a stop after the step; a second SIGINT kills."""
-
-    def __init__(self) -> None:
-        self._received: str | None = None
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-            signal.signal(getattr(signal, name), self._on_signal)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._received = signal.Signals(number).name
-
-    def requested(self) -> bool:
-        """Whether this process has been asked to stop."""
-        return self._received is not None
-
-
-class _Progress:
-    """One progress bar on a terminal; elsewhere a plain line every so often. Called with each row of the series."""
-
-    def __init__(self, steps: int, done: int, terminal: bool):
-        self._steps, self._done = steps, done
-        self._printed = time.monotonic()
-        self._bar = None
-        if terminal:
-            columns = (
-                rich.progress.TextColumn("step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(),
-                rich.progress.TextColumn("{task.fields[text]}"),
-                rich.progress.TextColumn("ETA"),
-                rich.progress.TimeRemainingColumn(),
-            )
-            self._bar = rich.progress.Progress(*columns)
-            self._task = self._bar.add_task("", total=steps, completed=done, text="")
-            self._bar.start()
-
-    def __call__(self, row: dict[str, float]) -> None:
-        step = int(row["step"])
-        text = f"t = {row['time']:.4g}, field energy {row['field_energy']:.4g}, {row['seconds']:.3g} s/step"
-        if self._bar:
-            self._bar.update(self._task, completed=step, text=text)
-        elif time.monotonic() - self._printed > LINE_EVERY or step == self._steps:
-            self._printed = time.monotonic()
-            remaining = (self._steps - step) * row["seconds"]
-            print(f"step {step}/{self._steps}: {text}, ETA {remaining:.0f} s", flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._bar:
-            self._bar.stop()
-
-
-def _is_terminal(comm: Communicator) -> bool:
-    """Whether somebody is watching: some launchers give every rank a terminal of its own, so theirs is asked."""
-    if comm.size == 1:
-        return sys.stdout.isatty()
-    try:
-        return os.path.realpath(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
-    except OSError:
-        return False
 
 
 def _log_to(folder: RunFolder) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-MAX_DIMS = 6
 BITS = 64
 
 # Joe and Kuo's primitive polynomials (degree, coefficients) and initial direction numbers of dimensions 2 to 6.

@@ -20,7 +20,7 @@ LAYERS = [
     {"diagnostics"},
     {"storage", "series", "output", "checkpoint", "runfolder"},
     {"recorder"},
-    {"simulation"},
+    {"simulation", "terminal"},
     {"cli"},
     {"__main__"},
 ]
