@@ -245,12 +245,16 @@ def inspect(options: argparse.Namespace) -> int:
     rows = {
         "status": status["status"],
         "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
-        f"{case.physics.collision_strength:g}, {case.particles.count} particles",
+        f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
         "time": f"{columns['time'][-1]:g} of {case.time.end:g} in steps of {case.time.step:g}",
         "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
         "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
         "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
-        "free energy, first and last": f"{columns['free_energy'][0]:.8g}, {columns['free_energy'][-1]:.8g}",
+        **{
+            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
+            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
+            if name in columns
+        },
         "steps split for invertibility": f"{int((columns['substeps'] > 1).sum())}",
         "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",

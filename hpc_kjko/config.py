@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import Field, SerializeAsAny, model_validator
 
 from hpc_kjko.errors import UserError
-from hpc_kjko.problems import KINDS, Problem
+from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem
 from hpc_kjko.schema import (
     Cadence,
     Count,
@@ -42,16 +42,36 @@ class Physics(Section):
 
     collision_strength: NonNegative = 0.01
     temperature: Positive = 1.0
-    field: Literal["poisson", "external"]
+    field: Literal["poisson", "ampere", "external"]
+    initial_field: Literal["poisson", "zero"] = "poisson"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Physics:
+        if self.initial_field != "poisson" and self.field != "ampere":
+            raise ValueError(
+                f'physics.initial_field = "{self.initial_field}" needs physics.field = "ampere": '
+                "only there is E a state of its own"
+            )
+        return self
 
 
 class ParticleSettings(Section):
     """The ensemble: how many particles, how they are drawn, how they are stored."""
 
     count: Count = 100_000
-    start: Literal["quiet", "random"] = "quiet"
+    start: Literal["quiet", "random", "grid"] = "quiet"
+    weights: Literal["equal", "density"] = "equal"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["float32", "float64"] = "float64"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ParticleSettings:
+        if self.start == "grid" and self.weights == "density":
+            raise ValueError(
+                'particles.weights = "density" places particles uniformly, and particles.start = "grid" by the '
+                'density: use particles.start = "random" or "quiet" with it'
+            )
+        return self
 
 
 class GridSettings(Section):
@@ -67,7 +87,7 @@ class TimeSettings(Section):
 
     step: Positive = 0.1
     end: Positive = 50.0
-    integrator: Literal["euler", "verlet"] = "verlet"
+    integrator: Literal["euler", "verlet", "forest_ruth"] = "verlet"
 
     @model_validator(mode="after")
     def _whole_number_of_steps(self) -> TimeSettings:
@@ -91,7 +111,8 @@ class TimeSettings(Section):
 class Method(Section):
     """The collision step and how its inner problem is solved."""
 
-    collision: Literal["jko", "none"] = "jko"
+    collision: Literal["jko", "score_matching", "velocity_matching", "langevin", "none"] = "jko"
+    form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
     order: OneOrTwo = 1
     logdet: Literal["exact", "linear"] = "exact"
     solver: Literal["adam"] = "adam"
@@ -112,7 +133,22 @@ class Method(Section):
             )
         if self.order == 2 and self.logdet == "linear":
             raise ValueError('method.order = 2 needs method.logdet = "exact": with the linear one it is first order')
+        if self.order == 2 and self.collision in ("score_matching", "velocity_matching"):
+            raise ValueError(f'method.order = 2: method.collision = "{self.collision}" is explicit, of order 1')
+        if self.form != "split" and (self.collision not in ("jko", "score_matching") or self.order == 2):
+            raise ValueError(
+                f'method.form = "{self.form}" needs method.collision = "jko" or "score_matching", and method.order = 1'
+            )
         return self
+
+
+class VelocityMatching(Section):
+    """The fixed-point iteration of ``method.collision = "velocity_matching"``."""
+
+    outer_iterations: Count = 6
+    iterations: Count = 100
+    learning_rate: Positive = 5e-3
+    time_slices: Count = 4
 
 
 class Output(Section):
@@ -140,6 +176,7 @@ class Case(Section):
     grid: GridSettings | None = None
     time: TimeSettings = TimeSettings()
     method: Method = Method()
+    velocity_matching: VelocityMatching | None = None
     output: Output = Output()
     run: Run = Run()
 
@@ -211,8 +248,44 @@ def from_table(table: dict[str, Any]) -> Case:
     sections = {**table, "physics": physics}
     if physics["field"] != "external" or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
+    collision = table.get("method", {}).get("collision")
+    if collision == "velocity_matching":
+        sections["velocity_matching"] = table.get("velocity_matching", {})
+    elif "velocity_matching" in table:
+        raise UserError(
+            '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
+        )
     case = validate(Case, {**sections, "problem": problem})
+    _require_possible(case)
     return case.model_copy(update={"grid": _fitting_grid(case)})
+
+
+def _require_possible(case: Case) -> None:
+    """Refuse a method or a start that cannot do the problem."""
+    physics, method, particles = case.physics, case.method, case.particles
+    if method.collision == "velocity_matching" and physics.field != "external":
+        raise UserError(
+            f'method.collision = "velocity_matching" cannot do physics.field = "{physics.field}": it needs the force '
+            'before the run; use physics.field = "external", or method.collision = "jko"'
+        )
+    if method.form != "split" and case.time.integrator != "euler":
+        raise UserError(
+            f'method.form = "{method.form}" is for symplectic Euler: set time.integrator = "euler", '
+            f'not "{case.time.integrator}"'
+        )
+    if isinstance(case.problem, CustomProblem) and physics.field != "external":
+        raise UserError(
+            f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
+            'problem.kind = "two_stream"'
+        )
+    for key, value, default in (("start", particles.start, "grid"), ("weights", particles.weights, "density")):
+        if value == default and not isinstance(case.problem, PeriodicProblem):
+            raise UserError(
+                f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
+                "unbounded: leave it out"
+            )
+    if particles.start == "grid" and case.grid is None:
+        raise UserError('particles.start = "grid" places particles by the cells of a mesh: add [grid]')
 
 
 def _problem(table: dict[str, Any]) -> Problem:
@@ -228,10 +301,10 @@ def _fitting_grid(case: Case) -> GridSettings | None:
     """The grid with its cells spelt out for every dimension, once it is known to suit problem and field."""
     problem, grid = case.problem, case.grid
     if problem.periods is None:
-        if case.physics.field == "poisson":
+        if case.physics.field != "external":
             raise UserError(
-                f'physics.field = "poisson" needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: '
-                'use physics.field = "external"'
+                f'physics.field = "{case.physics.field}" needs a periodic box, and problem.kind = "{problem.kind}" is '
+                'unbounded: use physics.field = "external"'
             )
         if grid is not None:
             raise UserError(f'[grid] needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: remove it')

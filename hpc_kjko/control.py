@@ -31,6 +31,7 @@ class ControlField(nn.Module):
         hidden: widths of at most two hidden layers.
         activation: "tanh" or "leaky_relu" (slope 0.01).
         seed: of the random first layers; the same on every rank and in every precision.
+        parameters: number of further inputs that precede the features, such as time.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class ControlField(nn.Module):
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
+        parameters: int = 0,
     ):
         super().__init__()
         self.periods, self.velocity_dims = periods, velocity_dims
         self.activation = activation
-        inputs = (2 if periods else 1) * space_dims + velocity_dims
+        inputs = parameters + (2 if periods else 1) * space_dims + velocity_dims
         widths = [inputs, *hidden, velocity_dims]
         self.layers = nn.ModuleList(
             nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False)
@@ -70,9 +72,18 @@ class ControlField(nn.Module):
         phase = x * (2 * math.pi / torch.tensor(self.periods, dtype=x.dtype, device=x.device))
         return torch.cat([torch.cos(phase), torch.sin(phase), v], dim=1)
 
-    def velocities(self, z: torch.Tensor) -> torch.Tensor:
-        """The velocities among the features: [n, dv]."""
-        return z[:, -self.velocity_dims :]
+    def position_derivatives(self, x: torch.Tensor) -> torch.Tensor:
+        """∂z/∂x_j [n, dx, inputs] of the features at positions x [n, dx]."""
+        dims = x.shape[1]
+        derivative = torch.zeros(len(x), dims, self.layers[0].in_features, dtype=x.dtype, device=x.device)
+        axes = torch.arange(dims)
+        if self.periods is None:
+            derivative[:, axes, axes] = 1.0
+        else:
+            wavenumber = 2 * math.pi / torch.tensor(self.periods, dtype=x.dtype, device=x.device)
+            derivative[:, axes, axes] = -wavenumber * torch.sin(wavenumber * x)
+            derivative[:, axes, dims + axes] = wavenumber * torch.cos(wavenumber * x)
+        return derivative
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """u [n, dv] at features z."""
@@ -97,17 +108,25 @@ class ControlField(nn.Module):
             divergence = ((slopes[0] @ coupling.T) * slopes[1]).sum(1)
         return output(z), divergence
 
-    def with_jacobian(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at features z, by dv forward tangents."""
+    def with_jacobian(self, z: torch.Tensor, tangents: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at features z, by dv forward tangents.
+
+        Args:
+            tangents: ∂z/∂v_j [n, dv, inputs], if v enters the features otherwise than as their last columns.
+        """
         *hidden, output = self.layers
-        # tangents[j]: derivative along v_j, [n, width] (or [1, width] while it is the same for every particle)
-        tangents = [column[None, :] for column in self.layers[0].weight[:, -self.velocity_dims :].T]
+        first = self.layers[0].weight
+        # along[j]: derivative along v_j, [n, width] (or [1, width] while it is the same for every particle)
+        if tangents is None:
+            along = [column[None, :] for column in first[:, -self.velocity_dims :].T]
+        else:
+            along = [tangent @ first.T for tangent in tangents.unbind(1)]
         for depth, layer in enumerate(hidden):
             z, slope = self._activate(layer(z))
-            tangents = [slope * (t if depth == 0 else t @ layer.weight.T) for t in tangents]
+            along = [slope * (t if depth == 0 else t @ layer.weight.T) for t in along]
         if hidden:
-            tangents = [t @ output.weight.T for t in tangents]
-        jacobian = torch.stack([t.expand(len(z), -1) for t in tangents], dim=2)
+            along = [t @ output.weight.T for t in along]
+        jacobian = torch.stack([t.expand(len(z), -1) for t in along], dim=2)
         return output(z), jacobian
 
     def _activate(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

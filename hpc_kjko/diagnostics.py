@@ -8,26 +8,33 @@ Normalisation: mean density 1 in a periodic box (∫f = V), ∫f = 1 in unbounde
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
-from hpc_kjko.collisions import CollisionReport
+from hpc_kjko.collisions import Collision, CollisionReport
 from hpc_kjko.comm import Communicator
-from hpc_kjko.fields import ExternalField, MeshField
+from hpc_kjko.config import Case
+from hpc_kjko.errors import UserError
+from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
+from hpc_kjko.problems.density import Density, GaussianDensity
 
 #: Bins per axis of a phase-space histogram.
 BINS = 128
+#: Bins of a marginal (the paper's number).
+MARGINAL_BINS = 160
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything known at one time level: particles at t^n, the field of those very positions, the last collision."""
+    """Everything known at one time level t^n: particles, the field of those very positions, the last collision."""
 
+    time: float
     particles: Particles
     field: MeshField | ExternalField
     collision: CollisionReport
@@ -55,8 +62,12 @@ class Invariants:
 
     def local(self, state: State) -> np.ndarray:
         particles = state.particles
-        momentum = particles.weighting * particles.v.sum(0, dtype=torch.float64)
-        return np.array([particles.weighting * len(particles.v), *momentum.tolist()])
+        sums = np.zeros(1 + particles.v.shape[1])
+        for rows in passes(len(particles.v)):
+            weight = particles.weight[rows]
+            sums[0] += float(weight.sum())
+            sums[1:] += (weight[:, None] * particles.v[rows].double()).sum(0).cpu().numpy()
+        return sums
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         field = state.field
@@ -65,35 +76,122 @@ class Invariants:
 
 
 class Energies:
-    """Kinetic ∫½|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ, entropy ∫ f log f, and their sum with T.
+    """Kinetic ∫½|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ; where log f is tracked, entropy ∫ f log f and
+    the free energy F = kinetic + field + potential + T · entropy (the paper's discrete energy, eq. 39)."""
 
-    The free energy is F = kinetic + field + potential + T · entropy.
-    """
-
-    columns = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy")
-
-    def __init__(self, problem: Problem, temperature: float):
-        self.problem, self.temperature = problem, temperature
+    def __init__(self, problem: Problem, temperature: float, tracks_log_f: bool):
+        self.problem, self.temperature, self.tracks_log_f = problem, temperature, tracks_log_f
+        self.columns = ("kinetic_energy", "field_energy", "potential_energy")
+        if tracks_log_f:
+            self.columns += ("entropy", "free_energy")
 
     def local(self, state: State) -> np.ndarray:
         particles, sums = state.particles, np.zeros(3)
         external = isinstance(state.field, ExternalField)
         for rows in passes(len(particles.x)):
-            sums[0] += 0.5 * float((particles.v[rows].double() ** 2).sum())
-            sums[1] += float(self.problem.potential(particles.x[rows]).double().sum()) if external else 0.0
-            sums[2] += float(particles.log_f[rows].double().sum())
-        return particles.weighting * sums
+            weight = particles.weight[rows]
+            sums[0] += 0.5 * float((weight * (particles.v[rows].double() ** 2).sum(1)).sum())
+            if external:
+                sums[1] += float((weight * self.problem.potential(particles.x[rows]).double()).sum())
+            sums[2] += float((weight * particles.log_f[rows].double()).sum())
+        return sums
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         kinetic, potential, entropy = map(float, sums)
-        field = state.field.energy
-        return kinetic, field, potential, entropy, kinetic + field + potential + self.temperature * entropy
+        energies = (kinetic, state.field.energy, potential)
+        return (*energies, entropy, sum(energies) + self.temperature * entropy) if self.tracks_log_f else energies
+
+
+class RelativeEntropy:
+    """KL divergence from the equilibrium: the ensemble mean of log f − log f∞, by the tracked log-density."""
+
+    columns = ("kl",)
+
+    def __init__(self, equilibrium: Density):
+        self.equilibrium = equilibrium
+
+    def local(self, state: State) -> np.ndarray:
+        particles, total = state.particles, 0.0
+        share = particles.shares()
+        for rows in passes(len(particles.x)):
+            log_equilibrium = self.equilibrium.log_density(particles.x[rows], particles.v[rows])
+            total += float((share[rows] * (particles.log_f[rows] - log_equilibrium).double()).sum())
+        return np.array([total])
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        return (float(sums[0]),)
+
+
+class MarginalErrors:
+    """L¹ distance of each coordinate's marginal from that of the known density: the exact one at this time where the
+    problem has it, else the equilibrium's. Histograms of MARGINAL_BINS bins over the window, and what lies outside."""
+
+    def __init__(self, problem: Problem, known: Callable[[float], Density]):
+        self.problem, self.known = problem, known
+        self.columns = tuple(f"marginal_l1_{kind}_{axis + 1}" for kind, axis in _coordinates(problem))
+
+    def local(self, state: State) -> np.ndarray:
+        return local_marginals(state.particles, self.problem).ravel()
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        density = self.known(state.time)
+        errors = []
+        for (kind, axis), mass in zip(_coordinates(self.problem), sums.reshape(-1, MARGINAL_BINS), strict=True):
+            found = mass / state.particles.mass
+            edges = np.linspace(*_window_of(self.problem, kind, axis), MARGINAL_BINS + 1)
+            wanted = density.marginal(kind, axis, edges)
+            errors.append(float(np.abs(found - wanted).sum() + abs(found.sum() - wanted.sum())))
+        return tuple(errors)
+
+
+class MomentErrors:
+    """Distance of the particles' mean and covariance of (x, v) from the exact ones, in the max norm."""
+
+    columns = ("mean_error", "covariance_error")
+
+    def __init__(self, exact: Callable[[float], GaussianDensity]):
+        self.exact = exact
+
+    def local(self, state: State) -> np.ndarray:
+        particles = state.particles
+        dims = particles.x.shape[1] + particles.v.shape[1]
+        first, second = np.zeros(dims), np.zeros((dims, dims))
+        share = particles.shares()
+        for rows in passes(len(particles.x)):
+            z = torch.cat([particles.x[rows], particles.v[rows]], dim=1).double()
+            weighted = share[rows, None] * z
+            first += weighted.sum(0).cpu().numpy()
+            second += (weighted.T @ z).cpu().numpy()
+        return np.concatenate([first, second.ravel()])
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        exact = self.exact(state.time)
+        dims = len(exact.mean)
+        mean = sums[:dims]
+        covariance = sums[dims:].reshape(dims, dims) - np.outer(mean, mean)
+        return float(np.abs(mean - exact.mean).max()), float(np.abs(covariance - exact.covariance).max())
+
+
+class GaussLaw:
+    """max |∇·E − (n − n̄)| of a field that is carried along in time."""
+
+    columns = ("gauss_residual",)
+
+    def __init__(self, solver: AmpereSolver):
+        self.solver = solver
+
+    def local(self, state: State) -> np.ndarray:
+        return np.zeros(0)
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        return (self.solver.gauss_residual(state.field),)
 
 
 class CollisionStep:
     """What the collision step reports of itself."""
 
-    columns = ("dissipation", "min_eigenvalue", "objective", "inner_iterations", "substeps")
+    def __init__(self, *columns: str):
+        self.columns = columns
 
     def local(self, state: State) -> np.ndarray:
         return np.zeros(0)
@@ -102,9 +200,36 @@ class CollisionStep:
         return tuple(float(getattr(state.collision, name)) for name in self.columns)
 
 
-def series_diagnostics(problem: Problem, temperature: float) -> list[Diagnostic]:
-    """The diagnostics of the time series, in the order of its columns."""
-    return [Invariants(problem.velocity_dims), Energies(problem, temperature), CollisionStep()]
+def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolver) -> list[Diagnostic]:
+    """The diagnostics of the time series, in the order of its columns.
+
+    Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
+    density where none is known.
+    """
+    problem, temperature = case.problem, case.physics.temperature
+    strength = case.physics.collision_strength if case.method.collision != "none" else 0.0
+
+    def exact(time: float) -> Density | None:
+        return problem.exact(time, strength, temperature)
+
+    has_exact = case.physics.field == "external" and exact(0.0) is not None
+    equilibrium = problem.equilibrium(temperature)
+    diagnostics: list[Diagnostic] = [
+        Invariants(problem.velocity_dims),
+        Energies(problem, temperature, collision.tracks_log_f),
+    ]
+    if collision.tracks_log_f and equilibrium is not None:
+        diagnostics.append(RelativeEntropy(equilibrium))
+    if has_exact or equilibrium is not None:
+        diagnostics.append(MarginalErrors(problem, exact if has_exact else lambda time: equilibrium))
+    if has_exact:
+        diagnostics.append(MomentErrors(exact))
+    if isinstance(field_solver, AmpereSolver):
+        diagnostics.append(GaussLaw(field_solver))
+    if collision.has_control:
+        diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if has_exact and strength else [])))
+    diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps"))
+    return diagnostics
 
 
 def measure(diagnostics: list[Diagnostic], state: State, comm: Communicator) -> dict[str, float]:
@@ -125,14 +250,38 @@ def initial_report(
     The dissipation is (1/κ) ∫∫ |u*|² f with u* = −κ (v + T ∇v log f0); the objective is J(u ≡ 0) = mean ½|v|².
     """
     square, kinetic = 0.0, 0.0
+    share = particles.shares()
     for rows in passes(len(particles.x)):
         x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
         with torch.enable_grad():
             (score,) = torch.autograd.grad(problem.log_density(x, v, temperature).sum(), v)
-        square += float(((v + temperature * score).detach().double() ** 2).sum())
-        kinetic += 0.5 * float((v.detach().double() ** 2).sum())
-    mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])) / particles.shard.total)
-    return CollisionReport(collision_strength * particles.mass * mean_square, 1.0, mean_kinetic, 0, 0)
+        square += float((share[rows] * ((v + temperature * score).detach().double() ** 2).sum(1)).sum())
+        kinetic += 0.5 * float((share[rows] * (v.detach().double() ** 2).sum(1)).sum())
+    mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
+    return CollisionReport(collision_strength * particles.mass * mean_square, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
+
+
+def require_finite_potential(field_solver: FieldSolver, particles: Particles, comm: Communicator) -> None:
+    """Check an external potential at every particle. Collective.
+
+    Raises:
+        UserError: on every rank, with the first position at which it is not finite.
+    """
+    if not isinstance(field_solver, ExternalSolver):
+        return
+    worst = None
+    for rows in passes(len(particles.x)):
+        bad = ~torch.isfinite(field_solver.problem.potential(particles.x[rows]))
+        if bad.any():
+            worst = particles.x[rows][bad][0].tolist()
+            break
+    for position in comm.allgather(worst):
+        if position is not None:
+            where = ", ".join(f"{coordinate:.6g}" for coordinate in position)
+            raise UserError(
+                f"problem.potential is not finite at the particle at x = ({where}): give a potential that is finite "
+                "wherever particles start"
+            )
 
 
 _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "seconds": "s"}
@@ -142,6 +291,9 @@ def unit_of(column: str) -> str:
     """The unit of a column, in words. Energies are normalised by n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
     normalised = "normalised energy" if column.endswith("energy") or column == "objective" else "1"
     return _UNITS.get(column, normalised)
+
+
+# -- histograms ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -157,23 +309,70 @@ class Histogram:
     v_range: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Marginal:
+    """Density of one coordinate over a window, all others integrated out.
+
+    ``values`` [MARGINAL_BINS] integrates to the mass inside the window ``range``; ``kind`` is "x" or "v".
+    """
+
+    kind: Literal["x", "v"]
+    axis: int
+    values: np.ndarray
+    range: tuple[float, float]
+
+
 def phase_space_histograms(particles: Particles, problem: Problem, comm: Communicator) -> list[Histogram]:
     """The (x_i, v_i) histograms of all ranks' particles, one per space dimension. Collective."""
     x_ranges, v_ranges = problem.window
     histograms = []
     for axis in range(problem.space_dims):
-        counts = torch.zeros(BINS * BINS, dtype=torch.int64, device=particles.x.device)
+        local = torch.zeros(BINS * BINS, dtype=torch.float64, device=particles.x.device)
         for rows in passes(len(particles.x)):
-            i, inside_x = _bin(particles.x[rows, axis], x_ranges[axis])
-            j, inside_v = _bin(particles.v[rows, axis], v_ranges[axis])
-            counts += torch.bincount((i * BINS + j)[inside_x & inside_v], minlength=BINS * BINS)
-        total = comm.sum(counts.cpu().numpy()).reshape(BINS, BINS)
+            i, inside_x = _bin(particles.x[rows, axis], x_ranges[axis], BINS)
+            j, inside_v = _bin(particles.v[rows, axis], v_ranges[axis], BINS)
+            inside = inside_x & inside_v
+            local += torch.bincount(
+                (i * BINS + j)[inside], weights=particles.weight[rows][inside], minlength=BINS * BINS
+            )
+        total = comm.sum(local.cpu().numpy()).reshape(BINS, BINS)
         bin_area = np.prod([(high - low) / BINS for low, high in (x_ranges[axis], v_ranges[axis])])
-        histograms.append(Histogram(axis, total * particles.weighting / bin_area, x_ranges[axis], v_ranges[axis]))
+        histograms.append(Histogram(axis, total / bin_area, x_ranges[axis], v_ranges[axis]))
     return histograms
 
 
-def _bin(values: torch.Tensor, limits: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+def marginals(particles: Particles, problem: Problem, comm: Communicator) -> list[Marginal]:
+    """The marginals of all ranks' particles, x_1 … then v_1 …. Collective."""
+    total = comm.sum(local_marginals(particles, problem))
+    found = []
+    for (kind, axis), mass in zip(_coordinates(problem), total, strict=True):
+        low, high = _window_of(problem, kind, axis)
+        found.append(Marginal(kind, axis, mass * MARGINAL_BINS / (high - low), (low, high)))
+    return found
+
+
+def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
+    """The mass of this rank's particles in each bin of each coordinate: [dx + dv, MARGINAL_BINS]."""
+    masses = torch.zeros(
+        problem.space_dims + problem.velocity_dims, MARGINAL_BINS, dtype=torch.float64, device=particles.x.device
+    )
+    for rows in passes(len(particles.x)):
+        weight = particles.weight[rows]
+        for mass, (kind, axis) in zip(masses, _coordinates(problem), strict=True):
+            bins, inside = _bin(getattr(particles, kind)[rows, axis], _window_of(problem, kind, axis), MARGINAL_BINS)
+            mass += torch.bincount(bins[inside], weights=weight[inside], minlength=MARGINAL_BINS)
+    return masses.cpu().numpy()
+
+
+def _coordinates(problem: Problem) -> list[tuple[Literal["x", "v"], int]]:
+    return [("x", axis) for axis in range(problem.space_dims)] + [("v", axis) for axis in range(problem.velocity_dims)]
+
+
+def _window_of(problem: Problem, kind: Literal["x", "v"], axis: int) -> tuple[float, float]:
+    return problem.window["xv".index(kind)][axis]
+
+
+def _bin(values: torch.Tensor, limits: tuple[float, float], bins: int) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = limits
-    position = torch.floor((values - low) * (BINS / (high - low)))
-    return position.long(), (position >= 0) & (position < BINS)
+    position = torch.floor((values - low) * (bins / (high - low)))
+    return position.long(), (position >= 0) & (position < bins)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import scipy.fft
 import torch
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.errors import SolverFailure
+from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
 
@@ -41,18 +42,25 @@ class Grid:
         """∏ Δ."""
         return math.prod(self.spacing)
 
-    def deposit(self, x: torch.Tensor, weighting: float) -> torch.Tensor:
-        """Density n_j = Σ_i w S(x_j − x_i) / ∏Δ of the particles x [n, dx] of this rank: [*cells] float64.
+    def deposit(self, x: torch.Tensor, quantities: torch.Tensor) -> torch.Tensor:
+        """Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ of what this rank's particles carry.
 
-        Non-finite positions give a density of NaN everywhere, so that every rank sees it in the sum over ranks.
+        Args:
+            x: positions [n, dx].
+            quantities: what each particle carries [m, n], such as its weight (for the density) or weight · v_1.
+
+        Returns:
+            [m, *cells] float64. Non-finite positions give NaN everywhere, so that every rank sees it in the sum.
         """
-        density = torch.zeros(math.prod(self.cells), dtype=torch.float64, device=x.device)
+        densities = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.float64, device=x.device)
         for rows in passes(len(x)):
             if not torch.isfinite(x[rows]).all():
-                return density.fill_(math.nan).reshape(self.cells)
+                return densities.fill_(math.nan).reshape(-1, *self.cells)
+            carried = quantities[:, rows].double()
             for node, shape in self._stencil(x[rows]):
-                density += torch.bincount(node, weights=shape, minlength=len(density))
-        return density.mul_(weighting / self.cell_volume).reshape(self.cells)
+                for density, carry in zip(densities, carried, strict=True):
+                    density += torch.bincount(node, weights=shape * carry, minlength=len(density))
+        return densities.div_(self.cell_volume).reshape(-1, *self.cells)
 
     def gather(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Mesh values [*cells, m] at the particles x [n, dx]: Σ_j S(x_j − x_i) values_j, [n, m]."""
@@ -130,15 +138,29 @@ class ExternalField:
         return acceleration
 
 
-class FieldSolver(Protocol):
+class FieldSolver(ABC):
     """What turns particles into the field that acts on them."""
 
-    def __call__(self, particles: Particles) -> MeshField | ExternalField:
-        """The field of these particles. Collective."""
-        ...
+    @abstractmethod
+    def start(self, particles: Particles) -> MeshField | ExternalField:
+        """The field of these particles at t = 0. Collective."""
+
+    @abstractmethod
+    def after_drift(
+        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
+    ) -> MeshField | ExternalField:
+        """The field once the particles have drifted for ``duration``. Collective."""
+
+    def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
+        """What a checkpoint must hold of a field that the positions alone do not determine, alike on every rank."""
+        return {}
+
+    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField | ExternalField:
+        """The field of a run that goes on from :meth:`state`. Collective."""
+        return self.start(particles)
 
 
-class PoissonSolver:
+class PoissonSolver(FieldSolver):
     """−Δφ = n − n̄ on the periodic mesh, E = −∇φ, by FFT.
 
     The density of every rank is summed by an allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E; with
@@ -148,28 +170,21 @@ class PoissonSolver:
 
     def __init__(self, grid: Grid, comm: Communicator, solver: Literal["root", "replicated"] = "root"):
         self.grid, self.comm, self.solver = grid, comm, solver
-        axes = [2 * np.pi * np.fft.fftfreq(cells, length / cells) for cells, length in _axes(grid)]
-        axes[-1] = np.abs(axes[-1][: grid.cells[-1] // 2 + 1])
-        wavevector = np.stack(np.meshgrid(*axes, indexing="ij"))
-        square = (wavevector**2).sum(0)
-        square.flat[0] = np.inf  # neutrality: the k = 0 mode of the potential is zero
-        self._inverse_laplacian = 1 / square
-        # The highest mode of an even mesh has no sine partner, so its derivative is zero.
-        for axis, cells in enumerate(grid.cells):
-            if cells % 2 == 0:
-                nyquist = [slice(None)] * wavevector.ndim
-                nyquist[0], nyquist[1 + axis] = axis, cells // 2
-                wavevector[tuple(nyquist)] = 0.0
-        self._gradient = 1j * wavevector
+        self.spectrum = Spectrum(grid)
 
-    def __call__(self, particles: Particles) -> MeshField:
+    def start(self, particles: Particles) -> MeshField:
         """The field of the particles of all ranks. Collective.
 
         Raises:
             SolverFailure: a position is not finite (on every rank).
         """
-        local = self.grid.deposit(particles.x, particles.weighting)
-        return self.solve(self.comm.sum(local.cpu().numpy()))
+        local = self.grid.deposit(particles.x, particles.weight[None])
+        return self.solve(self.comm.sum(local.cpu().numpy())[0])
+
+    def after_drift(
+        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
+    ) -> MeshField:
+        return self.start(after)
 
     def solve(self, density: np.ndarray) -> MeshField:
         """The field of a density [*cells], the same on every rank.
@@ -177,31 +192,149 @@ class PoissonSolver:
         Raises:
             SolverFailure: the density is not finite.
         """
-        if not np.isfinite(density).all():
-            raise SolverFailure(
-                "a particle's position is no longer finite: reduce time.step, or look at the last checkpoint"
-            )
+        _require_finite(density)
         potential, electric = np.zeros_like(density), np.empty((*density.shape, density.ndim))
         if self.solver == "replicated" or self.comm.is_root:
-            potential_hat = self._inverse_laplacian * scipy.fft.rfftn(density)
-            potential = scipy.fft.irfftn(potential_hat, s=density.shape)
-            for axis, gradient in enumerate(self._gradient):
-                electric[..., axis] = scipy.fft.irfftn(-gradient * potential_hat, s=density.shape)
+            potential_hat = self.spectrum.inverse_laplacian * scipy.fft.rfftn(density)
+            potential = self.spectrum.back(potential_hat)
+            for axis, gradient in enumerate(self.spectrum.gradient):
+                electric[..., axis] = self.spectrum.back(-gradient * potential_hat)
         if self.solver == "root":
             self.comm.bcast_array(electric)
         return MeshField(self.grid, density, potential, electric)
 
 
-class ExternalSolver:
+class AmpereSolver(PoissonSolver):
+    """∂t E = −(J − mean J), J = ∫ v f dv: Vlasov-Ampère-Fokker-Planck (paper's eq. 13), E carried along in time.
+
+    A drift changes E by the current of the particles half way along it: second order in the step. In two and three
+    dimensions E takes the curl-free part of J, Ê_t = −k (k·Ĵ)/|k|²: without it a curl would grow that the Poisson
+    equation does not have. Gauss's law ∇·E = n − n̄ is then kept as well as the step and the mesh allow; see
+    :meth:`gauss_residual`.
+
+    Args:
+        initial: E at t = 0: "poisson", which satisfies Gauss's law, or "zero".
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        comm: Communicator,
+        solver: Literal["root", "replicated"] = "root",
+        initial: Literal["poisson", "zero"] = "poisson",
+    ):
+        super().__init__(grid, comm, solver)
+        self.initial = initial
+
+    def start(self, particles: Particles) -> MeshField:
+        field = super().start(particles)
+        if self.initial == "zero":
+            nothing = np.zeros_like(field.electric)
+            return replace(field, electric=nothing, potential=np.zeros_like(field.potential))
+        return field
+
+    def after_drift(
+        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
+    ) -> MeshField:
+        half_way = before.drift(0.5 * duration)
+        dims = len(self.grid.cells)
+        current = self.grid.deposit(half_way.x, (half_way.weight[:, None] * half_way.v[:, :dims]).T)
+        density = self.grid.deposit(after.x, after.weight[None])
+        density, *current = self.comm.sum(torch.cat([density, current]).cpu().numpy())
+        _require_finite(density)
+        electric, potential = field.electric.copy(), np.zeros_like(density)
+        if self.solver == "replicated" or self.comm.is_root:
+            spectrum = self.spectrum
+            # the divergence, then k back again: what of Ĵ lies along k, without its mean
+            along = sum(g * scipy.fft.rfftn(j) for g, j in zip(spectrum.gradient, current, strict=True))
+            change_hat = [duration * g * spectrum.inverse_laplacian * along for g in spectrum.gradient]
+            for axis, change in enumerate(change_hat):
+                electric[..., axis] += spectrum.back(change)
+            potential = spectrum.potential_of(electric)
+        if self.solver == "root":
+            self.comm.bcast_array(electric)
+        return MeshField(self.grid, density, potential, electric)
+
+    def gauss_residual(self, field: MeshField) -> float:
+        """max |∇·E − (n − n̄)| over the mesh, in the spectral derivative."""
+        divergence = self.spectrum.divergence(field.electric)
+        return float(np.abs(divergence - self.spectrum.resolved(field.density)).max())
+
+    def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
+        return {"field/electric": field.electric}
+
+    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
+        field, electric = PoissonSolver.start(self, particles), arrays["field/electric"]
+        if electric.shape != field.electric.shape:
+            raise UserError(f"the checkpoint's field has the shape {electric.shape}, the case {field.electric.shape}")
+        return replace(field, electric=electric, potential=self.spectrum.potential_of(electric))
+
+
+class ExternalSolver(FieldSolver):
     """The problem's own potential, whatever the particles do."""
 
     def __init__(self, problem: Problem):
-        self._field = ExternalField(problem)
+        self.problem = problem
 
-    def __call__(self, particles: Particles) -> ExternalField:
-        """The field of the problem."""
-        return self._field
+    def start(self, particles: Particles) -> ExternalField:
+        return ExternalField(self.problem)
+
+    def after_drift(
+        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
+    ) -> ExternalField:
+        return field
 
 
-def _axes(grid: Grid) -> Iterator[tuple[int, float]]:
-    return zip(grid.cells, grid.lengths, strict=True)
+class Spectrum:
+    """Derivatives on the periodic mesh in Fourier space, for real fields (``scipy.fft.rfftn``).
+
+    Attributes:
+        gradient: i k [dx, ...]; the highest mode of an even mesh has no sine partner, so its derivative is zero.
+        inverse_laplacian: 1/|k|², 0 at k = 0 (neutrality).
+    """
+
+    def __init__(self, grid: Grid):
+        self.cells = grid.cells
+        axes = [
+            2 * np.pi * np.fft.fftfreq(cells, length / cells)
+            for cells, length in zip(grid.cells, grid.lengths, strict=True)
+        ]
+        axes[-1] = np.abs(axes[-1][: grid.cells[-1] // 2 + 1])
+        wavevector = np.stack(np.meshgrid(*axes, indexing="ij"))
+        square = (wavevector**2).sum(0)
+        square.flat[0] = np.inf
+        self.inverse_laplacian = 1 / square
+        for axis, cells in enumerate(grid.cells):
+            if cells % 2 == 0:
+                nyquist = [slice(None)] * wavevector.ndim
+                nyquist[0], nyquist[1 + axis] = axis, cells // 2
+                wavevector[tuple(nyquist)] = 0.0
+        self.gradient = 1j * wavevector
+
+    def back(self, values_hat: np.ndarray) -> np.ndarray:
+        """The real field [*cells] of Fourier coefficients."""
+        return scipy.fft.irfftn(values_hat, s=self.cells)
+
+    def divergence(self, electric: np.ndarray) -> np.ndarray:
+        """∇·E [*cells] of E [*cells, dx]."""
+        return self.back(self._divergence_hat(electric))
+
+    def potential_of(self, electric: np.ndarray) -> np.ndarray:
+        """φ [*cells] of zero mean whose −∇φ is the curl-free part of E [*cells, dx]."""
+        return self.back(self.inverse_laplacian * self._divergence_hat(electric))
+
+    def resolved(self, density: np.ndarray) -> np.ndarray:
+        """The part of a density [*cells] that is the divergence of something here: neither its mean nor the modes
+        whose derivative is zero."""
+        moved = (self.gradient != 0).any(0)
+        return self.back(np.where(moved, scipy.fft.rfftn(density), 0))
+
+    def _divergence_hat(self, electric: np.ndarray) -> np.ndarray:
+        return sum(g * scipy.fft.rfftn(electric[..., axis]) for axis, g in enumerate(self.gradient))
+
+
+def _require_finite(density: np.ndarray) -> None:
+    if not np.isfinite(density).all():
+        raise SolverFailure(
+            "a particle's position is no longer finite: reduce time.step, or look at the last checkpoint"
+        )

@@ -22,9 +22,9 @@ CONTINUE_BELOW = 0.1
 class JKOObjective(nn.Module):
     """This rank's part of J(u) − J(0), as the module that DistributedDataParallel wraps.
 
-    ``forward`` returns the local *sum* over particles divided by the global count, so that summing the gradients of
-    all ranks gives the gradient of the mean over all particles, however unequal the shards are. The constant
-    J(0) = mean ½|v|² is left out: it would drown the differences between fields in single precision.
+    ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
+    gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. The
+    constant J(0) = mean ½|v|² is left out: it would drown the differences between fields in single precision.
     """
 
     def __init__(
@@ -34,28 +34,41 @@ class JKOObjective(nn.Module):
         collision_strength: float,
         temperature: float,
         logdet: Literal["exact", "linear"],
-        count: int,
     ):
         super().__init__()
         self.control = control
         self.collision_strength, self.temperature = collision_strength, temperature
-        self.logdet, self.count = logdet, count
+        self.logdet = logdet
 
-    def forward(self, z: torch.Tensor, step: float) -> torch.Tensor:
-        """The part of the particles with features z [n, ...], for a step of size ``step``; a scalar."""
-        control, v = self.control, self.control.velocities(z)
-        if self.logdet == "linear":
+    def forward(
+        self,
+        step: float,
+        z: torch.Tensor,
+        v: torch.Tensor,
+        share: torch.Tensor,
+        tangents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The part of some particles, for a step of size ``step``; a scalar.
+
+        Args:
+            z: inputs of the control field [n, ...].
+            v: pushed velocities ṽ [n, dv].
+            share: the part of the whole mass that each particle is [n].
+            tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
+        """
+        control = self.control
+        if tangents is None and (self.logdet == "linear" or control.velocity_dims == 1):
             u, divergence = control.with_divergence(z)
-            log_det = step * divergence
-        elif control.velocity_dims == 1:
-            u, divergence = control.with_divergence(z)
-            log_det = continued_log(1 + step * divergence)
+            log_det = step * divergence if self.logdet == "linear" else continued_log(1 + step * divergence)
         else:
-            u, jacobian = control.with_jacobian(z)
-            log_det = continued_log(determinant(linear_part(jacobian, step)))
-        running = step / (2 * self.collision_strength) * (u * u).sum()
-        kinetic = step * ((v + 0.5 * step * u) * u).sum()  # ½|v + h u|² − ½|v|²
-        return (running + kinetic - self.temperature * log_det.sum()) / self.count
+            u, jacobian = control.with_jacobian(z, tangents)
+            if self.logdet == "linear":
+                log_det = tracked_log_det(jacobian, step, "linear")
+            else:
+                log_det = continued_log(determinant(linear_part(jacobian, step)))
+        running = step / (2 * self.collision_strength) * (u * u).sum(1)
+        kinetic = step * ((v + 0.5 * step * u) * u).sum(1)  # ½|v + h u|² − ½|v|²
+        return (share * (running + kinetic - self.temperature * log_det)).sum()
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import numpy as np
 
 from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import Histogram
+from hpc_kjko.diagnostics import Histogram, Marginal
 from hpc_kjko.fields import MeshField
 from hpc_kjko.particles import Particles
 from hpc_kjko.storage import ShardedFile, reading
@@ -42,6 +43,8 @@ _POWERS = {
     "potential": (2, 1, -3, -1),
     "E": (1, 1, -3, -1),
     "phase_space": (-2, 0, 1, 0),
+    "marginal_x": (-1, 0, 0, 0),
+    "marginal_v": (-1, 0, 1, 0),
 }
 
 
@@ -56,6 +59,7 @@ def write_snapshot(
     particles: Particles | None = None,
     meshes: MeshField | None = None,
     histograms: Sequence[Histogram] | None = None,
+    marginals: Sequence[Marginal] | None = None,
 ) -> Path:
     """Write what is due at a step into ``folder/data%08d.h5``. Collective.
 
@@ -67,7 +71,7 @@ def write_snapshot(
         run_attributes: what the run says of itself (strings and numbers): attributes of the file, rank 0's.
         particles: this rank's particles.
         meshes: the fields, rank 0's.
-        histograms: of all ranks' particles.
+        histograms, marginals: of all ranks' particles.
 
     Returns:
         The file.
@@ -88,7 +92,7 @@ def write_snapshot(
         "softwareVersion": __version__,
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    if meshes or histograms:
+    if meshes or histograms or marginals:
         attributes["meshesPath"] = "meshes/"
     if particles:
         attributes["particlesPath"] = "particles/"
@@ -100,6 +104,8 @@ def write_snapshot(
             _write_fields(file, f"{iteration}/meshes", meshes)
         for histogram in histograms or ():
             _write_histogram(file, f"{iteration}/meshes", histogram)
+        for marginal in marginals or ():
+            _write_marginal(file, f"{iteration}/meshes", marginal)
         if particles:
             _write_particles(file, f"{iteration}/particles/{SPECIES}", particles)
     return path
@@ -128,6 +134,19 @@ def _write_histogram(file: ShardedFile, meshes: str, histogram: Histogram) -> No
     file.attributes(path, _mesh("phase_space", [label, f"v{label}"], lower, spacing) | _component(2))
 
 
+def _write_marginal(file: ShardedFile, meshes: str, marginal: Marginal) -> None:
+    label = _label(marginal.kind, marginal.axis)
+    path, (low, high) = f"{meshes}/marginal_{label}", marginal.range
+    spacing = [(high - low) / len(marginal.values)]
+    file.array(path, marginal.values)
+    file.attributes(path, _mesh(f"marginal_{marginal.kind}", [label], [low], spacing) | _component(1))
+
+
+def _label(kind: str, axis: int) -> str:
+    """The name of a coordinate: x, y, z, vx, vy, vz."""
+    return ("v" if kind == "v" else "") + _AXES[axis]
+
+
 def _write_particles(file: ShardedFile, species: str, particles: Particles) -> None:
     shard = particles.shard
 
@@ -148,7 +167,10 @@ def _write_particles(file: ShardedFile, species: str, particles: Particles) -> N
         varying(f"momentum/{label}", particles.v[:, axis])
     varying("log_f", particles.log_f)
     constant("mass", 1.0)
-    constant("weighting", particles.weighting)
+    if particles.has_equal_weights:
+        constant("weighting", particles.mass / shard.total)
+    else:
+        varying("weighting", particles.weight)
     for record in ("position", "positionOffset", "momentum", "mass", "weighting", "log_f"):
         file.attributes(f"{species}/{record}", _record(record))
 
@@ -185,9 +207,9 @@ class Snapshot:
         step: its number; time: in 1/ω_p.
         attributes: what the run said of itself.
         density, potential: at the cell centres [*cells]; electric: [*cells, dx]; spacing: cell sizes [dx].
-        histograms: one for each space dimension.
+        histograms: one for each space dimension; marginals: one for each coordinate, x first.
         position: [n, dx]; velocity: [n, dv]; log_f: [n], of the particles asked for.
-        weighting: the mass of one particle.
+        weighting: the mass of each particle [n], or of any one if they are all alike.
     """
 
     step: int
@@ -198,10 +220,11 @@ class Snapshot:
     electric: np.ndarray | None = None
     spacing: np.ndarray | None = None
     histograms: list[Histogram] = field(default_factory=list)
+    marginals: list[Marginal] = field(default_factory=list)
     position: np.ndarray | None = None
     velocity: np.ndarray | None = None
     log_f: np.ndarray | None = None
-    weighting: float | None = None
+    weighting: float | np.ndarray | None = None
 
 
 def list_snapshots(folder: Path | str) -> list[int]:
@@ -233,7 +256,7 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None)
 
 
 def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
-    contents: dict[str, Any] = {"histograms": []}
+    contents: dict[str, Any] = {"histograms": [], "marginals": []}
     if "density" in meshes:
         electric = [component[()] for component in meshes["E"].values()]
         contents |= {
@@ -249,6 +272,12 @@ def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
             upper = lower + spacing * meshes[name].shape
             x_range, v_range = (tuple(limits) for limits in np.transpose([lower, upper]).tolist())
             contents["histograms"].append(Histogram(axis, meshes[name][()], x_range, v_range))
+    for kind, axis in itertools.product("xv", range(len(_AXES))):
+        name = f"marginal_{_label(kind, axis)}"
+        if name in meshes:
+            lower, spacing = (float(meshes[name].attrs[key][0]) for key in ("gridGlobalOffset", "gridSpacing"))
+            values = meshes[name][()]
+            contents["marginals"].append(Marginal(kind, axis, values, (lower, lower + spacing * len(values))))
     return contents
 
 
@@ -256,11 +285,12 @@ def _read_particles(species: h5py.Group, rows: slice) -> dict[str, Any]:
     def vector(record: str) -> np.ndarray:
         return np.stack([component[rows] for component in species[record].values()], axis=-1)
 
+    varies = isinstance(species["weighting"], h5py.Dataset)
     return {
         "position": vector("position"),
         "velocity": vector("momentum"),
         "log_f": species["log_f"][rows],
-        "weighting": float(species["weighting"].attrs["value"]),
+        "weighting": species["weighting"][rows] if varies else float(species["weighting"].attrs["value"]),
     }
 
 

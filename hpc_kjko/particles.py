@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
-from hpc_kjko.problems import Problem
+from hpc_kjko.problems import PeriodicProblem, Problem
 from hpc_kjko.quasirandom import Sobol
 
 #: Particles per global block: the unit in which particles are dealt to ranks and checksummed in files.
@@ -43,22 +44,31 @@ class Particles:
 
     Attributes:
         x: positions [n, dx]; v: velocities [n, dv]; log_f: log-density at the particles [n].
+        weight: the mass that each particle carries [n], float64; over all ranks they add up to ``mass``. Equal
+            weights are one number seen n times (:func:`equal_weights`), which takes no memory.
         shard: which global rows these are.
-        mass: ∫f of the whole ensemble; every particle carries ``mass / shard.total`` of it.
+        mass: ∫f of the whole ensemble.
         periods: box lengths [dx], or None in unbounded space.
     """
 
     x: torch.Tensor
     v: torch.Tensor
     log_f: torch.Tensor
+    weight: torch.Tensor
     shard: Shard
     mass: float
     periods: tuple[float, ...] | None
 
     @property
-    def weighting(self) -> float:
-        """The mass one particle carries."""
-        return self.mass / self.shard.total
+    def has_equal_weights(self) -> bool:
+        """Whether all particles carry ``mass / shard.total``."""
+        return self.weight.stride() == (0,)
+
+    def shares(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """The part of the whole mass that each particle is: [n]. An ensemble mean is the sum of share · quantity."""
+        if self.has_equal_weights:
+            return equal_weights(1.0, self.shard, self.weight.device, dtype)
+        return (self.weight / self.mass).to(dtype)
 
     def drift(self, duration: float) -> Particles:
         """x ← x + duration · v, wrapped into the periodic box."""
@@ -80,27 +90,47 @@ class Particles:
         return replace(self, v=v, log_f=log_f)
 
 
+def equal_weights(
+    mass: float, shard: Shard, device: torch.device | None = None, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """``mass / shard.total`` for each particle of a rank: [n], in the memory of one number."""
+    return torch.full((1,), mass / shard.total, dtype=dtype, device=device).expand(len(shard))
+
+
 def passes(count: int, size: int = PASS) -> list[slice]:
     """Slices that cover ``count`` particles in pieces of ``size``; one empty slice for an empty shard."""
     return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
-def uniform_points(start: Literal["quiet", "random"], seed: int, first: int, count: int, dims: int) -> np.ndarray:
+def uniform_points(
+    start: Literal["quiet", "random", "grid"], seed: int, first: int, count: int, dims: int
+) -> np.ndarray:
     """Rows [first, first + count) of the global sequence of uniform points, whoever asks for them.
 
-    ``quiet`` is one scrambled Sobol sequence; ``random`` is the counter-based Philox generator, advanced by a fixed
+    ``quiet`` is one scrambled Sobol sequence; the others are the counter-based Philox generator, advanced by a fixed
     number of counters per particle.
 
     Returns:
         [count, dims] float64, strictly inside (0, 1).
     """
     if start == "quiet":
-        points = _sobol(dims, seed).points(first, count)
-    else:
-        counters = -(-dims // 4)  # a Philox counter gives four doubles
-        generator = np.random.Philox(key=seed)
-        generator.advance(counters * first)
-        points = np.random.Generator(generator).random((count, 4 * counters))[:, :dims]
+        return _inside(_sobol(dims, seed).points(first, count))
+    return random_points(seed, 0, first, count, dims)
+
+
+def random_points(seed: int, stream: int, first: int, count: int, dims: int) -> np.ndarray:
+    """Rows [first, first + count) of a sequence of independent uniform points, one sequence for each (seed, stream).
+
+    Returns:
+        [count, dims] float64, strictly inside (0, 1).
+    """
+    counters = -(-dims // 4)  # a Philox counter gives four doubles
+    generator = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    generator.advance(counters * first)
+    return _inside(np.random.Generator(generator).random((count, 4 * counters))[:, :dims])
+
+
+def _inside(points: np.ndarray) -> np.ndarray:
     return np.clip(points, 2.0**-64, 1 - 2.0**-53)
 
 
@@ -111,7 +141,9 @@ def draw(
     problem: Problem,
     shard: Shard,
     *,
-    start: Literal["quiet", "random"],
+    start: Literal["quiet", "random", "grid"],
+    weights: Literal["equal", "density"] = "equal",
+    cells: tuple[int, ...] | None = None,
     seed: int,
     temperature: float,
     dtype: torch.dtype,
@@ -120,15 +152,60 @@ def draw(
     """Draw a rank's part of the ensemble from a problem's initial density, log-density included.
 
     Block by block: vectorised functions may round differently at another place in an array, and the ensemble must
-    have the same bits on any number of ranks.
+    have the same bits on any number of ranks. Whatever the start, log f is the analytic log f0 at the particles.
+
+    Args:
+        start: "quiet" (Sobol) or "random" (Philox) points mapped to phase space; "grid" is the paper's: random, with
+            positions by inverse transform of the mass in each of the ``cells`` and uniform jitter inside the cell.
+        weights: "equal", or "density": positions uniform over the box and weights in proportion to the density there.
+        cells: mesh of the grid start [dx].
     """
     dx, dv = problem.space_dims, problem.velocity_dims
     x = torch.empty(len(shard), dx, dtype=dtype, device=device)
     v = torch.empty(len(shard), dv, dtype=dtype, device=device)
     log_f = torch.empty(len(shard), dtype=dtype, device=device)
+    weight = equal_weights(problem.mass, shard, device)
+    if weights == "density":
+        weight = weight.clone()
+    place = None
+    if start == "grid":
+        place = CellSampler(problem, cells)
+    elif weights == "density":
+        place = functools.partial(np.multiply, np.asarray(problem.periods))
     for rows in passes(len(shard), BLOCK):
         points = uniform_points(start, seed, shard.start + rows.start, rows.stop - rows.start, dx + dv)
-        x_rows, v_rows = (torch.from_numpy(array) for array in problem.sample(points, temperature))
+        if place is None:
+            x_rows, v_rows = problem.sample(points, temperature)
+        else:
+            x_rows, v_rows = place(points[:, :dx]), problem.velocities(points[:, dx:], temperature)
+        if weights == "density":
+            density = torch.from_numpy(problem.spatial_density(x_rows))
+            weight[rows] = (problem.mass / shard.total) * density.to(device)
+        x_rows, v_rows = torch.from_numpy(x_rows), torch.from_numpy(v_rows)
         x[rows], v[rows] = x_rows.to(device, dtype), v_rows.to(device, dtype)
         log_f[rows] = problem.log_density(x_rows, v_rows, temperature).to(device, dtype)
-    return Particles(x, v, log_f, shard, problem.mass, problem.periods)
+    return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods)
+
+
+class CellSampler:
+    """The paper's start: a cell by inverse transform of the mesh's mass function, then uniform inside the cell.
+
+    The mass of a cell is its volume times the density at its centre. What is left of the uniform number that chose the
+    cell is itself uniform, and serves as the jitter along the last axis: n uniform numbers place n coordinates.
+    """
+
+    def __init__(self, problem: PeriodicProblem, cells: tuple[int, ...]):
+        self.cells = cells
+        self.spacing = np.asarray(problem.periods) / cells
+        index = np.stack(np.unravel_index(np.arange(math.prod(cells)), cells), axis=-1)
+        self.cumulative = np.cumsum(problem.spatial_density((index + 0.5) * self.spacing))
+        self.cumulative /= self.cumulative[-1]
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Positions [n, dx] of uniform points [n, dx] strictly inside (0, 1)."""
+        cell = np.searchsorted(self.cumulative, points[:, -1], side="right")
+        below = np.concatenate([[0.0], self.cumulative])[cell]
+        jitter = points.copy()
+        jitter[:, -1] = (points[:, -1] - below) / (self.cumulative[cell] - below)
+        index = np.stack(np.unravel_index(cell, self.cells), axis=-1)
+        return np.minimum((index + jitter) * self.spacing, np.nextafter(self.spacing * self.cells, 0))

@@ -49,6 +49,8 @@ def plot_run(folder: RunFolder) -> list[Path]:
     drawings: dict[str, Callable[[], plt.Figure | None]] = {
         "field_energy": lambda: field_energy(case, series),
         "energies": lambda: energies(case, series),
+        "relative_entropy": lambda: relative_entropy(case, series),
+        "marginals": lambda: marginals(case, folder),
         "phase_space": lambda: phase_space(case, folder),
     }
     paths = []
@@ -73,8 +75,10 @@ def field_energy(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure
 
 
 def energies(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure:
-    """Energies, and free energy with entropy, against time."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
+    """Energies, and where log f is tracked free energy with entropy and the dissipation identity, against time."""
+    tracked = "free_energy" in series
+    figure, panels = plt.subplots(1, 1 + tracked, figsize=(5 + 5 * tracked, 4.2), squeeze=False)
+    left, right = panels[0, 0], panels[0, -1]
     time = series["time"]
     total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
     for name in ("kinetic", "field", "potential"):
@@ -83,10 +87,62 @@ def energies(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure:
     left.plot(time, total, color="black", lw=1, ls="--", label="total")
     left.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]", title="energies")
     left.legend()
-    right.plot(time, series["free_energy"], color="C2", label="free energy F")
-    right.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
-    right.set(xlabel="time  [1/ω$_p$]", ylabel="[normalised]", title="free energy and entropy")
-    right.legend()
+    if tracked:
+        right.plot(time, series["free_energy"], color="C2", label="free energy F")
+        right.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
+        if "dissipation" in series:
+            label = "F(0) − ∫ dissipation dt"
+            right.plot(time, series["free_energy"][0] - dissipated(series), color="black", lw=1, ls="--", label=label)
+        right.set(xlabel="time  [1/ω$_p$]", ylabel="[normalised]", title="free energy and entropy")
+        right.legend()
+    figure.suptitle(_title(case))
+    return figure
+
+
+def dissipated(series: dict[str, np.ndarray]) -> np.ndarray:
+    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost."""
+    return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
+
+
+def relative_entropy(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure | None:
+    """KL divergence from the equilibrium against time, logarithmic; None where it is not known."""
+    if "kl" not in series:
+        return None
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    axes.semilogy(series["time"], np.where(series["kl"] > 0, series["kl"], np.nan), color="C0")
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="KL(f | f$_∞$)", title=_title(case))
+    return figure
+
+
+def marginals(case: config.Case, folder: RunFolder) -> plt.Figure | None:
+    """Marginals of every coordinate at several times, and the equilibrium's; None without snapshots of them."""
+    steps = [step for step in list_snapshots(folder.snapshots) if read_snapshot(folder.snapshots, step).marginals]
+    if not steps:
+        return None
+    chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(4, len(steps))).round().astype(int))]
+    snapshots = [read_snapshot(folder.snapshots, step).marginals for step in chosen]
+    equilibrium = case.problem.equilibrium(case.physics.temperature)
+    columns = min(3, len(snapshots[0]))
+    rows = -(-len(snapshots[0]) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows + 0.4), squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(snapshots[0]):
+            axes.set_visible(False)
+            continue
+        kind, axis = snapshots[0][number].kind, snapshots[0][number].axis
+        for step, found in zip(chosen, snapshots, strict=True):
+            low, high = found[number].range
+            edges = np.linspace(low, high, len(found[number].values) + 1)
+            centres, width = 0.5 * (edges[1:] + edges[:-1]), (high - low) / len(found[number].values)
+            share = found[number].values / case.problem.mass
+            axes.plot(centres, share, lw=1.2, label=f"t = {step * case.time.step:g}")
+        if equilibrium is not None:
+            wanted = equilibrium.marginal(kind, axis, edges) / width
+            axes.plot(centres, wanted, color="black", lw=1, ls="--", label="equilibrium")
+        name = f"{kind}$_{axis + 1}$" if len(snapshots[0]) > 2 else kind
+        unit = "v$_{th}$/ω$_p$" if kind == "x" else "v$_{th}$"
+        axes.set(xlabel=f"{name}  [{unit}]", ylabel="probability density")
+    grid.flat[0].legend(fontsize=8)
     figure.suptitle(_title(case))
     return figure
 

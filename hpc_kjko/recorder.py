@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import phase_space_histograms, unit_of
+from hpc_kjko.diagnostics import marginals, phase_space_histograms, unit_of
 from hpc_kjko.fields import MeshField
 from hpc_kjko.output import write_snapshot
 from hpc_kjko.runfolder import RunFolder
@@ -53,7 +53,7 @@ class Recorder:
             "particles": _due(step, output.particles_every),
         }
         if any(due.values()):
-            state = simulation.state
+            state, problem = simulation.state, simulation.case.problem
             write_snapshot(
                 self.folder.snapshots,
                 self.comm,
@@ -63,9 +63,8 @@ class Recorder:
                 run_attributes=self.header,
                 particles=state.particles if due["particles"] else None,
                 meshes=state.field if due["meshes"] else None,
-                histograms=phase_space_histograms(state.particles, simulation.case.problem, self.comm)
-                if due["histograms"]
-                else None,
+                histograms=phase_space_histograms(state.particles, problem, self.comm) if due["histograms"] else None,
+                marginals=marginals(state.particles, problem, self.comm) if due["histograms"] else None,
             )
         if step and _due(step, output.checkpoint_every):
             self.checkpoint(simulation)

@@ -32,6 +32,7 @@ def _rows_as_tuples(value: Any) -> Any:
 
 
 Lengths = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Widths = Annotated[tuple[Annotated[float, Field(ge=1e-100)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
 Vector = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
@@ -95,4 +96,4 @@ def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:
         if not sections:
             break
         model = sections[0]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 
 from hpc_kjko import checkpoint, config
-from hpc_kjko.collisions import CollisionReport, collision_of
+from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import State, initial_report, measure, series_diagnostics
+from hpc_kjko.diagnostics import State, initial_report, measure, require_finite_potential, series_diagnostics
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.fields import ExternalSolver, FieldSolver, Grid, PoissonSolver
+from hpc_kjko.fields import AmpereSolver, ExternalSolver, FieldSolver, Grid, PoissonSolver
 from hpc_kjko.integrators import MAPS, compose
-from hpc_kjko.particles import Particles, Shard, draw
+from hpc_kjko.particles import Particles, Shard, draw, equal_weights
 from hpc_kjko.recorder import Recorder
 
 Outcome = Literal["finished", "stopped"]
@@ -35,11 +35,13 @@ class Simulation:
         self.case, self.comm = case, comm
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
-        self.solve_field: FieldSolver = (
-            PoissonSolver(self.grid, comm, case.grid.solver) if physics.field == "poisson" else ExternalSolver(problem)
-        )
+        self.field_solver: FieldSolver = ExternalSolver(problem)
+        if physics.field == "poisson":
+            self.field_solver = PoissonSolver(self.grid, comm, case.grid.solver)
+        elif physics.field == "ampere":
+            self.field_solver = AmpereSolver(self.grid, comm, case.grid.solver, physics.initial_field)
         self.collision = collision_of(case, comm)
-        self.diagnostics = series_diagnostics(problem, physics.temperature)
+        self.diagnostics = series_diagnostics(case, self.collision, self.field_solver)
         self.step_index = 0
         self.state: State
 
@@ -56,17 +58,22 @@ class Simulation:
             problem,
             Shard.of(case.particles.count, comm.rank, comm.size),
             start=case.particles.start,
+            weights=case.particles.weights,
+            cells=case.grid.cells if case.grid else None,
             seed=case.particles.seed,
             temperature=physics.temperature,
             dtype=getattr(torch, case.particles.precision),
             device=comm.device,
         )
+        require_finite_potential(simulation.field_solver, particles, comm)
+        field = simulation.field_solver.start(particles)
         strength = physics.collision_strength if case.method.collision != "none" else 0.0
         report = initial_report(particles, problem, strength, physics.temperature, comm)
-        simulation.state = State(particles, simulation.solve_field(particles), report)
+        simulation.state = State(0.0, particles, field, report)
         for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is not finite at t = 0: look at the numbers of [problem] and [physics]")
+        simulation.collision.prepare(simulation._rehearse)
         return simulation
 
     @classmethod
@@ -74,11 +81,13 @@ class Simulation:
         """A run as a checkpoint left it, on this run's number of ranks."""
         simulation = cls(case, comm)
         tensors = {name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()}
+        tensors.setdefault("weight", equal_weights(case.problem.mass, saved.shard, comm.device))
         particles = Particles(**tensors, shard=saved.shard, mass=case.problem.mass, periods=case.problem.periods)
         simulation.collision.load(saved.state)
         simulation.step_index = saved.header["step"]
         report = CollisionReport(**saved.header["collision"])
-        simulation.state = State(particles, simulation.solve_field(particles), report)
+        field = simulation.field_solver.resume(particles, saved.state)
+        simulation.state = State(simulation.time, particles, field, report)
         return simulation
 
     @property
@@ -133,35 +142,43 @@ class Simulation:
     def advance(self) -> State:
         """The state at t^{n+1} from the state at t^n, which is left as it is.
 
-        The stages are those of the composition: drifts move x and make the field stale, kicks use the field of the
-        positions as they are then, the collision step sees the pushed state (x̃, ṽ) and moves v only.
+        The stages are those of the composition: drifts move x, and the field follows; kicks use it; the collision step
+        sees the pushed state (x̃, ṽ) and moves v only.
         """
-        h = self.case.time.step
-        particles, field, fresh = self.state.particles, self.state.field, True
-        report = self.state.collision
+        h, start = self.case.time.step, StepStart(self.step_index, self.time, self.state.particles)
+        particles, field, report = self.state.particles, self.state.field, self.state.collision
         for stage in self.stages:
             duration = stage.fraction * h
             if stage.action == "drift":
-                particles, fresh = particles.drift(duration), False
+                before, particles = particles, particles.drift(duration)
+                field = self.field_solver.after_drift(field, before, particles, duration)
             elif stage.action == "kick":
-                if not fresh:
-                    field, fresh = self.solve_field(particles), True
                 particles = particles.kick(duration, field.acceleration(particles.x))
             else:
-                particles, report = self.collision.step(particles, duration)
-        return State(particles, field if fresh else self.solve_field(particles), report)
+                particles, report = self.collision.step(particles, duration, start)
+        return State((self.step_index + 1) * h, particles, field, report)
+
+    def _rehearse(self) -> None:
+        """Go through all steps of the run from where it is, and come back."""
+        state, index = self.state, self.step_index
+        while self.step_index < self.case.time.steps:
+            self.state = self.advance()
+            self.step_index += 1
+        self.state, self.step_index = state, index
 
     def save(self, folder: Path, header: dict[str, Any]) -> Path:
         """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
         particles = self.state.particles
-        rows = {name: getattr(particles, name).cpu().numpy() for name in ("x", "v", "log_f")}
+        names = ("x", "v", "log_f") if particles.has_equal_weights else ("x", "v", "log_f", "weight")
+        rows = {name: getattr(particles, name).cpu().numpy() for name in names}
         header = {
             **header,
             "step": self.step_index,
             "time": self.time,
             "collision": vars(self.state.collision),
         }
-        return checkpoint.save(folder, self.comm, particles.shard, rows, self.collision.state(), header)
+        state = {**self.collision.state(), **self.field_solver.state(self.state.field)}
+        return checkpoint.save(folder, self.comm, particles.shard, rows, state, header)
 
     def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
         measured = measure(self.diagnostics, state, self.comm)

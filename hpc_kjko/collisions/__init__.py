@@ -1,12 +1,21 @@
 """Collision steps: one file a method, one interface (:class:`~hpc_kjko.collisions.base.Collision`), one line here."""
 
-from hpc_kjko.collisions.base import Collision, CollisionReport
+from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
 from hpc_kjko.collisions.jko import JKOCollision
+from hpc_kjko.collisions.langevin import LangevinCollision
 from hpc_kjko.collisions.none import NoCollision
+from hpc_kjko.collisions.score_matching import ScoreMatchingCollision
+from hpc_kjko.collisions.velocity_matching import VelocityMatchingCollision
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 
-METHODS: dict[str, type[Collision]] = {"jko": JKOCollision, "none": NoCollision}
+METHODS: dict[str, type[Collision]] = {
+    "jko": JKOCollision,
+    "score_matching": ScoreMatchingCollision,
+    "velocity_matching": VelocityMatchingCollision,
+    "langevin": LangevinCollision,
+    "none": NoCollision,
+}
 
 
 def collision_of(case: Case, comm: Communicator) -> Collision:
@@ -14,4 +23,4 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
     return METHODS[case.method.collision if case.physics.collision_strength > 0 else "none"](case, comm)
 
 
-__all__ = ["METHODS", "Collision", "CollisionReport", "collision_of"]
+__all__ = ["METHODS", "Collision", "CollisionReport", "StepStart", "collision_of"]

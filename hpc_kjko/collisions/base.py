@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,11 +19,13 @@ class CollisionReport:
     """What a collision step did, over all ranks; each is a column of the time series.
 
     Attributes:
-        dissipation: (1/κ) ∫∫ |u|² f, the rate at which the free energy falls.
+        dissipation: (1/κ) ∫∫ |u|² f, the rate at which the free energy falls; NaN if the method has no u.
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (of the smallest substep).
-        objective: the JKO functional of the step that was taken, with the determinant that ``logdet`` asks for.
+        objective: the functional that the step minimised, as the method defines it, at the step that was taken.
         inner_iterations: iterations of the inner solver.
         substeps: pieces the step was split into because it was not invertible in one (1: it was; 0: no step).
+        drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact
+            u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
     """
 
     dissipation: float
@@ -29,18 +33,49 @@ class CollisionReport:
     objective: float
     inner_iterations: int
     substeps: int
+    drift_error: float = float("nan")
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """The step of the run that a collision is part of.
+
+    Attributes:
+        index: n of the step from t^n to t^{n+1}.
+        time: t^n.
+        particles: the particles at t^n, before the push.
+    """
+
+    index: int
+    time: float
+    particles: Particles
 
 
 class Collision(ABC):
     """Moves velocities and log-densities through one collision step."""
 
+    #: Whether log f is known after the step; without it there is no entropy, free energy or KL.
+    tracks_log_f: ClassVar[bool] = True
+    #: Whether the step moves particles along a control field u, which then has a dissipation and a drift error.
+    has_control: ClassVar[bool] = True
+
     @abstractmethod
     def __init__(self, case: Case, comm: Communicator):
         """The method as the case sets it up. Collective."""
 
+    def prepare(self, rehearse: Callable[[], None]) -> None:  # noqa: B027  (most methods have nothing to prepare)
+        """What a method must do once before the first step of a run. Collective.
+
+        Args:
+            rehearse: goes through all steps of the run from its start, and forgets where it ended.
+
+        Raises:
+            SolverFailure: on every rank.
+        """
+
     @abstractmethod
-    def step(self, particles: Particles, duration: float) -> tuple[Particles, CollisionReport]:
-        """The particles after colliding for ``duration``. Collective.
+    def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
+        """The pushed particles (x̃, ṽ) after colliding for ``duration``. Collective.
 
         Raises:
             SolverFailure: on every rank, with the setting to change. The particles are as before; :meth:`state` need
@@ -53,4 +88,8 @@ class Collision(ABC):
 
     @abstractmethod
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over a state made by :meth:`state`."""
+        """Take over a state made by :meth:`state`.
+
+        Raises:
+            UserError: the state cannot serve this case.
+        """

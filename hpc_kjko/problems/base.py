@@ -7,8 +7,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import model_validator
 
-from hpc_kjko.schema import Section
+from hpc_kjko.problems.density import Density
+from hpc_kjko.schema import Dimension, Lengths, Section
 
 
 class Problem(Section):
@@ -56,7 +58,59 @@ class Problem(Section):
         """External potential φ at x [n, dx]: [n]. Zero (free streaming) unless the problem has one."""
         return torch.zeros_like(x[:, 0])
 
+    def equilibrium(self, temperature: float) -> Density | None:
+        """The stationary density in the problem's own external potential, or None if it has none.
+
+        It may take a second or two to find: ask once.
+        """
+        return None
+
+    def exact(self, time: float, collision_strength: float, temperature: float) -> Density | None:
+        """The exact solution at a time, in the problem's own external potential, or None if it is not known."""
+        return None
+
     @property
     @abstractmethod
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
         """Where the density lives: (low, high) per x dimension and per v dimension, for histograms and figures."""
+
+
+class PeriodicProblem(Problem):
+    """A periodic box in which f0(x, v) = ρ0(x) · g(v): positions and velocities are drawn independently."""
+
+    space_dims: Dimension = 1
+    velocity_dims: Dimension = 1
+    length: Lengths
+
+    @model_validator(mode="after")
+    def _dimensions_fit(self) -> PeriodicProblem:
+        if self.velocity_dims < self.space_dims:
+            raise ValueError(
+                f"problem.velocity_dims = {self.velocity_dims} is less than problem.space_dims = {self.space_dims}: "
+                "every space direction needs its velocity"
+            )
+        if len(self.length) not in (1, self.space_dims):
+            raise ValueError(
+                f"problem.length has {len(self.length)} entries: give one number, or one for each of the "
+                f"{self.space_dims} space dimension(s)"
+            )
+        return self
+
+    @property
+    def periods(self) -> tuple[float, ...]:
+        return self.length * self.space_dims if len(self.length) == 1 else self.length
+
+    @abstractmethod
+    def spatial_density(self, x: np.ndarray) -> np.ndarray:
+        """ρ0 at x [n, dx]: [n], of mean 1 over the box."""
+
+    @abstractmethod
+    def positions(self, points: np.ndarray) -> np.ndarray:
+        """Map uniform points [n, dx], inside (0, 1), to positions x [n, dx] of density ρ0 / V."""
+
+    @abstractmethod
+    def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
+        """Map uniform points [n, dv], inside (0, 1), to velocities v [n, dv] of density g at bath temperature T."""
+
+    def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        return self.positions(points[:, : self.space_dims]), self.velocities(points[:, self.space_dims :], temperature)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,13 +10,15 @@ from pydantic import Field, model_validator
 from scipy.special import ndtri
 
 from hpc_kjko.problems.base import Problem
+from hpc_kjko.problems.density import GaussianDensity
+from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments
 from hpc_kjko.schema import Dimension, Matrix, Vector
 
 
 class Gaussian(Problem):
     """φ = ½ xᵀΛx and f0 = N(mean, covariance) over z = (x, v), unbounded, dv = dx.
 
-    The exact mean and covariance are in :mod:`hpc_kjko.reference.gaussian`.
+    The exact mean and covariance are those of :mod:`hpc_kjko.reference.gaussian`.
     """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "external"
@@ -62,15 +63,25 @@ class Gaussian(Problem):
         return z[:, : self.space_dims], z[:, self.space_dims :]
 
     def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
-        covariance = np.array(self.covariance)
-        precision = torch.as_tensor(np.linalg.inv(covariance), dtype=v.dtype, device=v.device)
-        deviation = torch.cat([x, v], dim=1) - torch.tensor(self.mean, dtype=v.dtype, device=v.device)
-        log_normal = -0.5 * np.linalg.slogdet(2 * math.pi * covariance)[1]
-        return log_normal - 0.5 * ((deviation @ precision) * deviation).sum(1)
+        return GaussianDensity(np.array(self.mean), np.array(self.covariance)).log_density(x, v)
 
     def potential(self, x: torch.Tensor) -> torch.Tensor:
         stiffness = torch.tensor(self.stiffness, dtype=x.dtype, device=x.device)
         return 0.5 * ((x @ stiffness) * x).sum(1)
+
+    def equilibrium(self, temperature: float) -> GaussianDensity:
+        return GaussianDensity(*gaussian_equilibrium(np.array(self.stiffness), temperature))
+
+    def exact(self, time: float, collision_strength: float, temperature: float) -> GaussianDensity:
+        means, covariances = gaussian_moments(
+            np.array(self.mean),
+            np.array(self.covariance),
+            np.array(self.stiffness),
+            collision_strength,
+            temperature,
+            np.array([time]),
+        )
+        return GaussianDensity(means[0], covariances[0])
 
     @property
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:

@@ -1,5 +1,24 @@
-"""How the inner problem of a JKO step is minimised. One file a solver, one line here."""
+"""How the inner problem of a collision step is minimised. One file a solver, one line here."""
 
+import torch
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import Method
 from hpc_kjko.solvers.adam import AdamSolver
 
 SOLVERS = {"adam": AdamSolver}
+
+
+def solver_of(method: Method, objective: torch.nn.Module, comm: Communicator) -> AdamSolver:
+    """The solver that a case asks for, for an objective of its collision step. Collective."""
+    return SOLVERS[method.solver](
+        objective,
+        comm,
+        iterations=method.iterations,
+        first_iterations=method.first_iterations,
+        learning_rate=method.learning_rate,
+        chunk=method.chunk,
+    )
+
+
+__all__ = ["SOLVERS", "AdamSolver", "solver_of"]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import passes
 
 
 class AdamSolver:
     """Minimises the objective over the network's parameters, gradients summed over ranks.
 
-    Parameters and Adam's moments carry over from step to step. A cold start takes ``first_iterations``.
+    The objective is a module whose ``forward`` takes the step and rows of the data, and returns a local sum; its
+    ``control`` is what is trained. Parameters and Adam's moments carry over from step to step. A cold start takes
+    ``first_iterations``.
 
     Adam overshoots now and then, and a single bad last iterate would be a bad time step for good: the iterate with the
     lowest objective is kept. (Measured on the two-stream case: without this, one step in some hundred dissipated
@@ -25,7 +28,7 @@ class AdamSolver:
 
     def __init__(
         self,
-        objective: JKOObjective,
+        objective: torch.nn.Module,
         comm: Communicator,
         *,
         iterations: int,
@@ -44,8 +47,8 @@ class AdamSolver:
         """True until the first iteration has been made."""
         return not self._optimizer.state
 
-    def minimise(self, z: torch.Tensor, step: float) -> int:
-        """Train on this rank's features z [n, ...] for a step of size ``step``. Collective.
+    def minimise(self, data: Sequence[torch.Tensor], step: float) -> int:
+        """Train on this rank's data, tensors with a row for each particle, for a step of size ``step``. Collective.
 
         Returns:
             The number of iterations made.
@@ -54,23 +57,27 @@ class AdamSolver:
             SolverFailure: the objective is not finite (on every rank).
         """
         iterations = self.first_iterations if self.is_cold else self.iterations
-        *pieces, last = passes(len(z), self.chunk)
+        *pieces, last = passes(len(data[0]), self.chunk)
+
+        def pick(rows: slice) -> tuple[Any, ...]:
+            return step, *(tensor[rows] for tensor in data)
+
         lowest, best = float("inf"), self._copy()
         for _ in range(iterations):
             self._optimizer.zero_grad()
             losses = []
             with self.comm.no_sync(self._objective):
                 for rows in pieces:
-                    losses.append(self._objective(z[rows], step))
+                    losses.append(self._objective(*pick(rows)))
                     losses[-1].backward()
-            losses.append(self._objective(z[last], step))
+            losses.append(self._objective(*pick(last)))
             losses[-1].backward()
             value = self._total(losses)
             if value < lowest:
                 lowest, best = value, self._copy()
             self._optimizer.step()
         with torch.no_grad():
-            if not self._total([self._local(z[rows], step) for rows in (*pieces, last)]) < lowest:
+            if not self._total([self._local(*pick(rows)) for rows in (*pieces, last)]) < lowest:
                 for parameter, kept in zip(self._parameters.values(), best, strict=True):
                     parameter.copy_(kept)
         return iterations

@@ -16,7 +16,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import Grid, MeshField
 from hpc_kjko.output import read_snapshot, write_snapshot
-from hpc_kjko.particles import BLOCK, Particles, Shard
+from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.storage import ShardedFile
 
 BAD_DISK = "look at free space"
@@ -193,7 +193,7 @@ def test_a_snapshot_holds_the_particles_of_all_ranks(comm, folder):
         time=0.0,
         time_step=0.1,
         run_attributes={"host": "a" * (1 + comm.rank)},
-        particles=Particles(*tensors, shard, 2.0, (2.0,)),
+        particles=Particles(*tensors, equal_weights(2.0, shard), shard, 2.0, (2.0,)),
         meshes=field,
     )
     assert check_file(str(path))[0] == 0

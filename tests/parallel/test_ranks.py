@@ -65,7 +65,7 @@ def test_ensemble_density_and_one_step(count, world):
     histograms = [phase_space_histograms(s.state.particles, case.problem, s.comm)[0].values for s in (ours, serial)]
     assert np.array_equal(*histograms)
 
-    replicated = PoissonSolver(ours.grid, world, "replicated")(ours.state.particles)
+    replicated = PoissonSolver(ours.grid, world, "replicated").start(ours.state.particles)
     assert np.array_equal(replicated.electric, ours.state.field.electric)  # rank 0's, broadcast, on every rank
 
     after, expected = ours.advance(), serial.advance()
@@ -108,13 +108,14 @@ def test_the_distributed_gradient_is_the_serial_one(dims, hidden, world):
             3 * torch.rand(total, 1, dtype=torch.float64, generator=generator),
             torch.randn(total, dims, dtype=torch.float64, generator=generator),
         )[rows]
-        objective = JKOObjective(control, collision_strength=0.3, temperature=1.1, logdet="exact", count=total)
+        objective = JKOObjective(control, collision_strength=0.3, temperature=1.1, logdet="exact")
         module = comm.distribute(objective) if distribute else objective
+        share = torch.full((256,), 1 / total, dtype=torch.float64)
         pieces = [z[i : i + 256] for i in range(0, max(len(z), 1), 256)]
         with comm.no_sync(module):
             for piece in pieces[:-1]:
-                module(piece, 0.1).backward()
-        module(pieces[-1], 0.1).backward()
+                module(0.1, piece, piece[:, -dims:], share[: len(piece)]).backward()
+        module(0.1, pieces[-1], pieces[-1][:, -dims:], share[: len(pieces[-1])]).backward()
         return torch.cat([p.grad.flatten() for p in control.parameters()])
 
     ours = gradient(world, slice(edges[world.rank], edges[world.rank + 1]), True)

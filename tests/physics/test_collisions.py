@@ -15,7 +15,7 @@ from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.adam import AdamSolver
 
 
-def exactly(solver, z, step):
+def exactly(solver, data, step):
     """The inner problem solved to the last digit, for the affine field (where it is convex): L-BFGS instead of Adam."""
     optimizer = torch.optim.LBFGS(
         solver._parameters.values(),
@@ -27,7 +27,7 @@ def exactly(solver, z, step):
 
     def closure():
         optimizer.zero_grad()
-        loss = solver._objective(z, step)
+        loss = solver._objective(step, *data)
         loss.backward()
         return loss
 
@@ -143,7 +143,7 @@ def test_kappa_zero_is_no_collision_step(alone):
 def overshoot(factor):
     """A minimiser that answers u = −factor · v whatever is asked: I + h ∇v u = 1 − h · factor."""
 
-    def minimise(solver, z, step):
+    def minimise(solver, data, step):
         with torch.no_grad():
             for parameter in solver._parameters.values():
                 parameter.zero_()

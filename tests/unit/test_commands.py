@@ -92,8 +92,14 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
     assert "free_energy" in kjko_here("series", finished).stdout
     plotted = kjko_here("plot", finished)
     assert plotted.returncode == 0, plotted.stderr
-    figures = plotted.stdout.split("\n")[:3]
-    assert [figure.rsplit("/")[-1] for figure in figures] == ["field_energy.png", "energies.png", "phase_space.png"]
+    figures = plotted.stdout.split("\n")[:5]
+    assert [figure.rsplit("/")[-1] for figure in figures] == [
+        "field_energy.png",
+        "energies.png",
+        "relative_entropy.png",
+        "marginals.png",
+        "phase_space.png",
+    ]
     assert all((finished / "figures" / name.rsplit("/")[-1]).stat().st_size > 10_000 for name in figures)
 
 

@@ -14,7 +14,7 @@ def case_with(**sections):
     return from_table({"problem": TWO_STREAM, **sections})
 
 
-@pytest.mark.parametrize("kind", ["two_stream", "landau_damping", "gaussian"])
+@pytest.mark.parametrize("kind", ["two_stream", "landau_damping", "gaussian", "confined", "periodic"])
 def test_defaults_exist_for_all_but_the_kind_and_survive_a_round_trip(kind, tmp_path):
     case = from_table({"problem": {"kind": kind}})
     path = tmp_path / "case.toml"
@@ -102,7 +102,7 @@ def test_the_contract_of_the_readme_case(tmp_path):
         ({"problem": TWO_STREAM, "particles": {"count": 0}}, "particles.count", "greater than or equal to 1"),
         ({"problem": TWO_STREAM, "particles": {"count": 10.5}}, "particles.count", "integer"),
         ({"problem": TWO_STREAM, "particles": {"count": True}}, "particles.count", "integer"),
-        ({"problem": TWO_STREAM, "particles": {"start": "loud"}}, "particles.start", "'quiet' or 'random'"),
+        ({"problem": TWO_STREAM, "particles": {"start": "loud"}}, "particles.start", "'quiet', 'random' or 'grid'"),
         ({"problem": TWO_STREAM, "physics": {"temperature": 0.0}}, "physics.temperature", "greater than 0"),
         (
             {"problem": TWO_STREAM, "physics": {"collision_strength": -1.0}},

@@ -9,7 +9,7 @@ import torch
 from hpc_kjko.config import from_table
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.fields import ExternalField, Grid, PoissonSolver
-from hpc_kjko.particles import Particles, Shard
+from hpc_kjko.particles import Particles, Shard, equal_weights
 
 GRIDS = [
     Grid(cells, lengths, order)
@@ -29,15 +29,21 @@ def particles_at(x, grid):
         x,
         torch.zeros_like(x),
         torch.zeros(count),
+        equal_weights(math.prod(grid.lengths), Shard(0, count, count)),
         Shard(0, count, count),
         math.prod(grid.lengths),
         grid.lengths,
     )
 
 
+def weighed(grid, x, weight):
+    """The density of particles that all carry the same."""
+    return grid.deposit(x, torch.full((1, len(x)), weight, dtype=torch.float64))[0]
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_charge_is_conserved_to_round_off(grid):
-    density = grid.deposit(random_positions(grid, 5000), 0.37)
+    density = weighed(grid, random_positions(grid, 5000), 0.37)
     assert float(density.sum()) * grid.cell_volume == pytest.approx(5000 * 0.37, rel=1e-12)
     assert float(density.min()) >= 0
 
@@ -47,7 +53,7 @@ def test_gather_is_the_adjoint_of_deposit(grid):
     x = random_positions(grid, 1000)
     values = torch.randn(*grid.cells, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     at_particles = 0.5 * grid.gather(values, x).sum(0)
-    at_nodes = torch.tensordot(grid.deposit(x, 0.5), values, dims=len(grid.cells)) * grid.cell_volume
+    at_nodes = torch.tensordot(weighed(grid, x, 0.5), values, dims=len(grid.cells)) * grid.cell_volume
     assert torch.allclose(at_particles, at_nodes, rtol=1e-12, atol=1e-12)
 
 
@@ -55,17 +61,17 @@ def test_gather_is_the_adjoint_of_deposit(grid):
 def test_a_particle_on_a_node_and_one_across_the_boundary(grid):
     """Nodes are cell centres; a B-spline of order 1 is a unit weight there, of order 2 it is ¾ per axis."""
     node = torch.tensor([[0.5 * spacing for spacing in grid.spacing]], dtype=torch.float64)
-    density = grid.deposit(node, 1.0) * grid.cell_volume
+    density = weighed(grid, node, 1.0) * grid.cell_volume
     assert float(density.flatten()[0]) == pytest.approx((1.0 if grid.shape_order == 1 else 0.75) ** len(grid.cells))
     corner = torch.zeros_like(node)  # equally far from the first and the last node of every axis
-    density = grid.deposit(corner, 1.0) * grid.cell_volume
+    density = weighed(grid, corner, 1.0) * grid.cell_volume
     assert float(density.flatten()[0]) == pytest.approx(0.5 ** len(grid.cells))
     assert float(density.flatten()[-1]) == pytest.approx(0.5 ** len(grid.cells))
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_no_self_force_and_no_net_force(grid, alone):
-    solve = PoissonSolver(grid, alone)
+    solve = PoissonSolver(grid, alone).start
     one = particles_at(random_positions(grid, 1), grid)
     assert solve(one).acceleration(one.x).abs().max() < 1e-10
     many = particles_at(random_positions(grid, 500), grid)
@@ -112,15 +118,15 @@ def test_a_lost_particle_is_noticed_not_deposited(alone):
     grid = GRIDS[0]
     x = random_positions(grid, 100)
     x[17] = math.nan
-    assert torch.isnan(grid.deposit(x, 1.0)).all()
+    assert torch.isnan(weighed(grid, x, 1.0)).all()
     with pytest.raises(SolverFailure, match="no longer finite"):
-        PoissonSolver(grid, alone)(particles_at(x, grid))
+        PoissonSolver(grid, alone).start(particles_at(x, grid))
 
 
 def test_an_empty_shard_deposits_nothing():
     for grid in GRIDS:
         nothing = torch.zeros(0, len(grid.cells), dtype=torch.float64)
-        assert float(grid.deposit(nothing, 1.0).abs().sum()) == 0
+        assert float(weighed(grid, nothing, 1.0).abs().sum()) == 0
         assert grid.gather(torch.ones(*grid.cells, 3, dtype=torch.float64), nothing).shape == (0, 3)
 
 

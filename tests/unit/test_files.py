@@ -23,7 +23,7 @@ from hpc_kjko.diagnostics import Histogram
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import Grid, MeshField
 from hpc_kjko.output import SPECIES, list_snapshots, read_snapshot, write_snapshot
-from hpc_kjko.particles import BLOCK, Particles, Shard
+from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.series import SeriesWriter, read_series
 from hpc_kjko.storage import ShardedFile
 
@@ -217,7 +217,8 @@ def state(dx: int, dv: int, dtype: torch.dtype = torch.float64) -> tuple[Particl
     total, cells, lengths = 300, (4, 5, 6)[:dx], (2.0, 3.0, 4.0)[:dx]
     rng = np.random.default_rng(dx + 10 * dv)
     tensors = [torch.from_numpy(rng.random(shape)).to(dtype) for shape in ((total, dx), (total, dv), (total,))]
-    particles = Particles(*tensors, Shard(0, total, total), 6.0, lengths)
+    shard = Shard(0, total, total)
+    particles = Particles(*tensors, equal_weights(6.0, shard), shard, 6.0, lengths)
     field = MeshField(Grid(cells, lengths), *(rng.random(shape) for shape in (cells, cells, (*cells, dx))))
     histograms = [Histogram(axis, rng.random((7, 8)), (0.0, lengths[axis]), (-4.0, 5.0)) for axis in range(dx)]
     return particles, field, histograms

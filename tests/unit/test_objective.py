@@ -32,13 +32,18 @@ def correlated_gaussian(dims, count=2000, seed=3):
     return z[:, :dims], z[:, dims:]
 
 
+def rows_of(z, control, rows=slice(None)):
+    """Inputs, velocities and equal shares of some of the particles."""
+    return z[rows], z[rows, -control.velocity_dims :], torch.full_like(z[rows, 0], 1 / len(z))
+
+
 def minimise_output_layer(control, z, logdet):
     """Newton's method on the output layer, hidden layers fixed; returns the norm of the gradient that is left.
 
     (All layers at once would have no minimum: with finitely many particles a network can sharpen its features without
     end. Choosing where to stop is the inner solver's business, not this condition's.)
     """
-    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet, count=len(z))
+    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet)
     layer = control.layers[-1]
     shapes = [layer.weight.shape, layer.bias.shape]
 
@@ -46,7 +51,7 @@ def minimise_output_layer(control, z, logdet):
         weight, bias = flat.split([shape.numel() for shape in shapes])
         names = [f"control.layers.{len(control.layers) - 1}.{name}" for name in ("weight", "bias")]
         parameters = dict(zip(names, (weight.reshape(shapes[0]), bias), strict=True))
-        return torch.func.functional_call(objective, parameters, (z, STEP))
+        return torch.func.functional_call(objective, parameters, (STEP, *rows_of(z, control)))
 
     flat = torch.zeros(sum(shape.numel() for shape in shapes), dtype=torch.float64)
     for _ in range(60):
@@ -141,12 +146,12 @@ def test_chunks_add_up_and_an_empty_shard_adds_nothing():
     x, v = correlated_gaussian(1)
     control = ControlField(None, 1, 1, hidden=(8, 8), dtype=torch.float64)
     torch.nn.init.normal_(control.layers[-1].weight)
-    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="exact", count=len(v))
+    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="exact")
     z = control.features(x, v)
-    pieces = sum(objective(z[i : i + 300], 0.1) for i in range(0, len(z), 300))
-    assert float(pieces.detach()) == pytest.approx(float(objective(z, 0.1).detach()), rel=1e-13)
+    pieces = sum(objective(0.1, *rows_of(z, control, slice(i, i + 300))) for i in range(0, len(z), 300))
+    assert float(pieces.detach()) == pytest.approx(float(objective(0.1, *rows_of(z, control)).detach()), rel=1e-13)
     assert float(pieces.detach()) != 0
-    nothing = objective(z[:0], 0.1)
+    nothing = objective(0.1, *rows_of(z, control, slice(0, 0)))
     nothing.backward()
     assert float(nothing.detach()) == 0
     assert all(float(p.grad.abs().sum()) == 0 for p in control.parameters())
@@ -174,7 +179,7 @@ def test_the_objective_is_the_papers_functional_less_its_value_without_control()
     x, v = correlated_gaussian(2, count=200)
     control = ControlField(None, 2, 2, hidden=(8, 8), dtype=torch.float64)
     torch.nn.init.normal_(control.layers[-1].weight, std=0.3)
-    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet="linear", count=len(v))
+    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet="linear")
 
     def field(v_row, x_row):
         return control(control.features(x_row[None], v_row[None]))[0]
@@ -183,4 +188,4 @@ def test_the_objective_is_the_papers_functional_less_its_value_without_control()
     divergence = torch.vmap(torch.func.jacrev(field))(v, x).diagonal(dim1=1, dim2=2).sum(1)
     functional = STEP / (2 * KAPPA) * (u**2).sum(1) + 0.5 * ((v + STEP * u) ** 2).sum(1)
     functional = functional - TEMPERATURE * STEP * divergence - 0.5 * (v**2).sum(1)
-    assert torch.allclose(objective(control.features(x, v), STEP), functional.mean(), rtol=1e-12)
+    assert torch.allclose(objective(STEP, *rows_of(control.features(x, v), control)), functional.mean(), rtol=1e-12)

@@ -117,7 +117,7 @@ def test_moments_of_the_two_stream_start():
 def test_drift_wraps_into_the_box_and_keeps_log_f():
     x = torch.tensor([[0.1], [1.9], [0.0]], dtype=torch.float64)
     v = torch.tensor([[-1.0], [1.0], [-1e-20]], dtype=torch.float64)
-    particles = Particles(x, v, torch.zeros(3), Shard(0, 3, 3), 2.0, (2.0,))
+    particles = Particles(x, v, torch.zeros(3), torch.ones(3), Shard(0, 3, 3), 2.0, (2.0,))
     moved = particles.drift(0.2)
     assert torch.allclose(moved.x[:, 0], torch.tensor([1.9, 0.1, 0.0], dtype=torch.float64))
     assert ((moved.x >= 0) & (moved.x < 2.0)).all()

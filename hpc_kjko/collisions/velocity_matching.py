@@ -1,0 +1,111 @@
+"""Self-consistent velocity matching: one control field for the whole time span (paper's eqs. 32-34)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpc_kjko.collisions.base import CollisionReport, StepStart
+from hpc_kjko.collisions.controlled import ControlledCollision, Field
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import Case
+from hpc_kjko.control import ControlField
+from hpc_kjko.errors import UserError
+from hpc_kjko.particles import Particles
+from hpc_kjko.solvers.adam import AdamSolver
+
+
+class VelocityObjective(nn.Module):
+    """This rank's part of E[½|u|² + κ v·u − κT ∇v·u], minimal at u = −κ (v + T ∇v log f).
+
+    Integration by parts has removed the score: ½|u − u*|² less what does not depend on u. Form and ranks as in
+    :class:`~hpc_kjko.objective.JKOObjective`, of whose linear functional this is the limit J κ/h as h → 0.
+    """
+
+    def __init__(self, control: ControlField, collision_strength: float, temperature: float):
+        super().__init__()
+        self.control = control
+        self.collision_strength, self.temperature = collision_strength, temperature
+
+    def forward(self, step: float, z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """The part of samples with inputs z [n, ...], velocities v [n, dv] and ``share`` [n]; a scalar."""
+        u, divergence = self.control.with_divergence(z)
+        drag = (v * u).sum(1) - self.temperature * divergence
+        return (share * (0.5 * (u * u).sum(1) + self.collision_strength * drag)).sum()
+
+
+class VelocityMatchingCollision(ControlledCollision):
+    """u(t, x, v), one network for all t in [0, t_end], found before the first step by a fixed-point iteration.
+
+    Each outer iteration goes through the whole run with the present u, keeps the pushed states (x̃, ṽ) that the
+    collisions meet, and trains u on them, all times together; the states of the next one are those of the new u. Then
+    the run steps with v ← ṽ + h u(t^n, x̃, ṽ). The trajectories of all particles are kept while it trains: for
+    ensembles that fit in memory ``steps`` times over.
+
+    L. Li, S. Hurault, J. Solomon, arXiv:2301.13737.
+    """
+
+    def __init__(self, case: Case, comm: Communicator):
+        super().__init__(case, comm)
+        settings = case.velocity_matching
+        self.end, self.steps = case.time.end, case.time.steps
+        self.outer_iterations, self.slices = settings.outer_iterations, settings.time_slices
+        self.control = self.control_field(case, parameters=1)
+        objective = VelocityObjective(self.control, self.collision_strength, self.temperature)
+        self._solver = AdamSolver(
+            objective,
+            comm,
+            iterations=settings.iterations,
+            first_iterations=settings.iterations,
+            learning_rate=settings.learning_rate,
+            chunk=case.method.chunk,
+        )
+        self._trained_until = 0.0
+        self._samples: list[tuple[torch.Tensor, ...]] | None = None
+
+    def prepare(self, rehearse: Callable[[], None]) -> None:
+        for _ in range(self.outer_iterations):
+            self._samples = []
+            rehearse()
+            samples, self._samples = self._samples, None
+            # A few times in turn instead of all: the same number of passes over the network trains it further.
+            for offset in range(self.slices):
+                z, v, share = (torch.cat(tensors) for tensors in zip(*samples[offset :: self.slices], strict=True))
+                self._solver.minimise((z, v, share / len(samples[offset :: self.slices])), 0.0)
+        self._trained_until = self.end
+
+    def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
+        if self._samples is not None:
+            z = self._inputs(self.control, particles, start, slice(None)).to(self.dtype)
+            self._samples.append((z, z[:, -particles.v.shape[1] :], particles.shares(self.dtype)))
+        return super().step(particles, duration, start)
+
+    def fit(self, particles: Particles, duration: float, start: StepStart) -> int:
+        return 0  # all was done beforehand
+
+    def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
+        control = copy.deepcopy(self.control).to(particles.v.dtype)
+        return lambda rows: control.with_jacobian(self._inputs(control, particles, start, rows))
+
+    def _inputs(self, control: ControlField, particles: Particles, start: StepStart, rows: slice) -> torch.Tensor:
+        """Time, scaled to [−1, 1], and the features of the pushed state."""
+        features = control.features(particles.x[rows], particles.v[rows])
+        time = torch.full_like(features[:, :1], 2 * start.time / self.end - 1)
+        return torch.cat([time, features], dim=1)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {**self._solver.state(), "trained_until": np.array(self._trained_until)}
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        trained_until = float(arrays["trained_until"])
+        if trained_until not in (0.0, self.end):
+            raise UserError(
+                f"time.end = {self.end:g}: velocity matching has trained its field up to t = {trained_until:g} and "
+                "cannot go on from there: start a new run"
+            )
+        self._solver.load(arrays)
+        self._trained_until = trained_until

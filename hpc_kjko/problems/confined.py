@@ -1,0 +1,84 @@
+"""Particles in a confining potential with bumps (the paper's Examples 2 and 4)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from scipy.special import ndtri
+
+from hpc_kjko.problems.custom import CustomProblem
+from hpc_kjko.problems.density import GaussianDensity
+from hpc_kjko.schema import Dimension, Vector, Widths
+
+
+class Confined(CustomProblem):
+    """φ = Σ_j [½ x_j² + A cos(q x_j)] ("bumpy"), or ½|x|² ("harmonic"), and a Gaussian f0; unbounded, dv = dx.
+
+    The start has independent coordinates, of means mean_x, mean_v and deviations std_x, std_v: one number each, or one
+    per dimension. With an initial density of the user's they only say where it lives, for the window.
+    """
+
+    named_potentials: ClassVar[tuple[str, ...]] = ("bumpy", "harmonic")
+    named_density: ClassVar[str] = "gaussian"
+
+    kind: Literal["confined"]
+    space_dims: Dimension = 1
+    velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
+    potential_name: str = Field("bumpy", alias="potential")
+    initial_density: str = "gaussian"
+    bump_amplitude: float = 0.3
+    bump_wavenumber: float = math.pi
+    mean_x: Vector = (1.0,)
+    mean_v: Vector = (0.0,)
+    std_x: Widths = (0.6,)
+    std_v: Widths = (0.7,)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Confined:
+        d = self.space_dims
+        if self.velocity_dims != d:
+            raise ValueError(f"problem.velocity_dims = {self.velocity_dims} must equal problem.space_dims = {d}")
+        for name in ("mean_x", "mean_v", "std_x", "std_v"):
+            if len(getattr(self, name)) not in (1, d):
+                raise ValueError(
+                    f"problem.{name} has {len(getattr(self, name))} entries: give one number, or one for each of the "
+                    f"{d} dimension(s)"
+                )
+        self.check_user_code()
+        return self
+
+    @property
+    def periods(self) -> None:
+        return None
+
+    def own_potential(self, x: torch.Tensor) -> torch.Tensor:
+        harmonic = 0.5 * (x**2).sum(1)
+        if self.potential_name == "harmonic":
+            return harmonic
+        return harmonic + self.bump_amplitude * torch.cos(self.bump_wavenumber * x).sum(1)
+
+    def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = self._moments()
+        z = mean + std * ndtri(points)
+        return z[:, : self.space_dims], z[:, self.space_dims :]
+
+    def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        mean, std = self._moments()
+        return GaussianDensity(mean, np.diag(std**2)).log_density(x, v)
+
+    @property
+    def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
+        # The mean swings between x and v; the widths relax between their start and about 1, the equilibrium's.
+        mean, std = self._moments()
+        reach = float(np.abs(mean).max() + 4 * max(std.max(), 1.0))
+        return ((-reach, reach),) * self.space_dims, ((-reach, reach),) * self.velocity_dims
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of z = (x, v): [2d] each."""
+        mean = [np.broadcast_to(part, self.space_dims) for part in (self.mean_x, self.mean_v)]
+        std = [np.broadcast_to(part, self.space_dims) for part in (self.std_x, self.std_v)]
+        return np.concatenate(mean), np.concatenate(std)

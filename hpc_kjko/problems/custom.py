@@ -1,0 +1,192 @@
+"""Problems in which the user's own Python may stand for the potential and for the initial density."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from hpc_kjko import usercode
+from hpc_kjko.errors import UserError
+from hpc_kjko.problems.base import Problem
+from hpc_kjko.problems.density import Equilibrium, equilibrium_of
+
+
+class CustomProblem(Problem):
+    """A problem with named potentials and a named initial density, each of which may be "module:name" instead.
+
+    * A potential is a function phi(x): x [n, dx] to φ [n] in torch operations; its gradient is automatic.
+    * An initial density is an object with sample(points, temperature), as :meth:`Problem.sample`, and
+      log_density(x, v, temperature), as :meth:`Problem.log_density`: ∫f0 must be the mass.
+
+    A subclass calls :meth:`check_user_code` once its dimensions are known to fit.
+    """
+
+    default_field: ClassVar[Literal["poisson", "external"]] = "external"
+    #: The potentials that need no code of the user's.
+    named_potentials: ClassVar[tuple[str, ...]]
+    #: The initial density that needs no code of the user's.
+    named_density: ClassVar[str]
+
+    # In a case it is ``potential``: in Python that name is the function's.
+    potential_name: str = Field(alias="potential")
+    initial_density: str
+
+    @model_serializer(mode="wrap")
+    def _keys_as_in_a_case(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"potential" if key == "potential_name" else key: value for key, value in handler(self).items()}
+
+    @abstractmethod
+    def own_potential(self, x: torch.Tensor) -> torch.Tensor:
+        """The named potential at x [n, dx]: [n]."""
+
+    @abstractmethod
+    def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """The named initial density's :meth:`sample`."""
+
+    @abstractmethod
+    def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The named initial density's :meth:`log_density`."""
+
+    @property
+    def starts_from_user_code(self) -> bool:
+        """Whether the initial density is the user's."""
+        return self.initial_density != self.named_density
+
+    def potential(self, x: torch.Tensor) -> torch.Tensor:
+        if self.potential_name in self.named_potentials:
+            return self.own_potential(x)
+        if len(x) == 0:  # a rank without particles: most people's code has never met an empty array
+            return torch.zeros_like(x[:, 0])
+        given = self._given("potential", self.potential_name)
+        value = usercode.call(usercode.load(self.potential_name, "problem.potential"), x, given=given)
+        return _one_per_row(value, len(x), f"{given}: it must return a tensor [n] for x [n, {self.space_dims}]")
+
+    def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        if not self.starts_from_user_code:
+            return self.own_sample(points, temperature)
+        dx, dv = self.space_dims, self.velocity_dims
+        if len(points) == 0:
+            return np.empty((0, dx)), np.empty((0, dv))
+        drawn = usercode.call(self._user_density().sample, points, temperature, given=self._density_given)
+        wanted = f"{self._density_given}: sample must return arrays x [n, {dx}] and v [n, {dv}]"
+        if not (isinstance(drawn, tuple | list) and len(drawn) == 2):
+            raise UserError(f"{wanted}, it returned {_described(drawn)}")
+        try:
+            x, v = (np.array(array, dtype=np.float64) for array in drawn)
+        except (TypeError, ValueError):
+            raise UserError(f"{wanted}, it returned {' and '.join(map(_described, drawn))}") from None
+        if x.shape != (len(points), dx) or v.shape != (len(points), dv):
+            raise UserError(f"{wanted}, for n = {len(points)} it returned {list(x.shape)} and {list(v.shape)}")
+        if self.periods:
+            x = np.mod(x, self.periods)
+            x = np.where(x >= self.periods, 0.0, x)  # -1e-20 modulo the length rounds up to the length itself
+        return x, v
+
+    def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        if not self.starts_from_user_code:
+            return self.own_log_density(x, v, temperature)
+        if len(v) == 0:
+            return v.sum(1)
+        value = usercode.call(self._user_density().log_density, x, v, temperature, given=self._density_given)
+        return _one_per_row(value, len(v), f"{self._density_given}: log_density must return a tensor [n]")
+
+    def equilibrium(self, temperature: float) -> Equilibrium | None:
+        return equilibrium_of(
+            self.potential,
+            self.window[0],
+            temperature,
+            self.velocity_dims,
+            self.mass,
+            periodic=self.periods is not None,
+        )
+
+    def check_user_code(self) -> None:
+        """Call the user's code on a few points. What is not finite there is for the particles to meet.
+
+        Raises:
+            UserError: a name that is not known, or code that cannot be had, raises, returns something of the wrong
+                shape, or cannot be differentiated.
+        """
+        for key, value, names in (
+            ("potential", self.potential_name, self.named_potentials),
+            ("initial_density", self.initial_density, (self.named_density,)),
+        ):
+            if value not in names and ":" not in value:
+                known = ", ".join(f'"{name}"' for name in names)
+                raise UserError(f'{self._given(key, value)}: it may be {known}, or "module:name" of your own code')
+        # Also one point: code that squeezes loses its only axis there.
+        for count in (4, 1):
+            if self.potential_name not in self.named_potentials:
+                self._check_potential(count)
+            if self.starts_from_user_code:
+                self._check_density(count)
+
+    def _check_potential(self, count: int) -> None:
+        low, high = np.array(self.window[0]).T
+        x = torch.from_numpy(low + (high - low) * _scattered(count, self.space_dims)).requires_grad_()
+        with torch.enable_grad():
+            value = self.potential(x)
+        # A constant has no gradient and needs none.
+        if not _differentiable(value, x) and (value.requires_grad or (value != value[0]).any()):
+            given = self._given("potential", self.potential_name)
+            raise UserError(f"{given}: its gradient cannot be had: compute it from x by torch operations only")
+
+    def _check_density(self, count: int) -> None:
+        density = self._user_density()
+        for method in ("sample", "log_density"):
+            if not callable(getattr(density, method, None)):
+                raise UserError(
+                    f"{self._density_given}: it must be an object with methods sample(points, temperature) and "
+                    f"log_density(x, v, temperature), it has no {method}"
+                )
+        points = _scattered(count, self.space_dims + self.velocity_dims)
+        x, v = (torch.from_numpy(array) for array in self.sample(points, 1.0))
+        v.requires_grad_()
+        with torch.enable_grad():
+            value = self.log_density(x, v, 1.0)
+        if not _differentiable(value, v):
+            raise UserError(
+                f"{self._density_given}: log_density cannot be differentiated in v: compute it from v by torch "
+                "operations only"
+            )
+
+    def _user_density(self) -> Any:
+        return usercode.load(self.initial_density, "problem.initial_density")
+
+    @property
+    def _density_given(self) -> str:
+        return self._given("initial_density", self.initial_density)
+
+    @staticmethod
+    def _given(key: str, value: str) -> str:
+        return f'problem.{key} = "{value}"'
+
+
+def _scattered(count: int, dims: int) -> np.ndarray:
+    """Points [count, dims] of the unit cube, no two coordinates alike."""
+    return np.modf(0.6180339887 * np.arange(1, count * dims + 1).reshape(count, dims))[0]
+
+
+def _differentiable(value: torch.Tensor, argument: torch.Tensor) -> bool:
+    if not value.requires_grad:
+        return False
+    with torch.enable_grad():
+        return torch.autograd.grad(value.sum(), argument, allow_unused=True)[0] is not None
+
+
+def _one_per_row(value: Any, count: int, wanted: str) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise UserError(f"{wanted}, it returned {_described(value)}")
+    if value.shape != (count,):
+        raise UserError(f"{wanted}, for n = {count} it returned {list(value.shape)}")
+    return value
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"a {type(value).__name__} of {value.dtype}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,72 @@
+"""Particles in a periodic potential (the paper's Example 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from hpc_kjko.errors import UserError
+from hpc_kjko.problems.beams import Amplitude, PerturbedBeams
+from hpc_kjko.problems.custom import CustomProblem
+from hpc_kjko.schema import Dimension, Lengths, NonNegative
+
+
+class Periodic(CustomProblem, PerturbedBeams):
+    """A Σ_j cos(2π x_j/L_j) ("cosine") or A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)] ("ratchet"), from two beams."""
+
+    named_potentials: ClassVar[tuple[str, ...]] = ("cosine", "ratchet")
+    named_density: ClassVar[str] = "beams"
+
+    kind: Literal["periodic"]
+    space_dims: Dimension = 1
+    velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
+    length: Lengths = (1.0,)
+    beam_velocity: NonNegative = 1.5
+    amplitude: Amplitude = 0.5
+    potential_name: str = Field("cosine", alias="potential")
+    potential_amplitude: float = 0.5
+    initial_density: str = "beams"
+
+    @model_validator(mode="after")
+    def _user_code_works(self) -> Periodic:
+        self.check_user_code()
+        return self
+
+    @property
+    def beam_speed(self) -> float:
+        return self.beam_velocity
+
+    def own_potential(self, x: torch.Tensor) -> torch.Tensor:
+        phase = 2 * math.pi * x / torch.tensor(self.periods, dtype=x.dtype, device=x.device)
+        if self.potential_name == "cosine":
+            return self.potential_amplitude * torch.cos(phase).sum(1)
+        return self.potential_amplitude * (torch.sin(phase) + 0.5 * torch.sin(2 * phase)).sum(1)
+
+    def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        return PerturbedBeams.sample(self, points, temperature)
+
+    def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        return PerturbedBeams.log_density(self, x, v, temperature)
+
+    def spatial_density(self, x: np.ndarray) -> np.ndarray:
+        self._must_be_a_product()
+        return super().spatial_density(x)
+
+    def positions(self, points: np.ndarray) -> np.ndarray:
+        self._must_be_a_product()
+        return super().positions(points)
+
+    def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
+        self._must_be_a_product()
+        return super().velocities(points, temperature)
+
+    def _must_be_a_product(self) -> None:
+        if self.starts_from_user_code:
+            raise UserError(
+                f'problem.initial_density = "{self.initial_density}" cannot be drawn in space and in velocity '
+                f'separately, as this start needs it: use "{self.named_density}"'
+            )
