@@ -34,6 +34,16 @@ def test_order_of_the_conservative_part(name, order, expected):
     assert slopes == pytest.approx([expected] * 2, abs=0.1)
 
 
+def test_a_composition_of_verlet_steps_is_of_fourth_order():
+    errors = []
+    for steps in (10, 20, 40):
+        x, v = oscillate(MAPS["forest_ruth"].stages, 2.0 / steps, steps)
+        errors.append(math.hypot(x - math.cos(2.0), v + math.sin(2.0)))
+    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    assert slopes == pytest.approx([4] * 2, abs=0.2)
+    assert errors[-1] < 1e-5
+
+
 @pytest.mark.parametrize("name", MAPS)
 def test_the_adjoint_undoes_the_map_in_reverse(name):
     symplectic = MAPS[name]
@@ -52,7 +62,7 @@ def test_the_adjoint_undoes_the_map_in_reverse(name):
 def test_every_stage_adds_up_to_one_step(name, order):
     stages = compose(MAPS[name], order)
     for action in ("drift", "kick", "collide"):
-        assert sum(s.fraction for s in stages if s.action == action) == 1.0
+        assert sum(s.fraction for s in stages if s.action == action) == pytest.approx(1.0, abs=1e-15)
     middle = [s.action for s in stages].index("collide")
     if order == 2:  # symmetric about the collision
         assert stages[:middle] == stages[middle + 1 :][::-1]

@@ -1,0 +1,232 @@
+"""The runs behind the paper's figures and the tables of docs/results.md, and their references.
+
+Shared by paper_figures.py and validate.py: a run that one of them has made serves the other. Every run is a case of
+jobs/ with some of its keys changed; ``quick`` is a size for the tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpc_kjko import config
+from hpc_kjko.reference.grid_1d1v import GridSolution, solve
+from hpc_kjko.series import read_series
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+
+#: Steps of the convergence study of Example 1.
+STEPS = (0.2, 0.1, 0.05, 0.025, 0.0125)
+QUICK_STEPS = (0.2, 0.1)
+
+SCORE_MATCHING = ("method.collision=score_matching",)
+LANGEVIN = ("method.collision=langevin",)
+LEAKY = ("method.activation=leaky_relu",)
+SECOND_ORDER = ("method.order=2", "method.logdet=exact", "time.integrator=verlet")
+PAPER_SCHEME = ("method.order=1", "method.logdet=linear", "method.iterations=50")
+QUICK = {
+    "e1_gaussian_1d": ("particles.count=256", "method.iterations=100", "method.first_iterations=200"),
+    "e1_gaussian_3d": ("particles.count=256", "method.iterations=20", "method.first_iterations=100", "time.end=2.0"),
+    "e2_confined": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
+    "e3_periodic_cosine": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
+    "e3_periodic_ratchet": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
+    "e4_confined_3d": ("particles.count=512", "method.iterations=2", "method.first_iterations=30"),
+    "e5_two_stream_weak": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
+    "e5_two_stream_strong": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
+    "e6_two_stream_1d3v": ("particles.count=1024", "method.iterations=1", "method.first_iterations=30"),
+    "two_stream_long": ("particles.count=1024", "method.iterations=1", "time.end=40.0"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A case of jobs/ and what is changed in it."""
+
+    job: str
+    changes: tuple[str, ...] = ()
+
+
+def _runs() -> dict[str, Run]:
+    runs = {
+        "e2": Run("e2_confined"),
+        "e2_paper": Run("e2_confined", PAPER_SCHEME),
+        "e3_cosine": Run("e3_periodic_cosine"),
+        "e3_ratchet": Run("e3_periodic_ratchet"),
+        "e4": Run("e4_confined_3d"),
+        "e5_weak": Run("e5_two_stream_weak"),
+        "e5_weak_leaky": Run("e5_two_stream_weak", LEAKY),
+        "e5_strong": Run("e5_two_stream_strong"),
+        "e5_strong_leaky": Run("e5_two_stream_strong", LEAKY),
+        "e6": Run("e6_two_stream_1d3v"),
+        "e6_leaky": Run("e6_two_stream_1d3v", LEAKY),
+        "long_jko": Run("two_stream_long"),
+        "long_score_matching": Run("two_stream_long", SCORE_MATCHING),
+        "long_langevin": Run("two_stream_long", LANGEVIN),
+    }
+    for dims in ("1d", "3d"):
+        for step in STEPS:
+            at = (f"time.step={step}",)
+            runs[f"e1_{dims}_{step}"] = Run(f"e1_gaussian_{dims}", at)
+            runs[f"e1_{dims}_second_{step}"] = Run(f"e1_gaussian_{dims}", at + SECOND_ORDER)
+            runs[f"e1_{dims}_score_{step}"] = Run(f"e1_gaussian_{dims}", at + SCORE_MATCHING)
+        widths = {"1d": "[16,16]", "3d": "[32,32]"}[dims]
+        network = (f"method.hidden={widths}", "method.iterations=100", "particles.count=8192")
+        runs[f"e1_{dims}_tanh"] = Run(f"e1_gaussian_{dims}", network)
+        runs[f"e1_{dims}_tanh_score"] = Run(f"e1_gaussian_{dims}", network + SCORE_MATCHING)
+    return runs
+
+
+#: Every run by the name of its folder.
+RUNS = _runs()
+
+
+class Experiments:
+    """Runs on demand: a finished run folder under ``out`` is taken as it is, anything else is run.
+
+    Args:
+        out: where the run folders are.
+        ranks: of a run that has to be made.
+        quick: sizes for the tests.
+    """
+
+    def __init__(self, out: Path, ranks: int = 1, quick: bool = False):
+        self.out, self.ranks, self.quick = out, ranks, quick
+
+    def folder(self, name: str) -> Path:
+        """The run folder of a run of :data:`RUNS`, made now if it is not there."""
+        folder, run = self.out / name, RUNS[name]
+        status = folder / "run.json"
+        if status.exists() and json.loads(status.read_text())["status"] == "finished":
+            return folder
+        changes = run.changes + (QUICK[run.job] if self.quick else ())
+        settings = [part for change in changes for part in ("--set", change)]
+        launcher = [str(Path(sysconfig.get_path("scripts")) / "mpirun"), "-n", str(self.ranks)]
+        line = [*(launcher if self.ranks > 1 else []), sys.executable, "-m", "hpc_kjko", "run"]
+        print(f"running {name}: {run.job} {' '.join(changes)}", file=sys.stderr, flush=True)
+        subprocess.run(
+            [*line, str(JOBS / f"{run.job}.toml"), "--out", str(folder), "--force", *settings],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        return folder
+
+    def case(self, name: str) -> config.Case:
+        """The resolved case of a run."""
+        return config.load(self.folder(name) / "case.toml")
+
+    def series(self, name: str) -> dict[str, np.ndarray]:
+        """The time series of a run."""
+        return read_series(self.folder(name) / "series.h5")
+
+    def reference(self, name: str, snapshot_times: tuple[float, ...] = ()) -> GridSolution:
+        """The grid solution of a run's problem, or for more dimensions of its 1D1V counterpart."""
+        return grid_solution(self.case(name), snapshot_times, quick=self.quick)
+
+
+def grid_solution(case: config.Case, snapshot_times: tuple[float, ...] = (), quick: bool = False) -> GridSolution:
+    """An independent solution of the 1D1V problem of a case, by the grid solver of ``hpc_kjko.reference``.
+
+    Of a problem in more dimensions that is separable (Example 4) or decouples (Example 6) it is the first coordinate's:
+    the KL divergence of Example 4 is ``space_dims`` times that of its first coordinate.
+    """
+    return _solve(case.model_dump_json(), tuple(snapshot_times), quick)
+
+
+@functools.cache
+def _solve(case_json: str, snapshot_times: tuple[float, ...], quick: bool) -> GridSolution:
+    case = config.from_table(json.loads(case_json, object_hook=_without_none))
+    one_dimensional = config.from_table({**case.table(), "problem": _first_coordinate(case)})
+    problem, physics, time = one_dimensional.problem, one_dimensional.physics, one_dimensional.time
+    unbounded = problem.periods is None
+    half_width = 8.0
+    length, left = (2 * half_width, -half_width) if unbounded else (problem.periods[0], 0.0)
+    cells = (64, 256) if quick else (128, 1024)
+    given: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    if physics.field == "external":
+        given = {"potential": _potential(problem), "acceleration": _acceleration(problem)}
+
+    def density(x: np.ndarray, v: np.ndarray) -> np.ndarray:
+        x, v = np.broadcast_arrays(x, v)
+        positions, velocities = (torch.from_numpy(z.reshape(-1, 1).copy()) for z in (x, v))
+        return problem.log_density(positions, velocities, physics.temperature).exp().numpy().reshape(x.shape)
+
+    return solve(
+        density,
+        length,
+        physics.collision_strength,
+        physics.temperature,
+        time.end,
+        time.step / (1 if quick else 2),
+        cells=cells,
+        velocity_max=8.0,
+        left=left,
+        snapshot_times=snapshot_times,
+        **given,
+    )
+
+
+def _without_none(table: dict) -> dict:
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _first_coordinate(case: config.Case) -> dict:
+    problem = case.problem.model_dump(mode="json")
+    first = {name: value[0] if isinstance(value, list) else value for name, value in problem.items()}
+    return {**first, "space_dims": 1, "velocity_dims": 1}
+
+
+def _potential(problem) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda x: problem.potential(torch.from_numpy(x[:, None])).numpy()
+
+
+def _acceleration(problem) -> Callable[[np.ndarray], np.ndarray]:
+    def acceleration(x: np.ndarray) -> np.ndarray:
+        position = torch.from_numpy(x[:, None].copy()).requires_grad_()
+        return -torch.autograd.grad(problem.potential(position).sum(), position)[0][:, 0].numpy()
+
+    return acceleration
+
+
+def marginal_distance(values: np.ndarray, limits: tuple[float, float], reference: np.ndarray, at: np.ndarray) -> float:
+    """L¹ distance of a marginal's histogram from a reference density, both of total mass 1.
+
+    Args:
+        values: density in equal bins over ``limits``.
+        reference: density at the equally spaced points ``at``, from a finer grid: averaged over the bins.
+    """
+    edges = np.linspace(*limits, len(values) + 1)
+    width, spacing = edges[1] - edges[0], at[1] - at[0]
+    ends = np.concatenate([[at[0] - 0.5 * spacing], at + 0.5 * spacing])
+    cumulative = np.concatenate([[0.0], np.cumsum(reference) * spacing])
+    wanted = np.diff(np.interp(edges, ends, cumulative)) / width
+    return float(np.abs(values - wanted).sum() * width)
+
+
+def relative_l2(found: np.ndarray, wanted: np.ndarray) -> float:
+    """‖found − wanted‖ / ‖wanted‖."""
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def slope(steps: tuple[float, ...], errors: np.ndarray) -> float:
+    """Least-squares slope of log error against log step."""
+    return float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def peaks_rate(time: np.ndarray, amplitude: np.ndarray, latest: float = math.inf) -> tuple[float, float]:
+    """Rate γ and frequency ω of a signal |e^{γt} cos(ωt + …)| from parabolas through the logarithms of its maxima."""
+    log = np.log(amplitude)
+    peaks = [i for i in range(1, len(time) - 1) if log[i] > max(log[i - 1], log[i + 1]) and time[i] < latest]
+    parabolas = [np.polyfit(time[i - 1 : i + 2] - time[i], log[i - 1 : i + 2], 2) for i in peaks]
+    when = np.array([time[i] - b / (2 * a) for i, (a, b, _) in zip(peaks, parabolas, strict=True)])[1:]
+    height = np.array([c - b**2 / (4 * a) for a, b, c in parabolas])[1:]
+    return float(np.polyfit(when, height, 1)[0]), float(np.pi / np.diff(when).mean())
