@@ -34,6 +34,8 @@ LANGEVIN = ("method.collision=langevin",)
 LEAKY = ("method.activation=leaky_relu",)
 SECOND_ORDER = ("method.order=2", "method.logdet=exact", "time.integrator=verlet")
 PAPER_SCHEME = ("method.order=1", "method.logdet=linear", "method.iterations=50")
+FEW_ITERATIONS = ("method.iterations=10", "method.first_iterations=300", "method.order=2")
+GROWTH = ("problem.amplitude=2e-3", "particles.count=131072", "time.end=24.0", "grid.shape_order=2", "grid.cells=64")
 QUICK = {
     "e1_gaussian_1d": ("particles.count=256", "method.iterations=100", "method.first_iterations=200"),
     "e1_gaussian_3d": ("particles.count=256", "method.iterations=20", "method.first_iterations=100", "time.end=2.0"),
@@ -69,6 +71,10 @@ def _runs() -> dict[str, Run]:
         "e5_strong_leaky": Run("e5_two_stream_strong", LEAKY),
         "e6": Run("e6_two_stream_1d3v"),
         "e6_leaky": Run("e6_two_stream_1d3v", LEAKY),
+        "e8_landau": Run("landau_damping"),
+        "e8_landau_collisional": Run("landau_damping", ("physics.collision_strength=0.1", *FEW_ITERATIONS)),
+        "e8_growth": Run("e5_two_stream_weak", (*GROWTH, "physics.collision_strength=0.0")),
+        "e8_growth_collisional": Run("e5_two_stream_weak", (*GROWTH, *FEW_ITERATIONS)),
         "long_jko": Run("two_stream_long"),
         "long_score_matching": Run("two_stream_long", SCORE_MATCHING),
         "long_langevin": Run("two_stream_long", LANGEVIN),
