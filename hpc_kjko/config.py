@@ -145,10 +145,9 @@ class Method(Section):
 class VelocityMatching(Section):
     """The fixed-point iteration of ``method.collision = "velocity_matching"``."""
 
-    outer_iterations: Count = 6
-    iterations: Count = 100
-    learning_rate: Positive = 5e-3
-    time_slices: Count = 4
+    outer_iterations: Count = 20
+    iterations: Count = 40
+    learning_rate: Positive = 1e-2
 
 
 class Output(Section):

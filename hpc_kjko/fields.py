@@ -289,7 +289,8 @@ class Spectrum:
     """Derivatives on the periodic mesh in Fourier space, for real fields (``scipy.fft.rfftn``).
 
     Attributes:
-        gradient: i k [dx, ...]; the highest mode of an even mesh has no sine partner, so its derivative is zero.
+        gradient: i k [dx, ...]; the highest mode of an even mesh has no sine partner, so the derivatives of all modes
+            that have it along some axis are zero.
         inverse_laplacian: 1/|k|², 0 at k = 0 (neutrality).
     """
 
@@ -307,7 +308,7 @@ class Spectrum:
         for axis, cells in enumerate(grid.cells):
             if cells % 2 == 0:
                 nyquist = [slice(None)] * wavevector.ndim
-                nyquist[0], nyquist[1 + axis] = axis, cells // 2
+                nyquist[1 + axis] = cells // 2
                 wavevector[tuple(nyquist)] = 0.0
         self.gradient = 1j * wavevector
 
@@ -324,8 +325,8 @@ class Spectrum:
         return self.back(self.inverse_laplacian * self._divergence_hat(electric))
 
     def resolved(self, density: np.ndarray) -> np.ndarray:
-        """The part of a density [*cells] that is the divergence of something here: neither its mean nor the modes
-        whose derivative is zero."""
+        """The part of a density [*cells] that is the divergence of something here: without the modes, mean included,
+        whose derivatives are zero."""
         moved = (self.gradient != 0).any(0)
         return self.back(np.where(moved, scipy.fft.rfftn(density), 0))
 

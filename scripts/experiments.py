@@ -36,16 +36,23 @@ SECOND_ORDER = ("method.order=2", "method.logdet=exact", "time.integrator=verlet
 PAPER_SCHEME = ("method.order=1", "method.logdet=linear", "method.iterations=50")
 FEW_ITERATIONS = ("method.iterations=10", "method.first_iterations=300", "method.order=2")
 GROWTH = ("problem.amplitude=2e-3", "particles.count=131072", "time.end=24.0", "grid.shape_order=2", "grid.cells=64")
+QUICK_GAUSSIAN = (
+    *("particles.count=1024", "method.iterations=20", "method.first_iterations=150"),
+    *("method.learning_rate=0.05", "time.end=2.0"),
+)
 QUICK = {
-    "e1_gaussian_1d": ("particles.count=256", "method.iterations=100", "method.first_iterations=200"),
-    "e1_gaussian_3d": ("particles.count=256", "method.iterations=20", "method.first_iterations=100", "time.end=2.0"),
+    "e1_gaussian_1d": QUICK_GAUSSIAN,
+    "e1_gaussian_3d": QUICK_GAUSSIAN,
     "e2_confined": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
     "e3_periodic_cosine": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
     "e3_periodic_ratchet": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
     "e4_confined_3d": ("particles.count=512", "method.iterations=2", "method.first_iterations=30"),
     "e5_two_stream_weak": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
     "e5_two_stream_strong": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
-    "e6_two_stream_1d3v": ("particles.count=1024", "method.iterations=1", "method.first_iterations=30"),
+    "e6_two_stream_1d3v": (
+        *("particles.count=1024", "method.iterations=1", "method.first_iterations=30"),
+        *("time.step=0.2", "output.histogram_every=25"),
+    ),
     "two_stream_long": ("particles.count=1024", "method.iterations=1", "time.end=40.0"),
 }
 

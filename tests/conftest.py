@@ -82,6 +82,31 @@ def kjko_here(tmp_path, monkeypatch, capsys):
     return call
 
 
+def exactly(solver, data, step):
+    """The inner problem solved to round-off, for the affine field (few parameters): Newton's method instead of Adam."""
+    objective, parameters = solver._local, list(solver._parameters.values())
+    names = [name for name, _ in objective.named_parameters()]
+    sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
+
+    def value(flat):
+        pieces = [piece.reshape(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
+        return torch.func.functional_call(objective, dict(zip(names, pieces, strict=True)), (step, *data))
+
+    flat = torch.cat([p.detach().flatten() for p in parameters])
+    for _ in range(50):
+        newton = torch.linalg.solve(torch.func.hessian(value)(flat), torch.func.grad(value)(flat))
+        length = 1.0
+        while length > 1e-3 and value(flat - length * newton) > value(flat) + 1e-14:
+            length *= 0.5
+        flat = flat - length * newton
+        if newton.norm() < 1e-13:
+            break
+    with torch.no_grad():
+        for parameter, piece, shape in zip(parameters, flat.split(sizes), shapes, strict=True):
+            parameter.copy_(piece.reshape(shape))
+    return 1
+
+
 SMALL_CASE = """
 [problem]
 kind = "two_stream"

@@ -52,8 +52,7 @@ class VelocityMatchingCollision(ControlledCollision):
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
         settings = case.velocity_matching
-        self.end, self.steps = case.time.end, case.time.steps
-        self.outer_iterations, self.slices = settings.outer_iterations, settings.time_slices
+        self.end, self.outer_iterations = case.time.end, settings.outer_iterations
         self.control = self.control_field(case, parameters=1)
         objective = VelocityObjective(self.control, self.collision_strength, self.temperature)
         self._solver = AdamSolver(
@@ -72,10 +71,8 @@ class VelocityMatchingCollision(ControlledCollision):
             self._samples = []
             rehearse()
             samples, self._samples = self._samples, None
-            # A few times in turn instead of all: the same number of passes over the network trains it further.
-            for offset in range(self.slices):
-                z, v, share = (torch.cat(tensors) for tensors in zip(*samples[offset :: self.slices], strict=True))
-                self._solver.minimise((z, v, share / len(samples[offset :: self.slices])), 0.0)
+            z, v, share = (torch.cat(tensors) for tensors in zip(*samples, strict=True))
+            self._solver.minimise((z, v, share / len(samples)), self.end / len(samples))
         self._trained_until = self.end
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:

@@ -18,6 +18,7 @@ doi:10.1103/PhysRevLett.83.1974); at kappa = 0 itself any finite number of Hermi
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 from scipy.special import wofz
 
@@ -180,6 +181,62 @@ def landau_rate(wavenumber: float, collision_strength: float, temperature: float
             "and at small kappa landau_root is close"
         )
     return float(rates[1].real), float(rates[1].imag)
+
+
+def linear_field_history(
+    wavenumber: float,
+    collision_strength: float,
+    temperature: float,
+    beams: Sequence[tuple[float, float, float]],
+    times: Sequence[float],
+    modes: int = 400,
+) -> np.ndarray:
+    """|E_k(t)| / |E_k(0)| of a small wave on collisional beams, f = f0(v, t) + alpha g(v, t) e^{ikx}, g = f0 at t = 0.
+
+    Collisions with a bath relax the beams while the wave grows, so there is no single growth rate: with
+    a_n = int f0 He_n(v/s) / sqrt(n!) dv, s = sqrt T, the background is a_n(t) = a_n(0) e^{-n kappa t} and the wave obeys
+
+        dc_n/dt = -iks ( sqrt(n) c_{n-1} + sqrt(n+1) c_{n+1} ) - n kappa c_n - i sqrt(n) a_{n-1}(t) c_0 / (ks),
+
+    for a Maxwellian that of :func:`hermite_eigenvalues`.
+
+    Args:
+        wavenumber: k > 0.
+        collision_strength: kappa > 0.
+        temperature: T > 0 of the bath.
+        beams: (density n_s, mean velocity v_s, thermal speed sigma_s) of each beam; densities sum to 1.
+        times: increasing, from 0.
+        modes: number of Hermite functions; the rest is set to zero.
+
+    Returns:
+        Shape (len(times),).
+    """
+    _require_positive(wavenumber=wavenumber, collision_strength=collision_strength, temperature=temperature)
+    s, n = np.sqrt(temperature), np.arange(modes)
+    # E[He_n(v/s)] / sqrt(n!) over a Gaussian by the recurrence e_n = (m e_{n-1} + (q - 1) sqrt(n-1) e_{n-2}) / sqrt(n),
+    # m = v_s/s its mean and q = sigma_s^2/T its variance, from the generating function exp(m t + (q - 1) t^2/2).
+    background = np.zeros(modes)
+    for density, velocity, thermal_speed in beams:
+        mean, excess = velocity / s, thermal_speed**2 / temperature - 1
+        moments = np.zeros(modes)
+        moments[0] = 1.0
+        for m in range(1, modes):
+            before = np.sqrt(m - 1) * moments[m - 2] if m > 1 else 0.0
+            moments[m] = (mean * moments[m - 1] + excess * before) / np.sqrt(m)
+        background += density * moments
+    coupling = wavenumber * s * np.sqrt(n[1:])
+
+    def rate(time: float, c: np.ndarray) -> np.ndarray:
+        change = -n * collision_strength * c
+        change[1:] -= 1j * coupling * c[:-1]
+        change[:-1] -= 1j * coupling * c[1:]
+        relaxed = background[:-1] * np.exp(-n[:-1] * collision_strength * time)
+        change[1:] -= 1j * np.sqrt(n[1:]) * relaxed * c[0] / (wavenumber * s)
+        return change
+
+    start = background.astype(complex)
+    solution = solve_ivp(rate, (times[0], times[-1]), start, t_eval=times, rtol=1e-8, atol=1e-12, method="DOP853")
+    return np.abs(solution.y[0] / start[0])
 
 
 def _plasma_dispersion(zeta: complex | np.ndarray) -> complex | np.ndarray:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import exactly
 
 from hpc_kjko.config import from_table
 from hpc_kjko.diagnostics import measure
@@ -13,26 +14,6 @@ from hpc_kjko.reference.gaussian import gaussian_moments
 from hpc_kjko.reference.grid_1d1v import solve
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.adam import AdamSolver
-
-
-def exactly(solver, data, step):
-    """The inner problem solved to the last digit, for the affine field (where it is convex): L-BFGS instead of Adam."""
-    optimizer = torch.optim.LBFGS(
-        solver._parameters.values(),
-        max_iter=200,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-16,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure():
-        optimizer.zero_grad()
-        loss = solver._objective(step, *data)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return 1
 
 
 def moments(state):
