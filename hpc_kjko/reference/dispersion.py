@@ -194,7 +194,8 @@ def linear_field_history(
     """|E_k(t)| / |E_k(0)| of a small wave on collisional beams, f = f0(v, t) + alpha g(v, t) e^{ikx}, g = f0 at t = 0.
 
     Collisions with a bath relax the beams while the wave grows, so there is no single growth rate: with
-    a_n = int f0 He_n(v/s) / sqrt(n!) dv, s = sqrt T, the background is a_n(t) = a_n(0) e^{-n kappa t} and the wave obeys
+    a_n = int f0 He_n(v/s) / sqrt(n!) dv, s = sqrt T, the background is a_n(t) = a_n(0) e^{-n kappa t},
+    and the wave obeys
 
         dc_n/dt = -iks ( sqrt(n) c_{n-1} + sqrt(n+1) c_{n+1} ) - n kappa c_n - i sqrt(n) a_{n-1}(t) c_0 / (ks),
 
