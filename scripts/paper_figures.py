@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments import JOBS, QUICK, QUICK_STEPS, RUNS, STEPS, Experiments, slope
+from experiments import JOBS, QUICK_STEPS, RUNS, STEPS, Experiments, slope
 
 from hpc_kjko import cli, plotting
+from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import Marginal
 from hpc_kjko.output import Snapshot, list_snapshots, read_snapshot
 from hpc_kjko.plotting import plt
@@ -33,6 +34,8 @@ STYLE = {**plotting._STYLE, "figure.dpi": 110, "legend.fontsize": 9}
 TIME, UNIT = "time  [1/ω$_p$]", {"x": "v$_{th}$/ω$_p$", "v": "v$_{th}$"}
 GRID = {"color": "black", "lw": 0.9}
 
+#: Label and colour of the line of a run.
+Curves = dict[str, tuple[str, str]]
 #: Fewer particles than this are shown in a quarter of the bins.
 MANY = 30_000
 
@@ -44,12 +47,12 @@ class QuickExperiments(Experiments):
     """Runs of the quick size on one rank, in this process: starting Python takes longer than they do."""
 
     def folder(self, name: str) -> Path:
-        folder, run = self.out / name, RUNS[name]
+        folder = self.out / name
         if not (folder / "run.json").exists():
-            settings = [part for change in run.changes + QUICK[run.job] for part in ("--set", change)]
+            settings = [part for change in self.changes(name) for part in ("--set", change)]
             handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             with contextlib.redirect_stdout(sys.stderr):
-                code = cli.main(["run", str(JOBS / f"{run.job}.toml"), "--out", str(folder), *settings])
+                code = cli.main(["run", str(JOBS / f"{RUNS[name].job}.toml"), "--out", str(folder), *settings])
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             if code:
@@ -57,11 +60,16 @@ class QuickExperiments(Experiments):
         return super().folder(name)
 
 
+def snapshots_of(runs: Experiments, name: str) -> list[Snapshot]:
+    """The snapshots of a run that hold marginals and histograms: others hold the fields only."""
+    folder = runs.folder(name) / "snapshots"
+    return [found for step in list_snapshots(folder) if (found := read_snapshot(folder, step)).marginals]
+
+
 def snapshots_at(runs: Experiments, name: str, times: Sequence[float]) -> list[Snapshot]:
-    """The snapshots nearest to the times."""
-    folder, step = runs.folder(name) / "snapshots", runs.case(name).time.step
-    steps = np.array(list_snapshots(folder))
-    return [read_snapshot(folder, int(steps[np.abs(steps * step - time).argmin()])) for time in times]
+    """Of these the nearest to each of the times."""
+    found = snapshots_of(runs, name)
+    return [min(found, key=lambda snapshot: abs(snapshot.time - time)) for time in times]
 
 
 def merged(values: np.ndarray, count: int) -> np.ndarray:
@@ -74,25 +82,34 @@ def merged(values: np.ndarray, count: int) -> np.ndarray:
     return values
 
 
-def draw_marginal(axes: plt.Axes, marginal: Marginal, runs: Experiments, name: str, **style) -> None:
-    """The particles' histogram of one coordinate, as a probability density."""
-    case = runs.case(name)
-    values = merged(marginal.values, case.particles.count) / case.problem.mass
-    axes.stairs(values, np.linspace(*marginal.range, len(values) + 1), **style)
+def draw_marginals(
+    row: np.ndarray,
+    snapshot: Snapshot,
+    density: np.ndarray,
+    solution: GridSolution,
+    case: Case,
+    style: dict,
+    grid: dict,
+) -> None:
+    """The particles' histogram of each coordinate and the grid solver's marginal, as probability densities."""
+    for axes, marginal in zip(row.flat, snapshot.marginals, strict=True):
+        kind, (low, high) = marginal.kind, marginal.range
+        values = merged(marginal.values, case.particles.count) / case.problem.mass
+        axes.stairs(values, np.linspace(low, high, len(values) + 1), **style)
+        points, expected = (solution.x, density.sum(1)) if kind == "x" else (solution.v, density.sum(0))
+        expected, inside = expected / (expected.sum() * (points[1] - points[0])), (points > low) & (points < high)
+        axes.plot(points[inside], expected[inside], **{**GRID, **grid})
+        name = f"{kind}$_{marginal.axis + 1}$" if len(row.flat) > 2 else kind
+        axes.set(xlabel=f"{name}  [{UNIT[kind]}]", ylabel="probability density", ylim=(0, None))
 
 
-def draw_grid(axes: plt.Axes, solution: GridSolution, density: np.ndarray, kind: str, limits: tuple, **style) -> None:
-    """The grid solver's marginal of a density on its grid, as a probability density."""
-    points = solution.x if kind == "x" else solution.v
-    values = density.sum(axis=1 if kind == "x" else 0)
-    inside = (points >= limits[0]) & (points <= limits[1])
-    axes.plot(points[inside], (values / (values.sum() * (points[1] - points[0])))[inside], **{**GRID, **style})
-
-
-def draw_equilibrium(axes: plt.Axes, equilibrium, kind: str, axis: int, limits: tuple) -> None:
-    edges = np.linspace(*limits, 321)
-    values = equilibrium.marginal(kind, axis, edges) / np.diff(edges)
-    axes.plot(0.5 * (edges[1:] + edges[:-1]), values, color=GREEN, lw=1.4, ls="--", label="equilibrium")
+def draw_equilibrium(row: np.ndarray, snapshot: Snapshot, case: Case) -> None:
+    """The marginals of the stationary density."""
+    equilibrium = case.problem.equilibrium(case.physics.temperature)
+    for axes, marginal in zip(row, snapshot.marginals, strict=True):
+        edges = np.linspace(*marginal.range, 321)
+        values = equilibrium.marginal(marginal.kind, marginal.axis, edges) / np.diff(edges)
+        axes.plot(0.5 * (edges[1:] + edges[:-1]), values, color=GREEN, lw=1.4, ls="--", label="equilibrium")
 
 
 def titled(figure: plt.Figure, title: str, runs: Experiments, *names: str) -> plt.Figure:
@@ -108,30 +125,36 @@ def titled(figure: plt.Figure, title: str, runs: Experiments, *names: str) -> pl
     return figure
 
 
-def draw_kl(
-    axes: plt.Axes,
-    difference: plt.Axes,
-    runs: Experiments,
-    curves: dict[str, tuple[str, dict]],
-    solution: GridSolution,
-    directions: int = 1,
-) -> None:
-    """KL divergence by the tracked log-density on a logarithmic scale against the grid solver's, and the difference."""
-    expected, end = solution.relative_entropy / solution.mass, solution.times[-1]
-    for label, (name, style) in curves.items():
+def draw_kl(row: np.ndarray, runs: Experiments, curves: Curves, solution: GridSolution, directions: int = 1) -> None:
+    """KL divergence per direction, by the tracked log-density, against the grid solver's; and the difference."""
+    axes, difference = row
+    expected, end, per = solution.relative_entropy / solution.mass, solution.times[-1], " / 3" * (directions == 3)
+    for name, (label, color) in curves.items():
         series = runs.series(name)
         found, time = series["kl"] / directions, series["time"]
-        axes.semilogy(time, np.where(found > 0, found, np.nan), label=label, **style)
-        difference.plot(time, np.abs(found - np.interp(time, solution.times, expected)), label=label, **style)
+        axes.semilogy(time, np.where(found > 0, found, np.nan), label=label, color=color)
+        difference.plot(time, np.abs(found - np.interp(time, solution.times, expected)), label=label, color=color)
     late = (solution.times >= 0.3 * end) & (solution.times <= 0.9 * end)
     rate = -np.polyfit(solution.times[late], np.log(expected[late]), 1)[0]
     axes.semilogy(solution.times, expected, **GRID, ls="--", label=f"grid solver, late ∝ exp(−{rate:.2f} ω$_p$t)")
     difference.axhline(0.03, color="grey", lw=1, ls=":", label="target of docs/results.md: 0.03")
-    per = " / 3" if directions == 3 else ""
     axes.set(xlabel=TIME, ylabel=f"KL(f | f$_∞$){per}")
     difference.set(xlabel=TIME, ylabel=f"|KL{per} − KL of the grid solver|", ylim=(0, None))
     axes.legend()
     difference.legend()
+
+
+def draw_field(axes: plt.Axes, runs: Experiments, curves: Curves, solution: GridSolution) -> None:
+    """Field energy on a logarithmic scale against the grid solver's."""
+    found = {name: runs.series(name) for name in curves}
+    for name, (label, color) in curves.items():
+        axes.semilogy(found[name]["time"], found[name]["field_energy"], color=color, label=label)
+    axes.semilogy(solution.times, solution.field_energy, **GRID, ls="--", label="grid solver")
+    # The grid solver has no noise: a damped wave falls far below what the particles can show.
+    energies = np.concatenate([series["field_energy"] for series in found.values()])
+    axes.set(xlabel=TIME, ylabel="field energy  ½∫|E|²dx  [normalised]")
+    axes.set_ylim(0.1 * energies.min(), 5 * max(energies.max(), solution.field_energy.max()))
+    axes.legend(ncols=2, fontsize=8)
 
 
 def panels(
@@ -170,7 +193,7 @@ def fig1(runs: Experiments) -> plt.Figure:
         left.loglog(steps, guide, color="grey", lw=1, ls=dots, label=f"slope {order}")
     left.set(ylim=(low, 1.3 * high), xlabel="step h  [1/ω$_p$]", ylabel="root of the mean drift error  [v$_{th}$ω$_p$]")
     left.set_xticks(steps, [f"{step:g}" for step in steps])
-    left.minorticks_off() if len(steps) < 3 else left.xaxis.minorticks_off()
+    left.xaxis.minorticks_off()
     left.set_title("against the step")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
     for panel, dims in zip(axes[0, 1:], ("1d", "3d"), strict=True):
@@ -184,7 +207,7 @@ def fig1(runs: Experiments) -> plt.Figure:
             panel.semilogy(series["time"][1:], series["drift_error"][1:], color=color, ls=dashes, label=words)
         panel.set(xlabel=TIME, ylabel="drift error  [v$_{th}$²ω$_p$²]", title=f"over time, {dims.upper()}, h = 0.1")
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
-    return titled(figure, "Figure 1. Example 1: drift error", runs, "e1_1d_0.1", "e1_3d_0.1")
+    return titled(figure, "Figure 1. Example 1: drift error", runs, "e1_1d_0.1", "e1_3d_0.2")
 
 
 def fig2(runs: Experiments) -> plt.Figure:
@@ -222,18 +245,16 @@ def fig3(runs: Experiments) -> plt.Figure:
     times = (0.0, 1.0, 2.0, 5.0)
     figure, axes = panels(2, len(times), 3.4, 3.0, sharey="row")
     solution, case = runs.reference("e2", times), runs.case("e2")
-    equilibrium = case.problem.equilibrium(case.physics.temperature)
+    look = {"color": BLUE, "alpha": 0.35, "fill": True, "label": "JKO particles"}
     snapshots = snapshots_at(runs, "e2", times)
     for column, snapshot, density in zip(axes.T, snapshots, solution.snapshots, strict=True):
-        for panel, marginal in zip(column, snapshot.marginals, strict=True):
-            kind, limits = marginal.kind, marginal.range
-            draw_marginal(panel, marginal, runs, "e2", color=BLUE, alpha=0.35, fill=True, label="JKO particles")
-            draw_grid(panel, solution, density, kind, limits, label="grid solver")
-            draw_equilibrium(panel, equilibrium, kind, 0, limits)
-            panel.set(xlabel=f"{kind}  [{UNIT[kind]}]", xlim=(-4, 4))
+        draw_marginals(column, snapshot, density, solution, case, look, {"label": "grid solver"})
+        draw_equilibrium(column, snapshot, case)
         column[0].set_title(f"t = {snapshot.time:g} / ω$_p$")
-    for panel in axes[:, 0]:
-        panel.set_ylabel("probability density")
+    for panel in axes.flat:
+        panel.set(xlim=(-4, 4))
+    for panel in axes[:, 1:].flat:
+        panel.set_ylabel("")
     below(figure, axes[0, 0], 3)
     return titled(figure, "Figure 3. Example 2: marginals in x (top) and v", runs, "e2")
 
@@ -241,8 +262,8 @@ def fig3(runs: Experiments) -> plt.Figure:
 def fig4(runs: Experiments) -> plt.Figure:
     """Example 2: KL decays exponentially, as that of the grid solver."""
     figure, axes = panels(1, 2, 5.4, 4.0)
-    curves = {"JKO, second order": ("e2", {"color": BLUE}), "paper's scheme": ("e2_paper", {"color": RED})}
-    draw_kl(*axes[0], runs, curves, runs.reference("e2", (0.0, 1.0, 2.0, 5.0)))
+    curves = {"e2": ("JKO, second order", BLUE), "e2_paper": ("paper's scheme", RED)}
+    draw_kl(axes[0], runs, curves, runs.reference("e2", (0.0, 1.0, 2.0, 5.0)))
     return titled(figure, "Figure 4. Example 2: relative entropy", runs, "e2", "e2_paper")
 
 
@@ -252,19 +273,14 @@ def fig5(runs: Experiments) -> plt.Figure:
     figure, axes = panels(2, 2, 5.4, 3.6)
     for row, name in zip(axes, ("e3_cosine", "e3_ratchet"), strict=True):
         solution, case = runs.reference(name, times), runs.case(name)
-        equilibrium = case.problem.equilibrium(case.physics.temperature)
-        for snapshot, density, color in zip(
-            snapshots_at(runs, name, times), solution.snapshots, (SKY, ORANGE, BLUE), strict=True
-        ):
-            for panel, marginal in zip(row, snapshot.marginals, strict=True):
-                label = f"JKO particles, t = {snapshot.time:g}"
-                draw_marginal(panel, marginal, runs, name, color=color, lw=1.5, label=label)
-                own = {"label": "grid solver, same times"} if color == BLUE else {}
-                draw_grid(panel, solution, density, marginal.kind, marginal.range, **own)
-        for panel, marginal in zip(row, snapshot.marginals, strict=True):
-            draw_equilibrium(panel, equilibrium, marginal.kind, 0, marginal.range)
-            panel.set(xlabel=f"{marginal.kind}  [{UNIT[marginal.kind]}]", ylabel="probability density")
-            panel.set(title=f"{case.problem.potential_name} potential", ylim=(0, None))
+        snapshots = snapshots_at(runs, name, times)
+        for snapshot, density, color in zip(snapshots, solution.snapshots, (SKY, ORANGE, BLUE), strict=True):
+            look = {"color": color, "lw": 1.5, "label": f"JKO particles, t = {snapshot.time:g}"}
+            own = {"label": "grid solver, same times"} if color == BLUE else {}
+            draw_marginals(row, snapshot, density, solution, case, look, own)
+        draw_equilibrium(row, snapshots[-1], case)
+        for panel in row:
+            panel.set(title=f"{case.problem.potential_name} potential")
     below(figure, axes[0, 0], 3)
     return titled(figure, "Figure 5. Example 3: marginals", runs, "e3_cosine", "e3_ratchet")
 
@@ -273,7 +289,7 @@ def fig6(runs: Experiments) -> plt.Figure:
     """Example 3: KL decays exponentially in both potentials."""
     figure, axes = panels(2, 2, 5.4, 3.6)
     for row, name in zip(axes, ("e3_cosine", "e3_ratchet"), strict=True):
-        draw_kl(*row, runs, {"JKO, second order": (name, {"color": BLUE})}, runs.reference(name, (0.0, 1.0, 5.0)))
+        draw_kl(row, runs, {name: ("JKO, second order", BLUE)}, runs.reference(name, (0.0, 1.0, 5.0)))
         row[0].set_title(f"{runs.case(name).problem.potential_name} potential")
     return titled(figure, "Figure 6. Example 3: relative entropy", runs, "e3_cosine", "e3_ratchet")
 
@@ -281,19 +297,20 @@ def fig6(runs: Experiments) -> plt.Figure:
 def fig7(runs: Experiments) -> plt.Figure:
     """Example 4: all six marginals, at the start and at the end, are those of one dimension."""
     figure, axes = panels(2, 3, 4.4, 3.2, sharex="row", sharey="row")
-    times = (0.0, runs.case("e4").time.end)
-    solution = runs.reference("e4", times)
-    for snapshot, density, color, dashes in zip(
-        snapshots_at(runs, "e4", times), solution.snapshots, (ORANGE, BLUE), ("--", "-"), strict=True
-    ):
+    case = runs.case("e4")
+    times = (0.0, case.time.end)
+    solution, snapshots = runs.reference("e4", times), snapshots_at(runs, "e4", times)
+    looks = ((ORANGE, "--"), (BLUE, "-"))
+    for snapshot, density, (color, dashes) in zip(snapshots, solution.snapshots, looks, strict=True):
         when = f"t = {snapshot.time:g}"
-        for panel, marginal in zip(axes.flat, snapshot.marginals, strict=True):
-            kind = marginal.kind
-            draw_marginal(panel, marginal, runs, "e4", color=color, lw=1.4, label=f"JKO particles, {when}")
-            draw_grid(panel, solution, density, kind, marginal.range, ls=dashes, label=f"grid solver in 1D, {when}")
-            panel.set(xlabel=f"{kind}$_{marginal.axis + 1}$  [{UNIT[kind]}]", xlim=(-4, 4))
-    for panel in axes[:, 0]:
-        panel.set_ylabel("probability density")
+        look = {"color": color, "lw": 1.4, "label": f"JKO particles, {when}"}
+        draw_marginals(
+            axes, snapshot, density, solution, case, look, {"ls": dashes, "label": f"grid solver 1D, {when}"}
+        )
+    for panel in axes.flat:
+        panel.set(xlim=(-4, 4))
+    for panel in axes[:, 1:].flat:
+        panel.set_ylabel("")
     below(figure, axes[0, 0], 4)
     return titled(figure, "Figure 7. Example 4: marginals in 3D3V", runs, "e4")
 
@@ -302,7 +319,7 @@ def fig8(runs: Experiments) -> plt.Figure:
     """Example 4: KL decays exponentially and is three times that of one dimension."""
     figure, axes = panels(1, 2, 5.4, 4.0)
     solution = runs.reference("e4", (0.0, runs.case("e4").time.end))
-    draw_kl(*axes[0], runs, {"JKO in 3D3V": ("e4", {"color": BLUE})}, solution, directions=3)
+    draw_kl(axes[0], runs, {"e4": ("JKO in 3D3V", BLUE)}, solution, directions=3)
     return titled(figure, "Figure 8. Example 4: relative entropy per direction", runs, "e4")
 
 
@@ -338,34 +355,21 @@ def fig10(runs: Experiments) -> plt.Figure:
     entropy = axes[0, 2]
     for panel, name, colors in ((axes[0, 0], "e5_weak", (BLUE, SKY)), (axes[0, 1], "e5_strong", (RED, ORANGE))):
         solution, kappa = runs.reference(name), runs.case(name).physics.collision_strength
-        for run, color, words in ((name, colors[0], "tanh"), (f"{name}_leaky", colors[1], "leaky ReLU")):
+        curves = {name: ("JKO, tanh", colors[0]), f"{name}_leaky": ("JKO, leaky ReLU", colors[1])}
+        draw_field(panel, runs, curves, solution)
+        panel.set_title(f"field energy, κ = {kappa:g}")
+        for run, (label, color) in curves.items():
             series = runs.series(run)
-            time = series["time"]
-            panel.semilogy(time, series["field_energy"], color=color, label=f"JKO, {words}")
-            wanted = np.interp(time, solution.times, solution.entropy)
-            error = np.abs(series["entropy"] / wanted - 1)
-            entropy.semilogy(time[1:], error[1:], color=color, label=f"κ = {kappa:g}, {words}")
-        panel.semilogy(solution.times, solution.field_energy, **GRID, ls="--", label="grid solver")
-        panel.set(xlabel=TIME, ylabel="field energy  ½∫|E|²dx  [normalised]", title=f"field energy, κ = {kappa:g}")
-        # The grid solver has no noise: a damped wave falls below what the particles can show.
-        panel.set_ylim(bottom=0.1 * series["field_energy"].min())
-        panel.legend()
+            error = np.abs(series["entropy"] / np.interp(series["time"], solution.times, solution.entropy) - 1)
+            entropy.semilogy(series["time"][1:], error[1:], color=color, label=f"κ = {kappa:g}, {label[5:]}")
     entropy.axhline(0.01, color="grey", lw=1, ls=":", label="target of docs/results.md: 1 %")
     entropy.set(xlabel=TIME, ylabel="|∫f log f / that of the grid − 1|", title="entropy, relative error")
     entropy.legend(fontsize=8)
     return titled(figure, "Figure 10. Two-stream instability: field energy and entropy", runs, "e5_weak", "e5_strong")
 
 
-def temperatures(runs: Experiments, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Times [n], and variance of the transverse velocities v_2, v_3 [n, 2] from their marginals."""
-    folder = runs.folder(name) / "snapshots"
-    snapshots = [read_snapshot(folder, step) for step in list_snapshots(folder)]
-    return np.array([s.time for s in snapshots]), np.array(
-        [[_variance(m) for m in s.marginals[-2:]] for s in snapshots]
-    )
-
-
-def _variance(marginal: Marginal) -> float:
+def variance(marginal: Marginal) -> float:
+    """Variance of a coordinate from its histogram."""
     edges = np.linspace(*marginal.range, len(marginal.values) + 1)
     centres, share = 0.5 * (edges[1:] + edges[:-1]), marginal.values / marginal.values.sum()
     # A histogram is wider than what it counts by a bin's own variance (Sheppard's correction).
@@ -376,18 +380,15 @@ def fig11(runs: Experiments) -> plt.Figure:
     """Two-stream instability in 1D3V: the field energy is that of 1D1V, the transverse directions stay Maxwellian."""
     figure, axes = panels(1, 2, 5.8, 4.2)
     field, heat = axes[0]
-    for name, color, words in (("e6", BLUE, "1D3V, tanh"), ("e6_leaky", RED, "1D3V, leaky ReLU")):
-        series = runs.series(name)
-        field.semilogy(series["time"], series["field_energy"], color=color, label=words)
-        time, found = temperatures(runs, name)
-        for axis, (marker, dashes) in enumerate((("o", "-"), ("s", "--"))):
-            label = f"v$_{axis + 2}$, {words}"
-            heat.plot(time, found[:, axis], color=color, marker=marker, ms=4, ls=dashes, label=label)
-    series, solution = runs.series("e5_weak"), runs.reference("e5_weak")
-    field.semilogy(series["time"], series["field_energy"], color=GREEN, label="1D1V, tanh")
-    field.semilogy(solution.times, solution.field_energy, **GRID, ls="--", label="grid solver, 1D1V")
-    field.set(xlabel=TIME, ylabel="field energy  ½∫|E|²dx  [normalised]", title="field energy")
-    field.legend()
+    curves = {"e6": ("1D3V, tanh", BLUE), "e6_leaky": ("1D3V, leaky ReLU", RED)}
+    draw_field(field, runs, {**curves, "e5_weak": ("1D1V, tanh", GREEN)}, runs.reference("e5_weak"))
+    field.set_title("field energy")
+    for name, (label, color) in curves.items():
+        snapshots = snapshots_of(runs, name)
+        for axis, look in ((1, {"marker": "o", "ls": "-"}), (2, {"marker": "s", "ls": "--"})):
+            found = [variance(snapshot.marginals[1 + axis]) for snapshot in snapshots]
+            time = [snapshot.time for snapshot in snapshots]
+            heat.plot(time, found, color=color, ms=4, label=f"v$_{axis + 1}$, {label}", **look)
     bath = runs.case("e6").physics.temperature
     heat.axhspan(0.99 * bath, 1.01 * bath, color="grey", alpha=0.25, lw=0, label="T of the bath ± 1 %")
     heat.set(xlabel=TIME, ylabel="variance of a transverse velocity  [v$_{th}$²]", title="transverse temperature")

@@ -198,3 +198,82 @@ def test_a_damaged_series_is_named_at_once(verb, finished, kjko):
     series.write_bytes(series.read_bytes()[:5000])
     result = kjko(verb, finished, *(["--set", "time.end=2.0"] if verb == "restart" else []))
     assert result.returncode == 2 and "series.h5" in result.stderr and "Traceback" not in result.stderr
+
+
+USER_CODE = """
+import torch
+def phi(x):
+    return 0.5 * (x**2).sum(1) + 0.1 * torch.cos(5 * x[:, 0])
+def hole(x):
+    return torch.where(x[:, 0] > 0.9, torch.full_like(x[:, 0], float("inf")), 0.5 * x[:, 0] ** 2)
+def matrix(x):
+    return x
+"""
+CONFINED = """
+[problem]
+kind = "confined"
+potential = "mine:phi"
+[particles]
+count = 2000
+[time]
+step = 0.1
+end = 0.3
+[method]
+iterations = 2
+first_iterations = 5
+hidden = [4]
+"""
+
+
+@pytest.fixture
+def user_case(tmp_path):
+    """A case with the user's own potential beside it."""
+    (tmp_path / "mine.py").write_text(USER_CODE)
+    path = tmp_path / "confined.toml"
+    path.write_text(CONFINED)
+    return path
+
+
+def test_a_potential_of_the_users_own_runs_and_restarts(user_case, kjko):
+    result = kjko("run", user_case, "--out", "out")
+    assert result.returncode == 0, result.stderr
+    series = read_series(user_case.parent / "out" / "series.h5")
+    assert series["kl"][0] > series["kl"][-1] > 0 and series["potential_energy"][0] > 0
+    result = kjko("restart", "out", "--set", "time.end=0.5", ranks=2)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("potential", "says"),
+    [
+        ("absent:phi", "there is no module absent"),
+        ("mine:psi", "the module mine has no psi"),
+        ("mine:matrix", "it must return a tensor [n] for x [n, 1]"),
+        ("mine:hole", "problem.potential is not finite at the particle at x = ("),
+        ("bumpier", 'it may be "bumpy", "harmonic", or "module:name"'),
+    ],
+)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_users_mistake_in_a_potential_is_one_sentence_and_exit_2(potential, says, ranks, user_case, kjko):
+    result = kjko("run", user_case, "--out", "out", "--set", f"problem.potential={potential}", ranks=ranks)
+    assert result.returncode == 2
+    sentences = [line for line in result.stderr.splitlines() if line.startswith("kjko: ")]
+    assert len(sentences) == 1 and says in sentences[0] and "problem.potential" in sentences[0]
+    assert "Traceback" not in result.stderr and not (user_case.parent / "out").exists()
+
+
+def test_a_method_that_cannot_do_the_problem_is_refused(kjko_here, small_case):
+    result = kjko_here("run", small_case, "--set", "method.collision=velocity_matching")
+    assert result.returncode == 2 and "velocity_matching" in result.stderr and "physics.field" in result.stderr
+
+
+def test_a_langevin_run_is_plotted_and_inspected_without_log_f(kjko, kjko_here, small_case, tmp_path):
+    result = kjko("run", small_case, "--out", "out", "--set", "method.collision=langevin")
+    assert result.returncode == 0, result.stderr
+    assert "langevin" in kjko_here("inspect", "out").stdout
+    plotted = kjko_here("plot", "out")
+    assert plotted.returncode == 0 and "energies.png" in plotted.stdout and "relative_entropy" not in plotted.stdout
+    snapshot = read_snapshot(tmp_path / "out" / "snapshots", 10, slice(None))
+    assert np.isnan(snapshot.log_f).all() and len(snapshot.marginals) == 2
+    result = kjko("restart", "out", "--set", "time.end=1.2")
+    assert result.returncode == 0, result.stderr
