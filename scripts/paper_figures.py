@@ -29,7 +29,7 @@ from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments, 
 from hpc_kjko.reference.grid_1d1v import GridSolution
 
 # Okabe & Ito's colours, told apart by the colour-blind too.
-BLUE, RED, GREEN, PINK, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+BLUE, RED, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 STYLE = {**plotting._STYLE, "figure.dpi": 110, "legend.fontsize": 9}
 TIME, UNIT = "time  [1/ω$_p$]", {"x": "v$_{th}$/ω$_p$", "v": "v$_{th}$"}
 GRID = {"color": "black", "lw": 0.9}
@@ -83,24 +83,18 @@ def merged(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def draw_marginals(
-    row: np.ndarray,
-    snapshot: Snapshot,
-    density: np.ndarray,
-    solution: GridSolution,
-    case: Case,
-    style: dict,
-    grid: dict,
+    row: np.ndarray, case: Case, snapshot: Snapshot, solution: GridSolution, number: int, style: dict, **grid
 ) -> None:
-    """The particles' histogram of each coordinate and the grid solver's marginal, as probability densities."""
+    """The particles' histogram of each coordinate and the grid's marginal at a time, as probability densities."""
     for axes, marginal in zip(row.flat, snapshot.marginals, strict=True):
-        kind, (low, high) = marginal.kind, marginal.range
+        kind, (low, high), density = marginal.kind, marginal.range, solution.snapshots[number]
         values = merged(marginal.values, case.particles.count) / case.problem.mass
         axes.stairs(values, np.linspace(low, high, len(values) + 1), **style)
         points, expected = (solution.x, density.sum(1)) if kind == "x" else (solution.v, density.sum(0))
         expected, inside = expected / (expected.sum() * (points[1] - points[0])), (points > low) & (points < high)
         axes.plot(points[inside], expected[inside], **{**GRID, **grid})
-        name = f"{kind}$_{marginal.axis + 1}$" if len(row.flat) > 2 else kind
-        axes.set(xlabel=f"{name}  [{UNIT[kind]}]", ylabel="probability density", ylim=(0, None))
+        name = f"{kind}$_{marginal.axis + 1}$" if len(snapshot.marginals) > 2 else kind
+        axes.set(xlabel=f"{name}  [{UNIT[kind]}]", ylabel="probability density")
 
 
 def draw_equilibrium(row: np.ndarray, snapshot: Snapshot, case: Case) -> None:
@@ -154,18 +148,21 @@ def draw_field(axes: plt.Axes, runs: Experiments, curves: Curves, solution: Grid
     energies = np.concatenate([series["field_energy"] for series in found.values()])
     axes.set(xlabel=TIME, ylabel="field energy  ½∫|E|²dx  [normalised]")
     axes.set_ylim(0.1 * energies.min(), 5 * max(energies.max(), solution.field_energy.max()))
-    axes.legend(ncols=2, fontsize=8)
+    legend_below(axes)
 
 
-def panels(
-    rows: int, columns: int, width: float = 4.6, height: float = 3.5, **options
-) -> tuple[plt.Figure, np.ndarray]:
-    """A figure of rows × columns axes."""
+def panels(rows: int, columns: int, width: float, height: float, **options) -> tuple[plt.Figure, np.ndarray]:
+    """A figure of rows × columns axes of a size in inches."""
     size = (width * columns, height * rows + 0.6)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
-def below(figure: plt.Figure, axes: plt.Axes, columns: int) -> None:
+def legend_below(axes: plt.Axes, columns: int = 2) -> None:
+    """A legend below the axis, where no line can be in its way."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, fontsize=8)
+
+
+def legend_of_all(figure: plt.Figure, axes: plt.Axes, columns: int) -> None:
     """One legend for the whole figure, below it."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
@@ -195,7 +192,7 @@ def fig1(runs: Experiments) -> plt.Figure:
     left.set_xticks(steps, [f"{step:g}" for step in steps])
     left.xaxis.minorticks_off()
     left.set_title("against the step")
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
+    legend_below(left)
     for panel, dims in zip(axes[0, 1:], ("1d", "3d"), strict=True):
         for name, color, dashes, words in (
             ("0.1", BLUE, "-", "JKO, affine field"),
@@ -206,13 +203,13 @@ def fig1(runs: Experiments) -> plt.Figure:
             series = runs.series(f"e1_{dims}_{name}")
             panel.semilogy(series["time"][1:], series["drift_error"][1:], color=color, ls=dashes, label=words)
         panel.set(xlabel=TIME, ylabel="drift error  [v$_{th}$²ω$_p$²]", title=f"over time, {dims.upper()}, h = 0.1")
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
+        legend_below(panel)
     return titled(figure, "Figure 1. Example 1: drift error", runs, "e1_1d_0.1", "e1_3d_0.2")
 
 
 def fig2(runs: Experiments) -> plt.Figure:
     """Example 1: the free energy decays as the dissipation says, KL as that of the exact Gaussians, and the moments."""
-    figure, axes = panels(2, 3)
+    figure, axes = panels(2, 3, 4.6, 3.6)
     schemes = (("0.1", BLUE, "paper's scheme"), ("second_0.1", RED, "second order"))
     for row, dims in zip(axes, ("1d", "3d"), strict=True):
         for name, color, words in schemes:
@@ -235,8 +232,8 @@ def fig2(runs: Experiments) -> plt.Figure:
         row[0].set(xlabel=TIME, ylabel="free energy F  [normalised]", title=f"free energy, {dims.upper()}")
         row[1].set(xlabel=TIME, ylabel="KL(f | f$_∞$)", title=f"relative entropy, {dims.upper()}")
         row[2].set(xlabel=TIME, ylabel="largest error  [powers of v$_{th}$, ω$_p$]", title=f"moments, {dims.upper()}")
-        for panel in row:
-            panel.legend(fontsize=8)
+    for panel, columns in zip(axes[1], (1, 3, 2), strict=True):
+        legend_below(panel, columns)
     return titled(figure, "Figure 2. Example 1: energy decay and moments", runs, "e1_1d_0.1")
 
 
@@ -247,15 +244,15 @@ def fig3(runs: Experiments) -> plt.Figure:
     solution, case = runs.reference("e2", times), runs.case("e2")
     look = {"color": BLUE, "alpha": 0.35, "fill": True, "label": "JKO particles"}
     snapshots = snapshots_at(runs, "e2", times)
-    for column, snapshot, density in zip(axes.T, snapshots, solution.snapshots, strict=True):
-        draw_marginals(column, snapshot, density, solution, case, look, {"label": "grid solver"})
+    for number, (column, snapshot) in enumerate(zip(axes.T, snapshots, strict=True)):
+        draw_marginals(column, case, snapshot, solution, number, look, label="grid solver")
         draw_equilibrium(column, snapshot, case)
         column[0].set_title(f"t = {snapshot.time:g} / ω$_p$")
     for panel in axes.flat:
         panel.set(xlim=(-4, 4))
     for panel in axes[:, 1:].flat:
         panel.set_ylabel("")
-    below(figure, axes[0, 0], 3)
+    legend_of_all(figure, axes[0, 0], 3)
     return titled(figure, "Figure 3. Example 2: marginals in x (top) and v", runs, "e2")
 
 
@@ -274,14 +271,14 @@ def fig5(runs: Experiments) -> plt.Figure:
     for row, name in zip(axes, ("e3_cosine", "e3_ratchet"), strict=True):
         solution, case = runs.reference(name, times), runs.case(name)
         snapshots = snapshots_at(runs, name, times)
-        for snapshot, density, color in zip(snapshots, solution.snapshots, (SKY, ORANGE, BLUE), strict=True):
+        for number, (snapshot, color) in enumerate(zip(snapshots, (SKY, ORANGE, BLUE), strict=True)):
             look = {"color": color, "lw": 1.5, "label": f"JKO particles, t = {snapshot.time:g}"}
-            own = {"label": "grid solver, same times"} if color == BLUE else {}
-            draw_marginals(row, snapshot, density, solution, case, look, own)
+            grid = {"label": "grid solver, same times"} if color == BLUE else {}
+            draw_marginals(row, case, snapshot, solution, number, look, **grid)
         draw_equilibrium(row, snapshots[-1], case)
         for panel in row:
-            panel.set(title=f"{case.problem.potential_name} potential")
-    below(figure, axes[0, 0], 3)
+            panel.set(title=f"{case.problem.potential_name} potential", ylim=(0, None))
+    legend_of_all(figure, axes[0, 0], 3)
     return titled(figure, "Figure 5. Example 3: marginals", runs, "e3_cosine", "e3_ratchet")
 
 
@@ -300,18 +297,15 @@ def fig7(runs: Experiments) -> plt.Figure:
     case = runs.case("e4")
     times = (0.0, case.time.end)
     solution, snapshots = runs.reference("e4", times), snapshots_at(runs, "e4", times)
-    looks = ((ORANGE, "--"), (BLUE, "-"))
-    for snapshot, density, (color, dashes) in zip(snapshots, solution.snapshots, looks, strict=True):
+    for number, (snapshot, color, dashes) in enumerate(zip(snapshots, (ORANGE, BLUE), ("--", "-"), strict=True)):
         when = f"t = {snapshot.time:g}"
         look = {"color": color, "lw": 1.4, "label": f"JKO particles, {when}"}
-        draw_marginals(
-            axes, snapshot, density, solution, case, look, {"ls": dashes, "label": f"grid solver 1D, {when}"}
-        )
+        draw_marginals(axes, case, snapshot, solution, number, look, ls=dashes, label=f"grid solver 1D, {when}")
     for panel in axes.flat:
         panel.set(xlim=(-4, 4))
     for panel in axes[:, 1:].flat:
         panel.set_ylabel("")
-    below(figure, axes[0, 0], 4)
+    legend_of_all(figure, axes[0, 0], 4)
     return titled(figure, "Figure 7. Example 4: marginals in 3D3V", runs, "e4")
 
 
@@ -328,24 +322,19 @@ def fig9(runs: Experiments) -> plt.Figure:
     times = (0.0, 10.0, 20.0, 30.0, 40.0)
     figure, axes = panels(2, len(times), 3.0, 2.9, sharex=True, sharey=True)
     for row, name in zip(axes, ("e5_weak", "e5_strong"), strict=True):
-        case = runs.case(name)
-        for panel, snapshot in zip(row, snapshots_at(runs, name, times), strict=True):
-            histogram = snapshot.histograms[0]
-            image = panel.imshow(
-                merged(histogram.values, case.particles.count).T,
-                origin="lower",
-                extent=(*histogram.x_range, *histogram.v_range),
-                aspect="auto",
-                cmap="cividis",
-                vmin=0,
-                vmax=0.45,
-            )
+        case, snapshots = runs.case(name), snapshots_at(runs, name, times)
+        found = [merged(snapshot.histograms[0].values, case.particles.count) for snapshot in snapshots]
+        brightest = float(np.percentile(found, 99.8))
+        for panel, snapshot, values in zip(row, snapshots, found, strict=True):
+            extent = (*snapshot.histograms[0].x_range, *snapshot.histograms[0].v_range)
+            look = {"cmap": "cividis", "vmin": 0, "vmax": brightest, "aspect": "auto", "origin": "lower"}
+            image = panel.imshow(values.T, extent=extent, **look)
             panel.grid(False)
             panel.set_title(f"κ = {case.physics.collision_strength:g}, t = {snapshot.time:g}", fontsize=10)
         row[0].set_ylabel("v  [v$_{th}$]")
+        figure.colorbar(image, ax=row, label="f(x, v)  [n̄/v$_{th}$]", extend="max")
     for panel in axes[-1]:
         panel.set_xlabel("x  [v$_{th}$/ω$_p$]")
-    figure.colorbar(image, ax=axes, label="f(x, v)  [n̄/v$_{th}$]", shrink=0.9, extend="max")
     return titled(figure, "Figure 9. Two-stream instability: phase space", runs, "e5_weak", "e5_strong")
 
 
@@ -364,7 +353,7 @@ def fig10(runs: Experiments) -> plt.Figure:
             entropy.semilogy(series["time"][1:], error[1:], color=color, label=f"κ = {kappa:g}, {label[5:]}")
     entropy.axhline(0.01, color="grey", lw=1, ls=":", label="target of docs/results.md: 1 %")
     entropy.set(xlabel=TIME, ylabel="|∫f log f / that of the grid − 1|", title="entropy, relative error")
-    entropy.legend(fontsize=8)
+    legend_below(entropy)
     return titled(figure, "Figure 10. Two-stream instability: field energy and entropy", runs, "e5_weak", "e5_strong")
 
 
@@ -392,7 +381,7 @@ def fig11(runs: Experiments) -> plt.Figure:
     bath = runs.case("e6").physics.temperature
     heat.axhspan(0.99 * bath, 1.01 * bath, color="grey", alpha=0.25, lw=0, label="T of the bath ± 1 %")
     heat.set(xlabel=TIME, ylabel="variance of a transverse velocity  [v$_{th}$²]", title="transverse temperature")
-    heat.legend(fontsize=8)
+    legend_below(heat, 3)
     return titled(figure, "Figure 11. Two-stream instability in 1D3V", runs, "e6", "e6_leaky")
 
 
