@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import rich.console
+import rich.markup
 import rich.table
 
 from hpc_kjko import __version__, checkpoint, config
@@ -276,7 +277,7 @@ def inspect(options: argparse.Namespace) -> int:
 def cases(options: argparse.Namespace) -> int:
     """List the built-in problems, methods, solvers and integrators."""
     for kind, problem in KINDS.items():
-        _show(f"[bold]{kind}[/]  {(problem.__doc__ or '').splitlines()[0]}")
+        _show(f"[bold]{kind}[/]  {rich.markup.escape((problem.__doc__ or '').splitlines()[0])}")
         for name, value in config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items():
             if name != "kind":
                 _show(f"    {name} = {value}")

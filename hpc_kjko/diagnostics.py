@@ -234,7 +234,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
 
 def measure(diagnostics: list[Diagnostic], state: State, comm: Communicator) -> dict[str, float]:
     """One row of the time series, the same on every rank, by one allreduce."""
-    shares = [diagnostic.local(state) for diagnostic in diagnostics]
+    with comm.together():  # a potential of the user's may fail on one rank only
+        shares = [diagnostic.local(state) for diagnostic in diagnostics]
     sums = np.split(comm.sum(np.concatenate(shares)), np.cumsum([len(share) for share in shares])[:-1])
     row: dict[str, float] = {}
     for diagnostic, total in zip(diagnostics, sums, strict=True):
@@ -251,12 +252,13 @@ def initial_report(
     """
     square, kinetic = 0.0, 0.0
     share = particles.shares()
-    for rows in passes(len(particles.x)):
-        x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
-        with torch.enable_grad():
-            (score,) = torch.autograd.grad(problem.log_density(x, v, temperature).sum(), v)
-        square += float((share[rows] * ((v + temperature * score).detach().double() ** 2).sum(1)).sum())
-        kinetic += 0.5 * float((share[rows] * (v.detach().double() ** 2).sum(1)).sum())
+    with comm.together():
+        for rows in passes(len(particles.x)):
+            x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                (score,) = torch.autograd.grad(problem.log_density(x, v, temperature).sum(), v)
+            square += float((share[rows] * ((v + temperature * score).detach().double() ** 2).sum(1)).sum())
+            kinetic += 0.5 * float((share[rows] * (v.detach().double() ** 2).sum(1)).sum())
     mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
     return CollisionReport(collision_strength * particles.mass * mean_square, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
@@ -269,19 +271,16 @@ def require_finite_potential(field_solver: FieldSolver, particles: Particles, co
     """
     if not isinstance(field_solver, ExternalSolver):
         return
-    worst = None
-    for rows in passes(len(particles.x)):
-        bad = ~torch.isfinite(field_solver.problem.potential(particles.x[rows]))
-        if bad.any():
-            worst = particles.x[rows][bad][0].tolist()
-            break
-    for position in comm.allgather(worst):
-        if position is not None:
-            where = ", ".join(f"{coordinate:.6g}" for coordinate in position)
-            raise UserError(
-                f"problem.potential is not finite at the particle at x = ({where}): give a potential that is finite "
-                "wherever particles start"
-            )
+    with comm.together():
+        for rows in passes(len(particles.x)):
+            bad = ~torch.isfinite(field_solver.problem.potential(particles.x[rows]))
+            if bad.any():
+                where = ", ".join(f"{coordinate:.6g}" for coordinate in particles.x[rows][bad][0].tolist())
+                raise UserError(
+                    f"problem.potential is not finite at the particle at x = ({where}): give a potential that is "
+                    "finite wherever particles start"
+                )
+        ExternalField(field_solver.problem).acceleration(particles.x)
 
 
 _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "seconds": "s"}

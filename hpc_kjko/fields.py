@@ -124,17 +124,31 @@ class ExternalField:
     energy: float = 0.0
 
     def acceleration(self, x: torch.Tensor) -> torch.Tensor:
-        """−∇φ at the particles: [n, dx], by automatic differentiation of the potential."""
+        """−∇φ at the particles: [n, dx], by automatic differentiation of the potential.
+
+        Raises:
+            UserError: it is not finite at a particle, or cannot be had.
+        """
         acceleration = torch.empty_like(x)
         for rows in passes(len(x)):
             position = x[rows].detach().requires_grad_()
             with torch.enable_grad():
                 potential = self.problem.potential(position).sum()
             if potential.requires_grad:
-                (gradient,) = torch.autograd.grad(potential, position)
+                try:
+                    (gradient,) = torch.autograd.grad(potential, position)
+                except RuntimeError as failure:
+                    raise UserError(f"problem.potential: its gradient cannot be had ({failure})") from failure
                 acceleration[rows] = -gradient
             else:
                 acceleration[rows] = 0.0
+            lost = torch.isfinite(x[rows]).all(1) & ~torch.isfinite(acceleration[rows]).all(1)
+            if lost.any():
+                where = ", ".join(f"{coordinate:.6g}" for coordinate in x[rows][lost][0].tolist())
+                raise UserError(
+                    f"problem.potential has no finite gradient at the particle at x = ({where}): give a potential that "
+                    "is smooth and finite wherever particles go"
+                )
         return acceleration
 
 

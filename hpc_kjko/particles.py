@@ -44,11 +44,13 @@ class Particles:
 
     Attributes:
         x: positions [n, dx]; v: velocities [n, dv]; log_f: log-density at the particles [n].
-        weight: the mass that each particle carries [n], float64; over all ranks they add up to ``mass``. Equal
-            weights are one number seen n times (:func:`equal_weights`), which takes no memory.
+        weight: the mass that each particle carries [n], float64; over all ranks they add up to ``mass`` (weights by
+            density as well as the positions sample it). Equal weights are one number seen n times,
+            which takes no memory (:func:`equal_weights`).
         shard: which global rows these are.
         mass: ∫f of the whole ensemble.
         periods: box lengths [dx], or None in unbounded space.
+        has_equal_weights: whether all particles of all ranks carry ``mass / shard.total``.
     """
 
     x: torch.Tensor
@@ -58,11 +60,7 @@ class Particles:
     shard: Shard
     mass: float
     periods: tuple[float, ...] | None
-
-    @property
-    def has_equal_weights(self) -> bool:
-        """Whether all particles carry ``mass / shard.total``."""
-        return self.weight.stride() == (0,)
+    has_equal_weights: bool = True
 
     def shares(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """The part of the whole mass that each particle is: [n]. An ensemble mean is the sum of share · quantity."""
@@ -183,8 +181,9 @@ def draw(
             weight[rows] = (problem.mass / shard.total) * density.to(device)
         x_rows, v_rows = torch.from_numpy(x_rows), torch.from_numpy(v_rows)
         x[rows], v[rows] = x_rows.to(device, dtype), v_rows.to(device, dtype)
-        log_f[rows] = problem.log_density(x_rows, v_rows, temperature).to(device, dtype)
-    return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods)
+        with torch.no_grad():  # a density of the user's may have parameters to train
+            log_f[rows] = problem.log_density(x_rows, v_rows, temperature).to(device, dtype)
+    return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods, has_equal_weights=weights == "equal")
 
 
 class CellSampler:

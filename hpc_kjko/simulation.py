@@ -54,17 +54,18 @@ class Simulation:
         """
         simulation = cls(case, comm)
         problem, physics = case.problem, case.physics
-        particles = draw(
-            problem,
-            Shard.of(case.particles.count, comm.rank, comm.size),
-            start=case.particles.start,
-            weights=case.particles.weights,
-            cells=case.grid.cells if case.grid else None,
-            seed=case.particles.seed,
-            temperature=physics.temperature,
-            dtype=getattr(torch, case.particles.precision),
-            device=comm.device,
-        )
+        with comm.together():
+            particles = draw(
+                problem,
+                Shard.of(case.particles.count, comm.rank, comm.size),
+                start=case.particles.start,
+                weights=case.particles.weights,
+                cells=case.grid.cells if case.grid else None,
+                seed=case.particles.seed,
+                temperature=physics.temperature,
+                dtype=getattr(torch, case.particles.precision),
+                device=comm.device,
+            )
         require_finite_potential(simulation.field_solver, particles, comm)
         field = simulation.field_solver.start(particles)
         strength = physics.collision_strength if case.method.collision != "none" else 0.0
@@ -81,8 +82,10 @@ class Simulation:
         """A run as a checkpoint left it, on this run's number of ranks."""
         simulation = cls(case, comm)
         tensors = {name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()}
+        equal = "weight" not in tensors
         tensors.setdefault("weight", equal_weights(case.problem.mass, saved.shard, comm.device))
-        particles = Particles(**tensors, shard=saved.shard, mass=case.problem.mass, periods=case.problem.periods)
+        whole = {"shard": saved.shard, "mass": case.problem.mass, "periods": case.problem.periods}
+        particles = Particles(**tensors, **whole, has_equal_weights=equal)
         simulation.collision.load(saved.state)
         simulation.step_index = saved.header["step"]
         report = CollisionReport(**saved.header["collision"])
@@ -125,10 +128,10 @@ class Simulation:
                 state = self.advance()
                 row = self._row(state, self.step_index + 1, time.perf_counter() - started)
                 _require_finite(row)
-            except SolverFailure as failure:
+            except (SolverFailure, UserError) as failure:
                 self.collision.load(before)
                 kept = recorder.checkpoint(self)
-                raise SolverFailure(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
+                raise type(failure)(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
             self.state, self.step_index = state, self.step_index + 1
             recorder.record(self, row)
             on_step(row)
@@ -153,7 +156,9 @@ class Simulation:
                 before, particles = particles, particles.drift(duration)
                 field = self.field_solver.after_drift(field, before, particles, duration)
             elif stage.action == "kick":
-                particles = particles.kick(duration, field.acceleration(particles.x))
+                with self.comm.together():  # a potential of the user's may fail on one rank only
+                    acceleration = field.acceleration(particles.x)
+                particles = particles.kick(duration, acceleration)
             else:
                 particles, report = self.collision.step(particles, duration, start)
         return State((self.step_index + 1) * h, particles, field, report)
@@ -169,16 +174,11 @@ class Simulation:
     def save(self, folder: Path, header: dict[str, Any]) -> Path:
         """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
         particles = self.state.particles
-        names = ("x", "v", "log_f") if particles.has_equal_weights else ("x", "v", "log_f", "weight")
+        names = ["x", "v", "log_f"] + ["weight"] * (not particles.has_equal_weights)
         rows = {name: getattr(particles, name).cpu().numpy() for name in names}
-        header = {
-            **header,
-            "step": self.step_index,
-            "time": self.time,
-            "collision": vars(self.state.collision),
-        }
+        now = {"step": self.step_index, "time": self.time, "collision": vars(self.state.collision)}
         state = {**self.collision.state(), **self.field_solver.state(self.state.field)}
-        return checkpoint.save(folder, self.comm, particles.shard, rows, state, header)
+        return checkpoint.save(folder, self.comm, particles.shard, rows, state, {**header, **now})
 
     def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
         measured = measure(self.diagnostics, state, self.comm)

@@ -21,7 +21,7 @@ class CollisionReport:
     Attributes:
         dissipation: (1/κ) ∫∫ |u|² f, the rate at which the free energy falls; NaN if the method has no u.
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (of the smallest substep).
-        objective: the functional that the step minimised, as the method defines it, at the step that was taken.
+        objective: the JKO functional at the step that was taken, whatever the method minimised.
         inner_iterations: iterations of the inner solver.
         substeps: pieces the step was split into because it was not invertible in one (1: it was; 0: no step).
         drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ class ControlledCollision(Collision):
                 f"{2**MAX_SPLITS} pieces: reduce time.step or method.learning_rate, or raise particles.count"
             )
         first, one = self._solve(particles, duration / 2, start, splits + 1)
-        second, two = self._solve(first, duration / 2, start, splits + 1)
+        later = replace(start, time=start.time + duration / 2)
+        second, two = self._solve(first, duration / 2, later, splits + 1)
         return second, CollisionReport(
             dissipation=0.5 * (one.dissipation + two.dissipation),
             min_eigenvalue=min(one.min_eigenvalue, two.min_eigenvalue),

@@ -99,7 +99,7 @@ class VelocityMatchingCollision(ControlledCollision):
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         trained_until = float(arrays["trained_until"])
-        if trained_until not in (0.0, self.end):
+        if trained_until != self.end:
             raise UserError(
                 f"time.end = {self.end:g}: velocity matching has trained its field up to t = {trained_until:g} and "
                 "cannot go on from there: start a new run"

@@ -77,10 +77,12 @@ class CustomProblem(Problem):
             raise UserError(f"{wanted}, it returned {_described(drawn)}")
         try:
             x, v = (np.array(array, dtype=np.float64) for array in drawn)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise UserError(f"{wanted}, it returned {' and '.join(map(_described, drawn))}") from None
         if x.shape != (len(points), dx) or v.shape != (len(points), dv):
             raise UserError(f"{wanted}, for n = {len(points)} it returned {list(x.shape)} and {list(v.shape)}")
+        if not (np.isfinite(x).all() and np.isfinite(v).all()):
+            raise UserError(f"{self._density_given}: sample returned positions or velocities that are not finite")
         if self.periods:
             x = np.mod(x, self.periods)
             x = np.where(x >= self.periods, 0.0, x)  # -1e-20 modulo the length rounds up to the length itself
@@ -95,14 +97,18 @@ class CustomProblem(Problem):
         return _one_per_row(value, len(v), f"{self._density_given}: log_density must return a tensor [n]")
 
     def equilibrium(self, temperature: float) -> Equilibrium | None:
-        return equilibrium_of(
-            self.potential,
-            self.window[0],
-            temperature,
-            self.velocity_dims,
-            self.mass,
-            periodic=self.periods is not None,
-        )
+        """As of any problem; None as well where the user's potential cannot be called far from the particles."""
+        try:
+            return equilibrium_of(
+                self.potential,
+                self.window[0],
+                temperature,
+                self.velocity_dims,
+                self.mass,
+                periodic=self.periods is not None,
+            )
+        except UserError:
+            return None
 
     def check_user_code(self) -> None:
         """Call the user's code on a few points. What is not finite there is for the particles to meet.
@@ -174,8 +180,11 @@ def _scattered(count: int, dims: int) -> np.ndarray:
 def _differentiable(value: torch.Tensor, argument: torch.Tensor) -> bool:
     if not value.requires_grad:
         return False
-    with torch.enable_grad():
-        return torch.autograd.grad(value.sum(), argument, allow_unused=True)[0] is not None
+    try:
+        with torch.enable_grad():
+            return torch.autograd.grad(value.sum(), argument, allow_unused=True)[0] is not None
+    except RuntimeError:  # such as a change in place of what the gradient needs
+        return False
 
 
 def _one_per_row(value: Any, count: int, wanted: str) -> torch.Tensor:

@@ -65,3 +65,33 @@ def test_doctor_tries_the_collectives(kjko):
     assert result.returncode == 0, result.stderr
     assert "allreduce and DistributedDataParallel work" in result.stdout
     assert "rank 1: " in result.stdout
+
+
+@pytest.mark.parametrize(("count", "weights"), [(1025, "equal"), (1000, "density"), (1025, "density")])
+def test_a_rank_with_one_particle_or_none_writes_and_restarts_like_any_other(count, weights, kjko, small_case):
+    """Whether weights are equal is a fact of the ensemble: one particle always looks as if they were."""
+    settings = ["--set", f"particles.count={count}", "--set", f"particles.weights={weights}"]
+    result = kjko("run", small_case, "--out", "out", "--set", "time.end=0.5", *settings, ranks=2)
+    assert result.returncode == 0, result.stderr
+    result = kjko("restart", "out", "--set", "time.end=1.0", ranks=2)
+    assert result.returncode == 0, result.stderr
+    series = read_series(small_case.parent / "out" / "series.h5")
+    assert len(series["time"]) == 11 and np.abs(series["mass"] / series["mass"][0] - 1).max() < 1e-12
+
+
+def test_a_potential_that_fails_on_one_rank_in_the_middle_of_a_run_ends_all_with_a_checkpoint(kjko, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def phi(x):\n"
+        "    if len(x) > 100 and x.max() > 3.08:\n"
+        "        raise RuntimeError('too far out')\n"
+        "    return -x[:, 0]\n"
+    )
+    (tmp_path / "case.toml").write_text(
+        '[problem]\nkind = "confined"\npotential = "mine:phi"\nmean_x = [0.0]\nstd_x = [0.5]\n'
+        "[particles]\ncount = 2048\n[time]\nstep = 0.1\nend = 3.0\n[method]\ncollision = 'none'\n"
+    )
+    result = kjko("run", "case.toml", "--out", "out", ranks=2)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("it raised RuntimeError: too far out (last good step:") == 1
+    assert load(latest(tmp_path / "out" / "checkpoints"), Communicator()).header["step"] > 0

@@ -37,7 +37,7 @@ def test_a_weighted_ensemble_is_the_one_with_its_particles_duplicated(collision,
     one, shard = weighted.state.particles, Shard(0, total, total)
     many = {name: getattr(one, name).repeat_interleave(copies, dim=0) for name in ("x", "v", "log_f")}
     for simulation, particles in (
-        (weighted, dataclasses.replace(one, weight=copies.double() * (one.mass / total))),
+        (weighted, dataclasses.replace(one, has_equal_weights=False, weight=copies.double() * (one.mass / total))),
         (duplicated, dataclasses.replace(one, **many, weight=equal_weights(one.mass, shard), shard=shard)),
     ):
         field = simulation.field_solver.start(particles)
