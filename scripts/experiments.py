@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import curve_fit
 
 from hpc_kjko import config
 from hpc_kjko.reference.grid_1d1v import GridSolution, solve
@@ -35,6 +36,11 @@ LEAKY = ("method.activation=leaky_relu",)
 SECOND_ORDER = ("method.order=2", "method.logdet=exact", "time.integrator=verlet")
 PAPER_SCHEME = ("method.order=1", "method.logdet=linear", "method.iterations=50")
 FEW_ITERATIONS = ("method.iterations=10", "method.first_iterations=300", "method.order=2")
+COLLISIONAL_LANDAU = (
+    *("physics.collision_strength=0.1", "problem.amplitude=0.1", "particles.count=65536", "time.end=8.0"),
+    *("method.order=2", "method.hidden=[16,16]", "method.learning_rate=2e-3"),
+    *("method.iterations=40", "method.first_iterations=1500"),
+)
 FINE_GROWTH = (
     "physics.collision_strength=0.0",
     "problem.amplitude=1e-4",
@@ -95,8 +101,7 @@ def _runs() -> dict[str, Run]:
         "e6": Run("e6_two_stream_1d3v"),
         "e6_leaky": Run("e6_two_stream_1d3v", LEAKY),
         "e8_landau": Run("landau_damping"),
-        "e8_landau_collisional": Run("landau_damping", ("physics.collision_strength=0.1", *FEW_ITERATIONS)),
-        "e8_growth": Run("e5_two_stream_weak", (*GROWTH, "physics.collision_strength=0.0")),
+        "e8_landau_collisional": Run("landau_damping", COLLISIONAL_LANDAU),
         "e8_growth_collisional": Run("e5_two_stream_weak", (*GROWTH, *FEW_ITERATIONS)),
         "two_stream_full": Run("two_stream_full"),
         "growth": Run("two_stream_full", FINE_GROWTH),
@@ -252,6 +257,22 @@ def relative_l2(found: np.ndarray, wanted: np.ndarray) -> float:
 def slope(steps: tuple[float, ...], errors: np.ndarray) -> float:
     """Least-squares slope of log error against log step."""
     return float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def damped_wave(time: np.ndarray, amplitude: np.ndarray, latest: float) -> tuple[float, float]:
+    """Rate γ and frequency ω of a noisy signal, by least squares: |A e^{γt} cos(ωt + φ)| for 1.5 < t < latest."""
+    fitted = (time > 1.5) & (time < latest)
+
+    def wave(t: np.ndarray, height: float, rate: float, frequency: float, phase: float) -> np.ndarray:
+        return np.abs(height * np.exp(rate * t) * np.cos(frequency * t + phase))
+
+    found = []
+    for phase in (-0.8, -0.4, 0.0, 0.4, 0.8):
+        guess = (amplitude[0], -0.2, 1.4, phase)
+        parameters, _ = curve_fit(wave, time[fitted], amplitude[fitted], p0=guess, maxfev=20_000)
+        residual = np.sum((wave(time[fitted], *parameters) - amplitude[fitted]) ** 2)
+        found.append((residual, float(parameters[1]), abs(float(parameters[2]))))
+    return min(found)[1:]
 
 
 def peaks_rate(time: np.ndarray, amplitude: np.ndarray, latest: float = math.inf) -> tuple[float, float]:

@@ -134,19 +134,25 @@ def test_in_three_velocity_dimensions_the_transverse_directions_decouple(alone):
 
 
 def test_collisional_landau_damping(alone):
-    """k = 0.5, κ = 0.1: within 2 % of the eigenvalue of the Hermite matrix."""
+    """k = 0.5, κ = 0.1: the wave follows the linear theory with collisions, and not that without."""
     table = {
         "problem": {"kind": "landau_damping", "amplitude": 0.1},
         "physics": {"collision_strength": 0.1},
-        "particles": {"count": 2**15},
+        "particles": {"count": 2**14},
         "grid": {"cells": 16, "shape_order": 2},
-        "time": {"step": 0.1, "end": 9.0},
-        "method": {"order": 2, "hidden": [16, 16], "iterations": 5, "first_iterations": 100},
+        "time": {"step": 0.1, "end": 5.0},
+        "method": {
+            **{"order": 2, "hidden": [16, 16], "learning_rate": 2e-3},
+            **{"iterations": 15, "first_iterations": 600},
+        },
     }
     _, series = rows_of(table, alone)
-    theory = landau_rate(0.5, 0.1)
-    assert theory == pytest.approx((-0.2107, 1.3643), abs=1e-4)
-    assert peaks_rate(series["time"], np.sqrt(series["field_energy"])) == pytest.approx(theory, rel=0.02)
+    amplitude = np.sqrt(series["field_energy"] / series["field_energy"][0])
+    with_collisions, without = (
+        linear_field_history(0.5, strength, 1.0, [(1.0, 0.0, 1.0)], series["time"]) for strength in (0.1, 1e-3)
+    )
+    assert np.abs(amplitude - with_collisions).max() < 0.05 < 0.08 < np.abs(without - with_collisions).max()
+    assert landau_rate(0.5, 0.1) == pytest.approx((-0.2107, 1.3643), abs=1e-4)
 
 
 def test_the_two_streams_growth_under_collisions(alone):
@@ -163,7 +169,7 @@ def test_the_two_streams_growth_under_collisions(alone):
     amplitude = np.sqrt(series["field_energy"] / series["field_energy"][0])
     history = linear_field_history(2 * np.pi / LENGTH, 0.05, 1.0, [(0.5, 2.4, 1.0), (0.5, -2.4, 1.0)], series["time"])
     late = series["time"] > 4
-    assert np.log(amplitude[late] / history[late]) == pytest.approx(0, abs=0.1)
+    assert np.abs(amplitude - history)[late].max() < 0.1 * history[late].max()  # the wave passes through zero
     collisionless = np.exp(two_stream_growth_rate(2 * np.pi / LENGTH, 2.4, 1.0) * (series["time"] - 4)[late])
     assert history[-1] / history[40] < 0.8 * collisionless[-1]  # collisions matter here
 
