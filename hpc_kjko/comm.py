@@ -164,6 +164,7 @@ class Communicator:
             failure = error
         for error in self.allgather(failure if failure is None else _portable(failure)):
             if error is not None:
+                error.shared = True
                 raise error from failure
 
     def abort(self, code: int = 1) -> None:

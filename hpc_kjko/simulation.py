@@ -129,6 +129,8 @@ class Simulation:
                 row = self._row(state, self.step_index + 1, time.perf_counter() - started)
                 _require_finite(row)
             except (SolverFailure, UserError) as failure:
+                if isinstance(failure, UserError) and self.comm.size > 1 and not failure.shared:
+                    raise  # the other ranks know nothing of it, and would not join in a checkpoint
                 self.collision.load(before)
                 kept = recorder.checkpoint(self)
                 raise type(failure)(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
