@@ -442,7 +442,7 @@ def test_code_that_fails_later_is_named_too(mine):
         ({"kind": "confined", "velocity_dims": 2}, "must equal problem.space_dims = 1"),
         ({"kind": "confined", "std_x": [0.6, 0.7]}, "problem.std_x has 2 entries"),
         ({"kind": "confined", "mean_v": []}, "problem.mean_v has 0 entries"),
-        ({"kind": "confined", "std_v": 0.0}, "greater than 0"),
+        ({"kind": "confined", "std_v": 0.0}, "greater than or equal to 0.000001"),
         ({"kind": "periodic", "space_dims": 2, "velocity_dims": 1}, "every space direction needs its velocity"),
         ({"kind": "periodic", "length": [1.0, 2.0]}, "problem.length has 2 entries"),
         ({"kind": "periodic", "beam_velocity": -1.0}, "greater than or equal to 0"),
@@ -454,9 +454,9 @@ def test_a_mistake_in_the_keys_is_one_sentence(table, advice):
     assert advice in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-def test_the_periodic_problem_may_have_a_field_of_its_own():
-    case = from_table({"problem": {"kind": "periodic", "space_dims": 2}, "physics": {"field": "poisson"}})
-    assert case.grid.cells == (32, 32) and case.problem.mass == 1.0
+def test_the_periodic_problem_keeps_its_potential():
+    with pytest.raises(UserError, match="would ignore problem.potential"):
+        from_table({"problem": {"kind": "periodic", "space_dims": 2}, "physics": {"field": "poisson"}})
     assert from_table({"problem": {"kind": "periodic"}}).physics.field == "external"
 
 
