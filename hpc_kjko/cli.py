@@ -90,8 +90,10 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
         if log.handlers:
             log.error("%s", sentence)
         print(f"kjko: {sentence}", file=sys.stderr, flush=True)
-    if comm:
-        comm.leave(code)
+    if comm and not comm.all_leave():
+        if not comm.is_root:  # which knows nothing of it
+            print(f"kjko: rank {comm.rank}: {sentence}", file=sys.stderr, flush=True)
+        comm.abort(code)
     return code
 
 
@@ -240,7 +242,7 @@ def plot(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Say what a run folder holds."""
     folder = _existing(options.folder)
-    status, case = folder.status(), config.load(folder.case)
+    status, case = folder.status(), config.load(folder.case, of_a_run=True)
     columns = _rows(folder)
     energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
     rows = {

@@ -174,18 +174,19 @@ class Communicator:
         if self.size > 1:
             self._comm.Abort(code)
 
-    def leave(self, code: int, patience: float = 5.0) -> None:
-        """Before ending early with ``code``: return if all ranks do so, abort the job if they have not after a while.
+    def all_leave(self, patience: float = 5.0) -> bool:
+        """Whether all ranks end early, as this one does: they have a while to say so.
 
-        An error that was meant to reach every rank but did not must not leave the others waiting for ever.
+        If not, abort: an error that was meant to reach every rank but did not must not leave the others waiting.
         """
         if self.size == 1:
-            return
+            return True
         request, deadline = self._departures.Ibarrier(), time.monotonic() + patience
         while not request.Test():
             if time.monotonic() > deadline:
-                self.abort(code)
+                return False
             time.sleep(0.01)
+        return True
 
     # -- gradient averaging --------------------------------------------------------------------------------------
 

@@ -188,8 +188,12 @@ class Case(Section):
         return tomli_w.dumps(self.table())
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Case:
+def load(path: Path, overrides: Sequence[str] = (), *, of_a_run: bool = False) -> Case:
     """Read a case file and apply ``section.key=value`` overrides.
+
+    Args:
+        of_a_run: the file is that of a run folder, to be read and not to be run: code of the user's that it names was
+            checked when the run began, and need not be within reach now.
 
     Raises:
         UserError: the file is missing or not TOML, or a key is wrong; the message names it.
@@ -200,7 +204,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Case:
         raise UserError(f"{path}: cannot read this case file ({failure.strerror})") from None
     except (ValueError, RecursionError) as failure:
         raise UserError(f"{path}: not a TOML file: {failure}") from None
-    return from_table(override(table, overrides))
+    return from_table(override(table, overrides), of_a_run=of_a_run)
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -230,8 +234,8 @@ def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return table
 
 
-def from_table(table: dict[str, Any]) -> Case:
-    """A case from nested tables.
+def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
+    """A case from nested tables; ``of_a_run`` as for :func:`load`.
 
     Raises:
         UserError: one sentence per mistake.
@@ -243,6 +247,8 @@ def from_table(table: dict[str, Any]) -> Case:
         if not isinstance(section, dict):
             raise UserError(f"{name} must be a table: write it as [{name}]")
     problem = _problem(table.get("problem", {}))
+    if isinstance(problem, CustomProblem) and not of_a_run:
+        problem.check_user_code()
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
     if physics["field"] != "external" or "grid" in table:

@@ -8,6 +8,7 @@ Normalisation: mean density 1 in a periodic box (∫f = V), ∫f = 1 in unbounde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -18,7 +19,7 @@ import torch
 from hpc_kjko.collisions import Collision, CollisionReport
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
@@ -241,6 +242,17 @@ def measure(diagnostics: list[Diagnostic], state: State, comm: Communicator) -> 
     for diagnostic, total in zip(diagnostics, sums, strict=True):
         row |= dict(zip(diagnostic.columns, diagnostic.finish(total, state), strict=True))
     return row
+
+
+def require_finite(row: dict[str, float]) -> None:
+    """Stop on a state that is not finite; a row is the same on every rank, so all of them stop.
+
+    Raises:
+        SolverFailure: naming the quantity.
+    """
+    for name, value in row.items():
+        if not math.isfinite(value):
+            raise SolverFailure(f"{name} is no longer finite: reduce time.step or method.learning_rate")
 
 
 def initial_report(

@@ -44,7 +44,7 @@ def plot_run(folder: RunFolder) -> list[Path]:
     Raises:
         UserError: the folder holds no readable time series.
     """
-    case, series = config.load(folder.case), read_series(folder.series)
+    case, series = config.load(folder.case, of_a_run=True), read_series(folder.series)
     folder.figures.mkdir(exist_ok=True)
     drawings: dict[str, Callable[[], plt.Figure | None]] = {
         "field_energy": lambda: field_energy(case, series),

@@ -97,8 +97,17 @@ class SeriesWriter:
         return self._written + len(self._pending)
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add one row, with a value for every column; once a second the rows in memory go to the file."""
-        assert row.keys() == self._columns.keys(), f"columns {sorted(row.keys() ^ self._columns.keys())}"
+        """Add one row, with a value for every column; once a second the rows in memory go to the file.
+
+        Raises:
+            UserError: the row has other columns, as after an update in the middle of a run.
+        """
+        if row.keys() != self._columns.keys():
+            other = ", ".join(sorted(row.keys() ^ self._columns.keys()))
+            raise UserError(
+                f"{self._path} has other columns than this version of hpc_kjko writes ({other}): go on with the "
+                "version that began the run, or start a new run"
+            )
         self._pending.append(dict(row))
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from hpc_kjko import checkpoint, config
+from hpc_kjko import checkpoint, config, diagnostics
 from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import State, initial_report, measure, require_finite_potential, series_diagnostics
+from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.fields import AmpereSolver, ExternalSolver, FieldSolver, Grid, PoissonSolver
 from hpc_kjko.integrators import MAPS, compose
@@ -41,7 +41,7 @@ class Simulation:
         elif physics.field == "ampere":
             self.field_solver = AmpereSolver(self.grid, comm, case.grid.solver, physics.initial_field)
         self.collision = collision_of(case, comm)
-        self.diagnostics = series_diagnostics(case, self.collision, self.field_solver)
+        self.diagnostics = diagnostics.series_diagnostics(case, self.collision, self.field_solver)
         self.step_index = 0
         self.state: State
 
@@ -66,15 +66,14 @@ class Simulation:
                 dtype=getattr(torch, case.particles.precision),
                 device=comm.device,
             )
-        require_finite_potential(simulation.field_solver, particles, comm)
+        diagnostics.require_finite_potential(simulation.field_solver, particles, comm)
         field = simulation.field_solver.start(particles)
         strength = physics.collision_strength if case.method.collision != "none" else 0.0
-        report = initial_report(particles, problem, strength, physics.temperature, comm)
+        report = diagnostics.initial_report(particles, problem, strength, physics.temperature, comm)
         simulation.state = State(0.0, particles, field, report)
         for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is not finite at t = 0: look at the numbers of [problem] and [physics]")
-        simulation.collision.prepare(simulation._rehearse)
         return simulation
 
     @classmethod
@@ -119,15 +118,22 @@ class Simulation:
             SolverFailure: on every rank, after a checkpoint of the last good step.
         """
         deadline = time.monotonic() + (self.case.run.wall_time or float("inf"))
+
+        def halted() -> bool:
+            return self.comm.any(stop() or (self.comm.is_root and time.monotonic() > deadline))
+
         if self.step_index == 0:
             recorder.record(self, self._row(self.state, 0, seconds=0.0))
+            if not self.prepare(halted):
+                recorder.checkpoint(self)
+                return "stopped"
         while self.step_index < self.case.time.steps:
             started = time.perf_counter()
             before = self.collision.state()
             try:
                 state = self.advance()
                 row = self._row(state, self.step_index + 1, time.perf_counter() - started)
-                _require_finite(row)
+                diagnostics.require_finite(row)
             except (SolverFailure, UserError) as failure:
                 if isinstance(failure, UserError) and self.comm.size > 1 and not failure.shared:
                     raise  # the other ranks know nothing of it, and would not join in a checkpoint
@@ -137,8 +143,7 @@ class Simulation:
             self.state, self.step_index = state, self.step_index + 1
             recorder.record(self, row)
             on_step(row)
-            overdue = self.comm.is_root and time.monotonic() > deadline
-            if self.comm.any(stop() or overdue) and self.step_index < self.case.time.steps:
+            if self.step_index < self.case.time.steps and halted():
                 recorder.checkpoint(self)
                 return "stopped"
         recorder.checkpoint(self)
@@ -165,13 +170,19 @@ class Simulation:
                 particles, report = self.collision.step(particles, duration, start)
         return State((self.step_index + 1) * h, particles, field, report)
 
-    def _rehearse(self) -> None:
-        """Go through all steps of the run from where it is, and come back."""
-        state, index = self.state, self.step_index
-        while self.step_index < self.case.time.steps:
-            self.state = self.advance()
-            self.step_index += 1
-        self.state, self.step_index = state, index
+    def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
+        """What the collisions want done before the first step; False if halted before it was done."""
+
+        def rehearse() -> bool:
+            state, stopped = self.state, False
+            while self.step_index < self.case.time.steps and not stopped:
+                self.state = self.advance()
+                self.step_index += 1
+                stopped = halted()
+            self.state, self.step_index = state, 0
+            return not stopped
+
+        return self.collision.prepare(rehearse)
 
     def save(self, folder: Path, header: dict[str, Any]) -> Path:
         """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
@@ -183,16 +194,5 @@ class Simulation:
         return checkpoint.save(folder, self.comm, particles.shard, rows, state, {**header, **now})
 
     def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
-        measured = measure(self.diagnostics, state, self.comm)
+        measured = diagnostics.measure(self.diagnostics, state, self.comm)
         return {"step": float(step), "time": step * self.case.time.step, **measured, "seconds": seconds}
-
-
-def _require_finite(row: dict[str, float]) -> None:
-    """Stop on a state that is not finite; the row is the same on every rank, so all of them stop.
-
-    Raises:
-        SolverFailure: naming the quantity.
-    """
-    for name, value in row.items():
-        if not math.isfinite(value):
-            raise SolverFailure(f"{name} is no longer finite: reduce time.step or method.learning_rate")

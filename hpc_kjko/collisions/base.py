@@ -63,15 +63,20 @@ class Collision(ABC):
     def __init__(self, case: Case, comm: Communicator):
         """The method as the case sets it up. Collective."""
 
-    def prepare(self, rehearse: Callable[[], None]) -> None:  # noqa: B027  (most methods have nothing to prepare)
-        """What a method must do once before the first step of a run. Collective.
+    def prepare(self, rehearse: Callable[[], bool]) -> bool:
+        """What a method must do once before the first step of a run; most have nothing to do. Collective.
 
         Args:
-            rehearse: goes through all steps of the run from its start, and forgets where it ended.
+            rehearse: goes through all steps of the run from its start and forgets where it ended; False if the run is
+                to stop.
+
+        Returns:
+            False if it was stopped; it may be called again.
 
         Raises:
             SolverFailure: on every rank.
         """
+        return True
 
     @abstractmethod
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:

@@ -52,7 +52,7 @@ class VelocityMatchingCollision(ControlledCollision):
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
         settings = case.velocity_matching
-        self.end, self.outer_iterations = case.time.end, settings.outer_iterations
+        self.end, self.steps, self.outer_iterations = case.time.end, case.time.steps, settings.outer_iterations
         self.control = self.control_field(case, parameters=1)
         objective = VelocityObjective(self.control, self.collision_strength, self.temperature)
         self._solver = AdamSolver(
@@ -64,21 +64,33 @@ class VelocityMatchingCollision(ControlledCollision):
             chunk=case.method.chunk,
         )
         self._trained_until = 0.0
-        self._samples: list[tuple[torch.Tensor, ...]] | None = None
+        self._rehearsing = False
+        self._pushed: torch.Tensor  # inputs of the network at all times [steps, n, inputs]
+        self._share: torch.Tensor
 
-    def prepare(self, rehearse: Callable[[], None]) -> None:
+    def prepare(self, rehearse: Callable[[], bool]) -> bool:
+        if self._trained_until == self.end:
+            return True
         for _ in range(self.outer_iterations):
-            self._samples = []
-            rehearse()
-            samples, self._samples = self._samples, None
-            z, v, share = (torch.cat(tensors) for tensors in zip(*samples, strict=True))
-            self._solver.minimise((z, v, share / len(samples)), self.end / len(samples))
+            self._rehearsing = True
+            went_through = rehearse()
+            self._rehearsing = False
+            if not went_through:
+                return False
+            z = self._pushed.flatten(0, 1)
+            data = z, z[:, -self.problem.velocity_dims :], self._share.repeat(self.steps) / self.steps
+            self._solver.minimise(data, self.end / self.steps)
+        del self._pushed
         self._trained_until = self.end
+        return True
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
-        if self._samples is not None:
+        if self._rehearsing:
             z = self._inputs(self.control, particles, start, slice(None)).to(self.dtype)
-            self._samples.append((z, z[:, -particles.v.shape[1] :], particles.shares(self.dtype)))
+            if start.index == 0:
+                self._pushed = torch.empty(self.steps, *z.shape, dtype=self.dtype, device=z.device)
+                self._share = particles.shares(self.dtype)
+            self._pushed[start.index] = z
         return super().step(particles, duration, start)
 
     def fit(self, particles: Particles, duration: float, start: StepStart) -> int:
@@ -99,7 +111,7 @@ class VelocityMatchingCollision(ControlledCollision):
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         trained_until = float(arrays["trained_until"])
-        if trained_until != self.end:
+        if trained_until not in (0.0, self.end):
             raise UserError(
                 f"time.end = {self.end:g}: velocity matching has trained its field up to t = {trained_until:g} and "
                 "cannot go on from there: start a new run"

@@ -48,7 +48,6 @@ class Confined(CustomProblem):
                     f"problem.{name} has {len(getattr(self, name))} entries: give one number, or one for each of the "
                     f"{d} dimension(s)"
                 )
-        self.check_user_code()
         return self
 
     @property

@@ -22,7 +22,7 @@ class CustomProblem(Problem):
     * An initial density is an object with sample(points, temperature), as :meth:`Problem.sample`, and
       log_density(x, v, temperature), as :meth:`Problem.log_density`: ∫f0 must be the mass.
 
-    A subclass calls :meth:`check_user_code` once its dimensions are known to fit.
+    ``config`` calls :meth:`check_user_code` for a case that is to be run.
     """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "external"

@@ -33,7 +33,6 @@ class Periodic(CustomProblem, PerturbedBeams):
 
     @model_validator(mode="after")
     def _user_code_works(self) -> Periodic:
-        self.check_user_code()
         return self
 
     @property

@@ -120,6 +120,7 @@ def test_every_method_and_start_is_the_same_on_any_number_of_ranks(variant, worl
     case = from_table({**base, **sections})
     ours, serial = Simulation.start(case, world), Simulation.start(case, Communicator())
     assert np.array_equal(gathered(ours.state, world), gathered(serial.state, serial.comm))
+    assert ours.prepare() and serial.prepare()
     after, expected = ours.advance(), serial.advance()
     difference = np.abs(gathered(after, world) - gathered(expected, serial.comm))
     tracked = slice(None, -1) if variant == "langevin" else slice(None)

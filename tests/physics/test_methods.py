@@ -30,6 +30,7 @@ def case_of(problem=None, **sections):
 def advanced(case, comm, steps=None):
     """The simulation after some steps (all of them unless told), and its rows."""
     simulation = Simulation.start(case, comm)
+    simulation.prepare()
     rows = [measure(simulation.diagnostics, simulation.state, comm)]
     for _ in range(steps or case.time.steps):
         simulation.state = simulation.advance()
@@ -200,10 +201,29 @@ def test_velocity_matching_cannot_go_on_past_the_time_it_was_trained_for(alone):
     method = {"collision": "velocity_matching", "hidden": [4]}
     training = {"outer_iterations": 1, "iterations": 2}
     short = Simulation.start(from_table({**table, "method": method, "velocity_matching": training}), alone)
+    short.prepare()
     arrays = short.collision.state()
     longer = {**table, "time": {"step": 0.1, "end": 0.4}, "method": method, "velocity_matching": training}
     with pytest.raises(UserError, match="time.end = 0.4: velocity matching has trained its field up to t = 0.2"):
         Simulation.start(from_table(longer), alone).collision.load(arrays)
+
+
+def test_velocity_matching_stops_while_it_trains_and_goes_on_later(alone):
+    table = {"problem": {"kind": "gaussian"}, "particles": {"count": 64}, "time": {"step": 0.1, "end": 0.2}}
+    training = {"outer_iterations": 3, "iterations": 2}
+    case = from_table(
+        {**table, "method": {"collision": "velocity_matching", "hidden": [4]}, "velocity_matching": training}
+    )
+    stopped, straight = Simulation.start(case, alone), Simulation.start(case, alone)
+    answers = iter([False, False, False, True])  # in the middle of the second outer iteration
+    assert not stopped.prepare(lambda: next(answers))
+    assert stopped.step_index == 0 and stopped.state.time == 0.0
+    resumed = Simulation.start(case, alone)
+    resumed.collision.load(stopped.collision.state())
+    assert resumed.prepare() and straight.prepare()
+    kept = resumed.collision.state()
+    assert resumed.prepare()  # has nothing left to do
+    assert all(np.array_equal(kept[name], array) for name, array in resumed.collision.state().items())
 
 
 # -- what cannot be done ---------------------------------------------------------------------------------------------

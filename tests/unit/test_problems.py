@@ -14,7 +14,7 @@ from hpc_kjko import usercode
 from hpc_kjko.config import from_table, load
 from hpc_kjko.errors import UserError
 from hpc_kjko.particles import Shard, draw
-from hpc_kjko.problems import KINDS, GaussianDensity
+from hpc_kjko.problems import KINDS, CustomProblem, GaussianDensity
 from hpc_kjko.problems.density import equilibrium_of
 from hpc_kjko.schema import validate
 
@@ -43,7 +43,10 @@ def one_thread():
 
 
 def problem_of(**table):
-    return validate(KINDS[table["kind"]], table, "problem")
+    problem = validate(KINDS[table["kind"]], table, "problem")
+    if isinstance(problem, CustomProblem):
+        problem.check_user_code()
+    return problem
 
 
 def column(values):
@@ -332,6 +335,12 @@ def test_a_potential_and_a_start_of_the_users_own(mine, tmp_path):
     path = tmp_path / "case.toml"
     path.write_text(case.toml())
     assert f'potential = "{module}:phi"' in case.toml() and load(path) == case
+
+    # Files of a run are read where the module is out of reach.
+    path.write_text(case.toml().replace(f"{module}:phi", "elsewhere:phi"))
+    assert load(path, of_a_run=True).problem.potential_name == "elsewhere:phi"
+    with pytest.raises(UserError, match="there is no module elsewhere"):
+        load(path)
 
 
 @pytest.mark.parametrize(
