@@ -258,7 +258,8 @@ def inspect(options: argparse.Namespace) -> int:
             for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
             if name in columns
         },
-        "steps split for invertibility": f"{int((columns['substeps'] > 1).sum())}",
+        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(columns['retries'].sum())}",
+        **_certificates(columns),
         "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
@@ -273,6 +274,22 @@ def inspect(options: argparse.Namespace) -> int:
         table.add_row(name, value)
     _show(table)
     return DONE
+
+
+def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:
+    """The tally of a run's certificates."""
+    if "certificate" not in columns:
+        return {}
+    verdicts = columns["certificate"][1:]
+    tally = ", ".join(
+        f"{int((verdicts == verdict).sum())} {name}"
+        for verdict, name in ((1, "certified"), (0, "inconclusive"), (-1, "violated"))
+    )
+    change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
+    return {
+        "fall of the free energy in collisions": tally,
+        "its sum, on particles never fitted": f"{change:.6g} ± {error:.2g} at most",
+    }
 
 
 @_on_rank_0

@@ -108,6 +108,10 @@ class TimeSettings(Section):
         return round(self.end / self.step)
 
 
+#: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
+VARPRO_DEFAULTS = {"iterations": 10, "first_iterations": 100, "learning_rate": 2e-2, "skip": True, "held_out": True}
+
+
 class Method(Section):
     """The collision step and how its inner problem is solved."""
 
@@ -115,11 +119,13 @@ class Method(Section):
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
     order: OneOrTwo = 1
     logdet: Literal["exact", "linear"] = "exact"
-    solver: Literal["adam"] = "adam"
-    iterations: Count = 50
+    solver: Literal["adam", "varpro"] = "adam"
+    iterations: Cadence | Literal["auto"] = 50
     first_iterations: Count = 500
     learning_rate: Positive = 5e-3
+    held_out: bool = False
     hidden: Counts = (32, 32)
+    skip: bool = False
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     precision: Literal["float32", "float64"] = "float32"
     chunk: Count = 16384
@@ -131,6 +137,14 @@ class Method(Section):
                 f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
                 "(the divergence is in closed form for those; [] is the affine field)"
             )
+        if self.solver == "varpro" and self.collision not in ("jko", "none"):
+            raise ValueError(f'method.solver = "varpro" is for the JKO step, not for "{self.collision}": use "adam"')
+        if self.solver == "varpro" and self.iterations == "auto":
+            raise ValueError('method.iterations = "auto" is for method.solver = "adam": give varpro a number')
+        if self.solver == "adam" and self.iterations == 0:
+            raise ValueError('method.iterations = 0 trains nothing: give method.solver = "adam" at least 1')
+        if self.iterations == "auto" and not self.held_out:
+            raise ValueError('method.iterations = "auto" needs method.held_out = true: held-out particles choose them')
         if self.order == 2 and self.logdet == "linear":
             raise ValueError('method.order = 2 needs method.logdet = "exact": with the linear one it is first order')
         if self.order == 2 and self.collision in ("score_matching", "velocity_matching"):
@@ -260,6 +274,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
+    if table.get("method", {}).get("solver") == "varpro":
+        sections["method"] = {**VARPRO_DEFAULTS, **table["method"]}
     case = validate(Case, {**sections, "problem": problem})
     _require_possible(case)
     return case.model_copy(update={"grid": _fitting_grid(case)})

@@ -5,7 +5,11 @@ W1v the columns of the first layer that multiply v, the divergence of a two-hidd
 
     ∇v·u = s'(a2)ᵀ [ W2 ∘ (W1v W3)ᵀ ] s'(a1)
 
-one H × H product per particle whatever dv is; no component-wise backward passes and no stochastic trace.
+one H × H product per particle whatever dv is; no component-wise backward passes and no stochastic trace. A linear skip
+S from v (and from x, where it is not periodic) to the output adds the trace of its v columns.
+
+The field is linear in its output layer: u = C g with g = (s(a2), skipped inputs, 1), which :meth:`ControlField.basis`
+gives with its velocity derivatives, for solvers that find C in closed form.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ LEAKY_SLOPE = 0.01
 
 
 class ControlField(nn.Module):
-    """u = W3 s(W2 s(W1 z + b1) + b2) + b3, linear output of size dv; ``hidden = []`` is the affine field.
+    """u = W3 s(W2 s(W1 z + b1) + b2) + S z + b3, linear output of size dv; ``hidden = []`` is the affine field.
 
     The output layer starts at zero, so training starts from u ≡ 0, which is feasible for every density.
 
@@ -32,6 +36,7 @@ class ControlField(nn.Module):
         activation: "tanh" or "leaky_relu" (slope 0.01).
         seed: of the random first layers; the same on every rank and in every precision.
         parameters: number of further inputs that precede the features, such as time.
+        skip: whether S is there. The field of an equilibrium is linear in v: a network beside S learns the rest.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class ControlField(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
         parameters: int = 0,
+        skip: bool = False,
     ):
         super().__init__()
         self.periods, self.velocity_dims = periods, velocity_dims
@@ -63,6 +69,8 @@ class ControlField(nn.Module):
                 layer.bias.uniform_(-bound, bound, generator=generator)
             self.layers[-1].weight.zero_()
             self.layers[-1].bias.zero_()
+        skipped = velocity_dims if periods else space_dims + velocity_dims
+        self.skip = nn.Parameter(torch.zeros(velocity_dims, skipped, dtype=torch.float64)) if skip and hidden else None
         self.to(device=device, dtype=dtype)
 
     def features(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -87,16 +95,17 @@ class ControlField(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """u [n, dv] at features z."""
+        h = z
         for layer in self.layers[:-1]:
-            z = self._activate(layer(z))[0]
-        return self.layers[-1](z)
+            h = self._activate(layer(h))[0]
+        return self._output(h, z)
 
     def with_divergence(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """u [n, dv] and ∇v·u [n] at features z."""
         *hidden, output = self.layers
-        slopes = []
+        h, slopes = z, []
         for layer in hidden:
-            z, slope = self._activate(layer(z))
+            h, slope = self._activate(layer(h))
             slopes.append(slope)
         into_v = self.layers[0].weight[:, -self.velocity_dims :]
         if not hidden:
@@ -106,7 +115,9 @@ class ControlField(nn.Module):
         else:
             coupling = hidden[1].weight * (into_v @ output.weight).T
             divergence = ((slopes[0] @ coupling.T) * slopes[1]).sum(1)
-        return output(z), divergence
+        if self.skip is not None:
+            divergence = divergence + self.skip[:, -self.velocity_dims :].diagonal().sum()
+        return self._output(h, z), divergence
 
     def with_jacobian(self, z: torch.Tensor, tangents: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at features z, by dv forward tangents.
@@ -114,20 +125,69 @@ class ControlField(nn.Module):
         Args:
             tangents: ∂z/∂v_j [n, dv, inputs], if v enters the features otherwise than as their last columns.
         """
-        *hidden, output = self.layers
-        first = self.layers[0].weight
-        # along[j]: derivative along v_j, [n, width] (or [1, width] while it is the same for every particle)
-        if tangents is None:
-            along = [column[None, :] for column in first[:, -self.velocity_dims :].T]
-        else:
-            along = [tangent @ first.T for tangent in tangents.unbind(1)]
-        for depth, layer in enumerate(hidden):
-            z, slope = self._activate(layer(z))
-            along = [slope * (t if depth == 0 else t @ layer.weight.T) for t in along]
-        if hidden:
-            along = [t @ output.weight.T for t in along]
+        h, along = self._hidden(z, tangents)
+        along = [t @ self.layers[-1].weight.T for t in along]
+        if self.skip is not None:
+            skipped = self._skipped_tangents(tangents)
+            along = [t + s @ self.skip.T for t, s in zip(along, skipped, strict=True)]
         jacobian = torch.stack([t.expand(len(z), -1) for t in along], dim=2)
-        return output(z), jacobian
+        return self._output(h, z), jacobian
+
+    def basis(self, z: torch.Tensor, tangents: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """g [n, M] with u = C g, and ∂g/∂v_j [n, dv, M], at features z.
+
+        The columns are those of :attr:`coefficients`: the last hidden layer, the skipped inputs, 1.
+        """
+        h, along = self._hidden(z, tangents)
+        g, derivatives = [h], [[t.expand(len(z), -1)] for t in along]
+        if self.skip is not None:
+            g.append(z[:, -self.skip.shape[1] :])
+            for parts, skipped in zip(derivatives, self._skipped_tangents(tangents), strict=True):
+                parts.append(skipped.expand(len(z), -1))
+        g.append(torch.ones_like(z[:, :1]))
+        for parts in derivatives:
+            parts.append(torch.zeros_like(z[:, :1]))
+        return torch.cat(g, dim=1), torch.stack([torch.cat(parts, dim=1) for parts in derivatives], dim=1)
+
+    @property
+    def coefficients(self) -> torch.Tensor:
+        """C [dv, M]: output weights, skip, bias."""
+        output = self.layers[-1]
+        parts = [output.weight, *([self.skip] if self.skip is not None else []), output.bias[:, None]]
+        return torch.cat([part.detach() for part in parts], dim=1)
+
+    @coefficients.setter
+    def coefficients(self, values: torch.Tensor) -> None:
+        output = self.layers[-1]
+        width = output.in_features
+        with torch.no_grad():
+            output.weight.copy_(values[:, :width])
+            output.bias.copy_(values[:, -1])
+            if self.skip is not None:
+                self.skip.copy_(values[:, width:-1])
+
+    def _hidden(self, z: torch.Tensor, tangents: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the output layer sees, and its derivative along each v_j ([1, width] if the same for every particle)."""
+        if tangents is None:
+            identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+            along = [row[None, :] for row in identity[-self.velocity_dims :]]
+        else:
+            along = list(tangents.unbind(1))
+        for layer in self.layers[:-1]:
+            z, slope = self._activate(layer(z))
+            along = [slope * (t @ layer.weight.T) for t in along]
+        return z, along
+
+    def _skipped_tangents(self, tangents: torch.Tensor | None) -> list[torch.Tensor]:
+        """The derivative of the skipped inputs along each v_j."""
+        if tangents is not None:
+            return list(tangents[:, :, -self.skip.shape[1] :].unbind(1))
+        identity = torch.eye(self.skip.shape[1], dtype=self.skip.dtype, device=self.skip.device)
+        return [row[None, :] for row in identity[-self.velocity_dims :]]
+
+    def _output(self, h: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        u = self.layers[-1](h)
+        return u if self.skip is None else u + z[:, -self.skip.shape[1] :] @ self.skip.T
 
     def _activate(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """s(a) and s'(a). For leaky_relu the slope is piecewise constant: autograd sees no gradient through it."""

@@ -229,7 +229,11 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         diagnostics.append(GaussLaw(field_solver))
     if collision.has_control:
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if has_exact and strength else [])))
-    diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps"))
+    diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
+    if collision.held_out:
+        free_energy = "collision_free_energy"
+        totals = (f"{free_energy}_total", f"{free_energy}_total_error")
+        diagnostics.append(CollisionStep("certificate", free_energy, f"{free_energy}_error", *totals))
     return diagnostics
 
 
@@ -300,7 +304,7 @@ _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "se
 
 def unit_of(column: str) -> str:
     """The unit of a column, in words. Energies are normalised by n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
-    normalised = "normalised energy" if column.endswith("energy") or column == "objective" else "1"
+    normalised = "normalised energy" if "energy" in column or column == "objective" else "1"
     return _UNITS.get(column, normalised)
 
 

@@ -15,6 +15,8 @@ from hpc_kjko.quasirandom import Sobol
 
 #: Particles per global block: the unit in which particles are dealt to ranks and checksummed in files.
 BLOCK = 1024
+#: Parts of the ensemble in an inner solve: one to choose between fits, one to certify, the rest to fit.
+FOLDS, SELECT, CERTIFY = 8, 3, 7
 #: Particles handled at a time by full passes, so that temporaries stay in cache and memory stays flat.
 PASS = 65536
 
@@ -93,6 +95,16 @@ def equal_weights(
 ) -> torch.Tensor:
     """``mass / shard.total`` for each particle of a rank: [n], in the memory of one number."""
     return torch.full((1,), mass / shard.total, dtype=dtype, device=device).expand(len(shard))
+
+
+def folds(shard: Shard, device: torch.device | None = None) -> torch.Tensor:
+    """Which of the FOLDS each particle of a rank is in: [n], by its global row alone.
+
+    A fold is made of contiguous, aligned blocks of a power of two, dealt in turn: each such block of a Sobol sequence
+    is itself evenly spread. (A stride of 8 through the sequence would confine x to part of the box.)
+    """
+    size = min(BLOCK, 2 ** max(0, (shard.total // (2 * FOLDS)).bit_length() - 1))
+    return torch.arange(shard.start, shard.stop, device=device) // size % FOLDS
 
 
 def passes(count: int, size: int = PASS) -> list[slice]:

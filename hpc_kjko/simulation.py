@@ -168,7 +168,7 @@ class Simulation:
                 particles = particles.kick(duration, acceleration)
             else:
                 particles, report = self.collision.step(particles, duration, start)
-        return State((self.step_index + 1) * h, particles, field, report)
+        return State((self.step_index + 1) * h, particles, field, report.following(self.state.collision))
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
         """What the collisions want done before the first step; False if halted before it was done."""

@@ -82,7 +82,7 @@ def kjko_here(tmp_path, monkeypatch, capsys):
     return call
 
 
-def exactly(solver, data, step):
+def exactly(solver, data, step, stiffer=0):
     """The inner problem solved to round-off, for the affine field (few parameters): Newton's method instead of Adam."""
     objective, parameters = solver._local, list(solver._parameters.values())
     names = [name for name, _ in objective.named_parameters()]
@@ -90,7 +90,9 @@ def exactly(solver, data, step):
 
     def value(flat):
         pieces = [piece.reshape(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-        return torch.func.functional_call(objective, dict(zip(names, pieces, strict=True)), (step, *data))
+        return torch.func.functional_call(
+            objective, dict(zip(names, pieces, strict=True)), (step, *data.fit.rows(slice(None)))
+        )
 
     flat = torch.cat([p.detach().flatten() for p in parameters])
     for _ in range(50):

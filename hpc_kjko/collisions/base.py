@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +12,9 @@ import numpy as np
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.particles import Particles
+
+#: Standard errors beyond which a change of free energy is taken for one.
+CERTAIN = 3.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ class CollisionReport:
         substeps: pieces the step was split into because it was not invertible in one (1: it was; 0: no step).
         drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
+        retries: fits that were made again because the step was not invertible or not certified.
+        collision_free_energy: ∫f times the mean of ½|v'|² − ½|ṽ|² − T log det(I + h ∇v u) over particles that were
+            never fitted: what the step added to the free energy. 0 if none are held out.
+        collision_free_energy_error: its standard error over those particles (indicative for a quiet start, whose
+            particles are not independent).
+        collision_free_energy_total: the sum of the changes since t = 0.
+        collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
     """
 
     dissipation: float
@@ -34,6 +44,28 @@ class CollisionReport:
     inner_iterations: int
     substeps: int
     drift_error: float = float("nan")
+    retries: int = 0
+    collision_free_energy: float = 0.0
+    collision_free_energy_error: float = 0.0
+    collision_free_energy_total: float = 0.0
+    collision_free_energy_total_error: float = 0.0
+
+    @property
+    def certificate(self) -> int:
+        """1: the free energy of particles never fitted falls, by more than 3 standard errors; −1: it rises; 0: neither
+        is certain, as is normal near equilibrium."""
+        change, error = self.collision_free_energy, self.collision_free_energy_error
+        return int(change < -CERTAIN * error) - int(change > CERTAIN * error)
+
+    def following(self, before: CollisionReport) -> CollisionReport:
+        """This report with the totals up to it, given that of the step before."""
+        return replace(
+            self,
+            collision_free_energy_total=before.collision_free_energy_total + self.collision_free_energy,
+            collision_free_energy_total_error=(
+                before.collision_free_energy_total_error + self.collision_free_energy_error
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +90,8 @@ class Collision(ABC):
     tracks_log_f: ClassVar[bool] = True
     #: Whether the step moves particles along a control field u, which then has a dissipation and a drift error.
     has_control: ClassVar[bool] = True
+    #: Whether some particles are never fitted, and certify the step.
+    held_out: bool = False
 
     @abstractmethod
     def __init__(self, case: Case, comm: Communicator):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +17,10 @@ from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField, smallest_eigenvalue
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import CERTIFY, FOLDS, SELECT, Particles, folds, passes
+from hpc_kjko.solvers.base import Sample, TrainingData
+
+_FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
@@ -35,9 +40,13 @@ class ControlledCollision(Collision):
       I + h (∇v − h ∇x) ū. ``nonsplit_naive`` takes I + h ∇v ū instead, as the paper's text reads; its entropy is off by
       O(h²) in each step.
 
-    A step in which I + h sym ∇v u is not positive definite at every particle is fitted again, then split in two; what
+    A step in which I + h sym ∇v u is not positive definite at every particle is fitted again, stiffer, then split in
+    two; so is a step in which the free energy of held-out particles rises, if the method promises that it falls. What
     was done is in the report. The non-split form cannot be split: its push is already made.
     """
+
+    #: Whether a step that raises the free energy of held-out particles is refused, or only reported.
+    promises_decay: ClassVar[bool] = False
 
     def __init__(self, case: Case, comm: Communicator):
         method, problem = case.method, case.problem
@@ -45,6 +54,10 @@ class ControlledCollision(Collision):
         self.order, self.logdet, self.form = method.order, method.logdet, method.form
         self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
         self.dtype = getattr(torch, method.precision)
+        self.held_out = method.held_out
+        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = (
+            None  # rows by fold, where each begins, masses
+        )
 
     def control_field(self, case: Case, parameters: int = 0) -> ControlField:
         """A network for this case's phase space, in the precision of the inner solve."""
@@ -59,11 +72,15 @@ class ControlledCollision(Collision):
             dtype=self.dtype,
             device=self.comm.device,
             parameters=parameters,
+            skip=method.skip,
         )
 
     @abstractmethod
-    def fit(self, particles: Particles, duration: float, start: StepStart) -> int:
+    def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         """Determine u for the pushed particles; returns the number of iterations. Collective.
+
+        Args:
+            stiffer: how often the fit of this very step has failed.
 
         Raises:
             SolverFailure: on every rank.
@@ -80,22 +97,23 @@ class ControlledCollision(Collision):
         self, particles: Particles, duration: float, start: StepStart, splits: int
     ) -> tuple[Particles, CollisionReport]:
         iterations = 0
-        for _attempt in range(2):
-            iterations += self.fit(particles, duration, start)
+        for attempt in range(2):
+            iterations += self.fit(particles, duration, start, stiffer=attempt)
             moved, report = self._move(particles, duration, start, iterations)
-            if report.min_eigenvalue > 0:
-                return moved, report
+            report = replace(report, retries=attempt)
             if not np.isfinite(report.min_eigenvalue):
                 raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
+            trouble = self._trouble(report)
+            if not trouble:
+                return moved, report
         if self.form != "split":
             raise SolverFailure(
-                f"the collision map is not invertible (smallest eigenvalue {report.min_eigenvalue:.3g}), and the "
-                'non-split form cannot be split: reduce time.step, or use method.form = "split"'
+                f'{trouble}, and the non-split form cannot be split: reduce time.step, or use method.form = "split"'
             )
         if splits == MAX_SPLITS:
             raise SolverFailure(
-                f"the collision map is not invertible (smallest eigenvalue {report.min_eigenvalue:.3g}) even in "
-                f"{2**MAX_SPLITS} pieces: reduce time.step or method.learning_rate, or raise particles.count"
+                f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step or method.learning_rate, or raise "
+                "particles.count"
             )
         first, one = self._solve(particles, duration / 2, start, splits + 1)
         later = replace(start, time=start.time + duration / 2)
@@ -107,7 +125,19 @@ class ControlledCollision(Collision):
             inner_iterations=iterations + one.inner_iterations + two.inner_iterations,
             substeps=one.substeps + two.substeps,
             drift_error=0.5 * (one.drift_error + two.drift_error),
+            retries=attempt + one.retries + two.retries,
+            collision_free_energy=one.collision_free_energy + two.collision_free_energy,
+            collision_free_energy_error=one.collision_free_energy_error + two.collision_free_energy_error,
         )
+
+    def _trouble(self, report: CollisionReport) -> str:
+        """What forbids to take a step, in words; nothing if it may be taken."""
+        if not report.min_eigenvalue > 0:
+            return f"the collision map is not invertible (smallest eigenvalue {report.min_eigenvalue:.3g})"
+        if self.promises_decay and report.certificate < 0:
+            change, error = report.collision_free_energy, report.collision_free_energy_error
+            return f"the free energy of held-out particles rises (by {change:.3g} ± {error:.2g} in a collision step)"
+        return ""
 
     # -- where the network is evaluated --------------------------------------------------------------------------
 
@@ -130,10 +160,10 @@ class ControlledCollision(Collision):
 
     def training_data(
         self, control: ControlField, particles: Particles, duration: float, start: StepStart
-    ) -> tuple[torch.Tensor, ...]:
-        """Inputs z, pushed velocities ṽ, shares (and tangents) of all particles of this rank, for the inner solve.
+    ) -> TrainingData:
+        """Inputs z, pushed velocities ṽ, shares (and tangents) of this rank's particles, for the inner solve.
 
-        Kept for all iterations of a step: it saves their cosines and sines in each.
+        Kept for all iterations of a step: it saves their cosines and sines in each. Held-out particles have their own.
         """
         count, tangents = len(particles.x), []
         z = torch.empty(count, control.layers[0].in_features, dtype=self.dtype, device=particles.x.device)
@@ -143,7 +173,29 @@ class ControlledCollision(Collision):
                 tangents = tangents or [torch.empty(count, *along.shape[1:], dtype=self.dtype, device=z.device)]
                 tangents[0][rows] = along
         v = z[:, -particles.v.shape[1] :] if self.form == "split" else particles.v.to(self.dtype)
-        return z, v, particles.shares(self.dtype), *tangents
+        return self._dealt(Sample(z, v, particles.shares(self.dtype), *tangents), particles)
+
+    def _dealt(self, whole: Sample, particles: Particles) -> TrainingData:
+        """The particles sorted by their folds."""
+        if not self.held_out:
+            return TrainingData.unheld(whole)
+        if self._folds is None:
+            fold = folds(particles.shard, whole.z.device)
+            rows = [torch.nonzero(fold == k)[:, 0] for k in (*_FITTED, SELECT)]
+            shares = particles.shares()
+            masses = self.comm.sum(np.array([float(shares[r].sum()) for r in rows]))
+            order = torch.cat(rows)
+            edges = np.cumsum([0, *map(len, rows)])
+            self._folds = order, edges, masses
+        order, edges, masses = self._folds
+        z, share = whole.z[order], whole.share[order]
+        share[: edges[-2]] /= masses[:-1].sum()
+        share[edges[-2] :] /= masses[-1]
+        v = z[:, -particles.v.shape[1] :] if self.form == "split" else whole.v[order]
+        tangents = whole.tangents[order] if whole.tangents is not None else None
+        dealt = Sample(z, v, share, tangents)
+        parts = [Sample(*dealt.rows(slice(a, b))) for a, b in itertools.pairwise(edges)]
+        return TrainingData(Sample(*dealt.rows(slice(0, edges[-2]))), parts[:-1], parts[-1])
 
     # -- the move ------------------------------------------------------------------------------------------------
 
@@ -157,6 +209,8 @@ class ControlledCollision(Collision):
         fitted = duration / self.order
         exact = self.problem.exact(start.time + fitted, self.collision_strength, self.temperature)
         smallest, square, objective, drift_error = np.inf, 0.0, 0.0, 0.0
+        never_fitted = folds(particles.shard, v.device) == CERTIFY if self.held_out else None
+        certificate = torch.zeros(5, dtype=torch.float64, device=v.device)
         for rows in passes(len(particles.x), self.chunk):
             u, jacobian = field(rows)
             log_det = tracked_log_det(jacobian, duration, self.logdet)
@@ -174,7 +228,20 @@ class ControlledCollision(Collision):
                 score = exact.score_v(particles.x[rows], reached)
                 wanted = -self.collision_strength * (reached + self.temperature * score)
                 drift_error += float((share[rows] * ((u - wanted).double() ** 2).sum(1)).sum())
-        mean_square, mean_rest, drift_error = self.comm.sum(np.array([square, objective, drift_error]))
+            if never_fitted is not None and (chosen := never_fitted[rows]).any():
+                exact_log_det = tracked_log_det(jacobian[chosen], duration, "exact").double()
+                work = ((particles.v[rows][chosen] + 0.5 * duration * u[chosen]).double() * u[chosen]).sum(1)
+                change = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
+                weight = share[rows][chosen]
+                certificate += torch.stack(
+                    [weight, weight * change, weight**2, weight**2 * change, (weight * change) ** 2]
+                ).sum(1)
+        sums = self.comm.sum(np.concatenate([[square, objective, drift_error], certificate.cpu().numpy()]))
+        (mean_square, mean_rest, drift_error), (whole, first, *second) = np.split(sums, [3])
+        change, error = 0.0, 0.0
+        if whole > 0:
+            change = first / whole
+            error = np.sqrt(max(second[2] - 2 * change * second[1] + change**2 * second[0], 0.0)) / whole
         report = CollisionReport(
             dissipation=particles.mass * float(mean_square) / self.collision_strength,
             min_eigenvalue=self.comm.min(smallest),
@@ -182,5 +249,7 @@ class ControlledCollision(Collision):
             inner_iterations=iterations,
             substeps=1,
             drift_error=float(drift_error) if exact is not None else float("nan"),
+            collision_free_energy=particles.mass * float(change),
+            collision_free_energy_error=particles.mass * float(error),
         )
         return particles.move(v, log_f), report

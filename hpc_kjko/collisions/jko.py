@@ -18,8 +18,11 @@ from hpc_kjko.solvers import solver_of
 class JKOCollision(ControlledCollision):
     """u is the minimiser of the JKO functional J (paper's eq. 18; arXiv:2603.23901).
 
-    With ``method.order = 2`` the functional sees h/2 and the particles move by h: the implicit midpoint rule.
+    With ``method.order = 2`` the functional sees h/2 and the particles move by h: the implicit midpoint rule, which may
+    overshoot where the step is too long for it.
     """
+
+    promises_decay = True
 
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
@@ -32,9 +35,9 @@ class JKOCollision(ControlledCollision):
         )
         self._solver = solver_of(case.method, objective, comm)
 
-    def fit(self, particles: Particles, duration: float, start: StepStart) -> int:
+    def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         data = self.training_data(self.control, particles, duration, start)
-        return self._solver.minimise(data, duration / self.order)
+        return self._solver.minimise(data, duration / self.order, stiffer)
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)

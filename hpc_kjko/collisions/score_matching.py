@@ -55,9 +55,8 @@ class ScoreMatchingCollision(ControlledCollision):
         self.control = self.control_field(case)
         self._solver = solver_of(case.method, ScoreObjective(self.control), comm)
 
-    def fit(self, particles: Particles, duration: float, start: StepStart) -> int:
-        z, v, share, *_ = self.training_data(self.control, particles, duration, start)
-        return self._solver.minimise((z, v, share), duration)
+    def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
+        return self._solver.minimise(self.training_data(self.control, particles, duration, start), duration, stiffer)
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         score_field = copy.deepcopy(self.control).to(particles.v.dtype)

@@ -17,6 +17,7 @@ from hpc_kjko.control import ControlField
 from hpc_kjko.errors import UserError
 from hpc_kjko.particles import Particles
 from hpc_kjko.solvers.adam import AdamSolver
+from hpc_kjko.solvers.base import Sample, TrainingData
 
 
 class VelocityObjective(nn.Module):
@@ -51,6 +52,7 @@ class VelocityMatchingCollision(ControlledCollision):
 
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
+        self.held_out = False  # a particle held out at one time would have been fitted at another
         settings = case.velocity_matching
         self.end, self.steps, self.outer_iterations = case.time.end, case.time.steps, settings.outer_iterations
         self.control = self.control_field(case, parameters=1)
@@ -78,8 +80,8 @@ class VelocityMatchingCollision(ControlledCollision):
             if not went_through:
                 return False
             z = self._pushed.flatten(0, 1)
-            data = z, z[:, -self.problem.velocity_dims :], self._share.repeat(self.steps) / self.steps
-            self._solver.minimise(data, self.end / self.steps)
+            whole = Sample(z, z[:, -self.problem.velocity_dims :], self._share.repeat(self.steps) / self.steps)
+            self._solver.minimise(TrainingData.unheld(whole), self.end / self.steps)
         del self._pushed
         self._trained_until = self.end
         return True
@@ -93,7 +95,7 @@ class VelocityMatchingCollision(ControlledCollision):
             self._pushed[start.index] = z
         return super().step(particles, duration, start)
 
-    def fit(self, particles: Particles, duration: float, start: StepStart) -> int:
+    def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         return 0  # all was done beforehand
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:

@@ -5,11 +5,13 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Method
 from hpc_kjko.solvers.adam import AdamSolver
+from hpc_kjko.solvers.base import Solver
+from hpc_kjko.solvers.varpro import VarproSolver
 
-SOLVERS = {"adam": AdamSolver}
+SOLVERS: dict[str, type[Solver]] = {"adam": AdamSolver, "varpro": VarproSolver}
 
 
-def solver_of(method: Method, objective: torch.nn.Module, comm: Communicator) -> AdamSolver:
+def solver_of(method: Method, objective: torch.nn.Module, comm: Communicator) -> Solver:
     """The solver that a case asks for, for an objective of its collision step. Collective."""
     return SOLVERS[method.solver](
         objective,
@@ -21,4 +23,4 @@ def solver_of(method: Method, objective: torch.nn.Module, comm: Communicator) ->
     )
 
 
-__all__ = ["SOLVERS", "AdamSolver", "solver_of"]
+__all__ = ["SOLVERS", "AdamSolver", "Solver", "VarproSolver", "solver_of"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +11,14 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.particles import passes
+from hpc_kjko.solvers.base import Sample, Solver, TrainingData
+
+#: With "auto" iterations: how often the held-out objective is looked at, for how many iterations it may go without
+#: falling, and how many there are at most in a step that is not the first.
+AUTO_EVERY, AUTO_PATIENCE, AUTO_MOST = 5, 15, 200
 
 
-class AdamSolver:
+class AdamSolver(Solver):
     """Minimises the objective over the network's parameters, gradients summed over ranks.
 
     The objective is a module whose ``forward`` takes the step and rows of the data, and returns a local sum; its
@@ -31,7 +35,7 @@ class AdamSolver:
         objective: torch.nn.Module,
         comm: Communicator,
         *,
-        iterations: int,
+        iterations: int | Literal["auto"],
         first_iterations: int,
         learning_rate: float,
         chunk: int,
@@ -42,45 +46,61 @@ class AdamSolver:
         self._local, self._objective = objective, comm.distribute(objective)
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
 
-    @property
-    def is_cold(self) -> bool:
-        """True until the first iteration has been made."""
-        return not self._optimizer.state
+    def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
+        if self.iterations == "auto":
+            made = self._until_held_out_stalls(data, step, self.first_iterations if self.is_cold else AUTO_MOST)
+        else:
+            made = self._train(data.fit, step, self.first_iterations if self.is_cold else self.iterations)
+        if stiffer and data.held_out and self._value(data.select, step) > 0:  # u ≡ 0 does better
+            self._local.control.coefficients = torch.zeros_like(self._local.control.coefficients)
+        return made
 
-    def minimise(self, data: Sequence[torch.Tensor], step: float) -> int:
-        """Train on this rank's data, tensors with a row for each particle, for a step of size ``step``. Collective.
-
-        Returns:
-            The number of iterations made.
-
-        Raises:
-            SolverFailure: the objective is not finite (on every rank).
-        """
-        iterations = self.first_iterations if self.is_cold else self.iterations
-        *pieces, last = passes(len(data[0]), self.chunk)
-
-        def pick(rows: slice) -> tuple[Any, ...]:
-            return step, *(tensor[rows] for tensor in data)
-
+    def _train(self, fit: Sample, step: float, iterations: int) -> int:
         lowest, best = float("inf"), self._copy()
         for _ in range(iterations):
-            self._optimizer.zero_grad()
-            losses = []
-            with self.comm.no_sync(self._objective):
-                for rows in pieces:
-                    losses.append(self._objective(*pick(rows)))
-                    losses[-1].backward()
-            losses.append(self._objective(*pick(last)))
-            losses[-1].backward()
-            value = self._total(losses)
+            value = self._gradient(fit, step)
             if value < lowest:
                 lowest, best = value, self._copy()
             self._optimizer.step()
-        with torch.no_grad():
-            if not self._total([self._local(*pick(rows)) for rows in (*pieces, last)]) < lowest:
-                for parameter, kept in zip(self._parameters.values(), best, strict=True):
-                    parameter.copy_(kept)
+        if not self._value(fit, step) < lowest:
+            self._restore(best)
         return iterations
+
+    def _until_held_out_stalls(self, data: TrainingData, step: float, most: int) -> int:
+        """Train until the held-out objective has not fallen for a while; keep the iterate where it was lowest."""
+        lowest, best, best_at, made = self._value(data.select, step), self._copy(), 0, 0
+        while made < most and made - best_at < AUTO_PATIENCE:
+            for _ in range(AUTO_EVERY):
+                self._gradient(data.fit, step)
+                self._optimizer.step()
+            made += AUTO_EVERY
+            value = self._value(data.select, step)
+            if value < lowest:
+                lowest, best, best_at = value, self._copy(), made
+        self._restore(best)
+        return made
+
+    def _gradient(self, fit: Sample, step: float) -> float:
+        """Leave the gradient with the parameters; returns the objective."""
+        self._optimizer.zero_grad()
+        *pieces, last = passes(len(fit.z), self.chunk)
+        losses = []
+        with self.comm.no_sync(self._objective):
+            for rows in pieces:
+                losses.append(self._objective(step, *fit.rows(rows)))
+                losses[-1].backward()
+        losses.append(self._objective(step, *fit.rows(last)))
+        losses[-1].backward()
+        return self._total(losses)
+
+    @torch.no_grad()
+    def _value(self, sample: Sample, step: float) -> float:
+        return self._total([self._local(step, *sample.rows(rows)) for rows in passes(len(sample.z), self.chunk)])
+
+    @torch.no_grad()
+    def _restore(self, kept: list[torch.Tensor]) -> None:
+        for parameter, value in zip(self._parameters.values(), kept, strict=True):
+            parameter.copy_(value)
 
     def _total(self, losses: list[torch.Tensor]) -> float:
         """The objective over all ranks, the same on each, from the sums of this rank's chunks."""
@@ -92,31 +112,3 @@ class AdamSolver:
 
     def _copy(self) -> list[torch.Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters.values()]
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Network and optimiser as named arrays: everything that the next step depends on."""
-        arrays = {f"network/{name}": _array(parameter) for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                arrays[f"optimizer/{name}/{key}"] = _array(value)
-        return arrays
-
-    def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over a state made by :meth:`state`.
-
-        Raises:
-            KeyError, RuntimeError: the arrays belong to another network.
-        """
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(torch.from_numpy(arrays[f"network/{name}"]))
-        self._optimizer.state.clear()
-        for name, parameter in self._parameters.items():
-            prefix = f"optimizer/{name}/"
-            for key in (key for key in arrays if key.startswith(prefix)):
-                value = torch.from_numpy(np.array(arrays[key])).to(parameter.device)
-                self._optimizer.state[parameter][key.removeprefix(prefix)] = value
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()

@@ -95,6 +95,8 @@ def test_external_field_affine_and_second_order(world):
 VARIANTS = {
     "score_matching": {"method": {"collision": "score_matching"}},
     "langevin": {"method": {"collision": "langevin"}},
+    "varpro": {"method": {"solver": "varpro", "skip": True, "held_out": True, "first_iterations": 12}},
+    "auto": {"method": {"iterations": "auto", "held_out": True}},
     "nonsplit": {"method": {"form": "nonsplit"}, "time": {"step": 0.1, "end": 1.0, "integrator": "euler"}},
     "velocity_matching": {
         "problem": {"kind": "periodic"},

@@ -89,7 +89,7 @@ def test_the_nonsplit_jacobian_is_that_of_the_whole_map(alone):
     simulation = Simulation.start(case, alone)
     control = simulation.collision.control
     torch.nn.init.normal_(control.layers[-1].weight, std=1.0, generator=torch.Generator().manual_seed(3))
-    simulation.collision.fit = lambda *_: 0  # as it is
+    simulation.collision.fit = lambda *_, **__: 0  # as it is
     before, after = simulation.state.particles, simulation.advance().particles
     h = case.time.step
 

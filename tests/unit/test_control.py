@@ -8,14 +8,18 @@ from hpc_kjko.control import ControlField, determinant, smallest_eigenvalue
 DIMS = [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]
 
 
-def control_and_inputs(space_dims, velocity_dims, hidden=(16, 24), activation="tanh", periodic=True, count=7):
+def control_and_inputs(
+    space_dims, velocity_dims, hidden=(16, 24), activation="tanh", periodic=True, count=7, skip=False
+):
     generator = torch.Generator().manual_seed(5)
     periods = (2.0, 3.0, 4.0)[:space_dims] if periodic else None
     control = ControlField(
-        periods, space_dims, velocity_dims, hidden=hidden, activation=activation, dtype=torch.float64
+        periods, space_dims, velocity_dims, hidden=hidden, activation=activation, dtype=torch.float64, skip=skip
     )
     torch.nn.init.normal_(control.layers[-1].weight, generator=generator)
     torch.nn.init.normal_(control.layers[-1].bias, generator=generator)
+    if control.skip is not None:
+        torch.nn.init.normal_(control.skip, generator=generator)
     x = 2 * torch.rand(count, space_dims, dtype=torch.float64, generator=generator)
     v = torch.randn(count, velocity_dims, dtype=torch.float64, generator=generator)
     return control, x, v
@@ -24,9 +28,10 @@ def control_and_inputs(space_dims, velocity_dims, hidden=(16, 24), activation="t
 @pytest.mark.parametrize("activation", ["tanh", "leaky_relu"])
 @pytest.mark.parametrize("hidden", [(), (8,), (16, 24)], ids=str)
 @pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("dims", DIMS, ids=str)
-def test_divergence_and_jacobian_are_those_of_autograd(dims, periodic, hidden, activation):
-    control, x, v = control_and_inputs(*dims, hidden=hidden, activation=activation, periodic=periodic)
+def test_divergence_and_jacobian_are_those_of_autograd(dims, skip, periodic, hidden, activation):
+    control, x, v = control_and_inputs(*dims, hidden=hidden, activation=activation, periodic=periodic, skip=skip)
     field = lambda x_row, v_row: control(control.features(x_row[None], v_row[None]))[0]  # noqa: E731
     exact = torch.vmap(torch.func.jacrev(field, argnums=1))(x, v)
     z = control.features(x, v)
@@ -36,6 +41,18 @@ def test_divergence_and_jacobian_are_those_of_autograd(dims, periodic, hidden, a
     assert torch.allclose(jacobian, exact, rtol=0, atol=1e-12 * scale)
     assert torch.allclose(divergence, exact.diagonal(dim1=1, dim2=2).sum(1), rtol=0, atol=1e-12 * scale)
     assert torch.equal(u, control(z)) and torch.equal(u_again, u)
+
+    # Linear in its coefficients, with or without tangents of one's own.
+    tangents = torch.zeros(len(z), v.shape[1], z.shape[1], dtype=z.dtype)
+    tangents[:, range(v.shape[1]), range(z.shape[1] - v.shape[1], z.shape[1])] = 1.0
+    for given in (None, tangents):
+        g, derivative = control.basis(z, given)
+        assert torch.allclose(g @ control.coefficients.T, u, rtol=0, atol=1e-12 * scale)
+        product = torch.einsum("njm,km->nkj", derivative, control.coefficients)
+        assert torch.allclose(product, exact, rtol=0, atol=1e-12 * scale)
+    doubled = 2 * control.coefficients
+    control.coefficients = doubled
+    assert torch.equal(control.coefficients, doubled) and torch.allclose(control(z), 2 * u, rtol=1e-12)
 
 
 def test_the_field_is_periodic_where_the_box_is_and_zero_before_training():

@@ -1,0 +1,112 @@
+"""What an inner solver is given, and what it does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some particles as the objective sees them.
+
+    Attributes:
+        z: inputs of the control field [n, inputs].
+        v: pushed velocities [n, dv].
+        share: part of the sample's whole mass, over all ranks, that each particle is [n].
+        tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
+    """
+
+    z: torch.Tensor
+    v: torch.Tensor
+    share: torch.Tensor
+    tangents: torch.Tensor | None = None
+
+    def rows(self, rows: slice) -> tuple[torch.Tensor, ...]:
+        """Some rows, as arguments of the objective."""
+        tensors = self.z, self.v, self.share, self.tangents
+        return tuple(tensor[rows] for tensor in tensors if tensor is not None)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """This rank's particles for one inner solve.
+
+    Attributes:
+        fit: the particles that are fitted, with shares that add up to 1 over all ranks.
+        folds: the same rows in disjoint parts, each spread over phase space and over ranks like the whole.
+        select: particles that choose between fits; nowhere any if none are held out.
+        held_out: whether some are, on some rank.
+    """
+
+    fit: Sample
+    folds: list[Sample]
+    select: Sample
+    held_out: bool = True
+
+    @classmethod
+    def unheld(cls, whole: Sample) -> TrainingData:
+        """All particles to be fitted."""
+        return cls(whole, [whole], Sample(*whole.rows(slice(0, 0))), held_out=False)
+
+
+class Solver(ABC):
+    """Minimises an objective over the control field; what it has learnt carries over from step to step."""
+
+    _parameters: dict[str, torch.nn.Parameter]
+    _optimizer: torch.optim.Adam
+
+    @abstractmethod
+    def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
+        """Fit the field for a step of size ``step``. Collective.
+
+        Args:
+            stiffer: 0, or how often the fit of this step has failed: then regularise more.
+
+        Returns:
+            The number of iterations made.
+
+        Raises:
+            SolverFailure: the objective is not finite (on every rank).
+        """
+
+    @property
+    def steps_made(self) -> int:
+        """Adam's steps since the start of the run."""
+        return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
+
+    @property
+    def is_cold(self) -> bool:
+        """True until the first of Adam's steps has been made."""
+        return not self._optimizer.state
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Network and optimiser as named arrays: everything that the next step depends on."""
+        arrays = {f"network/{name}": _array(parameter) for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                arrays[f"optimizer/{name}/{key}"] = _array(value)
+        return arrays
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over a state made by :meth:`state`.
+
+        Raises:
+            KeyError, RuntimeError: the arrays belong to another network.
+        """
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(torch.from_numpy(arrays[f"network/{name}"]))
+        self._optimizer.state.clear()
+        for name, parameter in self._parameters.items():
+            prefix = f"optimizer/{name}/"
+            for key in (key for key in arrays if key.startswith(prefix)):
+                value = torch.from_numpy(np.array(arrays[key])).to(parameter.device)
+                self._optimizer.state[parameter][key.removeprefix(prefix)] = value
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy().copy()

@@ -1,0 +1,260 @@
+"""Variable projection: the control field's output layer in closed form, its hidden layers by Adam.
+
+With features g(z) the field is u = C g, and the JKO functional per unit of h is, with a = 1/κ + h,
+
+    J(C)/h = ½ a tr(C G Cᵀ) + tr(C bᵀ) − (T/h) E[ℓ],    G = E[g gᵀ],  b_k = E[v_k g]
+
+quadratic in C for the linear ℓ. The exact one takes damped Newton steps: with B = (I + h ∇v u)⁻¹ and
+q_k = Σ_j B_jk ∂g/∂v_j, row k of the gradient is a C_k G + b_k − T E[q_k], and block (k, m) of the Hessian is
+a G δ_km + h T E[q_m q_kᵀ]. Ours; the idea is G. H. Golub's and V. Pereyra's, doi:10.1137/0710036.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.control import determinant
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.objective import JKOObjective, linear_part
+from hpc_kjko.particles import passes
+from hpc_kjko.solvers.base import Sample, Solver, TrainingData
+
+#: Ridges on the hidden features' coefficients, in units of a · mean diag G. The last leaves the affine field alone.
+#: Smaller ones let coefficients of thousands cancel on the fitted particles and throw others far away.
+RIDGES = (*(10.0**k for k in range(-5, 2)), 1e3, math.inf)
+#: A smaller ridge is taken where the held-out objective is worse by no more than this part of it. What a small wave
+#: adds to u is quadratically small in J: no test would miss it, and shrinking would damp the wave.
+INDIFFERENCE = 1e-3
+#: A failed fit is made again with ridges from this many times the smallest on.
+STIFFER = 1e3
+#: Newton's method ends when its next step promises less than this part of J.
+TOLERANCE = 1e-10
+MAX_NEWTON = 20
+#: Hidden steps between two solves for the output layer.
+ROUND = 10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over a sample at some C: all that J and its derivatives are made of.
+
+    Attributes:
+        gram: G [M, M]; load: b [dv, M]. Independent of C.
+        curvature: E[q_m q_kᵀ] as the Hessian has it [dv M, dv M], at the C where Newton's method began.
+        pull: E[q_k] [dv, M]; log_det: E[ℓ], −∞ where the map turns orientation at some particle.
+    """
+
+    gram: np.ndarray
+    load: np.ndarray
+    curvature: np.ndarray
+    pull: np.ndarray
+    log_det: float
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the sample has no particles: its mean of 1 · 1 is not 1."""
+        return not self.gram[-1, -1] > 0
+
+
+@dataclass(frozen=True)
+class _Functional:
+    """J/h on a sample, in C [dv, M]."""
+
+    step: float
+    a: float
+    temperature: float
+
+    def value(self, c: np.ndarray, at: Moments) -> float:
+        quadratic = 0.5 * self.a * np.sum((c @ at.gram) * c) + np.sum(c * at.load)
+        return float(quadratic - self.temperature / self.step * at.log_det)
+
+    def gradient(self, c: np.ndarray, at: Moments) -> np.ndarray:
+        return self.a * c @ at.gram + at.load - self.temperature * at.pull
+
+    def hessian(self, at: Moments) -> np.ndarray:
+        return self.a * np.kron(np.eye(len(at.load)), at.gram) + self.step * self.temperature * at.curvature
+
+
+class VarproSolver(Solver):
+    """The output layer minimises J exactly for the hidden layers of the moment; those descend by Adam.
+
+    A hidden step takes the gradient of J at the present C on one fold of the particles after another, through the
+    objective that DistributedDataParallel wraps. After every ROUND of them C is found anew on all fitted particles,
+    with the ridge with which the held-out particles do best; u ≡ 0 and the affine field are among the candidates. G and
+    the gradient are summed in float64.
+    """
+
+    def __init__(
+        self,
+        objective: JKOObjective,
+        comm: Communicator,
+        *,
+        iterations: int,
+        first_iterations: int,
+        learning_rate: float,
+        chunk: int,
+    ):
+        self.comm, self.chunk, self.control = comm, chunk, objective.control
+        self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
+        self.logdet = objective.logdet
+        self.iterations, self.first_iterations = iterations, first_iterations
+        *hidden, output = self.control.layers
+        #: Coefficients that the ridge is on: all but those of the affine field.
+        self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
+        self._hidden = [parameter for layer in hidden for parameter in layer.parameters()]
+        for parameter in (*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])):
+            parameter.requires_grad_(False)
+        self._objective = comm.distribute(objective) if hidden else objective
+        self._parameters = dict(self.control.named_parameters())
+        self._optimizer = torch.optim.Adam(self._hidden or output.parameters(), lr=learning_rate, fused=True)
+
+    def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
+        is_cold = self.is_cold
+        iterations = (self.first_iterations if is_cold else self.iterations) if self._hidden else 0
+        made = self._project(data, step, stiffer) if is_cold or not iterations else 0
+        for first in range(0, iterations, ROUND):
+            for _ in range(first, min(first + ROUND, iterations)):
+                self._descend(data.folds[self.steps_made % len(data.folds)], len(data.folds), step)
+            made += self._project(data, step, stiffer)
+        return iterations + made
+
+    def _descend(self, fold: Sample, folds: int, step: float) -> None:
+        """One Adam step of the hidden layers, on one of the folds."""
+        self._optimizer.zero_grad()
+        *pieces, last = passes(len(fold.z), self.chunk)
+        with self.comm.no_sync(self._objective):
+            for rows in pieces:
+                (folds * self._objective(step, *fold.rows(rows))).backward()
+        (folds * self._objective(step, *fold.rows(last))).backward()
+        self._optimizer.step()
+
+    @torch.no_grad()
+    def _project(self, data: TrainingData, step: float, stiffer: int) -> int:
+        """Set the output layer to the minimiser; returns the number of passes over the particles."""
+        functional = _Functional(step, 1 / self.collision_strength + step, self.temperature)
+        c = self.control.coefficients.double().cpu().numpy()
+        fit, select = self._moments(data, c, step)
+        made = 1
+        if not (math.isfinite(fit.log_det) and math.isfinite(select.log_det)):
+            c = np.zeros_like(c)
+            fit, select = self._moments(data, c, step)
+            made += 1
+        rounding = 0.1 * torch.finfo(data.fit.z.dtype).eps * self.temperature / step
+        ridge = self._best_ridge(functional, c, fit, select, stiffer)
+        for _ in range(MAX_NEWTON):
+            change, penalty = self._newton_step(functional, c, fit, ridge)
+            now = functional.value(c, fit) + 0.5 * np.sum(penalty * c * c)
+            if not math.isfinite(now) or not np.isfinite(change).all():
+                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+            promised = 0.5 * change.ravel() @ functional.hessian(fit) @ change.ravel()
+            if promised <= TOLERANCE * abs(now) + rounding:
+                break
+            for halvings in range(MAX_NEWTON):
+                trial = c + 0.5**halvings * change
+                fit_there, select_there = self._moments(data, trial, step, (fit, select))
+                made += self.logdet == "exact"
+                value = functional.value(trial, fit_there) + 0.5 * np.sum(penalty * trial * trial)
+                # From another subspace the affine field may be up the hill: its first step is taken as it is.
+                downhill = value <= now + TOLERANCE * abs(now) or (ridge == math.inf and c[:, self._shrunk].any())
+                if downhill and math.isfinite(value) and math.isfinite(select_there.log_det):
+                    break
+            c, fit, select = trial, fit_there, select_there
+            if self.logdet == "linear":
+                break
+        if not select.is_empty and functional.value(c, select) > 0:  # u ≡ 0 does better
+            c = np.zeros_like(c)
+        self.control.coefficients = torch.from_numpy(c).to(self.control.coefficients)
+        return made
+
+    def _best_ridge(self, functional: _Functional, c: np.ndarray, fit: Moments, select: Moments, stiffer: int) -> float:
+        """The smallest ridge that does as well as any on the held-out particles, by their own quadratic model at C."""
+        ridges = [ridge for ridge in RIDGES if ridge >= RIDGES[0] * STIFFER**stiffer]
+        if select.is_empty or not self._shrunk.any():
+            return ridges[0]
+        gradient, hessian = functional.gradient(c, select).ravel(), functional.hessian(select)
+        changes = [self._newton_step(functional, c, fit, ridge)[0].ravel() for ridge in ridges]
+        values = [functional.value(c, select) + gradient @ move + 0.5 * move @ hessian @ move for move in changes]
+        allowed = min(values) + INDIFFERENCE * abs(min(values))
+        return min(ridge for ridge, value in zip(ridges, values, strict=True) if value <= allowed)
+
+    def _newton_step(
+        self, functional: _Functional, c: np.ndarray, fit: Moments, ridge: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Newton's step with a ridge, and the ridge's weight on each coefficient: [dv, M] both."""
+        gradient, hessian = functional.gradient(c, fit).ravel(), functional.hessian(fit)
+        shrunk = np.broadcast_to(self._shrunk, c.shape).ravel()
+        jitter = 1e-12 * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
+        if ridge == math.inf:
+            change = np.where(shrunk, -c.ravel(), 0.0)
+            left = gradient + hessian @ change
+            change[~shrunk] = -np.linalg.solve((hessian + jitter)[np.ix_(~shrunk, ~shrunk)], left[~shrunk])
+            return change.reshape(c.shape), np.zeros_like(c)
+        unit = functional.a * np.diag(fit.gram)[self._shrunk].mean() if shrunk.any() else 0.0
+        penalty = ridge * unit * shrunk
+        change = -np.linalg.solve(hessian + jitter + np.diag(penalty), gradient + penalty * c.ravel())
+        return change.reshape(c.shape), penalty.reshape(c.shape)
+
+    def _moments(
+        self, data: TrainingData, c: np.ndarray, step: float, known: tuple[Moments, Moments] | None = None
+    ) -> tuple[Moments, Moments]:
+        """Moments of the fitted and of the held-out particles, by one pass and one allreduce.
+
+        With ``known``, those of another C, only what depends on C is summed (and not the curvature).
+        """
+        dv, m = c.shape
+        if known and self.logdet == "linear":
+            return tuple(replace(moments, log_det=step * float(np.sum(c * moments.pull))) for moments in known)
+        shapes = [(dv, m), (2,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
+        local = np.stack([self._local(sample, c, step, not known) for sample in (data.fit, data.select)])
+        edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        found = []
+        for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):
+            pull, (log_det, turned), *whole = (
+                part.reshape(shape) for part, shape in zip(np.split(sums, edges), shapes, strict=True)
+            )
+            if self.logdet == "linear":
+                log_det = step * np.sum(c * pull)
+            log_det = -math.inf if turned else float(log_det)
+            if before:
+                found.append(replace(before, pull=pull, log_det=log_det))
+            else:
+                gram, load, outer = whole
+                curvature = outer.reshape(dv, m, dv, m).transpose(2, 1, 0, 3).reshape(dv * m, dv * m)
+                found.append(Moments(gram, load, 0.5 * (curvature + curvature.T), pull, log_det))
+        return tuple(found)
+
+    def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
+        """This rank's sums for :meth:`_moments`, flat."""
+        dv, m = c.shape
+        device = sample.z.device
+        coefficients = torch.from_numpy(c).to(sample.z)
+        double = {"dtype": torch.float64, "device": device}
+        pull, counts = torch.zeros(dv, m, **double), torch.zeros(2, **double)
+        gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
+        outer = torch.zeros(dv * m, dv * m, **double)
+        for rows in passes(len(sample.z), self.chunk):
+            z, v, share, *tangents = sample.rows(rows)
+            g, q = self.control.basis(z, *tangents)
+            if self.logdet == "exact":
+                # In double: 1 + h ∇v u of an affine field is the same number everywhere, and so is its rounding error.
+                matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)
+                det = determinant(matrix)
+                turned = det <= 0
+                counts[0] += (share * torch.log(torch.where(turned, 1.0, det))).sum()
+                counts[1] += turned.sum()
+                q = q / det[:, None, None].to(q) if dv == 1 else torch.linalg.inv(matrix).transpose(1, 2).to(q) @ q
+            pull += (share.double() @ q.flatten(1).double()).view(dv, m)
+            if whole:
+                weighted = share[:, None] * g
+                gram += weighted.double().T @ g.double()
+                load += v.double().T @ weighted.double()
+                if self.logdet == "exact":
+                    flat = q.flatten(1)
+                    outer += (share[:, None] * flat).T @ flat
+        parts = (pull, counts, *((gram, load, outer) if whole else ()))
+        return np.concatenate([part.cpu().numpy().ravel() for part in parts])

@@ -1,0 +1,94 @@
+"""The certificate of a collision step, by sabotage and where it must hold."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_kjko.collisions import CollisionReport
+from hpc_kjko.config import from_table
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.simulation import Simulation
+from hpc_kjko.solvers import VarproSolver
+
+
+def gaussian(width=1.0, strength=1.0, step=0.1, count=4096, **method):
+    """E1 at rest in the middle, velocities of a given width: only collisions change the free energy's velocity part."""
+    return from_table(
+        {
+            "problem": {"kind": "gaussian", "mean": [0.0, 0.0], "covariance": [[1.0, 0.0], [0.0, width**2]]},
+            "physics": {"collision_strength": strength},
+            "particles": {"count": count},
+            "time": {"step": step, "end": 10 * step},
+            "method": {"solver": "varpro", "hidden": [], **method},
+        }
+    )
+
+
+def test_a_step_is_certified_and_its_free_energy_is_the_exact_one(alone):
+    """A Gaussian of variance s in v goes to s′ = (1 + h λ)² s, exactly: F changes by ½(s′ − s) − ½T log(s′/s)."""
+    simulation = Simulation.start(gaussian(width=1.5), alone)
+    pushed = simulation.state.particles.v
+    report = simulation.advance().collision
+    assert report.certificate == 1 and report.retries == 0 and report.substeps == 1
+    assert report.collision_free_energy < -3 * report.collision_free_energy_error < 0
+    growth = report.min_eigenvalue  # 1 + h λ, the same at every particle
+    assert 0.8 < growth < 1.0
+    certified = pushed[7 * 256 : 8 * 256], pushed[15 * 256 : 16 * 256]  # rows of the last fold
+    square = float((torch.cat(certified) ** 2).mean())
+    assert report.collision_free_energy == pytest.approx(0.5 * (growth**2 - 1) * square - np.log(growth), rel=0.05)
+
+
+def test_totals_add_up_and_survive_as_columns(alone):
+    simulation = Simulation.start(gaussian(width=2.0), alone)
+    changes, errors = [], []
+    for _ in range(4):
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        changes.append(simulation.state.collision.collision_free_energy)
+        errors.append(simulation.state.collision.collision_free_energy_error)
+    row = measure(simulation.diagnostics, simulation.state, alone)
+    assert row["collision_free_energy_total"] == pytest.approx(sum(changes))
+    assert row["collision_free_energy_total_error"] == pytest.approx(sum(errors))
+    assert row["certificate"] == 1.0
+
+
+def test_verdicts():
+    reports = [
+        CollisionReport(0, 1, 0, 0, 1, collision_free_energy=change, collision_free_energy_error=0.1)
+        for change in (-0.31, -0.29, 0.29, 0.31)
+    ]
+    assert [report.certificate for report in reports] == [1, 0, 0, -1]
+
+
+def test_a_field_of_the_wrong_sign_stops_the_run(alone, monkeypatch):
+    """u = +½ v heats what is hot already. The map is invertible: only the certificate can know."""
+
+    def heat(solver, data, step, stiffer=0):
+        coefficients = torch.zeros_like(solver.control.coefficients)
+        coefficients[0, -2] = 0.5
+        solver.control.coefficients = coefficients
+        return 1
+
+    simulation = Simulation.start(gaussian(width=1.5), alone)
+    before = simulation.state.particles
+    monkeypatch.setattr(VarproSolver, "minimise", heat)
+    with pytest.raises(
+        SolverFailure, match=r"free energy of held-out particles rises .* even in 64 pieces: reduce time"
+    ):
+        simulation.advance()
+    assert simulation.state.particles is before
+
+
+def test_a_midpoint_step_that_overshoots_is_split(alone):
+    """κh = 4 and σ = 2.75: the midpoint map is invertible there but raises F, as from 2.7 on; halves lower it."""
+    wide = {"width": 2.75, "strength": 40.0, "order": 2, "count": 2**16}
+    report = Simulation.start(gaussian(**wide), alone).advance().collision
+    assert report.substeps > 1 and report.retries >= 1 and report.certificate == 1
+    first_order = Simulation.start(gaussian(**{**wide, "order": 1}), alone).advance().collision
+    assert first_order.substeps == 1 and first_order.certificate == 1
+
+
+def test_nothing_is_certified_where_nothing_is_held_out(alone):
+    simulation = Simulation.start(gaussian(held_out=False), alone)
+    assert "certificate" not in measure(simulation.diagnostics, simulation.advance(), alone)
