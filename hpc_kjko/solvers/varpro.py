@@ -27,13 +27,12 @@ from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 #: Ridges on the hidden features' coefficients, in units of a · mean diag G. The last leaves the affine field alone.
 #: Smaller ones let coefficients of thousands cancel on the fitted particles and throw others far away.
 RIDGES = (*(10.0**k for k in range(-5, 2)), 1e3, math.inf)
-#: A smaller ridge is taken where the held-out objective is worse by no more than this part of it. What a small wave
-#: adds to u is quadratically small in J: no test would miss it, and shrinking would damp the wave.
-INDIFFERENCE = 1e-3
 #: A failed fit is made again with ridges from this many times the smallest on.
 STIFFER = 1e3
 #: Newton's method ends when its next step promises less than this part of J.
 TOLERANCE = 1e-10
+#: A step that promises less than this part of J is the last: the next would promise its square. Saves a pass.
+LAST_STEP = 1e-4
 MAX_NEWTON = 20
 #: Hidden steps between two solves for the output layer.
 ROUND = 10
@@ -154,6 +153,9 @@ class VarproSolver(Solver):
             promised = 0.5 * change.ravel() @ functional.hessian(fit) @ change.ravel()
             if promised <= TOLERANCE * abs(now) + rounding:
                 break
+            if promised <= LAST_STEP * abs(now):
+                c = c + change
+                break
             for halvings in range(MAX_NEWTON):
                 trial = c + 0.5**halvings * change
                 fit_there, select_there = self._moments(data, trial, step, (fit, select))
@@ -172,15 +174,14 @@ class VarproSolver(Solver):
         return made
 
     def _best_ridge(self, functional: _Functional, c: np.ndarray, fit: Moments, select: Moments, stiffer: int) -> float:
-        """The smallest ridge that does as well as any on the held-out particles, by their own quadratic model at C."""
+        """The ridge that does best on the held-out particles, by their own quadratic model at C."""
         ridges = [ridge for ridge in RIDGES if ridge >= RIDGES[0] * STIFFER**stiffer]
         if select.is_empty or not self._shrunk.any():
             return ridges[0]
         gradient, hessian = functional.gradient(c, select).ravel(), functional.hessian(select)
         changes = [self._newton_step(functional, c, fit, ridge)[0].ravel() for ridge in ridges]
         values = [functional.value(c, select) + gradient @ move + 0.5 * move @ hessian @ move for move in changes]
-        allowed = min(values) + INDIFFERENCE * abs(min(values))
-        return min(ridge for ridge, value in zip(ridges, values, strict=True) if value <= allowed)
+        return ridges[int(np.argmin(values))]
 
     def _newton_step(
         self, functional: _Functional, c: np.ndarray, fit: Moments, ridge: float

@@ -42,6 +42,7 @@ def test_varpros_output_layer_is_stationary(dims, logdet, alone, monkeypatch):
     """Without a ridge, the functional's own gradient (by autograd) vanishes in output weights, skip and bias."""
     monkeypatch.setattr(varpro, "RIDGES", (0.0,))
     monkeypatch.setattr(varpro, "TOLERANCE", 0.0)
+    monkeypatch.setattr(varpro, "LAST_STEP", 0.0)
     control = ControlField(None, dims, dims, hidden=(6, 9), dtype=torch.float64, skip=True)
     sample = sample_of(control, *banana(dims, 2000))
     solver_of(control, alone, logdet=logdet).minimise(TrainingData.unheld(sample), STEP)
