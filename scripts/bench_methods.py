@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""Accuracy per second of the collision methods, side by side: error against the grid solver, and wall time.
+
+    python scripts/bench_methods.py [e4] [e5] [--quick] [--out DIR]
+
+Every method runs the same case, one after another on one core, in --repeat interleaved rounds, of which the least time
+counts. Writes bench_methods.csv and bench_methods.png into DIR. Times include everything that a
+step does but its files. E5: relative L² error of the field energy, and the largest relative error of the entropy. E4:
+largest error of KL per dimension. Langevin particles have no log f, hence no KL and no entropy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from experiments import JOBS, grid_solution, relative_l2
+
+from hpc_kjko import __version__, config
+from hpc_kjko.comm import Communicator
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.simulation import Simulation
+
+#: What each method changes in the case; h stands for the case's own step.
+PAPER = ("method.solver=adam", "method.order=1", "method.logdet=linear", "method.iterations=50")
+VARPRO = ("method.solver=varpro", "method.logdet=exact", "method.first_iterations=100")
+METHODS = {
+    "paper's scheme": (*PAPER, "method.first_iterations=500", "method.learning_rate=5e-3"),
+    "adam, auto": ("method.solver=adam", "method.order=1", "method.iterations=auto", "method.held_out=true"),
+    "varpro, order 1": (*VARPRO, "method.order=1", "method.iterations=2"),
+    "varpro, order 2": (*VARPRO, "method.order=2", "method.iterations=2"),
+    "varpro, order 2, step 2h": (*VARPRO, "method.order=2", "method.iterations=2", "time.step=2h"),
+    "varpro, order 2, 10 hidden steps": (*VARPRO, "method.order=2", "method.iterations=10"),
+    "score matching": (*PAPER, "method.collision=score_matching", "method.learning_rate=5e-3"),
+    "Langevin": ("method.collision=langevin", "method.solver=adam", "method.order=1", "method.iterations=50"),
+}
+CASES = {
+    "e5": ("e5_two_stream_weak", ("particles.count=16384",), ("particles.count=1024", "time.end=2.0")),
+    "e4": ("e4_confined_3d", ("particles.count=8192",), ("particles.count=1024", "time.end=0.2")),
+}
+
+
+def run_of(case: config.Case) -> tuple[dict[str, np.ndarray], float]:
+    """The series of a case, and the seconds of its steps."""
+    simulation = Simulation.start(case, Communicator())
+    rows = [measure(simulation.diagnostics, simulation.state, simulation.comm)]
+    started = time.perf_counter()
+    while simulation.step_index < case.time.steps:
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        rows.append(measure(simulation.diagnostics, simulation.state, simulation.comm))
+    seconds = time.perf_counter() - started
+    series = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return series | {"time": case.time.step * np.arange(case.time.steps + 1)}, seconds
+
+
+def errors_of(case: config.Case, series: dict[str, np.ndarray], quick: bool) -> dict[str, float]:
+    """The errors of a run against the grid solver; NaN where the method knows no log f."""
+    reference = grid_solution(case, quick=quick)
+
+    def wanted(name: str) -> np.ndarray:
+        return np.interp(series["time"], reference.times, getattr(reference, name))
+
+    found = {
+        "kinetic": float(np.abs(series["kinetic_energy"] / case.problem.space_dims - wanted("kinetic_energy")).max())
+    }
+    if case.problem.kind == "two_stream":
+        kinetic = np.abs(series["kinetic_energy"] / wanted("kinetic_energy") - 1).max()
+        found = {"field": relative_l2(series["field_energy"], wanted("field_energy")), "kinetic": float(kinetic)}
+        entropy = np.abs(series["entropy"] / wanted("entropy") - 1).max() if "entropy" in series else np.nan
+        return found | {"entropy": float(entropy)}
+    kl = np.abs(series["kl"] / case.problem.space_dims - wanted("relative_entropy")).max() if "kl" in series else np.nan
+    return found | {"kl": float(kl)}
+
+
+def bench(name: str, quick: bool, repeat: int) -> list[dict[str, object]]:
+    """A row for each method: its errors and its least time over the interleaved rounds."""
+    job, full, small = CASES[name]
+    step = config.load(JOBS / f"{job}.toml").time.step
+    found: dict[str, dict[str, object]] = {}
+    for _ in range(repeat):
+        for method, settings in METHODS.items():
+            changes = [*(full if not quick else small), *(change.replace("2h", str(2 * step)) for change in settings)]
+            if quick:
+                changes.append("method.first_iterations=20")
+            case = config.load(JOBS / f"{job}.toml", changes)
+            series, seconds = run_of(case)
+            row = found.setdefault(method, {"case": name, "method": method, "seconds": seconds})
+            row["seconds"] = min(row["seconds"], seconds)
+            row |= errors_of(case, series, quick)
+            numbers = {key: value for key, value in row.items() if isinstance(value, float)}
+            print(
+                f"{name:3s} {method:34s} {'  '.join(f'{key} {value:9.4g}' for key, value in numbers.items())}",
+                flush=True,
+            )
+    return list(found.values())
+
+
+def draw(rows: list[dict[str, object]], path: Path) -> None:
+    """Error against seconds, a panel for each case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(row["case"] for row in rows))
+    figure, panels = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), squeeze=False, layout="constrained")
+    for axes, name in zip(panels[0], names, strict=True):
+        label, text = {
+            "e5": ("field", "field energy, relative L² error"),
+            "e4": ("kl", "KL per dimension, largest error"),
+        }[name]
+        for number, row in enumerate(row for row in rows if row["case"] == name):
+            if np.isfinite(row[label]):
+                axes.loglog(row["seconds"], row[label], "o", ms=9, color=f"C{number}", label=row["method"])
+        axes.set(xlabel="seconds, one core", ylabel=text, title=name.upper())
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)} (all)")
+    parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
+    parser.add_argument("--repeat", type=int, default=1, help="interleaved rounds (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    options = parser.parse_args()
+    if unknown := set(options.cases) - CASES.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(CASES)}")
+    torch.set_num_threads(1)
+    print(
+        f"hpc_kjko {__version__}, torch {torch.__version__}, python {platform.python_version()}, {platform.machine()}"
+    )
+    rows = [row for name in options.cases or CASES for row in bench(name, options.quick, options.repeat)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (options.out / "bench_methods.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, options.out / "bench_methods.png")
+    print(options.out / "bench_methods.png")
+
+
+if __name__ == "__main__":
+    main()
