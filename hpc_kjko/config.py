@@ -109,7 +109,7 @@ class TimeSettings(Section):
 
 
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
-VARPRO_DEFAULTS = {"iterations": 10, "first_iterations": 100, "learning_rate": 2e-2, "skip": True, "held_out": True}
+VARPRO_DEFAULTS = {"iterations": 10, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True}
 
 
 class Method(Section):

@@ -1,4 +1,4 @@
-"""Variable projection: the control field's output layer in closed form, its hidden layers by Adam.
+"""Variable projection: the control field's output layer in closed form, its hidden layers by Adam's steps between.
 
 With features g(z) the field is u = C g, and the JKO functional per unit of h is, with a = 1/κ + h,
 
@@ -34,7 +34,7 @@ TOLERANCE = 1e-10
 #: A step that promises less than this part of J is the last: the next would promise its square. Saves a pass.
 LAST_STEP = 1e-4
 MAX_NEWTON = 20
-#: Hidden steps between two solves for the output layer.
+#: Adam's steps between two solves for the output layer.
 ROUND = 10
 
 
@@ -80,10 +80,11 @@ class _Functional:
 
 
 class VarproSolver(Solver):
-    """The output layer minimises J exactly for the hidden layers of the moment; those descend by Adam.
+    """The output layer minimises J exactly for the hidden layers that some of Adam's steps have led to.
 
-    A hidden step takes the gradient of J at the present C on one fold of the particles after another, through the
-    objective that DistributedDataParallel wraps. After every ROUND of them C is found anew on all fitted particles,
+    Adam's steps move all layers, so that C follows the hidden ones until it is found anew (moving those alone was
+    several times less accurate in 6D), each by the gradient on one fold of the particles after another, through the
+    objective that DistributedDataParallel wraps. After every ROUND of them C is solved for on all fitted particles,
     with the ridge with which the held-out particles do best; u ≡ 0 and the affine field are among the candidates. G and
     the gradient are summed in float64.
     """
@@ -105,16 +106,20 @@ class VarproSolver(Solver):
         *hidden, output = self.control.layers
         #: Coefficients that the ridge is on: all but those of the affine field.
         self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
-        self._hidden = [parameter for layer in hidden for parameter in layer.parameters()]
-        for parameter in (*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])):
-            parameter.requires_grad_(False)
+        self._has_features = bool(hidden)
         self._objective = comm.distribute(objective) if hidden else objective
         self._parameters = dict(self.control.named_parameters())
-        self._optimizer = torch.optim.Adam(self._hidden or output.parameters(), lr=learning_rate, fused=True)
+        features = [parameter for layer in hidden for parameter in layer.parameters()]
+        rest = [p for p in self._parameters.values() if not any(p is feature for feature in features)]
+        rates = [  # u is of the order of κ, and so are the coefficients
+            {"params": features, "lr": learning_rate},
+            {"params": rest, "lr": learning_rate * min(1.0, self.collision_strength)},
+        ]
+        self._optimizer = torch.optim.Adam([group for group in rates if group["params"]], fused=True)
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         is_cold = self.is_cold
-        iterations = (self.first_iterations if is_cold else self.iterations) if self._hidden else 0
+        iterations = (self.first_iterations if is_cold else self.iterations) if self._has_features else 0
         made = self._project(data, step, stiffer) if is_cold or not iterations else 0
         for first in range(0, iterations, ROUND):
             for _ in range(first, min(first + ROUND, iterations)):
@@ -123,7 +128,7 @@ class VarproSolver(Solver):
         return iterations + made
 
     def _descend(self, fold: Sample, folds: int, step: float) -> None:
-        """One Adam step of the hidden layers, on one of the folds."""
+        """One of Adam's steps, on one of the folds."""
         self._optimizer.zero_grad()
         *pieces, last = passes(len(fold.z), self.chunk)
         with self.comm.no_sync(self._objective):

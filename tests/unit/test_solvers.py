@@ -96,7 +96,7 @@ def test_a_stiffer_fit_has_smaller_coefficients(alone):
     sizes = []
     for stiffer in (0, 1):
         solver_of(control, alone).minimise(data, STEP, stiffer)
-        sizes.append(float(control.layers[-1].weight.norm()))
+        sizes.append(float(control.layers[-1].weight.detach().norm()))
     assert sizes[1] < 0.3 * sizes[0]
 
 
