@@ -159,7 +159,8 @@ class VarproSolver(Solver):
             if promised <= TOLERANCE * abs(now) + rounding:
                 break
             if promised <= LAST_STEP * abs(now):
-                c = c + change
+                c, log_det = c + change, select.log_det + step * float(np.sum(select.pull * change))
+                select = replace(select, log_det=log_det)
                 break
             for halvings in range(MAX_NEWTON):
                 trial = c + 0.5**halvings * change

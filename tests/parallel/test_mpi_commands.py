@@ -20,20 +20,25 @@ def assert_same_series(a, b, tolerance):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The small case without interruption, on two ranks."""
+    """The folder of the small case without interruption, on two ranks, by each solver."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.toml").write_text(SMALL_CASE)
-    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "whole", ranks=2), folder)
-    assert result.returncode == 0, result.stderr
-    return folder / "whole"
+    for solver in ("adam", "varpro"):
+        line = ("run", "small.toml", "--out", solver, "--set", f"method.solver={solver}")
+        result = run_command(command("-m", "hpc_kjko", *line, ranks=2), folder)
+        assert result.returncode == 0, result.stderr
+    return folder
 
 
+@pytest.mark.parametrize("solver", ["adam", "varpro"])
 @pytest.mark.parametrize(("ranks", "other_ranks"), [(2, 2), (3, 1)])
 def test_a_restart_on_any_rank_count_equals_the_uninterrupted_run(
-    ranks, other_ranks, whole, kjko, small_case, tmp_path
+    ranks, other_ranks, solver, whole, kjko, small_case, tmp_path
 ):
     """To the bit on the same rank count, to 1e-9 on another."""
-    half = kjko("run", small_case, "--out", "half", "--set", "time.end=0.5", ranks=ranks)
+    whole = whole / solver
+    change = ("--set", f"method.solver={solver}", "--set", "time.end=0.5")
+    half = kjko("run", small_case, "--out", "half", *change, ranks=ranks)
     assert half.returncode == 0, half.stderr
     rest = kjko("restart", "half", "--set", "time.end=1.0", ranks=other_ranks)
     assert rest.returncode == 0, rest.stderr
