@@ -258,7 +258,7 @@ def inspect(options: argparse.Namespace) -> int:
             for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
             if name in columns
         },
-        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(columns['retries'].sum())}",
+        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(sum(columns.get('retries', [])))}",
         **_certificates(columns),
         "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",

@@ -55,9 +55,8 @@ class ControlledCollision(Collision):
         self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
         self.dtype = getattr(torch, method.precision)
         self.held_out = method.held_out
-        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = (
-            None  # rows by fold, where each begins, masses
-        )
+        #: Rows sorted by fold, where each fold begins, its mass: all the same in every step.
+        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
 
     def control_field(self, case: Case, parameters: int = 0) -> ControlField:
         """A network for this case's phase space, in the precision of the inner solve."""

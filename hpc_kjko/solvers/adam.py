@@ -58,7 +58,7 @@ class AdamSolver(Solver):
     def _train(self, fit: Sample, step: float, iterations: int) -> int:
         lowest, best = float("inf"), self._copy()
         for _ in range(iterations):
-            value = self._gradient(fit, step)
+            value = self._total(self._backward(fit, step))
             if value < lowest:
                 lowest, best = value, self._copy()
             self._optimizer.step()
@@ -71,7 +71,7 @@ class AdamSolver(Solver):
         lowest, best, best_at, made = self._value(data.select, step), self._copy(), 0, 0
         while made < most and made - best_at < AUTO_PATIENCE:
             for _ in range(AUTO_EVERY):
-                self._gradient(data.fit, step)
+                self._backward(data.fit, step)
                 self._optimizer.step()
             made += AUTO_EVERY
             value = self._value(data.select, step)
@@ -79,19 +79,6 @@ class AdamSolver(Solver):
                 lowest, best, best_at = value, self._copy(), made
         self._restore(best)
         return made
-
-    def _gradient(self, fit: Sample, step: float) -> float:
-        """Leave the gradient with the parameters; returns the objective."""
-        self._optimizer.zero_grad()
-        *pieces, last = passes(len(fit.z), self.chunk)
-        losses = []
-        with self.comm.no_sync(self._objective):
-            for rows in pieces:
-                losses.append(self._objective(step, *fit.rows(rows)))
-                losses[-1].backward()
-        losses.append(self._objective(step, *fit.rows(last)))
-        losses[-1].backward()
-        return self._total(losses)
 
     @torch.no_grad()
     def _value(self, sample: Sample, step: float) -> float:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpc_kjko.comm import Communicator
+from hpc_kjko.particles import passes
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,6 +59,9 @@ class TrainingData:
 class Solver(ABC):
     """Minimises an objective over the control field; what it has learnt carries over from step to step."""
 
+    comm: Communicator
+    chunk: int
+    _objective: torch.nn.Module  # as :meth:`Communicator.distribute` wraps it
     _parameters: dict[str, torch.nn.Parameter]
     _optimizer: torch.optim.Adam
 
@@ -72,6 +78,19 @@ class Solver(ABC):
         Raises:
             SolverFailure: the objective is not finite (on every rank).
         """
+
+    def _backward(self, sample: Sample, step: float, factor: float = 1.0) -> list[torch.Tensor]:
+        """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it."""
+        self._optimizer.zero_grad()
+        *pieces, last = passes(len(sample.z), self.chunk)
+        losses = []
+        with self.comm.no_sync(self._objective):
+            for rows in pieces:
+                losses.append(factor * self._objective(step, *sample.rows(rows)))
+                losses[-1].backward()
+        losses.append(factor * self._objective(step, *sample.rows(last)))
+        losses[-1].backward()
+        return losses
 
     @property
     def steps_made(self) -> int:

@@ -110,7 +110,7 @@ class VarproSolver(Solver):
         self._objective = comm.distribute(objective) if hidden else objective
         self._parameters = dict(self.control.named_parameters())
         features = [parameter for layer in hidden for parameter in layer.parameters()]
-        rest = [p for p in self._parameters.values() if not any(p is feature for feature in features)]
+        rest = [*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])]
         rates = [  # u is of the order of κ, and so are the coefficients
             {"params": features, "lr": learning_rate},
             {"params": rest, "lr": learning_rate * min(1.0, self.collision_strength)},
@@ -123,19 +123,11 @@ class VarproSolver(Solver):
         made = self._project(data, step, stiffer) if is_cold or not iterations else 0
         for first in range(0, iterations, ROUND):
             for _ in range(first, min(first + ROUND, iterations)):
-                self._descend(data.folds[self.steps_made % len(data.folds)], len(data.folds), step)
+                fold = data.folds[self.steps_made % len(data.folds)]
+                self._backward(fold, step, factor=len(data.folds))
+                self._optimizer.step()
             made += self._project(data, step, stiffer)
         return iterations + made
-
-    def _descend(self, fold: Sample, folds: int, step: float) -> None:
-        """One of Adam's steps, on one of the folds."""
-        self._optimizer.zero_grad()
-        *pieces, last = passes(len(fold.z), self.chunk)
-        with self.comm.no_sync(self._objective):
-            for rows in pieces:
-                (folds * self._objective(step, *fold.rows(rows))).backward()
-        (folds * self._objective(step, *fold.rows(last))).backward()
-        self._optimizer.step()
 
     @torch.no_grad()
     def _project(self, data: TrainingData, step: float, stiffer: int) -> int:
@@ -149,13 +141,14 @@ class VarproSolver(Solver):
             fit, select = self._moments(data, c, step)
             made += 1
         rounding = 0.1 * torch.finfo(data.fit.z.dtype).eps * self.temperature / step
-        ridge = self._best_ridge(functional, c, fit, select, stiffer)
+        hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
+        ridge = self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
-            change, penalty = self._newton_step(functional, c, fit, ridge)
+            change, penalty = self._newton_step(functional, c, fit, hessian, ridge)
             now = functional.value(c, fit) + 0.5 * np.sum(penalty * c * c)
             if not math.isfinite(now) or not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
-            promised = 0.5 * change.ravel() @ functional.hessian(fit) @ change.ravel()
+            promised = 0.5 * change.ravel() @ hessian @ change.ravel()
             if promised <= TOLERANCE * abs(now) + rounding:
                 break
             if promised <= LAST_STEP * abs(now):
@@ -179,21 +172,29 @@ class VarproSolver(Solver):
         self.control.coefficients = torch.from_numpy(c).to(self.control.coefficients)
         return made
 
-    def _best_ridge(self, functional: _Functional, c: np.ndarray, fit: Moments, select: Moments, stiffer: int) -> float:
+    def _best_ridge(
+        self,
+        functional: _Functional,
+        c: np.ndarray,
+        fit: Moments,
+        select: Moments,
+        hessian: np.ndarray,
+        stiffer: int,
+    ) -> float:
         """The ridge that does best on the held-out particles, by their own quadratic model at C."""
         ridges = [ridge for ridge in RIDGES if ridge >= RIDGES[0] * STIFFER**stiffer]
         if select.is_empty or not self._shrunk.any():
             return ridges[0]
-        gradient, hessian = functional.gradient(c, select).ravel(), functional.hessian(select)
-        changes = [self._newton_step(functional, c, fit, ridge)[0].ravel() for ridge in ridges]
-        values = [functional.value(c, select) + gradient @ move + 0.5 * move @ hessian @ move for move in changes]
+        gradient, held_out = functional.gradient(c, select).ravel(), functional.hessian(select)
+        changes = [self._newton_step(functional, c, fit, hessian, ridge)[0].ravel() for ridge in ridges]
+        values = [functional.value(c, select) + gradient @ move + 0.5 * move @ held_out @ move for move in changes]
         return ridges[int(np.argmin(values))]
 
     def _newton_step(
-        self, functional: _Functional, c: np.ndarray, fit: Moments, ridge: float
+        self, functional: _Functional, c: np.ndarray, fit: Moments, hessian: np.ndarray, ridge: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Newton's step with a ridge, and the ridge's weight on each coefficient: [dv, M] both."""
-        gradient, hessian = functional.gradient(c, fit).ravel(), functional.hessian(fit)
+        gradient = functional.gradient(c, fit).ravel()
         shrunk = np.broadcast_to(self._shrunk, c.shape).ravel()
         jitter = 1e-12 * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
         if ridge == math.inf:

@@ -46,8 +46,6 @@ def test_varpros_output_layer_is_stationary(dims, logdet, alone, monkeypatch):
     control = ControlField(None, dims, dims, hidden=(6, 9), dtype=torch.float64, skip=True)
     sample = sample_of(control, *banana(dims, 2000))
     solver_of(control, alone, logdet=logdet).minimise(TrainingData.unheld(sample), STEP)
-    for parameter in control.parameters():
-        parameter.requires_grad_(True)
     objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet)
     value = objective(STEP, *sample.rows(slice(None)))
     value.backward()
