@@ -88,6 +88,7 @@ class TimeSettings(Section):
     step: Positive = 0.1
     end: Positive = 50.0
     integrator: Literal["euler", "verlet", "forest_ruth"] = "verlet"
+    energy_conserving: bool = False
 
     @model_validator(mode="after")
     def _whole_number_of_steps(self) -> TimeSettings:
@@ -298,6 +299,11 @@ def _require_possible(case: Case) -> None:
         raise UserError(
             f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
             'problem.kind = "two_stream"'
+        )
+    if case.time.energy_conserving and physics.field != "ampere":
+        raise UserError(
+            f'time.energy_conserving = true cannot do physics.field = "{physics.field}": use physics.field = "ampere", '
+            "where E can change in the kick"
         )
     for key, value, default in (("start", particles.start, "grid"), ("weights", particles.weights, "density")):
         if value == default and not isinstance(case.problem, PeriodicProblem):

@@ -15,7 +15,7 @@ from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.fields import AmpereSolver, ExternalSolver, FieldSolver, Grid, PoissonSolver
+from hpc_kjko.fields import AmpereSolver, ConservingAmpereSolver, ExternalSolver, FieldSolver, Grid, PoissonSolver
 from hpc_kjko.integrators import MAPS, compose
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
 from hpc_kjko.recorder import Recorder
@@ -35,11 +35,12 @@ class Simulation:
         self.case, self.comm = case, comm
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
-        self.field_solver: FieldSolver = ExternalSolver(problem)
+        self.field_solver: FieldSolver = ExternalSolver(problem, comm)
         if physics.field == "poisson":
             self.field_solver = PoissonSolver(self.grid, comm, case.grid.solver)
         elif physics.field == "ampere":
-            self.field_solver = AmpereSolver(self.grid, comm, case.grid.solver, physics.initial_field)
+            ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
+            self.field_solver = ampere(self.grid, comm, case.grid.solver, physics.initial_field)
         self.collision = collision_of(case, comm)
         self.diagnostics = diagnostics.series_diagnostics(case, self.collision, self.field_solver)
         self.step_index = 0
@@ -163,9 +164,7 @@ class Simulation:
                 before, particles = particles, particles.drift(duration)
                 field = self.field_solver.after_drift(field, before, particles, duration)
             elif stage.action == "kick":
-                with self.comm.together():  # a potential of the user's may fail on one rank only
-                    acceleration = field.acceleration(particles.x)
-                particles = particles.kick(duration, acceleration)
+                field, particles = self.field_solver.kick(field, particles, duration)
             else:
                 particles, report = self.collision.step(particles, duration, start)
         return State((self.step_index + 1) * h, particles, field, report.following(self.state.collision))

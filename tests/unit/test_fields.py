@@ -1,14 +1,16 @@
 """Particle-in-cell: charge, adjointness, no self-force, spectral accuracy of the field solve."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from hpc_kjko.config import from_table
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.fields import ExternalField, Grid, PoissonSolver
+from hpc_kjko.fields import ConservingAmpereSolver, ExternalField, Grid, MassMatrix, PoissonSolver
 from hpc_kjko.particles import Particles, Shard, equal_weights
 
 GRIDS = [
@@ -136,3 +138,62 @@ def test_the_external_force_is_minus_the_gradient_of_the_potential():
     assert torch.allclose(ExternalField(problem).acceleration(x), -4 * x, atol=1e-15)
     free = from_table({"problem": {"kind": "two_stream"}}).problem
     assert torch.equal(ExternalField(free).acceleration(x), torch.zeros_like(x))
+
+
+# -- the kick that E takes part in -----------------------------------------------------------------------------------
+
+
+def dense_mass_matrix(grid, x, weight):
+    """M column by column, as what is deposited of what is gathered."""
+    units = torch.eye(math.prod(grid.cells), dtype=torch.float64)
+    return torch.cat(
+        [grid.deposit(x, weight * grid.gather(unit.reshape(*grid.cells, 1), x).T).flatten(1) for unit in units]
+    ).numpy()
+
+
+SMALL = [*GRIDS, Grid((4,), (1.0,), 2)]  # on four nodes two neighbours two nodes away are the same one
+
+
+@pytest.mark.parametrize("grid", SMALL, ids=str)
+def test_the_mass_matrix_deposits_what_is_gathered(grid):
+    x = random_positions(grid, 200)
+    weight = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    matrix = MassMatrix(grid, grid.mass_matrix(x, weight).numpy())
+    columns = np.eye(math.prod(grid.cells)).reshape(*grid.cells, -1)
+    found = (matrix @ columns).reshape(columns.shape[-1], -1)
+    dense = dense_mass_matrix(grid, x, weight)
+    assert np.allclose(found, dense, rtol=1e-12, atol=1e-12 * dense.max())
+    assert torch.isnan(grid.mass_matrix(torch.full_like(x, math.nan), weight)).all()
+
+
+@pytest.mark.parametrize("duration", [0.1, -0.3, 30.0])
+@pytest.mark.parametrize("grid", [SMALL[0], SMALL[4], SMALL[-1]], ids=str)
+def test_a_conserving_kick_is_the_exact_flow(grid, duration, alone):
+    """The matrix exponential of (E, J), and with it the velocities; back again; in two parts as in one."""
+    solver, dims = ConservingAmpereSolver(grid, alone), len(grid.cells)
+    size = math.prod(grid.cells) * dims
+    x = random_positions(grid, 300)
+    v = torch.randn(300, dims, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    particles = dataclasses.replace(particles_at(x, grid), v=v)
+    field = solver.start(particles)
+    mass = np.kron(dense_mass_matrix(grid, x, particles.weight), np.eye(dims))
+    units = np.eye(size).reshape(size, *grid.cells, dims)
+    projection = np.stack([solver.spectrum.curl_free(unit).ravel() for unit in units], axis=1)
+
+    def current_of(moved):
+        return grid.deposit(moved.x, (moved.weight[:, None] * moved.v).T).numpy().reshape(dims, -1).T.ravel()
+
+    zero = np.zeros((size, size))
+    flow = scipy.linalg.expm(duration * np.block([[zero, -projection], [mass, zero]]))
+    electric, current = np.split(flow @ np.concatenate([field.electric.ravel(), current_of(particles)]), 2)
+    kicked, moved = solver.kick(field, particles, duration)
+    assert np.abs(kicked.electric.ravel() - electric).max() < 1e-12 * np.abs(current).max()
+    assert np.abs(current_of(moved) - current).max() < 1e-11 * np.abs(current).max()
+    assert np.array_equal(moved.x, x) and np.abs(kicked.electric - field.electric).max() > 0.01
+    assert np.allclose(kicked.potential, solver.spectrum.potential_of(kicked.electric), atol=1e-14)
+    assert np.abs(kicked.potential - field.potential).max() > 1e-3
+
+    back, home = solver.kick(kicked, moved, -duration)
+    assert torch.allclose(home.v, v, atol=1e-12) and np.allclose(back.electric, field.electric, atol=1e-12)
+    halves = solver.kick(*solver.kick(field, particles, 0.4 * duration), 0.6 * duration)
+    assert torch.allclose(halves[1].v, moved.v, atol=1e-12) and np.allclose(halves[0].electric, kicked.electric)
