@@ -253,6 +253,7 @@ def inspect(options: argparse.Namespace) -> int:
         "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
         "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
         "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
+        **_balance(columns, energy),
         **{
             f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
             for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
@@ -274,6 +275,14 @@ def inspect(options: argparse.Namespace) -> int:
         table.add_row(name, value)
     _show(table)
     return DONE
+
+
+def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
+    """What of the change of energy no collision accounts for."""
+    if "collision_energy_total" not in columns:
+        return {}
+    unexplained = energy - energy[0] - columns["collision_energy_total"]
+    return {"energy not from collisions, largest change": f"{np.abs(unexplained).max():.2e}"}
 
 
 def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:

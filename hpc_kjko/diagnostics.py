@@ -230,6 +230,7 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
     if collision.has_control:
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if has_exact and strength else [])))
     diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
+    diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
     if collision.held_out:
         free_energy = "collision_free_energy"
         totals = (f"{free_energy}_total", f"{free_energy}_total_error")

@@ -166,7 +166,8 @@ class Simulation:
             elif stage.action == "kick":
                 field, particles = self.field_solver.kick(field, particles, duration)
             else:
-                particles, report = self.collision.step(particles, duration, start)
+                before, (particles, report) = particles, self.collision.step(particles, duration, start)
+                report = report.with_energy(before, particles, self.comm)
         return State((self.step_index + 1) * h, particles, field, report.following(self.state.collision))
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.particles import Particles
+from hpc_kjko.particles import Particles, passes
 
 #: Standard errors beyond which a change of free energy is taken for one.
 CERTAIN = 3.0
@@ -36,6 +36,8 @@ class CollisionReport:
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
         collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
+        collision_energy: ∫½|v'|² f − ∫½|ṽ|² f over all particles: the kinetic energy that the bath gave them.
+        collision_energy_total: the sum of these since t = 0.
     """
 
     dissipation: float
@@ -49,6 +51,8 @@ class CollisionReport:
     collision_free_energy_error: float = 0.0
     collision_free_energy_total: float = 0.0
     collision_free_energy_total_error: float = 0.0
+    collision_energy: float = 0.0
+    collision_energy_total: float = 0.0
 
     @property
     def certificate(self) -> int:
@@ -65,7 +69,19 @@ class CollisionReport:
             collision_free_energy_total_error=(
                 before.collision_free_energy_total_error + self.collision_free_energy_error
             ),
+            collision_energy_total=before.collision_energy_total + self.collision_energy,
         )
+
+    def with_energy(self, pushed: Particles, collided: Particles, comm: Communicator) -> CollisionReport:
+        """This report with the energy that the step gave the particles. Collective.
+
+        Summed as ½(v' − ṽ)·(v' + ṽ): the difference of two large sums would lose its digits.
+        """
+        change = 0.0
+        for rows in passes(len(pushed.v)):
+            old, new = pushed.v[rows].double(), collided.v[rows].double()
+            change += 0.5 * float((pushed.weight[rows] * ((new - old) * (new + old)).sum(1)).sum())
+        return replace(self, collision_energy=float(comm.sum(np.array([change]))[0]))
 
 
 @dataclass(frozen=True)

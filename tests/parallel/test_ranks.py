@@ -106,6 +106,12 @@ VARIANTS = {
         "velocity_matching": {"outer_iterations": 2, "iterations": 3},
     },
     "ampere": {"physics": {"collision_strength": 0.5, "field": "ampere", "initial_field": "zero"}},
+    "conserving": {"physics": {"field": "ampere"}, "time": {"step": 0.1, "end": 1.0, "energy_conserving": True}},
+    "conserving, replicated": {
+        "physics": {"field": "ampere"},
+        "time": {"step": 0.1, "end": 1.0, "energy_conserving": True},
+        "grid": {"cells": 16, "shape_order": 2, "solver": "replicated"},
+    },
     "density weights": {"particles": {"weights": "density"}},
     "grid start": {"particles": {"start": "grid"}},
 }
