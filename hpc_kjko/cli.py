@@ -282,7 +282,7 @@ def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, st
     if "collision_energy_total" not in columns:
         return {}
     unexplained = energy - energy[0] - columns["collision_energy_total"]
-    return {"energy not from collisions, largest change": f"{np.abs(unexplained).max():.2e}"}
+    return {"energy change not from collisions": f"{np.abs(unexplained).max():.2e}"}
 
 
 def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:
