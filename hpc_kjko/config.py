@@ -110,11 +110,14 @@ class TimeSettings(Section):
 
 
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
-VARPRO_DEFAULTS = {"iterations": 10, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True}
+SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "varpro": {"iterations": 10, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
+    "adam": {"iterations": 50, "first_iterations": 500, "learning_rate": 5e-3, "skip": False, "held_out": False},
+}
 
 
 class Method(Section):
-    """The collision step and how its inner problem is solved."""
+    """The collision step and how its inner problem is solved; the defaults here are those of the paper's scheme."""
 
     collision: Literal["jko", "score_matching", "velocity_matching", "langevin", "none"] = "jko"
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
@@ -122,7 +125,7 @@ class Method(Section):
     logdet: Literal["exact", "linear"] = "exact"
     solver: Literal["adam", "varpro"] = "adam"
     iterations: Cadence | Literal["auto"] = 50
-    first_iterations: Count = 500
+    first_iterations: Cadence = 500
     learning_rate: Positive = 5e-3
     held_out: bool = False
     hidden: Counts = (32, 32)
@@ -142,8 +145,9 @@ class Method(Section):
             raise ValueError(f'method.solver = "varpro" is for the JKO step, not for "{self.collision}": use "adam"')
         if self.solver == "varpro" and self.iterations == "auto":
             raise ValueError('method.iterations = "auto" is for method.solver = "adam": give varpro a number')
-        if self.solver == "adam" and self.iterations == 0:
-            raise ValueError('method.iterations = 0 trains nothing: give method.solver = "adam" at least 1')
+        for key in ("iterations", "first_iterations"):
+            if self.solver == "adam" and getattr(self, key) == 0:
+                raise ValueError(f'method.{key} = 0 trains nothing: give method.solver = "adam" at least 1')
         if self.iterations == "auto" and not self.held_out:
             raise ValueError('method.iterations = "auto" needs method.held_out = true: held-out particles choose them')
         if self.order == 2 and self.logdet == "linear":
@@ -275,11 +279,24 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
-    if table.get("method", {}).get("solver") == "varpro":
-        sections["method"] = {**VARPRO_DEFAULTS, **table["method"]}
+    sections["method"] = _method(table.get("method", {}), without_collisions=physics.get("collision_strength") == 0)
     case = validate(Case, {**sections, "problem": problem})
     _require_possible(case)
     return case.model_copy(update={"grid": _fitting_grid(case)})
+
+
+def _method(table: dict[str, Any], without_collisions: bool) -> dict[str, Any]:
+    """[method] with the defaults that depend on others of its keys.
+
+    The JKO step is of second order with variable projection, except where another key asks for the paper's first order:
+    the linear log det, or a form that is not split. Without collisions order 2 would only push twice a step.
+    """
+    is_jko = table.get("collision", "jko") == "jko"
+    first = without_collisions or table.get("logdet") == "linear" or table.get("form", "split") != "split"
+    solver = table.get("solver", "varpro" if is_jko else "adam")
+    order = 2 if is_jko and not first else 1
+    defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}
+    return {"solver": solver, "order": order, **defaults, **table}
 
 
 def _require_possible(case: Case) -> None:

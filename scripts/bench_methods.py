@@ -31,7 +31,10 @@ from hpc_kjko.errors import SolverFailure
 from hpc_kjko.simulation import Simulation
 
 #: What each method changes in the case; 2h stands for twice the case's own step, RATE for Adam's learning rate there.
-PAPER = ("method.order=1", "method.logdet=linear", "method.iterations=50", "method.learning_rate=RATE")
+PAPER = (
+    *("method.solver=adam", "method.order=1", "method.logdet=linear"),
+    *("method.iterations=50", "method.first_iterations=500", "method.learning_rate=RATE"),
+)
 VARPRO = ("method.solver=varpro", "method.logdet=exact", "method.first_iterations=100")
 METHODS = {
     "paper's scheme": PAPER,
@@ -41,7 +44,7 @@ METHODS = {
     "varpro, order 2, step 2h": (*VARPRO, "method.order=2", "method.iterations=2", "time.step=2h"),
     "varpro, order 2, 10 hidden steps": (*VARPRO, "method.order=2", "method.iterations=10"),
     "score matching": (*PAPER, "method.collision=score_matching"),
-    "Langevin": ("method.collision=langevin", "method.order=1", "method.iterations=50"),
+    "Langevin": ("method.collision=langevin",),
 }
 #: Job, Adam's learning rate (at 5e-3 the paper's scheme runs away on E4), size, size of a test.
 CASES = {

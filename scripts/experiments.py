@@ -34,12 +34,13 @@ SCORE_MATCHING = ("method.collision=score_matching",)
 LANGEVIN = ("method.collision=langevin",)
 LEAKY = ("method.activation=leaky_relu",)
 SECOND_ORDER = ("method.order=2", "method.logdet=exact", "time.integrator=verlet")
-PAPER_SCHEME = ("method.order=1", "method.logdet=linear", "method.iterations=50")
-FEW_ITERATIONS = ("method.iterations=10", "method.first_iterations=300", "method.order=2")
+PAPER_SCHEME = (
+    *("method.solver=adam", "method.order=1", "method.logdet=linear"),
+    *("method.iterations=50", "method.first_iterations=300"),
+)
 COLLISIONAL_LANDAU = (
     *("physics.collision_strength=0.1", "problem.amplitude=0.1", "particles.count=65536", "time.end=8.0"),
-    *("method.order=2", "method.hidden=[16,16]", "method.learning_rate=2e-3"),
-    *("method.iterations=40", "method.first_iterations=1500"),
+    *("method.hidden=[16,16]", "method.learning_rate=2e-2"),
 )
 FINE_GROWTH = (
     "physics.collision_strength=0.0",
@@ -90,7 +91,7 @@ class Run:
 def _runs() -> dict[str, Run]:
     runs = {
         "e2": Run("e2_confined"),
-        "e2_paper": Run("e2_confined", PAPER_SCHEME),
+        "e2_paper": Run("e2_confined", (*PAPER_SCHEME, "method.hidden=[16,16]", "method.learning_rate=1e-2")),
         "e3_cosine": Run("e3_periodic_cosine"),
         "e3_ratchet": Run("e3_periodic_ratchet"),
         "e4": Run("e4_confined_3d"),
@@ -102,7 +103,7 @@ def _runs() -> dict[str, Run]:
         "e6_leaky": Run("e6_two_stream_1d3v", LEAKY),
         "e8_landau": Run("landau_damping"),
         "e8_landau_collisional": Run("landau_damping", COLLISIONAL_LANDAU),
-        "e8_growth_collisional": Run("e5_two_stream_weak", (*GROWTH, *FEW_ITERATIONS)),
+        "e8_growth_collisional": Run("e5_two_stream_weak", GROWTH),
         "two_stream_full": Run("two_stream_full"),
         "growth": Run("two_stream_full", FINE_GROWTH),
         "long_jko": Run("two_stream_long"),

@@ -34,8 +34,10 @@ TOLERANCE = 1e-10
 #: A step that promises less than this part of J is the last: the next would promise its square. Saves a pass.
 LAST_STEP = 1e-4
 MAX_NEWTON = 20
-#: Adam's steps between two solves for the output layer.
+#: Of Adam's steps between two solves for the output layer in a cold start. Later there is one solve a time step.
 ROUND = 10
+#: The output layer's part of the learning rate in those, in units of the field's own size, min(1, κ).
+OUTPUT_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ class _Functional:
 class VarproSolver(Solver):
     """The output layer minimises J exactly for the hidden layers that some of Adam's steps have led to.
 
-    Adam's steps move all layers, so that C follows the hidden ones until it is found anew (moving those alone was
-    several times less accurate in 6D), each by the gradient on one fold of the particles after another, through the
-    objective that DistributedDataParallel wraps. After every ROUND of them C is solved for on all fitted particles,
-    with the ridge with which the held-out particles do best; u ≡ 0 and the affine field are among the candidates. G and
-    the gradient are summed in float64.
+    Adam's steps move the hidden layers, and C a little, so that it follows them until it is found anew: in 6D with C at
+    rest they fitted noise, and with C at their own rate in 1D they spoilt the features over many time steps. Each
+    takes the gradient on one fold of the particles after another, through the objective that DistributedDataParallel
+    wraps. Then C is solved for on all fitted particles, with the ridge with which the held-out particles do best; u ≡ 0
+    and the affine field are among the candidates. G and the gradient are summed in float64.
     """
 
     def __init__(
@@ -111,9 +113,9 @@ class VarproSolver(Solver):
         self._parameters = dict(self.control.named_parameters())
         features = [parameter for layer in hidden for parameter in layer.parameters()]
         rest = [*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])]
-        rates = [  # u is of the order of κ, and so are the coefficients
+        rates = [
             {"params": features, "lr": learning_rate},
-            {"params": rest, "lr": learning_rate * min(1.0, self.collision_strength)},
+            {"params": rest, "lr": learning_rate * OUTPUT_RATE * min(1.0, self.collision_strength)},
         ]
         self._optimizer = torch.optim.Adam([group for group in rates if group["params"]], fused=True)
 
@@ -121,8 +123,8 @@ class VarproSolver(Solver):
         is_cold = self.is_cold
         iterations = (self.first_iterations if is_cold else self.iterations) if self._has_features else 0
         made = self._project(data, step, stiffer) if is_cold or not iterations else 0
-        for first in range(0, iterations, ROUND):
-            for _ in range(first, min(first + ROUND, iterations)):
+        for first in range(0, iterations, ROUND if is_cold else max(iterations, 1)):
+            for _ in range(first, min(first + ROUND, iterations) if is_cold else iterations):
                 fold = data.folds[self.steps_made % len(data.folds)]
                 self._backward(fold, step, factor=len(data.folds))
                 self._optimizer.step()

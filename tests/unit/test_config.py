@@ -54,11 +54,13 @@ def test_the_contract_of_the_readme_case(tmp_path):
         [method]
         collision = "jko"
         logdet = "exact"
-        solver = "adam"
-        iterations = 50
-        first_iterations = 500
-        learning_rate = 5e-3
-        order = 1
+        solver = "varpro"
+        iterations = 10
+        first_iterations = 100
+        learning_rate = 1e-2
+        order = 2
+        skip = true
+        held_out = true
         precision = "float32"
         hidden = [32, 32]
         activation = "tanh"
