@@ -36,6 +36,8 @@ class CollisionReport:
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
         collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
+        collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
+            whose noise depends on v and log f; 0 without one.
     """
 
     dissipation: float
@@ -49,6 +51,7 @@ class CollisionReport:
     collision_free_energy_error: float = 0.0
     collision_free_energy_total: float = 0.0
     collision_free_energy_total_error: float = 0.0
+    collision_field_energy: float = 0.0
 
     @property
     def certificate(self) -> int:
