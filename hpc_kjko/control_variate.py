@@ -33,6 +33,8 @@ SPACING, LAST = 0.125, 6.0
 NODES = np.arange(0.0, LAST, SPACING)
 #: The window of an objective's β: 1 up to the first speed, 0 from the second on. Far out log f is known worst.
 WINDOW = np.interp(NODES, (3.0, 4.0), (1.0, 0.0))
+#: The largest mean w² with which it is used.
+NEAR = 0.05
 #: log r is taken to be at most this: the square of r must be a number.
 LARGEST = 300.0
 
@@ -102,7 +104,7 @@ class ControlVariate:
 
     def drag(self, particles: Particles, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
         """:meth:`Beta.drag` of all particles of this rank, with the β of an objective. Collective."""
-        beta = self.nowhere_noisier(self.comm.sum(self.moments(particles)))
+        beta = self.near_equilibrium(self.comm.sum(self.moments(particles)))
         pieces = [beta.drag(particles, rows) for rows in passes(len(particles.v), chunk)]
         drag, known = zip(*pieces, strict=True)
         return torch.cat(drag), torch.cat(known)
@@ -139,20 +141,17 @@ class ControlVariate:
         matrix = (1 + 1e-10) * np.eye(len(unit)) + np.diag(coupling, 1) + np.diag(coupling, -1)
         return self._beta(np.linalg.solve(matrix, load / unit) / unit, moments)
 
-    def nowhere_noisier(self, moments: np.ndarray) -> Beta:
-        """A multiple of the WINDOW: that of least Σ (m w)² with which no speed has a mean w² above 1.
+    def near_equilibrium(self, moments: np.ndarray) -> Beta:
+        """A multiple of the WINDOW, with the least Σ (m w)²; 0 where that leaves more than NEAR of it.
 
-        For objectives. They see ∇β, so a β that follows the noise of its nodes would bring more than it takes; and what
-        they are to learn at a speed is as good as the particles there, however few these are among all.
+        For objectives. They see ∇β, so a β that follows the noise of its nodes would bring more than it takes. And far
+        from equilibrium r is large just where particles are few: what the field learns there got worse for the sake of
+        all others, and so did log f for good.
         """
         load, diagonal, beside, _ = moments
         square = WINDOW @ (diagonal * WINDOW) + 2 * WINDOW[:-1] @ (beside[:-1] * WINDOW[1:])
-        at_nodes = diagonal + beside + np.append(0.0, beside[:-1])  # Σ m² r² h_j
-        seen = (WINDOW > 0) & (at_nodes > 0)
-        if not seen.any():
-            return self._beta(np.zeros_like(WINDOW), moments)
-        factor = min(WINDOW @ load / square, 2 * np.min(load[seen] / at_nodes[seen]))
-        return self._beta(factor * WINDOW, moments)
+        beta = self._beta((WINDOW @ load / square if square > 0 else 0.0) * WINDOW, moments)
+        return beta if beta.weight_variance < NEAR else self._beta(np.zeros_like(WINDOW), moments)
 
     def _beta(self, values: np.ndarray, moments: np.ndarray) -> Beta:
         load, diagonal, beside, whole = moments
