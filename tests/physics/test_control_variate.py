@@ -172,11 +172,12 @@ def steps_of(case, comm, steps=None):
 
 
 def test_the_field_energy_floor_is_far_below_langevins(alone):
-    """Strong collisions: there is no field left at t = 5, and what is seen is noise."""
-    floors = {}
+    """Strong collisions: there is no field left at t = 5, and what is seen is noise. (Adam, since varpro's few steps on
+    so few particles leave floors 11 to 53 times below, depending on the seed.)"""
+    floors, adam = {}, {"solver": "adam", "order": 1, "iterations": 8, "first_iterations": 120}
     for name, changes in {
-        "langevin": {"method": {"collision": "langevin", "solver": "adam"}},
-        "controlled": {"particles": {"control_variate": True}},
+        "langevin": {"method": {**adam, "collision": "langevin"}},
+        "controlled": {"method": adam, "particles": {"control_variate": True}},
     }.items():
         _, rows = steps_of(strong(**changes), alone)
         floors[name] = rows["field_energy"][50:].mean()
