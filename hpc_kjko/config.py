@@ -61,6 +61,7 @@ class ParticleSettings(Section):
     count: Count = 100_000
     start: Literal["quiet", "random", "grid"] = "quiet"
     weights: Literal["equal", "density"] = "equal"
+    control_variate: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["float32", "float64"] = "float64"
 
@@ -328,6 +329,18 @@ def _require_possible(case: Case) -> None:
                 f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
                 "unbounded: leave it out"
             )
+    if particles.control_variate:
+        needs = None
+        if physics.field == "external":
+            needs = 'a self-consistent field, physics.field = "poisson" or "ampere"'
+        elif method.collision in ("langevin", "none"):
+            needs = f'collisions that track log f, such as method.collision = "jko", not "{method.collision}"'
+        elif physics.collision_strength == 0:
+            needs = "a bath to relax to, physics.collision_strength > 0"
+        elif case.time.energy_conserving:
+            needs = "time.energy_conserving = false: the weights change with v, and the energy of the field with them"
+        if needs:
+            raise UserError(f"particles.control_variate = true needs {needs}")
     if particles.start == "grid" and case.grid is None:
         raise UserError('particles.start = "grid" places particles by the cells of a mesh: add [grid]')
 

@@ -19,8 +19,9 @@ import torch
 from hpc_kjko.collisions import Collision, CollisionReport
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
+from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField
+from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
@@ -188,6 +189,23 @@ class GaussLaw:
         return (self.solver.gauss_residual(state.field),)
 
 
+class WeightNoise:
+    """The control variate of the particles as they are: the part of the density that it knows, ∫ β f_M dv / n̄, and the
+    mean square of the weights, which is what it leaves of the field energy of independent particles' noise."""
+
+    columns = ("control_variate_beta", "weight_variance")
+
+    def __init__(self, variate: ControlVariate):
+        self.variate = variate
+
+    def local(self, state: State) -> np.ndarray:
+        return self.variate.moments(state.particles).ravel()
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        beta = self.variate.least_noise(sums.reshape(4, -1))
+        return beta.mean(state.particles.v.shape[1]), beta.weight_variance
+
+
 class CollisionStep:
     """What the collision step reports of itself."""
 
@@ -227,6 +245,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         diagnostics.append(MomentErrors(exact))
     if isinstance(field_solver, AmpereSolver):
         diagnostics.append(GaussLaw(field_solver))
+    if isinstance(field_solver, PoissonSolver) and field_solver.variate:
+        diagnostics += [WeightNoise(field_solver.variate), CollisionStep("collision_field_energy")]
     if collision.has_control:
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if has_exact and strength else [])))
     diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))

@@ -19,6 +19,8 @@ import scipy.fft
 import torch
 
 from hpc_kjko.comm import Communicator
+from hpc_kjko.config import Case
+from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
@@ -232,6 +234,15 @@ class FieldSolver(ABC):
         """
         return field, particles.kick(duration, field.acceleration(particles.x))
 
+    def after_collision(
+        self, field: MeshField | ExternalField, before: Particles, after: Particles
+    ) -> tuple[MeshField | ExternalField, float]:
+        """The field once velocities and log f have changed, and by how much that changed its energy. Collective.
+
+        Only with a control variate, whose weights depend on them, does either change.
+        """
+        return field, 0.0
+
     def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
         """What a checkpoint must hold of a field that the positions alone do not determine, alike on every rank."""
         return {}
@@ -247,10 +258,19 @@ class PoissonSolver(FieldSolver):
     The density of every rank is summed by an allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E; with
     ``"replicated"`` every rank solves for itself, which saves the broadcast. The potential stays with the ranks that
     solved: elsewhere it is zero.
+
+    Args:
+        variate: takes noise from what the particles deposit; its weights change with v and log f.
     """
 
-    def __init__(self, grid: Grid, comm: Communicator, solver: Literal["root", "replicated"] = "root"):
-        self.grid, self.comm, self.solver = grid, comm, solver
+    def __init__(
+        self,
+        grid: Grid,
+        comm: Communicator,
+        solver: Literal["root", "replicated"] = "root",
+        variate: ControlVariate | None = None,
+    ):
+        self.grid, self.comm, self.solver, self.variate = grid, comm, solver, variate
         self.spectrum = Spectrum(grid)
 
     def start(self, particles: Particles) -> MeshField:
@@ -259,13 +279,57 @@ class PoissonSolver(FieldSolver):
         Raises:
             SolverFailure: a position is not finite (on every rank).
         """
-        local = self.grid.deposit(particles.x, particles.weight[None])
-        return self.solve(self.comm.sum(local.cpu().numpy())[0])
+        return self.solve(self.density(particles))
+
+    def density(self, particles: Particles) -> np.ndarray:
+        """n [*cells] of the particles of all ranks. Collective."""
+        local = self.grid.deposit(particles.x, self.deposited(particles)[None])
+        return self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
+
+    def deposited(self, particles: Particles) -> torch.Tensor:
+        """The mass that each particle deposits [n]. Collective."""
+        return self.variate.masses(particles) if self.variate else particles.weight
+
+    def whole(self, density: np.ndarray, mass: float) -> np.ndarray:
+        """The density with what the control variate took: a constant, such that the mass is that of the particles."""
+        if not self.variate:
+            return density
+        return density + (mass / (density.size * self.grid.cell_volume) - density.mean())
 
     def after_drift(
         self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
     ) -> MeshField:
         return self.start(after)
+
+    def after_collision(
+        self, field: MeshField | ExternalField, before: Particles, after: Particles
+    ) -> tuple[MeshField | ExternalField, float]:
+        if not self.variate:
+            return field, 0.0
+        pushed = self.reweighted(field, before)
+        collided = self.reweighted(pushed, after)
+        return collided, collided.energy - pushed.energy
+
+    def reweighted(self, field: MeshField, particles: Particles) -> MeshField:
+        """The field of the same positions with the weights that the particles have now. Collective."""
+        return self.start(particles)
+
+    def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
+        return {"field/density": field.density} if self.variate else {}
+
+    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
+        return self.solve(self.saved(arrays, "density", self.grid.cells)) if self.variate else self.start(particles)
+
+    def saved(self, arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of :meth:`state`.
+
+        Raises:
+            UserError: it is that of another mesh.
+        """
+        array = arrays[f"field/{name}"]
+        if array.shape != shape:
+            raise UserError(f"the checkpoint's field has the shape {array.shape}, the case {shape}")
+        return array
 
     def solve(self, density: np.ndarray) -> MeshField:
         """The field of a density [*cells], the same on every rank.
@@ -291,7 +355,8 @@ class AmpereSolver(PoissonSolver):
     A drift changes E by the current of the particles half way along it: second order in the step. In two and three
     dimensions E takes the curl-free part of J, Ê_t = −k (k·Ĵ)/|k|²: without it a curl would grow that the Poisson
     equation does not have. Gauss's law ∇·E = n − n̄ is then kept as well as the step and the mesh allow; see
-    :meth:`gauss_residual`.
+    :meth:`gauss_residual`. No current goes with the noise that a control variate's weights take or bring as they
+    change between drifts: E changes by the field of that change of density.
 
     Args:
         initial: E at t = 0: "poisson", which satisfies Gauss's law, or "zero".
@@ -303,8 +368,9 @@ class AmpereSolver(PoissonSolver):
         comm: Communicator,
         solver: Literal["root", "replicated"] = "root",
         initial: Literal["poisson", "zero"] = "poisson",
+        variate: ControlVariate | None = None,
     ):
-        super().__init__(grid, comm, solver)
+        super().__init__(grid, comm, solver, variate)
         self.initial = initial
 
     def start(self, particles: Particles) -> MeshField:
@@ -317,12 +383,15 @@ class AmpereSolver(PoissonSolver):
     def after_drift(
         self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
     ) -> MeshField:
-        half_way = before.drift(0.5 * duration)
+        if self.variate:
+            field = self.reweighted(field, before)
+        half_way, carried = before.drift(0.5 * duration), self.deposited(before)
         dims = len(self.grid.cells)
-        current = self.grid.deposit(half_way.x, (half_way.weight[:, None] * half_way.v[:, :dims]).T)
-        density = self.grid.deposit(after.x, after.weight[None])
+        current = self.grid.deposit(half_way.x, (carried[:, None] * half_way.v[:, :dims]).T)
+        density = self.grid.deposit(after.x, carried[None])
         density, *current = self.comm.sum(torch.cat([density, current]).cpu().numpy())
         _require_finite(density)
+        density = self.whole(density, after.mass)
         electric, potential = field.electric.copy(), np.zeros_like(density)
         if self.solver == "replicated" or self.comm.is_root:
             electric -= duration * self.spectrum.curl_free(np.stack(current, axis=-1))
@@ -336,13 +405,18 @@ class AmpereSolver(PoissonSolver):
         divergence = self.spectrum.divergence(field.electric)
         return float(np.abs(divergence - self.spectrum.resolved(field.density)).max())
 
+    def reweighted(self, field: MeshField, particles: Particles) -> MeshField:
+        density = self.density(particles)
+        change = self.solve(density - field.density)
+        potential, electric = field.potential + change.potential, field.electric + change.electric
+        return MeshField(self.grid, density, potential, electric)
+
     def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
-        return {"field/electric": field.electric}
+        return {**super().state(field), "field/electric": field.electric}
 
     def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
-        field, electric = PoissonSolver.start(self, particles), arrays["field/electric"]
-        if electric.shape != field.electric.shape:
-            raise UserError(f"the checkpoint's field has the shape {electric.shape}, the case {field.electric.shape}")
+        field = super().resume(particles, arrays)
+        electric = self.saved(arrays, "electric", field.electric.shape)
         return replace(field, electric=electric, potential=self.spectrum.potential_of(electric))
 
 
@@ -445,6 +519,18 @@ class ExternalSolver(FieldSolver):
     ) -> tuple[MeshField | ExternalField, Particles]:
         with self.comm.together():  # a potential of the user's may fail on one rank only
             return super().kick(field, particles, duration)
+
+
+def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver:
+    """The field solver that a case asks for, on its mesh."""
+    physics = case.physics
+    if physics.field == "external":
+        return ExternalSolver(case.problem, comm)
+    variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
+    if physics.field == "poisson":
+        return PoissonSolver(grid, comm, case.grid.solver, variate)
+    ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
+    return ampere(grid, comm, case.grid.solver, physics.initial_field, variate)
 
 
 class Spectrum:

@@ -47,14 +47,16 @@ class JKOObjective(nn.Module):
         v: torch.Tensor,
         share: torch.Tensor,
         tangents: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The part of some particles, for a step of size ``step``; a scalar.
 
         Args:
             z: inputs of the control field [n, ...].
-            v: pushed velocities ṽ [n, dv].
+            v: pushed velocities ṽ [n, dv]; with a control variate its drag.
             share: the part of the whole mass that each particle is [n].
             tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
+            known: the part of ∇v·u that a control variate knows the average of [n].
         """
         control = self.control
         if tangents is None and (self.logdet == "linear" or control.velocity_dims == 1):
@@ -62,12 +64,15 @@ class JKOObjective(nn.Module):
             log_det = step * divergence if self.logdet == "linear" else continued_log(1 + step * divergence)
         else:
             u, jacobian = control.with_jacobian(z, tangents)
+            divergence = jacobian.diagonal(dim1=1, dim2=2).sum(1)
             if self.logdet == "linear":
                 log_det = tracked_log_det(jacobian, step, "linear")
             else:
                 log_det = continued_log(determinant(linear_part(jacobian, step)))
         running = step / (2 * self.collision_strength) * (u * u).sum(1)
         kinetic = step * ((v + 0.5 * step * u) * u).sum(1)  # ½|v + h u|² − ½|v|²
+        if known is not None:
+            log_det = log_det - step * known * divergence
         return (share * (running + kinetic - self.temperature * log_det)).sum()
 
 

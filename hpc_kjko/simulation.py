@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.fields import AmpereSolver, ConservingAmpereSolver, ExternalSolver, FieldSolver, Grid, PoissonSolver
+from hpc_kjko.fields import Grid, field_solver_of
 from hpc_kjko.integrators import MAPS, compose
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
 from hpc_kjko.recorder import Recorder
@@ -30,17 +31,12 @@ class Simulation:
     """
 
     def __init__(self, case: config.Case, comm: Communicator):
-        problem, physics = case.problem, case.physics
+        problem = case.problem
         comm.select_device(case.run.device)
         self.case, self.comm = case, comm
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
-        self.field_solver: FieldSolver = ExternalSolver(problem, comm)
-        if physics.field == "poisson":
-            self.field_solver = PoissonSolver(self.grid, comm, case.grid.solver)
-        elif physics.field == "ampere":
-            ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
-            self.field_solver = ampere(self.grid, comm, case.grid.solver, physics.initial_field)
+        self.field_solver = field_solver_of(case, self.grid, comm)
         self.collision = collision_of(case, comm)
         self.diagnostics = diagnostics.series_diagnostics(case, self.collision, self.field_solver)
         self.step_index = 0
@@ -166,8 +162,9 @@ class Simulation:
             elif stage.action == "kick":
                 field, particles = self.field_solver.kick(field, particles, duration)
             else:
-                before, (particles, report) = particles, self.collision.step(particles, duration, start)
-                report = report.with_energy(before, particles, self.comm)
+                pushed, (particles, report) = particles, self.collision.step(particles, duration, start)
+                field, jump = self.field_solver.after_collision(field, pushed, particles)
+                report = replace(report, collision_field_energy=jump).with_energy(pushed, particles, self.comm)
         return State((self.step_index + 1) * h, particles, field, report.following(self.state.collision))
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:

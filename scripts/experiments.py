@@ -61,6 +61,15 @@ QUICK_PLASMA = (
     *("method.iterations=1", "method.first_iterations=40", "output.histogram_every=25"),
 )
 QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=3", "method.learning_rate=0.02")
+#: Noise floor of the field energy: when it is reached at a collision strength, numbers of particles, methods.
+FLOOR_ENDS = {1.0: 40.0, 0.1: 60.0}
+FLOOR_COUNTS = (16384, 65536)
+FLOOR_VARPRO = ("method.solver=varpro", "method.order=2", "method.iterations=10", "method.first_iterations=100")
+FLOOR_METHODS = {
+    "langevin": LANGEVIN,
+    "varpro": FLOOR_VARPRO,
+    "controlled": (*FLOOR_VARPRO, "particles.control_variate=true"),
+}
 #: By job, or by run where that run cannot do with its job's.
 QUICK = {
     "e1_gaussian_1d": QUICK_GAUSSIAN,
@@ -120,6 +129,11 @@ def _runs() -> dict[str, Run]:
         network = (f"method.hidden={widths}", *PAPER_NETWORK)
         runs[f"e1_{dims}_tanh"] = Run(f"e1_gaussian_{dims}", network)
         runs[f"e1_{dims}_tanh_score"] = Run(f"e1_gaussian_{dims}", network + SCORE_MATCHING)
+    for strength, end in FLOOR_ENDS.items():
+        for count in FLOOR_COUNTS:
+            for method, changes in FLOOR_METHODS.items():
+                sizes = (f"physics.collision_strength={strength}", f"time.end={end}", f"particles.count={count}")
+                runs[f"floor_{strength}_{count}_{method}"] = Run("e5_two_stream_strong", (*sizes, *changes))
     return runs
 
 

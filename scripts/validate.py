@@ -3,9 +3,10 @@
 
     python scripts/validate.py [NAME…] [--ranks N] [--out DIR]
 
-e1 … e6: the paper's examples; e8: rates with and without collisions; long: three methods to t = 200; two_stream,
-growth, landau: the full-size two-stream case and the collisionless rates of jobs/. Missing runs are made, in DIR/NAME,
-and shared with paper_figures.py. Exit code 1 if a target is missed. Small versions are in the tests.
+e1 … e6: the paper's examples; e8: rates with and without collisions; long: three methods to t = 200; floor: noise of
+the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and collisionless
+rates of jobs/. Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed.
+Small versions are in the tests.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from experiments import STEPS, Experiments, damped_wave, marginal_distance, peaks_rate, relative_l2, slope
+from experiments import (
+    FLOOR_COUNTS,
+    FLOOR_ENDS,
+    FLOOR_METHODS,
+    STEPS,
+    Experiments,
+    damped_wave,
+    marginal_distance,
+    peaks_rate,
+    relative_l2,
+    slope,
+)
 
 from hpc_kjko.output import list_snapshots, read_snapshot
 from hpc_kjko.reference.dispersion import landau_rate, landau_root, linear_field_history, two_stream_growth_rate
@@ -202,6 +214,32 @@ def long(runs: Experiments) -> bool:
     return True
 
 
+def floor(runs: Experiments) -> bool:
+    """Field energy in the last quarter of E5: with the control variate at least 30 times below Langevin's, and falling
+    with the number of particles."""
+    passed = True
+    for strength in FLOOR_ENDS:
+        before = np.inf
+        for count in FLOOR_COUNTS:
+            late = {}
+            for method in FLOOR_METHODS:
+                series = runs.series(f"floor_{strength}_{count}_{method}")
+                quarter = series["field_energy"][-(len(series["time"]) // 4) :]
+                late[method] = quarter.mean()
+                print(
+                    f"floor: kappa {strength:g}, N {count}, {method:10s} {quarter.mean():.2e} ± {quarter.std():.1e}, "
+                    f"{series['seconds'].sum():.0f} s",
+                    *(
+                        f"{name} {series[name][-1]:.3g}"
+                        for name in ("control_variate_beta", "weight_variance")
+                        if name in series
+                    ),
+                )
+            passed &= 30 * late["controlled"] <= late["langevin"] and late["controlled"] < before
+            before = late["controlled"]
+    return bool(passed)
+
+
 def two_stream(runs: Experiments) -> bool:
     """Field energy of the full-size case within 10 % of the grid solver at t = 10, 15, 20, 25."""
     series, reference = runs.series("two_stream_full"), runs.reference("two_stream_full")
@@ -256,6 +294,7 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "e6": e6,
     "e8": e8,
     "long": long,
+    "floor": floor,
     "two_stream": two_stream,
     "growth": growth,
     "landau": landau,

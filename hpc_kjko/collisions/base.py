@@ -38,6 +38,8 @@ class CollisionReport:
         collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
         collision_energy: ∫½|v'|² f − ∫½|ṽ|² f over all particles: the kinetic energy that the bath gave them.
         collision_energy_total: the sum of these since t = 0.
+        collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
+            whose noise depends on v and log f; 0 without one.
     """
 
     dissipation: float
@@ -53,6 +55,7 @@ class CollisionReport:
     collision_free_energy_total_error: float = 0.0
     collision_energy: float = 0.0
     collision_energy_total: float = 0.0
+    collision_field_energy: float = 0.0
 
     @property
     def certificate(self) -> int:

@@ -15,6 +15,7 @@ from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField, smallest_eigenvalue
+from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.objective import linear_part, tracked_log_det
 from hpc_kjko.particles import CERTIFY, FOLDS, SELECT, Particles, folds, passes
@@ -55,6 +56,8 @@ class ControlledCollision(Collision):
         self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
         self.dtype = getattr(torch, method.precision)
         self.held_out = method.held_out
+        #: Takes noise from the objective, where the method knows how.
+        self.variate: ControlVariate | None = None
         #: Rows sorted by fold, where each fold begins, its mass: all the same in every step.
         self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
 
@@ -171,8 +174,13 @@ class ControlledCollision(Collision):
             if along is not None:
                 tangents = tangents or [torch.empty(count, *along.shape[1:], dtype=self.dtype, device=z.device)]
                 tangents[0][rows] = along
-        v = z[:, -particles.v.shape[1] :] if self.form == "split" else particles.v.to(self.dtype)
-        return self._dealt(Sample(z, v, particles.shares(self.dtype), *tangents), particles)
+        v, known = particles.v.to(self.dtype), None
+        if self.variate:
+            v, known = (part.to(self.dtype) for part in self.variate.drag(particles, self.chunk))
+        elif self.form == "split":
+            v = z[:, -particles.v.shape[1] :]
+        whole = Sample(z, v, particles.shares(self.dtype), tangents[0] if tangents else None, known)
+        return self._dealt(whole, particles)
 
     def _dealt(self, whole: Sample, particles: Particles) -> TrainingData:
         """The particles sorted by their folds."""
@@ -190,9 +198,9 @@ class ControlledCollision(Collision):
         z, share = whole.z[order], whole.share[order]
         share[: edges[-2]] /= masses[:-1].sum()
         share[edges[-2] :] /= masses[-1]
-        v = z[:, -particles.v.shape[1] :] if self.form == "split" else whole.v[order]
-        tangents = whole.tangents[order] if whole.tangents is not None else None
-        dealt = Sample(z, v, share, tangents)
+        v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[order]
+        tangents, known = (part[order] if part is not None else None for part in (whole.tangents, whole.known))
+        dealt = Sample(z, v, share, tangents, known)
         parts = [Sample(*dealt.rows(slice(a, b))) for a, b in itertools.pairwise(edges)]
         return TrainingData(Sample(*dealt.rows(slice(0, edges[-2]))), parts[:-1], parts[-1])
 

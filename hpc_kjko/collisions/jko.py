@@ -10,6 +10,7 @@ from hpc_kjko.collisions.base import StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
+from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import Particles
 from hpc_kjko.solvers import solver_of
@@ -27,6 +28,8 @@ class JKOCollision(ControlledCollision):
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
         self.control = self.control_field(case)
+        if case.particles.control_variate:
+            self.variate = ControlVariate(self.temperature, comm)
         objective = JKOObjective(
             self.control,
             collision_strength=self.collision_strength,

@@ -34,7 +34,7 @@ class ScoreObjective(nn.Module):
         z: torch.Tensor,
         v: torch.Tensor,
         share: torch.Tensor,
-        tangents: torch.Tensor | None = None,
+        *rest: torch.Tensor | None,
     ) -> torch.Tensor:
         """The part of particles with inputs z [n, ...] and ``share`` [n]; a scalar. The rest is not used here."""
         score, divergence = self.control.with_divergence(z)

@@ -32,7 +32,14 @@ class VelocityObjective(nn.Module):
         self.control = control
         self.collision_strength, self.temperature = collision_strength, temperature
 
-    def forward(self, step: float, z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        step: float,
+        z: torch.Tensor,
+        v: torch.Tensor,
+        share: torch.Tensor,
+        *rest: torch.Tensor | None,
+    ) -> torch.Tensor:
         """The part of samples with inputs z [n, ...], velocities v [n, dv] and ``share`` [n]; a scalar."""
         u, divergence = self.control.with_divergence(z)
         drag = (v * u).sum(1) - self.temperature * divergence

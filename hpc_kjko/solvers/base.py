@@ -18,20 +18,22 @@ class Sample:
 
     Attributes:
         z: inputs of the control field [n, inputs].
-        v: pushed velocities [n, dv].
+        v: pushed velocities [n, dv]; with a control variate its drag.
         share: part of the sample's whole mass, over all ranks, that each particle is [n].
         tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
+        known: the part of ∇v·u at each particle that a control variate knows the average of [n].
     """
 
     z: torch.Tensor
     v: torch.Tensor
     share: torch.Tensor
     tangents: torch.Tensor | None = None
+    known: torch.Tensor | None = None
 
-    def rows(self, rows: slice) -> tuple[torch.Tensor, ...]:
+    def rows(self, rows: slice) -> tuple[torch.Tensor | None, ...]:
         """Some rows, as arguments of the objective."""
-        tensors = self.z, self.v, self.share, self.tangents
-        return tuple(tensor[rows] for tensor in tensors if tensor is not None)
+        tensors = self.z, self.v, self.share, self.tangents, self.known
+        return tuple(tensor[rows] if tensor is not None else None for tensor in tensors)
 
 
 @dataclass(frozen=True)

@@ -248,8 +248,10 @@ class VarproSolver(Solver):
         gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
         outer = torch.zeros(dv * m, dv * m, **double)
         for rows in passes(len(sample.z), self.chunk):
-            z, v, share, *tangents = sample.rows(rows)
-            g, q = self.control.basis(z, *tangents)
+            z, v, share, tangents, known = sample.rows(rows)
+            g, q = self.control.basis(z, tangents)
+            if whole and known is not None:
+                load += self.temperature * ((share * known).double() @ q.flatten(1).double()).view(dv, m)
             if self.logdet == "exact":
                 # In double: 1 + h ∇v u of an affine field is the same number everywhere, and so is its rounding error.
                 matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)

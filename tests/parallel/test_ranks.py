@@ -113,6 +113,14 @@ VARIANTS = {
         "grid": {"cells": 16, "shape_order": 2, "solver": "replicated"},
     },
     "density weights": {"particles": {"weights": "density"}},
+    "control variate": {
+        "particles": {"control_variate": True, "weights": "density"},
+        "method": {"solver": "varpro", "held_out": True, "first_iterations": 12},
+    },
+    "control variate, ampere": {
+        "physics": {"collision_strength": 0.5, "field": "ampere"},
+        "particles": {"control_variate": True},
+    },
     "grid start": {"particles": {"start": "grid"}},
 }
 

@@ -8,6 +8,7 @@ from hpc_kjko.config import from_table, load, override
 from hpc_kjko.errors import UserError
 
 TWO_STREAM = {"kind": "two_stream"}
+CONTROLLED = {"problem": TWO_STREAM, "particles": {"control_variate": True}}
 
 
 def case_with(**sections):
@@ -111,6 +112,16 @@ def test_the_contract_of_the_readme_case(tmp_path):
             "physics.collision_strength",
             "equal to 0",
         ),
+        ({**CONTROLLED, "problem": {"kind": "periodic"}}, "particles.control_variate", "physics.field"),
+        ({**CONTROLLED, "problem": {"kind": "gaussian"}}, "particles.control_variate", "physics.field"),
+        ({**CONTROLLED, "physics": {"collision_strength": 0.0}}, "particles.control_variate", "collision_strength > 0"),
+        (
+            {**CONTROLLED, "physics": {"field": "ampere"}, "time": {"energy_conserving": True}},
+            "particles.control_variate",
+            "time.energy_conserving",
+        ),
+        ({**CONTROLLED, "method": {"collision": "langevin"}}, "particles.control_variate", "method.collision"),
+        ({**CONTROLLED, "method": {"collision": "none"}}, "particles.control_variate", "method.collision"),
         ({"problem": TWO_STREAM, "grid": {"cells": [32, 32]}}, "grid.cells", "problem.space_dims = 1"),
         ({"problem": TWO_STREAM, "grid": {"cells": []}}, "grid.cells", "at least 1"),
         ({"problem": TWO_STREAM, "grid": {"cells": 2}}, "grid.cells", "at least 4"),
