@@ -112,7 +112,7 @@ class TimeSettings(Section):
 
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "varpro": {"iterations": 10, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
+    "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
     "adam": {"iterations": 50, "first_iterations": 500, "learning_rate": 5e-3, "skip": False, "held_out": False},
 }
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-import numpy as np
 import torch
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.errors import SolverFailure
-from hpc_kjko.particles import passes
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
 #: With "auto" iterations: how often the held-out objective is looked at, for how many iterations it may go without
@@ -43,7 +39,7 @@ class AdamSolver(Solver):
         self.comm, self.chunk = comm, chunk
         self.iterations, self.first_iterations = iterations, first_iterations
         self._parameters = dict(objective.control.named_parameters())
-        self._local, self._objective = objective, comm.distribute(objective)
+        self._own, self._objective = objective, comm.distribute(objective)
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
@@ -52,7 +48,7 @@ class AdamSolver(Solver):
         else:
             made = self._train(data.fit, step, self.first_iterations if self.is_cold else self.iterations)
         if stiffer and data.held_out and self._value(data.select, step) > 0:  # u ≡ 0 does better
-            self._local.control.coefficients = torch.zeros_like(self._local.control.coefficients)
+            self._own.control.coefficients = torch.zeros_like(self._own.control.coefficients)
         return made
 
     def _train(self, fit: Sample, step: float, iterations: int) -> int:
@@ -79,23 +75,3 @@ class AdamSolver(Solver):
                 lowest, best, best_at = value, self._copy(), made
         self._restore(best)
         return made
-
-    @torch.no_grad()
-    def _value(self, sample: Sample, step: float) -> float:
-        return self._total([self._local(step, *sample.rows(rows)) for rows in passes(len(sample.z), self.chunk)])
-
-    @torch.no_grad()
-    def _restore(self, kept: list[torch.Tensor]) -> None:
-        for parameter, value in zip(self._parameters.values(), kept, strict=True):
-            parameter.copy_(value)
-
-    def _total(self, losses: list[torch.Tensor]) -> float:
-        """The objective over all ranks, the same on each, from the sums of this rank's chunks."""
-        local = float(torch.stack(losses).detach().double().sum())
-        total = float(self.comm.sum(np.array([local]))[0])
-        if not math.isfinite(total):
-            raise SolverFailure("the objective is no longer finite: reduce method.learning_rate or time.step")
-        return total
-
-    def _copy(self) -> list[torch.Tensor]:
-        return [parameter.detach().clone() for parameter in self._parameters.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.comm import Communicator
+from hpc_kjko.errors import SolverFailure
 from hpc_kjko.particles import passes
 
 
@@ -63,6 +65,7 @@ class Solver(ABC):
 
     comm: Communicator
     chunk: int
+    _own: torch.nn.Module  # the objective: this rank's part
     _objective: torch.nn.Module  # as :meth:`Communicator.distribute` wraps it
     _parameters: dict[str, torch.nn.Parameter]
     _optimizer: torch.optim.Adam
@@ -93,6 +96,26 @@ class Solver(ABC):
         losses.append(factor * self._objective(step, *sample.rows(last)))
         losses[-1].backward()
         return losses
+
+    @torch.no_grad()
+    def _value(self, sample: Sample, step: float) -> float:
+        return self._total([self._own(step, *sample.rows(rows)) for rows in passes(len(sample.z), self.chunk)])
+
+    @torch.no_grad()
+    def _restore(self, kept: list[torch.Tensor]) -> None:
+        for parameter, value in zip(self._parameters.values(), kept, strict=True):
+            parameter.copy_(value)
+
+    def _total(self, losses: list[torch.Tensor]) -> float:
+        """The objective over all ranks, the same on each, from the sums of this rank's chunks."""
+        local = float(torch.stack(losses).detach().double().sum())
+        total = float(self.comm.sum(np.array([local]))[0])
+        if not math.isfinite(total):
+            raise SolverFailure("the objective is no longer finite: reduce method.learning_rate or time.step")
+        return total
+
+    def _copy(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters.values()]
 
     @property
     def steps_made(self) -> int:

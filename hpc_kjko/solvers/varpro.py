@@ -34,9 +34,9 @@ TOLERANCE = 1e-10
 #: A step that promises less than this part of J is the last: the next would promise its square. Saves a pass.
 LAST_STEP = 1e-4
 MAX_NEWTON = 20
-#: Of Adam's steps between two solves for the output layer in a cold start. Later there is one solve a time step.
-ROUND = 10
-#: The output layer's part of the learning rate in those, in units of the field's own size, min(1, κ).
+#: Of Adam's steps between two looks at the held-out particles, and how many rounds may go by without their gain.
+ROUND, PATIENCE = 10, 3
+#: The output layer's part of the learning rate in them.
 OUTPUT_RATE = 0.1
 
 
@@ -84,11 +84,14 @@ class _Functional:
 class VarproSolver(Solver):
     """The output layer minimises J exactly for the hidden layers that some of Adam's steps have led to.
 
-    Adam's steps move the hidden layers, and C a little, so that it follows them until it is found anew: in 6D with C at
-    rest they fitted noise, and with C at their own rate in 1D they spoilt the features over many time steps. Each
-    takes the gradient on one fold of the particles after another, through the objective that DistributedDataParallel
-    wraps. Then C is solved for on all fitted particles, with the ridge with which the held-out particles do best; u ≡ 0
-    and the affine field are among the candidates. G and the gradient are summed in float64.
+    Adam's steps move the hidden layers, and C slowly, so that it follows them until it is found anew. Each takes the
+    gradient on one fold of the particles after another, through the objective that DistributedDataParallel wraps. They
+    begin with the affine field, and from then on where the last time step ended; the round after which the held-out
+    particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with which the
+    held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64 sums.
+
+    A cold start that solves for C between the rounds learns less: the coefficients are large then, from features that
+    were drawn and not made, and the hidden layers stay near where they were drawn (docs/results.md).
     """
 
     def __init__(
@@ -109,30 +112,45 @@ class VarproSolver(Solver):
         #: Coefficients that the ridge is on: all but those of the affine field.
         self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
         self._has_features = bool(hidden)
-        self._objective = comm.distribute(objective) if hidden else objective
+        self._own, self._objective = objective, comm.distribute(objective) if hidden else objective
         self._parameters = dict(self.control.named_parameters())
         features = [parameter for layer in hidden for parameter in layer.parameters()]
         rest = [*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])]
         rates = [
             {"params": features, "lr": learning_rate},
-            {"params": rest, "lr": learning_rate * OUTPUT_RATE * min(1.0, self.collision_strength)},
+            {"params": rest, "lr": learning_rate * OUTPUT_RATE},
         ]
         self._optimizer = torch.optim.Adam([group for group in rates if group["params"]], fused=True)
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
-        is_cold = self.is_cold
-        iterations = (self.first_iterations if is_cold else self.iterations) if self._has_features else 0
-        made = self._project(data, step, stiffer) if is_cold or not iterations else 0
-        for first in range(0, iterations, ROUND if is_cold else max(iterations, 1)):
-            for _ in range(first, min(first + ROUND, iterations) if is_cold else iterations):
+        iterations = (self.first_iterations if self.is_cold else self.iterations) if self._has_features else 0
+        made = self._project(data, step, affine=True) if self.is_cold and iterations else 0
+        return made + self._train(data, step, iterations) + self._project(data, step, stiffer)
+
+    def _train(self, data: TrainingData, step: float, iterations: int) -> int:
+        """Adam's steps, back to the round after which the held-out particles did best; returns how many were made."""
+        if not iterations:
+            return 0
+        lowest, best, best_at = self._value(data.select, step), self._copy(), 0
+        for first in range(0, iterations, ROUND):
+            made = min(first + ROUND, iterations)
+            for _ in range(first, made):
                 fold = data.folds[self.steps_made % len(data.folds)]
                 self._backward(fold, step, factor=len(data.folds))
                 self._optimizer.step()
-            made += self._project(data, step, stiffer)
-        return iterations + made
+            if not data.held_out:
+                continue
+            value = self._value(data.select, step)
+            if value < lowest:
+                lowest, best, best_at = value, self._copy(), made
+            elif made - best_at >= PATIENCE * ROUND:
+                break
+        if data.held_out:
+            self._restore(best)
+        return made
 
     @torch.no_grad()
-    def _project(self, data: TrainingData, step: float, stiffer: int) -> int:
+    def _project(self, data: TrainingData, step: float, stiffer: int = 0, affine: bool = False) -> int:
         """Set the output layer to the minimiser; returns the number of passes over the particles."""
         functional = _Functional(step, 1 / self.collision_strength + step, self.temperature)
         c = self.control.coefficients.double().cpu().numpy()
@@ -144,7 +162,7 @@ class VarproSolver(Solver):
             made += 1
         rounding = 0.1 * torch.finfo(data.fit.z.dtype).eps * self.temperature / step
         hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
-        ridge = self._best_ridge(functional, c, fit, select, hessian, stiffer)
+        ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
             change, penalty = self._newton_step(functional, c, fit, hessian, ridge)
             now = functional.value(c, fit) + 0.5 * np.sum(penalty * c * c)

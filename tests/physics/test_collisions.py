@@ -91,7 +91,6 @@ def test_collisional_two_stream_against_the_grid_solver(alone):
         "particles": {"count": 2**15, "seed": 1},
         "grid": {"cells": 32, "shape_order": 2},
         "time": {"step": 0.1, "end": 10.0},
-        "method": {"first_iterations": 150, "iterations": 5},
     }
     simulation = Simulation.start(from_table(table), alone)
     reference = solve(two_stream_density, 31.4159265, 0.01, 1.0, 10.0, 0.1, cells=(32, 256))
@@ -139,7 +138,7 @@ AFFINE = {
     "problem": {"kind": "gaussian"},
     "physics": {"collision_strength": 1.0},
     "particles": {"count": 64},
-    "method": {"hidden": []},
+    "method": {"solver": "adam", "hidden": []},
 }
 
 

@@ -58,7 +58,9 @@ def test_the_nonsplit_form_with_the_true_jacobian_is_the_split_form(dims, logdet
         "covariance": covariance.tolist(),
     }
     split, nonsplit = (
-        advanced(case_of(problem, method={"form": form, "logdet": logdet}), alone, 4)[0].state.particles
+        advanced(case_of(problem, method={"solver": "adam", "order": 1, "form": form, "logdet": logdet}), alone, 4)[
+            0
+        ].state.particles
         for form in ("split", "nonsplit")
     )
     for name in ("x", "v", "log_f"):

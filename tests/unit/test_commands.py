@@ -74,7 +74,8 @@ def test_series_as_csv_has_a_row_at_every_step_and_numbers_only(finished, kjko_h
     total = values["kinetic_energy"] + values["field_energy"] + values["entropy"]
     assert np.allclose(values["free_energy"], total)
     assert (np.diff(values["free_energy"]) < 0).all()  # two beams relax
-    assert values["inner_iterations"].tolist() == [0, 10] + [3] * 9
+    steps_of_adam, passes = np.array([0, 10] + [3] * 9), np.array([0, 2] + [1] * 9)  # at least
+    assert (values["inner_iterations"] >= steps_of_adam + passes).all() and values["inner_iterations"].max() < 20
     assert values["dissipation"][0] == pytest.approx(initial_dissipation(), rel=1e-3)
 
 

@@ -56,7 +56,7 @@ def test_the_contract_of_the_readme_case(tmp_path):
         collision = "jko"
         logdet = "exact"
         solver = "varpro"
-        iterations = 10
+        iterations = 30
         first_iterations = 100
         learning_rate = 1e-2
         order = 2
