@@ -7,6 +7,7 @@ jobs/ with some of its keys changed; ``quick`` is a size for the tests.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import subprocess
@@ -49,6 +50,23 @@ FINE_GROWTH = (
     "time.end=36.0",
 )
 GROWTH = ("problem.amplitude=2e-3", "particles.count=131072", "time.end=24.0", "grid.shape_order=2", "grid.cells=64")
+#: Example 2 with few particles: how far the tracked KL may be from the reference, for each of the COUNTS.
+STARTS, COUNTS, SEEDS = ("quiet", "random"), {2048: 0.02, 8192: 0.01, 65536: 0.004}, range(5)
+#: Self-convergence, with the features of all runs frozen as they were drawn.
+SELF_CONVERGENCE_STEPS = (0.2, 0.1, 0.05, 0.025)
+FROZEN = (
+    *("method.iterations=0", "method.first_iterations=0", "method.held_out=false", "method.hidden=[16,16]"),
+    *("method.precision=float64", "particles.count=65536", "output.every=1"),
+)
+FROZEN_PLASMA = ("problem.amplitude=0.05", "grid.shape_order=2", "time.end=8.0")
+#: Collision strengths with κh = 1, 10, 100.
+STIFF = (10.0, 100.0, 1000.0)
+STIFF_PLASMA = ("time.step=0.1", "time.end=5.0", "particles.count=16384", "output.every=1")
+#: Ten thousand steps from a beamless start, which is the equilibrium but for a small wave.
+EQUILIBRIUM = (
+    *("problem.beam_velocity=0.0", "problem.amplitude=0.01", "physics.collision_strength=1.0", "time.step=0.1"),
+    *("time.end=1000.0", "particles.count=4096", "method.hidden=[16,16]", "method.iterations=2"),
+)
 QUICK_GAUSSIAN = (
     *("particles.count=1024", "method.iterations=20", "method.first_iterations=150"),
     *("method.learning_rate=0.05", "time.end=2.0"),
@@ -119,6 +137,17 @@ def _runs() -> dict[str, Run]:
         "long_score_matching": Run("two_stream_long", SCORE_MATCHING),
         "long_langevin": Run("two_stream_long", LANGEVIN),
     }
+    for start, count, seed in itertools.product(STARTS, COUNTS, SEEDS):
+        changes = (f"particles.start={start}", f"particles.count={count}", f"particles.seed={seed}")
+        runs[f"seeds_{start}_{count}_{seed}"] = Run("e2_confined", (*changes, "method.hidden=[32,32]"))
+    for order, step in itertools.product((1, 2), SELF_CONVERGENCE_STEPS):
+        changes = (*FROZEN, f"method.order={order}", f"time.step={step}")
+        runs[f"order_e2_{order}_{step}"] = Run("e2_confined", (*changes, "time.end=2.0"))
+        runs[f"order_e5_{order}_{step}"] = Run("e5_two_stream_weak", (*changes, *FROZEN_PLASMA))
+    for order, strength in itertools.product((1, 2), STIFF):
+        changes = (f"method.order={order}", f"physics.collision_strength={strength}")
+        runs[f"stiff_{order}_{strength}"] = Run("e5_two_stream_strong", (*changes, *STIFF_PLASMA))
+    runs["equilibrium"] = Run("e5_two_stream_strong", EQUILIBRIUM)
     for dims in ("1d", "3d"):
         for step in STEPS:
             at = (f"time.step={step}",)

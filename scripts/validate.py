@@ -5,23 +5,29 @@
 
 e1 … e6: the paper's examples; e8: rates with and without collisions; long: three methods to t = 200; floor: noise of
 the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and collisionless
-rates of jobs/. Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed.
+rates of jobs/; seeds, order, stiff, equilibrium: few particles, orders in the step, strong collisions, 10⁴ steps. Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed.
 Small versions are in the tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from experiments import (
+    COUNTS,
     FLOOR_COUNTS,
     FLOOR_ENDS,
     FLOOR_METHODS,
+    SEEDS,
+    SELF_CONVERGENCE_STEPS,
+    STARTS,
     STEPS,
+    STIFF,
     Experiments,
     damped_wave,
     marginal_distance,
@@ -285,6 +291,75 @@ def landau(runs: Experiments) -> bool:
     return abs(rate / root.imag - 1) <= 0.02 and abs(frequency / root.real - 1) <= 0.02
 
 
+def seeds(runs: Experiments) -> bool:
+    """Example 2 with few particles, five seeds of both starts: KL within 0.02, 0.01, 0.004 for 2048, 8192, 65536."""
+    passed = True
+    for count, allowed in COUNTS.items():
+        for start in STARTS:
+            errors = []
+            for seed in SEEDS:
+                name = f"seeds_{start}_{count}_{seed}"
+                series, reference = runs.series(name), runs.reference(name)
+                difference = series["kl"] - np.interp(series["time"], reference.times, reference.relative_entropy)
+                errors.append((np.abs(difference).max(), abs(difference[0])))
+            print(f"seeds: {count} particles, {start}: largest KL error (at t = 0): ", end="")
+            print(", ".join(f"{largest:.4f} ({sampled:.4f})" for largest, sampled in errors))
+            passed &= all(largest <= allowed for largest, _ in errors)
+    return bool(passed)
+
+
+def order(runs: Experiments) -> bool:
+    """Observed orders in h by self-convergence with frozen features, moments and field energy: 2 ± 0.2."""
+    passed = True
+    coarse, quantities = max(SELF_CONVERGENCE_STEPS), ("kinetic_energy", "potential_energy", "field_energy", "entropy")
+    for example, of_order in itertools.product(("e2", "e5"), (1, 2)):
+        series = [runs.series(f"order_{example}_{of_order}_{step}") for step in SELF_CONVERGENCE_STEPS]
+        for name in quantities:
+            values = [s[name][:: round(coarse / step)] for s, step in zip(series, SELF_CONVERGENCE_STEPS, strict=True)]
+            changes = np.array([np.abs(a - b).max() for a, b in itertools.pairwise(values)])
+            if not changes.any():
+                continue
+            orders = np.log2(changes[:-1] / changes[1:])
+            print(
+                f"order: {example}, order {of_order}, {name:16s} changes {' '.join(f'{c:.3g}' for c in changes)}",
+                end="",
+            )
+            print(f"   observed orders {' '.join(f'{o:.2f}' for o in orders)}")
+            if of_order == 2 and name != "entropy":
+                passed &= abs(orders[-1] - 2) <= 0.2
+    return bool(passed)
+
+
+def stiff(runs: Experiments) -> bool:
+    """κh = 1, 10, 100: the temperature of the bath within 1 %, no step refused or violated."""
+    passed = True
+    for of_order, strength in itertools.product((1, 2), STIFF):
+        series = runs.series(f"stiff_{of_order}_{strength}")
+        temperature = 2 * series["kinetic_energy"] / series["mass"]
+        print(
+            f"stiff: order {of_order}, kappa h = {0.1 * strength:g}: temperature after 1, 2, 5 steps and at the end "
+            f"{' '.join(f'{temperature[i]:.4f}' for i in (1, 2, 5, -1))}; KL at the end {series['kl'][-1]:.4f}; "
+            f"substeps in all {int(series['substeps'][1:].sum())} of {len(temperature) - 1} steps, most "
+            f"{int(series['substeps'].max())}; violated {int((series['certificate'] < 0).sum())}"
+        )
+        passed &= abs(temperature[-1] - 1) < 0.01 and not (series["certificate"] < 0).any()
+    return bool(passed)
+
+
+def equilibrium(runs: Experiments) -> bool:
+    """10⁴ steps near equilibrium: F, KL and temperature of the last and of the first half within 3 standard errors."""
+    series, passed = runs.series("equilibrium"), True
+    settled = series["time"] >= 20
+    for name in ("free_energy", "kl", "kinetic_energy"):
+        blocks = np.array([block.mean() for block in np.array_split(series[name][settled], 20)])
+        first, last = blocks[:10], blocks[10:]
+        error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 10)
+        change = last.mean() - first.mean()
+        print(f"equilibrium: {name}: {first.mean():.6g}, then {last.mean():.6g}: {change:.2g} ± {error:.2g}")
+        passed &= abs(change) <= 3 * error
+    return bool(passed)
+
+
 VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "e1": e1,
     "e2": e2,
@@ -298,6 +373,10 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "two_stream": two_stream,
     "growth": growth,
     "landau": landau,
+    "seeds": seeds,
+    "order": order,
+    "stiff": stiff,
+    "equilibrium": equilibrium,
 }
 
 

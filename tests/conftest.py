@@ -84,7 +84,7 @@ def kjko_here(tmp_path, monkeypatch, capsys):
 
 def exactly(solver, data, step, stiffer=0):
     """The inner problem solved to round-off, for the affine field (few parameters): Newton's method instead of Adam."""
-    objective, parameters = solver._local, list(solver._parameters.values())
+    objective, parameters = solver._own, list(solver._parameters.values())
     names = [name for name, _ in objective.named_parameters()]
     sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
 
