@@ -113,9 +113,10 @@ class ControlledCollision(Collision):
                 f'{trouble}, and the non-split form cannot be split: reduce time.step, or use method.form = "split"'
             )
         if splits == MAX_SPLITS:
+            first_order = "use method.order = 1, whose step does not overshoot, " if self.order == 2 else ""
             raise SolverFailure(
-                f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step or method.learning_rate, or raise "
-                "particles.count"
+                f"{trouble} even in {2**MAX_SPLITS} pieces: {first_order}reduce time.step or method.learning_rate, or "
+                "raise particles.count"
             )
         first, one = self._solve(particles, duration / 2, start, splits + 1)
         later = replace(start, time=start.time + duration / 2)

@@ -108,18 +108,17 @@ def test_the_relative_entropy_decays_as_the_grid_solvers(example, alone):
 
 
 def test_varpro_keeps_the_relative_entropy_with_few_particles(alone):
-    """E2 with 4096 particles and wide layers, where a fixed small ridge overfits: KL within 0.012, certified."""
+    """E2 with 8192 particles and wide layers, where a fixed small ridge overfits: KL within 0.01, certified."""
     table = {
         "problem": {"kind": "confined"},
         "physics": {"collision_strength": 1.0},
-        "particles": {"count": 4096},
+        "particles": {"count": 8192},
         "time": {"step": 0.05, "end": 3.0},
-        "method": {"solver": "varpro", "order": 2},
     }
     case, series = rows_of(table, alone)
     reference = grid_solution(case, quick=True)
     wanted = np.interp(series["time"], reference.times, reference.relative_entropy)
-    assert np.abs(series["kl"] - wanted).max() <= 0.012
+    assert np.abs(series["kl"] - wanted).max() <= 0.01
     assert (series["certificate"] >= 0).all() and series["certificate"].sum() > 20
     fallen = series["collision_free_energy_total"][-1], series["collision_free_energy_total_error"][-1]
     assert fallen[0] + 3 * fallen[1] < 0
