@@ -118,7 +118,7 @@ SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 class Method(Section):
-    """The collision step and how its inner problem is solved; the defaults here are those of the paper's scheme."""
+    """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
 
     collision: Literal["jko", "score_matching", "velocity_matching", "langevin", "none"] = "jko"
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
@@ -146,9 +146,12 @@ class Method(Section):
             raise ValueError(f'method.solver = "varpro" is for the JKO step, not for "{self.collision}": use "adam"')
         if self.solver == "varpro" and self.iterations == "auto":
             raise ValueError('method.iterations = "auto" is for method.solver = "adam": give varpro a number')
-        for key in ("iterations", "first_iterations"):
-            if self.solver == "adam" and getattr(self, key) == 0:
-                raise ValueError(f'method.{key} = 0 trains nothing: give method.solver = "adam" at least 1')
+        if self.first_iterations == 0 and self.iterations != 0:
+            raise ValueError(
+                "method.first_iterations = 0 leaves the features as they were drawn: set method.iterations = 0 with it"
+            )
+        if self.solver == "adam" and self.iterations == 0:
+            raise ValueError('method.iterations = 0 trains nothing: give method.solver = "adam" at least 1')
         if self.iterations == "auto" and not self.held_out:
             raise ValueError('method.iterations = "auto" needs method.held_out = true: held-out particles choose them')
         if self.order == 2 and self.logdet == "linear":

@@ -68,7 +68,7 @@ def e1(runs: Experiments) -> bool:
 
 
 def relaxation(runs: Experiments, name: str, marginals: bool, allowed_kl: float = 0.03) -> bool:
-    """KL divergence per dimension within 0.03 of the grid solver's at every time, marginals within 0.03 at the end."""
+    """KL divergence per dimension near the grid solver's at every time, marginals within 0.03 at the end."""
     series, case = runs.series(name), runs.case(name)
     dims, end = case.problem.space_dims, case.time.end
     reference = runs.reference(name, (end,))
@@ -98,7 +98,7 @@ def relaxation(runs: Experiments, name: str, marginals: bool, allowed_kl: float 
 
 def e2(runs: Experiments) -> bool:
     """Example 2, ours and the paper's scheme; the target is ours to meet."""
-    passed = relaxation(runs, "e2", marginals=True)
+    passed = relaxation(runs, "e2", marginals=True, allowed_kl=0.002)
     relaxation(runs, "e2_paper", marginals=True)
     return passed
 
@@ -110,7 +110,7 @@ def e3(runs: Experiments) -> bool:
 
 def e4(runs: Experiments) -> bool:
     """Example 4: three times the one-dimensional KL."""
-    return relaxation(runs, "e4", marginals=False)
+    return relaxation(runs, "e4", marginals=False, allowed_kl=0.004)
 
 
 def e5(runs: Experiments) -> bool:
@@ -310,7 +310,10 @@ def seeds(runs: Experiments) -> bool:
 
 
 def order(runs: Experiments) -> bool:
-    """Observed orders in h by self-convergence with frozen features, moments and field energy: 2 ± 0.2."""
+    """Observed orders in h by self-convergence with frozen features, moments and field energy: 2 ± 0.2.
+
+    Entropy is shown only: for what the features miss it is of first order (docs/results.md).
+    """
     passed = True
     coarse, quantities = max(SELF_CONVERGENCE_STEPS), ("kinetic_energy", "potential_energy", "field_energy", "entropy")
     for example, of_order in itertools.product(("e2", "e5"), (1, 2)):

@@ -23,6 +23,8 @@ from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
+#: With fewer particles that were never fitted there is no standard error worth the name, and no certificate.
+FEWEST = 16
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
 
@@ -196,6 +198,8 @@ class ControlledCollision(Collision):
             edges = np.cumsum([0, *map(len, rows)])
             self._folds = order, edges, masses
         order, edges, masses = self._folds
+        if not masses[-1] > 0:  # a few particles, in fewer folds
+            return TrainingData.unheld(whole)
         z, share = whole.z[order], whole.share[order]
         share[: edges[-2]] /= masses[:-1].sum()
         share[edges[-2] :] /= masses[-1]
@@ -247,9 +251,11 @@ class ControlledCollision(Collision):
         sums = self.comm.sum(np.concatenate([[square, objective, drift_error], certificate.cpu().numpy()]))
         (mean_square, mean_rest, drift_error), (whole, first, *second) = np.split(sums, [3])
         change, error = 0.0, 0.0
-        if whole > 0:
+        effective = whole**2 / second[0] if whole > 0 else 0.0  # number of particles, if weights were equal
+        if effective >= FEWEST:
             change = first / whole
-            error = np.sqrt(max(second[2] - 2 * change * second[1] + change**2 * second[0], 0.0)) / whole
+            square_error = max(second[2] - 2 * change * second[1] + change**2 * second[0], 0.0) / whole**2
+            error = np.sqrt(square_error * effective / (effective - 1))
         report = CollisionReport(
             dissipation=particles.mass * float(mean_square) / self.collision_strength,
             min_eigenvalue=self.comm.min(smallest),

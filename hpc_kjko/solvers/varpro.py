@@ -29,10 +29,12 @@ from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 RIDGES = (*(10.0**k for k in range(-5, 2)), 1e3, math.inf)
 #: A failed fit is made again with ridges from this many times the smallest on.
 STIFFER = 1e3
-#: Newton's method ends when its next step promises less than this part of J.
+#: By how much of J a step may seem to rise, from rounding.
 TOLERANCE = 1e-10
-#: A step that promises less than this part of J is the last: the next would promise its square. Saves a pass.
+#: A step that promises less than this part of J is the last: the next would promise its square.
 LAST_STEP = 1e-4
+#: Smallest eigenvalue that the curvature is taken to have, in units of its largest.
+CONVEX = 1e-6
 MAX_NEWTON = 20
 #: Of Adam's steps between two looks at the held-out particles, and how many rounds may go by without their gain.
 ROUND, PATIENCE = 10, 3
@@ -78,7 +80,14 @@ class _Functional:
         return self.a * c @ at.gram + at.load - self.temperature * at.pull
 
     def hessian(self, at: Moments) -> np.ndarray:
-        return self.a * np.kron(np.eye(len(at.load)), at.gram) + self.step * self.temperature * at.curvature
+        """Of J; in several dimensions made convex: −log det has negative curvature along antisymmetric ∇v u."""
+        hessian = self.a * np.kron(np.eye(len(at.load)), at.gram) + self.step * self.temperature * at.curvature
+        if len(at.load) == 1:
+            return hessian
+        values, vectors = np.linalg.eigh(hessian)
+        if values[0] >= 0:
+            return hessian
+        return (vectors * np.maximum(values, CONVEX * values[-1])) @ vectors.T
 
 
 class VarproSolver(Solver):
@@ -165,13 +174,12 @@ class VarproSolver(Solver):
         ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
             change, penalty = self._newton_step(functional, c, fit, hessian, ridge)
+            self.comm.bcast_array(change)
             now = functional.value(c, fit) + 0.5 * np.sum(penalty * c * c)
             if not math.isfinite(now) or not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
             promised = 0.5 * change.ravel() @ hessian @ change.ravel()
-            if promised <= TOLERANCE * abs(now) + rounding:
-                break
-            if promised <= LAST_STEP * abs(now):
+            if promised <= LAST_STEP * abs(now) + rounding:  # one pass more would tell nothing
                 c, log_det = c + change, select.log_det + step * float(np.sum(select.pull * change))
                 select = replace(select, log_det=log_det)
                 break
@@ -208,7 +216,7 @@ class VarproSolver(Solver):
         gradient, held_out = functional.gradient(c, select).ravel(), functional.hessian(select)
         changes = [self._newton_step(functional, c, fit, hessian, ridge)[0].ravel() for ridge in ridges]
         values = [functional.value(c, select) + gradient @ move + 0.5 * move @ held_out @ move for move in changes]
-        return ridges[int(np.argmin(values))]
+        return ridges[int(self.comm.bcast(int(np.argmin(values))))]  # last bits may differ between machines
 
     def _newton_step(
         self, functional: _Functional, c: np.ndarray, fit: Moments, hessian: np.ndarray, ridge: float

@@ -1,5 +1,7 @@
 """The certificate of a collision step, by sabotage and where it must hold."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,38 @@ def test_a_midpoint_step_that_overshoots_is_split(alone):
 def test_nothing_is_certified_where_nothing_is_held_out(alone):
     simulation = Simulation.start(gaussian(held_out=False), alone)
     assert "certificate" not in measure(simulation.diagnostics, simulation.advance(), alone)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_last_of_a_relaxation_is_not_lost_in_rounding(precision, alone):
+    """Variance 1.003 in place of 1, κh = 0.01: the field changes velocities by 3e-5 of themselves, and falls."""
+    case = gaussian(width=math.sqrt(1.003), strength=0.1, count=16384, hidden=[8, 8], precision=precision)
+    simulation = Simulation.start(case, alone)
+    dissipation = []
+    for _ in range(6):
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        dissipation.append(simulation.state.collision.dissipation)
+    assert dissipation[0] == pytest.approx(0.1 * 0.003**2, rel=0.4)
+    assert (np.diff(dissipation) < 0).all()
+
+
+def test_cold_beams_in_three_dimensions(alone):
+    """σ² = 0.09 T, κh = 1: −log det is not convex there, and the step must fall all the same."""
+    table = {
+        "problem": {"kind": "confined", "space_dims": 3, "std_v": 0.3},
+        "physics": {"collision_strength": 10.0},
+        "particles": {"count": 8192},
+        "time": {"step": 0.1, "end": 0.2},
+        "method": {"order": 1, "hidden": [16, 16]},
+    }
+    simulation = Simulation.start(from_table(table), alone)
+    for _ in range(2):
+        simulation.state = simulation.advance()
+        report = simulation.state.collision
+        assert report.certificate == 1 and report.retries == 0 and report.substeps == 1
+
+
+def test_few_particles_have_no_certificate(alone):
+    report = Simulation.start(gaussian(width=1.5, count=8), alone).advance().collision
+    assert report.certificate == 0 and report.collision_free_energy_error == 0.0

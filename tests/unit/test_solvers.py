@@ -135,7 +135,7 @@ def test_folds_are_spread_alike_and_known_by_the_row_alone(total):
         ({"solver": "varpro", "collision": "score_matching"}, 'varpro" is for the JKO step'),
         ({"solver": "varpro", "iterations": "auto"}, "give varpro a number"),
         ({"solver": "adam", "iterations": 0}, "trains nothing"),
-        ({"solver": "adam", "first_iterations": 0}, "trains nothing"),
+        ({"first_iterations": 0}, "set method.iterations = 0 with it"),
         ({"solver": "adam", "iterations": "auto"}, "needs method.held_out = true"),
         ({"iterations": "many"}, "method.iterations"),
     ],
