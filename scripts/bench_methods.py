@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Accuracy per second of the collision methods, side by side: error against the grid solver, and wall time.
 
-    python scripts/bench_methods.py [e4] [e5] [--quick] [--out DIR]
+    python scripts/bench_methods.py [e4] [e5] [--quick] [--repeat N] [--out DIR]
 
 Every method runs the same case, one after another on one core, in --repeat interleaved rounds, of which the least time
 counts. Writes bench_methods.csv and bench_methods.png into DIR. Times include everything that a
@@ -152,6 +152,8 @@ def main() -> None:
         f"hpc_kjko {__version__}, torch {torch.__version__}, python {platform.python_version()}, {platform.machine()}"
     )
     rows = [row for name in options.cases or CASES for row in bench(name, options.quick, options.repeat)]
+    if not rows:
+        raise SystemExit("bench_methods: every run was stopped, there is nothing to compare")
     options.out.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with (options.out / "bench_methods.csv").open("w", newline="") as file:

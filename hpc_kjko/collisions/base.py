@@ -26,7 +26,8 @@ class CollisionReport:
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (of the smallest substep).
         objective: the JKO functional at the step that was taken, whatever the method minimised.
         inner_iterations: iterations of the inner solver.
-        substeps: pieces the step was split into because it was not invertible in one (1: it was; 0: no step).
+        substeps: pieces the step was split into because in one it was not invertible or its free energy rose (1: it
+            was not split; 0: no step).
         drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
         retries: fits that were made again because the step was not invertible or not certified.
