@@ -33,8 +33,8 @@ STIFFER = 1e3
 TOLERANCE = 1e-10
 #: A step that promises less than this part of J is the last: the next would promise its square.
 LAST_STEP = 1e-4
-#: Smallest eigenvalue that the curvature is taken to have, in units of its largest.
-CONVEX = 1e-6
+#: Negative curvature beyond this, in units of the largest, is no rounding.
+NEGATIVE = 1e-5
 MAX_NEWTON = 20
 #: Of Adam's steps between two looks at the held-out particles, and how many rounds may go by without their gain.
 ROUND, PATIENCE = 10, 3
@@ -85,9 +85,9 @@ class _Functional:
         if len(at.load) == 1:
             return hessian
         values, vectors = np.linalg.eigh(hessian)
-        if values[0] >= 0:
+        if values[0] > -NEGATIVE * values[-1]:
             return hessian
-        return (vectors * np.maximum(values, CONVEX * values[-1])) @ vectors.T
+        return (vectors * np.abs(values)) @ vectors.T
 
 
 class VarproSolver(Solver):
