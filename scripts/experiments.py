@@ -78,7 +78,7 @@ QUICK_PLASMA = (
     *("particles.count=1024", "problem.amplitude=0.02", "grid.cells=[32]", "time.step=0.2"),
     *("method.iterations=1", "method.first_iterations=40", "output.histogram_every=25"),
 )
-QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=3", "method.learning_rate=0.02")
+QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=10", "particles.count=2048")
 #: Noise floor of the field energy: when it is reached at a collision strength, numbers of particles, methods.
 FLOOR_ENDS = {1.0: 40.0, 0.1: 60.0}
 FLOOR_COUNTS = (16384, 65536)
@@ -94,7 +94,8 @@ QUICK = {
     "e1_gaussian_3d": QUICK_GAUSSIAN,
     "e1_3d_tanh": QUICK_TANH,
     "e1_3d_tanh_score": QUICK_TANH,
-    "e2_confined": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
+    "e2_confined": ("particles.count=2048", "method.iterations=10", "method.first_iterations=40"),
+    "e2_paper": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
     "e3_periodic_cosine": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
     "e3_periodic_ratchet": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
     "e4_confined_3d": ("particles.count=512", "method.iterations=2", "method.first_iterations=30"),
