@@ -16,8 +16,9 @@ from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.fields import Grid, field_solver_of
+from hpc_kjko.fields import field_solver_of
 from hpc_kjko.integrators import MAPS, compose
+from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
 from hpc_kjko.recorder import Recorder
 

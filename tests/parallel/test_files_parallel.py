@@ -14,7 +14,8 @@ from openpmd_validator.check_h5 import check_file
 from hpc_kjko import checkpoint, storage
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
-from hpc_kjko.fields import Grid, MeshField
+from hpc_kjko.fields import MeshField
+from hpc_kjko.mesh import Grid
 from hpc_kjko.output import read_snapshot, write_snapshot
 from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.storage import ShardedFile

@@ -12,7 +12,8 @@ from hpc_kjko.checkpoint import load
 from hpc_kjko.control import ControlField
 from hpc_kjko.control_variate import NEAR, NODES, WINDOW, ControlVariate
 from hpc_kjko.diagnostics import measure
-from hpc_kjko.fields import AmpereSolver, Grid, PoissonSolver
+from hpc_kjko.fields import AmpereSolver, PoissonSolver
+from hpc_kjko.mesh import Grid
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import Shard, draw
 from hpc_kjko.problems import KINDS

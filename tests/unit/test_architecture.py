@@ -16,7 +16,7 @@ LAYERS = [
     {"schema", "quasirandom", "comm", "control", "integrators", "native"},
     {"problems"},
     {"particles", "objective"},
-    {"control_variate"},
+    {"mesh", "control_variate"},
     {"fields", "config", "solvers"},
     {"collisions"},
     {"diagnostics"},

@@ -10,7 +10,8 @@ import torch
 
 from hpc_kjko.config import from_table
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.fields import ConservingAmpereSolver, ExternalField, Grid, MassMatrix, PoissonSolver
+from hpc_kjko.fields import ConservingAmpereSolver, ExternalField, PoissonSolver
+from hpc_kjko.mesh import Grid, MassMatrix
 from hpc_kjko.particles import Particles, Shard, equal_weights
 
 GRIDS = [

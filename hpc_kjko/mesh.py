@@ -1,0 +1,198 @@
+"""The periodic mesh: deposit and gather with B-spline shape functions, the mass matrix, derivatives in Fourier space.
+
+Nodes sit at cell centres, x_j = (j + ½) Δ. Deposit and gather use the same B-spline weights (order 1: cloud-in-cell,
+order 2: triangular-shaped cloud), so a particle feels no force from itself and momentum is conserved to round-off.
+C. K. Birdsall, A. B. Langdon, *Plasma Physics via Computer Simulation*, doi:10.1201/9781315275048, chapters 2 and 8.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy.fft
+import torch
+
+from hpc_kjko.particles import passes
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform periodic mesh: ``cells`` [dx] over ``lengths`` [dx], with shape functions of ``shape_order`` 1 or 2."""
+
+    cells: tuple[int, ...]
+    lengths: tuple[float, ...]
+    shape_order: Literal[1, 2] = 1
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Cell sizes Δ [dx]."""
+        return tuple(length / cells for length, cells in zip(self.lengths, self.cells, strict=True))
+
+    @property
+    def cell_volume(self) -> float:
+        """∏ Δ."""
+        return math.prod(self.spacing)
+
+    def deposit(self, x: torch.Tensor, quantities: torch.Tensor) -> torch.Tensor:
+        """Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ of what this rank's particles carry.
+
+        Args:
+            x: positions [n, dx].
+            quantities: what each particle carries [m, n], such as its weight (for the density) or weight · v_1.
+
+        Returns:
+            [m, *cells] float64. Non-finite positions give NaN everywhere, so that every rank sees it in the sum.
+        """
+        densities = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.float64, device=x.device)
+        for rows in passes(len(x)):
+            if not torch.isfinite(x[rows]).all():
+                return densities.fill_(math.nan).reshape(-1, *self.cells)
+            carried = quantities[:, rows].double()
+            for node, shape in self._stencil(x[rows]):
+                for density, carry in zip(densities, carried, strict=True):
+                    density += torch.bincount(node, weights=shape * carry, minlength=len(density))
+        return densities.div_(self.cell_volume).reshape(-1, *self.cells)
+
+    def gather(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Mesh values [*cells, m] at the particles x [n, dx]: Σ_j S(x_j − x_i) values_j, [n, m]."""
+        table = values.reshape(-1, values.shape[-1])
+        gathered = torch.empty(len(x), table.shape[1], dtype=x.dtype, device=x.device)
+        for rows in passes(len(x)):
+            terms = (shape[:, None] * table[node] for node, shape in self._stencil(x[rows]))
+            gathered[rows] = sum(terms, torch.zeros((), dtype=torch.float64, device=x.device)).to(x.dtype)
+        return gathered
+
+    @property
+    def offsets(self) -> list[tuple[int, ...]]:
+        """Distances l − j, in nodes, between two nodes that one particle can touch: of each pair ±, the one whose first
+        number that is not zero is positive; and no distance. [(3^dx + 1) / 2 or (5^dx + 1) / 2]"""
+        reach, dims = range(-self.shape_order, self.shape_order + 1), len(self.cells)
+        return [offset for offset in itertools.product(reach, repeat=dims) if offset >= (0,) * dims]
+
+    def mass_matrix(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """This rank's part of M_jl = Σ_i w_i S(x_j − x_i) S(x_l − x_i) / ∏Δ: what is deposited of what is gathered.
+
+        Args:
+            x: positions [n, dx].
+            weight: of each particle [n].
+
+        Returns:
+            The entries with l − j = ``offsets``, [len(offsets), *cells] float64; M is symmetric. Non-finite positions
+            give NaN everywhere, as in :meth:`deposit`.
+        """
+        row_of = {offset: row for row, offset in enumerate(self.offsets)}
+        steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))  # in the stencil's order
+        entries = torch.zeros(len(row_of), math.prod(self.cells), dtype=torch.float64, device=x.device)
+        for rows in passes(len(x)):
+            if not torch.isfinite(x[rows]).all():
+                return entries.fill_(math.nan).reshape(-1, *self.cells)
+            terms = list(zip(steps, self._stencil(x[rows]), strict=True))
+            for first, (step, (node, shape)) in enumerate(terms):
+                carried = weight[rows] * shape
+                for other_step, (_, other_shape) in terms[first:]:
+                    offset = tuple(b - a for a, b in zip(step, other_step, strict=True))
+                    entries[row_of[offset]] += torch.bincount(
+                        node, weights=carried * other_shape, minlength=entries.shape[1]
+                    )
+        return entries.div_(self.cell_volume).reshape(-1, *self.cells)
+
+    def _stencil(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The nodes that each particle touches, one per term: flat index [n] and weight [n] (float64)."""
+        per_axis = []
+        for axis, (cells, spacing) in enumerate(zip(self.cells, self.spacing, strict=True)):
+            position = x[:, axis].double() / spacing - 0.5
+            if self.shape_order == 1:
+                nearest = torch.floor(position)
+                right = position - nearest
+                shapes = [(0, 1 - right), (1, right)]
+            else:
+                nearest = torch.floor(position + 0.5)
+                offset = position - nearest
+                shapes = [
+                    (-1, 0.5 * (0.5 - offset) ** 2),
+                    (0, 0.75 - offset**2),
+                    (1, 0.5 * (0.5 + offset) ** 2),
+                ]
+            index = nearest.long()
+            per_axis.append([(torch.remainder(index + shift, cells), shape) for shift, shape in shapes])
+        for corner in itertools.product(*per_axis):
+            node, weight = corner[0]
+            for cells, (index, shape) in zip(self.cells[1:], corner[1:], strict=True):
+                node, weight = node * cells + index, weight * shape
+            yield node, weight
+
+
+@dataclass(frozen=True)
+class MassMatrix:
+    """The symmetric matrix of :meth:`Grid.mass_matrix`, ``entries`` [len(grid.offsets), *cells] summed over ranks."""
+
+    grid: Grid
+    entries: np.ndarray
+
+    def __matmul__(self, values: np.ndarray) -> np.ndarray:
+        """M applied to each component of mesh values [*cells, m]: [*cells, m]."""
+        axes, product = tuple(range(len(self.grid.cells))), np.zeros_like(values)
+        for offset, entry in zip(self.grid.offsets, self.entries[..., None], strict=True):
+            product += entry * np.roll(values, [-distance for distance in offset], axes)
+            if any(offset):
+                product += np.roll(entry * values, offset, axes)
+        return product
+
+
+class Spectrum:
+    """Derivatives on the periodic mesh in Fourier space, for real fields (``scipy.fft.rfftn``).
+
+    Attributes:
+        gradient: i k [dx, ...]; the highest mode of an even mesh has no sine partner, so the derivatives of all modes
+            that have it along some axis are zero.
+        inverse_laplacian: 1/|k|², 0 at k = 0 (neutrality).
+    """
+
+    def __init__(self, grid: Grid):
+        self.cells = grid.cells
+        axes = [
+            2 * np.pi * np.fft.fftfreq(cells, length / cells)
+            for cells, length in zip(grid.cells, grid.lengths, strict=True)
+        ]
+        axes[-1] = np.abs(axes[-1][: grid.cells[-1] // 2 + 1])
+        wavevector = np.stack(np.meshgrid(*axes, indexing="ij"))
+        square = (wavevector**2).sum(0)
+        square.flat[0] = np.inf
+        self.inverse_laplacian = 1 / square
+        for axis, cells in enumerate(grid.cells):
+            if cells % 2 == 0:
+                nyquist = [slice(None)] * wavevector.ndim
+                nyquist[1 + axis] = cells // 2
+                wavevector[tuple(nyquist)] = 0.0
+        self.gradient = 1j * wavevector
+
+    def back(self, values_hat: np.ndarray) -> np.ndarray:
+        """The real field [*cells] of Fourier coefficients."""
+        return scipy.fft.irfftn(values_hat, s=self.cells)
+
+    def divergence(self, electric: np.ndarray) -> np.ndarray:
+        """∇·E [*cells] of E [*cells, dx]."""
+        return self.back(self._divergence_hat(electric))
+
+    def potential_of(self, electric: np.ndarray) -> np.ndarray:
+        """φ [*cells] of zero mean whose −∇φ is the curl-free part of E [*cells, dx]."""
+        return self.back(self.inverse_laplacian * self._divergence_hat(electric))
+
+    def curl_free(self, vector: np.ndarray) -> np.ndarray:
+        """The part of a vector field [*cells, dx] that is a gradient, without its mean: k (k·F̂)/|k|²."""
+        potential_hat = self.inverse_laplacian * self._divergence_hat(vector)
+        return np.stack([self.back(-gradient * potential_hat) for gradient in self.gradient], axis=-1)
+
+    def resolved(self, density: np.ndarray) -> np.ndarray:
+        """The part of a density [*cells] that is the divergence of something here: without the modes, mean included,
+        whose derivatives are zero."""
+        moved = (self.gradient != 0).any(0)
+        return self.back(np.where(moved, scipy.fft.rfftn(density), 0))
+
+    def _divergence_hat(self, electric: np.ndarray) -> np.ndarray:
+        return sum(g * scipy.fft.rfftn(electric[..., axis]) for axis, g in enumerate(self.gradient))
