@@ -95,12 +95,13 @@ class VarproSolver(Solver):
 
     Adam's steps move the hidden layers, and C slowly, so that it follows them until it is found anew. Each takes the
     gradient on one fold of the particles after another, through the objective that DistributedDataParallel wraps. They
-    begin with the affine field, and from then on where the last time step ended; many of them stop when the held-out
-    particles gain nothing. Then C is solved for once, on all fitted particles, with the ridge with which the held-out
-    ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64 sums.
+    begin with the affine field, and from then on where the last time step ended; the round after which the held-out
+    particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with which the
+    held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64 sums.
 
-    The last hidden layers are kept, not those that were best: from a Gaussian the affine field is the best there is,
-    and going back to it would start the next step with features that were drawn and not made (docs/results.md).
+    A cold start keeps its last round: from a Gaussian nothing is better than the affine field, and to go back to it
+    would leave the steps that follow with features that were drawn and not made. Every other step keeps its best: one
+    bad round, and the features of a plasma near equilibrium are lost for good (docs/results.md has both).
 
     A cold start that solves for C between the rounds learns less: the coefficients are large then, from features that
     were drawn and not made, and the hidden layers stay near where they were drawn (docs/results.md).
@@ -140,19 +141,27 @@ class VarproSolver(Solver):
         return made + self._train(data, step, iterations) + self._project(data, step, stiffer)
 
     def _train(self, data: TrainingData, step: float, iterations: int) -> int:
-        """Adam's steps, until the held-out particles have long gained nothing; returns how many were made."""
-        lowest, best_at = math.inf, 0
-        for made in range(iterations):
-            if data.held_out and made % ROUND == 0 and iterations > PATIENCE * ROUND:
-                value = self._value(data.select, step)
-                if value < lowest:
-                    lowest, best_at = value, made
-                elif made - best_at >= PATIENCE * ROUND:
-                    return made
-            fold = data.folds[self.steps_made % len(data.folds)]
-            self._backward(fold, step, factor=len(data.folds))
-            self._optimizer.step()
-        return iterations
+        """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
+        if not iterations:
+            return 0
+        cold = self.is_cold
+        lowest, best, best_at = self._value(data.select, step), self._copy(), 0
+        for first in range(0, iterations, ROUND):
+            made = min(first + ROUND, iterations)
+            for _ in range(first, made):
+                fold = data.folds[self.steps_made % len(data.folds)]
+                self._backward(fold, step, factor=len(data.folds))
+                self._optimizer.step()
+            if not data.held_out:
+                continue
+            value = self._value(data.select, step)
+            if value < lowest:
+                lowest, best, best_at = value, self._copy(), made
+            elif made - best_at >= PATIENCE * ROUND:
+                break
+        if data.held_out and not cold:
+            self._restore(best)
+        return made
 
     @torch.no_grad()
     def _project(self, data: TrainingData, step: float, stiffer: int = 0, affine: bool = False) -> int:
