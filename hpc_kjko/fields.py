@@ -407,5 +407,6 @@ def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldS
 def _require_finite(density: np.ndarray) -> None:
     if not np.isfinite(density).all():
         raise SolverFailure(
-            "a particle's position is no longer finite: reduce time.step, or look at the last checkpoint"
+            "what the particles deposit is no longer finite, for a position, a velocity or log f is not: reduce "
+            "time.step, or look at the last checkpoint"
         )

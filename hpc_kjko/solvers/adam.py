@@ -47,7 +47,7 @@ class AdamSolver(Solver):
             made = self._until_held_out_stalls(data, step, self.first_iterations if self.is_cold else AUTO_MOST)
         else:
             made = self._train(data.fit, step, self.first_iterations if self.is_cold else self.iterations)
-        if stiffer and data.held_out and self._value(data.select, step) > 0:  # u ≡ 0 does better
+        if stiffer and data.held_out and self._value(data.select, step) > 0:  # a field of zero does better
             self._own.control.coefficients = torch.zeros_like(self._own.control.coefficients)
         return made
 
