@@ -1,18 +1,20 @@
 #!/usr/bin/env python
 """Accuracy per second of the collision methods, side by side: error against the grid solver, and wall time.
 
-    python scripts/bench_methods.py [e4] [e5] [--quick] [--repeat N] [--out DIR]
+    python scripts/bench_methods.py [e4] [e5] [--quick] [--seeds N] [--out DIR]
 
-Every method runs the same case, one after another on one core, in --repeat interleaved rounds, of which the least time
-counts. Writes bench_methods.csv and bench_methods.png into DIR. Times include everything that a
-step does but its files. E5: relative L² error of the field energy, and the largest relative error of the entropy. E4:
-largest error of KL per dimension. Langevin particles have no log f, hence no KL and no entropy.
+Every method runs the same case, one after another on one core, in interleaved rounds, each with another ensemble: the
+least time and the root mean square of the errors count. Seconds are the core's own, so that what else runs does not
+count, and include everything that a step does but its files. Writes bench_methods.csv and bench_methods.png into DIR.
+E5: relative L² error of the field energy, largest relative error of the kinetic energy and of the entropy. E4: largest
+error of the kinetic energy and of KL, per dimension. Langevin particles have no log f, hence no KL and no entropy.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import platform
 import time
@@ -40,7 +42,10 @@ METHODS = {
     "adam, auto": (*PAPER, "method.logdet=exact", "method.iterations=auto", "method.held_out=true"),
     "varpro, order 1": ("method.order=1", "method.iterations=2"),
     "varpro, order 2": ("method.iterations=2",),
-    "varpro, order 2, step 2h": ("method.iterations=2", "time.step=2h"),
+    "varpro, order 2, 10 hidden steps, 2h": ("method.iterations=10", "time.step=2h"),
+    "varpro, order 2, 10 hidden steps, 2h, all fitted": (
+        *("method.iterations=10", "time.step=2h", "method.held_out=false"),
+    ),
     "varpro, order 2, 30 hidden steps (default)": (),
     "score matching": (*PAPER, "method.collision=score_matching"),
     "Langevin": ("method.collision=langevin",),
@@ -56,12 +61,12 @@ def run_of(case: config.Case) -> tuple[dict[str, np.ndarray], float]:
     """The series of a case, and the seconds of its steps."""
     simulation = Simulation.start(case, Communicator())
     rows = [measure(simulation.diagnostics, simulation.state, simulation.comm)]
-    started = time.perf_counter()
+    started = time.process_time()
     while simulation.step_index < case.time.steps:
         simulation.state = simulation.advance()
         simulation.step_index += 1
         rows.append(measure(simulation.diagnostics, simulation.state, simulation.comm))
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     series = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return series | {"time": case.time.step * np.arange(case.time.steps + 1)}, seconds
 
@@ -84,34 +89,36 @@ def errors_of(case: config.Case, series: dict[str, np.ndarray], quick: bool) -> 
     return {"kinetic": float(kinetic), "kl": float(kl)}
 
 
-def bench(name: str, quick: bool, repeat: int) -> list[dict[str, object]]:
-    """A row for each method: its errors and its least time over the interleaved rounds."""
+def bench(name: str, quick: bool, seeds: int) -> list[dict[str, object]]:
+    """A row for each method: its errors over the rounds, and its least time."""
     job, rate, full, small = CASES[name]
     step = config.load(JOBS / f"{job}.toml").time.step
-    found: dict[str, dict[str, object]] = {}
-    for _ in range(repeat):
-        for method, settings in METHODS.items():
-            changes = [
-                *(full if not quick else small),
-                *(change.replace("2h", str(2 * step)).replace("RATE", rate) for change in settings),
-            ]
-            if quick:
-                changes.append("method.first_iterations=20")
-            case = config.load(JOBS / f"{job}.toml", changes)
-            try:
-                series, seconds = run_of(case)
-            except SolverFailure as failure:
-                print(f"{name:3s} {method:42s} stopped: {failure}", flush=True)
-                continue
-            row = found.setdefault(method, {"case": name, "method": method, "seconds": seconds})
-            row["seconds"] = min(row["seconds"], seconds)
-            row |= errors_of(case, series, quick)
-            numbers = {key: value for key, value in row.items() if isinstance(value, float)}
-            print(
-                f"{name:3s} {method:42s} {'  '.join(f'{key} {value:9.4g}' for key, value in numbers.items())}",
-                flush=True,
-            )
-    return list(found.values())
+    seconds: dict[str, list[float]] = {}
+    errors: dict[str, list[dict[str, float]]] = {}
+    for seed, (method, settings) in itertools.product(range(seeds), METHODS.items()):
+        changes = [
+            *(full if not quick else small),
+            *(change.replace("2h", str(2 * step)).replace("RATE", rate) for change in settings),
+            f"particles.seed={seed}",
+        ]
+        if quick:
+            changes.append("method.first_iterations=20")
+        case = config.load(JOBS / f"{job}.toml", changes)
+        try:
+            series, took = run_of(case)
+        except SolverFailure as failure:
+            print(f"{name:3s} {method:50s} seed {seed} stopped: {failure}", flush=True)
+            continue
+        found = errors_of(case, series, quick)
+        seconds.setdefault(method, []).append(took)
+        errors.setdefault(method, []).append(found)
+        numbers = "  ".join(f"{key} {value:9.4g}" for key, value in {"seconds": took, **found}.items())
+        print(f"{name:3s} {method:50s} seed {seed}  {numbers}", flush=True)
+    return [
+        {"case": name, "method": method, "runs": len(times), "seconds": min(times)}
+        | {key: float(np.sqrt(np.mean([e[key] ** 2 for e in errors[method]]))) for key in errors[method][0]}
+        for method, times in seconds.items()
+    ]
 
 
 def draw(rows: list[dict[str, object]], path: Path) -> None:
@@ -142,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)} (all)")
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
-    parser.add_argument("--repeat", type=int, default=1, help="interleaved rounds (default 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="rounds, and ensembles (default 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if unknown := set(options.cases) - CASES.keys():
@@ -151,7 +158,7 @@ def main() -> None:
     print(
         f"hpc_kjko {__version__}, torch {torch.__version__}, python {platform.python_version()}, {platform.machine()}"
     )
-    rows = [row for name in options.cases or CASES for row in bench(name, options.quick, options.repeat)]
+    rows = [row for name in options.cases or CASES for row in bench(name, options.quick, options.seeds)]
     if not rows:
         raise SystemExit("bench_methods: every run was stopped, there is nothing to compare")
     options.out.mkdir(parents=True, exist_ok=True)

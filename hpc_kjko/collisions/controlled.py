@@ -58,6 +58,8 @@ class ControlledCollision(Collision):
         self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
         self.dtype = getattr(torch, method.precision)
         self.held_out = method.held_out
+        #: varpro takes its hidden steps on one fold after another, whether or not some are held out.
+        self._in_folds = method.held_out or method.solver == "varpro"
         #: Takes noise from the objective, where the method knows how.
         self.variate: ControlVariate | None = None
         #: Rows sorted by fold, where each fold begins, its mass: all the same in every step.
@@ -187,26 +189,29 @@ class ControlledCollision(Collision):
 
     def _dealt(self, whole: Sample, particles: Particles) -> TrainingData:
         """The particles sorted by their folds."""
-        if not self.held_out:
+        if not self._in_folds:
             return TrainingData.unheld(whole)
         if self._folds is None:
             fold = folds(particles.shard, whole.z.device)
-            rows = [torch.nonzero(fold == k)[:, 0] for k in (*_FITTED, SELECT)]
+            rows = [torch.nonzero(fold == k)[:, 0] for k in ((*_FITTED, SELECT) if self.held_out else range(FOLDS))]
             shares = particles.shares()
             masses = self.comm.sum(np.array([float(shares[r].sum()) for r in rows]))
             order = torch.cat(rows)
             edges = np.cumsum([0, *map(len, rows)])
             self._folds = order, edges, masses
         order, edges, masses = self._folds
-        if not masses[-1] > 0:  # a few particles, in fewer folds
+        if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
         z, share = whole.z[order], whole.share[order]
-        share[: edges[-2]] /= masses[:-1].sum()
-        share[edges[-2] :] /= masses[-1]
+        if self.held_out:
+            share[: edges[-2]] /= masses[:-1].sum()
+            share[edges[-2] :] /= masses[-1]
         v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[order]
         tangents, known = (part[order] if part is not None else None for part in (whole.tangents, whole.known))
         dealt = Sample(z, v, share, tangents, known)
         parts = [Sample(*dealt.rows(slice(a, b))) for a, b in itertools.pairwise(edges)]
+        if not self.held_out:
+            return replace(TrainingData.unheld(dealt), folds=parts)
         return TrainingData(Sample(*dealt.rows(slice(0, edges[-2]))), parts[:-1], parts[-1])
 
     # -- the move ------------------------------------------------------------------------------------------------

@@ -144,22 +144,22 @@ class VarproSolver(Solver):
         """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
         if not iterations:
             return 0
-        cold = self.is_cold
-        lowest, best, best_at = self._value(data.select, step), self._copy(), 0
+        cold, watched = self.is_cold, data.held_out
+        lowest, best, best_at = self._value(data.select, step) if watched else 0.0, self._copy(), 0
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
             for _ in range(first, made):
                 fold = data.folds[self.steps_made % len(data.folds)]
                 self._backward(fold, step, factor=len(data.folds))
                 self._optimizer.step()
-            if not data.held_out:
+            if not watched:
                 continue
             value = self._value(data.select, step)
             if value < lowest:
                 lowest, best, best_at = value, self._copy(), made
             elif made - best_at >= PATIENCE * ROUND:
                 break
-        if data.held_out and not cold:
+        if watched and not cold:
             self._restore(best)
         return made
 

@@ -1,6 +1,10 @@
 """The methods beside the JKO step, and its other form: against exact solutions, and against each other."""
 
+import csv
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,3 +259,14 @@ def test_what_cannot_be_done_is_said_in_one_sentence(sections, says):
     with pytest.raises(UserError) as caught:
         from_table({"problem": {"kind": "gaussian"}, **sections})
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_bench_of_methods_runs_and_ranks_them(tmp_path):
+    """Example 4 in its first four steps: exact solves at second order beat the paper's scheme several times over."""
+    script = Path(__file__).parents[2] / "scripts" / "bench_methods.py"
+    subprocess.run([sys.executable, str(script), "e4", "--quick", "--out", str(tmp_path)], check=True)
+    with (tmp_path / "bench_methods.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(rows["varpro, order 2"]["kl"]) < 0.3 * float(rows["paper's scheme"]["kl"])
+    assert rows["Langevin"]["kl"] == "nan"
+    assert (tmp_path / "bench_methods.png").stat().st_size > 0
