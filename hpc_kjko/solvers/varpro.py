@@ -93,18 +93,17 @@ class _Functional:
 class VarproSolver(Solver):
     """The output layer minimises J exactly for the hidden layers that some of Adam's steps have led to.
 
-    Adam's steps move the hidden layers, and C slowly, so that it follows them until it is found anew. Each takes the
-    gradient on one fold of the particles after another, through the objective that DistributedDataParallel wraps. They
-    begin with the affine field, and from then on where the last time step ended; the round after which the held-out
-    particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with which the
-    held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64 sums.
+    Adam's steps move the hidden layers and, slowly, a C of their own, which they take up again in the next time step.
+    The exact C follows the noise of one moment's particles, and is zero where the affine field is best: from it the
+    hidden layers would learn less (docs/results.md). Each step takes the gradient on one fold of the particles after
+    another, through the objective that DistributedDataParallel wraps. They begin with the affine field; the round after
+    which held-out particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with
+    which the held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64
+    sums.
 
     A cold start keeps its last round: from a Gaussian nothing is better than the affine field, and to go back to it
     would leave the steps that follow with features that were drawn and not made. Every other step keeps its best: one
-    bad round, and the features of a plasma near equilibrium are lost for good (docs/results.md has both).
-
-    A cold start that solves for C between the rounds learns less: the coefficients are large then, from features that
-    were drawn and not made, and the hidden layers stay near where they were drawn (docs/results.md).
+    bad round, and the features of a plasma near equilibrium are lost for good.
     """
 
     def __init__(
@@ -121,6 +120,8 @@ class VarproSolver(Solver):
         self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
         self.logdet = objective.logdet
         self.iterations, self.first_iterations = iterations, first_iterations
+        #: C where Adam's steps have led it, once there were any.
+        self._trained_coefficients: torch.Tensor | None = None
         *hidden, output = self.control.layers
         #: Coefficients that the ridge is on: all but those of the affine field.
         self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
@@ -145,6 +146,8 @@ class VarproSolver(Solver):
         if not iterations:
             return 0
         cold, watched = self.is_cold, data.held_out
+        if self._trained_coefficients is not None:
+            self.control.coefficients = self._trained_coefficients
         lowest, best, best_at = self._value(data.select, step) if watched else 0.0, self._copy(), 0
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
@@ -161,7 +164,18 @@ class VarproSolver(Solver):
                 break
         if watched and not cold:
             self._restore(best)
+        self._trained_coefficients = self.control.coefficients
         return made
+
+    def state(self) -> dict[str, np.ndarray]:
+        if self._trained_coefficients is None:
+            return super().state()
+        return {**super().state(), "trained_coefficients": self._trained_coefficients.cpu().numpy()}
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        super().load(arrays)
+        trained = arrays.get("trained_coefficients")
+        self._trained_coefficients = None if trained is None else torch.from_numpy(np.array(trained))
 
     @torch.no_grad()
     def _project(self, data: TrainingData, step: float, stiffer: int = 0, affine: bool = False) -> int:

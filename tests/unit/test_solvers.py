@@ -60,15 +60,19 @@ def test_varpros_output_layer_is_stationary(dims, logdet, variate, alone, monkey
 
 
 def test_hidden_steps_lower_the_reduced_objective(alone):
-    control = ControlField(None, 1, 1, hidden=(8, 8), dtype=torch.float64, skip=True)
-    sample = sample_of(control, *banana(1, 3000))
-    data, objective = TrainingData.unheld(sample), solver_of(control, alone)._objective
-    solver = solver_of(control, alone, iterations=20, first_iterations=20)
-    values = []
-    for _ in range(5):
-        solver.minimise(data, STEP)
-        values.append(float(objective(STEP, *sample.rows(slice(None))).detach()))
-    assert (np.diff(values) < 0).all() and values[-1] < 1.01 * values[0]
+    """From step to step, in the long run: the hidden layers follow Adam's own C, which lags behind at first."""
+    found = {}
+    for iterations in (0, 20):
+        control = ControlField(None, 1, 1, hidden=(8, 8), dtype=torch.float64, skip=True)
+        sample = sample_of(control, *banana(1, 3000))
+        solver = solver_of(control, alone, iterations=iterations, first_iterations=iterations)
+        values = []
+        for _ in range(8):
+            solver.minimise(TrainingData.unheld(sample), STEP)
+            values.append(float(solver._own(STEP, *sample.rows(slice(None))).detach()))
+        found[iterations] = np.array(values)
+    assert (found[20][-1] < 1.02 * found[0]).all()  # the values are negative
+    assert (np.diff(found[20][-4:]) < 0).all()
 
 
 def test_held_out_particles_choose_the_affine_field_for_a_gaussian(alone):
