@@ -9,11 +9,11 @@
 namespace kjko {
 
 static const Kernels levels[] = {
-    {"generic", generic::machine},
+    {"generic", generic::machine, generic::objective},
 #ifdef KJKO_X86_LEVELS
-    {"x86-64-v2", v2::machine},
-    {"x86-64-v3", v3::machine},
-    {"x86-64-v4", v4::machine},
+    {"x86-64-v2", v2::machine, v2::objective},
+    {"x86-64-v3", v3::machine, v3::objective},
+    {"x86-64-v4", v4::machine, v4::objective},
 #endif
 };
 

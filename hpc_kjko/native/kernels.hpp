@@ -10,17 +10,20 @@
 #pragma once
 
 #include "machine.hpp"
+#include "objective.hpp"
 
 namespace kjko {
 
 struct Kernels {
     const char *level;
     const MachineKernels &machine;
+    const ObjectiveKernels &objective;
 };
 
 #define KJKO_TABLES(level) \
     namespace level { \
     extern const MachineKernels machine; \
+    extern const ObjectiveKernels objective; \
     }
 
 KJKO_TABLES(generic)

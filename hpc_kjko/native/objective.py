@@ -1,0 +1,70 @@
+"""The JKO functional with its gradient from one fused pass over the particles; hpc_kjko/objective.py is its twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from hpc_kjko.native import Backend, backend, require
+
+
+def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
+    """Whether the kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
+    if len(widths) != 4 or backend() is not Backend.NATIVE:
+        return False
+    kernels, (inputs, first, second, dv) = require(), widths
+    instantiated = first == second and first in kernels.WIDTHS and inputs <= kernels.MOST_INPUTS and dv <= 3
+    return instantiated and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+class FusedObjective(torch.autograd.Function):
+    """J's part of some particles as a function of the network's parameters alone, in double precision.
+
+    The gradient is found along with the value, and kept.
+    """
+
+    @staticmethod
+    def forward(ctx, particles, settings, *parameters):
+        own = [parameter.detach() for parameter in parameters]
+        skip = own[6] if len(own) > 6 else None
+        loss, gradient = require().evaluate_objective(*particles, *own[:6], skip, **settings)
+        if gradient is not None:
+            parts = torch.from_numpy(gradient).to(own[0].dtype).split([parameter.numel() for parameter in own])
+            ctx.gradients = [part.view(parameter.shape) for part, parameter in zip(parts, own, strict=True)]
+        return torch.tensor(loss, dtype=torch.float64)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, outer):
+        return None, None, *(gradient * outer.to(gradient.dtype) for gradient in ctx.gradients)
+
+
+def objective(
+    z: torch.Tensor,
+    v: torch.Tensor,
+    share: torch.Tensor,
+    known: torch.Tensor | None,
+    parameters: Sequence[torch.Tensor],
+    *,
+    activation: str,
+    logdet: str,
+    step: float,
+    collision_strength: float,
+    temperature: float,
+) -> torch.Tensor:
+    """J's part of some particles; a scalar in double precision.
+
+    Args:
+        parameters: weights and biases of the three layers, then the skip if there is one.
+    """
+    settings = {
+        "tanh": activation == "tanh",
+        "exact": logdet == "exact",
+        "step": step,
+        "collision_strength": collision_strength,
+        "temperature": temperature,
+        "with_gradient": torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
+    }
+    return FusedObjective.apply((z, v, share, known), settings, *parameters)
