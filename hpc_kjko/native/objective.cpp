@@ -69,18 +69,28 @@ struct Weights {
     }
 };
 
+// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them.
+template <int H>
+struct MomentsLayout {
+    static constexpr int W = H + MOST_INPUTS, pull = 0, load = 3 * W, gram = load + 4 * W, outer = gram + W * W,
+                         floats = outer + 6 * W * W, counts = floats, size = floats + 8;
+};
+
 // DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
 template <int H, class Activation, int DV, bool CLOSED>
 struct Pass {
     static constexpr int TANGENTS = CLOSED ? 1 : DV;
-    static constexpr int BLOCK = TANGENTS == 1 ? 96 : 48;
+    static constexpr int BLOCK = TANGENTS == 1 ? 48 : 16;
     static constexpr int ROWS = (1 + TANGENTS) * BLOCK;
     using At = Layout<H>;
 
     const ObjectiveCall &call;
     const Weights<H> &weights;
 
-    alignas(64) float input[BLOCK][MOST_INPUTS];  // z, 1, 0, ...
+    int taken_rows = 0;
+    alignas(64) int is_input[MOST_INPUTS];
+    alignas(64) float one[MOST_INPUTS];  // what follows the inputs: 1, 0, ...
+    alignas(64) float input[BLOCK][MOST_INPUTS];
     alignas(64) float x[1 + TANGENTS][BLOCK][H];  // first hidden layer and its tangents
     alignas(64) float y[1 + TANGENTS][BLOCK][H];  // second hidden layer and p; gradients of x
     alignas(64) float g[1 + TANGENTS][BLOCK][H];  // t2; gradients of y
@@ -88,7 +98,9 @@ struct Pass {
     alignas(64) float gradient_u[4][BLOCK];
     alignas(64) float gradient_j[CLOSED ? 1 : DV * DV][BLOCK];
 
-    Pass(const ObjectiveCall &c, const Weights<H> &w) : call(c), weights(w), gradient_u{} {}
+    Pass(const ObjectiveCall &c, const Weights<H> &w) : call(c), weights(w), known{}, gradient_u{} {
+        for (int k = 0; k < MOST_INPUTS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
+    }
 
     // Adds the part of at most CHUNK particles to `sum`.
     __attribute__((noinline)) void add_chunk(long long first, long long count, double *sum) {
@@ -105,21 +117,123 @@ struct Pass {
         sum[At::loss] += loss;
     }
 
+    // Adds the moments of at most MOMENTS_CHUNK particles to `sum`.
+    __attribute__((noinline)) void add_moments(long long first, long long count, bool whole, double *sum) {
+        using Parts = MomentsLayout<H>;
+        constexpr int W = Parts::W;
+        alignas(64) float part[Parts::floats];
+        alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
+        const int used = whole ? call.exact ? Parts::floats : Parts::outer : Parts::load;
+        __builtin_memset(part, 0, used * sizeof(float));
+        __builtin_memset(factors, 0, sizeof factors);
+        for (long long row = first; row < first + count; row += BLOCK) {
+            take(row, first + count - row);
+            forward();
+            invert(sum + Parts::counts);
+            const int unit = H + call.network.inputs - DV;
+            for (int p = 0; p < BLOCK; ++p) {
+                for (int k = 0; k < DV; ++k) {
+                    Floats inputs[MOST_INPUTS / LANES] = {};
+                    for (int c = 0; c < MOST_INPUTS; c += LANES) store(&q[k][p][H + c], inputs[c / LANES]);
+                    for (int j = 0; j < DV; ++j) q[k][p][unit + j] = gradient_j[j * DV + k][p];
+                }
+                for (int c = 0; c < H; c += LANES)
+                    for (int k = 0; k < DV; ++k) {
+                        Floats sum_j = gradient_j[k][p] * load(&g[1][p][c]);
+                        for (int j = 1; j < DV; ++j) sum_j += gradient_j[j * DV + k][p] * load(&g[1 + j][p][c]);
+                        store(&q[k][p][c], sum_j);
+                    }
+            }
+            for (int k = 0; k < DV; ++k)
+                for (int c = 0; c < W; c += LANES) {
+                    Floats total_q{};
+                    for (int p = 0; p < BLOCK; ++p) total_q += share[p] * load(&q[k][p][c]);
+                    add(part + Parts::pull + k * W + c, total_q);
+                }
+            if (!whole) continue;
+            for (int p = 0; p < BLOCK; ++p) {
+                for (int c = 0; c < H; c += LANES) store(&basis[p][c], load(&y[0][p][c]));
+                for (int c = 0; c < MOST_INPUTS; c += LANES) store(&basis[p][H + c], load(&input[p][c]));
+                for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&basis[p][c]));
+            }
+            add_outer<W>(weighted[0], W, 1, W, BLOCK, basis[0], part + Parts::gram);
+            for (int k = 0; k < DV; ++k)
+                for (int p = 0; p < BLOCK; ++p) factors[k][p] = share[p] * v[k][p];
+            add_outer<W>(factors[0], 1, BLOCK, 4, BLOCK, basis[0], part + Parts::load);
+            for (int k = 0; call.known && k < DV; ++k)
+                for (int p = 0; p < BLOCK; ++p) {
+                    const float factor = call.temperature * share[p] * known[p];
+                    for (int c = 0; c < H; c += LANES)
+                        add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
+                    part[Parts::load + k * W + unit + k] += factor;
+                }
+            if (!call.exact) continue;
+            float *to = part + Parts::outer;
+            for (int k = 0; k < DV; ++k) {
+                for (int p = 0; p < BLOCK; ++p)
+                    for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&q[k][p][c]));
+                for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
+            }
+        }
+        for (int i = 0; i < used; ++i) sum[i] += part[i];
+    }
+
 private:
+    // B of every particle, into gradient_j[j * DV + k]; adds what log_det counts.
+    void invert(double *counts) {
+        const float h = call.step;
+        for (int p = 0; p < BLOCK; p += LANES) {
+            if (!call.exact) {
+                for (int j = 0; j < DV; ++j)
+                    for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], broadcast(j == k ? 1.0f : 0.0f));
+                continue;
+            }
+            Floats jacobian[DV][DV], cofactor[DV][DV];
+            jacobian_at(p, jacobian);
+            const Floats beyond = determinant_beyond_one(jacobian, h);
+            cofactors(jacobian, h, cofactor);
+            for (int j = 0; j < DV; ++j)
+                for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], cofactor[k][j] / (1.0f + beyond));
+            const Floats log_det = log_of_one_plus(beyond), mass = load(&share[p]);
+            for (int lane = 0; lane < LANES; ++lane) {
+                const bool turned = beyond[lane] <= -1.0f;
+                if (!turned) counts[0] += static_cast<double>(mass[lane]) * log_det[lane];
+                counts[1] += turned && p + lane < taken_rows;
+            }
+        }
+    }
+
+    KJKO_INLINE void jacobian_at(int p, Floats (&jacobian)[DV][DV]) const {
+        for (int k = 0; k < DV; ++k)
+            for (int j = 0; j < DV; ++j)
+                jacobian[k][j] = weights.skip_v[k][j] +
+                    folded<LANES>([&](int q) __attribute__((always_inline)) { return readout(k, g[1 + j][q]); }, p);
+    }
+
     // Rows beyond the last particle are at rest in the origin and have no share.
     void take(long long first, long long count) {
-        const Network &n = call.network;
-        const int rows = count < BLOCK ? static_cast<int>(count) : BLOCK, inputs = n.inputs;
-        __builtin_memset(input, 0, sizeof input);
+        const int rows = count < BLOCK ? static_cast<int>(count) : BLOCK, inputs = call.network.inputs;
+        taken_rows = rows;
+        const float *z = call.z + first * inputs, *end = call.z + call.count * inputs;
         for (int p = 0; p < BLOCK; ++p) {
-            const bool there = p < rows;
-            if (there)
-                for (int k = 0; k < inputs; ++k) input[p][k] = call.z[(first + p) * inputs + k];
-            input[p][inputs] = 1;
-            for (int k = 0; k < DV; ++k) v[k][p] = there ? call.v[(first + p) * call.v_stride + k] : 0.0f;
-            share[p] = there ? call.share[first + p] : 0.0f;
-            known[p] = there && call.known ? call.known[first + p] : 0.0f;
+            const float *from = z + p * inputs;
+            if (p < rows && end - from >= MOST_INPUTS) {
+                for (int c = 0; c < MOST_INPUTS; c += LANES) {
+                    const Floats row = load_anywhere(from + c);
+                    store(&input[p][c], load_ints(&is_input[c]) != 0 ? row : load(&one[c]));
+                }
+            } else {
+                for (int c = 0; c < MOST_INPUTS; ++c) input[p][c] = c < inputs && p < rows ? from[c] : one[c];
+            }
         }
+        const float *from = call.v + first * call.v_stride;
+        for (int k = 0; k < DV; ++k) {
+            for (int p = 0; p < rows; ++p) v[k][p] = from[p * call.v_stride + k];
+            for (int p = rows; p < BLOCK; ++p) v[k][p] = 0;
+        }
+        for (int p = 0; p < rows; ++p) share[p] = call.share[first + p];
+        for (int p = 0; p < rows && call.known; ++p) known[p] = call.known[first + p];
+        for (int p = rows; p < BLOCK; ++p) share[p] = known[p] = 0;
     }
 
     void forward() {
@@ -170,10 +284,7 @@ private:
                 for (int k = 0; k < DV; ++k) trace_gradient[k] += slope;
             } else {
                 Floats jacobian[DV][DV];
-                for (int k = 0; k < DV; ++k)
-                    for (int j = 0; j < DV; ++j)
-                        jacobian[k][j] = weights.skip_v[k][j] +
-                            folded<LANES>([&](int q) __attribute__((always_inline)) { return readout(k, g[1 + j][q]); }, p);
+                jacobian_at(p, jacobian);
                 divergence = jacobian[0][0];
                 for (int k = 1; k < DV; ++k) divergence += jacobian[k][k];
                 Floats cofactor[DV][DV] = {}, slope = broadcast(1.0f);
@@ -222,10 +333,10 @@ private:
             for (int k = 0; k < DV; ++k) w3[k] = load(&weights.w3[k][c]);
             for (int p = 0; p < BLOCK; ++p) {
                 const Floats h2 = load(&y[0][p][c]), slope = Activation::slope(h2);
-                Floats gradient{}, slope_gradient{};
+                Floats gradient{}, slope_gradient{}, own[DV];  // one long sum for each particle would be waited for
                 for (int k = 0; k < DV; ++k) {
                     gradient += gradient_u[k][p] * w3[k];
-                    to_w3[k] += gradient_u[k][p] * h2;
+                    own[k] = gradient_u[k][p] * h2;
                 }
                 for (int j = 0; j < TANGENTS; ++j) {
                     Floats through{};
@@ -235,7 +346,7 @@ private:
                         const Floats t2 = load(&g[1 + j][p][c]);
                         for (int k = 0; k < DV; ++k) {
                             through += gradient_j[k * DV + j][p] * w3[k];
-                            to_w3[k] += gradient_j[k * DV + j][p] * t2;
+                            own[k] += gradient_j[k * DV + j][p] * t2;
                         }
                     }
                     if constexpr (Activation::curved) slope_gradient += through * load(&y[1 + j][p][c]);
@@ -245,6 +356,7 @@ private:
                 gradient *= slope;
                 store(&g[0][p][c], gradient);
                 to_b2 += gradient;
+                for (int k = 0; k < DV; ++k) to_w3[k] += own[k];
             }
             for (int k = 0; k < DV; ++k) add(part + At::w3 + k * H + c, to_w3[k]);
             add(part + At::b2 + c, to_b2);
@@ -340,6 +452,64 @@ static void run(const ObjectiveCall &call) {
     hand_over<H>(call, call.sums);
 }
 
+template <int H, class Activation, int DV>
+static void run_moments(const ObjectiveCall &call, const Moments &to) {
+    using Parts = MomentsLayout<H>;
+    constexpr int W = Parts::W;
+    const Weights<H> weights(call.network);
+    const long long chunks = (call.count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK, size = Parts::size;
+    const long long sums = chunks < MOST_MOMENTS_SUMS ? chunks : MOST_MOMENTS_SUMS;
+    __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
+#pragma omp parallel if (sums > 1)
+    {
+        Pass<H, Activation, DV, false> pass(call, weights);
+#pragma omp for schedule(dynamic)
+        for (long long s = 0; s < sums; ++s)
+            for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
+                const long long first = chunk * MOMENTS_CHUNK, left = call.count - first;
+                pass.add_moments(first, left < MOMENTS_CHUNK ? left : MOMENTS_CHUNK, to.gram, call.sums + s * size);
+            }
+    }
+    double *sum = call.sums;
+    for (long long s = 1; s < sums; ++s)
+        for (int i = 0; i < size; ++i) sum[i] += sum[s * size + i];
+
+    // The basis among the columns: all that are hidden, then from the first skipped input on.
+    const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
+    const int basis = H + skipped + 1;
+    const auto column = [&](int m) __attribute__((always_inline)) { return m < H ? m : m + inputs - skipped; };
+    to.log_det[0] = sum[Parts::counts];
+    to.log_det[1] = sum[Parts::counts + 1];
+    for (int k = 0; k < DV; ++k)
+        for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
+    if (!to.gram) return;
+    for (int m = 0; m < basis; ++m)
+        for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
+    for (int k = 0; k < DV; ++k)
+        for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
+    const double *from = sum + Parts::outer;
+    for (int k = 0; k < DV; ++k)
+        for (int l = k; l < DV; ++l, from += W * W)
+            for (int m = 0; m < basis; ++m)
+                for (int n = 0; n < basis; ++n)
+                    to.outer[(k * basis + m) * DV * basis + l * basis + n] =
+                        to.outer[(l * basis + n) * DV * basis + k * basis + m] = from[column(m) * W + column(n)];
+}
+
+template <int H, class Activation>
+static void run_moments(const ObjectiveCall &call, const Moments &to) {
+    switch (call.network.velocity_dims) {
+        case 1: return run_moments<H, Activation, 1>(call, to);
+        case 2: return run_moments<H, Activation, 2>(call, to);
+        case 3: return run_moments<H, Activation, 3>(call, to);
+    }
+}
+
+template <int H>
+static void run_moments(const ObjectiveCall &call, const Moments &to) {
+    return call.network.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
+}
+
 template <int H, class Activation>
 static void run(const ObjectiveCall &call) {
     switch (call.network.velocity_dims) {
@@ -368,6 +538,24 @@ static long long sums_size(const Network &n) {
     }
 }
 
+static long long moments_sums_size(const Network &n) {
+    switch (n.width) {
+        case 16: return MomentsLayout<16>::size;
+        case 32: return MomentsLayout<32>::size;
+        case 48: return MomentsLayout<48>::size;
+        default: return MomentsLayout<64>::size;
+    }
+}
+
+static void moments(const ObjectiveCall &call, const Moments &to) {
+    switch (call.network.width) {
+        case 16: return run_moments<16>(call, to);
+        case 32: return run_moments<32>(call, to);
+        case 48: return run_moments<48>(call, to);
+        case 64: return run_moments<64>(call, to);
+    }
+}
+
 static void evaluate(const ObjectiveCall &call) {
     switch (call.network.width) {
         case 16: return run<16>(call);
@@ -377,6 +565,6 @@ static void evaluate(const ObjectiveCall &call) {
     }
 }
 
-const ObjectiveKernels objective = {&instantiated, &sums_size, &evaluate};
+const ObjectiveKernels objective = {&instantiated, &sums_size, &moments_sums_size, &evaluate, &moments};
 
 }  // namespace kjko::KJKO_LEVEL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -39,6 +40,39 @@ class FusedObjective(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, outer):
         return None, None, *(gradient * outer.to(gradient.dtype) for gradient in ctx.gradients)
+
+
+def moments(
+    z: torch.Tensor,
+    v: torch.Tensor,
+    share: torch.Tensor,
+    known: torch.Tensor | None,
+    parameters: Sequence[torch.Tensor],
+    *,
+    activation: str,
+    logdet: str,
+    step: float,
+    temperature: float,
+    whole: bool,
+) -> np.ndarray:
+    """What :class:`hpc_kjko.solvers.varpro.VarproSolver` sums over some particles, flat, in its order.
+
+    Args:
+        parameters: weights and biases of the three layers, then the skip if there is one.
+        whole: whether gram, load and curvature are wanted.
+    """
+    own = [parameter.detach() for parameter in parameters]
+    return require().objective_moments(
+        *(z, v, share, known),
+        *own[:6],
+        own[6] if len(own) > 6 else None,
+        tanh=activation == "tanh",
+        exact=logdet == "exact",
+        step=step,
+        collision_strength=1.0,  # has no part in them
+        temperature=temperature,
+        whole=whole,
+    )
 
 
 def objective(

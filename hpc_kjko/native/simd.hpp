@@ -6,7 +6,7 @@
 #error "a kernel's header: include it in files that are compiled for each level"
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__SSE__)
 #include <immintrin.h>  // only always_inline functions
 #endif
 
@@ -31,9 +31,12 @@ constexpr int LANES = 4;
 
 typedef float Floats __attribute__((vector_size(4 * LANES), may_alias));
 typedef int Ints __attribute__((vector_size(4 * LANES), may_alias));
+typedef float UnalignedFloats __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
 static KJKO_INLINE Floats broadcast(float x) { return x - Floats{}; }
 static KJKO_INLINE Floats load(const float *from) { return *reinterpret_cast<const Floats *>(from); }
+static KJKO_INLINE Ints load_ints(const int *from) { return *reinterpret_cast<const Ints *>(from); }
+static KJKO_INLINE Floats load_anywhere(const float *from) { return *reinterpret_cast<const UnalignedFloats *>(from); }
 static KJKO_INLINE void store(float *to, Floats x) { *reinterpret_cast<Floats *>(to) = x; }
 
 static KJKO_INLINE float sum_of_lanes(Floats x) {
@@ -51,12 +54,24 @@ static KJKO_INLINE Floats reciprocal(Floats x) {
 #endif
 }
 
+// x, or ±end if it is beyond; a NaN stays one, as the second operand of minimum and maximum does.
+static KJKO_INLINE Floats within(float end, Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_max_ps(0xffff, broadcast(-end), _mm512_maskz_min_ps(0xffff, broadcast(end), x));
+#elif defined(__AVX__)
+    return _mm256_max_ps(broadcast(-end), _mm256_min_ps(broadcast(end), x));
+#elif defined(__SSE__)
+    return _mm_max_ps(broadcast(-end), _mm_min_ps(broadcast(end), x));
+#else
+    const Floats below = x > end ? broadcast(end) : x;
+    return below < -end ? broadcast(-end) : below;
+#endif
+}
+
 // tanh to 3e-7, from x P(x²)/Q(x²) with the smallest largest error on [0, 8.2], where tanh is 1 in single precision.
 // A NaN stays one.
 static KJKO_INLINE Floats tanh_of(Floats x) {
-    const Floats end = broadcast(8.2f);
-    x = end < x ? end : x;
-    x = -end > x ? -end : x;
+    x = within(8.2f, x);
     const Floats y = x * x;
     Floats p = y * 1.4671200159071466e-08f + 2.1512542063730758e-05f;
     Floats q = y * 8.30065706585666e-07f + 0.00033738992689722055f;
@@ -100,33 +115,39 @@ static KJKO_INLINE Floats folded(Term term, int first) {
 template <int WIDTH>
 struct Tile {
 #if defined(__AVX512F__)
-    static constexpr int VECTORS = WIDTH / LANES;  // 1 to 4
-    static constexpr int ROWS = VECTORS == 1 ? 16 : VECTORS == 2 ? 12 : VECTORS == 3 ? 8 : 6;
+    static constexpr int VECTORS = WIDTH / LANES;  // 1 to 5
+    static constexpr int ROWS = VECTORS == 1 ? 16 : VECTORS == 2 ? 12 : VECTORS == 3 ? 8 : 4;
 #else
-    static constexpr int VECTORS = 2, ROWS = 6;
+    static constexpr int VECTORS = 2, ROWS = 4;
 #endif
 };
 
-// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]; rows: a multiple of 48.
+template <int WIDTH, int ROWS, int VECTORS>
+static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, const float *b, float *y) {
+    Floats sums[ROWS][VECTORS] = {};
+    for (int k = 0; k < depth; ++k) {
+        Floats factors[VECTORS];
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(b + k * WIDTH + j * LANES);
+        KJKO_UNROLL for (int i = 0; i < ROWS; ++i) {
+            const Floats xi = broadcast(x[i * stride + k]);
+            KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] += xi * factors[j];
+        }
+    }
+    KJKO_UNROLL for (int i = 0; i < ROWS; ++i)
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * WIDTH + j * LANES, sums[i][j]);
+}
+
+// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]; rows: a multiple of 4.
 template <int WIDTH>
 __attribute__((noinline)) static void multiply(const float *x, int stride, int depth, int rows, const float *b, float *y) {
     constexpr int ROWS = Tile<WIDTH>::ROWS, VECTORS = Tile<WIDTH>::VECTORS;
-    for (int row = 0; row < rows; row += ROWS)
-        for (int column = 0; column < WIDTH; column += VECTORS * LANES) {
-            Floats sums[ROWS][VECTORS] = {};
-            const float *xs = x + row * stride, *bs = b + column;
-            for (int k = 0; k < depth; ++k) {
-                Floats factors[VECTORS];
-                KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(bs + k * WIDTH + j * LANES);
-                KJKO_UNROLL for (int i = 0; i < ROWS; ++i) {
-                    const Floats xi = broadcast(xs[i * stride + k]);
-                    KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] += xi * factors[j];
-                }
-            }
-            KJKO_UNROLL for (int i = 0; i < ROWS; ++i)
-                KJKO_UNROLL for (int j = 0; j < VECTORS; ++j)
-                    store(y + (row + i) * WIDTH + column + j * LANES, sums[i][j]);
-        }
+    for (int column = 0; column < WIDTH; column += VECTORS * LANES) {
+        int row = 0;
+        for (; row + ROWS <= rows; row += ROWS)
+            multiply_tile<WIDTH, ROWS, VECTORS>(x + row * stride, stride, depth, b + column, y + row * WIDTH + column);
+        for (; row < rows; row += 4)
+            multiply_tile<WIDTH, 4, VECTORS>(x + row * stride, stride, depth, b + column, y + row * WIDTH + column);
+    }
 }
 
 template <int WIDTH, int HEIGHT, int VECTORS>
