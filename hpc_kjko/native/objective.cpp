@@ -43,15 +43,17 @@ struct Weights {
     alignas(64) float w3[3][H];
     alignas(64) float seed[3][H];
     alignas(64) float skip[3][MOST_INPUTS];  // with b3 as the last input's
+    alignas(64) float ones[H];
     float skip_v[3][3];
 
-    explicit Weights(const Network &n) {
+    __attribute__((cold)) explicit Weights(const Network &n) {
         __builtin_memset(static_cast<void *>(this), 0, sizeof *this);
         const int inputs = n.inputs, dv = n.velocity_dims, first_v = inputs - dv, first = inputs - n.skipped;
         for (int i = 0; i < H; ++i) {
             for (int k = 0; k < inputs; ++k) w1_t[k][i] = n.w1[i * inputs + k];
             w1_t[inputs][i] = n.b1[i];
             b2[i] = n.b2[i];
+            ones[i] = 1;
             for (int k = 0; k < dv; ++k) w3[k][i] = n.w3[k * H + i], seed[k][i] = n.w1[i * inputs + first_v + k];
         }
         for (int i = 0; i < H; ++i)
@@ -69,11 +71,16 @@ struct Weights {
     }
 };
 
-// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them.
+// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
 template <int H>
 struct MomentsLayout {
-    static constexpr int W = H + MOST_INPUTS, pull = 0, load = 3 * W, gram = load + 4 * W, outer = gram + W * W,
-                         floats = outer + 6 * W * W, counts = floats, size = floats + 8;
+    static constexpr int W = H + MOST_INPUTS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
+                         outer = gram + W * W, size = outer + 6 * W * W;
+
+    static int used(const ObjectiveCall &call, bool whole) {
+        const int dv = call.network.velocity_dims;
+        return !whole ? load : !call.exact ? outer : outer + dv * (dv + 1) / 2 * W * W;
+    }
 };
 
 // DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
@@ -121,9 +128,9 @@ struct Pass {
     __attribute__((noinline)) void add_moments(long long first, long long count, bool whole, double *sum) {
         using Parts = MomentsLayout<H>;
         constexpr int W = Parts::W;
-        alignas(64) float part[Parts::floats];
+        alignas(64) float part[Parts::size];
         alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
-        const int used = whole ? call.exact ? Parts::floats : Parts::outer : Parts::load;
+        const int used = Parts::used(call, whole);
         __builtin_memset(part, 0, used * sizeof(float));
         __builtin_memset(factors, 0, sizeof factors);
         for (long long row = first; row < first + count; row += BLOCK) {
@@ -206,12 +213,11 @@ private:
     KJKO_INLINE void jacobian_at(int p, Floats (&jacobian)[DV][DV]) const {
         for (int k = 0; k < DV; ++k)
             for (int j = 0; j < DV; ++j)
-                jacobian[k][j] = weights.skip_v[k][j] +
-                    folded<LANES>([&](int q) __attribute__((always_inline)) { return readout(k, g[1 + j][q]); }, p);
+                jacobian[k][j] = weights.skip_v[k][j] + dots<H>(weights.w3[k], g[1 + j][p]);
     }
 
     // Rows beyond the last particle are at rest in the origin and have no share.
-    void take(long long first, long long count) {
+    __attribute__((noinline)) void take(long long first, long long count) {
         const int rows = count < BLOCK ? static_cast<int>(count) : BLOCK, inputs = call.network.inputs;
         taken_rows = rows;
         const float *z = call.z + first * inputs, *end = call.z + call.count * inputs;
@@ -236,7 +242,7 @@ private:
         for (int p = rows; p < BLOCK; ++p) share[p] = known[p] = 0;
     }
 
-    void forward() {
+    __attribute__((noinline)) void forward() {
         multiply<H>(input[0], MOST_INPUTS, call.network.inputs + 1, BLOCK, weights.w1_t[0], x[0][0]);
         for (int c = 0; c < H; c += LANES) {
             Floats seed[TANGENTS];
@@ -260,7 +266,7 @@ private:
     }
 
     // The block's part of J, and its gradient in u and in J's entries.
-    double evaluate(float *part) {
+    __attribute__((noinline)) double evaluate(float *part) {
         const float h = call.step;
         double loss = 0;
         Floats trace_gradient[DV] = {};
@@ -268,7 +274,7 @@ private:
             Floats u[DV], energy{}, along{};
             const Floats mass = load(&share[p]), taken = load(&known[p]);
             for (int k = 0; k < DV; ++k) {
-                u[k] = folded<LANES>([&](int q) __attribute__((always_inline)) { return readout(k, y[0][q]) + skipped(k, q); }, p);
+                u[k] = dots<H>(weights.w3[k], y[0][p]) + dots<MOST_INPUTS>(weights.skip[k], input[p]);
                 const Floats vk = load(&v[k][p]);
                 energy += u[k] * u[k];
                 along += (vk + 0.5f * h * u[k]) * u[k];
@@ -276,7 +282,7 @@ private:
             }
             Floats divergence, log_det;
             if constexpr (CLOSED) {
-                divergence = folded<LANES>([&](int q) __attribute__((always_inline)) { return total(g[1][q]); }, p);
+                divergence = dots<H>(weights.ones, g[1][p]);
                 for (int k = 0; k < DV; ++k) divergence += weights.skip_v[k][k];
                 log_det = h * divergence;
                 const Floats slope = -call.temperature * h * mass * (1.0f - taken);
@@ -311,23 +317,7 @@ private:
         return loss;
     }
 
-    KJKO_INLINE Floats readout(int k, const float *row) const {
-        Floats sum = load(&weights.w3[k][0]) * load(row);
-        for (int c = LANES; c < H; c += LANES) sum += load(&weights.w3[k][c]) * load(row + c);
-        return sum;
-    }
-    KJKO_INLINE Floats total(const float *row) const {
-        Floats sum = load(row);
-        for (int c = LANES; c < H; c += LANES) sum += load(row + c);
-        return sum;
-    }
-    KJKO_INLINE Floats skipped(int k, int q) const {
-        Floats sum = load(&weights.skip[k][0]) * load(input[q]);
-        for (int c = LANES; c < MOST_INPUTS; c += LANES) sum += load(&weights.skip[k][c]) * load(input[q] + c);
-        return sum;
-    }
-
-    void backward(float *part) {
+    __attribute__((noinline)) void backward(float *part) {
         for (int c = 0; c < H; c += LANES) {
             Floats w3[DV], to_w3[DV] = {}, to_b2{};
             for (int k = 0; k < DV; ++k) w3[k] = load(&weights.w3[k][c]);
@@ -396,7 +386,7 @@ private:
 };
 
 template <int H>
-static void hand_over(const ObjectiveCall &call, double *sum) {
+__attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *sum) {
     using At = Layout<H>;
     const Network &n = call.network;
     const int inputs = n.inputs, dv = n.velocity_dims, first_v = inputs - dv;
@@ -452,12 +442,43 @@ static void run(const ObjectiveCall &call) {
     hand_over<H>(call, call.sums);
 }
 
+template <int H>
+__attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, long long sums, const Moments &to) {
+    using Parts = MomentsLayout<H>;
+    constexpr int W = Parts::W;
+    const int dv = call.network.velocity_dims, size = Parts::used(call, to.gram);
+    double *sum = call.sums;
+    for (long long s = 1; s < sums; ++s)
+        for (int i = 0; i < size; ++i) sum[i] += sum[s * size + i];
+
+    // The basis among the columns: all that are hidden, then from the first skipped input on.
+    const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
+    const int basis = H + skipped + 1;
+    const auto column = [&](int m) __attribute__((always_inline)) { return m < H ? m : m + inputs - skipped; };
+    to.log_det[0] = sum[Parts::counts];
+    to.log_det[1] = sum[Parts::counts + 1];
+    for (int k = 0; k < dv; ++k)
+        for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
+    if (!to.gram) return;
+    for (int m = 0; m < basis; ++m)
+        for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
+    for (int k = 0; k < dv; ++k)
+        for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
+    if (!call.exact) return;
+    const double *from = sum + Parts::outer;
+    for (int k = 0; k < dv; ++k)
+        for (int l = k; l < dv; ++l, from += W * W)
+            for (int m = 0; m < basis; ++m)
+                for (int n = 0; n < basis; ++n)
+                    to.outer[(k * basis + m) * dv * basis + l * basis + n] =
+                        to.outer[(l * basis + n) * dv * basis + k * basis + m] = from[column(m) * W + column(n)];
+}
+
 template <int H, class Activation, int DV>
 static void run_moments(const ObjectiveCall &call, const Moments &to) {
     using Parts = MomentsLayout<H>;
-    constexpr int W = Parts::W;
     const Weights<H> weights(call.network);
-    const long long chunks = (call.count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK, size = Parts::size;
+    const long long chunks = (call.count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK, size = Parts::used(call, to.gram);
     const long long sums = chunks < MOST_MOMENTS_SUMS ? chunks : MOST_MOMENTS_SUMS;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
 #pragma omp parallel if (sums > 1)
@@ -470,30 +491,7 @@ static void run_moments(const ObjectiveCall &call, const Moments &to) {
                 pass.add_moments(first, left < MOMENTS_CHUNK ? left : MOMENTS_CHUNK, to.gram, call.sums + s * size);
             }
     }
-    double *sum = call.sums;
-    for (long long s = 1; s < sums; ++s)
-        for (int i = 0; i < size; ++i) sum[i] += sum[s * size + i];
-
-    // The basis among the columns: all that are hidden, then from the first skipped input on.
-    const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
-    const int basis = H + skipped + 1;
-    const auto column = [&](int m) __attribute__((always_inline)) { return m < H ? m : m + inputs - skipped; };
-    to.log_det[0] = sum[Parts::counts];
-    to.log_det[1] = sum[Parts::counts + 1];
-    for (int k = 0; k < DV; ++k)
-        for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
-    if (!to.gram) return;
-    for (int m = 0; m < basis; ++m)
-        for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
-    for (int k = 0; k < DV; ++k)
-        for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
-    const double *from = sum + Parts::outer;
-    for (int k = 0; k < DV; ++k)
-        for (int l = k; l < DV; ++l, from += W * W)
-            for (int m = 0; m < basis; ++m)
-                for (int n = 0; n < basis; ++n)
-                    to.outer[(k * basis + m) * DV * basis + l * basis + n] =
-                        to.outer[(l * basis + n) * DV * basis + k * basis + m] = from[column(m) * W + column(n)];
+    hand_over_moments<H>(call, sums, to);
 }
 
 template <int H, class Activation>

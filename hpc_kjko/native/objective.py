@@ -30,16 +30,16 @@ class FusedObjective(torch.autograd.Function):
     def forward(ctx, particles, settings, *parameters):
         own = [parameter.detach() for parameter in parameters]
         skip = own[6] if len(own) > 6 else None
-        loss, gradient = require().evaluate_objective(*particles, *own[:6], skip, **settings)
-        if gradient is not None:
-            parts = torch.from_numpy(gradient).to(own[0].dtype).split([parameter.numel() for parameter in own])
-            ctx.gradients = [part.view(parameter.shape) for part, parameter in zip(parts, own, strict=True)]
+        loss, ctx.gradient = require().evaluate_objective(*particles, *own[:6], skip, **settings)
+        ctx.shapes = [parameter.shape for parameter in own]
         return torch.tensor(loss, dtype=torch.float64)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, outer):
-        return None, None, *(gradient * outer.to(gradient.dtype) for gradient in ctx.gradients)
+        whole = (torch.from_numpy(ctx.gradient) * outer).float()
+        parts = whole.split([shape.numel() for shape in ctx.shapes])
+        return None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 def moments(

@@ -111,6 +111,20 @@ static KJKO_INLINE Floats folded(Term term, int first) {
     }
 }
 
+// The dot products of `weights` with LANES rows, one in each lane.
+template <int WIDTH>
+__attribute__((noinline)) static Floats dots(const float *weights, const float *rows) {
+    Floats factors[WIDTH / LANES];
+    for (int j = 0; j < WIDTH / LANES; ++j) factors[j] = load(weights + j * LANES);
+    return folded<LANES>(
+        [&](int row) __attribute__((always_inline)) {
+            Floats sum = factors[0] * load(rows + row * WIDTH);
+            for (int j = 1; j < WIDTH / LANES; ++j) sum += factors[j] * load(rows + row * WIDTH + j * LANES);
+            return sum;
+        },
+        0);
+}
+
 // Tiles of products that stay in registers: ROWS × VECTORS sums, VECTORS factors and one more.
 template <int WIDTH>
 struct Tile {
