@@ -63,7 +63,7 @@ def moments(
     """
     own = [parameter.detach() for parameter in parameters]
     return require().objective_moments(
-        *(z, v, share, known),
+        *(z, v, share.contiguous(), known),  # equal shares are one number
         *own[:6],
         own[6] if len(own) > 6 else None,
         tanh=activation == "tanh",
@@ -101,4 +101,5 @@ def objective(
         "temperature": temperature,
         "with_gradient": torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
     }
-    return FusedObjective.apply((z, v, share, known), settings, *parameters)
+    particles = z, v, share.contiguous(), known  # equal shares are one number
+    return FusedObjective.apply(particles, settings, *parameters)

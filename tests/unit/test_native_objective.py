@@ -173,6 +173,18 @@ def test_velocities_may_be_the_last_inputs():
     assert value == again and torch.equal(gradient, same)
 
 
+def test_equal_shares_may_be_one_number(alone):
+    objective = objective_of("1D3V")
+    z, v, *_ = particles_of(objective, 100)
+    found = []
+    for share in (torch.tensor(0.01).expand(100), torch.full((100,), 0.01)):
+        solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3, chunk=10**6)
+        coefficients = objective.control.coefficients.double().numpy()
+        moments = solver._local(Sample(z, v, share), coefficients, STEP, True)
+        found.append((*value_and_gradient(objective, (z, v, share)), torch.from_numpy(moments)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_bits_do_not_depend_on_the_number_of_threads():
     found = []
     before = torch.get_num_threads()
