@@ -150,6 +150,11 @@ class ControlField(nn.Module):
         return torch.cat(g, dim=1), torch.stack([torch.cat(parts, dim=1) for parts in derivatives], dim=1)
 
     @property
+    def widths(self) -> list[int]:
+        """Of the inputs, the hidden layers and the output."""
+        return [self.layers[0].in_features, *(layer.out_features for layer in self.layers)]
+
+    @property
     def coefficients(self) -> torch.Tensor:
         """C [dv, M]: output weights, skip, bias."""
         output = self.layers[-1]

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from hpc_kjko.control import ControlField, determinant
+from hpc_kjko.native.objective import fused
+from hpc_kjko.native.objective import objective as fused_objective
 
 #: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
 #: Only the objective does: a step that is taken has its true determinant, checked for every particle.
@@ -59,6 +61,19 @@ class JKOObjective(nn.Module):
             known: the part of ∇v·u that a control variate knows the average of [n].
         """
         control = self.control
+        if tangents is None and fused(control.widths, z, v, share, control.layers[0].weight):
+            return fused_objective(
+                z,
+                v,
+                share,
+                known,
+                [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])],
+                activation=control.activation,
+                logdet=self.logdet,
+                step=step,
+                collision_strength=self.collision_strength,
+                temperature=self.temperature,
+            )
         if tangents is None and (self.logdet == "linear" or control.velocity_dims == 1):
             u, divergence = control.with_divergence(z)
             log_det = step * divergence if self.logdet == "linear" else continued_log(1 + step * divergence)

@@ -1,7 +1,7 @@
-// The Python module hpc_kjko.native._kernels. Kernels live in headers of their own; here they only get names.
-#include <nanobind/nanobind.h>
-
+// The Python module hpc_kjko.native._kernels. Kernels live in files of their own; here they only get names.
+#include "bind.hpp"
 #include "cpu.hpp"
+#include "kernels.hpp"
 
 namespace nb = nanobind;
 
@@ -10,7 +10,7 @@ static nb::dict build_info() {
     info["version"] = KJKO_VERSION;
     info["compiler"] = KJKO_COMPILER_ID;
     info["compiler_version"] = KJKO_COMPILER_VERSION;
-    info["isa"] = kjko::isa_level();
+    info["isa"] = kjko::kernels().level;
     info["openmp"] = kjko::has_openmp();
     info["max_threads"] = kjko::max_threads();
     return info;
@@ -18,6 +18,9 @@ static nb::dict build_info() {
 
 NB_MODULE(_kernels, m) {
     m.doc() = "Native kernels of hpc_kjko; chosen by hpc_kjko.native, not imported directly.";
+    kjko::kernels();  // a KJKO_ISA that is not known is an error now
     m.def("build_info", &build_info,
-          "Package version and compiler at build time; instruction set level and OpenMP threads of this machine now.");
+          "Package version and compiler at build time; instruction set level in use and OpenMP threads now.");
+    kjko::bind_machine(m);
+    kjko::bind_objective(m);
 }

@@ -20,6 +20,7 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.native.objective import fused, moments
 from hpc_kjko.objective import JKOObjective, linear_part
 from hpc_kjko.particles import passes
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
@@ -286,6 +287,9 @@ class VarproSolver(Solver):
     def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
         """This rank's sums for :meth:`_moments`, flat."""
         dv, m = c.shape
+        hidden = self.control.layers[0].weight
+        if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
+            return self._local_fused(sample, c, step, whole)
         device = sample.z.device
         coefficients = torch.from_numpy(c).to(sample.z)
         double = {"dtype": torch.float64, "device": device}
@@ -315,3 +319,24 @@ class VarproSolver(Solver):
                     outer += (share[:, None] * flat).T @ flat
         parts = (pull, counts, *((gram, load, outer) if whole else ()))
         return np.concatenate([part.cpu().numpy().ravel() for part in parts])
+
+    def _local_fused(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
+        """The same from the native kernel."""
+        *hidden, output = self.control.layers
+        width = output.in_features
+        w3, skip, b3 = (part.contiguous() for part in torch.from_numpy(c).to(sample.z).tensor_split([width, -1], dim=1))
+        parameters = [p for layer in hidden for p in layer.parameters()] + [w3, b3[:, 0]]
+        if self.control.skip is not None:
+            parameters.append(skip)
+        return moments(
+            sample.z,
+            sample.v,
+            sample.share,
+            sample.known,
+            parameters,
+            activation=self.control.activation,
+            logdet=self.logdet,
+            step=step,
+            temperature=self.temperature,
+            whole=whole,
+        )

@@ -1,7 +1,10 @@
 """The native module where it is installed, and the choice between it and torch."""
 
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -35,6 +38,16 @@ def test_build_info_is_sane():
 @needs_module
 def test_module_is_of_the_installed_version():
     assert native.build_info()["version"] == importlib.metadata.version("hpc_kjko")
+
+
+@needs_module
+def test_a_lower_instruction_set_can_be_asked_for():
+    describe = [sys.executable, "-c", "from hpc_kjko import native; print(native.describe())"]
+    for level, phrase in (("generic", "native kernels (generic, "), ("pentium", "KJKO_ISA='pentium' is not a level")):
+        said = subprocess.run(
+            describe, env=os.environ | {"KJKO_ISA": level}, capture_output=True, text=True, check=True
+        )
+        assert phrase in said.stdout
 
 
 @needs_module

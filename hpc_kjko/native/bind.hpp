@@ -1,0 +1,11 @@
+// What the kernels' families add to the Python module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace kjko {
+
+void bind_machine(nanobind::module_ &m);
+void bind_objective(nanobind::module_ &m);
+
+}  // namespace kjko

@@ -1,0 +1,40 @@
+#include "kernels.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "cpu.hpp"
+
+namespace kjko {
+
+static const Kernels levels[] = {
+    {"generic", generic::machine, generic::objective},
+#ifdef KJKO_X86_LEVELS
+    {"x86-64-v2", v2::machine, v2::objective},
+    {"x86-64-v3", v3::machine, v3::objective},
+    {"x86-64-v4", v4::machine, v4::objective},
+#endif
+};
+
+static const Kernels &choose() {
+    const std::string highest = isa_level();
+    const char *variable = std::getenv("KJKO_ISA");
+    const std::string wanted = variable ? variable : "";
+    const Kernels *chosen = nullptr;
+    for (const Kernels &level : levels) {
+        if (wanted.empty() || level.level == wanted) chosen = &level;
+        if (level.level == highest) break;
+    }
+    if (!chosen)
+        throw std::invalid_argument("KJKO_ISA='" + wanted + "' is not a level of this machine, which has " + highest +
+                                    ": use 'generic', 'x86-64-v2', 'x86-64-v3' or 'x86-64-v4', or unset it");
+    return *chosen;
+}
+
+const Kernels &kernels() {
+    static const Kernels &chosen = choose();
+    return chosen;
+}
+
+}  // namespace kjko

@@ -1,0 +1,568 @@
+// The fused objective. Blocks of particles go through the network together, rows [particle][width].
+//
+// Beside the values, what is needed of ∇v u goes through the network as tangents: t1 = s'(a1) ∘ seed, p = W t1,
+// t2 = s'(a2) ∘ p, J = readout t2. There are two ways.
+//   Jacobian: a tangent for each velocity dimension j, seed W1v's column j, W = W2, readout W3: J = ∇v u.
+//   closed form, for the linear log det: one, seed 1, W = M = W2 ∘ (W1v W3)ᵀ, readout 1: J = ∇v·u.
+// In one dimension both cost the same and the first is taken.
+#include "kernels.hpp"
+#include "simd.hpp"
+
+#include "particle.hpp"
+
+namespace kjko::KJKO_LEVEL {
+
+struct Tanh {
+    static KJKO_INLINE Floats value(Floats a) { return tanh_of(a); }
+    static KJKO_INLINE Floats slope(Floats s) { return 1.0f - s * s; }
+    static constexpr bool curved = true;
+    static KJKO_INLINE Floats bend(Floats s, Floats gradient) { return -2.0f * s * gradient; }  // s''/s' · gradient
+};
+
+struct LeakyRelu {
+    static KJKO_INLINE Floats value(Floats a) { return a > 0.0f ? a : 0.01f * a; }
+    static KJKO_INLINE Floats slope(Floats s) { return s > 0.0f ? broadcast(1.0f) : broadcast(0.01f); }
+    static constexpr bool curved = false;
+};
+
+// Where the parts of a sum lie, in numbers from its beginning.
+template <int H>
+struct Layout {
+    // Columns of a weight matrix lie in rows here, and a bias is the column of an input that is 1.
+    static constexpr int w1 = 0, w2 = w1 + MOST_INPUTS * H, m = w2 + H * H, b2 = m + H * H, w3 = b2 + H,
+                         seed = w3 + 3 * H, skip = seed + 3 * H, loss = skip + 4 * MOST_INPUTS, size = loss + 16;
+};
+
+// The network as the kernel reads it: aligned, both ways round.
+template <int H>
+struct Weights {
+    alignas(64) float w1_t[MOST_INPUTS][H];  // with b1 as the last input's
+    alignas(64) float w2[H][H], w2_t[H][H];
+    alignas(64) float m[H][H], m_t[H][H];
+    alignas(64) float b2[H];
+    alignas(64) float w3[3][H];
+    alignas(64) float seed[3][H];
+    alignas(64) float skip[3][MOST_INPUTS];  // with b3 as the last input's
+    alignas(64) float ones[H];
+    float skip_v[3][3];
+
+    __attribute__((cold)) explicit Weights(const Network &n) {
+        __builtin_memset(static_cast<void *>(this), 0, sizeof *this);
+        const int inputs = n.inputs, dv = n.velocity_dims, first_v = inputs - dv, first = inputs - n.skipped;
+        for (int i = 0; i < H; ++i) {
+            for (int k = 0; k < inputs; ++k) w1_t[k][i] = n.w1[i * inputs + k];
+            w1_t[inputs][i] = n.b1[i];
+            b2[i] = n.b2[i];
+            ones[i] = 1;
+            for (int k = 0; k < dv; ++k) w3[k][i] = n.w3[k * H + i], seed[k][i] = n.w1[i * inputs + first_v + k];
+        }
+        for (int i = 0; i < H; ++i)
+            for (int l = 0; l < H; ++l) {
+                float through = 0;
+                for (int k = 0; k < dv; ++k) through += seed[k][l] * w3[k][i];
+                w2[i][l] = w2_t[l][i] = n.w2[i * H + l];
+                m[i][l] = m_t[l][i] = w2[i][l] * through;
+            }
+        for (int k = 0; k < dv; ++k) {
+            for (int l = 0; n.skip && l < n.skipped; ++l) skip[k][first + l] = n.skip[k * n.skipped + l];
+            skip[k][inputs] = n.b3[k];
+            for (int l = 0; l < dv; ++l) skip_v[k][l] = skip[k][first_v + l];
+        }
+    }
+};
+
+// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
+template <int H>
+struct MomentsLayout {
+    static constexpr int W = H + MOST_INPUTS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
+                         outer = gram + W * W, size = outer + 6 * W * W;
+
+    static int used(const ObjectiveCall &call, bool whole) {
+        const int dv = call.network.velocity_dims;
+        return !whole ? load : !call.exact ? outer : outer + dv * (dv + 1) / 2 * W * W;
+    }
+};
+
+// DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
+template <int H, class Activation, int DV, bool CLOSED>
+struct Pass {
+    static constexpr int TANGENTS = CLOSED ? 1 : DV;
+    static constexpr int BLOCK = TANGENTS == 1 ? 48 : 16;
+    static constexpr int ROWS = (1 + TANGENTS) * BLOCK;
+    using At = Layout<H>;
+
+    const ObjectiveCall &call;
+    const Weights<H> &weights;
+
+    int taken_rows = 0;
+    alignas(64) int is_input[MOST_INPUTS];
+    alignas(64) float one[MOST_INPUTS];  // what follows the inputs: 1, 0, ...
+    alignas(64) float input[BLOCK][MOST_INPUTS];
+    alignas(64) float x[1 + TANGENTS][BLOCK][H];  // first hidden layer and its tangents
+    alignas(64) float y[1 + TANGENTS][BLOCK][H];  // second hidden layer and p; gradients of x
+    alignas(64) float g[1 + TANGENTS][BLOCK][H];  // t2; gradients of y
+    alignas(64) float v[DV][BLOCK], share[BLOCK], known[BLOCK];
+    alignas(64) float gradient_u[4][BLOCK];
+    alignas(64) float gradient_j[CLOSED ? 1 : DV * DV][BLOCK];
+
+    Pass(const ObjectiveCall &c, const Weights<H> &w) : call(c), weights(w), known{}, gradient_u{} {
+        for (int k = 0; k < MOST_INPUTS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
+    }
+
+    // Adds the part of at most CHUNK particles to `sum`.
+    __attribute__((noinline)) void add_chunk(long long first, long long count, double *sum) {
+        alignas(64) float part[At::size];
+        __builtin_memset(part, 0, sizeof part);
+        double loss = 0;
+        for (long long row = first; row < first + count; row += BLOCK) {
+            take(row, first + count - row);
+            forward();
+            loss += evaluate(part);
+            if (call.gradient) backward(part);
+        }
+        for (int i = 0; i < At::size; ++i) sum[i] += part[i];
+        sum[At::loss] += loss;
+    }
+
+    // Adds the moments of at most MOMENTS_CHUNK particles to `sum`.
+    __attribute__((noinline)) void add_moments(long long first, long long count, bool whole, double *sum) {
+        using Parts = MomentsLayout<H>;
+        constexpr int W = Parts::W;
+        alignas(64) float part[Parts::size];
+        alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
+        const int used = Parts::used(call, whole);
+        __builtin_memset(part, 0, used * sizeof(float));
+        __builtin_memset(factors, 0, sizeof factors);
+        for (long long row = first; row < first + count; row += BLOCK) {
+            take(row, first + count - row);
+            forward();
+            invert(sum + Parts::counts);
+            const int unit = H + call.network.inputs - DV;
+            for (int p = 0; p < BLOCK; ++p) {
+                for (int k = 0; k < DV; ++k) {
+                    Floats inputs[MOST_INPUTS / LANES] = {};
+                    for (int c = 0; c < MOST_INPUTS; c += LANES) store(&q[k][p][H + c], inputs[c / LANES]);
+                    for (int j = 0; j < DV; ++j) q[k][p][unit + j] = gradient_j[j * DV + k][p];
+                }
+                for (int c = 0; c < H; c += LANES)
+                    for (int k = 0; k < DV; ++k) {
+                        Floats sum_j = gradient_j[k][p] * load(&g[1][p][c]);
+                        for (int j = 1; j < DV; ++j) sum_j += gradient_j[j * DV + k][p] * load(&g[1 + j][p][c]);
+                        store(&q[k][p][c], sum_j);
+                    }
+            }
+            for (int k = 0; k < DV; ++k)
+                for (int c = 0; c < W; c += LANES) {
+                    Floats total_q{};
+                    for (int p = 0; p < BLOCK; ++p) total_q += share[p] * load(&q[k][p][c]);
+                    add(part + Parts::pull + k * W + c, total_q);
+                }
+            if (!whole) continue;
+            for (int p = 0; p < BLOCK; ++p) {
+                for (int c = 0; c < H; c += LANES) store(&basis[p][c], load(&y[0][p][c]));
+                for (int c = 0; c < MOST_INPUTS; c += LANES) store(&basis[p][H + c], load(&input[p][c]));
+                for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&basis[p][c]));
+            }
+            add_outer<W>(weighted[0], W, 1, W, BLOCK, basis[0], part + Parts::gram);
+            for (int k = 0; k < DV; ++k)
+                for (int p = 0; p < BLOCK; ++p) factors[k][p] = share[p] * v[k][p];
+            add_outer<W>(factors[0], 1, BLOCK, 4, BLOCK, basis[0], part + Parts::load);
+            for (int k = 0; call.known && k < DV; ++k)
+                for (int p = 0; p < BLOCK; ++p) {
+                    const float factor = call.temperature * share[p] * known[p];
+                    for (int c = 0; c < H; c += LANES)
+                        add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
+                    part[Parts::load + k * W + unit + k] += factor;
+                }
+            if (!call.exact) continue;
+            float *to = part + Parts::outer;
+            for (int k = 0; k < DV; ++k) {
+                for (int p = 0; p < BLOCK; ++p)
+                    for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&q[k][p][c]));
+                for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
+            }
+        }
+        for (int i = 0; i < used; ++i) sum[i] += part[i];
+    }
+
+private:
+    // B of every particle, into gradient_j[j * DV + k]; adds what log_det counts.
+    void invert(double *counts) {
+        const float h = call.step;
+        for (int p = 0; p < BLOCK; p += LANES) {
+            if (!call.exact) {
+                for (int j = 0; j < DV; ++j)
+                    for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], broadcast(j == k ? 1.0f : 0.0f));
+                continue;
+            }
+            Floats jacobian[DV][DV], cofactor[DV][DV];
+            jacobian_at(p, jacobian);
+            const Floats beyond = determinant_beyond_one(jacobian, h);
+            cofactors(jacobian, h, cofactor);
+            for (int j = 0; j < DV; ++j)
+                for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], cofactor[k][j] / (1.0f + beyond));
+            const Floats log_det = log_of_one_plus(beyond), mass = load(&share[p]);
+            for (int lane = 0; lane < LANES; ++lane) {
+                const bool turned = beyond[lane] <= -1.0f;
+                if (!turned) counts[0] += static_cast<double>(mass[lane]) * log_det[lane];
+                counts[1] += turned && p + lane < taken_rows;
+            }
+        }
+    }
+
+    KJKO_INLINE void jacobian_at(int p, Floats (&jacobian)[DV][DV]) const {
+        for (int k = 0; k < DV; ++k)
+            for (int j = 0; j < DV; ++j)
+                jacobian[k][j] = weights.skip_v[k][j] + dots<H>(weights.w3[k], g[1 + j][p]);
+    }
+
+    // Rows beyond the last particle are at rest in the origin and have no share.
+    __attribute__((noinline)) void take(long long first, long long count) {
+        const int rows = count < BLOCK ? static_cast<int>(count) : BLOCK, inputs = call.network.inputs;
+        taken_rows = rows;
+        const float *z = call.z + first * inputs, *end = call.z + call.count * inputs;
+        for (int p = 0; p < BLOCK; ++p) {
+            const float *from = z + p * inputs;
+            if (p < rows && end - from >= MOST_INPUTS) {
+                for (int c = 0; c < MOST_INPUTS; c += LANES) {
+                    const Floats row = load_anywhere(from + c);
+                    store(&input[p][c], load_ints(&is_input[c]) != 0 ? row : load(&one[c]));
+                }
+            } else {
+                for (int c = 0; c < MOST_INPUTS; ++c) input[p][c] = c < inputs && p < rows ? from[c] : one[c];
+            }
+        }
+        const float *from = call.v + first * call.v_stride;
+        for (int k = 0; k < DV; ++k) {
+            for (int p = 0; p < rows; ++p) v[k][p] = from[p * call.v_stride + k];
+            for (int p = rows; p < BLOCK; ++p) v[k][p] = 0;
+        }
+        for (int p = 0; p < rows; ++p) share[p] = call.share[first + p];
+        for (int p = 0; p < rows && call.known; ++p) known[p] = call.known[first + p];
+        for (int p = rows; p < BLOCK; ++p) share[p] = known[p] = 0;
+    }
+
+    __attribute__((noinline)) void forward() {
+        multiply<H>(input[0], MOST_INPUTS, call.network.inputs + 1, BLOCK, weights.w1_t[0], x[0][0]);
+        for (int c = 0; c < H; c += LANES) {
+            Floats seed[TANGENTS];
+            for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? broadcast(1.0f) : load(&weights.seed[j][c]);
+            for (int p = 0; p < BLOCK; ++p) {
+                const Floats h1 = Activation::value(load(&x[0][p][c])), slope = Activation::slope(h1);
+                store(&x[0][p][c], h1);
+                for (int j = 0; j < TANGENTS; ++j) store(&x[1 + j][p][c], slope * seed[j]);
+            }
+        }
+        multiply<H>(x[0][0], H, H, CLOSED ? BLOCK : ROWS, weights.w2_t[0], y[0][0]);
+        if (CLOSED) multiply<H>(x[1][0], H, H, BLOCK, weights.m_t[0], y[1][0]);
+        for (int c = 0; c < H; c += LANES) {
+            const Floats b2 = load(&weights.b2[c]);
+            for (int p = 0; p < BLOCK; ++p) {
+                const Floats h2 = Activation::value(load(&y[0][p][c]) + b2), slope = Activation::slope(h2);
+                store(&y[0][p][c], h2);
+                for (int j = 0; j < TANGENTS; ++j) store(&g[1 + j][p][c], slope * load(&y[1 + j][p][c]));
+            }
+        }
+    }
+
+    // The block's part of J, and its gradient in u and in J's entries.
+    __attribute__((noinline)) double evaluate(float *part) {
+        const float h = call.step;
+        double loss = 0;
+        Floats trace_gradient[DV] = {};
+        for (int p = 0; p < BLOCK; p += LANES) {
+            Floats u[DV], energy{}, along{};
+            const Floats mass = load(&share[p]), taken = load(&known[p]);
+            for (int k = 0; k < DV; ++k) {
+                u[k] = dots<H>(weights.w3[k], y[0][p]) + dots<MOST_INPUTS>(weights.skip[k], input[p]);
+                const Floats vk = load(&v[k][p]);
+                energy += u[k] * u[k];
+                along += (vk + 0.5f * h * u[k]) * u[k];
+                store(&gradient_u[k][p], mass * h * ((1 / call.collision_strength + h) * u[k] + vk));
+            }
+            Floats divergence, log_det;
+            if constexpr (CLOSED) {
+                divergence = dots<H>(weights.ones, g[1][p]);
+                for (int k = 0; k < DV; ++k) divergence += weights.skip_v[k][k];
+                log_det = h * divergence;
+                const Floats slope = -call.temperature * h * mass * (1.0f - taken);
+                store(&gradient_j[0][p], slope);
+                for (int k = 0; k < DV; ++k) trace_gradient[k] += slope;
+            } else {
+                Floats jacobian[DV][DV];
+                jacobian_at(p, jacobian);
+                divergence = jacobian[0][0];
+                for (int k = 1; k < DV; ++k) divergence += jacobian[k][k];
+                Floats cofactor[DV][DV] = {}, slope = broadcast(1.0f);
+                if (call.exact) {
+                    log_det = continued_log(determinant_beyond_one(jacobian, h), slope);
+                    cofactors(jacobian, h, cofactor);
+                } else {
+                    log_det = h * divergence;
+                    for (int k = 0; k < DV; ++k) cofactor[k][k] = broadcast(1.0f);
+                }
+                const Floats weight = -call.temperature * h * mass;
+                for (int k = 0; k < DV; ++k)
+                    for (int j = 0; j < DV; ++j) {
+                        Floats gradient = slope * cofactor[k][j];
+                        if (k == j) gradient -= taken;
+                        store(&gradient_j[k * DV + j][p], weight * gradient);
+                    }
+            }
+            log_det -= h * taken * divergence;
+            const Floats running = h / (2 * call.collision_strength) * energy;
+            loss += sum_of_lanes(mass * (running + h * along - call.temperature * log_det));
+        }
+        for (int k = 0; CLOSED && k < DV; ++k) part[At::loss + 1 + k] += sum_of_lanes(trace_gradient[k]);
+        return loss;
+    }
+
+    __attribute__((noinline)) void backward(float *part) {
+        for (int c = 0; c < H; c += LANES) {
+            Floats w3[DV], to_w3[DV] = {}, to_b2{};
+            for (int k = 0; k < DV; ++k) w3[k] = load(&weights.w3[k][c]);
+            for (int p = 0; p < BLOCK; ++p) {
+                const Floats h2 = load(&y[0][p][c]), slope = Activation::slope(h2);
+                Floats gradient{}, slope_gradient{}, own[DV];  // one long sum for each particle would be waited for
+                for (int k = 0; k < DV; ++k) {
+                    gradient += gradient_u[k][p] * w3[k];
+                    own[k] = gradient_u[k][p] * h2;
+                }
+                for (int j = 0; j < TANGENTS; ++j) {
+                    Floats through{};
+                    if (CLOSED) {
+                        through = broadcast(gradient_j[0][p]);
+                    } else {
+                        const Floats t2 = load(&g[1 + j][p][c]);
+                        for (int k = 0; k < DV; ++k) {
+                            through += gradient_j[k * DV + j][p] * w3[k];
+                            own[k] += gradient_j[k * DV + j][p] * t2;
+                        }
+                    }
+                    if constexpr (Activation::curved) slope_gradient += through * load(&y[1 + j][p][c]);
+                    store(&g[1 + j][p][c], through * slope);
+                }
+                if constexpr (Activation::curved) gradient += Activation::bend(h2, slope_gradient);
+                gradient *= slope;
+                store(&g[0][p][c], gradient);
+                to_b2 += gradient;
+                for (int k = 0; k < DV; ++k) to_w3[k] += own[k];
+            }
+            for (int k = 0; k < DV; ++k) add(part + At::w3 + k * H + c, to_w3[k]);
+            add(part + At::b2 + c, to_b2);
+        }
+        multiply<H>(g[0][0], H, H, CLOSED ? BLOCK : ROWS, weights.w2[0], y[0][0]);
+        if (CLOSED && Activation::curved) multiply<H>(g[1][0], H, H, BLOCK, weights.m[0], y[1][0]);
+        add_outer<H>(g[0][0], H, 1, H, CLOSED ? BLOCK : ROWS, x[0][0], part + At::w2);
+        if (CLOSED) add_outer<H>(g[1][0], H, 1, H, BLOCK, x[1][0], part + At::m);
+        for (int c = 0; c < H; c += LANES) {
+            Floats seed[TANGENTS], to_seed[TANGENTS] = {};
+            for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? broadcast(1.0f) : load(&weights.seed[j][c]);
+            for (int p = 0; p < BLOCK; ++p) {
+                const Floats h1 = load(&x[0][p][c]), slope = Activation::slope(h1);
+                Floats gradient = load(&y[0][p][c]), slope_gradient{};
+                for (int j = 0; j < TANGENTS && (!CLOSED || Activation::curved); ++j) {
+                    const Floats tangent = load(&y[1 + j][p][c]);
+                    slope_gradient += tangent * seed[j];
+                    if (!CLOSED) to_seed[j] += tangent * slope;
+                }
+                if constexpr (Activation::curved) gradient += Activation::bend(h1, slope_gradient);
+                store(&y[0][p][c], gradient * slope);
+            }
+            for (int j = 0; !CLOSED && j < TANGENTS; ++j) add(part + At::seed + j * H + c, to_seed[j]);
+        }
+        const int inputs = (call.network.inputs + 4) / 4 * 4;
+        add_outer<H>(input[0], MOST_INPUTS, 1, inputs, BLOCK, y[0][0], part + At::w1);
+        add_outer<MOST_INPUTS>(gradient_u[0], 1, BLOCK, 4, BLOCK, input[0], part + At::skip);
+        for (int k = 0; !CLOSED && k < DV; ++k)
+            for (int j = 0; j < DV; ++j) {
+                Floats sum{};
+                for (int p = 0; p < BLOCK; p += LANES) sum += load(&gradient_j[k * DV + j][p]);
+                part[At::skip + k * MOST_INPUTS + call.network.inputs - DV + j] += sum_of_lanes(sum);
+            }
+    }
+
+    static KJKO_INLINE void add(float *to, Floats x) { store(to, load(to) + x); }
+};
+
+template <int H>
+__attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *sum) {
+    using At = Layout<H>;
+    const Network &n = call.network;
+    const int inputs = n.inputs, dv = n.velocity_dims, first_v = inputs - dv;
+    *call.loss = sum[At::loss];
+    if (!call.gradient) return;
+    for (int k = 0; k < dv; ++k) {
+        sum[At::skip + k * MOST_INPUTS + first_v + k] += sum[At::loss + 1 + k];
+        for (int i = 0; i < H; ++i) sum[At::w1 + (first_v + k) * H + i] += sum[At::seed + k * H + i];
+    }
+    // The closed form's M = W2 ∘ (W1v W3)ᵀ.
+    for (int i = 0; i < H; ++i)
+        for (int l = 0; l < H; ++l) {
+            const double to_m = sum[At::m + i * H + l];
+            double through = 0;
+            for (int k = 0; k < dv; ++k) {
+                const double w1 = n.w1[l * inputs + first_v + k], w3 = n.w3[k * H + i];
+                through += w1 * w3;
+                sum[At::w1 + (first_v + k) * H + l] += to_m * n.w2[i * H + l] * w3;
+                sum[At::w3 + k * H + i] += to_m * n.w2[i * H + l] * w1;
+            }
+            sum[At::w2 + i * H + l] += to_m * through;
+        }
+    double *to = call.gradient;
+    for (int i = 0; i < H; ++i)
+        for (int k = 0; k < inputs; ++k) *to++ = sum[At::w1 + k * H + i];
+    for (int i = 0; i < H; ++i) *to++ = sum[At::w1 + inputs * H + i];
+    for (int i = 0; i < H * H; ++i) *to++ = sum[At::w2 + i];
+    for (int i = 0; i < H; ++i) *to++ = sum[At::b2 + i];
+    for (int i = 0; i < dv * H; ++i) *to++ = sum[At::w3 + i];
+    for (int k = 0; k < dv; ++k) *to++ = sum[At::skip + k * MOST_INPUTS + inputs];
+    for (int k = 0; n.skip && k < dv; ++k)
+        for (int l = 0; l < n.skipped; ++l) *to++ = sum[At::skip + k * MOST_INPUTS + inputs - n.skipped + l];
+}
+
+template <int H, class Activation, int DV, bool CLOSED>
+static void run(const ObjectiveCall &call) {
+    const Weights<H> weights(call.network);
+    const long long chunks = (call.count + CHUNK - 1) / CHUNK;
+    const long long sums = chunks < MOST_SUMS ? chunks : MOST_SUMS, size = Layout<H>::size;
+    __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
+#pragma omp parallel if (sums > 1)
+    {
+        Pass<H, Activation, DV, CLOSED> pass(call, weights);
+#pragma omp for schedule(dynamic)
+        for (long long s = 0; s < sums; ++s)
+            for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
+                const long long first = chunk * CHUNK, left = call.count - first;
+                pass.add_chunk(first, left < CHUNK ? left : CHUNK, call.sums + s * size);
+            }
+    }
+    for (long long s = 1; s < sums; ++s)
+        for (int i = 0; i < size; ++i) call.sums[i] += call.sums[s * size + i];
+    hand_over<H>(call, call.sums);
+}
+
+template <int H>
+__attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, long long sums, const Moments &to) {
+    using Parts = MomentsLayout<H>;
+    constexpr int W = Parts::W;
+    const int dv = call.network.velocity_dims, size = Parts::used(call, to.gram);
+    double *sum = call.sums;
+    for (long long s = 1; s < sums; ++s)
+        for (int i = 0; i < size; ++i) sum[i] += sum[s * size + i];
+
+    // The basis among the columns: all that are hidden, then from the first skipped input on.
+    const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
+    const int basis = H + skipped + 1;
+    const auto column = [&](int m) __attribute__((always_inline)) { return m < H ? m : m + inputs - skipped; };
+    to.log_det[0] = sum[Parts::counts];
+    to.log_det[1] = sum[Parts::counts + 1];
+    for (int k = 0; k < dv; ++k)
+        for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
+    if (!to.gram) return;
+    for (int m = 0; m < basis; ++m)
+        for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
+    for (int k = 0; k < dv; ++k)
+        for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
+    if (!call.exact) return;
+    const double *from = sum + Parts::outer;
+    for (int k = 0; k < dv; ++k)
+        for (int l = k; l < dv; ++l, from += W * W)
+            for (int m = 0; m < basis; ++m)
+                for (int n = 0; n < basis; ++n)
+                    to.outer[(k * basis + m) * dv * basis + l * basis + n] =
+                        to.outer[(l * basis + n) * dv * basis + k * basis + m] = from[column(m) * W + column(n)];
+}
+
+template <int H, class Activation, int DV>
+static void run_moments(const ObjectiveCall &call, const Moments &to) {
+    using Parts = MomentsLayout<H>;
+    const Weights<H> weights(call.network);
+    const long long chunks = (call.count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK, size = Parts::used(call, to.gram);
+    const long long sums = chunks < MOST_MOMENTS_SUMS ? chunks : MOST_MOMENTS_SUMS;
+    __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
+#pragma omp parallel if (sums > 1)
+    {
+        Pass<H, Activation, DV, false> pass(call, weights);
+#pragma omp for schedule(dynamic)
+        for (long long s = 0; s < sums; ++s)
+            for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
+                const long long first = chunk * MOMENTS_CHUNK, left = call.count - first;
+                pass.add_moments(first, left < MOMENTS_CHUNK ? left : MOMENTS_CHUNK, to.gram, call.sums + s * size);
+            }
+    }
+    hand_over_moments<H>(call, sums, to);
+}
+
+template <int H, class Activation>
+static void run_moments(const ObjectiveCall &call, const Moments &to) {
+    switch (call.network.velocity_dims) {
+        case 1: return run_moments<H, Activation, 1>(call, to);
+        case 2: return run_moments<H, Activation, 2>(call, to);
+        case 3: return run_moments<H, Activation, 3>(call, to);
+    }
+}
+
+template <int H>
+static void run_moments(const ObjectiveCall &call, const Moments &to) {
+    return call.network.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
+}
+
+template <int H, class Activation>
+static void run(const ObjectiveCall &call) {
+    switch (call.network.velocity_dims) {
+        case 1: return run<H, Activation, 1, false>(call);
+        case 2: return call.exact ? run<H, Activation, 2, false>(call) : run<H, Activation, 2, true>(call);
+        case 3: return call.exact ? run<H, Activation, 3, false>(call) : run<H, Activation, 3, true>(call);
+    }
+}
+
+template <int H>
+static void run(const ObjectiveCall &call) {
+    return call.network.tanh ? run<H, Tanh>(call) : run<H, LeakyRelu>(call);
+}
+
+static bool instantiated(const Network &n) {
+    return (n.width == 16 || n.width == 32 || n.width == 48 || n.width == 64) && n.velocity_dims >= 1 &&
+           n.velocity_dims <= 3 && n.inputs < MOST_INPUTS;
+}
+
+static long long sums_size(const Network &n) {
+    switch (n.width) {
+        case 16: return Layout<16>::size;
+        case 32: return Layout<32>::size;
+        case 48: return Layout<48>::size;
+        default: return Layout<64>::size;
+    }
+}
+
+static long long moments_sums_size(const Network &n) {
+    switch (n.width) {
+        case 16: return MomentsLayout<16>::size;
+        case 32: return MomentsLayout<32>::size;
+        case 48: return MomentsLayout<48>::size;
+        default: return MomentsLayout<64>::size;
+    }
+}
+
+static void moments(const ObjectiveCall &call, const Moments &to) {
+    switch (call.network.width) {
+        case 16: return run_moments<16>(call, to);
+        case 32: return run_moments<32>(call, to);
+        case 48: return run_moments<48>(call, to);
+        case 64: return run_moments<64>(call, to);
+    }
+}
+
+static void evaluate(const ObjectiveCall &call) {
+    switch (call.network.width) {
+        case 16: return run<16>(call);
+        case 32: return run<32>(call);
+        case 48: return run<48>(call);
+        case 64: return run<64>(call);
+    }
+}
+
+const ObjectiveKernels objective = {&instantiated, &sums_size, &moments_sums_size, &evaluate, &moments};
+
+}  // namespace kjko::KJKO_LEVEL

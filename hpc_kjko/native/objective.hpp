@@ -1,0 +1,57 @@
+// The JKO functional and its gradient (hpc_kjko/objective.py), fused into one pass over the particles.
+#pragma once
+
+namespace kjko {
+
+// Single precision holds sums over so many particles, double precision the rest. Chunks are dealt to at most so many
+// sums, which are added in order: the bits do not depend on the number of threads.
+constexpr int CHUNK = 768, MOST_SUMS = 128;
+// Inputs of the network, with one that is 1.
+constexpr int MOST_INPUTS = 16;
+
+// u = W3 s(W2 s(W1 z + b1) + b2) + S z + b3, S on the last inputs.
+struct Network {
+    int inputs, width, velocity_dims, skipped;
+    bool tanh;  // else leaky_relu
+    const float *w1, *b1, *w2, *b2, *w3, *b3, *skip;  // rows are outputs; no skip: null
+};
+
+struct ObjectiveCall {
+    Network network;
+    bool exact;
+    float step, collision_strength, temperature;
+
+    long long count;
+    const float *z;         // [count, inputs]
+    const float *v;         // [count, velocity_dims], rows v_stride apart
+    long long v_stride;
+    const float *share;     // [count]
+    const float *known;     // [count], or null
+
+    double *sums;  // [sums, sums_size()] to work in
+    double *loss;
+    double *gradient;  // of w1, b1, w2, b2, w3, b3, skip, one after the other; null: only the loss is wanted
+};
+
+// What variable projection needs (hpc_kjko/solvers/varpro.py): sums over particles of the basis g = (h2, skipped inputs,
+// 1), with u = C g for the network's output layer C, and of q_k = Σ_j B_jk ∂g/∂v_j, B = (I + h ∇v u)⁻¹ or, without the
+// exact log det, I.
+constexpr int MOMENTS_CHUNK = 192, MOST_MOMENTS_SUMS = 32;
+
+struct Moments {
+    double *pull;     // Σ share q_k [velocity_dims, basis]
+    double *log_det;  // Σ share log det over particles where det > 0, and how many the others are
+    double *gram;     // Σ share g gᵀ [basis, basis]; null: only pull and log_det are wanted
+    double *load;     // Σ share (v_k g + temperature known ∂g/∂v_k) [velocity_dims, basis]
+    double *outer;    // Σ share q qᵀ [velocity_dims basis, velocity_dims basis]; with the exact log det
+};
+
+struct ObjectiveKernels {
+    bool (*instantiated)(const Network &network);
+    long long (*sums_size)(const Network &network);  // numbers that one sum needs
+    long long (*moments_sums_size)(const Network &network);
+    void (*evaluate)(const ObjectiveCall &call);
+    void (*moments)(const ObjectiveCall &call, const Moments &moments);
+};
+
+}  // namespace kjko
