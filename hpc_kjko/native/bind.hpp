@@ -6,5 +6,6 @@
 namespace kjko {
 
 void bind_machine(nanobind::module_ &m);
+void bind_particles(nanobind::module_ &m);
 
 }  // namespace kjko

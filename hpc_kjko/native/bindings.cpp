@@ -22,4 +22,5 @@ NB_MODULE(_kernels, m) {
     m.def("build_info", &build_info,
           "Package version and compiler at build time; instruction set level in use and OpenMP threads now.");
     kjko::bind_machine(m);
+    kjko::bind_particles(m);
 }

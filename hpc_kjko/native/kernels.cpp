@@ -9,11 +9,11 @@
 namespace kjko {
 
 static const Kernels levels[] = {
-    {"generic", generic::machine},
+    {"generic", generic::machine, generic::particles},
 #ifdef KJKO_X86_LEVELS
-    {"x86-64-v2", v2::machine},
-    {"x86-64-v3", v3::machine},
-    {"x86-64-v4", v4::machine},
+    {"x86-64-v2", v2::machine, v2::particles},
+    {"x86-64-v3", v3::machine, v3::particles},
+    {"x86-64-v4", v4::machine, v4::particles},
 #endif
 };
 

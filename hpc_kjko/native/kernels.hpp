@@ -10,17 +10,20 @@
 #pragma once
 
 #include "machine.hpp"
+#include "particles.hpp"
 
 namespace kjko {
 
 struct Kernels {
     const char *level;
     const MachineKernels &machine;
+    const ParticleKernels &particles;
 };
 
 #define KJKO_TABLES(level) \
     namespace level { \
     extern const MachineKernels machine; \
+    extern const ParticleKernels particles; \
     }
 
 KJKO_TABLES(generic)
