@@ -32,7 +32,10 @@ struct Places {
 
 // The drift of `count` particles, to `moved`.
 template <class Real, int DIMS, int VELOCITY_DIMS>
-static void drift_block(const Real (&lengths)[3], const Real *x, const Real *v, Real duration, int count, Real *moved) {
+static void drift_block(const Real (&box)[3], const Real *__restrict x, const Real *__restrict v, Real duration,
+                        int count, Real *__restrict moved) {
+    Real lengths[DIMS];  // a copy: `moved` cannot be it
+    for (int axis = 0; axis < DIMS; ++axis) lengths[axis] = box[axis];
     int far = 0;
     for (int i = 0; i < count; ++i)
         for (int axis = 0; axis < DIMS; ++axis) {
@@ -76,14 +79,14 @@ struct Drift {
 
 // Puts a block of particles on the mesh; returns how many are nowhere: those have a NaN offset.
 template <class Real, int DIMS, int ORDER>
-static int place(const Geometry<DIMS> &mesh, const Real *x, int count, Places<DIMS> &places) {
+static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Places<DIMS> &__restrict places) {
     int outside = 0;
     for (int i = 0; i < count; ++i) {
         double first = 0;
         for (int axis = 0; axis < DIMS; ++axis) {
             const double position = x[i * DIMS + axis] * mesh.per_spacing[axis] - 0.5;
             const double node = node_of<ORDER>(position), padded = node + (FIRST<ORDER> + 1);
-            outside |= !(padded >= 0 && padded <= mesh.cells[axis]);
+            outside |= !((padded >= 0) & (padded <= mesh.cells[axis]));
             places.offset[axis][i] = position - node;
             first += padded * mesh.stride[axis];
         }
@@ -114,7 +117,7 @@ static int place(const Geometry<DIMS> &mesh, const Real *x, int count, Places<DI
 
 // Adds what a block of particles carries to the nodes that they touch.
 template <int DIMS, int ORDER, class Sum>
-static void scatter(const Geometry<DIMS> &mesh, const Places<DIMS> &places, const double *carried, int count,
+static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count,
                     Sum *sums) {
     for (int i = 0; i < count; ++i) {
         double s[DIMS][ORDER + 1];
@@ -245,7 +248,7 @@ static void pad(const Mesh &mesh, const double *values, int components, double *
 
 // Σ_j S(x_j − x_i) values_j for a block of particles.
 template <int DIMS, int ORDER, int COMPONENTS>
-static void gather_block(const Geometry<DIMS> &mesh, const Places<DIMS> &places, const double *values, int count,
+static void gather_block(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *values, int count,
                          double (*gathered)[COMPONENTS]) {
     for (int i = 0; i < count; ++i) {
         double s[DIMS][ORDER + 1], sum[COMPONENTS] = {};

@@ -49,7 +49,7 @@ KJKO_EACH Real wrap_near(Real x, Real length) {
 
 template <class Real>
 KJKO_EACH bool is_near(Real x, Real length) {
-    return x >= -length && x < 2 * length;  // not so for NaN
+    return (x >= -length) & (x < 2 * length);  // not so for NaN
 }
 
 // The same for any x; NaN for one that is not finite.
