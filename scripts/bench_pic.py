@@ -157,7 +157,7 @@ def jaxincell(particles: Particles, steps: int) -> Callable[[], float] | None:
                 "total_steps": steps,
                 "timestep_over_spatialstep_times_c": STEP / frequency * speed_of_light / spacing,
             },
-            "solver_parameters": {"print_info": False, "filter_passes": 0},
+            "solver_parameters": {"print_info": False, "field_solver": 1, "filter_passes": 0},
             "species_parameters": {"electrons": {"beams": electrons}, "ions": {"background": background}},
         }
     )

@@ -87,10 +87,26 @@ static long long deposit(const std::vector<int> &cells, const std::vector<double
     const Carried carried{quantities.data(), static_cast<int>(quantities.shape(0)), quantities.stride(0),
                           quantities.stride(1)};
     nb::gil_scoped_release release;
-    const long long sums_in_chunks = deposit_chunks(mesh, particles.count) * carried.quantities * mesh.padded_nodes();
-    const std::unique_ptr<unsigned char[]> workspace(new unsigned char[sizeof(double) * sums_in_chunks]);
+    const long long nodes = mesh.padded_nodes();
+    const long long size = deposit_chunks(nodes, particles.count) * carried.quantities * nodes;
+    const std::unique_ptr<unsigned char[]> workspace(new unsigned char[sizeof(double) * size]);
     return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried, units,
                                        workspace.get(), sums.data());
+}
+
+static long long mass_matrix(const std::vector<int> &cells, const std::vector<double> &lengths, int order,
+                             const Rows &x, const Columns &weight, const Values &entries) {
+    const Mesh mesh = mesh_of(cells, lengths, order);
+    const Particles particles = particles_of(x, std::nullopt, mesh.dims);
+    const int rows = distances(mesh);
+    require(weight.shape(0) == 1 && weight.shape(1) == x.shape(0), "the weights [1, n] are of the n particles");
+    require(static_cast<int>(entries.shape(0)) == rows && static_cast<long long>(entries.shape(1)) == nodes_of(mesh),
+            "entries are [distances, nodes]");
+    const Carried carried{weight.data(), 1, weight.stride(0), weight.stride(1)};
+    nb::gil_scoped_release release;
+    const long long size = rows * mesh.padded_nodes();
+    const std::unique_ptr<double[]> workspace(new double[deposit_chunks(size, particles.count) * size]);
+    return kernels().particles.mass_matrix(mesh, particles, carried, workspace.get(), entries.data());
 }
 
 static void gather(const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
@@ -132,6 +148,9 @@ void bind_particles(nb::module_ &m) {
         nb::arg("counts"),
         "Sums [m, nodes] of quantities [m, n] as whole numbers of `units`; returns how many particles are nowhere or "
         "carry too much.");
+    m.def("mass_matrix", &mass_matrix, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
+          nb::arg("weight"), nb::arg("entries"),
+          "Entries [distances, nodes] of the mass matrix; returns how many particles are nowhere.");
     m.def("gather", &gather, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("values"),
           nb::arg("v").none(), nb::arg("duration"), nb::arg("result"),
           "Values [nodes, m] at the particles; with v, the velocities after a kick of `duration` instead.");

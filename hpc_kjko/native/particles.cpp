@@ -100,7 +100,7 @@ static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Place
         bool somewhere = true;
         for (int axis = 0; axis < DIMS; ++axis) {
             const double cells = mesh.cells[axis];
-            const double position = __builtin_fmod(x[i * DIMS + axis] * mesh.per_spacing[axis] - 0.5, cells);
+            const double position = remainder_of(x[i * DIMS + axis] * mesh.per_spacing[axis] - 0.5, cells);
             const double node = node_of<ORDER>(position);
             double padded = node + (FIRST<ORDER> + 1);
             if (padded < 0) padded += cells;
@@ -141,6 +141,37 @@ static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const doubl
     }
 }
 
+// Adds the products of the shape functions at every pair of nodes that a particle touches, at the first node of the pair:
+// sums [distances][nodes].
+template <int DIMS, int ORDER>
+static void scatter_pairs(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count,
+                          long long nodes, double *sums) {
+    constexpr int TOUCHED = ORDER + 1, REACH = 2 * ORDER + 1;
+    constexpr int CORNERS = DIMS == 1 ? TOUCHED : DIMS == 2 ? TOUCHED * TOUCHED : TOUCHED * TOUCHED * TOUCHED;
+    int node[CORNERS] = {}, place[CORNERS] = {};  // on the padded mesh; among all distances from the first corner
+    for (int corner = 0; corner < CORNERS; ++corner) {
+        int rest = corner, power = 1;
+        for (int axis = DIMS - 1; axis >= 0; --axis, rest /= TOUCHED, power *= REACH) {
+            node[corner] += rest % TOUCHED * mesh.stride[axis];
+            place[corner] += rest % TOUCHED * power;
+        }
+    }
+    for (int i = 0; i < count; ++i) {
+        double s[DIMS][TOUCHED], product[CORNERS];
+        for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
+        for (int corner = 0; corner < CORNERS; ++corner) {
+            product[corner] = 1;
+            int rest = corner;
+            for (int axis = DIMS - 1; axis >= 0; --axis, rest /= TOUCHED) product[corner] *= s[axis][rest % TOUCHED];
+        }
+        for (int one = 0; one < CORNERS; ++one) {
+            double *at = sums + places.first[i] + node[one];
+            for (int other = one; other < CORNERS; ++other)
+                at[(place[other] - place[one]) * nodes] += carried[i] * product[one] * product[other];
+        }
+    }
+}
+
 // Adds a row of the padded mesh to the row of the mesh that it is an image of.
 template <class Sum>
 static void fold_row(const Sum *padded, int cells, int size, Sum *row) {
@@ -174,18 +205,21 @@ static void fold(const Mesh &mesh, const Sum *padded, long long chunks, long lon
     }
 }
 
-template <class Real, int DIMS, int ORDER, class Sum>
+// The quantities' densities, or with PAIRS the mass matrix of the only one.
+template <class Real, int DIMS, int ORDER, class Sum, bool PAIRS = false>
 static long long deposit(const Mesh &mesh, const Particles &particles, double duration, void *moved,
                          const Carried &carried, const double *units, void *workspace, void *densities) {
     const Geometry<DIMS> geometry(mesh);
     const Drift<Real, DIMS> drift(mesh.lengths, particles, duration, moved);
     const Real *x = static_cast<const Real *>(moved ? moved : particles.x);
-    const long long count = particles.count, chunks = deposit_chunks(mesh, count), nodes = mesh.padded_nodes();
+    const long long count = particles.count, nodes = mesh.padded_nodes();
+    const int rows = PAIRS ? distances(mesh) : carried.quantities;
+    const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count);
     long long lost = 0;
 #pragma omp parallel for schedule(dynamic) reduction(+ : lost)
     for (long long chunk = 0; chunk < chunks; ++chunk) {
-        Sum *sums = static_cast<Sum *>(workspace) + chunk * carried.quantities * nodes;
-        __builtin_memset(sums, 0, sizeof(Sum) * carried.quantities * nodes);
+        Sum *sums = static_cast<Sum *>(workspace) + chunk * rows * nodes;
+        __builtin_memset(sums, 0, sizeof(Sum) * rows * nodes);
         Places<DIMS> places;
         double carry[BLOCK];
         for (long long start = count * chunk / chunks, stop = count * (chunk + 1) / chunks; start < stop;) {
@@ -202,7 +236,10 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
                         lost += !(__builtin_fabs(carry[i]) < FIXED_RANGE);
                     }
                 }
-                scatter<DIMS, ORDER>(geometry, places, carry, size, sums + quantity * nodes);
+                if constexpr (PAIRS)
+                    scatter_pairs<DIMS, ORDER>(geometry, places, carry, size, nodes, sums);
+                else
+                    scatter<DIMS, ORDER>(geometry, places, carry, size, sums + quantity * nodes);
             }
             start += size;
         }
@@ -213,10 +250,9 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
         cells *= mesh.cells[axis];
         volume *= mesh.lengths[axis] / mesh.cells[axis];
     }
-    for (int quantity = 0; quantity < carried.quantities; ++quantity) {
-        Sum *sums = static_cast<Sum *>(densities) + quantity * cells;
-        fold<DIMS>(mesh, static_cast<const Sum *>(workspace) + quantity * nodes, chunks, carried.quantities * nodes,
-                   sums);
+    for (int row = 0; row < rows; ++row) {
+        Sum *sums = static_cast<Sum *>(densities) + row * cells;
+        fold<DIMS>(mesh, static_cast<const Sum *>(workspace) + row * nodes, chunks, rows * nodes, sums);
         if (!units)
             for (long long node = 0; node < cells; ++node) sums[node] /= volume;
     }
@@ -281,7 +317,7 @@ static void gather(const Mesh &mesh, const Particles &particles, const double *v
     const Real step = static_cast<Real>(duration);
     const int velocity_dims = particles.velocity_dims;
     const long long blocks = (particles.count + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 32)
     for (long long block = 0; block < blocks; ++block) {
         Places<DIMS> places;
         double at_particles[BLOCK][COMPONENTS];
@@ -328,7 +364,7 @@ template <class Real, int DIMS>
 static void drift_all(const double *lengths, const Particles &particles, double duration, void *moved) {
     const Drift<Real, DIMS> drift(lengths, particles, duration, moved);
     const long long blocks = (particles.count + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 32)
     for (long long block = 0; block < blocks; ++block) {
         const long long start = block * BLOCK, rest = particles.count - start;
         drift(start, rest < BLOCK ? static_cast<int>(rest) : BLOCK);
@@ -374,6 +410,16 @@ static long long deposit_any(const Mesh &mesh, const Particles &particles, doubl
     return lost;
 }
 
+static long long mass_matrix_any(const Mesh &mesh, const Particles &particles, const Carried &carried, void *workspace,
+                                 void *entries) {
+    long long lost = 0;
+    with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
+        lost = deposit<decltype(real), dims.value, order.value, double, true>(mesh, particles, 0, nullptr, carried,
+                                                                              nullptr, workspace, entries);
+    });
+    return lost;
+}
+
 static void gather_any(const Mesh &mesh, const Particles &particles, const double *values, int components,
                        double duration, double *workspace, void *gathered, void *kicked) {
     with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
@@ -382,6 +428,6 @@ static void gather_any(const Mesh &mesh, const Particles &particles, const doubl
     });
 }
 
-const ParticleKernels particles = {&drift_any, &deposit_any, &gather_any};
+const ParticleKernels particles = {&drift_any, &deposit_any, &mass_matrix_any, &gather_any};
 
 }  // namespace kjko::KJKO_LEVEL

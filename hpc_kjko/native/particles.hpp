@@ -34,12 +34,18 @@ struct Carried {
     long long quantity_stride, particle_stride;
 };
 
-// Partial sums of a deposit. Their number depends on the particles and the mesh alone, not on the threads, so the bits
-// of the density do neither. They take no more memory than one number for each particle and quantity.
-static inline long long deposit_chunks(const Mesh &mesh, long long count) {
-    const long long least = 8192, most = 32;
-    const long long nodes = mesh.padded_nodes(), chunks = count / (nodes > least ? nodes : least);
+// Partial sums of a deposit of `numbers` on the padded mesh. How many depends on the particles and the mesh alone, not on
+// the threads, so the bits of the density do neither. They take no more memory than a number for each particle.
+static inline long long deposit_chunks(long long numbers, long long count) {
+    const long long least = 8192, most = 32, chunks = count / (numbers > least ? numbers : least);
     return chunks < 1 ? 1 : chunks > most ? most : chunks;
+}
+
+// Distances l − j between two nodes that one particle can touch: of each pair ± one, and no distance.
+static inline int distances(const Mesh &mesh) {
+    int all = 1;
+    for (int axis = 0; axis < mesh.dims; ++axis) all *= 2 * mesh.order + 1;
+    return (all + 1) / 2;
 }
 
 struct ParticleKernels {
@@ -49,10 +55,16 @@ struct ParticleKernels {
     // Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ, [quantities, *cells], after a drift to `moved` unless that is null.
     // With `units` (one of each quantity) they are Σ_i of the integer nearest to q_i S / unit instead: the same bits
     // for any order of the particles and any parts that are summed later.
-    // `workspace`: deposit_chunks · quantities · padded_nodes numbers.
+    // `workspace`: quantities · padded_nodes numbers for each of the chunks of padded_nodes.
     // Returns how many particles are nowhere (x not finite) or carry too much to be counted in units.
     long long (*deposit)(const Mesh &mesh, const Particles &particles, double duration, void *moved,
                          const Carried &carried, const double *units, void *workspace, void *densities);
+
+    // The mass matrix M_jl = Σ_i q_i S(x_j − x_i) S(x_l − x_i) / ∏Δ, [distances, *cells], of one quantity: the entries
+    // with a distance l − j from 0 on, in lexicographic order.
+    // `workspace`: distances · padded_nodes numbers for each of the chunks of so many.
+    long long (*mass_matrix)(const Mesh &mesh, const Particles &particles, const Carried &carried, void *workspace,
+                             void *entries);
 
     // Values [*cells, components] at the particles, in their precision: `gathered` [count, components]; or, if that
     // is null, the velocities `kicked` = v + duration · values on the first `components` of them.

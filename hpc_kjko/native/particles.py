@@ -57,6 +57,14 @@ def deposit_fixed(
     return counts.reshape(-1, *mesh[0]), lost
 
 
+def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Entries [distances, *cells] of the mass matrix; NaN everywhere if a position is not finite."""
+    entries = torch.empty(distances, math.prod(mesh[0]), dtype=torch.float64)
+    if require().mass_matrix(*mesh, x.contiguous(), weight.double()[None], entries):
+        entries.fill_(math.nan)
+    return entries.reshape(-1, *mesh[0])
+
+
 def gather(mesh: Mesh, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Mesh values [*cells, m] at the particles: [n, m]."""
     gathered = torch.empty(len(x), values.shape[-1], dtype=x.dtype)

@@ -15,11 +15,25 @@
 
 namespace kjko::KJKO_LEVEL {
 
+#ifdef __CUDACC__
+KJKO_EACH double floor_of(double x) { return floor(x); }
+KJKO_EACH double remainder_of(double x, double length) { return fmod(x, length); }
+KJKO_EACH long long bits_of(double x) { return __double_as_longlong(x); }
+#else
+KJKO_EACH double floor_of(double x) { return __builtin_floor(x); }
+KJKO_EACH double remainder_of(double x, double length) { return __builtin_fmod(x, length); }
+KJKO_EACH long long bits_of(double x) {
+    long long bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+#endif
+
 // The node that a position, in cells from the first node, is measured from: the one on its left (order 1: cloud in cell)
 // or the nearest one (order 2: triangular-shaped cloud).
 template <int ORDER>
 KJKO_EACH double node_of(double position) {
-    return __builtin_floor(ORDER == 1 ? position : position + 0.5);
+    return floor_of(ORDER == 1 ? position : position + 0.5);
 }
 
 // The first node that the particle touches, counted from node_of; it touches ORDER + 1 of them along each axis.
@@ -55,17 +69,14 @@ KJKO_EACH bool is_near(Real x, Real length) {
 // The same for any x; NaN for one that is not finite.
 template <class Real>
 KJKO_EACH Real wrap(Real x, Real length) {
-    return wrap_near(is_near(x, length) ? x : Real(__builtin_fmod(x, length)), length);
+    return wrap_near(is_near(x, length) ? x : Real(remainder_of(x, length)), length);
 }
 
 // The integer nearest to |x| < FIXED_RANGE. Sums of such integers do not depend on the order of their terms.
 constexpr double FIXED_RANGE = 0x1p51;
 KJKO_EACH long long fixed(double x) {
-    const double shifted = x + 0x1.8p52, zero = 0x1.8p52;  // the last bit of such a number is worth 1
-    long long bits, zero_bits;
-    __builtin_memcpy(&bits, &shifted, sizeof bits);
-    __builtin_memcpy(&zero_bits, &zero, sizeof bits);
-    return bits - zero_bits;
+    constexpr double zero = 0x1.8p52;  // the last bit of such a number is worth 1
+    return bits_of(x + zero) - bits_of(zero);
 }
 
 KJKO_EACH void add(double &sum, double term) { sum += term; }

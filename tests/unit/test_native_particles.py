@@ -79,6 +79,17 @@ def test_the_kernels_are_their_torch_twins(grid, dtype, tolerance, count, monkey
             assert_close(one, other, (50 if at_moved else 1) * tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_mass_matrix_is_its_torch_twin(grid, dtype, monkeypatch):
+    for count in COUNTS:
+        x, _, weight = ensemble(grid, count, dtype)
+        assert_close(*both(monkeypatch, lambda x=x, weight=weight: grid.mass_matrix(x, weight)), 1e-13)
+    monkeypatch.setenv("KJKO_KERNELS", "native")
+    x[517, -1] = math.nan
+    assert grid.mass_matrix(x, weight).isnan().all()
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_charge_is_that_of_the_particles(grid):
     x, _, weight = ensemble(grid, 5000)
@@ -155,7 +166,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(grid, threads):
         threads(count)
         moved, density = grid.drift(x, v, 0.1, torch.stack([weight, weight * v[:, 0]]))
         fixed, _ = grid.deposit_fixed(x, weight[None], torch.tensor([2.0**-40]))
-        results.append((moved, density, fixed, grid.kick(values, x, v, 0.1)))
+        mass_matrix = grid.mass_matrix(x, weight)
+        results.append((moved, density, fixed, mass_matrix, grid.kick(values, x, v, 0.1)))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
