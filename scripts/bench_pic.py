@@ -31,6 +31,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on shared cores a thread that waits must not take the other's
+
 import numpy as np
 import scipy
 import torch

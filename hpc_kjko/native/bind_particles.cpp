@@ -88,7 +88,7 @@ static long long deposit(const std::vector<int> &cells, const std::vector<double
                           quantities.stride(1)};
     nb::gil_scoped_release release;
     const long long nodes = mesh.padded_nodes();
-    const long long size = deposit_chunks(nodes, particles.count) * carried.quantities * nodes;
+    const long long size = deposit_chunks(nodes, particles.count) * chunk_stride(carried.quantities * nodes);
     const std::unique_ptr<unsigned char[]> workspace(new unsigned char[sizeof(double) * size]);
     return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried, units,
                                        workspace.get(), sums.data());
@@ -105,7 +105,7 @@ static long long mass_matrix(const std::vector<int> &cells, const std::vector<do
     const Carried carried{weight.data(), 1, weight.stride(0), weight.stride(1)};
     nb::gil_scoped_release release;
     const long long size = rows * mesh.padded_nodes();
-    const std::unique_ptr<double[]> workspace(new double[deposit_chunks(size, particles.count) * size]);
+    const std::unique_ptr<double[]> workspace(new double[deposit_chunks(size, particles.count) * chunk_stride(size)]);
     return kernels().particles.mass_matrix(mesh, particles, carried, workspace.get(), entries.data());
 }
 

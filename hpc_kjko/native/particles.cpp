@@ -182,7 +182,7 @@ static void fold_row(const Sum *padded, int cells, int size, Sum *row) {
 
 // Sums the chunks' padded meshes, in their order, on the mesh.
 template <int DIMS, class Sum>
-static void fold(const Mesh &mesh, const Sum *padded, long long chunks, long long chunk_stride, Sum *sums) {
+static void fold(const Mesh &mesh, const Sum *padded, long long chunks, long long stride, Sum *sums) {
     constexpr int LAST = DIMS - 1;
     int cells[3] = {1, 1, 1}, size[3] = {1, 1, 1};  // of the axes before the last one, right-aligned
     for (int axis = 0; axis < LAST; ++axis) {
@@ -200,7 +200,7 @@ static void fold(const Mesh &mesh, const Sum *padded, long long chunks, long lon
         for (int p = (j + outer_ghosts) % cells[1]; p < size[1]; p += cells[1])
             for (int q = (k + ghosts) % cells[2]; q < size[2]; q += cells[2])
                 for (long long chunk = 0; chunk < chunks; ++chunk)
-                    fold_row(padded + chunk * chunk_stride + (static_cast<long long>(p) * size[2] + q) * row_size,
+                    fold_row(padded + chunk * stride + (static_cast<long long>(p) * size[2] + q) * row_size,
                              row_cells, row_size, sums + static_cast<long long>(row) * row_cells);
     }
 }
@@ -214,11 +214,11 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
     const Real *x = static_cast<const Real *>(moved ? moved : particles.x);
     const long long count = particles.count, nodes = mesh.padded_nodes();
     const int rows = PAIRS ? distances(mesh) : carried.quantities;
-    const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count);
+    const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count), stride = chunk_stride(rows * nodes);
     long long lost = 0;
 #pragma omp parallel for schedule(dynamic) reduction(+ : lost)
     for (long long chunk = 0; chunk < chunks; ++chunk) {
-        Sum *sums = static_cast<Sum *>(workspace) + chunk * rows * nodes;
+        Sum *sums = static_cast<Sum *>(workspace) + chunk * stride;
         __builtin_memset(sums, 0, sizeof(Sum) * rows * nodes);
         Places<DIMS> places;
         double carry[BLOCK];
@@ -252,7 +252,7 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
     }
     for (int row = 0; row < rows; ++row) {
         Sum *sums = static_cast<Sum *>(densities) + row * cells;
-        fold<DIMS>(mesh, static_cast<const Sum *>(workspace) + row * nodes, chunks, rows * nodes, sums);
+        fold<DIMS>(mesh, static_cast<const Sum *>(workspace) + row * nodes, chunks, stride, sums);
         if (!units)
             for (long long node = 0; node < cells; ++node) sums[node] /= volume;
     }

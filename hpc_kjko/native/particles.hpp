@@ -41,6 +41,9 @@ static inline long long deposit_chunks(long long numbers, long long count) {
     return chunks < 1 ? 1 : chunks > most ? most : chunks;
 }
 
+// From one chunk to the next: no two threads write to one cache line.
+static inline long long chunk_stride(long long numbers) { return numbers + 16; }
+
 // Distances l − j between two nodes that one particle can touch: of each pair ± one, and no distance.
 static inline int distances(const Mesh &mesh) {
     int all = 1;
@@ -55,14 +58,14 @@ struct ParticleKernels {
     // Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ, [quantities, *cells], after a drift to `moved` unless that is null.
     // With `units` (one of each quantity) they are Σ_i of the integer nearest to q_i S / unit instead: the same bits
     // for any order of the particles and any parts that are summed later.
-    // `workspace`: quantities · padded_nodes numbers for each of the chunks of padded_nodes.
+    // `workspace`: chunk_stride(quantities · padded_nodes) numbers for each of the chunks of padded_nodes.
     // Returns how many particles are nowhere (x not finite) or carry too much to be counted in units.
     long long (*deposit)(const Mesh &mesh, const Particles &particles, double duration, void *moved,
                          const Carried &carried, const double *units, void *workspace, void *densities);
 
     // The mass matrix M_jl = Σ_i q_i S(x_j − x_i) S(x_l − x_i) / ∏Δ, [distances, *cells], of one quantity: the entries
     // with a distance l − j from 0 on, in lexicographic order.
-    // `workspace`: distances · padded_nodes numbers for each of the chunks of so many.
+    // `workspace`: chunk_stride(distances · padded_nodes) numbers for each of the chunks of so many.
     long long (*mass_matrix)(const Mesh &mesh, const Particles &particles, const Carried &carried, void *workspace,
                              void *entries);
 
