@@ -39,6 +39,11 @@ class MeshField:
         """E at the particles: [n, dx]."""
         return self.grid.gather(torch.from_numpy(self.electric).to(x.device), x)
 
+    def kick(self, particles: Particles, duration: float) -> Particles:
+        """v ← v + duration · E."""
+        electric = torch.from_numpy(self.electric).to(particles.x.device)
+        return replace(particles, v=self.grid.kick(electric, particles.x, particles.v, duration))
+
 
 @dataclass(frozen=True)
 class CoupledField(MeshField):
@@ -82,6 +87,10 @@ class ExternalField:
                 )
         return acceleration
 
+    def kick(self, particles: Particles, duration: float) -> Particles:
+        """v ← v − duration · ∇φ."""
+        return particles.kick(duration, self.acceleration(particles.x))
+
 
 class FieldSolver(ABC):
     """What turns particles into the field that acts on them."""
@@ -91,10 +100,10 @@ class FieldSolver(ABC):
         """The field of these particles at t = 0. Collective."""
 
     @abstractmethod
-    def after_drift(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
-    ) -> MeshField | ExternalField:
-        """The field once the particles have drifted for ``duration``. Collective."""
+    def drift(
+        self, field: MeshField | ExternalField, particles: Particles, duration: float
+    ) -> tuple[MeshField | ExternalField, Particles]:
+        """The field and the particles once these have drifted for ``duration``. Collective."""
 
     def kick(
         self, field: MeshField | ExternalField, particles: Particles, duration: float
@@ -103,7 +112,7 @@ class FieldSolver(ABC):
 
         Most fields depend on x alone and stay as they are: v ← v + duration · a(x).
         """
-        return field, particles.kick(duration, field.acceleration(particles.x))
+        return field, field.kick(particles, duration)
 
     def after_collision(
         self, field: MeshField | ExternalField, before: Particles, after: Particles
@@ -167,10 +176,13 @@ class PoissonSolver(FieldSolver):
             return density
         return density + (mass / (density.size * self.grid.cell_volume) - density.mean())
 
-    def after_drift(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
-    ) -> MeshField:
-        return self.start(after)
+    def drift(
+        self, field: MeshField | ExternalField, particles: Particles, duration: float
+    ) -> tuple[MeshField, Particles]:
+        carried = self.deposited(particles)[None]  # no drift changes it
+        x, local = self.grid.drift(particles.x, particles.v, duration, carried)
+        density = self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
+        return self.solve(density), replace(particles, x=x)
 
     def after_collision(
         self, field: MeshField | ExternalField, before: Particles, after: Particles
@@ -251,25 +263,25 @@ class AmpereSolver(PoissonSolver):
             return replace(field, electric=nothing, potential=np.zeros_like(field.potential))
         return field
 
-    def after_drift(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
-    ) -> MeshField:
+    def drift(
+        self, field: MeshField | ExternalField, particles: Particles, duration: float
+    ) -> tuple[MeshField, Particles]:
         if self.variate:
-            field = self.reweighted(field, before)
-        half_way, carried = before.drift(0.5 * duration), self.deposited(before)
-        dims = len(self.grid.cells)
-        current = self.grid.deposit(half_way.x, (carried[:, None] * half_way.v[:, :dims]).T)
-        density = self.grid.deposit(after.x, carried[None])
+            field = self.reweighted(field, particles)
+        carried, velocity = self.deposited(particles), particles.v[:, : len(self.grid.cells)]
+        momentum = (carried[:, None] * velocity).T
+        _, current = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum)
+        x, density = self.grid.drift(particles.x, particles.v, duration, carried[None])
         density, *current = self.comm.sum(torch.cat([density, current]).cpu().numpy())
         _require_finite(density)
-        density = self.whole(density, after.mass)
+        density = self.whole(density, particles.mass)
         electric, potential = field.electric.copy(), np.zeros_like(density)
         if self.solver == "replicated" or self.comm.is_root:
             electric -= duration * self.spectrum.curl_free(np.stack(current, axis=-1))
             potential = self.spectrum.potential_of(electric)
         if self.solver == "root":
             self.comm.bcast_array(electric)
-        return MeshField(self.grid, density, potential, electric)
+        return MeshField(self.grid, density, potential, electric), replace(particles, x=x)
 
     def gauss_residual(self, field: MeshField) -> float:
         """max |∇·E − (n − n̄)| over the mesh, in the spectral derivative."""
@@ -314,10 +326,11 @@ class ConservingAmpereSolver(AmpereSolver):
     def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> CoupledField:
         return self._coupled(super().resume(particles, arrays), particles)
 
-    def after_drift(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
-    ) -> CoupledField:
-        return self._coupled(field, after)
+    def drift(
+        self, field: MeshField | ExternalField, particles: Particles, duration: float
+    ) -> tuple[CoupledField, Particles]:
+        after = particles.drift(duration)
+        return self._coupled(field, after), after
 
     def kick(
         self, field: MeshField | ExternalField, particles: Particles, duration: float
@@ -331,8 +344,8 @@ class ConservingAmpereSolver(AmpereSolver):
         if self.solver == "root":
             self.comm.bcast_array(flow)
         electric, mean = flow
-        acceleration = replace(field, electric=mean).acceleration(particles.x)
-        return replace(field, electric=electric, potential=potential), particles.kick(duration, acceleration)
+        kicked = replace(field, electric=mean).kick(particles, duration)
+        return replace(field, electric=electric, potential=potential), kicked
 
     def _coupled(self, field: MeshField, particles: Particles) -> CoupledField:
         """The same E, at other positions.
@@ -380,10 +393,10 @@ class ExternalSolver(FieldSolver):
     def start(self, particles: Particles) -> ExternalField:
         return ExternalField(self.problem)
 
-    def after_drift(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles, duration: float
-    ) -> ExternalField:
-        return field
+    def drift(
+        self, field: MeshField | ExternalField, particles: Particles, duration: float
+    ) -> tuple[ExternalField, Particles]:
+        return field, particles.drift(duration)
 
     def kick(
         self, field: MeshField | ExternalField, particles: Particles, duration: float

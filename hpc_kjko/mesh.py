@@ -17,7 +17,8 @@ import numpy as np
 import scipy.fft
 import torch
 
-from hpc_kjko.particles import passes
+from hpc_kjko.native import particles as kernels
+from hpc_kjko.particles import drifted, passes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Grid:
         """∏ Δ."""
         return math.prod(self.spacing)
 
+    @property
+    def _mesh(self) -> kernels.Mesh:
+        return self.cells, self.lengths, self.shape_order
+
     def deposit(self, x: torch.Tensor, quantities: torch.Tensor) -> torch.Tensor:
         """Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ of what this rank's particles carry.
 
@@ -48,6 +53,8 @@ class Grid:
         Returns:
             [m, *cells] float64. Non-finite positions give NaN everywhere, so that every rank sees it in the sum.
         """
+        if kernels.take(x):
+            return kernels.deposit(self._mesh, x, quantities)
         densities = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.float64, device=x.device)
         for rows in passes(len(x)):
             if not torch.isfinite(x[rows]).all():
@@ -58,14 +65,60 @@ class Grid:
                     density += torch.bincount(node, weights=shape * carry, minlength=len(density))
         return densities.div_(self.cell_volume).reshape(-1, *self.cells)
 
+    def drift(
+        self, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + duration · v in the box [n, dx], and what :meth:`deposit` makes of the quantities [m, n] there."""
+        if kernels.take(x):
+            return kernels.drift_and_deposit(self._mesh, x, v, duration, quantities)
+        moved = drifted(x, v, duration, self.lengths)
+        return moved, self.deposit(moved, quantities)
+
+    def deposit_fixed(self, x: torch.Tensor, quantities: torch.Tensor, units: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Σ_i of the whole number nearest to q_i S(x_j − x_i) / unit: the same bits whichever part of the particles is
+        summed first, and where.
+
+        Args:
+            x: positions [n, dx].
+            quantities: what each particle carries [m, n], less than 2^51 units each, 2^63 on any node.
+            units: of each quantity [m]; a density is units · sums / ∏Δ.
+
+        Returns:
+            [m, *cells] int64, and the number of particles that are not to be counted: a position that is not finite,
+            or too many units. The sums mean something only if there is none.
+        """
+        if kernels.take(x):
+            return kernels.deposit_fixed(self._mesh, x, quantities, units)
+        sums = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.int64, device=x.device)
+        lost = 0
+        for rows in passes(len(x)):
+            carried = quantities[:, rows].double() / units.double()[:, None]
+            counted = torch.isfinite(x[rows]).all(1) & (carried.abs() < kernels.FIXED_RANGE).all(0)
+            lost += int((~counted).sum())
+            carried = carried[:, counted]
+            for node, shape in self._stencil(x[rows][counted]):
+                for total, carry in zip(sums, carried, strict=True):
+                    total.index_add_(0, node, torch.round(shape * carry).long())
+        return sums.reshape(-1, *self.cells), lost
+
     def gather(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Mesh values [*cells, m] at the particles x [n, dx]: Σ_j S(x_j − x_i) values_j, [n, m]."""
+        if kernels.take(x):
+            return kernels.gather(self._mesh, values, x)
         table = values.reshape(-1, values.shape[-1])
         gathered = torch.empty(len(x), table.shape[1], dtype=x.dtype, device=x.device)
         for rows in passes(len(x)):
             terms = (shape[:, None] * table[node] for node, shape in self._stencil(x[rows]))
             gathered[rows] = sum(terms, torch.zeros((), dtype=torch.float64, device=x.device)).to(x.dtype)
         return gathered
+
+    def kick(self, values: torch.Tensor, x: torch.Tensor, v: torch.Tensor, duration: float) -> torch.Tensor:
+        """v + duration · (mesh values [*cells, dx] at the particles), on the first dx components: [n, dv]."""
+        if kernels.take(x):
+            return kernels.gather_and_kick(self._mesh, values, x, v, duration)
+        kicked = v.clone()
+        kicked[:, : len(self.cells)].add_(self.gather(values, x), alpha=duration)
+        return kicked
 
     @property
     def offsets(self) -> list[tuple[int, ...]]:
@@ -85,6 +138,8 @@ class Grid:
             The entries with l − j = ``offsets``, [len(offsets), *cells] float64; M is symmetric. Non-finite positions
             give NaN everywhere, as in :meth:`deposit`.
         """
+        if kernels.take(x):
+            return kernels.mass_matrix(self._mesh, len(self.offsets), x, weight)
         row_of = {offset: row for row, offset in enumerate(self.offsets)}
         steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))  # in the stencil's order
         entries = torch.zeros(len(row_of), math.prod(self.cells), dtype=torch.float64, device=x.device)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from hpc_kjko.native import particles as kernels
 from hpc_kjko.problems import PeriodicProblem, Problem
 from hpc_kjko.quasirandom import Sobol
 
@@ -72,12 +73,7 @@ class Particles:
 
     def drift(self, duration: float) -> Particles:
         """x ← x + duration · v, wrapped into the periodic box."""
-        x = torch.add(self.x, self.v[:, : self.x.shape[1]], alpha=duration)
-        if self.periods:
-            box = torch.tensor(self.periods, dtype=x.dtype, device=x.device)
-            x = torch.remainder(x, box)
-            x = torch.where(x >= box, torch.zeros_like(x), x)  # remainder of -1e-20 rounds up to the length itself
-        return replace(self, x=x)
+        return replace(self, x=drifted(self.x, self.v, duration, self.periods))
 
     def kick(self, duration: float, acceleration: torch.Tensor) -> Particles:
         """v ← v + duration · acceleration [n, dx], on the first dx velocity components."""
@@ -88,6 +84,18 @@ class Particles:
     def move(self, v: torch.Tensor, log_f: torch.Tensor) -> Particles:
         """Velocities and log-density after a collision step."""
         return replace(self, v=v, log_f=log_f)
+
+
+def drifted(x: torch.Tensor, v: torch.Tensor, duration: float, periods: tuple[float, ...] | None) -> torch.Tensor:
+    """x + duration · v [n, dx], wrapped into the periodic box."""
+    if periods and kernels.take(x):
+        return kernels.drift(x, v, duration, periods)
+    x = torch.add(x, v[:, : x.shape[1]], alpha=duration)
+    if periods:
+        box = torch.tensor(periods, dtype=x.dtype, device=x.device)
+        x = torch.remainder(x, box)
+        x = torch.where(x >= box, torch.zeros_like(x), x)  # remainder of -1e-20 rounds up to the length itself
+    return x
 
 
 def equal_weights(

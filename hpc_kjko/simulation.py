@@ -158,8 +158,7 @@ class Simulation:
         for stage in self.stages:
             duration = stage.fraction * h
             if stage.action == "drift":
-                before, particles = particles, particles.drift(duration)
-                field = self.field_solver.after_drift(field, before, particles, duration)
+                field, particles = self.field_solver.drift(field, particles, duration)
             elif stage.action == "kick":
                 field, particles = self.field_solver.kick(field, particles, duration)
             else:

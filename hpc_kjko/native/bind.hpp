@@ -7,5 +7,6 @@ namespace kjko {
 
 void bind_machine(nanobind::module_ &m);
 void bind_objective(nanobind::module_ &m);
+void bind_particles(nanobind::module_ &m);
 
 }  // namespace kjko

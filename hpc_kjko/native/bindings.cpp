@@ -23,4 +23,5 @@ NB_MODULE(_kernels, m) {
           "Package version and compiler at build time; instruction set level in use and OpenMP threads now.");
     kjko::bind_machine(m);
     kjko::bind_objective(m);
+    kjko::bind_particles(m);
 }

@@ -11,6 +11,7 @@
 
 #include "machine.hpp"
 #include "objective.hpp"
+#include "particles.hpp"
 
 namespace kjko {
 
@@ -18,12 +19,14 @@ struct Kernels {
     const char *level;
     const MachineKernels &machine;
     const ObjectiveKernels &objective;
+    const ParticleKernels &particles;
 };
 
 #define KJKO_TABLES(level) \
     namespace level { \
     extern const MachineKernels machine; \
     extern const ObjectiveKernels objective; \
+    extern const ParticleKernels particles; \
     }
 
 KJKO_TABLES(generic)

@@ -40,7 +40,7 @@ MAX_NEWTON = 20
 #: Of Adam's steps between two looks at the held-out particles, and how many rounds may go by without their gain.
 ROUND, PATIENCE = 10, 3
 #: The output layer's part of the learning rate in them.
-OUTPUT_RATE = 0.1
+OUTPUT_RATE = 0.2
 
 
 @dataclass(frozen=True)

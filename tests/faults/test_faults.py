@@ -16,8 +16,9 @@ from hpc_kjko.series import read_series
 #: A job whose last rank misbehaves in step 6; checkpoints are every 4.
 SABOTAGE = """
 import os, signal, sys
-from hpc_kjko import cli, particles, simulation
-advance, drift, now = simulation.Simulation.advance, particles.Particles.drift, []
+from dataclasses import replace
+from hpc_kjko import cli, fields, simulation
+advance, drift, now = simulation.Simulation.advance, fields.PoissonSolver.drift, []
 def sabotaged(self):
     if self.step_index == 5 and self.comm.rank == self.comm.size - 1:
         now.append(True)
@@ -26,12 +27,12 @@ def sabotaged(self):
     if now:
         {then}
     return state
-def lost(self, duration):
-    moved = drift(self, duration)
+def lost(self, field, particles, duration):
     if now and {x_too}:
-        moved.x[3] = float("inf")
-    return moved
-simulation.Simulation.advance, particles.Particles.drift = sabotaged, lost
+        particles = replace(particles, x=particles.x.clone())
+        particles.x[3] = float("inf")
+    return drift(self, field, particles, duration)
+simulation.Simulation.advance, fields.PoissonSolver.drift = sabotaged, lost
 sys.exit(cli.main(sys.argv[1:]))
 """
 RAISE = {"first": "raise RuntimeError('rank 1 lost its way')"}

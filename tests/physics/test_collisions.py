@@ -84,10 +84,6 @@ def two_stream_density(x, v):
     return (1 + 0.005 * np.cos(2 * np.pi * x / 31.4159265)) * beams
 
 
-@pytest.mark.xfail(
-    reason="the features starve from about t = 4 in some runs, in double precision too: entropy is then 2e-3 to 5e-3 "
-    "off at t = 10; which runs, rounding decides"
-)
 def test_collisional_two_stream_against_the_grid_solver(alone):
     """κ = 0.01 to t = 10, a small version of scripts/validate.py: energies, entropy, dissipation."""
     table = {

@@ -1,0 +1,85 @@
+"""Native passes over particles on the periodic mesh: drift, deposit, gather, kick. Their torch twins are in `mesh`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hpc_kjko.native import Backend, backend, require
+
+#: A mesh as the kernels take it: cells, lengths, order of the shape functions.
+Mesh = tuple[Sequence[int], Sequence[float], int]
+#: The most units that a particle may carry to a fixed-point sum.
+FIXED_RANGE = 2.0**51
+
+
+def take(x: torch.Tensor) -> bool:
+    """Whether the kernels are in use and made for these positions."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and backend() is Backend.NATIVE
+
+
+def drift(x: torch.Tensor, v: torch.Tensor, duration: float, lengths: Sequence[float]) -> torch.Tensor:
+    """x + duration · v, wrapped into the box: [n, dx]."""
+    moved = torch.empty(x.shape, dtype=x.dtype)
+    require().drift(lengths, x.contiguous(), v.contiguous(), duration, moved)
+    return moved
+
+
+def deposit(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor) -> torch.Tensor:
+    """Densities [m, *cells] of quantities [m, n]; NaN everywhere if a position is not finite."""
+    return _deposited(mesh, x, quantities)
+
+
+def drift_and_deposit(
+    mesh: Mesh, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The drifted x [n, dx], and the densities [m, *cells] there, in one pass."""
+    moved = torch.empty(x.shape, dtype=x.dtype)
+    return moved, _deposited(mesh, x, quantities, v=v.contiguous(), duration=duration, moved=moved)
+
+
+def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, **drift: Any) -> torch.Tensor:
+    densities = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.float64)
+    if require().deposit(*mesh, x.contiguous(), quantities.double(), densities, **drift):
+        densities.fill_(math.nan)
+    return densities.reshape(-1, *mesh[0])
+
+
+def deposit_fixed(
+    mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, units: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """Sums [m, *cells] of quantities [m, n] in whole ``units`` [m], int64, and how many particles are not in them."""
+    counts = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.int64)
+    lost = require().deposit_fixed(*mesh, x.contiguous(), quantities.double(), units.double(), counts)
+    return counts.reshape(-1, *mesh[0]), lost
+
+
+def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Entries [distances, *cells] of the mass matrix; NaN everywhere if a position is not finite."""
+    entries = torch.empty(distances, math.prod(mesh[0]), dtype=torch.float64)
+    if require().mass_matrix(*mesh, x.contiguous(), weight.double()[None], entries):
+        entries.fill_(math.nan)
+    return entries.reshape(-1, *mesh[0])
+
+
+def gather(mesh: Mesh, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Mesh values [*cells, m] at the particles: [n, m]."""
+    gathered = torch.empty(len(x), values.shape[-1], dtype=x.dtype)
+    require().gather(*mesh, x.contiguous(), _rows(values), None, 0.0, gathered)
+    return gathered
+
+
+def gather_and_kick(
+    mesh: Mesh, values: torch.Tensor, x: torch.Tensor, v: torch.Tensor, duration: float
+) -> torch.Tensor:
+    """v + duration · (mesh values [*cells, dx] at the particles), on the first dx components, in one pass: [n, dv]."""
+    kicked = torch.empty(v.shape, dtype=v.dtype)
+    require().gather(*mesh, x.contiguous(), _rows(values), v.contiguous(), duration, kicked)
+    return kicked
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    return values.double().reshape(-1, values.shape[-1]).contiguous()

@@ -1,0 +1,270 @@
+#!/usr/bin/env python
+"""Collisionless particle-in-cell steps: native kernels, their torch twins, jaxincell, and the memory's bandwidth.
+
+    python scripts/bench_pic.py [--quick] [--rounds N]
+
+A step is a drift with its deposit and field solve and a kick (leapfrog), as a run makes them. All variants take turns,
+round after round; the least time counts. One line a variant:
+
+    name, ms, ns_per_particle_step, fraction_of_bandwidth, ratio
+
+`ms` is one step. `fraction_of_bandwidth` is the time in which this machine copies as many bytes, in arrays of that
+size and with as many threads, as the step must at least read and write (x and v in, x out; x and v in, v out; no
+write-allocate), over the time of the step. `ratio` is how many times faster than the baseline a variant makes a
+particle-step: in 1D than jaxincell, in 3D than the torch twin with one thread.
+
+jaxincell (https://github.com/uwplasma/JAX-in-Cell) is not a dependency: `pip install jaxincell`, or its row is left
+out. It gets the same two-stream ensemble, mesh and step, uses all cores, pushes three velocity components and keeps the
+history of its particles, which cannot be switched off; its shape functions are of order 2. That it is the same case is
+seen from the amplitude of the first mode of E at the end, which is printed for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on shared cores a thread that waits must not take the other's
+
+import numpy as np
+import scipy
+import torch
+
+from hpc_kjko import __version__, native
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import from_table
+from hpc_kjko.fields import PoissonSolver
+from hpc_kjko.mesh import Grid
+from hpc_kjko.particles import Particles, Shard, draw, equal_weights
+
+STEP = 0.1
+#: The two-stream case of jobs/two_stream.toml.
+LENGTH, CELLS_1D = 31.4159265, 128
+
+
+@dataclass
+class Variant:
+    """What is timed: ``advance`` makes some steps of ``count`` particles."""
+
+    name: str
+    count: int
+    steps: int
+    advance: Callable[[], object]
+    bytes_per_particle: int = 0
+    threads: int = 1
+    kernels: str = "native"
+    seconds: float = math.inf  # of all steps, the least so far
+
+    def time(self) -> None:
+        """One round."""
+        os.environ["KJKO_KERNELS"] = self.kernels
+        torch.set_num_threads(self.threads)
+        started = time.perf_counter()
+        self.advance()
+        self.seconds = min(self.seconds, time.perf_counter() - started)
+
+    @property
+    def nanoseconds(self) -> float:
+        """Of one particle-step."""
+        return 1e9 * self.seconds / self.steps / self.count
+
+
+def beams(count: int, dtype: torch.dtype) -> Particles:
+    """The two-stream ensemble in 1D1V."""
+    problem = from_table({"problem": {"kind": "two_stream", "length": LENGTH}}).problem
+    options = {"start": "quiet", "weights": "equal", "cells": (CELLS_1D,), "seed": 0, "temperature": 1.0}
+    return draw(problem, Shard.of(count, 0, 1), **options, dtype=dtype, device=torch.device("cpu"))
+
+
+def thermal(count: int, cells: int, dtype: torch.dtype, by_cell: bool) -> Particles:
+    """A Maxwellian in a box of cells of one Debye length, in 3D3V; in random order or sorted by cell."""
+    generator = torch.Generator().manual_seed(0)
+    x = cells * torch.rand(count, 3, dtype=torch.float64, generator=generator)
+    v = torch.randn(count, 3, dtype=torch.float64, generator=generator)
+    if by_cell:
+        order = sorting(x, cells)
+        x, v = x[order], v[order]
+    mass, shard = float(cells**3), Shard(0, count, count)
+    x, v = x.to(dtype).remainder(cells), v.to(dtype)
+    return Particles(
+        x, v, torch.zeros(count, dtype=dtype), equal_weights(mass, shard), shard, mass, (float(cells),) * 3
+    )
+
+
+def sorting(x: torch.Tensor, cells: int) -> torch.Tensor:
+    """The order of particles by their cell of side 1."""
+    index = x.long()
+    return torch.argsort((index[:, 0] * cells + index[:, 1]) * cells + index[:, 2])
+
+
+def pushed(particles: Particles, grid: Grid, steps: int) -> Callable[[], float]:
+    """Leapfrog steps from the same start, velocities half a step ahead; returns |Ê_1| after the last drift."""
+    solver = PoissonSolver(grid, Communicator())
+    start, ahead = solver.kick(solver.start(particles), particles, 0.5 * STEP)
+
+    def advance() -> float:
+        field, state = start, ahead
+        for _ in range(steps):
+            field, state = solver.drift(field, state, STEP)
+            field, state = solver.kick(field, state, STEP)
+        return first_mode(field.electric[..., 0])
+
+    return advance
+
+
+def first_mode(electric: np.ndarray) -> float:
+    """The amplitude of the first mode of a field along its first axis."""
+    return float(np.abs(np.fft.rfft(electric, axis=0)[1]).max() / len(electric))
+
+
+def jaxincell(particles: Particles, steps: int) -> Callable[[], float] | None:
+    """The same two-stream case in jaxincell, compiled; returns |Ê_1| in our units. None if it is missing.
+
+    Our units: lengths v_th/ω_p, times 1/ω_p, with v_th = c/100 and any ω_p.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            from jaxincell import Simulation
+            from jaxincell._constants import elementary_charge, epsilon_0, mass_electron, speed_of_light
+    except ImportError:
+        return None
+    frequency, speed = 1e9, 0.01 * speed_of_light
+    debye, count, ions = speed / frequency, len(particles.x), CELLS_1D
+    length = LENGTH * debye
+    weight = frequency**2 * epsilon_0 * mass_electron * length / (count * elementary_charge**2)
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        return np.column_stack([x, np.zeros((len(x), 2))])
+
+    electrons = {
+        "number_pseudoparticles": count,
+        "weight": weight,
+        "initial_positions": rows(debye * (particles.x.double().numpy()[:, 0] - LENGTH / 2)),
+        "initial_velocities": rows(speed * particles.v.double().numpy()[:, 0]),
+    }
+    background = {  # one heavy ion a cell
+        "number_pseudoparticles": ions,
+        "weight": weight * count / ions,
+        "mass_over_proton_mass": 1e9,
+        "initial_positions": rows(length * ((np.arange(ions) + 0.5) / ions - 0.5)),
+        "initial_velocities": np.zeros((ions, 3)),
+    }
+    spacing = length / CELLS_1D
+    simulation = Simulation(
+        {
+            "domain_parameters": {
+                "length": length,
+                "number_grid_points": CELLS_1D,
+                "total_steps": steps,
+                "timestep_over_spatialstep_times_c": STEP / frequency * speed_of_light / spacing,
+            },
+            "solver_parameters": {"print_info": False, "field_solver": 0, "filter_passes": 0},
+            "species_parameters": {"electrons": {"beams": electrons}, "ions": {"background": background}},
+        }
+    )
+
+    def advance() -> float:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            output = simulation.run()
+            electric = np.asarray(output["electric_field"])[-1, :, 0]
+        electric = electric * elementary_charge / (mass_electron * speed * frequency)
+        return first_mode(electric)
+
+    return advance
+
+
+def copies(variant: Variant) -> Variant:
+    """As many bytes as the variant must move in a step, copied with as many threads."""
+    source = torch.zeros(variant.count * variant.bytes_per_particle // 16, dtype=torch.float64)
+    target = torch.empty_like(source)
+    return Variant(f"copy for {variant.name}", variant.count, 1, lambda: target.copy_(source), threads=variant.threads)
+
+
+def variants(quick: bool) -> list[Variant]:
+    """All but jaxincell."""
+    found = []
+    count, steps = (1 << 14, 5) if quick else (1 << 20, 10)
+    for dtype in (torch.float64, torch.float32):
+        ensemble, kind = beams(count, dtype), str(dtype).removeprefix("torch.")
+        size = ensemble.x.element_size()
+        for kernels, order, threads in [
+            *(("native", order, threads) for order in (1, 2) for threads in (1, 2)),
+            *(("torch", order, 1) for order in (1, 2) if dtype is torch.float64),
+        ]:
+            name = f"1d_{('cic', 'tsc')[order - 1]}_{kind}_{kernels}_{threads}"
+            advance = pushed(ensemble, Grid((CELLS_1D,), ensemble.periods, order), steps)
+            found.append(Variant(name, count, steps, advance, 6 * size, threads, kernels))
+    count, steps = (1 << 13, 2) if quick else (1 << 20, 2)
+    for cells in (8,) if quick else (32, 64):
+        for dtype, order, by_cell, kernels, threads in [
+            (torch.float64, 1, False, "native", 1),
+            (torch.float64, 1, False, "native", 2),
+            (torch.float64, 1, True, "native", 1),
+            (torch.float32, 1, False, "native", 1),
+            (torch.float64, 2, False, "native", 1),
+            (torch.float64, 1, False, "torch", 1),
+        ]:
+            ensemble, kind = thermal(count, cells, dtype, by_cell), str(dtype).removeprefix("torch.")
+            sort = "_sorted" if by_cell else ""
+            name = f"3d_{cells}_{('cic', 'tsc')[order - 1]}_{kind}{sort}_{kernels}_{threads}"
+            advance = pushed(ensemble, Grid((cells,) * 3, ensemble.periods, order), steps)
+            size = 18 * ensemble.x.element_size()
+            found.append(Variant(name, count, steps, advance, size, threads, kernels))
+        ensemble = thermal(count, cells, torch.float64, False)
+
+        def sort(ensemble: Particles = ensemble, cells: int = cells) -> Particles:
+            order = sorting(ensemble.x, cells)
+            return replace(ensemble, x=ensemble.x[order], v=ensemble.v[order], log_f=ensemble.log_f[order])
+
+        found.append(Variant(f"3d_{cells}_sort_once", count, 1, sort))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    options = parser.parse_args()
+    native.require()
+    versions = f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}"
+    print(f"# hpc_kjko {__version__}, {native.describe()}, {versions}, python {platform.python_version()}")
+
+    timed = variants(options.quick)
+    floors = {variant.name: copies(variant) for variant in timed if variant.bytes_per_particle}
+    ensemble = beams(1 << (12 if options.quick else 17), torch.float64)
+    steps = 20
+    peer = jaxincell(ensemble, steps)
+    if peer:
+        found = {"jaxincell": peer()}  # compiles
+        found["hpc_kjko"] = pushed(ensemble, Grid((CELLS_1D,), ensemble.periods, 2), steps)()
+        print(f"# first mode of E after {steps} steps: " + ", ".join(f"{name} {e:.5g}" for name, e in found.items()))
+        timed.append(Variant("1d_jaxincell", len(ensemble.x) + CELLS_1D, steps, peer))
+    else:
+        print("# jaxincell is not installed (pip install jaxincell): no such row, no ratios in 1D")
+    for _ in range(options.rounds):
+        for variant in timed:
+            if variant.name in floors:
+                floors[variant.name].time()
+            variant.time()
+
+    by_name = {variant.name: variant for variant in timed}
+    print("name, ms, ns_per_particle_step, fraction_of_bandwidth, ratio")
+    for variant in timed:
+        prefix = "_".join(variant.name.split("_")[: 2 if variant.name.startswith("3d") else 1])
+        baseline = by_name.get("1d_jaxincell" if prefix == "1d" else f"{prefix}_cic_float64_torch_1")
+        floor = floors.get(variant.name)
+        fraction = f"{floor.nanoseconds / variant.nanoseconds:.3f}" if floor else ""
+        ratio = f"{baseline.nanoseconds / variant.nanoseconds:.2f}" if baseline and floor else ""
+        milliseconds = 1e3 * variant.seconds / variant.steps
+        print(f"{variant.name}, {milliseconds:.3f}, {variant.nanoseconds:.3f}, {fraction}, {ratio}")
+
+
+if __name__ == "__main__":
+    main()
