@@ -84,8 +84,8 @@ class Grid:
             units: of each quantity [m]; a density is units · sums / ∏Δ.
 
         Returns:
-            [m, *cells] int64, and the number of particles that are not to be counted: a position that is not finite,
-            or too many units. The sums mean something only if there is none.
+            [m, *cells] int64, and a number that is 0 if every particle could be counted: its position finite, and what
+            it carries not too many units. The sums mean something only then.
         """
         if kernels.take(x):
             return kernels.deposit_fixed(self._mesh, x, quantities, units)

@@ -47,8 +47,9 @@ class ControlledCollision(Collision):
       O(h²) in each step.
 
     A step in which I + h sym ∇v u is not positive definite at every particle is fitted again, stiffer, then split in
-    two; so is a step in which the free energy of held-out particles rises, if the method promises that it falls. What
-    was done is in the report. The non-split form cannot be split: its push is already made.
+    two; so is a step in which the free energy of held-out particles rises, if the method promises that it falls and
+    chance does not explain the rise. What was done is in the report. The non-split form cannot be split: its push is
+    already made.
     """
 
     #: Whether a step that raises the free energy of held-out particles is refused, or only reported.

@@ -48,6 +48,8 @@ def available() -> bool:
 
 def backend() -> Backend:
     """The backend in use: KJKO_KERNELS where it is set, else native where available."""
+    if "KJKO_ISA=" in _why_not:
+        raise ValueError(_why_not.removeprefix("it does not load: "))
     wanted = os.environ.get(_VARIABLE)
     if not wanted:
         return Backend.NATIVE if available() else Backend.TORCH

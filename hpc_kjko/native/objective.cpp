@@ -216,26 +216,27 @@ private:
                 jacobian[k][j] = weights.skip_v[k][j] + dots<H>(weights.w3[k], g[1 + j][p]);
     }
 
-    // Rows beyond the last particle are at rest in the origin and have no share.
+    // Rows beyond the last particle are where it is, so that nothing of theirs is singular that is not so for it, and
+    // have no share.
     __attribute__((noinline)) void take(long long first, long long count) {
         const int rows = count < BLOCK ? static_cast<int>(count) : BLOCK, inputs = call.network.inputs;
         taken_rows = rows;
         const float *z = call.z + first * inputs, *end = call.z + call.count * inputs;
         for (int p = 0; p < BLOCK; ++p) {
-            const float *from = z + p * inputs;
-            if (p < rows && end - from >= MOST_INPUTS) {
+            const float *from = z + (p < rows ? p : rows - 1) * inputs;
+            if (end - from >= MOST_INPUTS) {
                 for (int c = 0; c < MOST_INPUTS; c += LANES) {
                     const Floats row = load_anywhere(from + c);
                     store(&input[p][c], load_ints(&is_input[c]) != 0 ? row : load(&one[c]));
                 }
             } else {
-                for (int c = 0; c < MOST_INPUTS; ++c) input[p][c] = c < inputs && p < rows ? from[c] : one[c];
+                for (int c = 0; c < MOST_INPUTS; ++c) input[p][c] = c < inputs ? from[c] : one[c];
             }
         }
         const float *from = call.v + first * call.v_stride;
         for (int k = 0; k < DV; ++k) {
             for (int p = 0; p < rows; ++p) v[k][p] = from[p * call.v_stride + k];
-            for (int p = rows; p < BLOCK; ++p) v[k][p] = 0;
+            for (int p = rows; p < BLOCK; ++p) v[k][p] = v[k][rows - 1];
         }
         for (int p = 0; p < rows; ++p) share[p] = call.share[first + p];
         for (int p = 0; p < rows && call.known; ++p) known[p] = call.known[first + p];

@@ -51,7 +51,7 @@ def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, **drift: A
 def deposit_fixed(
     mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, units: torch.Tensor
 ) -> tuple[torch.Tensor, int]:
-    """Sums [m, *cells] of quantities [m, n] in whole ``units`` [m], int64, and how many particles are not in them."""
+    """Sums [m, *cells] of quantities [m, n] in whole ``units`` [m], int64, and 0 if every particle is in them."""
     counts = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.int64)
     lost = require().deposit_fixed(*mesh, x.contiguous(), quantities.double(), units.double(), counts)
     return counts.reshape(-1, *mesh[0]), lost

@@ -83,6 +83,17 @@ def test_ensemble_density_and_one_step(count, world):
 
 
 @pytest.mark.parallel([2, 3])
+@pytest.mark.parametrize("count", COUNTS)
+def test_one_step_in_single_precision(count, world):
+    """Where there are native kernels, they make the objective, its gradient and the moments: empty shards too."""
+    case = case_of(count, method={"hidden": [16, 16], "precision": "float32"})
+    ours, serial = Simulation.start(case, world), Simulation.start(case, Communicator())
+    after, expected = ours.advance(), serial.advance()
+    assert np.abs(gathered(after, world) - gathered(expected, serial.comm)).max() < 1e-4
+    assert after.collision.certificate == expected.collision.certificate == 1
+
+
+@pytest.mark.parallel([2, 3])
 def test_external_field_affine_and_second_order(world):
     """The affine field leaves DDP little to wrap; unbounded problems have no mesh to meet on."""
     table = {
