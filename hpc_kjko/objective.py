@@ -63,10 +63,7 @@ class JKOObjective(nn.Module):
         control = self.control
         if tangents is None and fused(control.widths, z, v, share, control.layers[0].weight):
             return fused_objective(
-                z,
-                v,
-                share,
-                known,
+                (z, v, share, known),
                 [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])],
                 activation=control.activation,
                 logdet=self.logdet,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Accuracy per second of the collision methods, side by side: error against the grid solver, and wall time.
+"""Accuracy per second of the collision methods, side by side: error against the grid solver, and processor time.
 
     python scripts/bench_methods.py [e4] [e5] [--quick] [--seeds N] [--out DIR]
 
@@ -44,7 +44,9 @@ METHODS = {
     "varpro, order 2": ("method.iterations=2",),
     "varpro, order 2, 10 hidden steps, 2h": ("method.iterations=10", "time.step=2h"),
     "varpro, order 2, 10 hidden steps, 2h, all fitted": (
-        *("method.iterations=10", "time.step=2h", "method.held_out=false"),
+        "method.iterations=10",
+        "time.step=2h",
+        "method.held_out=false",
     ),
     "varpro, order 2, 30 hidden steps (default)": (),
     "score matching": (*PAPER, "method.collision=score_matching"),

@@ -28,10 +28,8 @@ class FusedObjective(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, particles, settings, *parameters):
-        own = [parameter.detach() for parameter in parameters]
-        skip = own[6] if len(own) > 6 else None
-        loss, ctx.gradient = require().evaluate_objective(*particles, *own[:6], skip, **settings)
-        ctx.shapes = [parameter.shape for parameter in own]
+        loss, ctx.gradient = require().evaluate_objective(*_arguments(particles, parameters), **settings)
+        ctx.shapes = [parameter.shape for parameter in parameters]
         return torch.tensor(loss, dtype=torch.float64)
 
     @staticmethod
@@ -42,11 +40,19 @@ class FusedObjective(torch.autograd.Function):
         return None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
+#: z, v, share and what a control variate knows of each particle.
+Particles = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
+def _arguments(particles: Particles, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Particles and parameters as the module takes them: weights and biases of three layers, then a skip or None."""
+    z, v, share, known = particles
+    skip = [None] if len(parameters) == 6 else []
+    return [z, v, share.contiguous(), known, *(p.detach() for p in parameters), *skip]  # equal shares are one number
+
+
 def moments(
-    z: torch.Tensor,
-    v: torch.Tensor,
-    share: torch.Tensor,
-    known: torch.Tensor | None,
+    particles: Particles,
     parameters: Sequence[torch.Tensor],
     *,
     activation: str,
@@ -61,11 +67,8 @@ def moments(
         parameters: weights and biases of the three layers, then the skip if there is one.
         whole: whether gram, load and curvature are wanted.
     """
-    own = [parameter.detach() for parameter in parameters]
     return require().objective_moments(
-        *(z, v, share.contiguous(), known),  # equal shares are one number
-        *own[:6],
-        own[6] if len(own) > 6 else None,
+        *_arguments(particles, parameters),
         tanh=activation == "tanh",
         exact=logdet == "exact",
         step=step,
@@ -76,10 +79,7 @@ def moments(
 
 
 def objective(
-    z: torch.Tensor,
-    v: torch.Tensor,
-    share: torch.Tensor,
-    known: torch.Tensor | None,
+    particles: Particles,
     parameters: Sequence[torch.Tensor],
     *,
     activation: str,
@@ -101,5 +101,4 @@ def objective(
         "temperature": temperature,
         "with_gradient": torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
     }
-    particles = z, v, share.contiguous(), known  # equal shares are one number
     return FusedObjective.apply(particles, settings, *parameters)

@@ -146,24 +146,26 @@ class VarproSolver(Solver):
         """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
         if not iterations:
             return 0
-        cold, watched = self.is_cold, data.held_out
+        cold = self.is_cold
         if self._trained_coefficients is not None:
             self.control.coefficients = self._trained_coefficients
-        lowest, best, best_at = self._value(data.select, step) if watched else 0.0, self._copy(), 0
+        lowest, best, best_at = math.inf, [], 0
+        if data.held_out:
+            lowest, best = self._value(data.select, step), self._copy()
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
             for _ in range(first, made):
                 fold = data.folds[self.steps_made % len(data.folds)]
                 self._backward(fold, step, factor=len(data.folds))
                 self._optimizer.step()
-            if not watched:
+            if not data.held_out:
                 continue
             value = self._value(data.select, step)
             if value < lowest:
                 lowest, best, best_at = value, self._copy(), made
             elif made - best_at >= PATIENCE * ROUND:
                 break
-        if watched and not cold:
+        if data.held_out and not cold:
             self._restore(best)
         self._trained_coefficients = self.control.coefficients
         return made
@@ -329,10 +331,7 @@ class VarproSolver(Solver):
         if self.control.skip is not None:
             parameters.append(skip)
         return moments(
-            sample.z,
-            sample.v,
-            sample.share,
-            sample.known,
+            (sample.z, sample.v, sample.share, sample.known),
             parameters,
             activation=self.control.activation,
             logdet=self.logdet,
