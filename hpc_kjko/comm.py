@@ -191,17 +191,17 @@ class Communicator:
     # -- gradient averaging --------------------------------------------------------------------------------------
 
     def distribute(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Wrap a module whose forward returns a *local sum over N_global* in DistributedDataParallel.
+        """Wrap an :class:`~hpc_kjko.objective.Objective` in DistributedDataParallel.
 
-        Gradients are then summed over ranks, which weights unequal (and empty) shards exactly. With one rank the
-        module is returned as it is.
+        Its float64 gradients (``gradient_of``), local sums of shares of the whole, are then summed over ranks, which
+        weights unequal (and empty) shards exactly. With one rank the module is returned as it is.
         """
         if self.size == 1:
             return module
         self._start_process_group()
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         distributed = torch.nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
-        distributed.register_comm_hook(self, _sum_bucket)
+        distributed.register_comm_hook((self, module), _sum_bucket)
         return distributed
 
     @staticmethod
@@ -249,15 +249,18 @@ class Communicator:
         return mine.index(self.rank), len(mine)
 
 
-def _sum_bucket(comm, bucket):  # DDP compares annotations with its own types, and postponed ones are strings
-    """DDP communication hook: gradients are summed, by MPI on the CPU and by NCCL on GPUs."""
-    buffer = bucket.buffer()
-    if buffer.is_cuda:
-        work = torch.distributed.all_reduce(buffer, async_op=True)
-        return work.get_future().then(lambda future: future.value()[0])
-    from mpi4py import MPI
-
-    comm.mpi.Allreduce(MPI.IN_PLACE, buffer.numpy())
+def _sum_bucket(state, bucket):  # DDP compares annotations with its own types, and postponed ones are strings
+    """DDP communication hook: float64 gradients are summed, by MPI on the CPU and by NCCL on GPUs."""
+    comm, objective = state
+    buffer, parameters = bucket.buffer(), bucket.parameters()
+    total = torch.cat([objective.gradient_of(parameter).flatten() for parameter in parameters])
+    if total.is_cuda:
+        torch.distributed.all_reduce(total)
+    else:
+        total = torch.from_numpy(comm.sum(total.numpy()))
+    parts = total.split([parameter.numel() for parameter in parameters])
+    for gradient, part in zip(bucket.gradients(), parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
     future: torch.futures.Future = torch.futures.Future()
     future.set_result(buffer)
     return future

@@ -186,6 +186,7 @@ class Run(Section):
     """Where and for how long this job runs."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    reproducible: bool = True
     wall_time: Positive | None = None
 
 

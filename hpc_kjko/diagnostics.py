@@ -21,6 +21,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.exact import counts, summed
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
@@ -63,18 +64,22 @@ class Invariants:
         self.columns = ("mass", *(f"momentum_{axis + 1}" for axis in range(velocity_dims)))
 
     def local(self, state: State) -> np.ndarray:
-        particles = state.particles
+        particles, share = state.particles, state.particles.shares()
         sums = np.zeros(1 + particles.v.shape[1])
         for rows in passes(len(particles.v)):
-            weight = particles.weight[rows]
-            sums[0] += float(weight.sum())
-            sums[1:] += (weight[:, None] * particles.v[rows].double()).sum(0).cpu().numpy()
+            weight = share[rows]
+            sums[0] += float(counts(weight, particles.shard.total).sum())
+            sums[1:] += summed(weight[:, None] * particles.v[rows].double()).cpu().numpy()
         return sums
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         field = state.field
-        mass = float(field.density.sum()) * field.grid.cell_volume if isinstance(field, MeshField) else float(sums[0])
-        return mass, *map(float, sums[1:])
+        particles = state.particles
+        if isinstance(field, MeshField):
+            mass = float(field.density.sum()) * field.grid.cell_volume
+        else:
+            mass = particles.mass * float(sums[0]) / particles.shard.total
+        return mass, *map(float, particles.mass * sums[1:])
 
 
 class Energies:
@@ -88,18 +93,18 @@ class Energies:
             self.columns += ("entropy", "free_energy")
 
     def local(self, state: State) -> np.ndarray:
-        particles, sums = state.particles, np.zeros(3)
+        particles, share, sums = state.particles, state.particles.shares(), np.zeros(3)
         external = isinstance(state.field, ExternalField)
         for rows in passes(len(particles.x)):
-            weight = particles.weight[rows]
-            sums[0] += 0.5 * float((weight * (particles.v[rows].double() ** 2).sum(1)).sum())
+            weight = share[rows]
+            sums[0] += 0.5 * float(summed(weight * (particles.v[rows].double() ** 2).sum(1)))
             if external:
-                sums[1] += float((weight * self.problem.potential(particles.x[rows]).double()).sum())
-            sums[2] += float((weight * particles.log_f[rows].double()).sum())
+                sums[1] += float(summed(weight * self.problem.potential(particles.x[rows]).double()))
+            sums[2] += float(summed(weight * particles.log_f[rows].double()))
         return sums
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        kinetic, potential, entropy = map(float, sums)
+        kinetic, potential, entropy = map(float, state.particles.mass * sums)
         energies = (kinetic, state.field.energy, potential)
         return (*energies, entropy, sum(energies) + self.temperature * entropy) if self.tracks_log_f else energies
 
@@ -117,7 +122,7 @@ class RelativeEntropy:
         share = particles.shares()
         for rows in passes(len(particles.x)):
             log_equilibrium = self.equilibrium.log_density(particles.x[rows], particles.v[rows])
-            total += float((share[rows] * (particles.log_f[rows] - log_equilibrium).double()).sum())
+            total += float(summed(share[rows] * (particles.log_f[rows] - log_equilibrium).double()))
         return np.array([total])
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
@@ -138,8 +143,8 @@ class MarginalErrors:
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         density = self.known(state.time)
         errors = []
-        for (kind, axis), mass in zip(_coordinates(self.problem), sums.reshape(-1, MARGINAL_BINS), strict=True):
-            found = mass / state.particles.mass
+        parts = sums.reshape(-1, MARGINAL_BINS) / state.particles.shard.total
+        for (kind, axis), found in zip(_coordinates(self.problem), parts, strict=True):
             edges = np.linspace(*_window_of(self.problem, kind, axis), MARGINAL_BINS + 1)
             wanted = density.marginal(kind, axis, edges)
             errors.append(float(np.abs(found - wanted).sum() + abs(found.sum() - wanted.sum())))
@@ -162,8 +167,8 @@ class MomentErrors:
         for rows in passes(len(particles.x)):
             z = torch.cat([particles.x[rows], particles.v[rows]], dim=1).double()
             weighted = share[rows, None] * z
-            first += weighted.sum(0).cpu().numpy()
-            second += (weighted.T @ z).cpu().numpy()
+            first += summed(weighted).cpu().numpy()
+            second += summed((weighted[:, :, None] * z[:, None, :]).flatten(1)).view(dims, dims).cpu().numpy()
         return np.concatenate([first, second.ravel()])
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
@@ -294,8 +299,8 @@ def initial_report(
             x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
             with torch.enable_grad():
                 (score,) = torch.autograd.grad(problem.log_density(x, v, temperature).sum(), v)
-            square += float((share[rows] * ((v + temperature * score).detach().double() ** 2).sum(1)).sum())
-            kinetic += 0.5 * float((share[rows] * (v.detach().double() ** 2).sum(1)).sum())
+            square += float(summed(share[rows] * ((v + temperature * score).detach().double() ** 2).sum(1)))
+            kinetic += 0.5 * float(summed(share[rows] * (v.detach().double() ** 2).sum(1)))
     mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
     return CollisionReport(collision_strength * particles.mass * mean_square, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
@@ -361,17 +366,16 @@ class Marginal:
 def phase_space_histograms(particles: Particles, problem: Problem, comm: Communicator) -> list[Histogram]:
     """The (x_i, v_i) histograms of all ranks' particles, one per space dimension. Collective."""
     x_ranges, v_ranges = problem.window
-    histograms = []
+    histograms, shares = [], particles.shares()
     for axis in range(problem.space_dims):
         local = torch.zeros(BINS * BINS, dtype=torch.float64, device=particles.x.device)
         for rows in passes(len(particles.x)):
             i, inside_x = _bin(particles.x[rows, axis], x_ranges[axis], BINS)
             j, inside_v = _bin(particles.v[rows, axis], v_ranges[axis], BINS)
             inside = inside_x & inside_v
-            local += torch.bincount(
-                (i * BINS + j)[inside], weights=particles.weight[rows][inside], minlength=BINS * BINS
-            )
-        total = comm.sum(local.cpu().numpy()).reshape(BINS, BINS)
+            number = counts(shares[rows][inside], particles.shard.total)
+            local += torch.bincount((i * BINS + j)[inside], weights=number, minlength=BINS * BINS)
+        total = comm.sum(local.cpu().numpy()).reshape(BINS, BINS) * (particles.mass / particles.shard.total)
         bin_area = np.prod([(high - low) / BINS for low, high in (x_ranges[axis], v_ranges[axis])])
         histograms.append(Histogram(axis, total / bin_area, x_ranges[axis], v_ranges[axis]))
     return histograms
@@ -379,7 +383,7 @@ def phase_space_histograms(particles: Particles, problem: Problem, comm: Communi
 
 def marginals(particles: Particles, problem: Problem, comm: Communicator) -> list[Marginal]:
     """The marginals of all ranks' particles, x_1 … then v_1 …. Collective."""
-    total = comm.sum(local_marginals(particles, problem))
+    total = comm.sum(local_marginals(particles, problem)) * (particles.mass / particles.shard.total)
     found = []
     for (kind, axis), mass in zip(_coordinates(problem), total, strict=True):
         low, high = _window_of(problem, kind, axis)
@@ -388,16 +392,17 @@ def marginals(particles: Particles, problem: Problem, comm: Communicator) -> lis
 
 
 def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
-    """The mass of this rank's particles in each bin of each coordinate: [dx + dv, MARGINAL_BINS]."""
-    masses = torch.zeros(
+    """How many of this rank's particles are in each bin of each coordinate, by weight: [dx + dv, MARGINAL_BINS]."""
+    shares = particles.shares()
+    found = torch.zeros(
         problem.space_dims + problem.velocity_dims, MARGINAL_BINS, dtype=torch.float64, device=particles.x.device
     )
     for rows in passes(len(particles.x)):
-        weight = particles.weight[rows]
-        for mass, (kind, axis) in zip(masses, _coordinates(problem), strict=True):
+        number = counts(shares[rows], particles.shard.total)
+        for part, (kind, axis) in zip(found, _coordinates(problem), strict=True):
             bins, inside = _bin(getattr(particles, kind)[rows, axis], _window_of(problem, kind, axis), MARGINAL_BINS)
-            mass += torch.bincount(bins[inside], weights=weight[inside], minlength=MARGINAL_BINS)
-    return masses.cpu().numpy()
+            part += torch.bincount(bins[inside], weights=number[inside], minlength=MARGINAL_BINS)
+    return found.cpu().numpy()
 
 
 def _coordinates(problem: Problem) -> list[tuple[Literal["x", "v"], int]]:

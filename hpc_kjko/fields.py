@@ -16,6 +16,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.exact import UNIT
 from hpc_kjko.mesh import Grid, MassMatrix, Spectrum
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
@@ -141,6 +142,7 @@ class PoissonSolver(FieldSolver):
 
     Args:
         variate: takes noise from what the particles deposit; its weights change with v and log f.
+        unit: what each particle adds to a density at a node is rounded to (:mod:`hpc_kjko.exact`); 0: not at all.
     """
 
     def __init__(
@@ -149,8 +151,9 @@ class PoissonSolver(FieldSolver):
         comm: Communicator,
         solver: Literal["root", "replicated"] = "root",
         variate: ControlVariate | None = None,
+        unit: float = UNIT,
     ):
-        self.grid, self.comm, self.solver, self.variate = grid, comm, solver, variate
+        self.grid, self.comm, self.solver, self.variate, self.unit = grid, comm, solver, variate, unit
         self.spectrum = Spectrum(grid)
 
     def start(self, particles: Particles) -> MeshField:
@@ -163,7 +166,7 @@ class PoissonSolver(FieldSolver):
 
     def density(self, particles: Particles) -> np.ndarray:
         """n [*cells] of the particles of all ranks. Collective."""
-        local = self.grid.deposit(particles.x, self.deposited(particles)[None])
+        local = self.grid.deposit(particles.x, self.deposited(particles)[None], self.unit)
         return self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
 
     def deposited(self, particles: Particles) -> torch.Tensor:
@@ -180,7 +183,7 @@ class PoissonSolver(FieldSolver):
         self, field: MeshField | ExternalField, particles: Particles, duration: float
     ) -> tuple[MeshField, Particles]:
         carried = self.deposited(particles)[None]  # no drift changes it
-        x, local = self.grid.drift(particles.x, particles.v, duration, carried)
+        x, local = self.grid.drift(particles.x, particles.v, duration, carried, self.unit)
         density = self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
         return self.solve(density), replace(particles, x=x)
 
@@ -252,8 +255,9 @@ class AmpereSolver(PoissonSolver):
         solver: Literal["root", "replicated"] = "root",
         initial: Literal["poisson", "zero"] = "poisson",
         variate: ControlVariate | None = None,
+        unit: float = UNIT,
     ):
-        super().__init__(grid, comm, solver, variate)
+        super().__init__(grid, comm, solver, variate, unit)
         self.initial = initial
 
     def start(self, particles: Particles) -> MeshField:
@@ -270,8 +274,8 @@ class AmpereSolver(PoissonSolver):
             field = self.reweighted(field, particles)
         carried, velocity = self.deposited(particles), particles.v[:, : len(self.grid.cells)]
         momentum = (carried[:, None] * velocity).T
-        _, current = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum)
-        x, density = self.grid.drift(particles.x, particles.v, duration, carried[None])
+        _, current = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum, self.unit)
+        x, density = self.grid.drift(particles.x, particles.v, duration, carried[None], self.unit)
         density, *current = self.comm.sum(torch.cat([density, current]).cpu().numpy())
         _require_finite(density)
         density = self.whole(density, particles.mass)
@@ -336,7 +340,8 @@ class ConservingAmpereSolver(AmpereSolver):
         self, field: MeshField | ExternalField, particles: Particles, duration: float
     ) -> tuple[CoupledField, Particles]:
         momentum = particles.weight[:, None] * particles.v[:, : len(self.grid.cells)]
-        current = np.moveaxis(self.comm.sum(self.grid.deposit(particles.x, momentum.T).cpu().numpy()), 0, -1)
+        local = self.grid.deposit(particles.x, momentum.T, self.unit)
+        current = np.moveaxis(self.comm.sum(local.cpu().numpy()), 0, -1)
         flow, potential = np.empty((2, *field.electric.shape)), np.zeros_like(field.density)
         if self.solver == "replicated" or self.comm.is_root:
             flow[:] = self._flow(field, current, duration)
@@ -353,7 +358,7 @@ class ConservingAmpereSolver(AmpereSolver):
         Raises:
             SolverFailure: one of them is not finite (on every rank).
         """
-        entries = self.comm.sum(self.grid.mass_matrix(particles.x, particles.weight).cpu().numpy())
+        entries = self.comm.sum(self.grid.mass_matrix(particles.x, particles.weight, self.unit).cpu().numpy())
         mass_matrix = MassMatrix(self.grid, entries)
         density = (mass_matrix @ np.ones((*self.grid.cells, 1)))[..., 0]  # its row sums: shape functions add up to one
         _require_finite(density)
@@ -411,10 +416,11 @@ def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldS
     if physics.field == "external":
         return ExternalSolver(case.problem, comm)
     variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
+    unit = UNIT if case.run.reproducible else 0.0
     if physics.field == "poisson":
-        return PoissonSolver(grid, comm, case.grid.solver, variate)
+        return PoissonSolver(grid, comm, case.grid.solver, variate, unit)
     ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
-    return ampere(grid, comm, case.grid.solver, physics.initial_field, variate)
+    return ampere(grid, comm, case.grid.solver, physics.initial_field, variate, unit)
 
 
 def _require_finite(density: np.ndarray) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.fft
 import torch
 
+from hpc_kjko.exact import rounded
 from hpc_kjko.native import particles as kernels
 from hpc_kjko.particles import drifted, passes
 
@@ -43,63 +44,38 @@ class Grid:
     def _mesh(self) -> kernels.Mesh:
         return self.cells, self.lengths, self.shape_order
 
-    def deposit(self, x: torch.Tensor, quantities: torch.Tensor) -> torch.Tensor:
+    def deposit(self, x: torch.Tensor, quantities: torch.Tensor, unit: float = 0.0) -> torch.Tensor:
         """Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ of what this rank's particles carry.
 
         Args:
             x: positions [n, dx].
             quantities: what each particle carries [m, n], such as its weight (for the density) or weight · v_1.
+            unit: a power of two that each term is rounded to, so that no order of summing changes the bits
+                (:mod:`hpc_kjko.exact`); 0 rounds nothing.
 
         Returns:
             [m, *cells] float64. Non-finite positions give NaN everywhere, so that every rank sees it in the sum.
         """
         if kernels.take(x):
-            return kernels.deposit(self._mesh, x, quantities)
+            return kernels.deposit(self._mesh, x, quantities, unit)
         densities = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.float64, device=x.device)
         for rows in passes(len(x)):
             if not torch.isfinite(x[rows]).all():
                 return densities.fill_(math.nan).reshape(-1, *self.cells)
-            carried = quantities[:, rows].double()
+            carried = quantities[:, rows].double() / self.cell_volume
             for node, shape in self._stencil(x[rows]):
                 for density, carry in zip(densities, carried, strict=True):
-                    density += torch.bincount(node, weights=shape * carry, minlength=len(density))
-        return densities.div_(self.cell_volume).reshape(-1, *self.cells)
+                    density += torch.bincount(node, weights=rounded(shape * carry, unit), minlength=len(density))
+        return densities.reshape(-1, *self.cells)
 
     def drift(
-        self, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor
+        self, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor, unit: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x + duration · v in the box [n, dx], and what :meth:`deposit` makes of the quantities [m, n] there."""
         if kernels.take(x):
-            return kernels.drift_and_deposit(self._mesh, x, v, duration, quantities)
+            return kernels.drift_and_deposit(self._mesh, x, v, duration, quantities, unit)
         moved = drifted(x, v, duration, self.lengths)
-        return moved, self.deposit(moved, quantities)
-
-    def deposit_fixed(self, x: torch.Tensor, quantities: torch.Tensor, units: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Σ_i of the whole number nearest to q_i S(x_j − x_i) / unit: the same bits whichever part of the particles is
-        summed first, and where.
-
-        Args:
-            x: positions [n, dx].
-            quantities: what each particle carries [m, n], less than 2^51 units each, 2^63 on any node.
-            units: of each quantity [m]; a density is units · sums / ∏Δ.
-
-        Returns:
-            [m, *cells] int64, and a number that is 0 if every particle could be counted: its position finite, and what
-            it carries not too many units. The sums mean something only then.
-        """
-        if kernels.take(x):
-            return kernels.deposit_fixed(self._mesh, x, quantities, units)
-        sums = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.int64, device=x.device)
-        lost = 0
-        for rows in passes(len(x)):
-            carried = quantities[:, rows].double() / units.double()[:, None]
-            counted = torch.isfinite(x[rows]).all(1) & (carried.abs() < kernels.FIXED_RANGE).all(0)
-            lost += int((~counted).sum())
-            carried = carried[:, counted]
-            for node, shape in self._stencil(x[rows][counted]):
-                for total, carry in zip(sums, carried, strict=True):
-                    total.index_add_(0, node, torch.round(shape * carry).long())
-        return sums.reshape(-1, *self.cells), lost
+        return moved, self.deposit(moved, quantities, unit)
 
     def gather(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Mesh values [*cells, m] at the particles x [n, dx]: Σ_j S(x_j − x_i) values_j, [n, m]."""
@@ -127,19 +103,20 @@ class Grid:
         reach, dims = range(-self.shape_order, self.shape_order + 1), len(self.cells)
         return [offset for offset in itertools.product(reach, repeat=dims) if offset >= (0,) * dims]
 
-    def mass_matrix(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def mass_matrix(self, x: torch.Tensor, weight: torch.Tensor, unit: float = 0.0) -> torch.Tensor:
         """This rank's part of M_jl = Σ_i w_i S(x_j − x_i) S(x_l − x_i) / ∏Δ: what is deposited of what is gathered.
 
         Args:
             x: positions [n, dx].
             weight: of each particle [n].
+            unit: as for :meth:`deposit`.
 
         Returns:
             The entries with l − j = ``offsets``, [len(offsets), *cells] float64; M is symmetric. Non-finite positions
             give NaN everywhere, as in :meth:`deposit`.
         """
         if kernels.take(x):
-            return kernels.mass_matrix(self._mesh, len(self.offsets), x, weight)
+            return kernels.mass_matrix(self._mesh, len(self.offsets), x, weight, unit)
         row_of = {offset: row for row, offset in enumerate(self.offsets)}
         steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))  # in the stencil's order
         entries = torch.zeros(len(row_of), math.prod(self.cells), dtype=torch.float64, device=x.device)
@@ -148,13 +125,13 @@ class Grid:
                 return entries.fill_(math.nan).reshape(-1, *self.cells)
             terms = list(zip(steps, self._stencil(x[rows]), strict=True))
             for first, (step, (node, shape)) in enumerate(terms):
-                carried = weight[rows] * shape
+                carried = weight[rows] * shape / self.cell_volume
                 for other_step, (_, other_shape) in terms[first:]:
                     offset = tuple(b - a for a, b in zip(step, other_step, strict=True))
                     entries[row_of[offset]] += torch.bincount(
-                        node, weights=carried * other_shape, minlength=entries.shape[1]
+                        node, weights=rounded(carried * other_shape, unit), minlength=entries.shape[1]
                     )
-        return entries.div_(self.cell_volume).reshape(-1, *self.cells)
+        return entries.reshape(-1, *self.cells)
 
     def _stencil(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The nodes that each particle touches, one per term: flat index [n] and weight [n] (float64)."""

@@ -7,40 +7,42 @@ at the pushed state: the paper's eq. (18) (arXiv:2603.23901) for the linear ℓ;
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from hpc_kjko.control import ControlField, determinant
+from hpc_kjko.exact import UNIT, one_thread, rounded
 from hpc_kjko.native.objective import fused
 from hpc_kjko.native.objective import objective as fused_objective
+from hpc_kjko.particles import BLOCK, passes
 
 #: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
 #: Only the objective does: a step that is taken has its true determinant, checked for every particle.
 CONTINUE_BELOW = 0.1
 
 
-class JKOObjective(nn.Module):
-    """This rank's part of J(u) − J(0), as the module that DistributedDataParallel wraps.
+class Objective(nn.Module):
+    """This rank's part of a functional of the control field, as the module that DistributedDataParallel wraps.
 
     ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
-    gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. The
-    constant J(0) = mean ½|v|² is left out: it would drown the differences between fields in single precision.
+    gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. Value and
+    gradient are float64 sums of parts that are rounded first (:mod:`hpc_kjko.exact`): over any ranks they have the same
+    bits as on one. The gradient so far is in ``gradient``, which :meth:`forget` clears; the parameters' own, from
+    automatic differentiation, is that of this rank in their precision.
+
+    Args:
+        control: what is trained.
+        together: particles that are added up before they are rounded.
     """
 
-    def __init__(
-        self,
-        control: ControlField,
-        *,
-        collision_strength: float,
-        temperature: float,
-        logdet: Literal["exact", "linear"],
-    ):
+    def __init__(self, control: ControlField, together: int = BLOCK):
         super().__init__()
-        self.control = control
-        self.collision_strength, self.temperature = collision_strength, temperature
-        self.logdet = logdet
+        self.control, self.together = control, together
+        self.forget()
 
     def forward(
         self,
@@ -51,7 +53,7 @@ class JKOObjective(nn.Module):
         tangents: torch.Tensor | None = None,
         known: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The part of some particles, for a step of size ``step``; a scalar.
+        """The part of some particles, for a step of size ``step``; a scalar, float64.
 
         Args:
             z: inputs of the control field [n, ...].
@@ -60,17 +62,98 @@ class JKOObjective(nn.Module):
             tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
             known: the part of ∇v·u that a control variate knows the average of [n].
         """
+        return _Sum.apply(self, (step, z, v, share, tangents, known), torch.is_grad_enabled(), *self.trained)
+
+    @abstractmethod
+    def part(
+        self,
+        step: float,
+        z: torch.Tensor,
+        v: torch.Tensor,
+        share: torch.Tensor,
+        tangents: torch.Tensor | None,
+        known: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The sum over some particles, for automatic differentiation: arguments as in :meth:`forward`."""
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Weights and biases of the layers, then the skip if there is one."""
         control = self.control
-        if tangents is None and fused(control.widths, z, v, share, control.layers[0].weight):
-            return fused_objective(
-                (z, v, share, known),
-                [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])],
-                activation=control.activation,
-                logdet=self.logdet,
-                step=step,
-                collision_strength=self.collision_strength,
-                temperature=self.temperature,
-            )
+        return [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
+
+    def forget(self) -> None:
+        """Clear the gradient."""
+        first = self.control.layers[0].weight
+        self.gradient = torch.zeros(sum(p.numel() for p in self.trained), dtype=torch.float64, device=first.device)
+
+    def gradient_of(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The gradient in one of the ``trained`` so far, of this rank's particles; float64."""
+        parts = self.gradient.split([p.numel() for p in self.trained])
+        (found,) = (part for p, part in zip(self.trained, parts, strict=True) if p is parameter)
+        return found.view_as(parameter)
+
+    def evaluate(
+        self, step: float, *rows: torch.Tensor | None, with_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Value, and gradient in the ``trained`` one after the other if it is wanted; float64."""
+        trained, value = self.trained, torch.zeros((), dtype=torch.float64, device=self.gradient.device)
+        gradient = torch.zeros_like(self.gradient) if with_gradient else None
+        with one_thread():
+            for some in passes(len(rows[0]), self.together):
+                with torch.set_grad_enabled(with_gradient):
+                    part = self.part(step, *(tensor[some] if tensor is not None else None for tensor in rows))
+                value += rounded(part.detach().double(), UNIT)
+                if with_gradient:
+                    parts = torch.autograd.grad(part, trained, materialize_grads=True)
+                    gradient += rounded(torch.cat([p.flatten() for p in parts]).double(), UNIT)
+        return value, gradient
+
+
+class _Sum(torch.autograd.Function):
+    """An objective's value as a function of the trained parameters."""
+
+    @staticmethod
+    def forward(ctx, objective, arguments, with_gradient, *trained):
+        value, ctx.found = objective.evaluate(*arguments, with_gradient=with_gradient)
+        ctx.objective, ctx.like = objective, trained
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, outer):
+        gradient = ctx.found * outer
+        ctx.objective.gradient += gradient
+        parts = gradient.split([parameter.numel() for parameter in ctx.like])
+        return None, None, None, *(p.view_as(like).to(like) for p, like in zip(parts, ctx.like, strict=True))
+
+
+class JKOObjective(Objective):
+    """J(u) − J(0): the constant J(0) = mean ½|v|² would drown the differences between fields."""
+
+    def __init__(
+        self,
+        control: ControlField,
+        *,
+        collision_strength: float,
+        temperature: float,
+        logdet: Literal["exact", "linear"],
+        together: int = BLOCK,
+    ):
+        super().__init__(control, together)
+        self.collision_strength, self.temperature = collision_strength, temperature
+        self.logdet = logdet
+
+    def part(
+        self,
+        step: float,
+        z: torch.Tensor,
+        v: torch.Tensor,
+        share: torch.Tensor,
+        tangents: torch.Tensor | None,
+        known: torch.Tensor | None,
+    ) -> torch.Tensor:
+        control = self.control
         if tangents is None and (self.logdet == "linear" or control.velocity_dims == 1):
             u, divergence = control.with_divergence(z)
             log_det = step * divergence if self.logdet == "linear" else continued_log(1 + step * divergence)
@@ -86,6 +169,26 @@ class JKOObjective(nn.Module):
         if known is not None:
             log_det = log_det - step * known * divergence
         return (share * (running + kinetic - self.temperature * log_det)).sum()
+
+    def evaluate(
+        self, step: float, *rows: torch.Tensor | None, with_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        z, v, share, tangents, known = rows
+        control = self.control
+        if tangents is not None or not fused(control.widths, z, v, share, control.layers[0].weight):
+            return super().evaluate(step, *rows, with_gradient=with_gradient)
+        return fused_objective(
+            (z, v, share, known),
+            self.trained,
+            activation=control.activation,
+            logdet=self.logdet,
+            step=step,
+            collision_strength=self.collision_strength,
+            temperature=self.temperature,
+            together=self.together,
+            unit=UNIT,
+            with_gradient=with_gradient,
+        )
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:

@@ -111,8 +111,12 @@ def folds(shard: Shard, device: torch.device | None = None) -> torch.Tensor:
     A fold is made of contiguous, aligned blocks of a power of two, dealt in turn: each such block of a Sobol sequence
     is itself evenly spread. (A stride of 8 through the sequence would confine x to part of the box.)
     """
-    size = min(BLOCK, 2 ** max(0, (shard.total // (2 * FOLDS)).bit_length() - 1))
-    return torch.arange(shard.start, shard.stop, device=device) // size % FOLDS
+    return torch.arange(shard.start, shard.stop, device=device) // fold_rows(shard.total) % FOLDS
+
+
+def fold_rows(total: int) -> int:
+    """Rows of such a block, in an ensemble of ``total`` particles: at most a block, and at least two in each fold."""
+    return min(BLOCK, 2 ** max(0, (total // (2 * FOLDS)).bit_length() - 1))
 
 
 def passes(count: int, size: int = PASS) -> list[slice]:

@@ -55,7 +55,12 @@ METHODS = {
 #: Job, Adam's learning rate (at 5e-3 the paper's scheme runs away on E4), size with the paper's step, size of a test.
 CASES = {
     "e5": ("e5_two_stream_weak", "5e-3", ("particles.count=16384",), ("particles.count=1024", "time.end=2.0")),
-    "e4": ("e4_confined_3d", "1e-3", ("particles.count=16384", "time.step=0.1"), ("particles.count=1024", "time.end=0.4")),
+    "e4": (
+        "e4_confined_3d",
+        "1e-3",
+        ("particles.count=16384", "time.step=0.1"),
+        ("particles.count=1024", "time.end=0.4"),
+    ),
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
+from hpc_kjko.exact import summed_finely
 from hpc_kjko.particles import Particles, passes
 
 #: Standard errors beyond which a change of free energy is taken for one.
@@ -81,11 +82,11 @@ class CollisionReport:
 
         Summed as ½(v' − ṽ)·(v' + ṽ): the difference of two large sums would lose its digits.
         """
-        change = 0.0
+        change, share = np.zeros(2), pushed.shares()
         for rows in passes(len(pushed.v)):
             old, new = pushed.v[rows].double(), collided.v[rows].double()
-            change += 0.5 * float((pushed.weight[rows] * ((new - old) * (new + old)).sum(1)).sum())
-        return replace(self, collision_energy=float(comm.sum(np.array([change]))[0]))
+            change += summed_finely(share[rows] * ((new - old) * (new + old)).sum(1)).cpu().numpy()
+        return replace(self, collision_energy=0.5 * pushed.mass * float(comm.sum(change).sum()))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField, smallest_eigenvalue
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.exact import counts, rows_together, summed_finely
 from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import CERTIFY, FOLDS, SELECT, Particles, folds, passes
+from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, folds, passes
 from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
@@ -57,7 +58,11 @@ class ControlledCollision(Collision):
 
     def __init__(self, case: Case, comm: Communicator):
         method, problem = case.method, case.problem
-        self.comm, self.problem, self.chunk = comm, problem, method.chunk
+        self.comm, self.problem = comm, problem
+        #: Particles handled at a time by full passes: whole blocks.
+        self.chunk = -(-method.chunk // BLOCK) * BLOCK
+        #: Particles that an objective adds up before it rounds.
+        self.together = rows_together(case.particles.count) if case.run.reproducible else self.chunk
         self.order, self.logdet, self.form = method.order, method.logdet, method.form
         self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
         self.dtype = getattr(torch, method.precision)
@@ -203,7 +208,8 @@ class ControlledCollision(Collision):
             fold = folds(particles.shard, whole.z.device)
             rows = [torch.nonzero(fold == k)[:, 0] for k in ((*_FITTED, SELECT) if self.held_out else range(FOLDS))]
             shares = particles.shares()
-            masses = self.comm.sum(np.array([float(shares[r].sum()) for r in rows]))
+            total = particles.shard.total
+            masses = self.comm.sum(np.array([float(counts(shares[r], total).sum()) for r in rows])) / total
             order = torch.cat(rows)
             edges = np.cumsum([0, *map(len, rows)])
             self._folds = order, edges, masses
@@ -218,9 +224,7 @@ class ControlledCollision(Collision):
         tangents, known = (part[order] if part is not None else None for part in (whole.tangents, whole.known))
         dealt = Sample(z, v, share, tangents, known)
         parts = [Sample(*dealt.rows(slice(a, b))) for a, b in itertools.pairwise(edges)]
-        if not self.held_out:
-            return replace(TrainingData.unheld(dealt), folds=parts)
-        return TrainingData(Sample(*dealt.rows(slice(0, edges[-2]))), parts[:-1], parts[-1])
+        return TrainingData(parts[:-1], parts[-1]) if self.held_out else TrainingData.unheld(*parts)
 
     # -- the move ------------------------------------------------------------------------------------------------
 
@@ -233,9 +237,10 @@ class ControlledCollision(Collision):
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
         exact = self.problem.exact(start.time + fitted, self.collision_strength, self.temperature)
-        smallest, square, objective, drift_error = np.inf, 0.0, 0.0, 0.0
+        smallest, total = np.inf, particles.shard.total
         never_fitted = folds(particles.shard, v.device) == CERTIFY if self.held_out else None
-        certificate = torch.zeros(5, dtype=torch.float64, device=v.device)
+        counted = torch.zeros(2, dtype=torch.float64, device=v.device)
+        averages = torch.zeros(2, 6, dtype=torch.float64, device=v.device)
         for rows in passes(len(particles.x), self.chunk):
             u, jacobian = field(rows)
             log_det = tracked_log_det(jacobian, duration, self.logdet)
@@ -244,31 +249,33 @@ class ControlledCollision(Collision):
             if len(u):
                 eigenvalues = smallest_eigenvalue(linear_part(jacobian, duration))
                 smallest = float(np.minimum(smallest, float(eigenvalues.min())))  # keeps a NaN, as min() would not
-            square += float((share[rows] * (u.double() ** 2).sum(1)).sum())
+            terms = torch.zeros(len(u), 6, dtype=torch.float64, device=v.device)
+            terms[:, 0] = (u.double() ** 2).sum(1)
             seen = log_det if self.order == 1 else tracked_log_det(jacobian, fitted, self.logdet)
             reached = particles.v[rows] + fitted * u
-            kinetic = 0.5 * (reached.double() ** 2).sum(1)
-            objective += float((share[rows] * (kinetic - self.temperature * seen.double())).sum())
+            terms[:, 1] = 0.5 * (reached.double() ** 2).sum(1) - self.temperature * seen.double()
             if exact is not None:
                 score = exact.score_v(particles.x[rows], reached)
                 wanted = -self.collision_strength * (reached + self.temperature * score)
-                drift_error += float((share[rows] * ((u - wanted).double() ** 2).sum(1)).sum())
+                terms[:, 2] = ((u - wanted).double() ** 2).sum(1)
             if never_fitted is not None and (chosen := never_fitted[rows]).any():
                 exact_log_det = tracked_log_det(jacobian[chosen], duration, "exact").double()
                 work = ((particles.v[rows][chosen] + 0.5 * duration * u[chosen]).double() * u[chosen]).sum(1)
                 change = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
-                weight = share[rows][chosen]
-                certificate += torch.stack(
-                    [weight, weight * change, weight**2, weight**2 * change, (weight * change) ** 2]
-                ).sum(1)
-        sums = self.comm.sum(np.concatenate([[square, objective, drift_error], certificate.cpu().numpy()]))
-        (mean_square, mean_rest, drift_error), (whole, first, *second) = np.split(sums, [3])
+                number = counts(share[rows][chosen], total)
+                counted += torch.stack([number.sum(), (number**2).sum()])
+                terms[chosen, 3:] = torch.stack([change, number * change, number * change**2], dim=1)
+            averages += summed_finely(share[rows, None] * terms)
+        sums = self.comm.sum(torch.cat([counted, averages.flatten()]).cpu().numpy())
+        (number, square), averages = sums[:2], sums[2:8] + sums[8:]
+        mean_square, mean_rest, drift_error, first, *second = averages
         change, error = 0.0, 0.0
-        effective = whole**2 / second[0] if whole > 0 else 0.0  # number of particles, if weights were equal
+        effective = number**2 / square if number > 0 else 0.0  # number of particles, if weights were equal
         if effective >= FEWEST:
-            change = first / whole
-            square_error = max(second[2] - 2 * change * second[1] + change**2 * second[0], 0.0) / whole**2
-            error = np.sqrt(square_error * effective / (effective - 1))
+            part = number / total  # of the mass
+            change = first / part
+            variance = max(second[1] - 2 * change * second[0] + change**2 * square / total, 0.0)
+            error = np.sqrt(variance / total * effective / (effective - 1)) / part
         report = CollisionReport(
             dissipation=particles.mass * float(mean_square) / self.collision_strength,
             min_eigenvalue=self.comm.min(smallest),

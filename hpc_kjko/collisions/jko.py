@@ -35,6 +35,7 @@ class JKOCollision(ControlledCollision):
             collision_strength=self.collision_strength,
             temperature=self.temperature,
             logdet=self.logdet,
+            together=self.together,
         )
         self._solver = solver_of(case.method, objective, comm)
 

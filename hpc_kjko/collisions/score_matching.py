@@ -6,29 +6,23 @@ import copy
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpc_kjko.collisions.base import StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.control import ControlField
+from hpc_kjko.objective import Objective
 from hpc_kjko.particles import Particles
 from hpc_kjko.solvers import solver_of
 
 
-class ScoreObjective(nn.Module):
+class ScoreObjective(Objective):
     """This rank's part of the implicit score-matching loss E[½|s|² + ∇v·s], minimal at s = ∇v log f.
 
-    A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695. The form is that of
-    :class:`~hpc_kjko.objective.JKOObjective`: a local sum of shares, to be summed over ranks.
+    A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695.
     """
 
-    def __init__(self, control: ControlField):
-        super().__init__()
-        self.control = control
-
-    def forward(
+    def part(
         self,
         step: float,
         z: torch.Tensor,
@@ -36,7 +30,6 @@ class ScoreObjective(nn.Module):
         share: torch.Tensor,
         *rest: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The part of particles with inputs z [n, ...] and ``share`` [n]; a scalar. The rest is not used here."""
         score, divergence = self.control.with_divergence(z)
         return (share * (0.5 * (score * score).sum(1) + divergence)).sum()
 
@@ -53,7 +46,7 @@ class ScoreMatchingCollision(ControlledCollision):
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
         self.control = self.control_field(case)
-        self._solver = solver_of(case.method, ScoreObjective(self.control), comm)
+        self._solver = solver_of(case.method, ScoreObjective(self.control, self.together), comm)
 
     def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         return self._solver.minimise(self.training_data(self.control, particles, duration, start), duration, stiffer)

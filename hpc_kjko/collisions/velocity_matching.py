@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpc_kjko.collisions.base import CollisionReport, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
@@ -15,24 +14,24 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import UserError
+from hpc_kjko.objective import Objective
 from hpc_kjko.particles import Particles
 from hpc_kjko.solvers.adam import AdamSolver
 from hpc_kjko.solvers.base import Sample, TrainingData
 
 
-class VelocityObjective(nn.Module):
+class VelocityObjective(Objective):
     """This rank's part of E[½|u|² + κ v·u − κT ∇v·u], minimal at u = −κ (v + T ∇v log f).
 
-    Integration by parts has removed the score: ½|u − u*|² less what does not depend on u. Form and ranks as in
-    :class:`~hpc_kjko.objective.JKOObjective`, of whose linear functional this is the limit J κ/h as h → 0.
+    Integration by parts has removed the score: ½|u − u*|² less what does not depend on u. It is the limit J κ/h as
+    h → 0 of the linear functional of :class:`~hpc_kjko.objective.JKOObjective`.
     """
 
-    def __init__(self, control: ControlField, collision_strength: float, temperature: float):
-        super().__init__()
-        self.control = control
+    def __init__(self, control: ControlField, together: int, collision_strength: float, temperature: float):
+        super().__init__(control, together)
         self.collision_strength, self.temperature = collision_strength, temperature
 
-    def forward(
+    def part(
         self,
         step: float,
         z: torch.Tensor,
@@ -40,7 +39,6 @@ class VelocityObjective(nn.Module):
         share: torch.Tensor,
         *rest: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The part of samples with inputs z [n, ...], velocities v [n, dv] and ``share`` [n]; a scalar."""
         u, divergence = self.control.with_divergence(z)
         drag = (v * u).sum(1) - self.temperature * divergence
         return (share * (0.5 * (u * u).sum(1) + self.collision_strength * drag)).sum()
@@ -63,14 +61,13 @@ class VelocityMatchingCollision(ControlledCollision):
         settings = case.velocity_matching
         self.end, self.steps, self.outer_iterations = case.time.end, case.time.steps, settings.outer_iterations
         self.control = self.control_field(case, parameters=1)
-        objective = VelocityObjective(self.control, self.collision_strength, self.temperature)
+        objective = VelocityObjective(self.control, self.together, self.collision_strength, self.temperature)
         self._solver = AdamSolver(
             objective,
             comm,
             iterations=settings.iterations,
             first_iterations=settings.iterations,
             learning_rate=settings.learning_rate,
-            chunk=case.method.chunk,
         )
         self._trained_until = 0.0
         self._rehearsing = False
@@ -86,9 +83,9 @@ class VelocityMatchingCollision(ControlledCollision):
             self._rehearsing = False
             if not went_through:
                 return False
-            z = self._pushed.flatten(0, 1)
-            whole = Sample(z, z[:, -self.problem.velocity_dims :], self._share.repeat(self.steps) / self.steps)
-            self._solver.minimise(TrainingData.unheld(whole), self.end / self.steps)
+            share = self._share / self.steps
+            times = [Sample(z, z[:, -self.problem.velocity_dims :], share) for z in self._pushed]
+            self._solver.minimise(TrainingData.unheld(*times), self.end / self.steps)
         del self._pushed
         self._trained_until = self.end
         return True

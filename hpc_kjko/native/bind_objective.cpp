@@ -35,7 +35,7 @@ static bool finite(const float *x, size_t count) {
 static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share, const std::optional<Vector> &known,
                              const Matrix &w1, const Vector &b1, const Matrix &w2, const Vector &b2, const Matrix &w3,
                              const Vector &b3, const std::optional<Matrix> &skip, bool tanh, bool exact, double step,
-                             double collision_strength, double temperature) {
+                             double collision_strength, double temperature, int together, double unit) {
     const size_t count = z.shape(0), inputs = z.shape(1), width = w2.shape(0), dv = w3.shape(0);
     const size_t skipped = skip ? skip->shape(1) : 0;
     expect(w1.shape(0) == width && w1.shape(1) == inputs && b1.shape(0) == width && w2.shape(1) == width &&
@@ -54,6 +54,9 @@ static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share
     call.step = static_cast<float>(step);
     call.collision_strength = static_cast<float>(collision_strength);
     call.temperature = static_cast<float>(temperature);
+    expect(together > 0, "some particles are added up together");
+    call.together = together;
+    call.unit = unit;
     call.count = static_cast<long long>(count);
     call.z = z.data();
     call.v = v.data();
@@ -83,9 +86,9 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> as_array(std::unique_ptr<doub
 static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1,
                                     Matrix w2, Vector b2, Matrix w3, Vector b3, std::optional<Matrix> skip, bool tanh,
                                     bool exact, double step, double collision_strength, double temperature,
-                                    bool with_gradient) {
+                                    int together, double unit, bool with_gradient) {
     ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, tanh, exact, step,
-                                 collision_strength, temperature);
+                                 collision_strength, temperature, std::min(together, CHUNK), unit);
     const Network &n = call.network;
     const size_t parameters = w1.size() + b1.size() + w2.size() + b2.size() + w3.size() + b3.size() +
                               (skip ? skip->size() : 0);
@@ -93,7 +96,7 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     double loss = std::numeric_limits<double>::quiet_NaN();
     if (finite(n)) {
         nb::gil_scoped_release release;
-        std::vector<double> sums(sums_of(call.count, CHUNK, MOST_SUMS) * kernels().objective.sums_size(n));
+        std::vector<double> sums(sums_of(call.count, call.together, MOST_SUMS) * kernels().objective.sums_size(n));
         call.sums = sums.data();
         call.loss = &loss;
         call.gradient = with_gradient ? gradient.get() : nullptr;
@@ -110,9 +113,9 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
 static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
     Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1, Matrix w2, Vector b2, Matrix w3,
     Vector b3, std::optional<Matrix> skip, bool tanh, bool exact, double step, double collision_strength,
-    double temperature, bool whole) {
+    double temperature, int together, double unit, bool whole) {
     ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, tanh, exact, step,
-                                 collision_strength, temperature);
+                                 collision_strength, temperature, std::min(together, MOMENTS_CHUNK), unit);
     const size_t dv = call.network.velocity_dims, basis = call.network.width + call.network.skipped + 1;
     const size_t size = dv * basis + 2 + (whole ? basis * basis + dv * basis + dv * dv * basis * basis : 0);
     auto numbers = std::make_unique<double[]>(size);
@@ -126,7 +129,7 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
             moments.load = moments.gram + basis * basis;
             moments.outer = moments.load + dv * basis;
         }
-        const long long count = sums_of(call.count, MOMENTS_CHUNK, MOST_MOMENTS_SUMS);
+        const long long count = sums_of(call.count, call.together, MOST_MOMENTS_SUMS);
         std::vector<double> sums(count * kernels().objective.moments_sums_size(call.network));
         call.sums = sums.data();
         kernels().objective.moments(call, moments);
@@ -140,12 +143,14 @@ void bind_objective(nb::module_ &m) {
     m.def("evaluate_objective", &evaluate_objective, "z"_a.noconvert(), "v"_a.noconvert(), "share"_a.noconvert(),
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
-          "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "with_gradient"_a,
+          "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "together"_a, "unit"_a,
+          "with_gradient"_a,
           "The JKO functional's part of some particles and its gradient in w1, b1, w2, b2, w3, b3, skip.");
     m.def("objective_moments", &objective_moments, "z"_a.noconvert(), "v"_a.noconvert(), "share"_a.noconvert(),
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
-          "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "whole"_a,
+          "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "together"_a, "unit"_a,
+          "whole"_a,
           "Sums for variable projection, one after the other: pull, log_det, turned; gram, load, outer.");
     m.attr("WIDTHS") = nb::make_tuple(16, 32, 48, 64);
     m.attr("MOST_INPUTS") = MOST_INPUTS - 1;

@@ -15,10 +15,8 @@ namespace nb = nanobind;
 namespace kjko {
 
 using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Columns = nb::ndarray<double, nb::ndim<2>, nb::device::cpu>;
 using Values = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Counts = nb::ndarray<long long, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 static void require(bool holds, const char *what) {
     if (!holds) throw std::invalid_argument(what);
@@ -73,36 +71,36 @@ static void drift(const std::vector<double> &lengths, const Rows &x, const Rows 
     kernels().particles.drift(lengths.data(), dims, particles, duration, moved.data());
 }
 
-template <class Sums>
 static long long deposit(const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
-                         const Columns &quantities, const Sums &sums, const double *units, const std::optional<Rows> &v,
+                         const Columns &quantities, double unit, const Values &densities, const std::optional<Rows> &v,
                          double duration, const std::optional<Rows> &moved) {
     const Mesh mesh = mesh_of(cells, lengths, order);
     const Particles particles = particles_of(x, v, mesh.dims);
     require(v.has_value() == moved.has_value(), "a drift needs v and moved");
     if (moved) require(alike(x, *moved) && moved->shape(1) == x.shape(1), "moved is like x");
     require(quantities.shape(1) == x.shape(0), "quantities [m, n] are of the n particles");
-    require(sums.shape(0) == quantities.shape(0) && static_cast<long long>(sums.shape(1)) == nodes_of(mesh),
+    require(densities.shape(0) == quantities.shape(0) &&
+                static_cast<long long>(densities.shape(1)) == nodes_of(mesh),
             "densities are [m, nodes]");
     const Carried carried{quantities.data(), static_cast<int>(quantities.shape(0)), quantities.stride(0),
-                          quantities.stride(1)};
+                          quantities.stride(1), unit};
     nb::gil_scoped_release release;
     const long long nodes = mesh.padded_nodes();
     const long long size = deposit_chunks(nodes, particles.count) * chunk_stride(carried.quantities * nodes);
-    const std::unique_ptr<unsigned char[]> workspace(new unsigned char[sizeof(double) * size]);
-    return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried, units,
-                                       workspace.get(), sums.data());
+    const std::unique_ptr<double[]> workspace(new double[size]);
+    return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried,
+                                       workspace.get(), densities.data());
 }
 
 static long long mass_matrix(const std::vector<int> &cells, const std::vector<double> &lengths, int order,
-                             const Rows &x, const Columns &weight, const Values &entries) {
+                             const Rows &x, const Columns &weight, double unit, const Values &entries) {
     const Mesh mesh = mesh_of(cells, lengths, order);
     const Particles particles = particles_of(x, std::nullopt, mesh.dims);
     const int rows = distances(mesh);
     require(weight.shape(0) == 1 && weight.shape(1) == x.shape(0), "the weights [1, n] are of the n particles");
     require(static_cast<int>(entries.shape(0)) == rows && static_cast<long long>(entries.shape(1)) == nodes_of(mesh),
             "entries are [distances, nodes]");
-    const Carried carried{weight.data(), 1, weight.stride(0), weight.stride(1)};
+    const Carried carried{weight.data(), 1, weight.stride(0), weight.stride(1), unit};
     nb::gil_scoped_release release;
     const long long size = rows * mesh.padded_nodes();
     const std::unique_ptr<double[]> workspace(new double[deposit_chunks(size, particles.count) * chunk_stride(size)]);
@@ -126,30 +124,13 @@ static void gather(const std::vector<int> &cells, const std::vector<double> &len
 void bind_particles(nb::module_ &m) {
     m.def("drift", &drift, nb::arg("lengths"), nb::arg("x"), nb::arg("v"), nb::arg("duration"), nb::arg("moved"),
           "moved = x + duration v, wrapped into the box.");
-    m.def(
-        "deposit",
-        [](const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
-           const Columns &quantities, const Values &densities, const std::optional<Rows> &v, double duration,
-           const std::optional<Rows> &moved) {
-            return deposit(cells, lengths, order, x, quantities, densities, nullptr, v, duration, moved);
-        },
-        nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("quantities"),
-        nb::arg("densities"), nb::arg("v") = nb::none(), nb::arg("duration") = 0.0, nb::arg("moved") = nb::none(),
-        "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if there is one; returns how many particles "
-        "are nowhere.");
-    m.def(
-        "deposit_fixed",
-        [](const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
-           const Columns &quantities, const Numbers &units, const Counts &counts) {
-            require(units.shape(0) == quantities.shape(0), "each quantity has its unit");
-            return deposit(cells, lengths, order, x, quantities, counts, units.data(), std::nullopt, 0.0, std::nullopt);
-        },
-        nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("quantities"), nb::arg("units"),
-        nb::arg("counts"),
-        "Sums [m, nodes] of quantities [m, n] as whole numbers of `units`; returns how many particles are nowhere or "
-        "carry too much.");
+    m.def("deposit", &deposit, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
+          nb::arg("quantities"), nb::arg("unit"), nb::arg("densities"), nb::arg("v") = nb::none(),
+          nb::arg("duration") = 0.0, nb::arg("moved") = nb::none(),
+          "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if there is one, of parts rounded to "
+          "`unit`; returns how many particles are nowhere.");
     m.def("mass_matrix", &mass_matrix, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
-          nb::arg("weight"), nb::arg("entries"),
+          nb::arg("weight"), nb::arg("unit"), nb::arg("entries"),
           "Entries [distances, nodes] of the mass matrix; returns how many particles are nowhere.");
     m.def("gather", &gather, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("values"),
           nb::arg("v").none(), nb::arg("duration"), nb::arg("result"),

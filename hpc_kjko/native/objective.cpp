@@ -109,7 +109,7 @@ struct Pass {
         for (int k = 0; k < MOST_INPUTS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
     }
 
-    // Adds the part of at most CHUNK particles to `sum`.
+    // Adds the part of a chunk to `sum`.
     __attribute__((noinline)) void add_chunk(long long first, long long count, double *sum) {
         alignas(64) float part[At::size];
         __builtin_memset(part, 0, sizeof part);
@@ -120,23 +120,27 @@ struct Pass {
             loss += evaluate(part);
             if (call.gradient) backward(part);
         }
-        for (int i = 0; i < At::size; ++i) sum[i] += part[i];
-        sum[At::loss] += loss;
+        double whole[At::size];
+        for (int i = 0; i < At::size; ++i) whole[i] = part[i];
+        whole[At::loss] = loss;
+        if (call.gradient) complete(whole);
+        add_rounded(whole, At::size, sum);
     }
 
-    // Adds the moments of at most MOMENTS_CHUNK particles to `sum`.
+    // Adds the moments of a chunk to `sum`.
     __attribute__((noinline)) void add_moments(long long first, long long count, bool whole, double *sum) {
         using Parts = MomentsLayout<H>;
         constexpr int W = Parts::W;
         alignas(64) float part[Parts::size];
         alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
+        double counts[2] = {};
         const int used = Parts::used(call, whole);
         __builtin_memset(part, 0, used * sizeof(float));
         __builtin_memset(factors, 0, sizeof factors);
         for (long long row = first; row < first + count; row += BLOCK) {
             take(row, first + count - row);
             forward();
-            invert(sum + Parts::counts);
+            invert(counts);
             const int unit = H + call.network.inputs - DV;
             for (int p = 0; p < BLOCK; ++p) {
                 for (int k = 0; k < DV; ++k) {
@@ -182,10 +186,37 @@ struct Pass {
                 for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
             }
         }
-        for (int i = 0; i < used; ++i) sum[i] += part[i];
+        add_rounded(counts, 2, sum + Parts::counts);
+        add_rounded(part + Parts::pull, used - Parts::pull, sum + Parts::pull);
     }
 
 private:
+    template <class Number>
+    void add_rounded(const Number *numbers, int count, double *sum) const {
+        const double shift = 0x1.8p52 * call.unit;
+        for (int i = 0; i < count; ++i) sum[i] += (numbers[i] + shift) - shift;
+    }
+
+    // What reaches the layers through the seeds of the tangents and, in the closed form, through M = W2 ∘ (W1v W3)ᵀ.
+    void complete(double *sum) const {
+        const int inputs = call.network.inputs, first_v = inputs - DV;
+        for (int k = 0; k < DV; ++k) {
+            sum[At::skip + k * MOST_INPUTS + first_v + k] += sum[At::loss + 1 + k];
+            for (int i = 0; i < H; ++i) sum[At::w1 + (first_v + k) * H + i] += sum[At::seed + k * H + i];
+        }
+        for (int i = 0; CLOSED && i < H; ++i)
+            for (int k = 0; k < DV; ++k) {
+                double to_w3 = 0;
+                for (int l = 0; l < H; ++l) {
+                    const double to_m = sum[At::m + i * H + l], w1 = weights.seed[k][l], w3 = weights.w3[k][i];
+                    sum[At::w1 + (first_v + k) * H + l] += to_m * weights.w2[i][l] * w3;
+                    sum[At::w2 + i * H + l] += to_m * w1 * w3;
+                    to_w3 += to_m * weights.w2[i][l] * w1;
+                }
+                sum[At::w3 + k * H + i] += to_w3;
+            }
+    }
+
     // B of every particle, into gradient_j[j * DV + k]; adds what log_det counts.
     void invert(double *counts) {
         const float h = call.step;
@@ -390,26 +421,9 @@ template <int H>
 __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *sum) {
     using At = Layout<H>;
     const Network &n = call.network;
-    const int inputs = n.inputs, dv = n.velocity_dims, first_v = inputs - dv;
+    const int inputs = n.inputs, dv = n.velocity_dims;
     *call.loss = sum[At::loss];
     if (!call.gradient) return;
-    for (int k = 0; k < dv; ++k) {
-        sum[At::skip + k * MOST_INPUTS + first_v + k] += sum[At::loss + 1 + k];
-        for (int i = 0; i < H; ++i) sum[At::w1 + (first_v + k) * H + i] += sum[At::seed + k * H + i];
-    }
-    // The closed form's M = W2 ∘ (W1v W3)ᵀ.
-    for (int i = 0; i < H; ++i)
-        for (int l = 0; l < H; ++l) {
-            const double to_m = sum[At::m + i * H + l];
-            double through = 0;
-            for (int k = 0; k < dv; ++k) {
-                const double w1 = n.w1[l * inputs + first_v + k], w3 = n.w3[k * H + i];
-                through += w1 * w3;
-                sum[At::w1 + (first_v + k) * H + l] += to_m * n.w2[i * H + l] * w3;
-                sum[At::w3 + k * H + i] += to_m * n.w2[i * H + l] * w1;
-            }
-            sum[At::w2 + i * H + l] += to_m * through;
-        }
     double *to = call.gradient;
     for (int i = 0; i < H; ++i)
         for (int k = 0; k < inputs; ++k) *to++ = sum[At::w1 + k * H + i];
@@ -425,7 +439,7 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
 template <int H, class Activation, int DV, bool CLOSED>
 static void run(const ObjectiveCall &call) {
     const Weights<H> weights(call.network);
-    const long long chunks = (call.count + CHUNK - 1) / CHUNK;
+    const long long chunks = (call.count + call.together - 1) / call.together;
     const long long sums = chunks < MOST_SUMS ? chunks : MOST_SUMS, size = Layout<H>::size;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
 #pragma omp parallel if (sums > 1)
@@ -434,8 +448,8 @@ static void run(const ObjectiveCall &call) {
 #pragma omp for schedule(dynamic)
         for (long long s = 0; s < sums; ++s)
             for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
-                const long long first = chunk * CHUNK, left = call.count - first;
-                pass.add_chunk(first, left < CHUNK ? left : CHUNK, call.sums + s * size);
+                const long long first = chunk * call.together, left = call.count - first;
+                pass.add_chunk(first, left < call.together ? left : call.together, call.sums + s * size);
             }
     }
     for (long long s = 1; s < sums; ++s)
@@ -479,7 +493,7 @@ template <int H, class Activation, int DV>
 static void run_moments(const ObjectiveCall &call, const Moments &to) {
     using Parts = MomentsLayout<H>;
     const Weights<H> weights(call.network);
-    const long long chunks = (call.count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK, size = Parts::used(call, to.gram);
+    const long long chunks = (call.count + call.together - 1) / call.together, size = Parts::used(call, to.gram);
     const long long sums = chunks < MOST_MOMENTS_SUMS ? chunks : MOST_MOMENTS_SUMS;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
 #pragma omp parallel if (sums > 1)
@@ -488,8 +502,8 @@ static void run_moments(const ObjectiveCall &call, const Moments &to) {
 #pragma omp for schedule(dynamic)
         for (long long s = 0; s < sums; ++s)
             for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
-                const long long first = chunk * MOMENTS_CHUNK, left = call.count - first;
-                pass.add_moments(first, left < MOMENTS_CHUNK ? left : MOMENTS_CHUNK, to.gram, call.sums + s * size);
+                const long long first = chunk * call.together, left = call.count - first;
+                pass.add_moments(first, left < call.together ? left : call.together, to.gram, call.sums + s * size);
             }
     }
     hand_over_moments<H>(call, sums, to);

@@ -3,9 +3,10 @@
 
 namespace kjko {
 
-// Single precision holds sums over so many particles, double precision the rest. Chunks are dealt to at most so many
-// sums, which are added in order: the bits do not depend on the number of threads.
-constexpr int CHUNK = 768, MOST_SUMS = 128;
+// Single precision holds sums over so many particles at most, double precision the rest. Sums over one chunk are rounded
+// to units (hpc_kjko/exact.py) before they are added to others: the bits depend neither on the number of threads nor on
+// how whole chunks are dealt to calls. Chunks are dealt to at most so many partial sums.
+constexpr int CHUNK = 1024, MOST_SUMS = 128;
 // Inputs of the network, with one that is 1.
 constexpr int MOST_INPUTS = 16;
 
@@ -28,6 +29,9 @@ struct ObjectiveCall {
     const float *share;     // [count]
     const float *known;     // [count], or null
 
+    int together;  // particles in a chunk; of moments, MOMENTS_CHUNK at most
+    double unit;   // of sums over chunks; 0: not rounded
+
     double *sums;  // [sums, sums_size()] to work in
     double *loss;
     double *gradient;  // of w1, b1, w2, b2, w3, b3, skip, one after the other; null: only the loss is wanted
@@ -36,7 +40,7 @@ struct ObjectiveCall {
 // What variable projection needs (hpc_kjko/solvers/varpro.py): sums over particles of the basis g = (h2, skipped inputs,
 // 1), with u = C g for the network's output layer C, and of q_k = Σ_j B_jk ∂g/∂v_j, B = (I + h ∇v u)⁻¹ or, without the
 // exact log det, I.
-constexpr int MOMENTS_CHUNK = 192, MOST_MOMENTS_SUMS = 32;
+constexpr int MOMENTS_CHUNK = 256, MOST_MOMENTS_SUMS = 32;
 
 struct Moments {
     double *pull;     // Σ share q_k [velocity_dims, basis]

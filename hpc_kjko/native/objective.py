@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
 from hpc_kjko.native import Backend, backend, require
 
@@ -18,26 +17,6 @@ def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
     kernels, (inputs, first, second, dv) = require(), widths
     instantiated = first == second and first in kernels.WIDTHS and inputs <= kernels.MOST_INPUTS and dv <= 3
     return instantiated and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
-
-
-class FusedObjective(torch.autograd.Function):
-    """J's part of some particles as a function of the network's parameters alone, in double precision.
-
-    The gradient is found along with the value, and kept.
-    """
-
-    @staticmethod
-    def forward(ctx, particles, settings, *parameters):
-        loss, ctx.gradient = require().evaluate_objective(*_arguments(particles, parameters), **settings)
-        ctx.shapes = [parameter.shape for parameter in parameters]
-        return torch.tensor(loss, dtype=torch.float64)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, outer):
-        whole = (torch.from_numpy(ctx.gradient) * outer).float()
-        parts = whole.split([shape.numel() for shape in ctx.shapes])
-        return None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 #: z, v, share and what a control variate knows of each particle.
@@ -59,12 +38,15 @@ def moments(
     logdet: str,
     step: float,
     temperature: float,
+    together: int,
+    unit: float,
     whole: bool,
 ) -> np.ndarray:
     """What :class:`hpc_kjko.solvers.varpro.VarproSolver` sums over some particles, flat, in its order.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
+        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.exact`).
         whole: whether gram, load and curvature are wanted.
     """
     return require().objective_moments(
@@ -74,6 +56,8 @@ def moments(
         step=step,
         collision_strength=1.0,  # has no part in them
         temperature=temperature,
+        together=together,
+        unit=unit,
         whole=whole,
     )
 
@@ -87,18 +71,25 @@ def objective(
     step: float,
     collision_strength: float,
     temperature: float,
-) -> torch.Tensor:
-    """J's part of some particles; a scalar in double precision.
+    together: int,
+    unit: float,
+    with_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """J's part of some particles, and its gradient in all parameters one after the other if it is wanted; float64.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
+        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.exact`).
     """
-    settings = {
-        "tanh": activation == "tanh",
-        "exact": logdet == "exact",
-        "step": step,
-        "collision_strength": collision_strength,
-        "temperature": temperature,
-        "with_gradient": torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
-    }
-    return FusedObjective.apply(particles, settings, *parameters)
+    value, gradient = require().evaluate_objective(
+        *_arguments(particles, parameters),
+        tanh=activation == "tanh",
+        exact=logdet == "exact",
+        step=step,
+        collision_strength=collision_strength,
+        temperature=temperature,
+        together=together,
+        unit=unit,
+        with_gradient=with_gradient,
+    )
+    return torch.tensor(value, dtype=torch.float64), None if gradient is None else torch.from_numpy(gradient)

@@ -116,26 +116,26 @@ static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Place
 }
 
 // Adds what a block of particles carries to the nodes that they touch.
-template <int DIMS, int ORDER, class Sum>
-static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count,
-                    Sum *sums) {
+template <int DIMS, int ORDER>
+static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count, double shift,
+                    double *sums) {
     for (int i = 0; i < count; ++i) {
         double s[DIMS][ORDER + 1];
         for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
-        Sum *corner = sums + places.first[i];
+        double *corner = sums + places.first[i];
         if constexpr (DIMS == 1) {
-            for (int k = 0; k <= ORDER; ++k) add(corner[k], carried[i] * s[0][k]);
+            for (int k = 0; k <= ORDER; ++k) corner[k] += rounded(carried[i] * s[0][k], shift);
         } else if constexpr (DIMS == 2) {
             for (int j = 0; j <= ORDER; ++j) {
                 const double row = carried[i] * s[0][j];
-                for (int k = 0; k <= ORDER; ++k) add(corner[j * mesh.stride[0] + k], row * s[1][k]);
+                for (int k = 0; k <= ORDER; ++k) corner[j * mesh.stride[0] + k] += rounded(row * s[1][k], shift);
             }
         } else {
             for (int l = 0; l <= ORDER; ++l)
                 for (int j = 0; j <= ORDER; ++j) {
                     const double row = carried[i] * s[0][l] * s[1][j];
-                    Sum *nodes = corner + l * mesh.stride[0] + j * mesh.stride[1];
-                    for (int k = 0; k <= ORDER; ++k) add(nodes[k], row * s[2][k]);
+                    double *nodes = corner + l * mesh.stride[0] + j * mesh.stride[1];
+                    for (int k = 0; k <= ORDER; ++k) nodes[k] += rounded(row * s[2][k], shift);
                 }
         }
     }
@@ -145,7 +145,7 @@ static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const doubl
 // sums [distances][nodes].
 template <int DIMS, int ORDER>
 static void scatter_pairs(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count,
-                          long long nodes, double *sums) {
+                          long long nodes, double shift, double *sums) {
     constexpr int TOUCHED = ORDER + 1, REACH = 2 * ORDER + 1;
     constexpr int CORNERS = DIMS == 1 ? TOUCHED : DIMS == 2 ? TOUCHED * TOUCHED : TOUCHED * TOUCHED * TOUCHED;
     int node[CORNERS] = {}, place[CORNERS] = {};  // on the padded mesh; among all distances from the first corner
@@ -167,22 +167,21 @@ static void scatter_pairs(Geometry<DIMS> mesh, const Places<DIMS> &places, const
         for (int one = 0; one < CORNERS; ++one) {
             double *at = sums + places.first[i] + node[one];
             for (int other = one; other < CORNERS; ++other)
-                at[(place[other] - place[one]) * nodes] += carried[i] * product[one] * product[other];
+                at[(place[other] - place[one]) * nodes] += rounded(carried[i] * product[one] * product[other], shift);
         }
     }
 }
 
 // Adds a row of the padded mesh to the row of the mesh that it is an image of.
-template <class Sum>
-static void fold_row(const Sum *padded, int cells, int size, Sum *row) {
+static void fold_row(const double *padded, int cells, int size, double *row) {
     row[cells - 1] += padded[0];
     for (int node = 0; node < cells; ++node) row[node] += padded[node + 1];
     for (int ghost = cells + 1; ghost < size; ++ghost) row[(ghost - 1) % cells] += padded[ghost];
 }
 
 // Sums the chunks' padded meshes, in their order, on the mesh.
-template <int DIMS, class Sum>
-static void fold(const Mesh &mesh, const Sum *padded, long long chunks, long long stride, Sum *sums) {
+template <int DIMS>
+static void fold(const Mesh &mesh, const double *padded, long long chunks, long long stride, double *sums) {
     constexpr int LAST = DIMS - 1;
     int cells[3] = {1, 1, 1}, size[3] = {1, 1, 1};  // of the axes before the last one, right-aligned
     for (int axis = 0; axis < LAST; ++axis) {
@@ -206,20 +205,23 @@ static void fold(const Mesh &mesh, const Sum *padded, long long chunks, long lon
 }
 
 // The quantities' densities, or with PAIRS the mass matrix of the only one.
-template <class Real, int DIMS, int ORDER, class Sum, bool PAIRS = false>
+template <class Real, int DIMS, int ORDER, bool PAIRS = false>
 static long long deposit(const Mesh &mesh, const Particles &particles, double duration, void *moved,
-                         const Carried &carried, const double *units, void *workspace, void *densities) {
+                         const Carried &carried, double *workspace, double *densities) {
     const Geometry<DIMS> geometry(mesh);
     const Drift<Real, DIMS> drift(mesh.lengths, particles, duration, moved);
     const Real *x = static_cast<const Real *>(moved ? moved : particles.x);
     const long long count = particles.count, nodes = mesh.padded_nodes();
     const int rows = PAIRS ? distances(mesh) : carried.quantities;
     const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count), stride = chunk_stride(rows * nodes);
+    const double shift = 0x1.8p52 * carried.unit;
+    double per_volume = 1;
+    for (int axis = 0; axis < DIMS; ++axis) per_volume *= mesh.cells[axis] / mesh.lengths[axis];
     long long lost = 0;
-#pragma omp parallel for schedule(dynamic) reduction(+ : lost)
+#pragma omp parallel for schedule(dynamic) reduction(+ : lost) if (chunks > 1)
     for (long long chunk = 0; chunk < chunks; ++chunk) {
-        Sum *sums = static_cast<Sum *>(workspace) + chunk * stride;
-        __builtin_memset(sums, 0, sizeof(Sum) * rows * nodes);
+        double *sums = workspace + chunk * stride;
+        __builtin_memset(sums, 0, sizeof(double) * rows * nodes);
         Places<DIMS> places;
         double carry[BLOCK];
         for (long long start = count * chunk / chunks, stop = count * (chunk + 1) / chunks; start < stop;) {
@@ -229,33 +231,19 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
             for (int quantity = 0; quantity < carried.quantities; ++quantity) {
                 const double *column =
                     carried.data + quantity * carried.quantity_stride + start * carried.particle_stride;
-                for (int i = 0; i < size; ++i) carry[i] = column[i * carried.particle_stride];
-                if (units) {
-                    for (int i = 0; i < size; ++i) {
-                        carry[i] /= units[quantity];
-                        lost += !(__builtin_fabs(carry[i]) < FIXED_RANGE);
-                    }
-                }
+                for (int i = 0; i < size; ++i) carry[i] = column[i * carried.particle_stride] * per_volume;
                 if constexpr (PAIRS)
-                    scatter_pairs<DIMS, ORDER>(geometry, places, carry, size, nodes, sums);
+                    scatter_pairs<DIMS, ORDER>(geometry, places, carry, size, nodes, shift, sums);
                 else
-                    scatter<DIMS, ORDER>(geometry, places, carry, size, sums + quantity * nodes);
+                    scatter<DIMS, ORDER>(geometry, places, carry, size, shift, sums + quantity * nodes);
             }
             start += size;
         }
     }
     long long cells = 1;
-    double volume = 1;
-    for (int axis = 0; axis < DIMS; ++axis) {
-        cells *= mesh.cells[axis];
-        volume *= mesh.lengths[axis] / mesh.cells[axis];
-    }
-    for (int row = 0; row < rows; ++row) {
-        Sum *sums = static_cast<Sum *>(densities) + row * cells;
-        fold<DIMS>(mesh, static_cast<const Sum *>(workspace) + row * nodes, chunks, stride, sums);
-        if (!units)
-            for (long long node = 0; node < cells; ++node) sums[node] /= volume;
-    }
+    for (int axis = 0; axis < DIMS; ++axis) cells *= mesh.cells[axis];
+    for (int row = 0; row < rows; ++row)
+        fold<DIMS>(mesh, workspace + row * nodes, chunks, stride, densities + row * cells);
     return lost;
 }
 
@@ -398,24 +386,21 @@ static void drift_any(const double *lengths, int dims, const Particles &particle
 }
 
 static long long deposit_any(const Mesh &mesh, const Particles &particles, double duration, void *moved,
-                             const Carried &carried, const double *units, void *workspace, void *densities) {
+                             const Carried &carried, double *workspace, double *densities) {
     long long lost = 0;
     with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
-        using Real = decltype(real);
-        lost = units ? deposit<Real, dims.value, order.value, long long>(mesh, particles, duration, moved, carried,
-                                                                         units, workspace, densities)
-                     : deposit<Real, dims.value, order.value, double>(mesh, particles, duration, moved, carried, units,
-                                                                      workspace, densities);
+        lost = deposit<decltype(real), dims.value, order.value>(mesh, particles, duration, moved, carried, workspace,
+                                                                densities);
     });
     return lost;
 }
 
-static long long mass_matrix_any(const Mesh &mesh, const Particles &particles, const Carried &carried, void *workspace,
-                                 void *entries) {
+static long long mass_matrix_any(const Mesh &mesh, const Particles &particles, const Carried &carried,
+                                 double *workspace, double *entries) {
     long long lost = 0;
     with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
-        lost = deposit<decltype(real), dims.value, order.value, double, true>(mesh, particles, 0, nullptr, carried,
-                                                                              nullptr, workspace, entries);
+        lost = deposit<decltype(real), dims.value, order.value, true>(mesh, particles, 0, nullptr, carried, workspace,
+                                                                      entries);
     });
     return lost;
 }

@@ -33,6 +33,7 @@ struct Carried {
     const double *data;
     int quantities;
     long long quantity_stride, particle_stride;
+    double unit;  // what a particle brings to the density at a node is rounded to so much (hpc_kjko/exact.py); 0: not at all
 };
 
 // Partial sums of a deposit of `numbers` on the padded mesh. How many depends on the particles and the mesh alone, not on
@@ -57,18 +58,16 @@ struct ParticleKernels {
     void (*drift)(const double *lengths, int dims, const Particles &particles, double duration, void *moved);
 
     // Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ, [quantities, *cells], after a drift to `moved` unless that is null.
-    // With `units` (one of each quantity) they are Σ_i of the integer nearest to q_i S / unit instead: the same bits
-    // for any order of the particles and any parts that are summed later.
     // `workspace`: chunk_stride(quantities · padded_nodes) numbers for each of the chunks of padded_nodes.
-    // Returns how many particles are nowhere (x not finite) or carry too much to be counted in units.
+    // Returns how many particles are nowhere (x not finite).
     long long (*deposit)(const Mesh &mesh, const Particles &particles, double duration, void *moved,
-                         const Carried &carried, const double *units, void *workspace, void *densities);
+                         const Carried &carried, double *workspace, double *densities);
 
     // The mass matrix M_jl = Σ_i q_i S(x_j − x_i) S(x_l − x_i) / ∏Δ, [distances, *cells], of one quantity: the entries
     // with a distance l − j from 0 on, in lexicographic order.
     // `workspace`: chunk_stride(distances · padded_nodes) numbers for each of the chunks of so many.
-    long long (*mass_matrix)(const Mesh &mesh, const Particles &particles, const Carried &carried, void *workspace,
-                             void *entries);
+    long long (*mass_matrix)(const Mesh &mesh, const Particles &particles, const Carried &carried, double *workspace,
+                             double *entries);
 
     // Values [*cells, components] at the particles, in their precision: `gathered` [count, components]; or, if that
     // is null, the velocities `kicked` = v + duration · values on the first `components` of them.

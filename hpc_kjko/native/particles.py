@@ -12,8 +12,6 @@ from hpc_kjko.native import Backend, backend, require
 
 #: A mesh as the kernels take it: cells, lengths, order of the shape functions.
 Mesh = tuple[Sequence[int], Sequence[float], int]
-#: The most units that a particle may carry to a fixed-point sum.
-FIXED_RANGE = 2.0**51
 
 
 def take(x: torch.Tensor) -> bool:
@@ -28,39 +26,30 @@ def drift(x: torch.Tensor, v: torch.Tensor, duration: float, lengths: Sequence[f
     return moved
 
 
-def deposit(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor) -> torch.Tensor:
+def deposit(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, unit: float) -> torch.Tensor:
     """Densities [m, *cells] of quantities [m, n]; NaN everywhere if a position is not finite."""
-    return _deposited(mesh, x, quantities)
+    return _deposited(mesh, x, quantities, unit)
 
 
 def drift_and_deposit(
-    mesh: Mesh, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor
+    mesh: Mesh, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor, unit: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The drifted x [n, dx], and the densities [m, *cells] there, in one pass."""
     moved = torch.empty(x.shape, dtype=x.dtype)
-    return moved, _deposited(mesh, x, quantities, v=v.contiguous(), duration=duration, moved=moved)
+    return moved, _deposited(mesh, x, quantities, unit, v=v.contiguous(), duration=duration, moved=moved)
 
 
-def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, **drift: Any) -> torch.Tensor:
+def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, unit: float, **drift: Any) -> torch.Tensor:
     densities = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.float64)
-    if require().deposit(*mesh, x.contiguous(), quantities.double(), densities, **drift):
+    if require().deposit(*mesh, x.contiguous(), quantities.double(), unit, densities, **drift):
         densities.fill_(math.nan)
     return densities.reshape(-1, *mesh[0])
 
 
-def deposit_fixed(
-    mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, units: torch.Tensor
-) -> tuple[torch.Tensor, int]:
-    """Sums [m, *cells] of quantities [m, n] in whole ``units`` [m], int64, and 0 if every particle is in them."""
-    counts = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.int64)
-    lost = require().deposit_fixed(*mesh, x.contiguous(), quantities.double(), units.double(), counts)
-    return counts.reshape(-1, *mesh[0]), lost
-
-
-def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tensor, unit: float) -> torch.Tensor:
     """Entries [distances, *cells] of the mass matrix; NaN everywhere if a position is not finite."""
     entries = torch.empty(distances, math.prod(mesh[0]), dtype=torch.float64)
-    if require().mass_matrix(*mesh, x.contiguous(), weight.double()[None], entries):
+    if require().mass_matrix(*mesh, x.contiguous(), weight.double()[None], unit, entries):
         entries.fill_(math.nan)
     return entries.reshape(-1, *mesh[0])
 

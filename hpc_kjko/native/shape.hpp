@@ -18,15 +18,9 @@ namespace kjko::KJKO_LEVEL {
 #ifdef __CUDACC__
 KJKO_EACH double floor_of(double x) { return floor(x); }
 KJKO_EACH double remainder_of(double x, double length) { return fmod(x, length); }
-KJKO_EACH long long bits_of(double x) { return __double_as_longlong(x); }
 #else
 KJKO_EACH double floor_of(double x) { return __builtin_floor(x); }
 KJKO_EACH double remainder_of(double x, double length) { return __builtin_fmod(x, length); }
-KJKO_EACH long long bits_of(double x) {
-    long long bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 #endif
 
 // The node that a position, in cells from the first node, is measured from: the one on its left (order 1: cloud in cell)
@@ -72,14 +66,8 @@ KJKO_EACH Real wrap(Real x, Real length) {
     return wrap_near(is_near(x, length) ? x : Real(remainder_of(x, length)), length);
 }
 
-// The integer nearest to |x| < FIXED_RANGE. Sums of such integers do not depend on the order of their terms.
-constexpr double FIXED_RANGE = 0x1p51;
-KJKO_EACH long long fixed(double x) {
-    constexpr double zero = 0x1.8p52;  // the last bit of such a number is worth 1
-    return bits_of(x + zero) - bits_of(zero);
-}
-
-KJKO_EACH void add(double &sum, double term) { sum += term; }
-KJKO_EACH void add(long long &sum, double term) { sum += fixed(term); }
+// A term of a sum rounded to whole multiples of the unit that `shift` stands for, 1.5 · 2^52 units (hpc_kjko/exact.py): sums
+// of such terms do not depend on their order. 0 rounds nothing.
+KJKO_EACH double rounded(double term, double shift) { return (term + shift) - shift; }
 
 }  // namespace kjko::KJKO_LEVEL

@@ -1,9 +1,8 @@
 """How the inner problem of a collision step is minimised. One file a solver, one line here."""
 
-import torch
-
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Method
+from hpc_kjko.objective import Objective
 from hpc_kjko.solvers.adam import AdamSolver
 from hpc_kjko.solvers.base import Solver
 from hpc_kjko.solvers.varpro import VarproSolver
@@ -11,7 +10,7 @@ from hpc_kjko.solvers.varpro import VarproSolver
 SOLVERS: dict[str, type[Solver]] = {"adam": AdamSolver, "varpro": VarproSolver}
 
 
-def solver_of(method: Method, objective: torch.nn.Module, comm: Communicator) -> Solver:
+def solver_of(method: Method, objective: Objective, comm: Communicator) -> Solver:
     """The solver that a case asks for, for an objective of its collision step. Collective."""
     return SOLVERS[method.solver](
         objective,
@@ -19,7 +18,6 @@ def solver_of(method: Method, objective: torch.nn.Module, comm: Communicator) ->
         iterations=method.iterations,
         first_iterations=method.first_iterations,
         learning_rate=method.learning_rate,
-        chunk=method.chunk,
     )
 
 

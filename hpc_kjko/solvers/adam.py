@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from hpc_kjko.comm import Communicator
+from hpc_kjko.objective import Objective
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
 #: With "auto" iterations: how often the held-out objective is looked at, for how many iterations it may go without
@@ -17,8 +18,7 @@ AUTO_EVERY, AUTO_PATIENCE, AUTO_MOST = 5, 15, 200
 class AdamSolver(Solver):
     """Minimises the objective over the network's parameters, gradients summed over ranks.
 
-    The objective is a module whose ``forward`` takes the step and rows of the data, and returns a local sum; its
-    ``control`` is what is trained. Parameters and Adam's moments carry over from step to step. A cold start takes
+    Parameters and Adam's moments carry over from step to step. A cold start takes
     ``first_iterations``.
 
     Adam overshoots now and then, and a single bad last iterate would be a bad time step for good: the iterate with the
@@ -28,15 +28,14 @@ class AdamSolver(Solver):
 
     def __init__(
         self,
-        objective: torch.nn.Module,
+        objective: Objective,
         comm: Communicator,
         *,
         iterations: int | Literal["auto"],
         first_iterations: int,
         learning_rate: float,
-        chunk: int,
     ):
-        self.comm, self.chunk = comm, chunk
+        self.comm = comm
         self.iterations, self.first_iterations = iterations, first_iterations
         self._parameters = dict(objective.control.named_parameters())
         self._own, self._objective = objective, comm.distribute(objective)
@@ -46,12 +45,12 @@ class AdamSolver(Solver):
         if self.iterations == "auto":
             made = self._until_held_out_stalls(data, step, self.first_iterations if self.is_cold else AUTO_MOST)
         else:
-            made = self._train(data.fit, step, self.first_iterations if self.is_cold else self.iterations)
-        if stiffer and data.held_out and self._value(data.select, step) > 0:  # a field of zero does better
+            made = self._train(data.folds, step, self.first_iterations if self.is_cold else self.iterations)
+        if stiffer and data.held_out and self._value([data.select], step) > 0:  # a field of zero does better
             self._own.control.coefficients = torch.zeros_like(self._own.control.coefficients)
         return made
 
-    def _train(self, fit: Sample, step: float, iterations: int) -> int:
+    def _train(self, fit: list[Sample], step: float, iterations: int) -> int:
         lowest, best = float("inf"), self._copy()
         for _ in range(iterations):
             value = self._total(self._backward(fit, step))
@@ -64,13 +63,13 @@ class AdamSolver(Solver):
 
     def _until_held_out_stalls(self, data: TrainingData, step: float, most: int) -> int:
         """Train until the held-out objective has not fallen for a while; keep the iterate where it was lowest."""
-        lowest, best, best_at, made = self._value(data.select, step), self._copy(), 0, 0
+        lowest, best, best_at, made = self._value([data.select], step), self._copy(), 0, 0
         while made < most and made - best_at < AUTO_PATIENCE:
             for _ in range(AUTO_EVERY):
-                self._backward(data.fit, step)
+                self._backward(data.folds, step)
                 self._optimizer.step()
             made += AUTO_EVERY
-            value = self._value(data.select, step)
+            value = self._value([data.select], step)
             if value < lowest:
                 lowest, best, best_at = value, self._copy(), made
         self._restore(best)

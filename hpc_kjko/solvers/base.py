@@ -11,7 +11,7 @@ import torch
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.particles import passes
+from hpc_kjko.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sample:
     tangents: torch.Tensor | None = None
     known: torch.Tensor | None = None
 
-    def rows(self, rows: slice) -> tuple[torch.Tensor | None, ...]:
+    def rows(self, rows: slice = slice(None)) -> tuple[torch.Tensor | None, ...]:
         """Some rows, as arguments of the objective."""
         tensors = self.z, self.v, self.share, self.tangents, self.known
         return tuple(tensor[rows] if tensor is not None else None for tensor in tensors)
@@ -43,29 +43,27 @@ class TrainingData:
     """This rank's particles for one inner solve.
 
     Attributes:
-        fit: the particles that are fitted, with shares that add up to 1 over all ranks.
-        folds: the same rows in disjoint parts, each spread over phase space and over ranks like the whole.
+        folds: those that are fitted, in disjoint parts that are each spread over phase space and over ranks like the
+            whole, with shares that add up to 1 over all of them and all ranks.
         select: particles that choose between fits; nowhere any if none are held out.
         held_out: whether some are, on some rank.
     """
 
-    fit: Sample
     folds: list[Sample]
     select: Sample
     held_out: bool = True
 
     @classmethod
-    def unheld(cls, whole: Sample) -> TrainingData:
+    def unheld(cls, *folds: Sample) -> TrainingData:
         """All particles to be fitted."""
-        return cls(whole, [whole], Sample(*whole.rows(slice(0, 0))), held_out=False)
+        return cls(list(folds), Sample(*folds[0].rows(slice(0, 0))), held_out=False)
 
 
 class Solver(ABC):
     """Minimises an objective over the control field; what it has learnt carries over from step to step."""
 
     comm: Communicator
-    chunk: int
-    _own: torch.nn.Module  # the objective: this rank's part
+    _own: Objective  # this rank's part
     _objective: torch.nn.Module  # as :meth:`Communicator.distribute` wraps it
     _parameters: dict[str, torch.nn.Parameter]
     _optimizer: torch.optim.Adam
@@ -84,22 +82,26 @@ class Solver(ABC):
             SolverFailure: the objective is not finite (on every rank).
         """
 
-    def _backward(self, sample: Sample, step: float, factor: float = 1.0) -> list[torch.Tensor]:
+    def _backward(self, samples: list[Sample], step: float, factor: float = 1.0) -> list[torch.Tensor]:
         """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it."""
         self._optimizer.zero_grad()
-        *pieces, last = passes(len(sample.z), self.chunk)
+        self._own.forget()
+        *others, last = samples
         losses = []
         with self.comm.no_sync(self._objective):
-            for rows in pieces:
-                losses.append(factor * self._objective(step, *sample.rows(rows)))
+            for sample in others:
+                losses.append(factor * self._objective(step, *sample.rows()))
                 losses[-1].backward()
-        losses.append(factor * self._objective(step, *sample.rows(last)))
+        losses.append(factor * self._objective(step, *last.rows()))
         losses[-1].backward()
+        if self._objective is self._own:  # else this is what the sum over ranks has done
+            for parameter in self._own.trained:
+                parameter.grad.copy_(self._own.gradient_of(parameter))
         return losses
 
     @torch.no_grad()
-    def _value(self, sample: Sample, step: float) -> float:
-        return self._total([self._own(step, *sample.rows(rows)) for rows in passes(len(sample.z), self.chunk)])
+    def _value(self, samples: list[Sample], step: float) -> float:
+        return self._total([self._own(step, *sample.rows()) for sample in samples])
 
     @torch.no_grad()
     def _restore(self, kept: list[torch.Tensor]) -> None:
@@ -107,8 +109,8 @@ class Solver(ABC):
             parameter.copy_(value)
 
     def _total(self, losses: list[torch.Tensor]) -> float:
-        """The objective over all ranks, the same on each, from the sums of this rank's chunks."""
-        local = float(torch.stack(losses).detach().double().sum())
+        """The objective over all ranks, the same on each, from the parts of this rank."""
+        local = float(torch.stack(losses).detach().sum())
         total = float(self.comm.sum(np.array([local]))[0])
         if not math.isfinite(total):
             raise SolverFailure("the objective is no longer finite: reduce method.learning_rate or time.step")

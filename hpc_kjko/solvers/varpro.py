@@ -20,6 +20,7 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.exact import MOMENTS_UNIT, one_thread, rounded
 from hpc_kjko.native.objective import fused, moments
 from hpc_kjko.objective import JKOObjective, linear_part
 from hpc_kjko.particles import passes
@@ -115,9 +116,8 @@ class VarproSolver(Solver):
         iterations: int,
         first_iterations: int,
         learning_rate: float,
-        chunk: int,
     ):
-        self.comm, self.chunk, self.control = comm, chunk, objective.control
+        self.comm, self.control = comm, objective.control
         self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
         self.logdet = objective.logdet
         self.iterations, self.first_iterations = iterations, first_iterations
@@ -151,16 +151,16 @@ class VarproSolver(Solver):
             self.control.coefficients = self._trained_coefficients
         lowest, best, best_at = math.inf, [], 0
         if data.held_out:
-            lowest, best = self._value(data.select, step), self._copy()
+            lowest, best = self._value([data.select], step), self._copy()
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
             for _ in range(first, made):
                 fold = data.folds[self.steps_made % len(data.folds)]
-                self._backward(fold, step, factor=len(data.folds))
+                self._backward([fold], step, factor=len(data.folds))
                 self._optimizer.step()
             if not data.held_out:
                 continue
-            value = self._value(data.select, step)
+            value = self._value([data.select], step)
             if value < lowest:
                 lowest, best, best_at = value, self._copy(), made
             elif made - best_at >= PATIENCE * ROUND:
@@ -191,7 +191,7 @@ class VarproSolver(Solver):
             c = np.zeros_like(c)
             fit, select = self._moments(data, c, step)
             made += 1
-        rounding = 0.1 * torch.finfo(data.fit.z.dtype).eps * self.temperature / step
+        rounding = 0.1 * torch.finfo(data.select.z.dtype).eps * self.temperature / step
         hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
         ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
@@ -268,7 +268,8 @@ class VarproSolver(Solver):
         if known and self.logdet == "linear":
             return tuple(replace(moments, log_det=step * float(np.sum(c * moments.pull))) for moments in known)
         shapes = [(dv, m), (2,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
-        local = np.stack([self._local(sample, c, step, not known) for sample in (data.fit, data.select)])
+        fitted = sum(self._local(fold, c, step, not known) for fold in data.folds)
+        local = np.stack([fitted, self._local(data.select, c, step, not known)])
         edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         found = []
         for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):
@@ -288,37 +289,43 @@ class VarproSolver(Solver):
 
     def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
         """This rank's sums for :meth:`_moments`, flat."""
-        dv, m = c.shape
         hidden = self.control.layers[0].weight
         if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
             return self._local_fused(sample, c, step, whole)
+        with one_thread():
+            return self._local_in_pieces(sample, c, step, whole)
+
+    def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
+        """The same in torch."""
+        dv, m = c.shape
         device = sample.z.device
         coefficients = torch.from_numpy(c).to(sample.z)
         double = {"dtype": torch.float64, "device": device}
         pull, counts = torch.zeros(dv, m, **double), torch.zeros(2, **double)
         gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
         outer = torch.zeros(dv * m, dv * m, **double)
-        for rows in passes(len(sample.z), self.chunk):
+        for rows in passes(len(sample.z), self._own.together):
             z, v, share, tangents, known = sample.rows(rows)
             g, q = self.control.basis(z, tangents)
             if whole and known is not None:
-                load += self.temperature * ((share * known).double() @ q.flatten(1).double()).view(dv, m)
+                through = ((share * known).double() @ q.flatten(1).double()).view(dv, m)
+                load += rounded(self.temperature * through, MOMENTS_UNIT)
             if self.logdet == "exact":
                 # In double: 1 + h ∇v u of an affine field is the same number everywhere, and so is its rounding error.
                 matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)
                 det = determinant(matrix)
                 turned = det <= 0
-                counts[0] += (share * torch.log(torch.where(turned, 1.0, det))).sum()
+                counts[0] += rounded((share * torch.log(torch.where(turned, 1.0, det))).sum(), MOMENTS_UNIT)
                 counts[1] += turned.sum()
                 q = q / det[:, None, None].to(q) if dv == 1 else torch.linalg.inv(matrix).transpose(1, 2).to(q) @ q
-            pull += (share.double() @ q.flatten(1).double()).view(dv, m)
+            pull += rounded((share.double() @ q.flatten(1).double()).view(dv, m), MOMENTS_UNIT)
             if whole:
                 weighted = share[:, None] * g
-                gram += weighted.double().T @ g.double()
-                load += v.double().T @ weighted.double()
+                gram += rounded(weighted.double().T @ g.double(), MOMENTS_UNIT)
+                load += rounded(v.double().T @ weighted.double(), MOMENTS_UNIT)
                 if self.logdet == "exact":
                     flat = q.flatten(1)
-                    outer += (share[:, None] * flat).T @ flat
+                    outer += rounded(((share[:, None] * flat).T @ flat).double(), MOMENTS_UNIT)
         parts = (pull, counts, *((gram, load, outer) if whole else ()))
         return np.concatenate([part.cpu().numpy().ravel() for part in parts])
 
@@ -337,5 +344,7 @@ class VarproSolver(Solver):
             logdet=self.logdet,
             step=step,
             temperature=self.temperature,
+            together=self._own.together,
+            unit=MOMENTS_UNIT,
             whole=whole,
         )

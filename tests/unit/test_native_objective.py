@@ -143,7 +143,7 @@ def test_moments_of_variable_projection(space, activation, width, logdet, known,
     size = coefficients.size
 
     def moments(objective, sample, whole):
-        solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3, chunk=10**6)
+        solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
         with torch.no_grad():
             return solver._local(sample, coefficients, STEP, whole)
 
@@ -158,7 +158,7 @@ def test_moments_of_variable_projection(space, activation, width, logdet, known,
 def test_moments_count_the_particles_where_the_map_turns_orientation(alone):
     objective = folding(objective_of("2D2V", size=6.0))
     z, v, share, *_ = particles_of(objective, 1001)
-    solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3, chunk=10**6)
+    solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
     coefficients = objective.control.coefficients.double().numpy()
     turned = solver._local(Sample(z, v, share), coefficients, STEP, False)[coefficients.size + 1]
     dets = torch.linalg.det(linear_part(objective.control.with_jacobian(z)[1], STEP))
@@ -174,7 +174,7 @@ def test_no_particle_is_not_in_the_moments_where_the_map_is_singular(alone):
         control.layers[0].weight[0, 1] = control.layers[1].weight[0, 0] = 1.0
         control.layers[2].weight[0, 0] = -8.0
     objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="exact")
-    solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3, chunk=10**6)
+    solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
     z = torch.full((5, 2), 3.0)
     moments = solver._local(
         Sample(z, z[:, 1:], torch.full((5,), 0.2)), control.coefficients.double().numpy(), 0.125, True
@@ -195,7 +195,7 @@ def test_equal_shares_may_be_one_number(alone):
     z, v, *_ = particles_of(objective, 100)
     found = []
     for share in (torch.tensor(0.01).expand(100), torch.full((100,), 0.01)):
-        solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3, chunk=10**6)
+        solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
         coefficients = objective.control.coefficients.double().numpy()
         moments = solver._local(Sample(z, v, share), coefficients, STEP, True)
         found.append((*value_and_gradient(objective, (z, v, share)), torch.from_numpy(moments)))

@@ -14,6 +14,7 @@ import torch
 
 from hpc_kjko import native
 from hpc_kjko.config import from_table
+from hpc_kjko.exact import UNIT
 from hpc_kjko.fields import PoissonSolver
 from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import drifted
@@ -138,7 +139,7 @@ def test_a_particle_that_is_nowhere_is_seen_everywhere(grid, nowhere):
     assert density.isnan().all() and moved[517, -1].isnan() and moved.isnan().sum() == 1
     gathered = grid.gather(torch.ones(*grid.cells, 1, dtype=torch.float64), x)
     assert gathered[517].isnan() and gathered.isnan().sum() == 1
-    assert grid.deposit_fixed(x, weight[None], torch.tensor([1e-9]))[1] == 1
+    assert grid.deposit(x, weight[None], UNIT).isnan().all()
 
 
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if min(grid.cells) > 3], ids=str)
@@ -170,9 +171,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(grid, threads):
     for count in (1, 2, 3):
         threads(count)
         moved, density = grid.drift(x, v, 0.1, torch.stack([weight, weight * v[:, 0]]))
-        fixed, _ = grid.deposit_fixed(x, weight[None], torch.tensor([2.0**-40]))
         mass_matrix = grid.mass_matrix(x, weight)
-        results.append((moved, density, fixed, mass_matrix, grid.kick(values, x, v, 0.1)))
+        results.append((moved, density, mass_matrix, grid.kick(values, x, v, 0.1)))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
@@ -198,27 +198,23 @@ def test_bits_do_not_depend_on_the_instruction_set():
 
 @pytest.mark.parametrize("choice", ["native", "torch"])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_fixed_point_sums_are_the_same_for_any_order_and_any_parts(grid, choice, monkeypatch):
+def test_rounded_sums_are_the_same_for_any_order_and_any_parts(grid, choice, monkeypatch):
     monkeypatch.setenv("KJKO_KERNELS", choice)
     x, v, weight = ensemble(grid, 3001)
-    quantities, units = torch.stack([weight, weight * v[:, 0]]), torch.tensor([2.0**-45, 2.0**-38])
-    whole, lost = grid.deposit_fixed(x, quantities, units)
+    weight = weight / (weight.sum() / math.prod(grid.lengths))  # density 1
+    quantities = torch.stack([weight, weight * v[:, 0]])
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
-    assert lost == 0 and torch.equal(grid.deposit_fixed(x[order], quantities[:, order], units)[0], whole)
-    for cuts in ([0, 1, 3001], [0, 256, 777, 2048, 2048, 3001]):
-        parts = [grid.deposit_fixed(x[a:b], quantities[:, a:b], units)[0] for a, b in itertools.pairwise(cuts)]
-        assert torch.equal(sum(parts), whole)
-    density = whole * units.double().reshape(-1, *[1] * len(grid.cells)) / grid.cell_volume
-    rounding = 0.5 * len(x) * units.double().max() / grid.cell_volume  # half a unit a particle, at worst
-    assert (density - grid.deposit(x, quantities)).abs().max() < rounding
-    assert grid.deposit_fixed(x, 2.0**60 * quantities, units)[1] > 0  # too much to count
-
-
-def test_fixed_point_sums_of_both_kinds_are_the_same(monkeypatch):
-    grid = Grid((64,), (1.0,))  # a power of two: both find the same place of a particle in its cell
-    x, _, weight = ensemble(grid, 5000, velocity_dims=1)
-    native_sums, torch_sums = both(monkeypatch, lambda: grid.deposit_fixed(x, weight[None], torch.tensor([2.0**-40])))
-    assert torch.equal(native_sums[0], torch_sums[0])
+    for deposit in (
+        lambda rows: grid.deposit(x[rows], quantities[:, rows], UNIT),
+        lambda rows: grid.mass_matrix(x[rows], weight[rows], UNIT),
+    ):
+        whole = deposit(slice(None))
+        assert torch.equal(deposit(order), whole)
+        for cuts in ([0, 1, 3001], [0, 256, 777, 2048, 2048, 3001]):
+            assert torch.equal(sum(deposit(slice(a, b)) for a, b in itertools.pairwise(cuts)), whole)
+    exact = grid.deposit(x, quantities)
+    assert (grid.deposit(x, quantities, UNIT) - exact).abs().max() < 0.5 * len(x) * UNIT  # half a unit a particle
+    assert not torch.equal(grid.deposit(x, quantities, 2.0**-20), exact)
 
 
 # -- what is handed over -----------------------------------------------------------------------------------------------

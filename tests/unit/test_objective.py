@@ -37,19 +37,30 @@ def rows_of(z, control, rows=slice(None)):
     return z[rows], z[rows, -control.velocity_dims :], torch.full_like(z[rows, 0], 1 / len(z))
 
 
+class Part(torch.nn.Module):
+    """An objective as a plain differentiable sum."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, step, z, v, share):
+        return self.objective.part(step, z, v, share, None, None)
+
+
 def minimise_output_layer(control, z, logdet):
     """Newton's method on the output layer, hidden layers fixed; returns the norm of the gradient that is left.
 
     (All layers at once would have no minimum: with finitely many particles a network can sharpen its features without
     end. Choosing where to stop is the inner solver's business, not this condition's.)
     """
-    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet)
+    objective = Part(JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet))
     layer = control.layers[-1]
     shapes = [layer.weight.shape, layer.bias.shape]
 
     def value(flat):
         weight, bias = flat.split([shape.numel() for shape in shapes])
-        names = [f"control.layers.{len(control.layers) - 1}.{name}" for name in ("weight", "bias")]
+        names = [f"objective.control.layers.{len(control.layers) - 1}.{name}" for name in ("weight", "bias")]
         parameters = dict(zip(names, (weight.reshape(shapes[0]), bias), strict=True))
         return torch.func.functional_call(objective, parameters, (STEP, *rows_of(z, control)))
 

@@ -1,0 +1,90 @@
+"""The same bits on any number of ranks and threads."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_kjko import native
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import from_table
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.simulation import Simulation
+
+TWO_STREAM = {
+    "problem": {"kind": "two_stream"},
+    "physics": {"collision_strength": 0.05},
+    "particles": {"count": 5003},
+    "grid": {"cells": 32},
+    "time": {"step": 0.1, "end": 5.0},
+    "method": {"hidden": [16, 16], "iterations": 4, "first_iterations": 20},
+}
+VARIANTS = {
+    "varpro": {},
+    "adam": {"method": {"hidden": [16, 16], "solver": "adam", "iterations": 3, "first_iterations": 10}},
+    "ampere": {"physics": {"collision_strength": 0.05, "field": "ampere"}},
+    "3V": {"problem": {"kind": "two_stream", "velocity_dims": 3}},
+    "random, density weights": {"particles": {"count": 5003, "start": "random", "weights": "density"}},
+}
+
+
+@pytest.fixture(scope="module")
+def world():
+    torch.set_num_threads(1)
+    comm = Communicator.world()
+    yield comm
+    comm.close()
+
+
+def case_of(variant, steps):
+    table = {**TWO_STREAM, **VARIANTS[variant]}
+    return from_table({**table, "time": {"step": 0.1, "end": 0.1 * steps}})
+
+
+def fingerprint(simulation):
+    """A digest of the field, of the row of the series and of every particle."""
+    comm, state = simulation.comm, simulation.state
+    row = measure(simulation.diagnostics, state, comm)
+    mine = torch.cat([state.particles.x, state.particles.v, state.particles.log_f[:, None]], dim=1).numpy()
+    everyone = np.concatenate([part for part in comm.allgather(mine) if len(part)])
+    digest = hashlib.sha256(everyone.tobytes() + state.field.electric.tobytes())
+    return digest.hexdigest(), {name: value for name, value in row.items() if not np.isnan(value)}
+
+
+def advanced(case, comm, steps):
+    simulation = Simulation.start(case, comm)
+    for _ in range(steps):
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+    return fingerprint(simulation)
+
+
+@pytest.mark.parallel([2, 3, 4])
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ranks_change_no_bit(variant, kernels, world, monkeypatch):
+    if kernels == "native" and not native.available():
+        pytest.skip("installed without the native module")
+    monkeypatch.setenv("KJKO_KERNELS", kernels)
+    steps = 50 if variant == "varpro" and kernels == "native" else 4
+    case = case_of(variant, steps)
+    assert advanced(case, world, steps) == advanced(case, Communicator(), steps)
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("count", [5003, 40009])
+def test_threads_change_no_bit(kernels, count, monkeypatch):
+    if kernels == "native" and not native.available():
+        pytest.skip("installed without the native module")
+    monkeypatch.setenv("KJKO_KERNELS", kernels)
+    case = from_table({**TWO_STREAM, "particles": {"count": count}})
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(advanced(case, Communicator(), 3))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
