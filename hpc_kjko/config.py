@@ -110,6 +110,9 @@ class TimeSettings(Section):
         return round(self.end / self.step)
 
 
+#: From so many particles on varpro's learning rate is its default. Fewer are overfitted at that rate, step by step, by
+#: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
+ENOUGH_PARTICLES = 32768
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
@@ -284,13 +287,18 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
-    sections["method"] = _method(table.get("method", {}), without_collisions=physics.get("collision_strength") == 0)
+    count = table.get("particles", {}).get("count")
+    sections["method"] = _method(
+        table.get("method", {}),
+        without_collisions=physics.get("collision_strength") == 0,
+        particles=count if isinstance(count, int) and count > 0 else ParticleSettings().count,
+    )
     case = validate(Case, {**sections, "problem": problem})
     _require_possible(case)
     return case.model_copy(update={"grid": _fitting_grid(case)})
 
 
-def _method(table: dict[str, Any], without_collisions: bool) -> dict[str, Any]:
+def _method(table: dict[str, Any], without_collisions: bool, particles: int) -> dict[str, Any]:
     """[method] with the defaults that depend on others of its keys.
 
     The JKO step is of second order with variable projection, except where another key asks for the paper's first order:
@@ -301,6 +309,9 @@ def _method(table: dict[str, Any], without_collisions: bool) -> dict[str, Any]:
     solver = table.get("solver", "varpro" if is_jko else "adam")
     order = 2 if is_jko and not first else 1
     defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}
+    if solver == "varpro":
+        few = min(1.0, math.sqrt(particles / ENOUGH_PARTICLES))
+        defaults = defaults | {"learning_rate": float(f"{few * defaults['learning_rate']:.2g}")}
     return {"solver": solver, "order": order, **defaults, **table}
 
 

@@ -42,6 +42,8 @@ class Objective(nn.Module):
     def __init__(self, control: ControlField, together: int = BLOCK):
         super().__init__()
         self.control, self.together = control, together
+        #: Weights and biases of the layers, then the skip if there is one.
+        self.trained = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
         self.forget()
 
     def forward(
@@ -75,12 +77,6 @@ class Objective(nn.Module):
         known: torch.Tensor | None,
     ) -> torch.Tensor:
         """The sum over some particles, for automatic differentiation: arguments as in :meth:`forward`."""
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """Weights and biases of the layers, then the skip if there is one."""
-        control = self.control
-        return [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
 
     def forget(self) -> None:
         """Clear the gradient."""
