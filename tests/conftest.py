@@ -82,17 +82,26 @@ def kjko_here(tmp_path, monkeypatch, capsys):
     return call
 
 
+class Part(torch.nn.Module):
+    """An objective as a plain differentiable sum."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, step, *sample):
+        return self.objective.part(step, *sample)
+
+
 def exactly(solver, data, step, stiffer=0):
     """The inner problem solved to round-off, for the affine field (few parameters): Newton's method instead of Adam."""
-    objective, parameters = solver._own, list(solver._parameters.values())
-    names = [name for name, _ in objective.named_parameters()]
+    part, parameters, (whole,) = Part(solver._own), list(solver._parameters.values()), data.folds
+    names = [name for name, _ in part.named_parameters()]
     sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
 
     def value(flat):
         pieces = [piece.reshape(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-        return torch.func.functional_call(
-            objective, dict(zip(names, pieces, strict=True)), (step, *data.fit.rows(slice(None)))
-        )
+        return torch.func.functional_call(part, dict(zip(names, pieces, strict=True)), (step, *whole.rows()))
 
     flat = torch.cat([p.detach().flatten() for p in parameters])
     for _ in range(50):

@@ -267,6 +267,6 @@ def test_the_bench_of_methods_runs_and_ranks_them(tmp_path):
     subprocess.run([sys.executable, str(script), "e4", "--quick", "--out", str(tmp_path)], check=True)
     with (tmp_path / "bench_methods.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert float(rows["varpro, order 2"]["kl"]) < 0.3 * float(rows["paper's scheme"]["kl"])
+    assert float(rows["varpro, order 2"]["kl"]) < 0.5 * float(rows["paper's scheme"]["kl"])
     assert rows["Langevin"]["kl"] == "nan"
     assert (tmp_path / "bench_methods.png").stat().st_size > 0

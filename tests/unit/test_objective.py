@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import Part
 
 from hpc_kjko.control import ControlField
 from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective, continued_log, linear_part, tracked_log_det
@@ -37,17 +38,6 @@ def rows_of(z, control, rows=slice(None)):
     return z[rows], z[rows, -control.velocity_dims :], torch.full_like(z[rows, 0], 1 / len(z))
 
 
-class Part(torch.nn.Module):
-    """An objective as a plain differentiable sum."""
-
-    def __init__(self, objective):
-        super().__init__()
-        self.objective = objective
-
-    def forward(self, step, z, v, share):
-        return self.objective.part(step, z, v, share, None, None)
-
-
 def minimise_output_layer(control, z, logdet):
     """Newton's method on the output layer, hidden layers fixed; returns the norm of the gradient that is left.
 
@@ -62,7 +52,7 @@ def minimise_output_layer(control, z, logdet):
         weight, bias = flat.split([shape.numel() for shape in shapes])
         names = [f"objective.control.layers.{len(control.layers) - 1}.{name}" for name in ("weight", "bias")]
         parameters = dict(zip(names, (weight.reshape(shapes[0]), bias), strict=True))
-        return torch.func.functional_call(objective, parameters, (STEP, *rows_of(z, control)))
+        return torch.func.functional_call(objective, parameters, (STEP, *rows_of(z, control), None, None))
 
     flat = torch.zeros(sum(shape.numel() for shape in shapes), dtype=torch.float64)
     for _ in range(60):
