@@ -23,8 +23,10 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import counts, summed
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
+from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
+from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.density import Density, GaussianDensity
 
 #: Bins per axis of a phase-space histogram.
@@ -179,6 +181,25 @@ class MomentErrors:
         return float(np.abs(mean - exact.mean).max()), float(np.abs(covariance - exact.covariance).max())
 
 
+class WaveEnergy:
+    """½∫|E|² dx of the wave that the problem starts from, cos(k·x) and sin(k·x): without the noise of other modes."""
+
+    columns = ("wave_energy",)
+
+    def __init__(self, grid: Grid, wave_vector: np.ndarray):
+        centres = [(np.arange(cells) + 0.5) * spacing for cells, spacing in zip(grid.cells, grid.spacing, strict=True)]
+        phase = sum(k * x for k, x in zip(wave_vector, np.meshgrid(*centres, indexing="ij"), strict=True))
+        self.wave = np.exp(-1j * phase)[..., None] / phase.size
+        self.volume = math.prod(grid.lengths)
+
+    def local(self, state: State) -> np.ndarray:
+        return np.zeros(0)
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        amplitude = (self.wave * state.field.electric).reshape(-1, state.field.electric.shape[-1]).sum(0)
+        return (self.volume * float(np.sum(np.abs(amplitude) ** 2)),)
+
+
 class GaussLaw:
     """max |∇·E − (n − n̄)| of a field that is carried along in time."""
 
@@ -248,6 +269,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         diagnostics.append(MarginalErrors(problem, exact if has_exact else lambda time: equilibrium))
     if has_exact:
         diagnostics.append(MomentErrors(exact))
+    if isinstance(field_solver, PoissonSolver) and isinstance(problem, PerturbedBeams):
+        diagnostics.append(WaveEnergy(field_solver.grid, problem.wave_vector))
     if isinstance(field_solver, AmpereSolver):
         diagnostics.append(GaussLaw(field_solver))
     if isinstance(field_solver, PoissonSolver) and field_solver.variate:

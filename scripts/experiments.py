@@ -22,6 +22,7 @@ import torch
 from scipy.optimize import curve_fit
 
 from hpc_kjko import config
+from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.reference.grid_1d1v import GridSolution, solve
 from hpc_kjko.series import read_series
 
@@ -50,6 +51,8 @@ FINE_GROWTH = (
     "time.end=36.0",
 )
 GROWTH = ("problem.amplitude=2e-3", "particles.count=131072", "time.end=24.0", "grid.shape_order=2", "grid.cells=64")
+#: The wave of Example 7 along (1, 1, 0), of the same length.
+OBLIQUE = ("problem.mode=[1,1]", "problem.length=[44.4288294,44.4288294,31.4159265]")
 #: Example 2 with few particles: how far the tracked KL may be from the reference, for each of the COUNTS.
 STARTS, COUNTS, SEEDS = ("quiet", "random"), {2048: 0.02, 8192: 0.01, 65536: 0.004}, range(5)
 #: Self-convergence, with the features of all runs frozen as they were drawn.
@@ -78,6 +81,11 @@ QUICK_PLASMA = (
     *("particles.count=1024", "problem.amplitude=0.02", "grid.cells=[32]", "time.step=0.2"),
     *("method.iterations=1", "method.first_iterations=40", "output.histogram_every=25"),
 )
+QUICK_WAVE = (
+    *("particles.count=65536", "grid.cells=[12,12,8]", "grid.shape_order=2", "problem.amplitude=0.1", "time.step=0.2"),
+    *("time.end=4.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
+    *("method.iterations=6", "method.first_iterations=30", "output.histogram_every=0"),
+)
 QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=10", "particles.count=2048")
 #: Noise floor of the field energy: when it is reached at a collision strength, numbers of particles, methods.
 FLOOR_ENDS = {1.0: 40.0, 0.1: 60.0}
@@ -104,6 +112,7 @@ QUICK = {
     "e5_weak_leaky": QUICK_PLASMA,
     "e5_two_stream_strong": QUICK_STRONG,
     "e6_two_stream_1d3v": QUICK_PLASMA,
+    "e7_two_stream_3d3v": QUICK_WAVE,
     "two_stream_long": ("particles.count=1024", "method.iterations=1", "time.end=40.0"),
 }
 
@@ -129,6 +138,8 @@ def _runs() -> dict[str, Run]:
         "e5_strong_leaky": Run("e5_two_stream_strong", LEAKY),
         "e6": Run("e6_two_stream_1d3v"),
         "e6_leaky": Run("e6_two_stream_1d3v", LEAKY),
+        "e7": Run("e7_two_stream_3d3v"),
+        "e7_oblique": Run("e7_two_stream_3d3v", OBLIQUE),
         "e8_landau": Run("landau_damping"),
         "e8_landau_collisional": Run("landau_damping", COLLISIONAL_LANDAU),
         "e8_growth_collisional": Run("e5_two_stream_weak", GROWTH),
@@ -232,7 +243,9 @@ def grid_solution(case: config.Case, snapshot_times: tuple[float, ...] = (), qui
 @functools.cache
 def _solve(case_json: str, snapshot_times: tuple[float, ...], quick: bool) -> GridSolution:
     case = config.from_table(json.loads(case_json))
-    one_dimensional = config.from_table({**case.table(), "problem": _first_coordinate(case)})
+    table = {**case.table(), "problem": _first_coordinate(case)}
+    table.pop("grid", None)  # another mesh is chosen below
+    one_dimensional = config.from_table(table)
     problem, physics, time = one_dimensional.problem, one_dimensional.physics, one_dimensional.time
     unbounded = problem.periods is None
     half_width = 8.0
@@ -265,6 +278,8 @@ def _solve(case_json: str, snapshot_times: tuple[float, ...], quick: bool) -> Gr
 def _first_coordinate(case: config.Case) -> dict:
     problem = case.problem.model_dump(mode="json")
     first = {name: value[0] if isinstance(value, list) else value for name, value in problem.items()}
+    if isinstance(case.problem, PerturbedBeams):  # along its wave
+        first["length"] = 2 * math.pi * first["mode"] / case.problem.wavenumber
     return {**first, "space_dims": 1, "velocity_dims": 1}
 
 

@@ -19,7 +19,8 @@ from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.adam import AdamSolver
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from experiments import grid_solution, peaks_rate, relative_l2  # noqa: E402
+import validate  # noqa: E402
+from experiments import Experiments, grid_solution, peaks_rate, relative_l2  # noqa: E402
 
 LENGTH = 31.4159265
 
@@ -223,3 +224,10 @@ def test_the_linear_theory_of_relaxing_beams_has_both_limits():
     cold = linear_field_history(0.4, 0.1, 2.0, [(0.3, 1.0, 0.8), (0.7, -0.5, 1.2)], time)
     more = linear_field_history(0.4, 0.1, 2.0, [(0.3, 1.0, 0.8), (0.7, -0.5, 1.2)], time, modes=200)
     assert np.allclose(cold, more, rtol=1e-4)  # beams hotter or colder than the bath; converged in modes
+
+
+# -- E7 --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wave_in_3d3v_is_that_of_1d1v_along_an_axis_and_obliquely(tmp_path):
+    assert validate.e7(Experiments(tmp_path, quick=True))

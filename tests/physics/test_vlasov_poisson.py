@@ -12,7 +12,7 @@ def mode_amplitude(table, comm, end):
     """Times and the Fourier amplitude of E along the perturbation, of a collisionless run."""
     case = from_table({**table, "method": {"collision": "none"}, "time": {"step": 0.1, "end": end}})
     simulation = Simulation.start(case, comm)
-    mode, amplitudes = case.problem.mode, []
+    (mode,), amplitudes = case.problem.mode, []
     for _ in range(case.time.steps + 1):
         amplitudes.append(abs(np.fft.rfft(simulation.state.field.electric[:, 0])[mode]))
         simulation.state = simulation.advance()
