@@ -134,6 +134,26 @@ class Communicator:
         """Every rank's Python object, on every rank (small objects)."""
         return [value] if self.size == 1 else self._comm.allgather(value)
 
+    def exchange(self, parts: list[np.ndarray], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+        """``parts[r]`` of this rank for that of rank r: what every rank has for this one, of the given shapes."""
+        if self.size == 1:
+            return parts
+        found = [np.empty(shape, parts[0].dtype) for shape in shapes]
+        outgoing = np.concatenate([part.ravel() for part in parts])
+        incoming = np.empty(sum(part.size for part in found), outgoing.dtype)
+        self._comm.Alltoallv([outgoing, [part.size for part in parts]], [incoming, [part.size for part in found]])
+        pieces = np.split(incoming, np.cumsum([part.size for part in found])[:-1])
+        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    def join(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """Every rank's rows, one after the other, in ``whole`` on every rank."""
+        if self.size == 1:
+            whole[...] = part
+            return whole
+        counts = self._comm.allgather(part.size)
+        self._comm.Allgatherv(np.ascontiguousarray(part), [whole, counts])
+        return whole
+
     def send(self, array: np.ndarray, tag: int) -> None:
         """Send a contiguous array to rank 0."""
         self._comm.Send(array, dest=0, tag=tag)

@@ -80,7 +80,7 @@ class GridSettings(Section):
 
     cells: Annotated[Counts, Field(min_length=1)]
     shape_order: OneOrTwo = 1
-    solver: Literal["root", "replicated"] = "root"
+    solver: Literal["root", "replicated", "distributed"] = "root"
 
 
 class TimeSettings(Section):
@@ -332,6 +332,11 @@ def _require_possible(case: Case) -> None:
         raise UserError(
             f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
             'problem.kind = "two_stream"'
+        )
+    if case.grid and case.grid.solver == "distributed" and (physics.field != "poisson" or case.problem.space_dims == 1):
+        raise UserError(
+            f'grid.solver = "distributed" is for physics.field = "poisson" in two or three dimensions, not for '
+            f'"{physics.field}" in {case.problem.space_dims}: use grid.solver = "root" or "replicated"'
         )
     if case.time.energy_conserving and physics.field != "ampere":
         raise UserError(

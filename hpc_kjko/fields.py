@@ -17,7 +17,7 @@ from hpc_kjko.config import Case
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT
-from hpc_kjko.mesh import Grid, MassMatrix, Spectrum
+from hpc_kjko.mesh import Grid, MassMatrix, SlabSpectrum, Spectrum
 from hpc_kjko.particles import Particles, passes
 from hpc_kjko.problems import Problem
 
@@ -137,8 +137,8 @@ class PoissonSolver(FieldSolver):
     """−Δφ = n − n̄ on the periodic mesh, E = −∇φ, by FFT.
 
     The density of every rank is summed by an allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E; with
-    ``"replicated"`` every rank solves for itself, which saves the broadcast. The potential stays with the ranks that
-    solved: elsewhere it is zero.
+    ``"replicated"`` every rank solves for itself, which saves the broadcast; with ``"distributed"`` each transforms a
+    part of the mesh. The potential stays with the ranks that solved: elsewhere it is zero.
 
     Args:
         variate: takes noise from what the particles deposit; its weights change with v and log f.
@@ -149,12 +149,12 @@ class PoissonSolver(FieldSolver):
         self,
         grid: Grid,
         comm: Communicator,
-        solver: Literal["root", "replicated"] = "root",
+        solver: Literal["root", "replicated", "distributed"] = "root",
         variate: ControlVariate | None = None,
         unit: float = UNIT,
     ):
         self.grid, self.comm, self.solver, self.variate, self.unit = grid, comm, solver, variate, unit
-        self.spectrum = Spectrum(grid)
+        self.spectrum = SlabSpectrum(grid, comm) if solver == "distributed" else Spectrum(grid)
 
     def start(self, particles: Particles) -> MeshField:
         """The field of the particles of all ranks. Collective.
@@ -224,6 +224,8 @@ class PoissonSolver(FieldSolver):
             SolverFailure: the density is not finite.
         """
         _require_finite(density)
+        if self.solver == "distributed":
+            return MeshField(self.grid, density, *self.spectrum.solve(density))
         potential, electric = np.zeros_like(density), np.empty((*density.shape, density.ndim))
         if self.solver == "replicated" or self.comm.is_root:
             potential_hat = self.spectrum.inverse_laplacian * scipy.fft.rfftn(density)

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.fft
 import torch
 
+from hpc_kjko.comm import Communicator
 from hpc_kjko.exact import rounded
 from hpc_kjko.native import particles as kernels
 from hpc_kjko.particles import drifted, passes
@@ -228,3 +229,50 @@ class Spectrum:
 
     def _divergence_hat(self, electric: np.ndarray) -> np.ndarray:
         return sum(g * scipy.fft.rfftn(electric[..., axis]) for axis, g in enumerate(self.gradient))
+
+
+class SlabSpectrum:
+    """The Poisson equation with planes of the mesh along the first axis dealt to ranks, in two or three dimensions.
+
+    Each rank transforms its planes along the other axes, ranks exchange what they have so that each holds some columns
+    along the first axis, and transforms these.
+    """
+
+    def __init__(self, grid: Grid, comm: Communicator):
+        whole = Spectrum(grid)
+        self.comm, self.cells = comm, grid.cells
+        self.planes = _dealt(grid.cells[0], comm.size)
+        self.columns = _dealt(whole.inverse_laplacian.shape[1], comm.size)
+        mine = self.columns[comm.rank]
+        self.inverse_laplacian = whole.inverse_laplacian[:, mine].copy()
+        self.gradient = whole.gradient[:, :, mine].copy()
+
+    def solve(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """φ [*cells] and E = −∇φ [*cells, dx] of a density [*cells], all three whole on every rank. Collective."""
+        potential_hat = self.inverse_laplacian * self._forward(density[self.planes[self.comm.rank]])
+        parts = [self._back(hat) for hat in (potential_hat, *(-gradient * potential_hat for gradient in self.gradient))]
+        found = self.comm.join(np.stack(parts, axis=-1), np.empty((*self.cells, len(parts))))
+        return found[..., 0].copy(), found[..., 1:].copy()
+
+    def _forward(self, planes: np.ndarray) -> np.ndarray:
+        axes = tuple(range(1, planes.ndim))
+        hat = scipy.fft.rfftn(planes, axes=axes)
+        mine = self.columns[self.comm.rank]
+        shapes = [(_size(rows), _size(mine), *hat.shape[2:]) for rows in self.planes]
+        return scipy.fft.fft(np.concatenate(self.comm.exchange([hat[:, c] for c in self.columns], shapes)), axis=0)
+
+    def _back(self, columns: np.ndarray) -> np.ndarray:
+        columns = scipy.fft.ifft(columns, axis=0)
+        mine = self.planes[self.comm.rank]
+        shapes = [(_size(mine), _size(c), *columns.shape[2:]) for c in self.columns]
+        hat = np.concatenate(self.comm.exchange([columns[rows] for rows in self.planes], shapes), axis=1)
+        return scipy.fft.irfftn(hat, s=self.cells[1:], axes=tuple(range(1, hat.ndim)))
+
+
+def _dealt(count: int, size: int) -> list[slice]:
+    """``count`` indices in ``size`` contiguous parts as equal as they go."""
+    return [slice(count * rank // size, count * (rank + 1) // size) for rank in range(size)]
+
+
+def _size(part: slice) -> int:
+    return part.stop - part.start
