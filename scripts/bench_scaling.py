@@ -1,0 +1,190 @@
+#!/usr/bin/env python
+"""Strong and weak scaling over ranks: seconds by phase, bytes that travel, memory of a rank.
+
+    python scripts/bench_scaling.py [--ranks 1,2] [--particles N] [--steps N] [--rounds N] [--quick] [--out FILE.csv]
+
+Strong scaling: N particles on every number of ranks; weak scaling: N on each rank. The case is
+jobs/e7_two_stream_3d3v.toml with the default method, one thread a rank; rank counts run in turn, in rounds, and the
+median of all timed steps counts (the first two are not timed: a cold start trains longer). Phases:
+
+    push       drift and kick, deposit included
+    solve      the field from the density, broadcast included
+    train      the inner solve: hidden steps, moments, output layer
+    move       the particles along the control field, certificate included
+    measure    a row of the time series
+    wait       the part of all these spent in collective calls: communication, and waiting for slower ranks
+
+Efficiency is t(1)/(n t(n)) for strong, t(1)/t(n) for weak scaling: with more ranks than cores it says nothing, but
+bytes, memory and the share of the root's solve do. The last line of each run is machine-readable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+JOB = Path(__file__).resolve().parent.parent / "jobs" / "e7_two_stream_3d3v.toml"
+PHASES = ("push", "solve", "train", "move", "measure", "wait")
+#: Steps before the timed ones.
+WARM = 2
+QUICK = ("grid.cells=[8,8,8]", "method.hidden=[16,16]", "method.iterations=4", "method.first_iterations=10")
+
+
+class Clock:
+    """Seconds by phase, each less what phases inside it took, and what collective calls carried."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.bytes, self.calls = 0, 0
+        self._inner = [0.0]
+
+    def watch(self, owner: Any, name: str, phase: str, nested: bool = False) -> None:
+        """Count the time of a method; what is nested stays part of the phase around it as well."""
+        method = getattr(owner, name)
+
+        def watched(*arguments: Any, **settings: Any) -> Any:
+            self._inner.append(0.0)
+            started = time.perf_counter()
+            try:
+                return method(*arguments, **settings)
+            finally:
+                took = time.perf_counter() - started
+                self.seconds[phase] += took - self._inner.pop()
+                if not nested:
+                    self._inner[-1] += took
+
+        setattr(owner, name, watched)
+
+    def count(self, owner: Any, name: str) -> None:
+        """Count the bytes of a collective call's array."""
+        method: Callable[..., Any] = getattr(owner, name)
+
+        def counted(array: np.ndarray) -> Any:
+            self.bytes, self.calls = self.bytes + array.nbytes, self.calls + 1
+            return method(array)
+
+        setattr(owner, name, counted)
+
+
+def worker(options: argparse.Namespace) -> None:
+    """The timed steps, on one of the ranks."""
+    from hpc_kjko import config
+    from hpc_kjko.comm import Communicator
+    from hpc_kjko.diagnostics import measure
+    from hpc_kjko.simulation import Simulation
+
+    comm, clock = Communicator.world(), Clock()
+    for name in ("sum", "bcast_array"):
+        clock.count(comm, name)
+        clock.watch(comm, name, "wait", nested=True)
+    settings = [f"particles.count={options.particles}", *(QUICK if options.quick else ())]
+    simulation = Simulation.start(config.load(JOB, settings), comm)
+    solver = simulation.field_solver
+    for owner, name, phase in (
+        (solver, "drift", "push"),
+        (solver, "kick", "push"),
+        (solver, "solve", "solve"),
+        (simulation.collision, "fit", "train"),
+        (simulation.collision, "_move", "move"),
+    ):
+        clock.watch(owner, name, phase)
+    steps = []
+    for index in range(WARM + options.steps):
+        if index == WARM:
+            clock.seconds.clear()
+            clock.bytes = clock.calls = 0
+        comm.barrier()
+        started = time.perf_counter()
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        measuring = time.perf_counter()
+        measure(simulation.diagnostics, simulation.state, comm)
+        clock.seconds["measure"] += time.perf_counter() - measuring
+        comm.barrier()
+        steps.append(time.perf_counter() - started)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    every = comm.allgather((clock.seconds, clock.bytes, clock.calls, memory))
+    if comm.is_root:
+        slowest = {phase: max(seconds[phase] for seconds, *_ in every) / options.steps for phase in PHASES}
+        found = {
+            "step": float(np.median(steps[WARM:])),
+            **slowest,
+            "bytes": max(carried for _, carried, _, _ in every) // options.steps,
+            "calls": every[0][2] // options.steps,
+            "memory": max(memory for *_, memory in every),
+        }
+        print(json.dumps(found))
+    comm.close()
+
+
+def run(ranks: int, particles: int, options: argparse.Namespace) -> dict[str, float]:
+    """A run of so many ranks."""
+    line = [sys.executable, __file__, "--worker", "--particles", str(particles), "--steps", str(options.steps)]
+    if ranks > 1:
+        line = [str(Path(sysconfig.get_path("scripts")) / "mpirun"), "-n", str(ranks), *line]
+    done = subprocess.run(line + ["--quick"] * options.quick, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"bench_scaling: the run on {ranks} ranks failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", default="1,2", help="numbers of ranks (default 1,2)")
+    parser.add_argument("--particles", type=int, help="default 1000000")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a run (default 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each (default 3)")
+    parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
+    parser.add_argument("--out", type=Path, help="the table as CSV")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.particles = options.particles or (16384 if options.quick else 1_000_000)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if options.worker:
+        return worker(options)
+    counts = [int(count) for count in options.ranks.split(",")]
+    print(f"python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; {JOB.name}")
+    sizes = {(kind, n): options.particles * (n if kind == "weak" else 1) for kind in ("strong", "weak") for n in counts}
+    found: dict[tuple[int, int], list[dict[str, float]]] = defaultdict(list)
+    for _ in range(options.rounds):
+        for ranks, particles in dict.fromkeys((n, size) for (_, n), size in sizes.items()):
+            found[ranks, particles].append(run(ranks, particles, options))
+    rows = []
+    for (kind, ranks), particles in sizes.items():
+        runs = found[ranks, particles]
+        row = {key: float(np.median([run[key] for run in runs])) for key in runs[0]}
+        first = next((r for r in rows if r["scaling"] == kind), None)
+        base = first["step"] * first["ranks"] if first else row["step"] * ranks
+        efficiency = base / (ranks * row["step"]) if kind == "strong" else base / counts[0] / row["step"]
+        rows.append({"scaling": kind, "ranks": ranks, "particles": particles, "efficiency": efficiency, **row})
+        numbers = " ".join(f"{phase} {row[phase]:.3f}" for phase in ("step", *PHASES))
+        print(
+            f"{kind:6s} {ranks:3d} ranks {particles:10d} particles  efficiency {efficiency:.2f}  seconds: {numbers}  "
+            f"{row['bytes'] / 1e6:.2f} MB in {row['calls']:.0f} calls, {row['memory'] / 1e6:.0f} MB a rank",
+            flush=True,
+        )
+    for row in rows:
+        print(", ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
+    if options.out:
+        with options.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
