@@ -194,6 +194,7 @@ def _drive(
             progress.close()
         recorder.close()
         _note(simulation, folder, header, outcome)
+    stop.ignore()
     if comm.is_root:
         if outcome == "stopped":
             log.info(

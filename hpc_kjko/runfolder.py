@@ -4,6 +4,7 @@ case.toml      the resolved case         run.json       status and provenance
 log.txt        the log                   series.h5      the time series
 snapshots/     openPMD files             checkpoints/   whole states, the last two
 figures/       made by ``kjko plot``     .lock          held while a run is going on
+input/         what a batch job was given (jobs/job.sh); never touched here
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class RunFolder:
             UserError: it holds a run already and ``force`` is false, or it is something else.
         """
         with self.writing():
-            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            if not self.path.exists():
+                return
+            if self.path.is_dir() and all(path.name == "input" for path in self.path.iterdir()):
                 return
             if not self.case.is_file() or self.status().get("software") != _SOFTWARE:
                 raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")

@@ -135,6 +135,15 @@ def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, tmp_path, sma
         assert len(read_series(tmp_path / "out" / "series.h5")["step"]) == last + 3
 
 
+def test_a_signal_after_the_last_step_does_not_undo_it(tmp_path, small_case):
+    """A batch system's early signal may come while the process already ends."""
+    script = tmp_path / "late.py"
+    late = "code = cli.main(sys.argv[1:])\nos.kill(os.getpid(), signal.SIGUSR2)\nsys.exit(code)\n"
+    script.write_text(f"import os, signal, sys\nfrom hpc_kjko import cli\n{late}")
+    result = run_command(command(script, "run", small_case, "--set", "time.end=0.1"), tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_wall_time_stops_with_a_checkpoint_and_exit_75(tmp_path, small_case, kjko):
     result = kjko("run", small_case, "--out", "out", "--set", "time.end=1e5", "--set", "run.wall_time=2", ranks=2)
     assert result.returncode == 75
