@@ -35,7 +35,7 @@ from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.series import read_series
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile
+from hpc_kjko.storage import ShardedFile, unfinished
 from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
@@ -265,6 +265,11 @@ def inspect(options: argparse.Namespace) -> int:
         "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
+        "incomplete files": ", ".join(
+            str(path.relative_to(folder.path))
+            for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
+        )
+        or "none",
         **{
             name: str(status[name])
             for name in ("version", "git", "ranks", "threads", "device", "mpi", "date")

@@ -28,6 +28,7 @@ from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.output import list_snapshots
+from hpc_kjko.storage import unfinished
 
 _SOFTWARE = "hpc_kjko"
 _HELD: list[Any] = []  # locks, released when the process ends
@@ -127,7 +128,7 @@ class RunFolder:
         """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
         with self.writing():
             for folder in (self.snapshots, self.checkpoints):
-                for partial in folder.glob(".*.partial"):
+                for partial in unfinished(folder):
                     partial.unlink()
             for later in (other for other in list_snapshots(self.snapshots) if other > step):
                 (self.snapshots / f"data{later:08d}.h5").unlink()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks this checkout: ruff, then all tests. Arguments go to pytest.
+# Checks this checkout: ruff, then all tests. Arguments go to pytest, and leave out the files written through MPI-IO.
 #
 #     bash scripts/test.sh [pytest arguments]
 #
@@ -18,6 +18,11 @@ bash scripts/environment.sh "$venv" mpi,plot,test editable
 export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
 
 ruff check .
+parallel_h5py=$venv-h5py-mpi
+if [ $# = 0 ]; then # two minutes for a compiler, while the tests on one rank leave it a core
+    nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" &
+    building=$!
+fi
 python -m pytest -m "not parallel or parallel[1]" "$@"
 
 # One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
@@ -25,9 +30,10 @@ python -m pytest -m "not parallel or parallel[1]" "$@"
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 export logs
-for ranks in 2 3 4; do
-    echo "tests on $ranks ranks"
-    status=0
+on_ranks() { # RANKS [pytest arguments]
+    local ranks=$1 status=0
+    shift
+    echo "tests on $ranks ranks${PYTHONPATH:+, files through MPI-IO}"
     mpirun -n "$ranks" bash -c '
         if [ "$OMPI_COMM_WORLD_RANK" != 0 ]; then exec >"$logs/rank$OMPI_COMM_WORLD_RANK" 2>&1; fi
         exec python -m pytest -p no:cacheprovider --timeout-method=thread "$@"' \
@@ -36,4 +42,14 @@ for ranks in 2 3 4; do
         tail -n 60 "$logs"/rank*
         exit "$status"
     fi
-done
+}
+for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
+
+if [ $# != 0 ]; then exit 0; fi
+if ! wait "$building"; then
+    echo "tests: no h5py with MPI could be built here: files through MPI-IO are not tested" >&2
+    exit 0
+fi
+export PYTHONPATH=$parallel_h5py
+for ranks in 2 3; do on_ranks "$ranks" tests/parallel/test_files_parallel.py; done
+python -m pytest -m "not parallel" tests/faults -k "in_the_middle_of_writing"

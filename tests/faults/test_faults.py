@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import h5py
 import numpy as np
 import pytest
 from conftest import command, environment, run_command
@@ -33,6 +34,18 @@ def lost(self, field, particles, duration):
         particles.x[3] = float("inf")
     return drift(self, field, particles, duration)
 simulation.Simulation.advance, fields.PoissonSolver.drift = sabotaged, lost
+sys.exit(cli.main(sys.argv[1:]))
+"""
+#: A job whose last rank is killed between the rows of x and those of v of the checkpoint at step 8.
+KILLED_WRITER = """
+import os, signal, sys
+from hpc_kjko import cli, storage
+rows = storage.ShardedFile.rows
+def killed(self, path, *arguments, **options):
+    if path == "particles/v" and "step00000008" in self.path.name and self._comm.rank == self._comm.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rows(self, path, *arguments, **options)
+storage.ShardedFile.rows = killed
 sys.exit(cli.main(sys.argv[1:]))
 """
 RAISE = {"first": "raise RuntimeError('rank 1 lost its way')"}
@@ -92,6 +105,24 @@ def test_a_network_that_explodes_leaves_a_checkpoint_of_the_last_good_step(kjko,
     (tmp_path / "out" / "series.h5").unlink()
     lost = kjko("restart", "out", "--set", "time.end=2.0", ranks=2)  # a failure of rank 0 alone is everybody's
     assert lost.returncode == 2 and lost.stderr.count("kjko: there is no time series") == 1
+
+
+def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(tmp_path, small_case, kjko, kjko_here):
+    """Of the checkpoint at step 8 some rows are written. Also run with an h5py for MPI (scripts/test.sh)."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED_WRITER)
+    result = run_command(command(script, "run", small_case, "--out", "out", ranks=2), tmp_path, timeout=60)
+    assert result.returncode not in (0, 2, 75) and "signal 9" in result.stderr
+    writer = "MPI-IO by all ranks" if h5py.get_config().mpi else "rank 0 gathers"
+    assert writer in (tmp_path / "out/log.txt").read_text()
+    partial = tmp_path / "out/checkpoints/.step00000008.h5.partial"
+    assert partial.stat().st_size > 3000 * 8
+    assert_loads(tmp_path / "out", 4)
+    assert "checkpoints/.step00000008.h5.partial" in kjko_here("inspect", "out").stdout
+    resumed = kjko("restart", "out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert ".step00000008.h5.partial is incomplete" in resumed.stdout
+    assert read_series(tmp_path / "out/series.h5")["step"].tolist() == list(range(11)) and not partial.exists()
 
 
 def test_an_error_that_did_not_reach_every_rank_ends_them_all(tmp_path, small_case):
