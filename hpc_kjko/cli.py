@@ -22,6 +22,7 @@ import rich.markup
 import rich.table
 
 from hpc_kjko import __version__, checkpoint, config
+from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure, UserError
@@ -221,6 +222,19 @@ def series(options: argparse.Namespace) -> int:
     for name, values in columns.items():
         table.add_row(name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max())))
     _show(table)
+    return DONE
+
+
+def analyze(options: argparse.Namespace, comm: Communicator) -> int:
+    """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
+    folder = RunFolder(options.folder)
+    with comm.together():
+        folder.status()
+        case = config.load(folder.case)
+    header = comm.bcast({**provenance(comm), "case": case.toml()})
+    for path in analyse(folder, case, comm, header):
+        if comm.is_root:
+            print(path)
     return DONE
 
 
@@ -461,7 +475,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    for command in (restart, series, plot, inspect):
+    for command in (restart, series, analyze, plot, inspect):
         on_folder = verb(command)
         on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
         if command is restart:

@@ -4,6 +4,7 @@ case.toml      the resolved case         run.json       status and provenance
 log.txt        the log                   series.h5      the time series
 snapshots/     openPMD files             checkpoints/   whole states, the last two
 figures/       made by ``kjko plot``     .lock          held while a run is going on
+analysis/      made by ``kjko analyze``
 input/         what a batch job was given (jobs/job.sh); never touched here
 """
 
@@ -64,6 +65,10 @@ class RunFolder:
     def figures(self) -> Path:
         return self.path / "figures"
 
+    @property
+    def analysis(self) -> Path:
+        return self.path / "analysis"
+
     def require_free(self, *, force: bool) -> None:
         """Check that a new run may have this folder.
 
@@ -94,7 +99,7 @@ class RunFolder:
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self.claim()
-            for old in (self.snapshots, self.checkpoints, self.figures):
+            for old in (self.snapshots, self.checkpoints, self.figures, self.analysis):
                 shutil.rmtree(old, ignore_errors=True)
             for old in (self.log, self.series):
                 old.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ LAYERS = [
     {"collisions"},
     {"diagnostics"},
     {"storage", "series", "output", "checkpoint", "runfolder"},
-    {"recorder"},
+    {"recorder", "analysis"},
     {"simulation", "terminal"},
     {"cli"},
     {"__main__"},
