@@ -162,6 +162,8 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
             folder.claim()
             _log_to(folder)
     saved = checkpoint.load_latest(folder.checkpoints, comm)
+    with comm.together():
+        _require_its_own(folder, saved)
     case = config.from_table(config.override(config.parse(saved.header["case"]), options.set))
     if saved.header["step"] >= case.time.steps:
         reached = saved.header["time"]
@@ -174,6 +176,24 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
         if comm.is_root:
             folder.write_case(case.toml())
     return _drive(simulation, folder, stop, kernels, resumed_at=saved.header["step"])
+
+
+def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
+    """Check that a checkpoint is of the folder's case, but for what restarts may change."""
+    step = f"the checkpoint of step {saved.header['step']}"
+    try:
+        tables = [config.parse(text) for text in (folder.case.read_text(encoding="utf-8"), saved.header["case"])]
+    except ValueError as failure:
+        raise UserError(f"{folder.case}: not a TOML file ({failure}): put back the case that the run wrote") from None
+    ours, theirs = tables
+    for section in sorted(ours.keys() | theirs.keys()):
+        first, second = (table.get(section, {}) for table in tables)
+        for key in sorted(first.keys() | second.keys()):
+            if first.get(key) != second.get(key) and key not in CHANGEABLE.get(section, ()):
+                raise UserError(
+                    f"{folder.case}: has {section}.{key} = {first.get(key)!r}, {step} was written with "
+                    f"{second.get(key)!r}: put back the file that belongs to the other, or start a new run"
+                )
 
 
 def _drive(

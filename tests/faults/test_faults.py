@@ -1,6 +1,8 @@
 """Ranks that die, raise or hang on; signals; time limits; numbers that stop being numbers. No hang, a clear message."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -8,7 +10,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from conftest import command, environment, run_command
+from conftest import SMALL_CASE, command, environment, run_command
 
 from hpc_kjko.checkpoint import latest, load
 from hpc_kjko.comm import Communicator
@@ -181,14 +183,63 @@ def test_the_wall_time_stops_with_a_checkpoint_and_exit_75(tmp_path, small_case,
     assert_loads(tmp_path / "out", int(read_series(tmp_path / "out" / "series.h5")["step"][-1]))
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(kjko, small_case, tmp_path):
-    assert kjko("run", small_case, "--out", "out").returncode == 0
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that is done; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.toml").write_text(SMALL_CASE)
+    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "out"), folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "out"
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(finished, kjko, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
     newest = latest(tmp_path / "out" / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-2000])
     result = kjko("restart", "out")
     assert result.returncode == 0
     assert newest.name in result.stdout + result.stderr
     assert_loads(tmp_path / "out", 10)
+
+
+def test_a_checkpoint_of_another_case_is_refused(finished, kjko, tmp_path):
+    """Also a case.toml that was edited: a restart continues a state, and would not do what the file says."""
+    shutil.copytree(finished, tmp_path / "other")
+    text = (tmp_path / "other/case.toml").read_text()
+    (tmp_path / "other/case.toml").write_text(text.replace("collision_strength = 0.1", "collision_strength = 0.2"))
+    before = {path: path.read_bytes() for path in (tmp_path / "other").rglob("*.h5")}
+    result = kjko("restart", "other", "--set", "time.end=2.0")
+    assert result.returncode == 2 and result.stderr.count("kjko: ") == 1 and "Traceback" not in result.stderr
+    assert "physics.collision_strength = 0.2, the checkpoint of step 10 was written with 0.1" in result.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / "other").rglob("*.h5")}
+    (tmp_path / "other/case.toml").write_text("no case")
+    result = kjko("restart", "other", "--set", "time.end=2.0")
+    assert result.returncode == 2 and "other/case.toml: not a TOML file" in result.stderr
+
+
+def test_a_full_disk_ends_with_one_sentence_and_the_checkpoint_before(small_case, tmp_path, kjko):
+    """A real one, of 3 MB; what a quota refuses instead is in tests/parallel/test_files_parallel.py."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    try:
+        often = [f"--set=output.{name}={every}" for name, every in (("histogram_every", 1), ("checkpoint_every", 2))]
+        result = kjko("run", small_case, "--out", disk / "out", *often, ranks=2)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.count("kjko: ") == 1 and "look at free space" in result.stderr
+        assert "Traceback" not in result.stderr
+        step = int(latest(disk / "out/checkpoints").stem.removeprefix("step"))
+        assert 2 <= step < 10
+        assert_loads(disk / "out", step)
+        shutil.copytree(disk / "out", tmp_path / "more_space")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    resumed = kjko("restart", "more_space", ranks=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert read_series(tmp_path / "more_space/series.h5")["step"].tolist() == list(range(11))
 
 
 def test_ranks_of_another_mpirun_are_noticed(tmp_path, small_case):
