@@ -3,9 +3,9 @@
 #
 #     bash scripts/install_slurm.sh        (as root; does nothing where it is installed)
 set -euo pipefail
-found() { command -v slurmctld slurmd sbatch munged >/dev/null && ldconfig -p | grep -q 'libpmix\.so '; }
+export PATH=$PATH:/usr/sbin
 
-if found; then exit 0; fi
+if command -v slurmctld slurmd sbatch munged >/dev/null && [[ $(ldconfig -p) == *"libpmix.so "* ]]; then exit 0; fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "SLURM is not installed, and installing it takes root and apt-get" >&2
     exit 1

@@ -135,7 +135,8 @@ def cluster(tmp_path_factory):
         ["slurmd", "-D", "-f", str(conf)],
     ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
-    env = {**environment(), "SLURM_CONF": str(conf), "PATH": path, "GO": str(folder / "go")}
+    outside = {name: value for name, value in environment().items() if not name.startswith("SLURM")}
+    env = {**outside, "SLURM_CONF": str(conf), "PATH": path, "GO": str(folder / "go")}
     daemons = []
     try:
         for command in commands:
@@ -185,9 +186,9 @@ def test_jobs_that_meet_the_time_limit_are_requeued_and_end_as_one_run(cluster):
         name: cluster.submit("cpu.sbatch", "cases/case.toml", name, KJKO_LAUNCH=launch)
         for name, launch in launchers.items()
     }
-    one = "--ntasks-per-node=1"
-    cancelled = cluster.submit("cpu.sbatch", "cases/case.toml", "cancelled", options=(one,))
-    no_gpu = cluster.submit("gpu.sbatch", "cases/case.toml", "no_gpu", options=(one, "--gpus-per-node=0"))
+    long, one = "--time=10", "--ntasks-per-node=1"
+    cancelled = cluster.submit("cpu.sbatch", "cases/case.toml", "cancelled", options=(long, one))
+    no_gpu = cluster.submit("gpu.sbatch", "cases/case.toml", "no_gpu", options=(long, one, "--gpus-per-node=0"))
     for name in (*jobs, "cancelled"):
         wait_for(lambda name=name: steps_done(work / name) > 2)
     (work / "cases").rename(work / "elsewhere")  # a job keeps what it was submitted with
@@ -206,7 +207,7 @@ def test_jobs_that_meet_the_time_limit_are_requeued_and_end_as_one_run(cluster):
     time.sleep(2)  # SLURM takes a start within the second of the requeue for the job that has ended
     for job in jobs.values():
         cluster("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=10")
-    scaling = cluster.submit("weak_scaling.sbatch", "elsewhere/case.toml", "weak", "1024", options=("--array=1",))
+    scaling = cluster.submit("weak_scaling.sbatch", "elsewhere/case.toml", "weak", "1024", options=(long, "--array=1"))
     for job in jobs.values():
         cluster.wait(job, "COMPLETED", restarts="1")
     cluster.wait(f"{scaling}_1", "COMPLETED")

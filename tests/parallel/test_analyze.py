@@ -1,4 +1,4 @@
-"""``kjko analyze``: the same bits on any number of ranks, and the moments of an exact solution."""
+"""``kjko analyze``: the same bits on any number of ranks, the moments of an exact solution, mistakes."""
 
 import shutil
 from fractions import Fraction
@@ -6,12 +6,16 @@ from fractions import Fraction
 import h5py
 import numpy as np
 import pytest
-from conftest import SMALL_CASE, command, run_command
+import torch
+from conftest import command, run_command
 
-from hpc_kjko.analysis import ExactSum
+from hpc_kjko.analysis import ExactSum, analyse
 from hpc_kjko.comm import Communicator
-from hpc_kjko.output import list_particles, particle_file, read_snapshot
+from hpc_kjko.config import from_table, parse
+from hpc_kjko.output import list_particles, read_snapshot, write_snapshot
+from hpc_kjko.particles import BLOCK, Shard, draw
 from hpc_kjko.reference.gaussian import gaussian_moments
+from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 
 GAUSSIAN = """
@@ -31,18 +35,27 @@ particles_every = 10
 """
 
 
+@pytest.fixture
+def world():
+    return Communicator.world()
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Two runs: particles of unequal weights, a last block that is not full; and one with an exact solution."""
-    folder = tmp_path_factory.mktemp("runs")
-    cases = {"small": SMALL_CASE, "gaussian": GAUSSIAN}
-    settings = {"small": ["particles.weights=density", "particles.count=3500"], "gaussian": []}
-    for name, text in cases.items():
-        (folder / f"{name}.toml").write_text(text)
-        changes = [word for setting in settings[name] for word in ("--set", setting)]
-        result = run_command(command("-m", "hpc_kjko", "run", f"{name}.toml", "--out", name, *changes), folder)
-        assert result.returncode == 0, result.stderr
-    return folder
+def gaussian(tmp_path_factory):
+    """The folder of a run with an exact solution."""
+    folder = tmp_path_factory.mktemp("gaussian")
+    (folder / "case.toml").write_text(GAUSSIAN)
+    result = run_command(command("-m", "hpc_kjko", "run", "case.toml", "--out", "run"), folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+def scattered(count, weights):
+    """A case, and particles of it that were never pushed: 1D2V, float32, all of them on this rank."""
+    case = from_table(parse('problem = {kind = "two_stream", velocity_dims = 2}'))
+    shard = Shard(0, count, count)
+    drawn = {"start": "random", "weights": weights, "seed": 1, "temperature": 1.0}
+    return case, draw(case.problem, shard, **drawn, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def contents(folder):
@@ -60,25 +73,39 @@ def contents(folder):
     return found
 
 
-def test_the_results_have_the_same_bits_on_any_number_of_ranks(runs, kjko, kjko_here, tmp_path):
-    found = []
-    for ranks in (1, 2, 3):
-        shutil.copytree(runs / "small", tmp_path / "run", dirs_exist_ok=True)
-        result = (kjko_here if ranks == 1 else kjko)("analyze", "run", **({} if ranks == 1 else {"ranks": ranks}))
-        assert result.returncode == 0, result.stderr
-        assert [line.rpartition("/")[2] for line in result.stdout.split()] == [
-            *(f"data{step:08d}.h5" for step in (0, 5, 10)),
-            *("moments.h5", "moments.csv", "marginals.csv"),
-        ]
-        found.append(contents(tmp_path / "run/analysis"))
-        shutil.rmtree(tmp_path / "run")
-    assert len(found[0]) > 20
-    assert found[0] == found[1] == found[2]
+@pytest.mark.parallel(3)
+@pytest.mark.parametrize("weights", ["equal", "density"])
+def test_the_results_have_the_same_bits_on_any_number_of_ranks(weights, world, tmp_path, monkeypatch):
+    """Several slabs a rank, a last block that is not full, and a rank without particles."""
+    monkeypatch.setattr("hpc_kjko.analysis.PASS", 3 * BLOCK)
+    groups = {size: Communicator(world.mpi.Split(world.rank < size, world.rank)) for size in (1, 2)} | {3: world}
+    for count in (20 * BLOCK + 7, BLOCK + 1):
+        folder, found = world.bcast(tmp_path / str(count)), []
+        case, particles = scattered(count, weights)
+        if world.is_root:
+            run = RunFolder(folder)
+            options = {"time": 0.0, "time_step": 0.1, "run_attributes": {}, "particles": particles}
+            write_snapshot(run.snapshots, Communicator(), step=0, **options)
+        world.barrier()
+        for size, group in groups.items():
+            if world.rank < size:
+                files = analyse(RunFolder(folder), case, group, {"software": "test"})
+                if world.is_root:
+                    names = ["data00000000.h5", "moments.h5", "moments.csv", "marginals.csv"]
+                    assert [path.name for path in files] == names
+                    found.append(contents(folder / "analysis"))
+                    shutil.rmtree(folder / "analysis")
+            world.barrier()
+        if world.is_root:
+            assert len(found[0]) > 20
+            assert found[0] == found[1] == found[2]
 
 
-def test_moments_are_those_of_the_particles_and_close_to_the_exact_solution(runs, kjko_here):
-    run = runs / "gaussian"
-    assert kjko_here("analyze", run).returncode == 0
+def test_moments_are_those_of_the_particles_and_close_to_the_exact_solution(gaussian, kjko):
+    run = gaussian
+    analysed = kjko("analyze", run, ranks=2)
+    assert analysed.returncode == 0, analysed.stderr
+    assert analysed.stdout.splitlines()[-1] == str(run / "analysis/marginals.csv")
     moments = read_series(run / "analysis/moments.h5")
     series = read_series(run / "series.h5")
     assert moments["step"].tolist() == list_particles(run / "snapshots") == [0, 10, 20]
@@ -105,22 +132,22 @@ def test_moments_are_those_of_the_particles_and_close_to_the_exact_solution(runs
     assert np.abs(moments["kl_exact"]).max() < 2e-3 < moments["kl_equilibrium"][0]
 
 
-def test_mistakes_are_one_sentence_on_all_ranks(runs, kjko, kjko_here, tmp_path):
-    shutil.copytree(runs / "small", tmp_path / "run")
+def test_mistakes_are_one_sentence_on_all_ranks(gaussian, kjko, kjko_here, tmp_path):
+    shutil.copytree(gaussian, tmp_path / "run")
     snapshots = tmp_path / "run/snapshots"
-    damaged = snapshots / "data00000005.h5"
+    damaged = snapshots / "data00000010.h5"
     with h5py.File(damaged, "r+") as file:
-        file["data/5/particles/markers/momentum/x"][3200] = np.nan  # in the last rank's rows
-    for says in ("step 5 are not finite from row 3072", f"{damaged.name} is not a complete snapshot"):
-        result = kjko("analyze", "run", ranks=2)
-        assert result.returncode == 2, result.stderr
-        assert result.stderr.count("kjko: ") == 1 and says in result.stderr and "Traceback" not in result.stderr
-        damaged.write_bytes(damaged.read_bytes()[:-5000])
+        file["data/10/particles/markers/momentum/x"][8000] = np.nan  # in the last rank's rows
+    results = [kjko("analyze", "run", ranks=2)]
+    damaged.write_bytes(damaged.read_bytes()[:-5000])
+    results.append(kjko_here("analyze", "run"))
     for path in snapshots.iterdir():
         path.unlink()
-    for folder, says in (("run", "output.particles_every"), ("nowhere", "not a run folder")):
-        result = kjko_here("analyze", folder)
-        assert result.returncode == 2 and result.stderr.count("kjko: ") == 1 and says in result.stderr
+    results += [kjko_here("analyze", folder) for folder in ("run", "nowhere")]
+    says = ["step 10 are not finite from row 7168", f"{damaged.name} is not a complete snapshot"]
+    for result, sentence in zip(results, [*says, "output.particles_every", "not a run folder"], strict=True):
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.count("kjko: ") == 1 and sentence in result.stderr and "Traceback" not in result.stderr
 
 
 def test_exact_sums_are_exact():
@@ -132,10 +159,3 @@ def test_exact_sums_are_exact():
         sums.add(row)
     expected = [float(sum(map(Fraction, column))) for column in terms.T]
     assert sums.total(Communicator()).tolist() == expected
-
-
-def test_a_file_is_read_in_pieces(runs):
-    with particle_file(runs / "small/snapshots", 5) as file:
-        assert (file.total, file.has_equal_weights) == (3500, False)
-        whole, piece = file.rows(slice(None)), file.rows(slice(1000, 1007))
-        np.testing.assert_array_equal(piece["velocity"], whole["velocity"][1000:1007])
