@@ -29,7 +29,7 @@ import numpy as np
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.particles import BLOCK, Shard
-from hpc_kjko.storage import ShardedFile, reading
+from hpc_kjko.storage import ShardedFile, reading, unfinished
 
 _FORMAT = "hpc_kjko checkpoint 1"
 
@@ -130,13 +130,17 @@ def latest(folder: Path | str) -> Path:
 
 
 def load_latest(folder: Path | str, comm: Communicator) -> Checkpoint:
-    """Read the newest checkpoint that is sound; every one passed over is logged as a warning. Collective.
+    """Read the newest checkpoint that is sound; every one passed over, or never completed, is logged as a warning.
+
+    Collective.
 
     Raises:
         UserError: on all ranks, when there is none.
     """
     with comm.together():
         paths = _newest_first(folder)
+        for partial in unfinished(folder):
+            logger.warning("%s is incomplete: the run ended while it was being written", partial)
     *newer, oldest = comm.bcast(paths)
     for path in newer:
         try:

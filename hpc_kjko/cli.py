@@ -22,6 +22,7 @@ import rich.markup
 import rich.table
 
 from hpc_kjko import __version__, checkpoint, config
+from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure, UserError
@@ -35,7 +36,7 @@ from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.series import read_series
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile
+from hpc_kjko.storage import ShardedFile, unfinished
 from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
@@ -161,6 +162,8 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
             folder.claim()
             _log_to(folder)
     saved = checkpoint.load_latest(folder.checkpoints, comm)
+    with comm.together():
+        _require_its_own(folder, saved)
     case = config.from_table(config.override(config.parse(saved.header["case"]), options.set))
     if saved.header["step"] >= case.time.steps:
         reached = saved.header["time"]
@@ -173,6 +176,24 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
         if comm.is_root:
             folder.write_case(case.toml())
     return _drive(simulation, folder, stop, kernels, resumed_at=saved.header["step"])
+
+
+def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
+    """Check that a checkpoint is of the folder's case, but for what restarts may change."""
+    step = f"the checkpoint of step {saved.header['step']}"
+    try:
+        tables = [config.parse(text) for text in (folder.case.read_text(encoding="utf-8"), saved.header["case"])]
+    except ValueError as failure:
+        raise UserError(f"{folder.case}: not a TOML file ({failure}): put back the case that the run wrote") from None
+    ours, theirs = tables
+    for section in sorted(ours.keys() | theirs.keys()):
+        first, second = (table.get(section, {}) for table in tables)
+        for key in sorted(first.keys() | second.keys()):
+            if first.get(key) != second.get(key) and key not in CHANGEABLE.get(section, ()):
+                raise UserError(
+                    f"{folder.case}: has {section}.{key} = {first.get(key)!r}, {step} was written with "
+                    f"{second.get(key)!r}: put back the file that belongs to the other, or start a new run"
+                )
 
 
 def _drive(
@@ -194,6 +215,7 @@ def _drive(
             progress.close()
         recorder.close()
         _note(simulation, folder, header, outcome)
+    stop.ignore()
     if comm.is_root:
         if outcome == "stopped":
             log.info(
@@ -220,6 +242,19 @@ def series(options: argparse.Namespace) -> int:
     for name, values in columns.items():
         table.add_row(name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max())))
     _show(table)
+    return DONE
+
+
+def analyze(options: argparse.Namespace, comm: Communicator) -> int:
+    """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
+    folder = RunFolder(options.folder)
+    with comm.together():
+        folder.status()
+        case = config.load(folder.case)
+    header = comm.bcast({**provenance(comm), "case": case.toml()})
+    for path in analyse(folder, case, comm, header):
+        if comm.is_root:
+            print(path)
     return DONE
 
 
@@ -264,6 +299,11 @@ def inspect(options: argparse.Namespace) -> int:
         "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
+        "incomplete files": ", ".join(
+            str(path.relative_to(folder.path))
+            for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
+        )
+        or "none",
         **{
             name: str(status[name])
             for name in ("version", "git", "ranks", "threads", "device", "mpi", "date")
@@ -455,7 +495,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    for command in (restart, series, plot, inspect):
+    for command in (restart, series, analyze, plot, inspect):
         on_folder = verb(command)
         on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
         if command is restart:

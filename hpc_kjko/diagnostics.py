@@ -143,14 +143,8 @@ class MarginalErrors:
         return local_marginals(state.particles, self.problem).ravel()
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        density = self.known(state.time)
-        errors = []
         parts = sums.reshape(-1, MARGINAL_BINS) / state.particles.shard.total
-        for (kind, axis), found in zip(_coordinates(self.problem), parts, strict=True):
-            edges = np.linspace(*_window_of(self.problem, kind, axis), MARGINAL_BINS + 1)
-            wanted = density.marginal(kind, axis, edges)
-            errors.append(float(np.abs(found - wanted).sum() + abs(found.sum() - wanted.sum())))
-        return tuple(errors)
+        return marginal_errors(parts, self.problem, self.known(state.time))
 
 
 class MomentErrors:
@@ -245,19 +239,29 @@ class CollisionStep:
         return tuple(float(getattr(state.collision, name)) for name in self.columns)
 
 
+def collision_strength(case: Case) -> float:
+    """κ; 0 in a run without collisions."""
+    return case.physics.collision_strength if case.method.collision != "none" else 0.0
+
+
+def exact_solution(case: Case) -> Callable[[float], Density] | None:
+    """The exact density at a time, where it is known."""
+
+    def exact(time: float) -> Density | None:
+        return case.problem.exact(time, collision_strength(case), case.physics.temperature)
+
+    return exact if case.physics.field == "external" and exact(0.0) is not None else None
+
+
 def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolver) -> list[Diagnostic]:
     """The diagnostics of the time series, in the order of its columns.
 
     Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
     density where none is known.
     """
-    problem, temperature = case.problem, case.physics.temperature
-    strength = case.physics.collision_strength if case.method.collision != "none" else 0.0
-
-    def exact(time: float) -> Density | None:
-        return problem.exact(time, strength, temperature)
-
-    has_exact = case.physics.field == "external" and exact(0.0) is not None
+    problem, temperature, strength = case.problem, case.physics.temperature, collision_strength(case)
+    exact = exact_solution(case)
+    has_exact = exact is not None
     equilibrium = problem.equilibrium(temperature)
     diagnostics: list[Diagnostic] = [
         Invariants(problem.velocity_dims),
@@ -388,27 +392,43 @@ class Marginal:
 
 def phase_space_histograms(particles: Particles, problem: Problem, comm: Communicator) -> list[Histogram]:
     """The (x_i, v_i) histograms of all ranks' particles, one per space dimension. Collective."""
-    x_ranges, v_ranges = problem.window
-    histograms, shares = [], particles.shares()
-    for axis in range(problem.space_dims):
-        local = torch.zeros(BINS * BINS, dtype=torch.float64, device=particles.x.device)
+    numbers = comm.sum(local_histograms(particles, problem))
+    return histograms_of(numbers * (particles.mass / particles.shard.total), problem)
+
+
+def histograms_of(masses: np.ndarray, problem: Problem) -> list[Histogram]:
+    """Histograms with these masses in their bins: [dx, BINS, BINS]."""
+    histograms = []
+    for axis, (mass, *ranges) in enumerate(zip(masses, *problem.window, strict=False)):  # dv may be more than dx
+        bin_area = np.prod([(high - low) / BINS for low, high in ranges])
+        histograms.append(Histogram(axis, mass / bin_area, *ranges))
+    return histograms
+
+
+def local_histograms(particles: Particles, problem: Problem) -> np.ndarray:
+    """How many of this rank's particles are in each bin of (x_i, v_i), by weight: [dx, BINS, BINS]."""
+    (x_ranges, v_ranges), shares = problem.window, particles.shares()
+    found = torch.zeros(problem.space_dims, BINS * BINS, dtype=torch.float64, device=particles.x.device)
+    for axis, part in enumerate(found):
         for rows in passes(len(particles.x)):
             i, inside_x = _bin(particles.x[rows, axis], x_ranges[axis], BINS)
             j, inside_v = _bin(particles.v[rows, axis], v_ranges[axis], BINS)
             inside = inside_x & inside_v
             number = counts(shares[rows][inside], particles.shard.total)
-            local += torch.bincount((i * BINS + j)[inside], weights=number, minlength=BINS * BINS)
-        total = comm.sum(local.cpu().numpy()).reshape(BINS, BINS) * (particles.mass / particles.shard.total)
-        bin_area = np.prod([(high - low) / BINS for low, high in (x_ranges[axis], v_ranges[axis])])
-        histograms.append(Histogram(axis, total / bin_area, x_ranges[axis], v_ranges[axis]))
-    return histograms
+            part += torch.bincount((i * BINS + j)[inside], weights=number, minlength=BINS * BINS)
+    return found.cpu().numpy().reshape(-1, BINS, BINS)
 
 
 def marginals(particles: Particles, problem: Problem, comm: Communicator) -> list[Marginal]:
     """The marginals of all ranks' particles, x_1 … then v_1 …. Collective."""
-    total = comm.sum(local_marginals(particles, problem)) * (particles.mass / particles.shard.total)
+    numbers = comm.sum(local_marginals(particles, problem))
+    return marginals_of(numbers * (particles.mass / particles.shard.total), problem)
+
+
+def marginals_of(masses: np.ndarray, problem: Problem) -> list[Marginal]:
+    """Marginals with these masses in their bins: [dx + dv, MARGINAL_BINS]."""
     found = []
-    for (kind, axis), mass in zip(_coordinates(problem), total, strict=True):
+    for (kind, axis), mass in zip(_coordinates(problem), masses, strict=True):
         low, high = _window_of(problem, kind, axis)
         found.append(Marginal(kind, axis, mass * MARGINAL_BINS / (high - low), (low, high)))
     return found
@@ -426,6 +446,20 @@ def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
             bins, inside = _bin(getattr(particles, kind)[rows, axis], _window_of(problem, kind, axis), MARGINAL_BINS)
             part += torch.bincount(bins[inside], weights=number[inside], minlength=MARGINAL_BINS)
     return found.cpu().numpy()
+
+
+def marginal_errors(parts: np.ndarray, problem: Problem, known: Density) -> tuple[float, ...]:
+    """L¹ distance of each marginal from that of a known density, with what lies outside of the window.
+
+    Args:
+        parts: the fraction of the mass in each bin [dx + dv, MARGINAL_BINS].
+    """
+    errors = []
+    for (kind, axis), found in zip(_coordinates(problem), parts, strict=True):
+        edges = np.linspace(*_window_of(problem, kind, axis), MARGINAL_BINS + 1)
+        wanted = known.marginal(kind, axis, edges)
+        errors.append(float(np.abs(found - wanted).sum() + abs(found.sum() - wanted.sum())))
+    return tuple(errors)
 
 
 def _coordinates(problem: Problem) -> list[tuple[Literal["x", "v"], int]]:

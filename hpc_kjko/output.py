@@ -8,9 +8,10 @@ A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -253,6 +254,54 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None)
         if particles is not None and "particlesPath" in file.attrs:
             contents |= _read_particles(iteration[f"particles/{SPECIES}"], particles)
         return Snapshot(step, float(iteration.attrs["time"]), _text(file.attrs), **contents)
+
+
+class ParticleFile:
+    """The particles of a snapshot, to be read in pieces.
+
+    Attributes:
+        time: in 1/ω_p; total: how many particles there are; has_equal_weights: whether all carry the same mass.
+    """
+
+    def __init__(self, file: h5py.File, step: int):
+        iteration = file[f"data/{step}"]
+        self._species = iteration[f"particles/{SPECIES}"]
+        self.time = float(iteration.attrs["time"])
+        self.total = len(self._species["log_f"])
+        self.has_equal_weights = isinstance(self._species["weighting"], h5py.Group)
+
+    def rows(self, rows: slice) -> dict[str, Any]:
+        """``position`` [n, dx], ``velocity`` [n, dv], ``log_f`` [n] and ``weighting`` ([n], or one number) of some."""
+        return _read_particles(self._species, rows)
+
+
+def list_particles(folder: Path | str) -> list[int]:
+    """The steps of which ``folder`` holds particles, ascending.
+
+    Raises:
+        UserError: a snapshot is damaged.
+    """
+    steps = []
+    for step in list_snapshots(folder):
+        with _reading_in(folder, step) as file:
+            if "particlesPath" in file.attrs:
+                steps.append(step)
+    return steps
+
+
+@contextlib.contextmanager
+def particle_file(folder: Path | str, step: int) -> Iterator[ParticleFile]:
+    """The particles of a step of :func:`list_particles`, on this rank.
+
+    Raises:
+        UserError: there is no such file, or it is found damaged, now or inside the block.
+    """
+    with _reading_in(folder, step) as file:
+        yield ParticleFile(file, step)
+
+
+def _reading_in(folder: Path | str, step: int) -> contextlib.AbstractContextManager[h5py.File]:
+    return reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew")
 
 
 def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:

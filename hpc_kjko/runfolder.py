@@ -4,6 +4,8 @@ case.toml      the resolved case         run.json       status and provenance
 log.txt        the log                   series.h5      the time series
 snapshots/     openPMD files             checkpoints/   whole states, the last two
 figures/       made by ``kjko plot``     .lock          held while a run is going on
+analysis/      made by ``kjko analyze``
+input/         what a batch job was given (jobs/job.sh); never touched here
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.output import list_snapshots
+from hpc_kjko.storage import unfinished
 
 _SOFTWARE = "hpc_kjko"
 _HELD: list[Any] = []  # locks, released when the process ends
@@ -62,6 +65,10 @@ class RunFolder:
     def figures(self) -> Path:
         return self.path / "figures"
 
+    @property
+    def analysis(self) -> Path:
+        return self.path / "analysis"
+
     def require_free(self, *, force: bool) -> None:
         """Check that a new run may have this folder.
 
@@ -69,7 +76,9 @@ class RunFolder:
             UserError: it holds a run already and ``force`` is false, or it is something else.
         """
         with self.writing():
-            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            if not self.path.exists():
+                return
+            if self.path.is_dir() and all(path.name == "input" for path in self.path.iterdir()):
                 return
             if not self.case.is_file() or self.status().get("software") != _SOFTWARE:
                 raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
@@ -90,7 +99,7 @@ class RunFolder:
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self.claim()
-            for old in (self.snapshots, self.checkpoints, self.figures):
+            for old in (self.snapshots, self.checkpoints, self.figures, self.analysis):
                 shutil.rmtree(old, ignore_errors=True)
             for old in (self.log, self.series):
                 old.unlink(missing_ok=True)
@@ -124,7 +133,7 @@ class RunFolder:
         """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
         with self.writing():
             for folder in (self.snapshots, self.checkpoints):
-                for partial in folder.glob(".*.partial"):
+                for partial in unfinished(folder):
                     partial.unlink()
             for later in (other for other in list_snapshots(self.snapshots) if other > step):
                 (self.snapshots / f"data{later:08d}.h5").unlink()

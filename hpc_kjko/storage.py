@@ -48,6 +48,11 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def unfinished(folder: Path | str) -> list[Path]:
+    """Files in a folder whose writer ended before they were whole (or is at work on them)."""
+    return sorted(Path(folder).glob(".*.partial"))
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``."""

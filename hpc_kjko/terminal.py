@@ -19,9 +19,11 @@ LINE_EVERY = 10.0
 class StopSignals:
     """SIGTERM, SIGINT and the batch system's SIGUSR1/2 ask for a stop after the step; a second SIGINT kills."""
 
+    NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+
     def __init__(self) -> None:
         self._received: str | None = None
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+        for name in self.NAMES:
             signal.signal(getattr(signal, name), self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -32,6 +34,11 @@ class StopSignals:
     def requested(self) -> bool:
         """Whether this process has been asked to stop."""
         return self._received is not None
+
+    def ignore(self) -> None:
+        """The run is over: a batch system's signal must not turn that into a failure while the process ends."""
+        for name in self.NAMES:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class Progress:

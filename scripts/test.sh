@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks this checkout: ruff, then all tests. Arguments go to pytest.
+# Checks this checkout: ruff, then all tests. Arguments go to pytest, and leave out the files written through MPI-IO.
 #
 #     bash scripts/test.sh [pytest arguments]
 #
@@ -18,16 +18,29 @@ bash scripts/environment.sh "$venv" mpi,plot,test editable
 export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
 
 ruff check .
-python -m pytest -m "not parallel or parallel[1]" "$@"
-
-# One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
-# Rank 0 reports; what the others printed is shown if the job fails.
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 export logs
-for ranks in 2 3 4; do
-    echo "tests on $ranks ranks"
-    status=0
+parallel_h5py=$venv-h5py-mpi
+if [ $# = 0 ]; then # aside, while the tests on one rank leave a core: two minutes of a compiler, one of waiting for SLURM
+    {
+        nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
+        python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py
+    } >"$logs/aside" 2>&1 &
+    aside=$!
+    python -m pytest -m "not parallel or parallel[1]" --ignore=tests/faults/test_slurm.py
+    wait "$aside" || { cat "$logs/aside" && exit 1; }
+    cat "$logs/aside"
+else
+    python -m pytest -m "not parallel or parallel[1]" "$@"
+fi
+
+# One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
+# Rank 0 reports; what the others printed is shown if the job fails.
+on_ranks() { # RANKS [pytest arguments]
+    local ranks=$1 status=0
+    shift
+    echo "tests on $ranks ranks${PYTHONPATH:+, files through MPI-IO}"
     mpirun -n "$ranks" bash -c '
         if [ "$OMPI_COMM_WORLD_RANK" != 0 ]; then exec >"$logs/rank$OMPI_COMM_WORLD_RANK" 2>&1; fi
         exec python -m pytest -p no:cacheprovider --timeout-method=thread "$@"' \
@@ -36,4 +49,13 @@ for ranks in 2 3 4; do
         tail -n 60 "$logs"/rank*
         exit "$status"
     fi
-done
+}
+for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
+
+if [ $# = 0 ] && [ ! -e "$logs/no_parallel_h5py" ]; then
+    export PYTHONPATH=$parallel_h5py
+    for ranks in 2 3; do on_ranks "$ranks" tests/parallel/test_files_parallel.py; done
+    python -m pytest -m "not parallel" tests/faults -k "in_the_middle_of_writing"
+elif [ $# = 0 ]; then
+    echo "tests: no h5py with MPI could be built here, so files through MPI-IO are not tested" >&2
+fi

@@ -1,13 +1,16 @@
 """Ranks that die, raise or hang on; signals; time limits; numbers that stop being numbers. No hang, a clear message."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
 
+import h5py
 import numpy as np
 import pytest
-from conftest import command, environment, run_command
+from conftest import SMALL_CASE, command, environment, run_command
 
 from hpc_kjko.checkpoint import latest, load
 from hpc_kjko.comm import Communicator
@@ -33,6 +36,18 @@ def lost(self, field, particles, duration):
         particles.x[3] = float("inf")
     return drift(self, field, particles, duration)
 simulation.Simulation.advance, fields.PoissonSolver.drift = sabotaged, lost
+sys.exit(cli.main(sys.argv[1:]))
+"""
+#: A job whose last rank is killed between the rows of x and those of v of the checkpoint at step 8.
+KILLED_WRITER = """
+import os, signal, sys
+from hpc_kjko import cli, storage
+rows = storage.ShardedFile.rows
+def killed(self, path, *arguments, **options):
+    if path == "particles/v" and "step00000008" in self.path.name and self._comm.rank == self._comm.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rows(self, path, *arguments, **options)
+storage.ShardedFile.rows = killed
 sys.exit(cli.main(sys.argv[1:]))
 """
 RAISE = {"first": "raise RuntimeError('rank 1 lost its way')"}
@@ -94,6 +109,24 @@ def test_a_network_that_explodes_leaves_a_checkpoint_of_the_last_good_step(kjko,
     assert lost.returncode == 2 and lost.stderr.count("kjko: there is no time series") == 1
 
 
+def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(tmp_path, small_case, kjko, kjko_here):
+    """Of the checkpoint at step 8 some rows are written. Also run with an h5py for MPI (scripts/test.sh)."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED_WRITER)
+    result = run_command(command(script, "run", small_case, "--out", "out", ranks=2), tmp_path, timeout=60)
+    assert result.returncode not in (0, 2, 75) and "signal 9" in result.stderr
+    writer = "MPI-IO by all ranks" if h5py.get_config().mpi else "rank 0 gathers"
+    assert writer in (tmp_path / "out/log.txt").read_text()
+    partial = tmp_path / "out/checkpoints/.step00000008.h5.partial"
+    assert partial.stat().st_size > 3000 * 8
+    assert_loads(tmp_path / "out", 4)
+    assert "checkpoints/.step00000008.h5.partial" in kjko_here("inspect", "out").stdout
+    resumed = kjko("restart", "out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert ".step00000008.h5.partial is incomplete" in resumed.stdout
+    assert read_series(tmp_path / "out/series.h5")["step"].tolist() == list(range(11)) and not partial.exists()
+
+
 def test_an_error_that_did_not_reach_every_rank_ends_them_all(tmp_path, small_case):
     result = sabotage(
         {"first": "from hpc_kjko.errors import UserError; raise UserError('known to one rank')"},
@@ -135,20 +168,78 @@ def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, tmp_path, sma
         assert len(read_series(tmp_path / "out" / "series.h5")["step"]) == last + 3
 
 
+def test_a_signal_after_the_last_step_does_not_undo_it(tmp_path, small_case):
+    """A batch system's early signal may come while the process already ends."""
+    script = tmp_path / "late.py"
+    late = "code = cli.main(sys.argv[1:])\nos.kill(os.getpid(), signal.SIGUSR2)\nsys.exit(code)\n"
+    script.write_text(f"import os, signal, sys\nfrom hpc_kjko import cli\n{late}")
+    result = run_command(command(script, "run", small_case, "--set", "time.end=0.1"), tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_wall_time_stops_with_a_checkpoint_and_exit_75(tmp_path, small_case, kjko):
     result = kjko("run", small_case, "--out", "out", "--set", "time.end=1e5", "--set", "run.wall_time=2", ranks=2)
     assert result.returncode == 75
     assert_loads(tmp_path / "out", int(read_series(tmp_path / "out" / "series.h5")["step"][-1]))
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(kjko, small_case, tmp_path):
-    assert kjko("run", small_case, "--out", "out").returncode == 0
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that is done; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.toml").write_text(SMALL_CASE)
+    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "out"), folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "out"
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(finished, kjko, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
     newest = latest(tmp_path / "out" / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-2000])
     result = kjko("restart", "out")
     assert result.returncode == 0
     assert newest.name in result.stdout + result.stderr
     assert_loads(tmp_path / "out", 10)
+
+
+def test_a_checkpoint_of_another_case_is_refused(finished, kjko, tmp_path):
+    """Also a case.toml that was edited: a restart continues a state, and would not do what the file says."""
+    shutil.copytree(finished, tmp_path / "other")
+    text = (tmp_path / "other/case.toml").read_text()
+    (tmp_path / "other/case.toml").write_text(text.replace("collision_strength = 0.1", "collision_strength = 0.2"))
+    before = {path: path.read_bytes() for path in (tmp_path / "other").rglob("*.h5")}
+    result = kjko("restart", "other", "--set", "time.end=2.0")
+    assert result.returncode == 2 and result.stderr.count("kjko: ") == 1 and "Traceback" not in result.stderr
+    assert "physics.collision_strength = 0.2, the checkpoint of step 10 was written with 0.1" in result.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / "other").rglob("*.h5")}
+    (tmp_path / "other/case.toml").write_text("no case")
+    result = kjko("restart", "other", "--set", "time.end=2.0")
+    assert result.returncode == 2 and "other/case.toml: not a TOML file" in result.stderr
+
+
+def test_a_full_disk_ends_with_one_sentence_and_the_checkpoint_before(small_case, tmp_path, kjko):
+    """A real one, of 3 MB; what a quota refuses instead is in tests/parallel/test_files_parallel.py."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    try:
+        often = [f"--set=output.{name}={every}" for name, every in (("histogram_every", 1), ("checkpoint_every", 2))]
+        result = kjko("run", small_case, "--out", disk / "out", *often, ranks=2)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.count("kjko: ") == 1 and "look at free space" in result.stderr
+        assert "Traceback" not in result.stderr
+        step = int(latest(disk / "out/checkpoints").stem.removeprefix("step"))
+        assert 2 <= step < 10
+        assert_loads(disk / "out", step)
+        shutil.copytree(disk / "out", tmp_path / "more_space")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    resumed = kjko("restart", "more_space", ranks=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert read_series(tmp_path / "more_space/series.h5")["step"].tolist() == list(range(11))
 
 
 def test_ranks_of_another_mpirun_are_noticed(tmp_path, small_case):

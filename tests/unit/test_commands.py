@@ -16,6 +16,7 @@ from hpc_kjko.checkpoint import load as load_checkpoint
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import load
 from hpc_kjko.output import list_snapshots, read_snapshot
+from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 
 COLUMNS = (
@@ -150,6 +151,8 @@ def test_a_folder_that_is_not_ours_is_never_emptied(kjko_here, small_case, tmp_p
             result = kjko_here("run", small_case, "--out", "precious", *force)
             assert result.returncode == 2 and "not a run folder" in result.stderr
     assert precious.exists()
+    (tmp_path / "job" / "input").mkdir(parents=True)  # a batch job's copy of what it was given
+    RunFolder(tmp_path / "job").require_free(force=False)
 
 
 def test_force_keeps_what_the_user_put_into_a_run_folder(finished, kjko, small_case):

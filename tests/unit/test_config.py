@@ -1,6 +1,7 @@
 """Every mistake in a case ends in one sentence that names the key; a resolved case reads back equal."""
 
 import pytest
+from conftest import SMALL_CASE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,5 +193,18 @@ def test_no_table_whatever_ends_in_anything_but_a_case_or_a_sentence(table, kind
         table["problem"].setdefault("kind", kind)
     try:
         from_table(table)
+    except UserError as error:
+        assert str(error).strip()
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=3)), min_size=1, max_size=4))
+def test_no_bytes_whatever_in_a_case_file_end_in_anything_but_a_case_or_a_sentence(tmp_path_factory, edits):
+    path, content = tmp_path_factory.getbasetemp() / "fuzzed.toml", SMALL_CASE.encode()
+    for place, replacement in edits:
+        at = int(place * len(content))
+        content = content[:at] + replacement + content[at + 1 :]
+    path.write_bytes(content)
+    try:
+        load(path)
     except UserError as error:
         assert str(error).strip()
