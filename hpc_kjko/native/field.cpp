@@ -31,15 +31,19 @@ __attribute__((noinline)) static void product(const Real *w, int rows, int depth
         int row = 0;
         for (; row + 4 <= rows; row += 4)
             product_tile<4, VECTORS>(w + row * depth, depth, x + column, columns, y + row * columns + column);
-        for (; row < rows; ++row)
-            product_tile<1, VECTORS>(w + row * depth, depth, x + column, columns, y + row * columns + column);
+        const Real *rest = w + row * depth;
+        switch (rows - row) {
+            case 1: product_tile<1, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+            case 2: product_tile<2, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+            case 3: product_tile<3, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+        }
     }
 }
 
 template <class Real>
 struct FieldPass {
     using Vector = VectorOf<Real>;
-    static constexpr int BLOCK = 4 * LANES_OF<Real>;
+    static constexpr int VECTORS = 4, BLOCK = VECTORS * LANES_OF<Real>;
 
     const FieldCall<Real> &call;
     const int inputs, dv, columns;
@@ -70,7 +74,8 @@ struct FieldPass {
                 enter(width);
             else
                 product(call.weights[layer], width, call.widths[layer], x, columns, y);
-            if (layer + 1 < call.layers) activate(call.biases[layer], width);
+            if (layer + 1 < call.layers)
+                call.tanh ? activate<true>(call.biases[layer], width) : activate<false>(call.biases[layer], width);
             Real *const filled = y;
             y = x;
             x = filled;
@@ -99,7 +104,6 @@ private:
     // The first layer: the tangents that enter it are unit vectors.
     void enter(int width) {
         const Real *w = call.weights[0];
-        constexpr int VECTORS = BLOCK / LANES_OF<Real>;
         for (int i = 0; i < width; ++i, w += inputs) {
             Vector sums[VECTORS] = {};
             for (int l = 0; l < inputs; ++l)
@@ -112,22 +116,29 @@ private:
         }
     }
 
+    template <bool TANH>
     __attribute__((noinline)) void activate(const Real *bias, int width) {
-        for (int i = 0; i < width; ++i)
-            for (int p = 0; p < BLOCK; p += LANES_OF<Real>) {
-                Real *at = y + i * columns + p;
-                const Vector a = load(at) + bias[i];
-                Vector value, slope;
-                if (call.tanh) {
+        for (int i = 0; i < width; ++i) {
+            Real *at = y + i * columns;
+            Vector slopes[VECTORS];
+            KJKO_UNROLL for (int p = 0; p < VECTORS; ++p) {
+                const Vector a = load(at + p * LANES_OF<Real>) + bias[i];
+                Vector value;
+                if constexpr (TANH) {
                     value = tanh_of(a);
-                    slope = Real(1) - value * value;
+                    slopes[p] = Real(1) - value * value;
                 } else {
-                    slope = a > Real(0) ? broadcast(Real(1)) : broadcast(Real(0.01));
-                    value = slope * a;
+                    slopes[p] = a > Real(0) ? broadcast(Real(1)) : broadcast(Real(0.01));
+                    value = slopes[p] * a;
                 }
-                store(at, value);
-                for (int j = 1; j <= dv; ++j) store(at + j * BLOCK, slope * load(at + j * BLOCK));
+                store(at + p * LANES_OF<Real>, value);
             }
+            for (int j = 1; j <= dv; ++j)
+                KJKO_UNROLL for (int p = 0; p < VECTORS; ++p) {
+                    Real *tangent = at + j * BLOCK + p * LANES_OF<Real>;
+                    store(tangent, slopes[p] * load(tangent));
+                }
+        }
     }
 
     void hand_over(long long first, int rows, const Real (&linear)[MOST_FIELD_DIMS][BLOCK]) const {
