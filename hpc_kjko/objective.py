@@ -80,14 +80,13 @@ class Objective(nn.Module):
 
     def forget(self) -> None:
         """Clear the gradient."""
-        first = self.control.layers[0].weight
-        self.gradient = torch.zeros(sum(p.numel() for p in self.trained), dtype=torch.float64, device=first.device)
+        sizes, device = [parameter.numel() for parameter in self.trained], self.trained[0].device
+        self.gradient = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        self._parts = dict(zip(self.trained, self.gradient.split(sizes), strict=True))
 
     def gradient_of(self, parameter: nn.Parameter) -> torch.Tensor:
         """The gradient in one of the ``trained`` so far, of this rank's particles; float64."""
-        parts = self.gradient.split([p.numel() for p in self.trained])
-        (found,) = (part for p, part in zip(self.trained, parts, strict=True) if p is parameter)
-        return found.view_as(parameter)
+        return self._parts[parameter].view_as(parameter)
 
     def evaluate(
         self, step: float, *rows: torch.Tensor | None, with_gradient: bool

@@ -64,6 +64,13 @@ CASES = {
 }
 
 
+def changes_of(name: str, method: str) -> list[str]:
+    """The settings by which a method differs from the case's job."""
+    job, rate, full, _ = CASES[name]
+    step = config.load(JOBS / f"{job}.toml", full).time.step
+    return [change.replace("2h", str(2 * step)).replace("RATE", rate) for change in METHODS[method]]
+
+
 def run_of(case: config.Case) -> tuple[dict[str, np.ndarray], float]:
     """The series of a case, and the seconds of its steps."""
     simulation = Simulation.start(case, Communicator())
@@ -98,15 +105,14 @@ def errors_of(case: config.Case, series: dict[str, np.ndarray], quick: bool) -> 
 
 def bench(name: str, quick: bool, seeds: int) -> list[dict[str, object]]:
     """A row for each method: its errors over the rounds, and its least time."""
-    job, rate, full, small = CASES[name]
-    step = config.load(JOBS / f"{job}.toml", full).time.step
+    job, _, full, small = CASES[name]
     seconds: dict[str, list[float]] = {}
     errors: dict[str, list[dict[str, float]]] = {}
-    for seed, (method, settings) in itertools.product(range(seeds), METHODS.items()):
+    for seed, method in itertools.product(range(seeds), METHODS):
         changes = [
             *full,
             *(small if quick else ()),
-            *(change.replace("2h", str(2 * step)).replace("RATE", rate) for change in settings),
+            *changes_of(name, method),
             f"particles.seed={seed}",
         ]
         if quick:

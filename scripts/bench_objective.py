@@ -13,7 +13,6 @@ times the threads; ratios are medians over rounds.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -178,7 +177,7 @@ def autograd(objective: JKOObjective, piece: int | None):
         total = 0.0
         for begin in range(0, len(z), piece or len(z)):
             rows = slice(begin, begin + (piece or len(z)))
-            loss = objective(STEP, z[rows], v[rows], share[rows])
+            loss = objective.part(STEP, z[rows], v[rows], share[rows], None, None)
             loss.backward()
             total += loss.detach()
         return total
@@ -186,12 +185,12 @@ def autograd(objective: JKOObjective, piece: int | None):
     return run
 
 
-def with_kernels(kind: str, run):
-    def chosen(*particles):
-        os.environ["KJKO_KERNELS"] = kind
-        return run(*particles)
+def fused(objective: JKOObjective):
+    def run(z, v, share):
+        objective.zero_grad()
+        objective(STEP, z, v, share).backward()
 
-    return chosen
+    return run
 
 
 def measure(space: str, width: int, activation: str, logdet: str, count: int, threads: int, rounds: int) -> None:
@@ -206,10 +205,10 @@ def measure(space: str, width: int, activation: str, logdet: str, count: int, th
     particles = control.features(x, v), v, torch.full((count,), 1 / count)
     by_hand = ByHand(objective)
     variants = {
-        "native": with_kernels("native", autograd(objective, None)),
+        "native": fused(objective),
         "torch by hand": by_hand,
-        f"autograd in pieces of {PIECE}": with_kernels("torch", autograd(objective, PIECE)),
-        "autograd on the full batch": with_kernels("torch", autograd(objective, None)),
+        f"autograd in pieces of {PIECE}": autograd(objective, PIECE),
+        "autograd on the full batch": autograd(objective, None),
     }
     variants["native"](*particles)
     gradient = torch.cat([p.grad.ravel() for p in objective.parameters()])
@@ -238,7 +237,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="of the hidden layers (default 32)")
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default 1 2)")
     options = parser.parse_args()
-    if not native.available():
+    if native.backend() is not native.Backend.NATIVE:
         sys.exit(f"There is nothing to compare: {native.describe()}.")
     count = options.count or (20000 if options.quick else 100000)
     print("name, ms, gflops, fraction_of_peak, ratio_to_native")

@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <vector>
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -96,8 +95,9 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     double loss = std::numeric_limits<double>::quiet_NaN();
     if (finite(n)) {
         nb::gil_scoped_release release;
-        std::vector<double> sums(sums_of(call.count, call.together, MOST_SUMS) * kernels().objective.sums_size(n));
-        call.sums = sums.data();
+        const long long count = sums_of(call.count, call.together, MOST_SUMS);
+        const std::unique_ptr<double[]> sums(new double[count * kernels().objective.sums_size(n)]);
+        call.sums = sums.get();
         call.loss = &loss;
         call.gradient = with_gradient ? gradient.get() : nullptr;
         kernels().objective.evaluate(call);
@@ -130,8 +130,8 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
             moments.outer = moments.load + dv * basis;
         }
         const long long count = sums_of(call.count, call.together, MOST_MOMENTS_SUMS);
-        std::vector<double> sums(count * kernels().objective.moments_sums_size(call.network));
-        call.sums = sums.data();
+        const std::unique_ptr<double[]> sums(new double[count * kernels().objective.moments_sums_size(call.network)]);
+        call.sums = sums.get();
         kernels().objective.moments(call, moments);
     } else {
         std::fill_n(numbers.get(), size, std::numeric_limits<double>::quiet_NaN());

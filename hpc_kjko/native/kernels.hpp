@@ -9,6 +9,7 @@
 // standard header with templates or inline functions, and uses the compiler's builtins.
 #pragma once
 
+#include "field.hpp"
 #include "machine.hpp"
 #include "objective.hpp"
 #include "particles.hpp"
@@ -17,6 +18,7 @@ namespace kjko {
 
 struct Kernels {
     const char *level;
+    const FieldKernels &field;
     const MachineKernels &machine;
     const ObjectiveKernels &objective;
     const ParticleKernels &particles;
@@ -24,6 +26,7 @@ struct Kernels {
 
 #define KJKO_TABLES(level) \
     namespace level { \
+    extern const FieldKernels field; \
     extern const MachineKernels machine; \
     extern const ObjectiveKernels objective; \
     extern const ParticleKernels particles; \

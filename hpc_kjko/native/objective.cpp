@@ -436,35 +436,41 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
         for (int l = 0; l < n.skipped; ++l) *to++ = sum[At::skip + k * MOST_INPUTS + inputs - n.skipped + l];
 }
 
-template <int H, class Activation, int DV, bool CLOSED>
-static void run(const ObjectiveCall &call) {
-    const Weights<H> weights(call.network);
-    const long long chunks = (call.count + call.together - 1) / call.together;
-    const long long sums = chunks < MOST_SUMS ? chunks : MOST_SUMS, size = Layout<H>::size;
+// Leaves in call.sums what `add` adds of all chunks, from at most `most` sums of `size` numbers, in their order.
+template <class Pass, class Weights, class Add>
+static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long most, long long size, Add add) {
+    const long long chunks = (call.count + call.together - 1) / call.together, sums = chunks < most ? chunks : most;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
 #pragma omp parallel if (sums > 1)
     {
-        Pass<H, Activation, DV, CLOSED> pass(call, weights);
+        Pass pass(call, weights);
 #pragma omp for schedule(dynamic)
         for (long long s = 0; s < sums; ++s)
             for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
                 const long long first = chunk * call.together, left = call.count - first;
-                pass.add_chunk(first, left < call.together ? left : call.together, call.sums + s * size);
+                add(pass, first, left < call.together ? left : call.together, call.sums + s * size);
             }
     }
     for (long long s = 1; s < sums; ++s)
-        for (int i = 0; i < size; ++i) call.sums[i] += call.sums[s * size + i];
+        for (long long i = 0; i < size; ++i) call.sums[i] += call.sums[s * size + i];
+}
+
+template <int H, class Activation, int DV, bool CLOSED>
+static void run(const ObjectiveCall &call) {
+    using Objective = Pass<H, Activation, DV, CLOSED>;
+    add_chunks<Objective>(call, Weights<H>(call.network), MOST_SUMS, Layout<H>::size,
+                          [](Objective &pass, long long first, long long count, double *sum) {
+                              pass.add_chunk(first, count, sum);
+                          });
     hand_over<H>(call, call.sums);
 }
 
 template <int H>
-__attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, long long sums, const Moments &to) {
+__attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, const Moments &to) {
     using Parts = MomentsLayout<H>;
     constexpr int W = Parts::W;
-    const int dv = call.network.velocity_dims, size = Parts::used(call, to.gram);
-    double *sum = call.sums;
-    for (long long s = 1; s < sums; ++s)
-        for (int i = 0; i < size; ++i) sum[i] += sum[s * size + i];
+    const int dv = call.network.velocity_dims;
+    const double *sum = call.sums;
 
     // The basis among the columns: all that are hidden, then from the first skipped input on.
     const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
@@ -491,22 +497,13 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, l
 
 template <int H, class Activation, int DV>
 static void run_moments(const ObjectiveCall &call, const Moments &to) {
-    using Parts = MomentsLayout<H>;
-    const Weights<H> weights(call.network);
-    const long long chunks = (call.count + call.together - 1) / call.together, size = Parts::used(call, to.gram);
-    const long long sums = chunks < MOST_MOMENTS_SUMS ? chunks : MOST_MOMENTS_SUMS;
-    __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
-#pragma omp parallel if (sums > 1)
-    {
-        Pass<H, Activation, DV, false> pass(call, weights);
-#pragma omp for schedule(dynamic)
-        for (long long s = 0; s < sums; ++s)
-            for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
-                const long long first = chunk * call.together, left = call.count - first;
-                pass.add_moments(first, left < call.together ? left : call.together, to.gram, call.sums + s * size);
-            }
-    }
-    hand_over_moments<H>(call, sums, to);
+    using Objective = Pass<H, Activation, DV, false>;
+    const bool whole = to.gram;
+    add_chunks<Objective>(call, Weights<H>(call.network), MOST_MOMENTS_SUMS, MomentsLayout<H>::used(call, whole),
+                          [whole](Objective &pass, long long first, long long count, double *sum) {
+                              pass.add_moments(first, count, whole, sum);
+                          });
+    hand_over_moments<H>(call, to);
 }
 
 template <int H, class Activation>

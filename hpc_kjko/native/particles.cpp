@@ -305,7 +305,7 @@ static void gather(const Mesh &mesh, const Particles &particles, const double *v
     const Real step = static_cast<Real>(duration);
     const int velocity_dims = particles.velocity_dims;
     const long long blocks = (particles.count + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(dynamic, 32)
+#pragma omp parallel for schedule(dynamic, 32) if (blocks > 32)
     for (long long block = 0; block < blocks; ++block) {
         Places<DIMS> places;
         double at_particles[BLOCK][COMPONENTS];
@@ -352,7 +352,7 @@ template <class Real, int DIMS>
 static void drift_all(const double *lengths, const Particles &particles, double duration, void *moved) {
     const Drift<Real, DIMS> drift(lengths, particles, duration, moved);
     const long long blocks = (particles.count + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(dynamic, 32)
+#pragma omp parallel for schedule(dynamic, 32) if (blocks > 32)
     for (long long block = 0; block < blocks; ++block) {
         const long long start = block * BLOCK, rest = particles.count - start;
         drift(start, rest < BLOCK ? static_cast<int>(rest) : BLOCK);

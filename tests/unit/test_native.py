@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,21 @@ def test_a_lower_instruction_set_can_be_asked_for():
     }
     assert "native kernels (generic, " in said["generic"].stdout
     assert said["pentium"].returncode and "ValueError: KJKO_ISA='pentium' is not a level" in said["pentium"].stderr
+
+
+@needs_module
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
+def test_the_kernels_of_lower_levels(level):
+    """A machine runs only its highest level by itself: here a part of the kernels' tests runs at the others."""
+    if level == native.build_info()["isa"]:
+        pytest.skip("what the tests run at anyway")
+    files = [Path(__file__).with_name(f"test_native_{kernels}.py") for kernels in ("field", "objective")]
+    some = "1D3V and (double_precision and 32 or moments_of and 48) or 3D3V and any_number or tanh_to or not_finite"
+    run = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, *files]
+    said = subprocess.run(run, env=os.environ | {"KJKO_ISA": level}, capture_output=True, text=True)
+    if "is not a level of this machine" in said.stdout + said.stderr:
+        pytest.skip("this machine has no such level")
+    assert said.returncode == 0, said.stdout[-3000:]
 
 
 @needs_module

@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""What a time step costs, all of it: the paper's way in plain torch, and the default method with native kernels.
+
+    python scripts/bench_end_to_end.py [--quick] [--count N] [--rounds N]
+
+The two-stream instability with weak collisions (the paper's section 4.2, jobs/e5_two_stream_weak.toml). The paper's way
+is Adam, 50 iterations on all particles by automatic differentiation, a first-order step and the linear log det, written
+in torch from the mesh to the move. Every method has a run of its own; they take turns, a step each, in processor time.
+A step comes with its diagnostics, not with files. Prints a line for each method and kernels,
+
+    name, ms_per_step, steps, hours, ratio
+
+the least time of a step, the steps that the run to t = 40 takes, its time were all of them like the ones measured (no
+such run is made here; bench_methods.py has errors), and how many times faster than the paper's way it is: the median
+over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from bench_methods import CASES, changes_of
+from experiments import JOBS
+
+from hpc_kjko import __version__, config, native
+from hpc_kjko.comm import Communicator
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.simulation import Simulation
+
+#: Method of bench_methods.py, and kernels. The first is what the others are compared with.
+VARIANTS = (
+    ("paper's scheme", "torch"),
+    ("paper's scheme", "native"),
+    ("varpro, order 2, 30 hidden steps (default)", "torch"),
+    ("varpro, order 2, 30 hidden steps (default)", "native"),
+    ("varpro, order 2, 10 hidden steps, 2h", "native"),
+)
+
+
+class Run:
+    """A run that has got over its first steps."""
+
+    def __init__(self, method: str, kernels: str, count: int, cold: int):
+        self.name, self.kernels = f"{method}, {kernels}", kernels
+        job = CASES["e5"][0]
+        changes = [f"particles.count={count}", *changes_of("e5", method), f"method.first_iterations={cold}"]
+        if kernels == "torch":  # in large pieces: not in those of which sums have the same bits on any ranks
+            changes.append("run.reproducible=false")
+        self.case = config.load(JOBS / f"{job}.toml", changes)
+        os.environ["KJKO_KERNELS"] = kernels
+        self.simulation = Simulation.start(self.case, Communicator())
+        self.step(), self.step()
+
+    def step(self) -> float:
+        """Seconds of one time step."""
+        os.environ["KJKO_KERNELS"] = self.kernels
+        simulation, started = self.simulation, time.process_time()
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        measure(simulation.diagnostics, simulation.state, simulation.comm)
+        return time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean little")
+    parser.add_argument("--count", type=int, help="particles (default 100000)")
+    parser.add_argument("--rounds", type=int, help="steps of each method (default 5)")
+    options = parser.parse_args()
+    if not native.available():
+        raise SystemExit(f"There is nothing to compare: {native.describe()}.")
+    count, rounds = options.count or (4096 if options.quick else 100000), options.rounds or (2 if options.quick else 5)
+    torch.set_num_threads(1)
+    print(f"# hpc_kjko {__version__}, torch {torch.__version__}, python {platform.python_version()}, {count} particles")
+    runs = [Run(*variant, count, cold=10 if options.quick else 100) for variant in VARIANTS]
+    seconds = [[run.step() for run in runs] for _ in range(rounds)]
+    print("name, ms_per_step, steps, hours, ratio")
+    baseline = runs[0].case.time.steps
+    for i, run in enumerate(runs):
+        steps, least = run.case.time.steps, min(row[i] for row in seconds)
+        ratio = statistics.median(row[0] * baseline / (row[i] * steps) for row in seconds)
+        print(f'"{run.name}", {1e3 * least:.1f}, {steps}, {least * steps / 3600:.3f}, {ratio:.1f}')
+
+
+if __name__ == "__main__":
+    main()
