@@ -32,7 +32,7 @@ from hpc_kjko.output import list_snapshots
 from hpc_kjko.particles import Shard
 from hpc_kjko.problems import KINDS
 from hpc_kjko.recorder import Recorder
-from hpc_kjko.runfolder import RunFolder, provenance
+from hpc_kjko.runfolder import RunFolder, peak_memory, provenance
 from hpc_kjko.series import read_series
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import SOLVERS
@@ -299,6 +299,7 @@ def inspect(options: argparse.Namespace) -> int:
         "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
+        **_memory(status, case.particles.count),
         "incomplete files": ", ".join(
             str(path.relative_to(folder.path))
             for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
@@ -323,6 +324,15 @@ def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, st
         return {}
     unexplained = energy - energy[0] - columns["collision_energy_total"]
     return {"energy change not from collisions": f"{np.abs(unexplained).max():.2e}"}
+
+
+def _memory(status: dict[str, Any], particles: int) -> dict[str, str]:
+    """What a rank took at most, the interpreter and its libraries included."""
+    if "memory" not in status:
+        return {}
+    ranks = status.get("ranks", 1)
+    per_particle = status["memory"] * ranks / particles
+    return {"memory": f"{status['memory'] / 1e9:.2f} GB on rank 0, {per_particle:.0f} bytes a particle in all"}
 
 
 def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:
@@ -440,7 +450,8 @@ def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], sta
     """Say in ``run.json`` how far the run is (rank 0)."""
     if simulation.comm.is_root:
         details = {name: value for name, value in header.items() if name not in ("case", "software")}
-        folder.set_status(status, step=simulation.step_index, time=simulation.time, **details)
+        now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
+        folder.set_status(status, **now, **details)
 
 
 def _show(renderable: Any) -> None:

@@ -15,8 +15,10 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -200,6 +202,12 @@ def provenance(comm: Communicator) -> dict[str, Any]:
         "host": platform.node(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _git_revision() -> str:

@@ -91,6 +91,7 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
     assert "two_stream" in kjko_here("cases").stdout and "adam" in kjko_here("cases").stdout
     inspected = kjko_here("inspect", finished)
     assert "finished" in inspected.stdout and "step00000010.h5" in inspected.stdout
+    assert "bytes a particle" in inspected.stdout
     assert "free_energy" in kjko_here("series", finished).stdout
     plotted = kjko_here("plot", finished)
     assert plotted.returncode == 0, plotted.stderr
