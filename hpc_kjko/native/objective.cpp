@@ -87,7 +87,7 @@ struct MomentsLayout {
 template <int H, class Activation, int DV, bool CLOSED>
 struct Pass {
     static constexpr int TANGENTS = CLOSED ? 1 : DV;
-    static constexpr int BLOCK = TANGENTS == 1 ? 48 : 16;
+    static constexpr int BLOCK = TANGENTS == 1 ? 32 : 16;
     static constexpr int ROWS = (1 + TANGENTS) * BLOCK;
     using At = Layout<H>;
 

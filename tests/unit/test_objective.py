@@ -203,7 +203,7 @@ def test_leaky_relu_gradients_of_hidden_layers_are_not_those_of_the_functional(a
     control = ControlField(None, 1, 1, hidden=(6, 6), activation=activation, dtype=torch.float64)
     with torch.no_grad():
         control.layers[-1].weight.normal_(0, 0.5, generator=generator)
-    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear")
+    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear", together=count)
     z = torch.randn(count, 2, generator=generator, dtype=torch.float64)
     share = torch.full((count,), 1 / count, dtype=torch.float64)
     objective(0.1, z, z[:, 1:], share).backward()

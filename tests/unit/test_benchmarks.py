@@ -1,0 +1,43 @@
+"""The benchmarks run, and print what a machine can read."""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc_kjko import native
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def rows_of(script, *arguments):
+    said = subprocess.run(
+        [sys.executable, SCRIPTS / script, "--quick", *arguments], capture_output=True, text=True, check=True
+    )
+    lines = [line for line in said.stdout.splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines, skipinitialspace=True))
+
+
+@pytest.mark.parametrize(
+    "script, arguments, least",
+    [("bench_objective.py", ["--count", "2000"], 16), ("bench_pic.py", ["--rounds", "1"], 8)],
+)
+def test_a_benchmark_prints_its_lines(script, arguments, least):
+    rows = rows_of(script, *arguments)
+    assert len(rows) >= least
+    for row in rows:
+        name, milliseconds, *others = row.values()
+        assert name and 0 < float(milliseconds) < math.inf
+        assert all(math.isfinite(float(number)) for number in others if number)
+
+
+def test_a_step_is_faster_than_the_papers_in_torch():
+    ratios = {row["name"]: float(row["ratio"]) for row in rows_of("bench_end_to_end.py")}
+    assert ratios.pop("paper's scheme, torch") == 1
+    assert len(ratios) == 4 and min(ratios.values()) > 1
+    assert ratios["varpro, order 2, 10 hidden steps, 2h, native"] > 5  # 25, at sizes that flatter no kernel
