@@ -143,18 +143,22 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(row["case"] for row in rows))
-    figure, panels = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(names), figsize=(6 * len(names), 6), squeeze=False, layout="constrained")
     for axes, name in zip(panels[0], names, strict=True):
         label, text = {
             "e5": ("field", "field energy, relative L² error"),
             "e4": ("kl", "KL per dimension, largest error"),
         }[name]
-        for number, row in enumerate(row for row in rows if row["case"] == name):
-            if np.isfinite(row[label]):
-                axes.loglog(row["seconds"], row[label], "o", ms=9, color=f"C{number}", label=row["method"])
+        for row in rows:
+            if row["case"] == name and np.isfinite(row[label]):
+                color = f"C{list(METHODS).index(row['method'])}"
+                axes.loglog(row["seconds"], row[label], "o", ms=9, color=color, label=row["method"])
         axes.set(xlabel="seconds, one core", ylabel=text, title=name.upper())
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+    handles = {
+        label: handle for axes in panels[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
