@@ -448,6 +448,7 @@ def test_an_objective_on_a_gpu_is_launched_there(space, logdet, launched):
     for module in objective.modules():
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, torch.nn.Parameter(pretended(parameter.detach())))
+    objective.trained = [*objective.control.layers.parameters(), objective.control.skip]
     value, gradient = value_and_gradient(objective, [pretended(part) for part in particles])
     assert launched == ["evaluate_objective"]
     assert abs(value - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.temperature * STEP)
@@ -561,7 +562,8 @@ def test_the_objective_on_a_gpu(network):
     particles = particles_of(objective, 5000, known=True)
     wanted = exact(objective, particles)
     moved = [None if part is None else part.cuda() for part in particles]
-    value, gradient = value_and_gradient(objective.cuda(), moved)  # by the objective's own choice of a kernel
+    objective.cuda().forget()
+    value, gradient = value_and_gradient(objective, moved)  # by the objective's own choice of a kernel
     assert abs(value.cpu() - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.temperature * STEP)
     assert torch.linalg.norm(gradient.cpu() - wanted[1]) <= 1e-6 * torch.linalg.norm(wanted[1])
 
