@@ -27,7 +27,7 @@ from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.integrators import MAPS
-from hpc_kjko.native import describe
+from hpc_kjko.native import cuda, describe
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.particles import Shard
 from hpc_kjko.problems import KINDS
@@ -373,13 +373,14 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
     rows = {
         "hpc_kjko": f"{__version__}, {_kernels()}",
         "python": sys.version.split()[0],
-        "MPI": comm.library,
+        "MPI": f"{comm.library}, {'' if comm.is_cuda_aware else 'not '}CUDA-aware",
         "ranks": f"{comm.size}, {torch.get_num_threads()} thread(s) each",
         "HDF5": f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, "
         + ("parallel" if h5py.get_config().mpi else "not parallel"),
         "files": ShardedFile.describe(comm),
         "torch": f"{torch.__version__}, backends "
         + ", ".join(name for name in ("gloo", "nccl", "mpi") if torch.distributed.is_backend_available(name)),
+        "GPU kernels": cuda.describe(),
         "devices": ", ".join(f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))),
     }
     problem = _try_collectives(comm)
@@ -435,6 +436,8 @@ def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any]
         "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
         folder.path,
     )
+    if comm.device.type == "cuda":
+        kernels += f"; on the GPU {cuda.describe()}"
     log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], kernels)
     log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))

@@ -86,7 +86,7 @@ class ControlField(nn.Module):
         """∂z/∂x_j [n, dx, inputs] of the features at positions x [n, dx]."""
         dims = x.shape[1]
         derivative = torch.zeros(len(x), dims, self.layers[0].in_features, dtype=x.dtype, device=x.device)
-        axes = torch.arange(dims)
+        axes = torch.arange(dims, device=x.device)
         if self.periods is None:
             derivative[:, axes, axes] = 1.0
         else:

@@ -116,7 +116,7 @@ class Grid:
             The entries with l − j = ``offsets``, [len(offsets), *cells] float64; M is symmetric. Non-finite positions
             give NaN everywhere, as in :meth:`deposit`.
         """
-        if kernels.take(x):
+        if kernels.take_mass_matrix(x):
             return kernels.mass_matrix(self._mesh, len(self.offsets), x, weight, unit)
         row_of = {offset: row for row, offset in enumerate(self.offsets)}
         steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))  # in the stencil's order

@@ -7,6 +7,7 @@ at the pushed state: the paper's eq. (18) (arXiv:2603.23901) for the linear ℓ;
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Literal
 
@@ -190,7 +191,7 @@ def continued_log(determinants: torch.Tensor) -> torch.Tensor:
     """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d."""
     d0 = CONTINUE_BELOW
     below = (determinants - d0) / d0
-    continuation = torch.log(torch.tensor(d0)).to(determinants) + below - 0.5 * below**2
+    continuation = math.log(d0) + below - 0.5 * below**2
     return torch.where(determinants < d0, continuation, torch.log(determinants.clamp(min=d0)))
 
 

@@ -60,7 +60,7 @@ class ControlledCollision(Collision):
         method, problem = case.method, case.problem
         self.comm, self.problem = comm, problem
         #: Particles handled at a time by full passes: whole blocks.
-        self.chunk = -(-method.chunk // BLOCK) * BLOCK
+        self.chunk = -(-comm.at_once(method.chunk) // BLOCK) * BLOCK
         #: Particles that an objective adds up before it rounds.
         self.together = rows_together(case.particles.count) if case.run.reproducible else self.chunk
         self.order, self.logdet, self.form = method.order, method.logdet, method.form
@@ -173,7 +173,7 @@ class ControlledCollision(Collision):
             return z, None
         dims, dv = before.x.shape[1], before.v.shape[1]
         tangents = torch.zeros(len(z), dv, z.shape[1], dtype=z.dtype, device=z.device)
-        axes = torch.arange(dv)
+        axes = torch.arange(dv, device=z.device)
         tangents[:, axes, z.shape[1] - dv + axes] = 1.0
         tangents[:, :dims] -= duration * control.position_derivatives(before.x[rows])
         return z, tangents

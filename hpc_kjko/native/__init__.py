@@ -2,7 +2,8 @@
 
 The compiled module `_kernels` is optional: an install without a C++ compiler has none, and everything then
 runs in torch. The environment variable KJKO_KERNELS decides, read at each call: unset takes the native
-kernels where there are any, `torch` never, `native` always (an error where there are none).
+kernels where there are any, `torch` never, `native` always (an error where there are none). On a GPU the native
+kernels are those of `cuda`, which need no compiled module but CuPy.
 """
 
 import importlib
@@ -50,14 +51,33 @@ def backend() -> Backend:
     """The backend in use: KJKO_KERNELS where it is set, else native where available."""
     if "KJKO_ISA=" in _why_not:
         raise ValueError(_why_not.removeprefix("it does not load: "))
-    wanted = os.environ.get(_VARIABLE)
-    if not wanted:
+    wanted = _wanted()
+    if wanted is None:
         return Backend.NATIVE if available() else Backend.TORCH
-    if wanted not in {b.value for b in Backend}:
-        raise ValueError(f"{_VARIABLE}={wanted!r} is not known: use 'native' or 'torch', or unset it.")
-    if wanted == Backend.NATIVE.value:
+    if wanted is Backend.NATIVE:
         require()
-    return Backend(wanted)
+    return wanted
+
+
+def cuda_wanted(possible: bool) -> bool:
+    """Whether a GPU's kernels are in use, where they are possible; ImportError where they are not but KJKO_KERNELS
+    asks for them."""
+    wanted = _wanted()
+    if wanted is Backend.NATIVE and not possible:
+        raise ImportError(
+            f"The native kernels were asked for, but there is no CuPy to compile those of the GPU: install "
+            f"'hpc_kjko[cuda13]' or [cuda12], or unset {_VARIABLE} to run in torch.",
+            name="cupy",
+        )
+    return possible and wanted is not Backend.TORCH
+
+
+def _wanted() -> Backend | None:
+    """What KJKO_KERNELS says."""
+    wanted = os.environ.get(_VARIABLE)
+    if wanted and wanted not in {b.value for b in Backend}:
+        raise ValueError(f"{_VARIABLE}={wanted!r} is not known: use 'native' or 'torch', or unset it.")
+    return Backend(wanted) if wanted else None
 
 
 def require() -> ModuleType:

@@ -5,6 +5,7 @@
 
 namespace kjko {
 
+void bind_device(nanobind::module_ &m);
 void bind_field(nanobind::module_ &m);
 void bind_machine(nanobind::module_ &m);
 void bind_objective(nanobind::module_ &m);

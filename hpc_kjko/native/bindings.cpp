@@ -21,6 +21,7 @@ NB_MODULE(_kernels, m) {
     kjko::kernels();  // a KJKO_ISA that is not known is an error now
     m.def("build_info", &build_info,
           "Package version and compiler at build time; instruction set level in use and OpenMP threads now.");
+    kjko::bind_device(m);
     kjko::bind_field(m);
     kjko::bind_machine(m);
     kjko::bind_objective(m);

@@ -7,16 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from hpc_kjko.native import Backend, backend, require
+from hpc_kjko.native import Backend, backend, cuda, require
 
 
 def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
-    """Whether the kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
-    if len(widths) != 4 or backend() is not Backend.NATIVE:
+    """Whether a kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
+    if len(widths) != 4 or any(tensor.dtype != torch.float32 for tensor in tensors):
         return False
-    kernels, (inputs, first, second, dv) = require(), widths
-    instantiated = first == second and first in kernels.WIDTHS and inputs <= kernels.MOST_INPUTS and dv <= 3
-    return instantiated and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+    if cuda.take(*tensors):
+        kernels = cuda
+    elif _on_cpu(*tensors) and backend() is Backend.NATIVE:
+        kernels = require()
+    else:
+        return False
+    inputs, first, second, dv = widths
+    return first == second and first in kernels.WIDTHS and inputs <= kernels.MOST_INPUTS and dv <= 3
+
+
+def has_moments(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
+    """The same for :func:`moments`, which there is no kernel of a GPU for."""
+    return _on_cpu(*tensors) and fused(widths, *tensors)
+
+
+def _on_cpu(*tensors: torch.Tensor) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 #: z, v, share and what a control variate knows of each particle.
@@ -81,15 +95,17 @@ def objective(
         parameters: weights and biases of the three layers, then the skip if there is one.
         together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.exact`).
     """
-    value, gradient = require().evaluate_objective(
-        *_arguments(particles, parameters),
-        tanh=activation == "tanh",
-        exact=logdet == "exact",
-        step=step,
-        collision_strength=collision_strength,
-        temperature=temperature,
-        together=together,
-        unit=unit,
-        with_gradient=with_gradient,
-    )
+    settings = {
+        "tanh": activation == "tanh",
+        "exact": logdet == "exact",
+        "step": step,
+        "collision_strength": collision_strength,
+        "temperature": temperature,
+        "together": together,
+        "unit": unit,
+        "with_gradient": with_gradient,
+    }
+    if particles[0].is_cuda:
+        return cuda.objective(particles, parameters, **settings)
+    value, gradient = require().evaluate_objective(*_arguments(particles, parameters), **settings)
     return torch.tensor(value, dtype=torch.float64), None if gradient is None else torch.from_numpy(gradient)

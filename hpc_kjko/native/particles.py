@@ -1,4 +1,7 @@
-"""Native passes over particles on the periodic mesh: drift, deposit, gather, kick. Their torch twins are in `mesh`."""
+"""Native passes over particles on the periodic mesh: drift, deposit, gather, kick. Their torch twins are in `mesh`.
+
+On a GPU they are those of `cuda`, all but the mass matrix.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.native import Backend, backend, require
+from hpc_kjko.native import Backend, backend, cuda, require
 
 #: A mesh as the kernels take it: cells, lengths, order of the shape functions.
 Mesh = tuple[Sequence[int], Sequence[float], int]
@@ -16,11 +19,22 @@ Mesh = tuple[Sequence[int], Sequence[float], int]
 
 def take(x: torch.Tensor) -> bool:
     """Whether the kernels are in use and made for these positions."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and backend() is Backend.NATIVE
+    return x.dtype in (torch.float32, torch.float64) and (_take_on_cpu(x) or cuda.take(x))
+
+
+def take_mass_matrix(x: torch.Tensor) -> bool:
+    """The same for :func:`mass_matrix`, which there is no kernel of a GPU for."""
+    return take(x) and _take_on_cpu(x)
+
+
+def _take_on_cpu(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and backend() is Backend.NATIVE
 
 
 def drift(x: torch.Tensor, v: torch.Tensor, duration: float, lengths: Sequence[float]) -> torch.Tensor:
     """x + duration · v, wrapped into the box: [n, dx]."""
+    if x.is_cuda:
+        return cuda.drift(x, v, duration, lengths)
     moved = torch.empty(x.shape, dtype=x.dtype)
     require().drift(lengths, x.contiguous(), v.contiguous(), duration, moved)
     return moved
@@ -35,11 +49,13 @@ def drift_and_deposit(
     mesh: Mesh, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor, unit: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The drifted x [n, dx], and the densities [m, *cells] there, in one pass."""
-    moved = torch.empty(x.shape, dtype=x.dtype)
+    moved = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     return moved, _deposited(mesh, x, quantities, unit, v=v.contiguous(), duration=duration, moved=moved)
 
 
 def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, unit: float, **drift: Any) -> torch.Tensor:
+    if x.is_cuda:
+        return cuda.deposit(mesh, x, quantities, unit, **drift)
     densities = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.float64)
     if require().deposit(*mesh, x.contiguous(), quantities.double(), unit, densities, **drift):
         densities.fill_(math.nan)
@@ -56,6 +72,8 @@ def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tenso
 
 def gather(mesh: Mesh, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Mesh values [*cells, m] at the particles: [n, m]."""
+    if x.is_cuda:
+        return cuda.gather(mesh, values, x)
     gathered = torch.empty(len(x), values.shape[-1], dtype=x.dtype)
     require().gather(*mesh, x.contiguous(), _rows(values), None, 0.0, gathered)
     return gathered
@@ -65,6 +83,8 @@ def gather_and_kick(
     mesh: Mesh, values: torch.Tensor, x: torch.Tensor, v: torch.Tensor, duration: float
 ) -> torch.Tensor:
     """v + duration · (mesh values [*cells, dx] at the particles), on the first dx components, in one pass: [n, dv]."""
+    if x.is_cuda:
+        return cuda.gather(mesh, values, x, v, duration)
     kicked = torch.empty(v.shape, dtype=v.dtype)
     require().gather(*mesh, x.contiguous(), _rows(values), v.contiguous(), duration, kicked)
     return kicked

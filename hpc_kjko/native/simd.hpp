@@ -10,6 +10,8 @@
 #include <immintrin.h>  // only always_inline functions
 #endif
 
+#include "rational.hpp"
+
 #define KJKO_INLINE inline __attribute__((always_inline))
 #define KJKO_UNROLL _Pragma("GCC unroll 16")
 
@@ -91,20 +93,11 @@ static KJKO_INLINE Floats within(float end, Floats x) {
 #endif
 }
 
-// tanh to 3e-7, from x P(x²)/Q(x²) with the smallest largest error on [0, 8.2], where tanh is 1 in single precision.
-// A NaN stays one.
+// tanh; a NaN stays one.
 static KJKO_INLINE Floats tanh_of(Floats x) {
-    x = within(8.2f, x);
-    const Floats y = x * x;
-    Floats p = y * 1.4671200159071466e-08f + 2.1512542063730758e-05f;
-    Floats q = y * 8.30065706585666e-07f + 0.00033738992689722055f;
-    p = p * y + 0.0035489382551319166f;
-    q = q * y + 0.02607860434607252f;
-    p = p * y + 0.1342552532458042f;
-    q = q * y + 0.4675884285344451f;
-    p = p * y + 0.9999999616267651f;
-    q = q * y + 1.0f;
-    return x * p * reciprocal(q);
+    Floats numerator, denominator;
+    rational_tanh(within(TANH_END, x), numerator, denominator);
+    return numerator * reciprocal(denominator);
 }
 
 // a / b for b of normal size.

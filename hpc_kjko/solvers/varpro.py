@@ -21,7 +21,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, one_thread, rounded
-from hpc_kjko.native.objective import fused, moments
+from hpc_kjko.native.objective import has_moments, moments
 from hpc_kjko.objective import JKOObjective, linear_part
 from hpc_kjko.particles import passes
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
@@ -146,7 +146,7 @@ class VarproSolver(Solver):
         """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
         if not iterations:
             return 0
-        cold = self.is_cold
+        cold, before = self.is_cold, self.steps_made
         if self._trained_coefficients is not None:
             self.control.coefficients = self._trained_coefficients
         lowest, best, best_at = math.inf, [], 0
@@ -154,8 +154,8 @@ class VarproSolver(Solver):
             lowest, best = self._value([data.select], step), self._copy()
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
-            for _ in range(first, made):
-                fold = data.folds[self.steps_made % len(data.folds)]
+            for k in range(first, made):
+                fold = data.folds[(before + k) % len(data.folds)]
                 self._backward([fold], step, factor=len(data.folds))
                 self._optimizer.step()
             if not data.held_out:
@@ -290,7 +290,7 @@ class VarproSolver(Solver):
     def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
         """This rank's sums for :meth:`_moments`, flat."""
         hidden = self.control.layers[0].weight
-        if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
+        if sample.tangents is None and has_moments(self.control.widths, sample.z, sample.v, sample.share, hidden):
             return self._local_fused(sample, c, step, whole)
         with one_thread():
             return self._local_in_pieces(sample, c, step, whole)

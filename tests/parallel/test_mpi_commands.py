@@ -70,6 +70,7 @@ def test_doctor_tries_the_collectives(kjko):
     assert result.returncode == 0, result.stderr
     assert "allreduce and DistributedDataParallel work" in result.stdout
     assert "rank 1: " in result.stdout
+    assert "CUDA-aware" in result.stdout and "GPU kernels" in result.stdout
 
 
 @pytest.mark.parametrize(("count", "weights"), [(1025, "equal"), (1000, "density"), (1025, "density")])
