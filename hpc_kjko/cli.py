@@ -25,9 +25,11 @@ from hpc_kjko import __version__, checkpoint, config
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
+from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.integrators import MAPS
 from hpc_kjko.native import cuda, describe
+from hpc_kjko.objective import JKOObjective
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.particles import Shard
 from hpc_kjko.problems import KINDS
@@ -403,9 +405,12 @@ def _try_collectives(comm: Communicator) -> str:
     if comm.sum(np.array([1.0]))[0] != comm.size:
         return "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
     try:
-        module = comm.distribute(torch.nn.Linear(1, 1, device=comm.device))
-        module(torch.ones(1, 1, device=comm.device)).sum().backward()
-        if next(module.parameters()).grad.item() != comm.size:
+        control = ControlField(None, 1, 1, hidden=(), device=comm.device)
+        objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear")
+        one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
+        distributed = comm.distribute(objective)
+        distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()
+        if control.layers[-1].bias.grad.item() != comm.size:
             return "gradients are not summed over the ranks: reinstall torch as constraints.txt pins it"
     except RuntimeError as failure:
         return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
