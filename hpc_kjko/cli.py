@@ -334,7 +334,10 @@ def _memory(status: dict[str, Any], particles: int) -> dict[str, str]:
         return {}
     ranks = status.get("ranks", 1)
     per_particle = status["memory"] * ranks / particles
-    return {"memory": f"{status['memory'] / 1e9:.2f} GB on rank 0, {per_particle:.0f} bytes a particle in all"}
+    return {
+        "memory of rank 0": f"{status['memory'] / 1e9:.2f} GB",
+        "memory of all ranks": f"{per_particle:.0f} bytes a particle",
+    }
 
 
 def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:
