@@ -118,7 +118,7 @@ def test_a_gaussian_start_teaches_the_hidden_layers(space_dims, count, iteration
         "physics": {"collision_strength": 1.0},
         "particles": {"count": count},
         "time": {"step": 0.05, "end": end},
-        "method": {"hidden": [32, 32], "iterations": iterations},
+        "method": {"hidden": [32, 32], "iterations": iterations, "learning_rate": 1e-2},
     }
     case, series = rows_of(table, alone)
     reference = grid_solution(case, quick=True)

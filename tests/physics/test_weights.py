@@ -50,10 +50,10 @@ def test_a_weighted_ensemble_is_the_one_with_its_particles_duplicated(collision,
             simulation.state = simulation.advance()
             simulation.step_index += 1
     first, second = weighted.state, duplicated.state
-    assert np.allclose(first.field.electric, second.field.electric, rtol=0, atol=1e-11)
-    assert torch.allclose(first.particles.v.repeat_interleave(copies, dim=0), second.particles.v, atol=1e-9)
+    assert np.allclose(first.field.electric, second.field.electric, rtol=0, atol=1e-9)  # sums are rounded
+    assert torch.allclose(first.particles.v.repeat_interleave(copies, dim=0), second.particles.v, atol=1e-8)
     rows = [measure(simulation.diagnostics, simulation.state, alone) for simulation in (weighted, duplicated)]
-    assert rows[0] == pytest.approx(rows[1], rel=1e-9, abs=1e-9)
+    assert rows[0] == pytest.approx(rows[1], rel=1e-8, abs=1e-8)
     assert rows[0]["kl"] > 0.1 and rows[0]["dissipation"] > 0.1
     problem = base.problem
     for pictures in (phase_space_histograms, marginals):
