@@ -22,13 +22,15 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 export logs
 parallel_h5py=$venv-h5py-mpi
-if [ $# = 0 ]; then # aside, while the tests on one rank leave a core: two minutes of a compiler, one of waiting for SLURM
+if [ $# = 0 ]; then # two cores: the physics aside, and before it what mostly waits or compiles
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     {
         nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
         python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py
+        python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
     } >"$logs/aside" 2>&1 &
     aside=$!
-    python -m pytest -m "not parallel or parallel[1]" --ignore=tests/faults/test_slurm.py
+    python -m pytest -m "not parallel or parallel[1]" --ignore=tests/faults/test_slurm.py --ignore=tests/physics
     wait "$aside" || { cat "$logs/aside" && exit 1; }
     cat "$logs/aside"
 else
