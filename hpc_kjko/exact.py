@@ -67,10 +67,14 @@ def _of_blocks(terms: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Matrix products on one thread: with more, torch adds their terms in another order."""
+def in_order(together: int) -> Iterator[None]:
+    """Matrix products of ``together`` rows that add up in one order: on one thread, if they are no more than a block.
+
+    With more threads torch adds in another order; more rows are not meant to have the same bits (and gain by threads).
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if together <= BLOCK:
+        torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from hpc_kjko.control import ControlField, determinant
-from hpc_kjko.exact import UNIT, one_thread, rounded
+from hpc_kjko.exact import UNIT, in_order, rounded
 from hpc_kjko.native.objective import fused
 from hpc_kjko.native.objective import objective as fused_objective
 from hpc_kjko.particles import BLOCK, passes
@@ -95,7 +95,7 @@ class Objective(nn.Module):
         """Value, and gradient in the ``trained`` one after the other if it is wanted; float64."""
         trained, value = self.trained, torch.zeros((), dtype=torch.float64, device=self.gradient.device)
         gradient = torch.zeros_like(self.gradient) if with_gradient else None
-        with one_thread():
+        with in_order(self.together):
             for some in passes(len(rows[0]), self.together):
                 with torch.set_grad_enabled(with_gradient):
                     part = self.part(step, *(tensor[some] if tensor is not None else None for tensor in rows))

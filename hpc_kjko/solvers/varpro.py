@@ -20,7 +20,7 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.exact import MOMENTS_UNIT, one_thread, rounded
+from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
 from hpc_kjko.native.objective import has_moments, moments
 from hpc_kjko.objective import JKOObjective, linear_part
 from hpc_kjko.particles import passes
@@ -292,7 +292,7 @@ class VarproSolver(Solver):
         hidden = self.control.layers[0].weight
         if sample.tangents is None and has_moments(self.control.widths, sample.z, sample.v, sample.share, hidden):
             return self._local_fused(sample, c, step, whole)
-        with one_thread():
+        with in_order(self._own.together):
             return self._local_in_pieces(sample, c, step, whole)
 
     def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
