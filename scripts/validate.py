@@ -432,9 +432,9 @@ def dougherty(runs: Experiments) -> bool:
     changes = np.diff(series["entropy"])
     print(
         f"dougherty_long: {len(changes)} steps; violated {int((series['certificate'] < 0).sum())}; ∫f log f falls in "
-        f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, from {series['entropy'][0]:.4f} "
-        f"to {series['entropy'][-1]:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}); energy kept to "
-        f"{np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
+        f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, "
+        f"from {series['entropy'][0]:.4f} to {series['entropy'][-1]:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}); "
+        f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
     )
     return bool(passed)
 
