@@ -429,11 +429,11 @@ def dougherty(runs: Experiments) -> bool:
     passed &= abs(rate / (2 * runs.case(name).physics.collision_strength) - 1) < 0.02
     series = runs.series("dougherty_long")
     energy = series["kinetic_energy"] + series["field_energy"]
-    changes = np.diff(series["entropy"])
+    changes, start, end = np.diff(series["entropy"]), series["entropy"][0], series["entropy"][-1]
     print(
         f"dougherty_long: {len(changes)} steps; violated {int((series['certificate'] < 0).sum())}; ∫f log f falls in "
         f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, "
-        f"from {series['entropy'][0]:.4f} to {series['entropy'][-1]:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}); "
+        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}); "
         f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
     )
     return bool(passed)
