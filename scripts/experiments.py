@@ -177,7 +177,7 @@ def _runs() -> dict[str, Run]:
         "two_stream_full": Run("two_stream_full"),
         "growth": Run("two_stream_full", FINE_GROWTH),
         "long_jko": Run("two_stream_long"),
-        "long_score_matching": Run("two_stream_long", SCORE_MATCHING),
+        "long_score_matching": Run("two_stream_long", (*SCORE_MATCHING, "method.iterations=10")),
         "long_langevin": Run("two_stream_long", LANGEVIN),
     }
     for start, count, seed in itertools.product(STARTS, COUNTS, SEEDS):
