@@ -342,6 +342,8 @@ def initial_report(particles: Particles, case: Case, collision: Collision, comm:
             kinetic += 0.5 * float(summed(share[rows] * (at_rest.double() ** 2).sum(1)))
     mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
     dissipation = collision_strength(case) * particles.mass * mean_square
+    if case.physics.collision_operator != "bath":
+        dissipation /= collision.temperature
     return CollisionReport(dissipation, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
 

@@ -2,8 +2,9 @@
 
     ∂t f = κ ∇v·((v − U) f + Θ ∇v f),    n U = ∫ v f dv,    dv · n Θ = ∫ |v − U|² f dv    (local in x)
 
-At fixed x this is, in the peculiar velocity c = (v − U)/√Θ, the operator of a bath at rest with T = 1: for every method
-of a collision step the same problem in other variables, with the same determinant, as dc'/dc = dv'/dv. n, U and Θ are
+At fixed x this is, in the peculiar velocity c = (v − U) √(T/Θ), the operator of a bath at rest at temperature T: for
+every method of a collision step the same problem in other variables, with the same determinant, as dc'/dc = dv'/dv. T
+is that of the initial density, so that c is of the size of v: a network sees beams as wide as they are. n, U and Θ are
 invariants of the collisions themselves, so those of the pushed particles serve the midpoint as well.
 
 A. Lenard, I. B. Bernstein, doi:10.1103/PhysRev.112.1456; J. P. Dougherty, doi:10.1063/1.1711282.
@@ -24,7 +25,7 @@ from hpc_kjko.config import Case
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import UNIT, summed_finely
 from hpc_kjko.mesh import Grid
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import BLOCK, Particles, passes, uniform_points
 
 #: A node with so many particles takes half of its U and Θ from the whole box, one with ten times as many a hundredth.
 SPARSE = 4.0
@@ -68,11 +69,11 @@ class DoughertyCollision(Collision):
 
     def __init__(self, case: Case, comm: Communicator, method: Callable[[Case, Communicator], Collision]):
         self.comm = comm
-        self.method = method(
-            case.model_copy(update={"physics": case.physics.model_copy(update={"temperature": 1.0})}), comm
-        )
+        self.temperature = _initial_temperature(case)
+        physics = case.physics.model_copy(update={"temperature": self.temperature})
+        self.method = method(case.model_copy(update={"physics": physics}), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
-        self.held_out, self.temperature = self.method.held_out, 1.0
+        self.held_out = self.method.held_out
         self.grid = Grid(case.grid.cells, case.problem.periods, case.grid.shape_order) if case.grid else None
         self.unit = UNIT if case.run.reproducible else 0.0
 
@@ -96,8 +97,9 @@ class DoughertyCollision(Collision):
         if self.held_out:
             change, error = over_certifying((collided.log_f - particles.log_f).double(), particles, self.comm)
         mass = particles.mass
-        report = replace(report, collision_free_energy=mass * change, collision_free_energy_error=mass * error)
-        return collided, replace(report, sparse_nodes=before.sparse)
+        entropy = {"collision_free_energy": mass * change, "collision_free_energy_error": mass * error}
+        dissipation = report.dissipation / self.temperature
+        return collided, replace(report, dissipation=dissipation, sparse_nodes=before.sparse, **entropy)
 
     def state(self) -> dict[str, np.ndarray]:
         return self.method.state()
@@ -142,8 +144,9 @@ class DoughertyCollision(Collision):
         )
 
     def _at(self, moments: Moments, particles: Particles) -> tuple[torch.Tensor, torch.Tensor]:
-        """U [n, dv] and √Θ [n, 1] at the particles."""
-        return self._gathered(np.concatenate([moments.velocity, np.sqrt(moments.temperature)], axis=-1), particles)
+        """U [n, dv] and √(Θ/T) [n, 1] at the particles."""
+        thermal = np.sqrt(moments.temperature / self.temperature)
+        return self._gathered(np.concatenate([moments.velocity, thermal], axis=-1), particles)
 
     def _gathered(self, values: np.ndarray, particles: Particles) -> tuple[torch.Tensor, torch.Tensor]:
         """Values [*cells, dv + 1], or [dv + 1], at the particles: the first dv [n, dv] and the last [n, 1]."""
@@ -177,3 +180,10 @@ def _rescaled(particles: Particles, old: torch.Tensor, new: torch.Tensor, growth
     """v ← new + growth (v − old), with the log-density of the moved particles."""
     log_f = particles.log_f - particles.v.shape[1] * torch.log(growth[..., 0])
     return particles.move(torch.addcmul(new, growth, particles.v - old), log_f)
+
+
+def _initial_temperature(case: Case) -> float:
+    """|v − U|²/dv of the initial density, from some of its quiet points: a unit, the same in every part of a run."""
+    problem = case.problem
+    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
+    return float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
