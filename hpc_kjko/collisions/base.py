@@ -33,8 +33,8 @@ class CollisionReport:
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
         retries: fits that were made again because the step was not invertible or not certified.
         collision_free_energy: ∫f times the mean of ½|v'|² − ½|ṽ|² − T log det(I + h ∇v u) over particles that were
-            never fitted: what the step added to the free energy. With the Dougherty operator, which keeps the energy,
-            of −log det alone: what it added to ∫f log f. 0 if none, or too few, are held out.
+            never fitted: what the step added to the free energy. With the Dougherty operator, the same in the local
+            rest frame with Θ for T, over Θ: what it added to ∫f log f. 0 if none, or too few, are held out.
         collision_free_energy_error: its standard error over those particles (indicative for a quiet start, whose
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
