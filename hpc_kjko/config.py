@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+
+#: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
+Overrides = Sequence[str] | Mapping[str, Any]
 
 #: Not a Literal, for which True and 1.0 would do as well.
 OneOrTwo = Annotated[int, Field(ge=1, le=2)]
@@ -194,7 +197,7 @@ class Run(Section):
 
 
 class Case(Section):
-    """A whole run. Build it with :func:`load` or :func:`from_table`, which fill in what depends on the problem."""
+    """A whole run. Build it with :meth:`load` or :meth:`from_table`, which fill in what depends on the problem."""
 
     problem: SerializeAsAny[Problem]
     physics: Physics
@@ -206,6 +209,29 @@ class Case(Section):
     output: Output = Output()
     run: Run = Run()
 
+    @classmethod
+    def load(cls, path: Path | str, overrides: Overrides = ()) -> Case:
+        """Read a case file.
+
+        Args:
+            path: the TOML file.
+            overrides: keys to change, as on the command line, ``["time.end=20.0"]``, or as a table,
+                ``{"time.end": 20.0}``.
+
+        Raises:
+            UserError: the file is missing or not TOML, or a key is wrong; the message names it.
+        """
+        return load(Path(path), overrides)
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> Case:
+        """A case from nested tables, as those of a file: ``{"problem": {"kind": "two_stream"}}``.
+
+        Raises:
+            UserError: one sentence per mistake.
+        """
+        return from_table(table)
+
     def table(self) -> dict[str, Any]:
         """The case as nested plain values, every default written out (what TOML and the output files hold)."""
         return self.model_dump(mode="json", exclude_none=True)
@@ -215,8 +241,8 @@ class Case(Section):
         return tomli_w.dumps(self.table())
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, of_a_run: bool = False) -> Case:
-    """Read a case file and apply ``section.key=value`` overrides.
+def load(path: Path, overrides: Overrides = (), *, of_a_run: bool = False) -> Case:
+    """Read a case file and apply overrides.
 
     Args:
         of_a_run: the file is that of a run folder, to be read and not to be run: code of the user's that it names was
@@ -239,26 +265,33 @@ def parse(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of the table with each ``section.key=value`` set; values are TOML, bare words are strings.
+def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """A copy of the table with each key set; values in texts are TOML, bare words are strings.
 
     Raises:
         UserError: an override that is not of that form.
     """
     table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
-    for text in overrides:
-        target, equals, literal = text.partition("=")
-        section, dot, key = target.strip().partition(".")
-        if not (equals and dot and section and key):
-            raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
-        try:
-            value = parse(f"value = {literal}")["value"]
-        except (ValueError, RecursionError):
-            value = literal.strip()
+    changes = overrides.items() if isinstance(overrides, Mapping) else map(_target_and_value, overrides)
+    for target, value in changes:
+        section, _, key = target.partition(".")
+        if not (section and key):
+            raise UserError(f"{target}: write it as section.key, for example time.end")
         if not isinstance(table.setdefault(section, {}), dict):
-            raise UserError(f"--set {text}: [{section}] is not a table in this case")
+            raise UserError(f"{target}: [{section}] is not a table in this case")
         table[section][key] = value
     return table
+
+
+def _target_and_value(text: str) -> tuple[str, Any]:
+    target, equals, literal = text.partition("=")
+    section, dot, key = target.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
+    try:
+        return target.strip(), parse(f"value = {literal}")["value"]
+    except (ValueError, RecursionError):
+        return target.strip(), literal.strip()
 
 
 def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:

@@ -34,7 +34,7 @@ from hpc_kjko.output import list_snapshots
 from hpc_kjko.storage import unfinished
 
 _SOFTWARE = "hpc_kjko"
-_HELD: list[Any] = []  # locks, released when the process ends
+_HELD: dict[Path, Any] = {}  # the locks of this process
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,13 @@ class RunFolder:
             self.write_case(case_toml)
 
     def claim(self) -> None:
-        """Keep other jobs out of the folder until this process ends.
+        """Keep other jobs out of the folder until :meth:`release`, or until this process ends.
 
         Raises:
             UserError: another one is running in it.
         """
+        if self.path.resolve() in _HELD:
+            return
         with self.writing():
             lock = open(self.path / ".lock", "a+", encoding="utf-8")
         try:
@@ -129,7 +131,13 @@ class RunFolder:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()
-        _HELD.append(lock)
+        _HELD[self.path.resolve()] = lock
+
+    def release(self) -> None:
+        """Let other jobs in again, if this one kept them out."""
+        lock = _HELD.pop(self.path.resolve(), None)
+        if lock:
+            lock.close()
 
     def clean_up(self, step: int) -> None:
         """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
