@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, SerializeAsAny, model_validator
 
+from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
-from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem
+from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem, check_own_problem, own_problem
 from hpc_kjko.schema import (
     Cadence,
     Count,
     Counts,
+    Names,
     NonNegative,
     Positive,
     Section,
@@ -116,6 +118,8 @@ class TimeSettings(Section):
 #: From so many particles on varpro's learning rate is its default. Fewer are overfitted at that rate, step by step, by
 #: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
 ENOUGH_PARTICLES = 32768
+#: The collision methods that need no code of the user's.
+COLLISIONS = ("jko", "score_matching", "velocity_matching", "langevin", "none")
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
@@ -126,7 +130,7 @@ SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
 class Method(Section):
     """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
 
-    collision: Literal["jko", "score_matching", "velocity_matching", "langevin", "none"] = "jko"
+    collision: str = "jko"
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
     order: OneOrTwo = 1
     logdet: Literal["exact", "linear"] = "exact"
@@ -143,6 +147,12 @@ class Method(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Method:
+        if self.collision not in COLLISIONS and not usercode.is_reference(self.collision):
+            known = ", ".join(f'"{name}"' for name in COLLISIONS)
+            raise ValueError(
+                f'method.collision = "{self.collision}" is not known: it may be {known}, or "module:name" of your own '
+                "code"
+            )
         if len(self.hidden) > 2:
             raise ValueError(
                 f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
@@ -186,6 +196,7 @@ class Output(Section):
     particles_every: Cadence = 100
     histogram_every: Cadence = 10
     checkpoint_every: Cadence = 100
+    diagnostics: Names = ()
 
 
 class Run(Section):
@@ -307,8 +318,11 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         if not isinstance(section, dict):
             raise UserError(f"{name} must be a table: write it as [{name}]")
     problem = _problem(table.get("problem", {}))
-    if isinstance(problem, CustomProblem) and not of_a_run:
-        problem.check_user_code()
+    if not of_a_run:
+        if isinstance(problem, CustomProblem):
+            problem.check_user_code()
+        elif usercode.is_reference(problem.kind):
+            check_own_problem(problem)
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
     if physics["field"] != "external" or "grid" in table:
@@ -402,8 +416,13 @@ def _problem(table: dict[str, Any]) -> Problem:
     kinds = ", ".join(KINDS)
     if "kind" not in table:
         raise UserError(f"problem.kind is missing: every case names its problem, one of {kinds}")
+    if isinstance(table["kind"], str) and usercode.is_reference(table["kind"]):
+        return own_problem(table["kind"], table)
     if table["kind"] not in list(KINDS):
-        raise UserError(f"problem.kind = {table['kind']!r} is not known: it may be one of {kinds}")
+        raise UserError(
+            f"problem.kind = {table['kind']!r} is not known: it may be one of {kinds}, "
+            'or "module:name" of your own code'
+        )
     return validate(KINDS[table["kind"]], table, "problem")
 
 

@@ -31,7 +31,7 @@ CHANGEABLE = {
     "time": {"end"},
     "method": {"iterations", "learning_rate", "chunk"},
     "grid": {"solver"},
-    "output": set(config.Output.model_fields),
+    "output": set(config.Output.model_fields) - {"diagnostics"},
     "run": set(config.Run.model_fields),
 }
 

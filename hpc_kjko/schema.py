@@ -35,6 +35,7 @@ Lengths = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_
 Widths = Annotated[tuple[Annotated[float, Field(ge=1e-6)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
 Vector = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
 
 

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 
 from hpc_kjko import checkpoint, config, diagnostics
-from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
+from hpc_kjko.collisions import CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.extensions import collision_of, with_own_diagnostics
 from hpc_kjko.fields import field_solver_of
 from hpc_kjko.integrators import MAPS, compose
 from hpc_kjko.mesh import Grid
@@ -39,7 +40,8 @@ class Simulation:
         self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
         self.field_solver = field_solver_of(case, self.grid, comm)
         self.collision = collision_of(case, comm)
-        self.diagnostics = diagnostics.series_diagnostics(case, self.collision, self.field_solver)
+        built_in = diagnostics.series_diagnostics(case, self.collision, self.field_solver)
+        self.diagnostics = with_own_diagnostics(built_in, case, comm)
         self.step_index = 0
         self.state: State
 

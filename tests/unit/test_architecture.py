@@ -22,6 +22,7 @@ LAYERS = [
     {"fields", "config", "solvers"},
     {"collisions"},
     {"diagnostics"},
+    {"extensions"},
     {"storage", "series", "output", "checkpoint", "runfolder"},
     {"recorder", "analysis", "opened"},
     {"simulation", "terminal"},
