@@ -223,7 +223,7 @@ def _write_tables(
     for row in rows:
         series.append(row)
     series.close()
-    tables = {
+    tables: dict[str, list[list[Any]]] = {
         "moments.csv": [list(rows[0]), *(list(row.values()) for row in rows)],
         "marginals.csv": [["step", "time", "coordinate", "centre", "density"], *marginal_lines],
     }

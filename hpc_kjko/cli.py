@@ -188,7 +188,7 @@ def inspect(options: argparse.Namespace) -> int:
     status, case = folder.status(), config.load(folder.case, of_a_run=True)
     columns = _rows(folder)
     energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
-    rows = {
+    rows: dict[str, str] = {
         "status": status["status"],
         "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
         f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
@@ -319,7 +319,8 @@ def _try_collectives(comm: Communicator) -> str:
         one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
         distributed = comm.distribute(objective)
         distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()
-        if control.layers[-1].bias.grad.item() != comm.size:
+        gradient = control.layers[-1].bias.grad
+        if gradient is None or gradient.item() != comm.size:
             return "gradients are not summed over the ranks: reinstall torch as constraints.txt pins it"
     except RuntimeError as failure:
         return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
@@ -367,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(command=command)
         return subparser
 
-    change = {
+    change: dict[str, Any] = {
         "action": "append",
         "default": [],
         "metavar": "section.key=value",

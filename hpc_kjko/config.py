@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, SerializeAsAny, model_validator
@@ -38,8 +38,10 @@ else:
 #: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
 Overrides = Sequence[str] | Mapping[str, Any]
 
-#: Not a Literal, for which True and 1.0 would do as well.
-OneOrTwo = Annotated[int, Field(ge=1, le=2)]
+if TYPE_CHECKING:
+    OneOrTwo = Literal[1, 2]
+else:  # for a Literal True and 1.0 would do as well
+    OneOrTwo = Annotated[int, Field(ge=1, le=2)]
 
 
 class Physics(Section):

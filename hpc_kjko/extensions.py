@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from hpc_kjko import collisions, usercode
+from hpc_kjko import collisions, diagnostics, usercode
 from hpc_kjko.collisions import METHODS, Collision
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import Diagnostic, State
 from hpc_kjko.errors import UserError
+from hpc_kjko.fields import FieldSolver
 
 
 def collision_class(case: Case) -> type[Collision]:
@@ -53,13 +54,15 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
     return own
 
 
-def with_own_diagnostics(built_in: list[Diagnostic], case: Case, comm: Communicator) -> list[Diagnostic]:
+def series_diagnostics(
+    case: Case, collision: Collision, field_solver: FieldSolver[Any], comm: Communicator
+) -> list[Diagnostic]:
     """The diagnostics of a run, those of the user's last. Collective.
 
     Raises:
         UserError: on all ranks, where one cannot be had, is no diagnostic, or has a column that is there already.
     """
-    found = list(built_in)
+    found = diagnostics.series_diagnostics(case, collision, field_solver)
     with comm.together():
         for reference in case.output.diagnostics:
             own = OwnDiagnostic(reference, case)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -327,7 +327,8 @@ def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
             upper = lower + spacing * meshes[name].shape
             x_range, v_range = (tuple(limits) for limits in np.transpose([lower, upper]).tolist())
             contents["histograms"].append(Histogram(axis, meshes[name][()], x_range, v_range))
-    for kind, axis in itertools.product("xv", range(len(_AXES))):
+    kinds: tuple[Literal["x", "v"], ...] = ("x", "v")
+    for kind, axis in itertools.product(kinds, range(len(_AXES))):
         name = f"marginal_{_label(kind, axis)}"
         if name in meshes:
             lower, spacing = (float(meshes[name].attrs[key][0]) for key in ("gridGlobalOffset", "gridSpacing"))

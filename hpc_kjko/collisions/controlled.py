@@ -185,7 +185,8 @@ class ControlledCollision(Collision):
 
         Kept for all iterations of a step: it saves their cosines and sines in each. Held-out particles have their own.
         """
-        count, tangents = len(particles.x), []
+        count = len(particles.x)
+        tangents: list[torch.Tensor] = []
         z = torch.empty(count, control.layers[0].in_features, dtype=self.dtype, device=particles.x.device)
         for rows in passes(count, self.chunk):
             z[rows], along = self.inputs(control, particles, duration, start, rows)
@@ -267,14 +268,14 @@ class ControlledCollision(Collision):
                 terms[chosen, 3:] = torch.stack([change, number * change, number * change**2], dim=1)
             averages += summed_finely(share[rows, None] * terms)
         sums = self.comm.sum(torch.cat([counted, averages.flatten()]).cpu().numpy())
-        (number, square), averages = sums[:2], sums[2:8] + sums[8:]
-        mean_square, mean_rest, drift_error, first, *second = averages
-        change, error = 0.0, 0.0
+        number, square = sums[:2]
+        mean_square, mean_rest, drift_error, first, *second = sums[2:8] + sums[8:]
+        mean_change, error = 0.0, 0.0
         effective = number**2 / square if number > 0 else 0.0  # number of particles, if weights were equal
         if effective >= FEWEST:
             part = number / total  # of the mass
-            change = first / part
-            variance = max(second[1] - 2 * change * second[0] + change**2 * square / total, 0.0)
+            mean_change = first / part
+            variance = max(second[1] - 2 * mean_change * second[0] + mean_change**2 * square / total, 0.0)
             error = np.sqrt(variance / total * effective / (effective - 1)) / part
         report = CollisionReport(
             dissipation=particles.mass * float(mean_square) / self.collision_strength,
@@ -283,7 +284,7 @@ class ControlledCollision(Collision):
             inner_iterations=iterations,
             substeps=1,
             drift_error=float(drift_error) if exact is not None else float("nan"),
-            collision_free_energy=particles.mass * float(change),
+            collision_free_energy=particles.mass * float(mean_change),
             collision_free_energy_error=particles.mass * float(error),
         )
         return particles.move(v, log_f), report
