@@ -1,12 +1,14 @@
 """The ``kjko`` command: its verbs, its log, its exit codes. With ``terminal`` the only place that prints.
 
-Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint.
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint, 130
+interrupted without one.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import functools
 import logging
 import os
@@ -21,7 +23,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from hpc_kjko import __version__, config, driver
+from hpc_kjko import __version__, config, driver, native
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
@@ -41,7 +43,7 @@ from hpc_kjko.terminal import StopSignals
 
 log = logging.getLogger("hpc_kjko")
 
-DONE, OURS, MISTAKE, STOPPED = 0, 1, 2, 75
+DONE, OURS, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     comm = options = None
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = _parsed(sys.argv[1:] if arguments is None else arguments)
         finally:  # also to print a mistake once; who only reads files needs no MPI, which a login node may forbid
             alone = options and options.command not in (run, restart, doctor) and Communicator.promised() == 1
             comm = Communicator() if alone else Communicator.world()
@@ -63,7 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return DONE
-    except (Exception, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:  # of a run the second one; the first ends it after the step
+        print("kjko: interrupted", file=sys.stderr)
+        if comm:
+            comm.abort(INTERRUPTED)
+        return INTERRUPTED
+    except Exception as error:
         where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
         if _out_of_memory(error):
             advice = "lower particles.count or grid.cells, or use more nodes"
@@ -176,8 +183,9 @@ def plot(options: argparse.Namespace) -> int:
     folder = _existing(options.folder)
     _rows(folder)
     with folder.writing():
-        for path in plotting.plot_run(folder):
-            print(path)
+        paths = plotting.plot_run(folder)
+    for path in paths:
+        print(path)
     return DONE
 
 
@@ -294,6 +302,11 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         "GPU kernels": cuda.describe(),
         "devices": ", ".join(f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))),
     }
+    advice = []
+    if comm.mpi is None:
+        advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
+    if not native.available():
+        advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
     problem = _try_collectives(comm)
     rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
     if comm.is_root:
@@ -301,6 +314,8 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         for name, value in rows.items():
             table.add_row(name, value)
         _show(table)
+        for sentence in advice:
+            print(sentence)
         if problem:
             print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
     comm.close()
@@ -355,6 +370,31 @@ def _existing(path: Path) -> RunFolder:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line, with what argparse has no good sentences for said here."""
+    parser = _parser()
+    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if not arguments:
+        raise UserError(
+            "a VERB is missing: 'kjko run CASE.toml' runs a case, 'kjko cases' says what is built in, 'kjko --help' "
+            "lists all verbs"
+        )
+    verb = arguments[0]
+    if not verb.startswith("-") and verb not in verbs:
+        raise UserError(f"{verb} is not a verb of kjko: {_nearest(verb, list(verbs))}")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
+        advice = _nearest(unknown[0], flags) if unknown[0].startswith("-") else "quote a name with spaces in it"
+        raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
+    return options
+
+
+def _nearest(given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ The names here are the public contract of a case.
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -267,7 +268,12 @@ def load(path: Path, overrides: Overrides = (), *, of_a_run: bool = False) -> Ca
     try:
         table = parse(path.read_text(encoding="utf-8"))
     except OSError as failure:
-        raise UserError(f"{path}: cannot read this case file ({failure.strerror})") from None
+        advice = ""
+        if path.is_dir():
+            advice = ": give the file, or 'kjko restart' a folder in which a run has begun"
+        elif near := difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1):
+            advice = f": did you mean {path.with_name(near[0])}?"
+        raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
     except (ValueError, RecursionError) as failure:
         raise UserError(f"{path}: not a TOML file: {failure}") from None
     return from_table(override(table, overrides), of_a_run=of_a_run)

@@ -19,7 +19,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.particles import Shard
 from hpc_kjko.recorder import Recorder
-from hpc_kjko.runfolder import RunFolder, peak_memory, provenance
+from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command
 from hpc_kjko.simulation import Outcome, Simulation
 from hpc_kjko.storage import ShardedFile
 from hpc_kjko.terminal import Progress, is_terminal
@@ -178,8 +178,8 @@ def _drive(
         _note(simulation, folder, header, outcome or "failed")
     if comm.is_root:
         if outcome == "stopped":
-            continues = f"'kjko restart {folder.path}' continues"
-            log.info("stopped at t = %g with a checkpoint: %s", simulation.time, continues)
+            continues = restart_command(folder.path)
+            log.info("stopped at t = %g with a checkpoint: %s continues", simulation.time, continues)
         else:
             log.info("finished: %s", folder.path)
     comm.close()

@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,7 @@ class RunFolder:
                 raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
             status = self.status()["status"]
         if not force:
-            continues = "" if status == "finished" else f"'kjko restart {self.path}' continues it, "
+            continues = "" if status == "finished" else f"{restart_command(self.path)} continues it, "
             raise UserError(
                 f"{self.path}: already holds a run ({status}): {continues}--force overwrites it, "
                 "or choose another --out"
@@ -186,13 +187,22 @@ class RunFolder:
         try:
             yield
         except OSError as failure:
-            raise UserError(f"{self.path}: cannot use this folder ({failure.strerror or failure})") from None
+            raise UserError(
+                f"{self.path}: cannot use this folder ({failure.strerror or failure}): look at its "
+                "permissions and at free space, or give another"
+            ) from None
 
     def _replace(self, name: str, text: str) -> None:
         with self.writing():
             partial = self.path / f".{name}.partial"
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, self.path / name)
+
+
+def restart_command(path: Path) -> str:
+    """What to type to go on with a run, as a message gives it."""
+    name = str(path)
+    return f"'kjko restart {name}'" if shlex.quote(name) == name else f"'kjko restart \"{name}\"'"
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpc_kjko import config, driver
-from hpc_kjko.cli import _parser, main
+from hpc_kjko.cli import _parsed, main
 from hpc_kjko.comm import Communicator
 from hpc_kjko.problems import KINDS
 from hpc_kjko.simulation import Simulation
@@ -86,7 +86,7 @@ def look_at(words):
     """Check a command without running it."""
     arguments = kjko_of(words)
     if arguments is not None:
-        options = _parser().parse_args(arguments)
+        options = _parsed(arguments)
         if arguments[0] == "run":
             config.load(ROOT / options.case, options.set)
         return
