@@ -66,7 +66,7 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
         raise
     except Exception as failure:
         frames = traceback.extract_tb(failure.__traceback__)[1:2]  # the first is the call above
-        where = "".join(f" (line {frame.lineno} of {os.path.basename(frame.filename)})" for frame in frames)
+        where = "".join(f", in line {frame.lineno} of {os.path.basename(frame.filename)}" for frame in frames)
         raise UserError(f"{given}: it raised {_in_one_line(failure)}{where}") from failure
 
 

@@ -8,10 +8,11 @@ import threading
 import h5py
 import numpy as np
 import pytest
-from conftest import SMALL_CASE, command, run_command
+from conftest import SMALL_CASE
 
 import hpc_kjko
 from hpc_kjko import Case, UserError, open_run, opened, restart, run
+from hpc_kjko.cli import main
 from hpc_kjko.output import read_snapshot
 from hpc_kjko.series import read_series
 
@@ -54,8 +55,10 @@ def test_a_case_from_a_table_a_file_and_overrides(tmp_path, case):
 
 def test_a_run_from_python_is_that_of_the_command(result, case, tmp_path):
     (tmp_path / "case.toml").write_text(case.toml())
-    typed = run_command(command("-m", "hpc_kjko", "run", "case.toml", "--out", "typed"), tmp_path)
-    assert typed.returncode == 0, typed.stderr
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert main(["run", str(tmp_path / "case.toml"), "--out", str(tmp_path / "typed")]) == 0
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     columns = read_series(tmp_path / "typed" / "series.h5")
     for name, values in columns.items():
         if name not in ("step", "seconds"):
@@ -167,19 +170,3 @@ def test_without_xarray_the_sentence_says_what_to_install(result, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(UserError, match=r"pip install 'hpc_kjko\[analysis\]'"):
         _ = opened.open_run(result.path).series
-
-
-def test_on_two_ranks_every_rank_gets_the_run(tmp_path):
-    (tmp_path / "small.toml").write_text(SMALL_CASE)
-    (tmp_path / "script.py").write_text(
-        "from hpc_kjko import Case, run\n"
-        "result = run(Case.load('small.toml', {'time.end': 0.2}), 'out', progress=False)\n"
-        "print(result.status, len(result.series.time), result.provenance['ranks'])\n"
-        "try:\n"
-        "    run(Case.load('small.toml'), 'out')\n"
-        "except ValueError as mistake:\n"
-        "    print('--force' in str(mistake))\n"
-    )
-    said = run_command(command("script.py", ranks=2), tmp_path)
-    assert said.returncode == 0, said.stderr
-    assert sorted(said.stdout.splitlines()) == ["True"] * 2 + ["finished 3 2"] * 2

@@ -110,7 +110,7 @@ def test_a_start_of_ones_own(here):
         (
             "method.collision",
             "mistaken:Stumbles",
-            r"NameError: name 'nothing' is not defined \(line 8 of mistaken.py\)",
+            r"NameError: name 'nothing' is not defined, in line 8 of mistaken.py",
         ),
         ("method.collision", "mine:DoubleWell", "subclass of hpc_kjko.collisions.Collision"),
         ("method.collision", "frictoin", 'it may be "jko", .* or "module:name" of your own code'),
