@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_kjko import collisions, diagnostics, usercode
 from hpc_kjko.collisions import METHODS, Collision
+from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import Diagnostic, State
@@ -49,9 +50,16 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
     if not usercode.is_reference(case.method.collision) or case.physics.collision_strength == 0:
         return collisions.collision_of(case, comm)
     given = f'method.collision = "{case.method.collision}"'
-    own: Collision = usercode.call(kind, case, comm, given=given)
-    vars(own)["step"] = functools.partial(usercode.call, own.step, given=given)
-    return own
+
+    def own(case: Case, comm: Communicator) -> Collision:
+        made: Collision = usercode.call(kind, case, comm, given=given)
+        vars(made).setdefault("temperature", case.physics.temperature)
+        vars(made)["step"] = functools.partial(usercode.call, made.step, given=given)
+        return made
+
+    if case.physics.collision_operator == "dougherty":
+        return DoughertyCollision(case, comm, own)
+    return own(case, comm)
 
 
 def series_diagnostics(

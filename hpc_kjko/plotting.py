@@ -77,7 +77,7 @@ def field_energy(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure
 
 def energies(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure:
     """Energies, and where log f is tracked free energy with entropy and the dissipation identity, against time."""
-    tracked = "free_energy" in series
+    tracked, in_bath = "entropy" in series, "free_energy" in series
     figure, panels = plt.subplots(1, 1 + tracked, figsize=(5 + 5 * tracked, 4.2), squeeze=False)
     left, right = panels[0, 0], panels[0, -1]
     time = series["time"]
@@ -89,19 +89,25 @@ def energies(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure:
     left.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]", title="energies")
     left.legend()
     if tracked:
-        right.plot(time, series["free_energy"], color="C2", label="free energy F")
-        right.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
+        temperature, falls = (case.physics.temperature, "F") if in_bath else (1.0, "∫ f log f")
+        right.plot(time, temperature * series["entropy"], color="C4", label=f"{'T ' if in_bath else ''}∫ f log f")
+        if in_bath:
+            right.plot(time, series["free_energy"], color="C2", label="free energy F")
         if "dissipation" in series:
-            label = "F(0) − ∫ dissipation dt"
-            right.plot(time, series["free_energy"][0] - dissipated(series), color="black", lw=1, ls="--", label=label)
-        right.set(xlabel="time  [1/ω$_p$]", ylabel="[normalised]", title="free energy and entropy")
+            start = series["free_energy" if in_bath else "entropy"][0]
+            label = f"{falls} at t = 0, less ∫ dissipation dt"
+            right.plot(time, start - dissipated(series), color="black", lw=1, ls="--", label=label)
+        right.set(
+            xlabel="time  [1/ω$_p$]", ylabel="[normalised]", title="free energy and entropy"[0 if in_bath else 16 :]
+        )
         right.legend()
     figure.suptitle(_title(case))
     return figure
 
 
 def dissipated(series: dict[str, np.ndarray]) -> np.ndarray:
-    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost."""
+    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost, or
+    with the Dougherty operator ∫f log f."""
     return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
 
 
@@ -122,7 +128,7 @@ def marginals(case: config.Case, folder: RunFolder) -> plt.Figure | None:
         return None
     chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(4, len(steps))).round().astype(int))]
     snapshots = [read_snapshot(folder.snapshots, step).marginals for step in chosen]
-    equilibrium = case.problem.equilibrium(case.physics.temperature)
+    equilibrium = case.equilibrium()
     columns = min(3, len(snapshots[0]))
     rows = -(-len(snapshots[0]) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows + 0.4), squeeze=False)

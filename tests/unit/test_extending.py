@@ -145,3 +145,14 @@ def test_a_control_variate_needs_a_method_that_tracks_log_f(here):
 
 def test_the_case_knows_the_methods_that_there_are():
     assert set(COLLISIONS) == set(METHODS)
+
+
+def test_a_method_of_ones_own_conserves_with_the_dougherty_operator(here):
+    """Friction takes energy from nobody: what it took in the rest frame is given back."""
+    table = {"problem": {"kind": "two_stream"}, "particles": {"count": 1024}, "time": {"end": 0.2}}
+    table |= {
+        "physics": {"collision_operator": "dougherty", "field": "external"},
+        "method": {"collision": "mine:Friction"},
+    }
+    series = run(Case.from_table(table), "dougherty", progress=False).series
+    assert abs(series.collision_energy_total[-1]) < 1e-12 * series.kinetic_energy[0]
