@@ -1,5 +1,31 @@
-"""Deep kinetic JKO: deterministic particles for kinetic Fokker-Planck equations, distributed over MPI ranks."""
+"""Deep kinetic JKO: deterministic particles for kinetic Fokker-Planck equations, distributed over MPI ranks.
+
+    from hpc_kjko import Case, open_run, run
+
+    case = Case.load("jobs/two_stream.toml", {"physics.collision_strength": 0.1})
+    result = run(case, "runs/mine")  # here, or on the ranks of mpirun
+    result.series.field_energy.plot()
+
+Importing the package loads neither torch nor MPI: they come with the first of these names that is used.
+"""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpc_kjko.api import Case, Run, SolverFailure, UserError, open_run, restart, run
 
 __version__ = version("hpc_kjko")
+__all__ = ["Case", "Run", "SolverFailure", "UserError", "__version__", "open_run", "restart", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hpc_kjko' has no attribute {name!r}")
+    from hpc_kjko import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

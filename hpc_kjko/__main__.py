@@ -2,6 +2,15 @@
 
 import sys
 
-from hpc_kjko.cli import main
 
-sys.exit(main())
+def start() -> int:
+    """Run the command line; an interrupt while torch is still being loaded is no traceback."""
+    try:
+        from hpc_kjko.cli import main
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(start())

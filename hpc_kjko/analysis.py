@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import (
@@ -34,6 +33,7 @@ from hpc_kjko.diagnostics import (
 )
 from hpc_kjko.errors import UserError
 from hpc_kjko.exact import summed
+from hpc_kjko.extensions import collision_class
 from hpc_kjko.output import ParticleFile, list_particles, particle_file, write_snapshot
 from hpc_kjko.particles import BLOCK, PASS, Particles, Shard, equal_weights, passes
 from hpc_kjko.problems import Problem
@@ -67,7 +67,7 @@ class Analysis:
         self.comm = comm
         self._exact: Callable[[float], Density] | None = exact_solution(case)
         self._equilibrium = case.equilibrium()
-        self._tracks_log_f = METHODS[case.method.collision].tracks_log_f
+        self._tracks_log_f = collision_class(case).tracks_log_f
         low, high = torch.tensor([*case.problem.window[0], *case.problem.window[1]], dtype=torch.float64).T
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
         kinds = (("x", case.problem.space_dims), ("v", case.problem.velocity_dims))
@@ -223,7 +223,7 @@ def _write_tables(
     for row in rows:
         series.append(row)
     series.close()
-    tables = {
+    tables: dict[str, list[list[Any]]] = {
         "moments.csv": [list(rows[0]), *(list(row.values()) for row in rows)],
         "marginals.csv": [["step", "time", "coordinate", "centre", "density"], *marginal_lines],
     }

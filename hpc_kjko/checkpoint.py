@@ -197,10 +197,10 @@ def _read_array(file: h5py.File, path: str, entry: dict[str, Any]) -> np.ndarray
 
 def _entry(dtype: np.dtype, shape: tuple[int, ...], checked: np.ndarray) -> dict[str, Any]:
     """A dataset in the manifest: type, shape, and the CRC-32 of its values or of its block checksums."""
-    return {"dtype": dtype.str, "shape": list(shape), "crc32": zlib.crc32(np.ascontiguousarray(checked))}
+    return {"dtype": dtype.str, "shape": list(shape), "crc32": zlib.crc32(np.ascontiguousarray(checked).data)}
 
 
 def _block_checksums(rows: np.ndarray) -> np.ndarray:
     """CRC-32 of each block of BLOCK rows (the last may be shorter): [blocks] uint32."""
     rows = np.ascontiguousarray(rows)
-    return np.array([zlib.crc32(rows[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)], np.uint32)
+    return np.array([zlib.crc32(rows[i : i + BLOCK].data) for i in range(0, len(rows), BLOCK)], np.uint32)

@@ -1,12 +1,14 @@
 """The ``kjko`` command: its verbs, its log, its exit codes. With ``terminal`` the only place that prints.
 
-Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint.
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint, 130
+interrupted without one.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import functools
 import logging
 import os
@@ -21,38 +23,27 @@ import rich.console
 import rich.markup
 import rich.table
 
-from hpc_kjko import __version__, checkpoint, config
+from hpc_kjko import __version__, config, driver, native
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.integrators import MAPS
-from hpc_kjko.native import cuda, describe
+from hpc_kjko.native import cuda
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.output import list_snapshots
-from hpc_kjko.particles import Shard
 from hpc_kjko.problems import KINDS
-from hpc_kjko.recorder import Recorder
-from hpc_kjko.runfolder import RunFolder, peak_memory, provenance
+from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.series import read_series
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.simulation import Outcome
 from hpc_kjko.solvers import SOLVERS
 from hpc_kjko.storage import ShardedFile, unfinished
-from hpc_kjko.terminal import Progress, StopSignals, is_terminal
+from hpc_kjko.terminal import StopSignals
 
 log = logging.getLogger("hpc_kjko")
 
-DONE, OURS, MISTAKE, STOPPED = 0, 1, 2, 75
-
-#: What a restart may change; everything else is part of the state it continues.
-CHANGEABLE = {
-    "time": {"end"},
-    "method": {"iterations", "learning_rate", "chunk"},
-    "grid": {"solver"},
-    "output": set(config.Output.model_fields),
-    "run": set(config.Run.model_fields),
-}
+DONE, OURS, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     comm = options = None
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = _parsed(sys.argv[1:] if arguments is None else arguments)
         finally:  # also to print a mistake once; who only reads files needs no MPI, which a login node may forbid
             alone = options and options.command not in (run, restart, doctor) and Communicator.promised() == 1
             comm = Communicator() if alone else Communicator.world()
@@ -74,7 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return DONE
-    except (Exception, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:  # of a run the second one; the first ends it after the step
+        print("kjko: interrupted", file=sys.stderr)
+        if comm:
+            comm.abort(INTERRUPTED)
+        return INTERRUPTED
+    except Exception as error:
         where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
         if _out_of_memory(error):
             advice = "lower particles.count or grid.cells, or use more nodes"
@@ -90,8 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
     """End all ranks with ``code``, the sentence said once."""
     if comm is None or comm.is_root:
-        if log.handlers:
-            log.error("%s", sentence)
         print(f"kjko: {sentence}", file=sys.stderr, flush=True)
     if comm and not comm.all_leave():
         if not comm.is_root:  # which knows nothing of it
@@ -116,118 +110,37 @@ def _on_rank_0(command: Callable[[argparse.Namespace], int]) -> Callable[[argpar
     return on_rank_0
 
 
-def _kernels() -> str:
-    """Which kernels are in use.
-
-    Raises:
-        UserError: KJKO_KERNELS asks for what is not there.
-    """
-    try:
-        return describe()
-    except (ValueError, ImportError) as failure:
-        raise UserError(str(failure)) from None
-
-
 # -- the verbs -------------------------------------------------------------------------------------------------------
 
 
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
-    stop, case, folder = StopSignals(), None, None
+    stop, case = StopSignals(), None
+    _log_to_console(comm)
     with comm.together():
-        kernels = _kernels()
         if comm.is_root:
             case = config.load(options.case, options.set)
-            folder = RunFolder(options.out or Path("runs") / options.case.stem)
-            folder.require_free(force=options.force)
-    case, folder = comm.bcast((case, folder))
-    simulation = Simulation.start(case, comm)  # before anything is written: it may not fit the machine
-    with comm.together():
-        if comm.is_root:
-            folder.create(case.toml())
-            _log_to(folder)
-    return _drive(simulation, folder, stop, kernels)
+    folder = RunFolder(options.out or Path("runs") / options.case.stem)
+    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested), stop)
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
-    stop, folder = StopSignals(), RunFolder(options.folder)
-    with comm.together():
-        kernels = _kernels()
-        folder.status()
-        for text in options.set:
-            section, _, key = text.partition("=")[0].strip().partition(".")
-            if key not in CHANGEABLE.get(section, ()):
-                allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
-                raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
-        if comm.is_root:
-            folder.claim()
-            _log_to(folder)
-    saved = checkpoint.load_latest(folder.checkpoints, comm)
-    with comm.together():
-        _require_its_own(folder, saved)
-    case = config.from_table(config.override(config.parse(saved.header["case"]), options.set))
-    if saved.header["step"] >= case.time.steps:
-        reached = saved.header["time"]
-        raise UserError(
-            f"{folder.path}: has reached t = {reached:g}, and time.end = {case.time.end:g}: to go on, set it higher, "
-            f"as in --set time.end={2 * max(reached, case.time.end):g}"
-        )
-    simulation = Simulation.resume(case, comm, saved)
-    with comm.together():
-        if comm.is_root:
-            folder.write_case(case.toml())
-    return _drive(simulation, folder, stop, kernels, resumed_at=saved.header["step"])
+    stop = StopSignals()
+    _log_to_console(comm)
+    return _over(driver.resume(RunFolder(options.folder), options.set, comm, stop=stop.requested), stop)
 
 
-def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
-    """Check that a checkpoint is of the folder's case, but for what restarts may change."""
-    step = f"the checkpoint of step {saved.header['step']}"
-    try:
-        tables = [config.parse(text) for text in (folder.case.read_text(encoding="utf-8"), saved.header["case"])]
-    except ValueError as failure:
-        raise UserError(f"{folder.case}: not a TOML file ({failure}): put back the case that the run wrote") from None
-    ours, theirs = tables
-    for section in sorted(ours.keys() | theirs.keys()):
-        first, second = (table.get(section, {}) for table in tables)
-        for key in sorted(first.keys() | second.keys()):
-            if first.get(key) != second.get(key) and key not in CHANGEABLE.get(section, ()):
-                raise UserError(
-                    f"{folder.case}: has {section}.{key} = {first.get(key)!r}, {step} was written with "
-                    f"{second.get(key)!r}: put back the file that belongs to the other, or start a new run"
-                )
-
-
-def _drive(
-    simulation: Simulation, folder: RunFolder, stop: StopSignals, kernels: str, resumed_at: int | None = None
-) -> int:
-    """Run a simulation to its end or to a stop, with log and progress."""
-    comm, case = simulation.comm, simulation.case
-    header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
-    _log_start(simulation, folder, header, kernels)
-    recorder = Recorder(folder, comm, header, resumed_at)
-    progress = Progress(case.time.steps, resumed_at or 0, is_terminal(comm)) if comm.is_root else None
-    with comm.together():
-        _note(simulation, folder, header, "running")
-    outcome = "failed"
-    try:
-        outcome = simulation.run(recorder, on_step=progress or (lambda row: None), stop=stop.requested)
-    finally:  # nothing collective: this rank may be the only one that is here
-        if progress:
-            progress.close()
-        recorder.close()
-        _note(simulation, folder, header, outcome)
-    stop.ignore()
+def _log_to_console(comm: Communicator) -> None:
     if comm.is_root:
-        if outcome == "stopped":
-            log.info(
-                "stopped at t = %g with a checkpoint: 'kjko restart %s' continues",
-                simulation.time,
-                folder.path,
-            )
-        else:
-            log.info("finished: %s", folder.path)
-    comm.close()
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
+        log.handlers = [console]
+
+
+def _over(outcome: Outcome, stop: StopSignals) -> int:
+    stop.ignore()
     return DONE if outcome == "finished" else STOPPED
 
 
@@ -270,8 +183,9 @@ def plot(options: argparse.Namespace) -> int:
     folder = _existing(options.folder)
     _rows(folder)
     with folder.writing():
-        for path in plotting.plot_run(folder):
-            print(path)
+        paths = plotting.plot_run(folder)
+    for path in paths:
+        print(path)
     return DONE
 
 
@@ -282,7 +196,7 @@ def inspect(options: argparse.Namespace) -> int:
     status, case = folder.status(), config.load(folder.case, of_a_run=True)
     columns = _rows(folder)
     energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
-    rows = {
+    rows: dict[str, str] = {
         "status": status["status"],
         "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
         f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
@@ -376,7 +290,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
 
     comm.select_device("auto")
     rows = {
-        "hpc_kjko": f"{__version__}, {_kernels()}",
+        "hpc_kjko": f"{__version__}, {driver.kernels_in_use()}",
         "python": sys.version.split()[0],
         "MPI": f"{comm.library}, {'' if comm.is_cuda_aware else 'not '}CUDA-aware",
         "ranks": f"{comm.size}, {torch.get_num_threads()} thread(s) each",
@@ -388,6 +302,11 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         "GPU kernels": cuda.describe(),
         "devices": ", ".join(f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))),
     }
+    advice = []
+    if comm.mpi is None:
+        advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
+    if not native.available():
+        advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
     problem = _try_collectives(comm)
     rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
     if comm.is_root:
@@ -395,6 +314,8 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         for name, value in rows.items():
             table.add_row(name, value)
         _show(table)
+        for sentence in advice:
+            print(sentence)
         if problem:
             print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
     comm.close()
@@ -413,56 +334,12 @@ def _try_collectives(comm: Communicator) -> str:
         one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
         distributed = comm.distribute(objective)
         distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()
-        if control.layers[-1].bias.grad.item() != comm.size:
+        gradient = control.layers[-1].bias.grad
+        if gradient is None or gradient.item() != comm.size:
             return "gradients are not summed over the ranks: reinstall torch as constraints.txt pins it"
     except RuntimeError as failure:
         return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
     return ""
-
-
-# -- around a run ----------------------------------------------------------------------------------------------------
-
-
-def _log_to(folder: RunFolder) -> None:
-    with folder.writing():
-        file = logging.FileHandler(folder.log, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
-    log.setLevel(logging.INFO)
-    log.handlers = [file, console]
-
-
-def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str) -> None:
-    case, comm = simulation.case, simulation.comm
-    shares = [len(Shard.of(case.particles.count, rank, comm.size)) for rank in range(comm.size)]
-    if not comm.is_root:
-        return
-    log.info(
-        "%s: %s",
-        "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
-        folder.path,
-    )
-    if comm.device.type == "cuda":
-        kernels += f"; on the GPU {cuda.describe()}"
-    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], kernels)
-    log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
-    log.info("files: %s", ShardedFile.describe(comm))
-    log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
-    if 0 in shares:
-        log.warning("%d rank(s) have no particles: fewer ranks would do as well", shares.count(0))
-    if case.particles.start == "quiet" and case.particles.count & (case.particles.count - 1):
-        nearest = 2 ** round(float(np.log2(case.particles.count)))
-        log.warning("a quiet start is quietest with a power of two: particles.count = %d would be one", nearest)
-
-
-def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
-    """Say in ``run.json`` how far the run is (rank 0)."""
-    if simulation.comm.is_root:
-        details = {name: value for name, value in header.items() if name not in ("case", "software")}
-        now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
-        folder.set_status(status, **now, **details)
 
 
 def _show(renderable: Any) -> None:
@@ -495,6 +372,31 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see '{self.prog} --help')")
 
 
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line, with what argparse has no good sentences for said here."""
+    parser = _parser()
+    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if not arguments:
+        raise UserError(
+            "a VERB is missing: 'kjko run CASE.toml' runs a case, 'kjko cases' says what is built in, 'kjko --help' "
+            "lists all verbs"
+        )
+    verb = arguments[0]
+    if not verb.startswith("-") and verb not in verbs:
+        raise UserError(f"{verb} is not a verb of kjko: {_nearest(verb, list(verbs))}")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
+        advice = _nearest(unknown[0], flags) if unknown[0].startswith("-") else "quote a name with spaces in it"
+        raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
+    return options
+
+
+def _nearest(given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.")
     parser.add_argument("--version", action="version", version=f"kjko {__version__}")
@@ -506,7 +408,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(command=command)
         return subparser
 
-    change = {
+    change: dict[str, Any] = {
         "action": "append",
         "default": [],
         "metavar": "section.key=value",

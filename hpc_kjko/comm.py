@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 import numpy as np
 import torch
@@ -35,11 +35,12 @@ class Communicator:
     def __init__(self, mpi_comm: Any = None, library: str = "no MPI: one rank"):
         self._comm = mpi_comm
         self.library = library
-        self.rank, self.size = (mpi_comm.rank, mpi_comm.size) if mpi_comm else (0, 1)
+        self.rank: int = mpi_comm.rank if mpi_comm else 0
+        self.size: int = mpi_comm.size if mpi_comm else 1
         self.local_rank, self.local_size = self._locate()
         self.device = torch.device("cpu")
         self._process_group = False
-        self._departures = mpi_comm.Dup() if mpi_comm else None
+        self._departures: Any = mpi_comm.Dup() if mpi_comm else None
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.local_size))
 
@@ -206,8 +207,8 @@ class Communicator:
         failure = None
         try:
             yield
-        except Exception as error:  # noqa: BLE001  (whatever it is, the other ranks must hear of it)
-            failure = error
+        except Exception as mine:  # noqa: BLE001  (whatever it is, the other ranks must hear of it)
+            failure = mine
         for error in self.allgather(failure if failure is None else _portable(failure)):
             if error is not None:
                 error.shared = True
@@ -295,7 +296,8 @@ class Communicator:
         return mine.index(self.rank), len(mine)
 
 
-def _sum_bucket(state, bucket):  # DDP compares annotations with its own types, and postponed ones are strings
+@no_type_check  # DDP compares annotations with its own types, and postponed ones are strings
+def _sum_bucket(state, bucket):
     """DDP communication hook: float64 gradients are summed, by MPI on the CPU and by NCCL on GPUs."""
     comm, objective = state
     buffer, parameters = bucket.buffer(), bucket.parameters()

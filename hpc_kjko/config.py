@@ -5,22 +5,25 @@ The names here are the public contract of a case.
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, SerializeAsAny, model_validator
 
+from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
-from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem
+from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem, check_own_problem, own_problem
 from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
     Cadence,
     Count,
     Counts,
+    Names,
     NonNegative,
     Positive,
     Section,
@@ -34,8 +37,13 @@ else:
     import tomli as tomllib
 
 
-#: Not a Literal, for which True and 1.0 would do as well.
-OneOrTwo = Annotated[int, Field(ge=1, le=2)]
+#: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
+Overrides = Sequence[str] | Mapping[str, Any]
+
+if TYPE_CHECKING:
+    OneOrTwo = Literal[1, 2]
+else:  # for a Literal True and 1.0 would do as well
+    OneOrTwo = Annotated[int, Field(ge=1, le=2)]
 
 
 class Physics(Section):
@@ -115,6 +123,8 @@ class TimeSettings(Section):
 #: From so many particles on varpro's learning rate is its default. Fewer are overfitted at that rate, step by step, by
 #: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
 ENOUGH_PARTICLES = 32768
+#: The collision methods that need no code of the user's.
+COLLISIONS = ("jko", "score_matching", "velocity_matching", "langevin", "none")
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
@@ -125,7 +135,7 @@ SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
 class Method(Section):
     """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
 
-    collision: Literal["jko", "score_matching", "velocity_matching", "langevin", "none"] = "jko"
+    collision: str = "jko"
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
     order: OneOrTwo = 1
     logdet: Literal["exact", "linear"] = "exact"
@@ -142,6 +152,12 @@ class Method(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Method:
+        if self.collision not in COLLISIONS and not usercode.is_reference(self.collision):
+            known = ", ".join(f'"{name}"' for name in COLLISIONS)
+            raise ValueError(
+                f'method.collision = "{self.collision}" is not known: it may be {known}, or "module:name" of your own '
+                "code"
+            )
         if len(self.hidden) > 2:
             raise ValueError(
                 f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
@@ -185,6 +201,7 @@ class Output(Section):
     particles_every: Cadence = 100
     histogram_every: Cadence = 10
     checkpoint_every: Cadence = 100
+    diagnostics: Names = ()
 
 
 class Run(Section):
@@ -196,7 +213,7 @@ class Run(Section):
 
 
 class Case(Section):
-    """A whole run. Build it with :func:`load` or :func:`from_table`, which fill in what depends on the problem."""
+    """A whole run. Build it with :meth:`load` or :meth:`from_table`, which fill in what depends on the problem."""
 
     problem: SerializeAsAny[Problem]
     physics: Physics
@@ -207,6 +224,29 @@ class Case(Section):
     velocity_matching: VelocityMatching | None = None
     output: Output = Output()
     run: Run = Run()
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Overrides = ()) -> Case:
+        """Read a case file.
+
+        Args:
+            path: the TOML file.
+            overrides: keys to change, as on the command line, ``["time.end=20.0"]``, or as a table,
+                ``{"time.end": 20.0}``.
+
+        Raises:
+            UserError: the file is missing or not TOML, or a key is wrong; the message names it.
+        """
+        return load(Path(path), overrides)
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> Case:
+        """A case from nested tables, as those of a file: ``{"problem": {"kind": "two_stream"}}``.
+
+        Raises:
+            UserError: one sentence per mistake.
+        """
+        return from_table(table)
 
     def equilibrium(self) -> Density | None:
         """The stationary density that collisions lead to in the problem's own potential, where it is known: with the
@@ -224,8 +264,8 @@ class Case(Section):
         return tomli_w.dumps(self.table())
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, of_a_run: bool = False) -> Case:
-    """Read a case file and apply ``section.key=value`` overrides.
+def load(path: Path, overrides: Overrides = (), *, of_a_run: bool = False) -> Case:
+    """Read a case file and apply overrides.
 
     Args:
         of_a_run: the file is that of a run folder, to be read and not to be run: code of the user's that it names was
@@ -237,7 +277,12 @@ def load(path: Path, overrides: Sequence[str] = (), *, of_a_run: bool = False) -
     try:
         table = parse(path.read_text(encoding="utf-8"))
     except OSError as failure:
-        raise UserError(f"{path}: cannot read this case file ({failure.strerror})") from None
+        advice = ""
+        if path.is_dir():
+            advice = ": give the file, or 'kjko restart' a folder in which a run has begun"
+        elif near := difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1):
+            advice = f": did you mean {path.with_name(near[0])}?"
+        raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
     except (ValueError, RecursionError) as failure:
         raise UserError(f"{path}: not a TOML file: {failure}") from None
     return from_table(override(table, overrides), of_a_run=of_a_run)
@@ -248,26 +293,33 @@ def parse(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of the table with each ``section.key=value`` set; values are TOML, bare words are strings.
+def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """A copy of the table with each key set; values in texts are TOML, bare words are strings.
 
     Raises:
         UserError: an override that is not of that form.
     """
     table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
-    for text in overrides:
-        target, equals, literal = text.partition("=")
-        section, dot, key = target.strip().partition(".")
-        if not (equals and dot and section and key):
-            raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
-        try:
-            value = parse(f"value = {literal}")["value"]
-        except (ValueError, RecursionError):
-            value = literal.strip()
+    changes = overrides.items() if isinstance(overrides, Mapping) else map(_target_and_value, overrides)
+    for target, value in changes:
+        section, _, key = target.partition(".")
+        if not (section and key):
+            raise UserError(f"{target}: write it as section.key, for example time.end")
         if not isinstance(table.setdefault(section, {}), dict):
-            raise UserError(f"--set {text}: [{section}] is not a table in this case")
+            raise UserError(f"{target}: [{section}] is not a table in this case")
         table[section][key] = value
     return table
+
+
+def _target_and_value(text: str) -> tuple[str, Any]:
+    target, equals, literal = text.partition("=")
+    section, dot, key = target.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
+    try:
+        return target.strip(), parse(f"value = {literal}")["value"]
+    except (ValueError, RecursionError):
+        return target.strip(), literal.strip()
 
 
 def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
@@ -283,8 +335,11 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         if not isinstance(section, dict):
             raise UserError(f"{name} must be a table: write it as [{name}]")
     problem = _problem(table.get("problem", {}))
-    if isinstance(problem, CustomProblem) and not of_a_run:
-        problem.check_user_code()
+    if not of_a_run:
+        if isinstance(problem, CustomProblem):
+            problem.check_user_code()
+        elif usercode.is_reference(problem.kind):
+            check_own_problem(problem)
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
     local_moments = physics.get("collision_operator") == "dougherty" and problem.periods and not problem.is_homogeneous
@@ -389,8 +444,13 @@ def _problem(table: dict[str, Any]) -> Problem:
     kinds = ", ".join(KINDS)
     if "kind" not in table:
         raise UserError(f"problem.kind is missing: every case names its problem, one of {kinds}")
+    if isinstance(table["kind"], str) and usercode.is_reference(table["kind"]):
+        return own_problem(table["kind"], table)
     if table["kind"] not in list(KINDS):
-        raise UserError(f"problem.kind = {table['kind']!r} is not known: it may be one of {kinds}")
+        raise UserError(
+            f"problem.kind = {table['kind']!r} is not known: it may be one of {kinds}, "
+            'or "module:name" of your own code'
+        )
     return validate(KINDS[table["kind"]], table, "problem")
 
 

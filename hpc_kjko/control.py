@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -60,9 +60,8 @@ class ControlField(nn.Module):
         self.activation = activation
         inputs = parameters + (2 if periods else 1) * space_dims + velocity_dims
         widths = [inputs, *hidden, velocity_dims]
-        self.layers = nn.ModuleList(
-            nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False)
-        )
+        layers = nn.ModuleList(nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False))
+        self.layers = cast("Sequence[nn.Linear]", layers)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for layer in self.layers[:-1]:
@@ -190,6 +189,7 @@ class ControlField(nn.Module):
 
     def _skipped_tangents(self, tangents: torch.Tensor | None) -> list[torch.Tensor]:
         """The derivative of the skipped inputs along each v_j."""
+        assert self.skip is not None
         if tangents is not None:
             return list(tangents[:, :, -self.skip.shape[1] :].unbind(1))
         identity = torch.eye(self.skip.shape[1], dtype=self.skip.dtype, device=self.skip.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -48,7 +48,10 @@ class State:
 class Diagnostic(Protocol):
     """Some columns of the time series."""
 
-    columns: tuple[str, ...]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
 
     def local(self, state: State) -> np.ndarray:
         """This rank's share of the sums that the columns are made of: a fixed number of float64."""
@@ -95,7 +98,7 @@ class Energies:
 
     def __init__(self, problem: Problem, temperature: float | None, tracks_log_f: bool):
         self.problem, self.temperature = problem, temperature
-        self.columns = ("kinetic_energy", "field_energy", "potential_energy")
+        self.columns: tuple[str, ...] = ("kinetic_energy", "field_energy", "potential_energy")
         if tracks_log_f:
             self.columns += ("entropy",) if temperature is None else ("entropy", "free_energy")
 
@@ -158,7 +161,7 @@ class MomentErrors:
 
     columns = ("mean_error", "covariance_error")
 
-    def __init__(self, exact: Callable[[float], GaussianDensity]):
+    def __init__(self, exact: Callable[[float], Density]):
         self.exact = exact
 
     def local(self, state: State) -> np.ndarray:
@@ -175,6 +178,7 @@ class MomentErrors:
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         exact = self.exact(state.time)
+        assert isinstance(exact, GaussianDensity)
         dims = len(exact.mean)
         mean = sums[:dims]
         covariance = sums[dims:].reshape(dims, dims) - np.outer(mean, mean)
@@ -196,6 +200,7 @@ class WaveEnergy:
         return np.zeros(0)
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        assert isinstance(state.field, MeshField)
         amplitude = (self.wave * state.field.electric).reshape(-1, state.field.electric.shape[-1]).sum(0)
         return (self.volume * float(np.sum(np.abs(amplitude) ** 2)),)
 
@@ -212,6 +217,7 @@ class GaussLaw:
         return np.zeros(0)
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        assert isinstance(state.field, MeshField)
         return (self.solver.gauss_residual(state.field),)
 
 
@@ -253,13 +259,17 @@ def collision_strength(case: Case) -> float:
 def exact_solution(case: Case) -> Callable[[float], Density] | None:
     """The exact density at a time, where it is known."""
 
-    def exact(time: float) -> Density | None:
-        return case.problem.exact(time, collision_strength(case), case.physics.temperature)
+    def exact(time: float) -> Density:
+        density = case.problem.exact(time, collision_strength(case), case.physics.temperature)
+        assert density is not None  # known at one time, known at all
+        return density
 
-    return exact if case.physics.field == "external" and exact(0.0) is not None else None
+    if case.physics.field != "external" or case.problem.exact(0.0, 0.0, case.physics.temperature) is None:
+        return None
+    return exact
 
 
-def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolver) -> list[Diagnostic]:
+def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolver[Any]) -> list[Diagnostic]:
     """The diagnostics of the time series, in the order of its columns.
 
     Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
@@ -267,7 +277,6 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
     """
     problem, strength, conserving = case.problem, collision_strength(case), case.physics.collision_operator != "bath"
     exact = exact_solution(case)
-    has_exact = exact is not None
     equilibrium = case.equilibrium()
     diagnostics: list[Diagnostic] = [
         Invariants(problem.velocity_dims),
@@ -275,10 +284,12 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
     ]
     if collision.tracks_log_f and equilibrium is not None:
         diagnostics.append(RelativeEntropy(equilibrium))
-    if has_exact or equilibrium is not None:
-        diagnostics.append(MarginalErrors(problem, exact if has_exact else lambda time: equilibrium))
-    if has_exact:
-        diagnostics.append(MomentErrors(exact))
+    if exact is not None:
+        diagnostics.append(MarginalErrors(problem, exact))
+        if isinstance(exact(0.0), GaussianDensity):
+            diagnostics.append(MomentErrors(exact))
+    elif equilibrium is not None:
+        diagnostics.append(MarginalErrors(problem, lambda time: equilibrium))
     if isinstance(field_solver, PoissonSolver) and isinstance(problem, PerturbedBeams):
         diagnostics.append(WaveEnergy(field_solver.grid, problem.wave_vector))
     if isinstance(field_solver, AmpereSolver):
@@ -286,7 +297,7 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
     if isinstance(field_solver, PoissonSolver) and field_solver.variate:
         diagnostics += [WeightNoise(field_solver.variate), CollisionStep("collision_field_energy")]
     if collision.has_control:
-        diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if has_exact and strength else [])))
+        diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if exact and strength else [])))
     diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
     diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
     if conserving:

@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import scipy.fft
@@ -93,47 +93,45 @@ class ExternalField:
         return particles.kick(duration, self.acceleration(particles.x))
 
 
-class FieldSolver(ABC):
+#: The kind of field of a solver.
+F = TypeVar("F", MeshField, ExternalField)
+
+
+class FieldSolver(ABC, Generic[F]):
     """What turns particles into the field that acts on them."""
 
     @abstractmethod
-    def start(self, particles: Particles) -> MeshField | ExternalField:
+    def start(self, particles: Particles) -> F:
         """The field of these particles at t = 0. Collective."""
 
     @abstractmethod
-    def drift(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[MeshField | ExternalField, Particles]:
+    def drift(self, field: F, particles: Particles, duration: float) -> tuple[F, Particles]:
         """The field and the particles once these have drifted for ``duration``. Collective."""
 
-    def kick(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[MeshField | ExternalField, Particles]:
+    def kick(self, field: F, particles: Particles, duration: float) -> tuple[F, Particles]:
         """The field and the particles once it has acted on their velocities for ``duration``, at fixed x. Collective.
 
         Most fields depend on x alone and stay as they are: v ← v + duration · a(x).
         """
         return field, field.kick(particles, duration)
 
-    def after_collision(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles
-    ) -> tuple[MeshField | ExternalField, float]:
+    def after_collision(self, field: F, before: Particles, after: Particles) -> tuple[F, float]:
         """The field once velocities and log f have changed, and by how much that changed its energy. Collective.
 
         Only with a control variate, whose weights depend on them, does either change.
         """
         return field, 0.0
 
-    def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
+    def state(self, field: F) -> dict[str, np.ndarray]:
         """What a checkpoint must hold of a field that the positions alone do not determine, alike on every rank."""
         return {}
 
-    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField | ExternalField:
+    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> F:
         """The field of a run that goes on from :meth:`state`. Collective."""
         return self.start(particles)
 
 
-class PoissonSolver(FieldSolver):
+class PoissonSolver(FieldSolver[MeshField]):
     """−Δφ = n − n̄ on the periodic mesh, E = −∇φ, by FFT.
 
     The density of every rank is summed by an allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E; with
@@ -154,7 +152,7 @@ class PoissonSolver(FieldSolver):
         unit: float = UNIT,
     ):
         self.grid, self.comm, self.solver, self.variate, self.unit = grid, comm, solver, variate, unit
-        self.spectrum = SlabSpectrum(grid, comm) if solver == "distributed" else Spectrum(grid)
+        self.spectrum: Spectrum | SlabSpectrum = SlabSpectrum(grid, comm) if solver == "distributed" else Spectrum(grid)
 
     def start(self, particles: Particles) -> MeshField:
         """The field of the particles of all ranks. Collective.
@@ -179,17 +177,13 @@ class PoissonSolver(FieldSolver):
             return density
         return density + (mass / (density.size * self.grid.cell_volume) - density.mean())
 
-    def drift(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[MeshField, Particles]:
+    def drift(self, field: MeshField, particles: Particles, duration: float) -> tuple[MeshField, Particles]:
         carried = self.deposited(particles)[None]  # no drift changes it
         x, local = self.grid.drift(particles.x, particles.v, duration, carried, self.unit)
         density = self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
         return self.solve(density), replace(particles, x=x)
 
-    def after_collision(
-        self, field: MeshField | ExternalField, before: Particles, after: Particles
-    ) -> tuple[MeshField | ExternalField, float]:
+    def after_collision(self, field: MeshField, before: Particles, after: Particles) -> tuple[MeshField, float]:
         if not self.variate:
             return field, 0.0
         pushed = self.reweighted(field, before)
@@ -200,7 +194,7 @@ class PoissonSolver(FieldSolver):
         """The field of the same positions with the weights that the particles have now. Collective."""
         return self.start(particles)
 
-    def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
+    def state(self, field: MeshField) -> dict[str, np.ndarray]:
         return {"field/density": field.density} if self.variate else {}
 
     def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
@@ -224,7 +218,7 @@ class PoissonSolver(FieldSolver):
             SolverFailure: the density is not finite.
         """
         _require_finite(density)
-        if self.solver == "distributed":
+        if isinstance(self.spectrum, SlabSpectrum):
             return MeshField(self.grid, density, *self.spectrum.solve(density))
         potential, electric = np.zeros_like(density), np.empty((*density.shape, density.ndim))
         if self.solver == "replicated" or self.comm.is_root:
@@ -250,6 +244,8 @@ class AmpereSolver(PoissonSolver):
         initial: E at t = 0: "poisson", which satisfies Gauss's law, or "zero".
     """
 
+    spectrum: Spectrum
+
     def __init__(
         self,
         grid: Grid,
@@ -269,21 +265,20 @@ class AmpereSolver(PoissonSolver):
             return replace(field, electric=nothing, potential=np.zeros_like(field.potential))
         return field
 
-    def drift(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[MeshField, Particles]:
+    def drift(self, field: MeshField, particles: Particles, duration: float) -> tuple[MeshField, Particles]:
         if self.variate:
             field = self.reweighted(field, particles)
         carried, velocity = self.deposited(particles), particles.v[:, : len(self.grid.cells)]
         momentum = (carried[:, None] * velocity).T
-        _, current = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum, self.unit)
-        x, density = self.grid.drift(particles.x, particles.v, duration, carried[None], self.unit)
-        density, *current = self.comm.sum(torch.cat([density, current]).cpu().numpy())
+        _, flux = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum, self.unit)
+        x, deposit = self.grid.drift(particles.x, particles.v, duration, carried[None], self.unit)
+        summed = self.comm.sum(torch.cat([deposit, flux]).cpu().numpy())
+        density, current = summed[0], summed[1:]
         _require_finite(density)
         density = self.whole(density, particles.mass)
         electric, potential = field.electric.copy(), np.zeros_like(density)
         if self.solver == "replicated" or self.comm.is_root:
-            electric -= duration * self.spectrum.curl_free(np.stack(current, axis=-1))
+            electric -= duration * self.spectrum.curl_free(np.stack(list(current), axis=-1))
             potential = self.spectrum.potential_of(electric)
         if self.solver == "root":
             self.comm.bcast_array(electric)
@@ -300,7 +295,7 @@ class AmpereSolver(PoissonSolver):
         potential, electric = field.potential + change.potential, field.electric + change.electric
         return MeshField(self.grid, density, potential, electric)
 
-    def state(self, field: MeshField | ExternalField) -> dict[str, np.ndarray]:
+    def state(self, field: MeshField) -> dict[str, np.ndarray]:
         return {**super().state(field), "field/electric": field.electric}
 
     def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
@@ -332,15 +327,12 @@ class ConservingAmpereSolver(AmpereSolver):
     def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> CoupledField:
         return self._coupled(super().resume(particles, arrays), particles)
 
-    def drift(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[CoupledField, Particles]:
+    def drift(self, field: MeshField, particles: Particles, duration: float) -> tuple[CoupledField, Particles]:
         after = particles.drift(duration)
         return self._coupled(field, after), after
 
-    def kick(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[CoupledField, Particles]:
+    def kick(self, field: MeshField, particles: Particles, duration: float) -> tuple[CoupledField, Particles]:
+        assert isinstance(field, CoupledField)
         momentum = particles.weight[:, None] * particles.v[:, : len(self.grid.cells)]
         local = self.grid.deposit(particles.x, momentum.T, self.unit)
         current = np.moveaxis(self.comm.sum(local.cpu().numpy()), 0, -1)
@@ -391,7 +383,7 @@ class ConservingAmpereSolver(AmpereSolver):
         return electric, impulse / pieces
 
 
-class ExternalSolver(FieldSolver):
+class ExternalSolver(FieldSolver[ExternalField]):
     """The problem's own potential, whatever the particles do."""
 
     def __init__(self, problem: Problem, comm: Communicator):
@@ -400,27 +392,25 @@ class ExternalSolver(FieldSolver):
     def start(self, particles: Particles) -> ExternalField:
         return ExternalField(self.problem)
 
-    def drift(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[ExternalField, Particles]:
+    def drift(self, field: ExternalField, particles: Particles, duration: float) -> tuple[ExternalField, Particles]:
         return field, particles.drift(duration)
 
-    def kick(
-        self, field: MeshField | ExternalField, particles: Particles, duration: float
-    ) -> tuple[MeshField | ExternalField, Particles]:
+    def kick(self, field: ExternalField, particles: Particles, duration: float) -> tuple[ExternalField, Particles]:
         with self.comm.together():  # a potential of the user's may fail on one rank only
             return super().kick(field, particles, duration)
 
 
-def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver:
+def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
     """The field solver that a case asks for, on its mesh."""
     physics = case.physics
     if physics.field == "external":
         return ExternalSolver(case.problem, comm)
+    assert grid is not None and case.grid is not None  # config has seen to it
     variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
     unit = UNIT if case.run.reproducible else 0.0
     if physics.field == "poisson":
         return PoissonSolver(grid, comm, case.grid.solver, variate, unit)
+    assert case.grid.solver != "distributed"
     ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
     return ampere(grid, comm, case.grid.solver, physics.initial_field, variate, unit)
 

@@ -199,7 +199,7 @@ class Spectrum:
         self.inverse_laplacian = 1 / square
         for axis, cells in enumerate(grid.cells):
             if cells % 2 == 0:
-                nyquist = [slice(None)] * wavevector.ndim
+                nyquist: list[slice | int] = [slice(None)] * wavevector.ndim
                 nyquist[1 + axis] = cells // 2
                 wavevector[tuple(nyquist)] = 0.0
         self.gradient = 1j * wavevector

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,7 +44,8 @@ class Objective(nn.Module):
         super().__init__()
         self.control, self.together = control, together
         #: Weights and biases of the layers, then the skip if there is one.
-        self.trained = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
+        layers = (parameter for layer in control.layers for parameter in layer.parameters())
+        self.trained = [*layers, *([control.skip] if control.skip is not None else [])]
         self.forget()
 
     def forward(
@@ -89,35 +90,36 @@ class Objective(nn.Module):
         """The gradient in one of the ``trained`` so far, of this rank's particles; float64."""
         return self._parts[parameter].view_as(parameter)
 
-    def evaluate(
-        self, step: float, *rows: torch.Tensor | None, with_gradient: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Value, and gradient in the ``trained`` one after the other if it is wanted; float64."""
         trained, value = self.trained, torch.zeros((), dtype=torch.float64, device=self.gradient.device)
-        gradient = torch.zeros_like(self.gradient) if with_gradient else None
+        gradient = torch.zeros_like(self.gradient)
         with in_order(self.together):
             for some in passes(len(rows[0]), self.together):
                 with torch.set_grad_enabled(with_gradient):
-                    part = self.part(step, *(tensor[some] if tensor is not None else None for tensor in rows))
+                    pieces: list[Any] = [tensor[some] if tensor is not None else None for tensor in rows]
+                    part = self.part(step, *pieces)
                 value += rounded(part.detach().double(), UNIT)
                 if with_gradient:
                     parts = torch.autograd.grad(part, trained, materialize_grads=True)
                     gradient += rounded(torch.cat([p.flatten() for p in parts]).double(), UNIT)
-        return value, gradient
+        return value, gradient if with_gradient else None
 
 
 class _Sum(torch.autograd.Function):
     """An objective's value as a function of the trained parameters."""
 
     @staticmethod
-    def forward(ctx, objective, arguments, with_gradient, *trained):
+    def forward(
+        ctx: Any, objective: Objective, arguments: tuple[Any, ...], with_gradient: bool, *trained: torch.Tensor
+    ) -> torch.Tensor:
         value, ctx.found = objective.evaluate(*arguments, with_gradient=with_gradient)
         ctx.objective, ctx.like = objective, trained
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, outer):
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradient = ctx.found * outer
         ctx.objective.gradient += gradient
         parts = gradient.split([parameter.numel() for parameter in ctx.like])
@@ -166,9 +168,7 @@ class JKOObjective(Objective):
             log_det = log_det - step * known * divergence
         return (share * (running + kinetic - self.temperature * log_det)).sum()
 
-    def evaluate(
-        self, step: float, *rows: torch.Tensor | None, with_gradient: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         z, v, share, tangents, known = rows
         control = self.control
         if tangents is not None or not fused(control.widths, z, v, share, control.layers[0].weight):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -263,8 +263,7 @@ class ParticleFile:
         time: in 1/ω_p; total: how many particles there are; has_equal_weights: whether all carry the same mass.
     """
 
-    def __init__(self, file: h5py.File, step: int):
-        iteration = file[f"data/{step}"]
+    def __init__(self, iteration: h5py.Group):
         self._species = iteration[f"particles/{SPECIES}"]
         self.time = float(iteration.attrs["time"])
         self.total = len(self._species["log_f"])
@@ -283,8 +282,8 @@ def list_particles(folder: Path | str) -> list[int]:
     """
     steps = []
     for step in list_snapshots(folder):
-        with _reading_in(folder, step) as file:
-            if "particlesPath" in file.attrs:
+        with open_snapshot(folder, step) as iteration:
+            if "particlesPath" in iteration.file.attrs:
                 steps.append(step)
     return steps
 
@@ -296,12 +295,19 @@ def particle_file(folder: Path | str, step: int) -> Iterator[ParticleFile]:
     Raises:
         UserError: there is no such file, or it is found damaged, now or inside the block.
     """
-    with _reading_in(folder, step) as file:
-        yield ParticleFile(file, step)
+    with open_snapshot(folder, step) as iteration:
+        yield ParticleFile(iteration)
 
 
-def _reading_in(folder: Path | str, step: int) -> contextlib.AbstractContextManager[h5py.File]:
-    return reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew")
+@contextlib.contextmanager
+def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
+    """What a file holds of its step: attributes ``time``, ``dt``; groups ``meshes``, ``particles``. On this rank.
+
+    Raises:
+        UserError: there is no such file, or it is found damaged, now or inside the block.
+    """
+    with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
+        yield file[f"data/{step}"]
 
 
 def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
@@ -321,7 +327,8 @@ def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
             upper = lower + spacing * meshes[name].shape
             x_range, v_range = (tuple(limits) for limits in np.transpose([lower, upper]).tolist())
             contents["histograms"].append(Histogram(axis, meshes[name][()], x_range, v_range))
-    for kind, axis in itertools.product("xv", range(len(_AXES))):
+    kinds: tuple[Literal["x", "v"], ...] = ("x", "v")
+    for kind, axis in itertools.product(kinds, range(len(_AXES))):
         name = f"marginal_{_label(kind, axis)}"
         if name in meshes:
             lower, spacing = (float(meshes[name].attrs[key][0]) for key in ("gridGlobalOffset", "gridSpacing"))

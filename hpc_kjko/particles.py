@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -189,21 +190,24 @@ def draw(
     weight = equal_weights(problem.mass, shard, device)
     if weights == "density":
         weight = weight.clone()
-    place = None
+    place: Callable[[np.ndarray], np.ndarray] | None = None
     if start == "grid":
+        assert isinstance(problem, PeriodicProblem) and cells is not None
         place = CellSampler(problem, cells)
     elif weights == "density":
         place = functools.partial(np.multiply, np.asarray(problem.periods))
     for rows in passes(len(shard), BLOCK):
         points = uniform_points(start, seed, shard.start + rows.start, rows.stop - rows.start, dx + dv)
         if place is None:
-            x_rows, v_rows = problem.sample(points, temperature)
+            x_drawn, v_drawn = problem.sample(points, temperature)
         else:
-            x_rows, v_rows = place(points[:, :dx]), problem.velocities(points[:, dx:], temperature)
+            assert isinstance(problem, PeriodicProblem)
+            x_drawn, v_drawn = place(points[:, :dx]), problem.velocities(points[:, dx:], temperature)
         if weights == "density":
-            density = torch.from_numpy(problem.spatial_density(x_rows))
+            assert isinstance(problem, PeriodicProblem)
+            density = torch.from_numpy(problem.spatial_density(x_drawn))
             weight[rows] = (problem.mass / shard.total) * density.to(device)
-        x_rows, v_rows = torch.from_numpy(x_rows), torch.from_numpy(v_rows)
+        x_rows, v_rows = torch.from_numpy(x_drawn), torch.from_numpy(v_drawn)
         x[rows], v[rows] = x_rows.to(device, dtype), v_rows.to(device, dtype)
         with torch.no_grad():  # a density of the user's may have parameters to train
             log_f[rows] = problem.log_density(x_rows, v_rows, temperature).to(device, dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -24,7 +25,7 @@ from hpc_kjko.series import read_series  # noqa: E402
 #: Panels of the phase-space figure.
 PANELS = 6
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "figure.constrained_layout.use": True,
     "axes.grid": True,
@@ -166,7 +167,6 @@ def phase_space(case: config.Case, folder: RunFolder) -> plt.Figure | None:
     )
     histograms = [read_snapshot(folder.snapshots, step).histograms[0] for step in chosen]
     brightest = max(histogram.values.max() for histogram in histograms)
-    image = None
     for axes, step, histogram in zip(grid.flat, chosen, histograms, strict=False):
         extent = (*histogram.x_range, *histogram.v_range)
         image = axes.imshow(

@@ -54,6 +54,7 @@ class Recorder:
         }
         if any(due.values()):
             state, problem = simulation.state, simulation.case.problem
+            field = state.field if isinstance(state.field, MeshField) else None
             write_snapshot(
                 self.folder.snapshots,
                 self.comm,
@@ -62,7 +63,7 @@ class Recorder:
                 time_step=simulation.case.time.step,
                 run_attributes=self.header,
                 particles=state.particles if due["particles"] else None,
-                meshes=state.field if due["meshes"] else None,
+                meshes=field if due["meshes"] else None,
                 histograms=phase_space_histograms(state.particles, problem, self.comm) if due["histograms"] else None,
                 marginals=marginals(state.particles, problem, self.comm) if due["histograms"] else None,
             )

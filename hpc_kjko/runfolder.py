@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from hpc_kjko.output import list_snapshots
 from hpc_kjko.storage import unfinished
 
 _SOFTWARE = "hpc_kjko"
-_HELD: list[Any] = []  # locks, released when the process ends
+_HELD: dict[Path, Any] = {}  # the locks of this process
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class RunFolder:
                 raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
             status = self.status()["status"]
         if not force:
-            continues = "" if status == "finished" else f"'kjko restart {self.path}' continues it, "
+            continues = "" if status == "finished" else f"{restart_command(self.path)} continues it, "
             raise UserError(
                 f"{self.path}: already holds a run ({status}): {continues}--force overwrites it, "
                 "or choose another --out"
@@ -111,11 +112,13 @@ class RunFolder:
             self.write_case(case_toml)
 
     def claim(self) -> None:
-        """Keep other jobs out of the folder until this process ends.
+        """Keep other jobs out of the folder until :meth:`release`, or until this process ends.
 
         Raises:
             UserError: another one is running in it.
         """
+        if self.path.resolve() in _HELD:
+            return
         with self.writing():
             lock = open(self.path / ".lock", "a+", encoding="utf-8")
         try:
@@ -129,7 +132,13 @@ class RunFolder:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()
-        _HELD.append(lock)
+        _HELD[self.path.resolve()] = lock
+
+    def release(self) -> None:
+        """Let other jobs in again, if this one kept them out."""
+        lock = _HELD.pop(self.path.resolve(), None)
+        if lock:
+            lock.close()
 
     def clean_up(self, step: int) -> None:
         """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
@@ -178,13 +187,22 @@ class RunFolder:
         try:
             yield
         except OSError as failure:
-            raise UserError(f"{self.path}: cannot use this folder ({failure.strerror or failure})") from None
+            raise UserError(
+                f"{self.path}: cannot use this folder ({failure.strerror or failure}): look at its "
+                "permissions and at free space, or give another"
+            ) from None
 
     def _replace(self, name: str, text: str) -> None:
         with self.writing():
             partial = self.path / f".{name}.partial"
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, self.path / name)
+
+
+def restart_command(path: Path) -> str:
+    """What to type to go on with a run, as a message gives it."""
+    name = str(path)
+    return f"'kjko restart {name}'" if shlex.quote(name) == name else f"'kjko restart \"{name}\"'"
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:

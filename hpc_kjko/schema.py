@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -35,6 +35,7 @@ Lengths = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_
 Widths = Annotated[tuple[Annotated[float, Field(ge=1e-6)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
 Vector = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
 
 
@@ -95,5 +96,5 @@ def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:
         sections = [kind for kind in sections if issubclass(kind, BaseModel)]
         if not sections:
             break
-        model = sections[0]
+        (model, *_) = cast("list[type[Section]]", sections)
     return [field.alias or name for name, field in model.model_fields.items()]

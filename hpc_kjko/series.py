@@ -82,7 +82,7 @@ class SeriesWriter:
         Raises:
             UserError: there is no such series, or it has fewer rows.
         """
-        columns, units = _read(Path(path))
+        columns, units = read_series_and_units(path)
         rows = len(next(iter(columns.values())))
         if rows < keep_rows:
             raise UserError(
@@ -140,11 +140,12 @@ def read_series(path: Path | str) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing or is no series.
     """
-    return _read(Path(path))[0]
+    return read_series_and_units(path)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    with reading(path, "time series", "give the series.h5 of a run folder", swmr=True) as file:
+def read_series_and_units(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The columns as :func:`read_series`, and the unit of each in words."""
+    with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}
         rows = min(file[name].shape[0] for name in names)  # the writer may be between two columns

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 
 from hpc_kjko import checkpoint, config, diagnostics
-from hpc_kjko.collisions import CollisionReport, StepStart, collision_of
+from hpc_kjko.collisions import CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.extensions import collision_of, series_diagnostics
 from hpc_kjko.fields import field_solver_of
 from hpc_kjko.integrators import MAPS, compose
 from hpc_kjko.mesh import Grid
@@ -36,10 +37,11 @@ class Simulation:
         comm.select_device(case.run.device)
         self.case, self.comm = case, comm
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
-        self.grid = Grid(case.grid.cells, problem.periods, case.grid.shape_order) if case.grid else None
+        mesh = case.grid
+        self.grid = Grid(mesh.cells, problem.periods, mesh.shape_order) if mesh and problem.periods else None
         self.field_solver = field_solver_of(case, self.grid, comm)
         self.collision = collision_of(case, comm)
-        self.diagnostics = diagnostics.series_diagnostics(case, self.collision, self.field_solver)
+        self.diagnostics = series_diagnostics(case, self.collision, self.field_solver, comm)
         self.step_index = 0
         self.state: State
 
@@ -76,10 +78,12 @@ class Simulation:
     def resume(cls, case: config.Case, comm: Communicator, saved: checkpoint.Checkpoint) -> Simulation:
         """A run as a checkpoint left it, on this run's number of ranks."""
         simulation = cls(case, comm)
-        tensors = {name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()}
+        tensors: dict[str, Any] = {
+            name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()
+        }
         equal = "weight" not in tensors
         tensors.setdefault("weight", equal_weights(case.problem.mass, saved.shard, comm.device))
-        whole = {"shard": saved.shard, "mass": case.problem.mass, "periods": case.problem.periods}
+        whole: dict[str, Any] = {"shard": saved.shard, "mass": case.problem.mass, "periods": case.problem.periods}
         particles = Particles(**tensors, **whole, has_equal_weights=equal)
         simulation.collision.load(saved.state)
         simulation.step_index = saved.header["step"]

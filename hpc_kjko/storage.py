@@ -220,7 +220,7 @@ class ShardedFile:
                 if self._comm.is_root:
                     dataset[()] = array
 
-    def rows(self, path: str, local_rows: ArrayLike, shard: Shard, dtype: DTypeLike = None) -> None:
+    def rows(self, path: str, local_rows: ArrayLike, shard: Shard, dtype: DTypeLike | None = None) -> None:
         """Write a dataset [total, ...] of which this rank holds the rows ``local_rows`` [stop - start, ...].
 
         Args:
@@ -274,6 +274,7 @@ class ShardedFile:
                 try:
                     if failure is None:
                         with writing(self.path):
+                            assert dataset is not None
                             dataset[first:last] = part
                 except UserError as error:  # what the other ranks have yet to send must still be received
                     failure = error

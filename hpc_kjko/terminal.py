@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -17,14 +18,18 @@ LINE_EVERY = 10.0
 
 
 class StopSignals:
-    """SIGTERM, SIGINT and the batch system's SIGUSR1/2 ask for a stop after the step; a second SIGINT kills."""
+    """SIGTERM, SIGINT and the batch system's SIGUSR1/2 ask for a stop after the step; a second SIGINT kills.
+
+    Outside of the main thread, where Python allows no handlers, nothing is heard.
+    """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
     def __init__(self) -> None:
         self._received: str | None = None
-        for name in self.NAMES:
-            signal.signal(getattr(signal, name), self._on_signal)
+        self._before: dict[str, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {name: signal.signal(getattr(signal, name), self._on_signal) for name in self.NAMES}
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT:
@@ -34,6 +39,11 @@ class StopSignals:
     def requested(self) -> bool:
         """Whether this process has been asked to stop."""
         return self._received is not None
+
+    def restore(self) -> None:
+        """Signals mean again what they meant before."""
+        for name, handler in self._before.items():
+            signal.signal(getattr(signal, name), handler)
 
     def ignore(self) -> None:
         """The run is over: a batch system's signal must not turn that into a failure while the process ends."""

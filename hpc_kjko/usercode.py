@@ -6,10 +6,16 @@ import functools
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import SolverFailure, UserError
+
+
+def is_reference(text: str) -> bool:
+    """Whether a case means code of the user's by this, and nothing built in."""
+    return ":" in text
 
 
 @functools.cache
@@ -51,12 +57,17 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
         given: which key holds the function and what it says, for messages.
 
     Raises:
-        UserError: the function raised.
+        UserError: the function raised; the message says where.
+        SolverFailure: the function's own.
     """
     try:
         return function(*arguments)
+    except SolverFailure:
+        raise
     except Exception as failure:
-        raise UserError(f"{given}: it raised {_in_one_line(failure)}") from failure
+        frames = traceback.extract_tb(failure.__traceback__)[1:2]  # the first is the call above
+        where = "".join(f", in line {frame.lineno} of {os.path.basename(frame.filename)}" for frame in frames)
+        raise UserError(f"{given}: it raised {_in_one_line(failure)}{where}") from failure
 
 
 def _add_current_folder() -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 
@@ -27,9 +26,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from bench_methods import CASES, changes_of
+from benchmark import print_heading
 from experiments import JOBS
 
-from hpc_kjko import __version__, config, native
+from hpc_kjko import config, native
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import measure
 from hpc_kjko.simulation import Simulation
@@ -78,7 +78,8 @@ def main() -> None:
         raise SystemExit(f"There is nothing to compare: {native.describe()}.")
     count, rounds = options.count or (4096 if options.quick else 100000), options.rounds or (2 if options.quick else 5)
     torch.set_num_threads(1)
-    print(f"# hpc_kjko {__version__}, torch {torch.__version__}, python {platform.python_version()}, {count} particles")
+    print_heading("the paper's scheme in torch (Adam, automatic differentiation)", options.quick)
+    print(f"# {count} particles")
     runs = [Run(*variant, count, cold=10 if options.quick else 100) for variant in VARIANTS]
     seconds = [[run.step() for run in runs] for _ in range(rounds)]
     print("name, ms_per_step, steps, hours, ratio")

@@ -2,8 +2,10 @@
 
     mpirun -n 2 python scripts/bench_files.py /scratch/somewhere
     PYTHONPATH=.venv-h5py-mpi mpirun -n 2 python scripts/bench_files.py /scratch/somewhere --only sharded   # MPI-IO
+    python scripts/bench_files.py --quick
 
-Both end with fsync. docs/results.md has the numbers, and why the project writes one file.
+Both end with fsync; `ratio` is to the file a rank. docs/results.md has the numbers, and why the project writes one
+file.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
+from benchmark import print_heading
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.particles import Shard
@@ -72,11 +76,14 @@ WAYS = {"sharded": sharded, "file_a_rank": file_a_rank}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=lambda text: int(float(text)), default=10**7)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(tempfile.gettempdir()))
+    parser.add_argument("--count", type=lambda text: int(float(text)), help="rows (default 10⁷)")
+    parser.add_argument("--rounds", type=int, help="default 5")
     parser.add_argument("--only", choices=WAYS)
+    parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
     options = parser.parse_args()
+    options.count = options.count or (10**5 if options.quick else 10**7)
+    options.rounds = options.rounds or (2 if options.quick else 5)
     comm = Communicator.world()
     shard = Shard.of(options.count, comm.rank, comm.size)
     columns = [np.random.default_rng((comm.rank, i)).random(len(shard), np.float32) for i in range(COLUMNS)]
@@ -101,9 +108,16 @@ def main() -> None:
                 shutil.rmtree(path.parent)
                 os.sync()
     if comm.is_root:
-        print(f"{comm.size} ranks, {ShardedFile.describe(comm)}, {megabytes:.0f} MB; MB/s of each round")
+        print_heading("a file a rank under a master of virtual datasets", options.quick)
+        print(f"# {comm.size} ranks, {ShardedFile.describe(comm)}, {megabytes:.0f} MB in {options.folder}")
+        print("name, MB_per_s, slowest, fastest, ratio")
         for name, found in rates.items():
-            print(f"{name:20s}", *(f"{rate:5.0f}" for rate in found), f"   median {np.median(found):.0f}")
+            peer = rates.get(f"file_a_rank, {name.partition(', ')[2]}", [float("nan")])
+            median = np.median(found)
+            print(
+                f'"{name}", {median:.0f}, {min(found):.0f}, {max(found):.0f}, {median / np.median(peer):.2f}',
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

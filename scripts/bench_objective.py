@@ -240,6 +240,9 @@ def main() -> None:
     if native.backend() is not native.Backend.NATIVE:
         sys.exit(f"There is nothing to compare: {native.describe()}.")
     count = options.count or (20000 if options.quick else 100000)
+    from benchmark import print_heading  # tests import this file from elsewhere
+
+    print_heading("automatic differentiation in torch, as one would write it; torch by hand", options.quick)
     print("name, ms, gflops, fraction_of_peak, ratio_to_native")
     for threads in options.threads or ([1] if options.quick else [1, 2]):
         for space in ("1D1V", "3D3V") if options.quick else SPACES:

@@ -26,7 +26,6 @@ import contextlib
 import io
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,10 +33,10 @@ from dataclasses import dataclass, replace
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on shared cores a thread that waits must not take the other's
 
 import numpy as np
-import scipy
 import torch
+from benchmark import print_heading
 
-from hpc_kjko import __version__, native
+from hpc_kjko import native
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import from_table
 from hpc_kjko.fields import PoissonSolver
@@ -233,8 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     options = parser.parse_args()
     native.require()
-    versions = f"numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}"
-    print(f"# hpc_kjko {__version__}, {native.describe()}, {versions}, python {platform.python_version()}")
+    print_heading("jaxincell from PyPI in 1D, the torch twins in 3D; a copy of as many bytes", options.quick)
 
     timed = variants(options.quick)
     floors = {variant.name: copies(variant) for variant in timed if variant.bytes_per_particle}

@@ -15,7 +15,7 @@ median of all timed steps counts (the first two are not timed: a cold start trai
     wait       the part of all these spent in collective calls: communication, and waiting for slower ranks
 
 Efficiency is t(1)/(n t(n)) for strong, t(1)/t(n) for weak scaling: with more ranks than cores it says nothing, but
-bytes, memory and the share of the root's solve do. The last line of each run is machine-readable.
+bytes, memory and the share of the root's solve do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -157,7 +156,12 @@ def main() -> None:
     if options.worker:
         return worker(options)
     counts = [int(count) for count in options.ranks.split(",")]
-    print(f"python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; {JOB.name}")
+    from benchmark import print_heading  # not on the ranks
+
+    print_heading(
+        "perfect scaling from the smallest number of ranks, which the efficiency is relative to", options.quick
+    )
+    print(f"# {JOB.name}")
     sizes = {(kind, n): options.particles * (n if kind == "weak" else 1) for kind in ("strong", "weak") for n in counts}
     found: dict[tuple[int, int], list[dict[str, float]]] = defaultdict(list)
     for _ in range(options.rounds):
@@ -173,10 +177,11 @@ def main() -> None:
         rows.append({"scaling": kind, "ranks": ranks, "particles": particles, "efficiency": efficiency, **row})
         numbers = " ".join(f"{phase} {row[phase]:.3f}" for phase in ("step", *PHASES))
         print(
-            f"{kind:6s} {ranks:3d} ranks {particles:10d} particles  efficiency {efficiency:.2f}  seconds: {numbers}  "
+            f"# {kind:6s} {ranks:3d} ranks {particles:10d} particles  efficiency {efficiency:.2f}  seconds: {numbers}  "
             f"{row['bytes'] / 1e6:.2f} MB in {row['calls']:.0f} calls, {row['memory'] / 1e6:.0f} MB a rank",
             flush=True,
         )
+    print(", ".join(rows[0]))
     for row in rows:
         print(", ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
     if options.out:

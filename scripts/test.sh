@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks this checkout: ruff, then all tests. Arguments go to pytest, and leave out the files written through MPI-IO.
+# Checks this checkout: ruff, mypy, then all tests. Arguments go to pytest, and leave out the files written through MPI-IO.
 #
 #     bash scripts/test.sh [pytest arguments]
 #
@@ -18,6 +18,7 @@ bash scripts/environment.sh "$venv" mpi,plot,test editable
 export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
 
 ruff check .
+mypy
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 export logs

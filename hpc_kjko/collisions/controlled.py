@@ -185,7 +185,8 @@ class ControlledCollision(Collision):
 
         Kept for all iterations of a step: it saves their cosines and sines in each. Held-out particles have their own.
         """
-        count, tangents = len(particles.x), []
+        count = len(particles.x)
+        tangents: list[torch.Tensor] = []
         z = torch.empty(count, control.layers[0].in_features, dtype=self.dtype, device=particles.x.device)
         for rows in passes(count, self.chunk):
             z[rows], along = self.inputs(control, particles, duration, start, rows)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ class DoughertyCollision(Collision):
         self.method = method(case.model_copy(update={"physics": physics}), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out = self.method.held_out
-        self.grid = Grid(case.grid.cells, case.problem.periods, case.grid.shape_order) if case.grid else None
+        mesh, periods = case.grid, case.problem.periods
+        self.grid = Grid(mesh.cells, periods, mesh.shape_order) if mesh and periods else None
         self.unit = UNIT if case.run.reproducible else 0.0
 
     def prepare(self, rehearse: Callable[[], bool]) -> bool:
@@ -100,7 +102,7 @@ class DoughertyCollision(Collision):
             energy = 0.5 * ((peculiar - at_rest.v) * (peculiar + at_rest.v)).double().sum(1) / self.temperature
             change, error = over_certifying(energy + (collided.log_f - particles.log_f).double(), particles, self.comm)
         mass = particles.mass
-        entropy = {"collision_free_energy": mass * change, "collision_free_energy_error": mass * error}
+        entropy: dict[str, Any] = {"collision_free_energy": mass * change, "collision_free_energy_error": mass * error}
         dissipation = report.dissipation / self.temperature
         return collided, replace(report, dissipation=dissipation, sparse_nodes=before.sparse, **entropy)
 

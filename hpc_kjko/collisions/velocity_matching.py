@@ -59,6 +59,7 @@ class VelocityMatchingCollision(ControlledCollision):
         super().__init__(case, comm)
         self.held_out = False  # a particle held out at one time would have been fitted at another
         settings = case.velocity_matching
+        assert settings is not None  # config has seen to it
         self.end, self.steps, self.outer_iterations = case.time.end, case.time.steps, settings.outer_iterations
         self.control = self.control_field(case, parameters=1)
         objective = VelocityObjective(self.control, self.together, self.collision_strength, self.temperature)

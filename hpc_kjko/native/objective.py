@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ def objective(
         parameters: weights and biases of the three layers, then the skip if there is one.
         together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.exact`).
     """
-    settings = {
+    settings: dict[str, Any] = {
         "tanh": activation == "tanh",
         "exact": logdet == "exact",
         "step": step,

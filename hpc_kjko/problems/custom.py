@@ -1,4 +1,4 @@
-"""Problems in which the user's own Python may stand for the potential and for the initial density."""
+"""The user's own Python for the potential, for the initial density, or for the whole problem."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
 from hpc_kjko.problems.base import Problem
 from hpc_kjko.problems.density import Equilibrium, equilibrium_of
+from hpc_kjko.schema import validate
 
 
 class CustomProblem(Problem):
@@ -72,17 +73,7 @@ class CustomProblem(Problem):
         if len(points) == 0:
             return np.empty((0, dx)), np.empty((0, dv))
         drawn = usercode.call(self._user_density().sample, points, temperature, given=self._density_given)
-        wanted = f"{self._density_given}: sample must return arrays x [n, {dx}] and v [n, {dv}]"
-        if not (isinstance(drawn, tuple | list) and len(drawn) == 2):
-            raise UserError(f"{wanted}, it returned {_described(drawn)}")
-        try:
-            x, v = (np.array(array, dtype=np.float64) for array in drawn)
-        except (TypeError, ValueError, RuntimeError):
-            raise UserError(f"{wanted}, it returned {' and '.join(map(_described, drawn))}") from None
-        if x.shape != (len(points), dx) or v.shape != (len(points), dv):
-            raise UserError(f"{wanted}, for n = {len(points)} it returned {list(x.shape)} and {list(v.shape)}")
-        if not (np.isfinite(x).all() and np.isfinite(v).all()):
-            raise UserError(f"{self._density_given}: sample returned positions or velocities that are not finite")
+        x, v = _drawn(drawn, len(points), self, self._density_given)
         if self.periods:
             x = np.mod(x, self.periods)
             x = np.where(x >= self.periods, 0.0, x)  # -1e-20 modulo the length rounds up to the length itself
@@ -149,16 +140,7 @@ class CustomProblem(Problem):
                     f"{self._density_given}: it must be an object with methods sample(points, temperature) and "
                     f"log_density(x, v, temperature), it has no {method}"
                 )
-        points = _scattered(count, self.space_dims + self.velocity_dims)
-        x, v = (torch.from_numpy(array) for array in self.sample(points, 1.0))
-        v.requires_grad_()
-        with torch.enable_grad():
-            value = self.log_density(x, v, 1.0)
-        if not _differentiable(value, v):
-            raise UserError(
-                f"{self._density_given}: log_density cannot be differentiated in v: compute it from v by torch "
-                "operations only"
-            )
+        _check_start(self, count, self._density_given)
 
     def _user_density(self) -> Any:
         return usercode.load(self.initial_density, "problem.initial_density")
@@ -170,6 +152,68 @@ class CustomProblem(Problem):
     @staticmethod
     def _given(key: str, value: str) -> str:
         return f'problem.{key} = "{value}"'
+
+
+def own_problem(reference: str, table: dict[str, Any]) -> Problem:
+    """A problem of the user's own class, from its table in a case.
+
+    Raises:
+        UserError: the class cannot be had, is none of a problem, or does not do what one must; or a key is wrong.
+    """
+    given = f'problem.kind = "{reference}"'
+    kind = usercode.load(reference, "problem.kind")
+    if not (isinstance(kind, type) and issubclass(kind, Problem)):
+        raise UserError(f"{given}: it must be a subclass of hpc_kjko.problems.Problem, it is {_described(kind)}")
+    missing = {*kind.__abstractmethods__, *([] if hasattr(kind, "default_field") else ["default_field"])}
+    if missing:
+        raise UserError(f"{given}: it has no {', '.join(sorted(missing))}")
+    return validate(kind, table, "problem")
+
+
+def check_own_problem(problem: Problem) -> None:
+    """Call a problem of the user's own on a few points.
+
+    Raises:
+        UserError: it raises, returns something of the wrong shape, or cannot be differentiated.
+    """
+    given = f'problem.kind = "{problem.kind}"'
+    for count in (4, 1):
+        x, _ = _check_start(problem, count, given)
+        value = usercode.call(problem.potential, x, given=given)
+        _one_per_row(value, count, f"{given}: potential must return a tensor [n] for x [n, {problem.space_dims}]")
+
+
+def _check_start(problem: Problem, count: int, given: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions and velocities drawn from the initial density, once it does what it must."""
+    points = _scattered(count, problem.space_dims + problem.velocity_dims)
+    drawn = _drawn(usercode.call(problem.sample, points, 1.0, given=given), count, problem, given)
+    x, v = (torch.from_numpy(array) for array in drawn)
+    v.requires_grad_()
+    with torch.enable_grad():
+        value = usercode.call(problem.log_density, x, v, 1.0, given=given)
+    _one_per_row(value, count, f"{given}: log_density must return a tensor [n]")
+    if not _differentiable(value, v):
+        raise UserError(
+            f"{given}: log_density cannot be differentiated in v: compute it from v by torch operations only"
+        )
+    return x, v.detach()
+
+
+def _drawn(drawn: Any, count: int, problem: Problem, given: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the user's ``sample`` returned, if it is what it must be."""
+    dx, dv = problem.space_dims, problem.velocity_dims
+    wanted = f"{given}: sample must return arrays x [n, {dx}] and v [n, {dv}]"
+    if not (isinstance(drawn, tuple | list) and len(drawn) == 2):
+        raise UserError(f"{wanted}, it returned {_described(drawn)}")
+    try:
+        x, v = (np.array(array, dtype=np.float64) for array in drawn)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{wanted}, it returned {' and '.join(map(_described, drawn))}") from None
+    if x.shape != (count, dx) or v.shape != (count, dv):
+        raise UserError(f"{wanted}, for n = {count} it returned {list(x.shape)} and {list(v.shape)}")
+    if not (np.isfinite(x).all() and np.isfinite(v).all()):
+        raise UserError(f"{given}: sample returned positions or velocities that are not finite")
+    return x, v
 
 
 def _scattered(count: int, dims: int) -> np.ndarray:

@@ -66,7 +66,7 @@ def two_stream_growth_rate(wavenumber: float, beam_velocity: float, thermal_spee
     beams = [(0.5, beam_velocity, thermal_speed), (0.5, -beam_velocity, thermal_speed)]
 
     def epsilon(growth_rate: float) -> float:
-        return dielectric_function(1j * growth_rate, wavenumber, beams).real
+        return float(np.real(dielectric_function(1j * growth_rate, wavenumber, beams)))
 
     if epsilon(0.0) >= 0:
         raise ValueError(

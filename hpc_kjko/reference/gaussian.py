@@ -122,7 +122,7 @@ def _transition(drift: np.ndarray, diffusion: np.ndarray, time: float) -> tuple[
     |A| t/2^m < 1, then double with Q(2s) = Phi(s) Q(s) Phi(s)^T + Q(s).
     """
     m = len(drift)
-    doublings = max(0, int(np.ceil(np.log2(max(np.linalg.norm(drift, 1) * time, 1.0)))))
+    doublings = max(0, int(np.ceil(np.log2(max(float(np.linalg.norm(drift, 1)) * time, 1.0)))))
     block = expm(np.block([[-drift, diffusion], [np.zeros((m, m)), drift.T]]) * (time / 2**doublings))
     transition = block[m:, m:].T
     noise = transition @ block[:m, m:]

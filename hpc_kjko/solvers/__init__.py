@@ -1,5 +1,7 @@
 """How the inner problem of a collision step is minimised. One file a solver, one line here."""
 
+from collections.abc import Callable
+
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Method
 from hpc_kjko.objective import Objective
@@ -7,7 +9,7 @@ from hpc_kjko.solvers.adam import AdamSolver
 from hpc_kjko.solvers.base import Solver
 from hpc_kjko.solvers.varpro import VarproSolver
 
-SOLVERS: dict[str, type[Solver]] = {"adam": AdamSolver, "varpro": VarproSolver}
+SOLVERS: dict[str, Callable[..., Solver]] = {"adam": AdamSolver, "varpro": VarproSolver}
 
 
 def solver_of(method: Method, objective: Objective, comm: Communicator) -> Solver:

@@ -32,10 +32,12 @@ class Sample:
     tangents: torch.Tensor | None = None
     known: torch.Tensor | None = None
 
-    def rows(self, rows: slice = slice(None)) -> tuple[torch.Tensor | None, ...]:
+    def rows(
+        self, rows: slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Some rows, as arguments of the objective."""
-        tensors = self.z, self.v, self.share, self.tangents, self.known
-        return tuple(tensor[rows] if tensor is not None else None for tensor in tensors)
+        tangents, known = (part[rows] if part is not None else None for part in (self.tangents, self.known))
+        return self.z[rows], self.v[rows], self.share[rows], tangents, known
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Solver(ABC):
         losses[-1].backward()
         if self._objective is self._own:  # else this is what the sum over ranks has done
             for parameter in self._own.trained:
+                assert parameter.grad is not None
                 parameter.grad.copy_(self._own.gradient_of(parameter))
         return losses
 

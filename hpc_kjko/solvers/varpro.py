@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,10 +267,11 @@ class VarproSolver(Solver):
         """
         dv, m = c.shape
         if known and self.logdet == "linear":
-            return tuple(replace(moments, log_det=step * float(np.sum(c * moments.pull))) for moments in known)
+            fitted, held_out = (replace(at, log_det=step * float(np.sum(c * at.pull))) for at in known)
+            return fitted, held_out
         shapes = [(dv, m), (2,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
-        fitted = sum(self._local(fold, c, step, not known) for fold in data.folds)
-        local = np.stack([fitted, self._local(data.select, c, step, not known)])
+        total = sum(self._local(fold, c, step, not known) for fold in data.folds)
+        local = np.stack([total, self._local(data.select, c, step, not known)])
         edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         found = []
         for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):
@@ -285,7 +287,8 @@ class VarproSolver(Solver):
                 gram, load, outer = whole
                 curvature = outer.reshape(dv, m, dv, m).transpose(2, 1, 0, 3).reshape(dv * m, dv * m)
                 found.append(Moments(gram, load, 0.5 * (curvature + curvature.T), pull, log_det))
-        return tuple(found)
+        fitted, held_out = found
+        return fitted, held_out
 
     def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
         """This rank's sums for :meth:`_moments`, flat."""
@@ -300,7 +303,7 @@ class VarproSolver(Solver):
         dv, m = c.shape
         device = sample.z.device
         coefficients = torch.from_numpy(c).to(sample.z)
-        double = {"dtype": torch.float64, "device": device}
+        double: dict[str, Any] = {"dtype": torch.float64, "device": device}
         pull, counts = torch.zeros(dv, m, **double), torch.zeros(2, **double)
         gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
         outer = torch.zeros(dv * m, dv * m, **double)

@@ -99,5 +99,5 @@ def test_a_potential_that_fails_on_one_rank_in_the_middle_of_a_run_ends_all_with
     )
     result = kjko("run", "case.toml", "--out", "out", ranks=2)
     assert result.returncode == 2, result.stderr
-    assert result.stderr.count("it raised RuntimeError: too far out (last good step:") == 1
+    assert result.stderr.count("it raised RuntimeError: too far out, in line 4 of mine.py (last good step:") == 1
     assert load(latest(tmp_path / "out" / "checkpoints"), Communicator()).header["step"] > 0

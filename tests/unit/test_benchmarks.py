@@ -22,13 +22,19 @@ def rows_of(script, *arguments):
     said = subprocess.run(
         [sys.executable, SCRIPTS / script, "--quick", *arguments], capture_output=True, text=True, check=True
     )
+    for heading in ("# machine: ", "# software: hpc_kjko ", "# compared with: ", "# --quick"):
+        assert heading in said.stdout, f"{script} does not say its {heading}"
     lines = [line for line in said.stdout.splitlines() if not line.startswith("#")]
     return list(csv.DictReader(lines, skipinitialspace=True))
 
 
 @pytest.mark.parametrize(
     "script, arguments, least",
-    [("bench_objective.py", ["--count", "2000"], 16), ("bench_pic.py", ["--rounds", "1"], 8)],
+    [
+        ("bench_objective.py", ["--count", "2000"], 16),
+        ("bench_pic.py", ["--rounds", "1"], 8),
+        ("bench_files.py", ["--count", "20000"], 4),
+    ],
 )
 def test_a_benchmark_prints_its_lines(script, arguments, least):
     rows = rows_of(script, *arguments)
@@ -44,6 +50,13 @@ def test_a_step_is_faster_than_the_papers_in_torch():
     assert ratios.pop("paper's scheme, torch") == 1
     assert len(ratios) == 4 and min(ratios.values()) > 1
     assert ratios["varpro, order 2, 10 hidden steps, 2h, native"] > 5  # 25, at sizes that flatter no kernel
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("bench_*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_has_a_quick_size_and_a_heading(script):
+    """Those that take long are not run here."""
+    source = script.read_text()
+    assert '"--quick"' in source and "print_heading(" in source
 
 
 def test_scaling_is_measured_and_extrapolated(tmp_path):

@@ -5,6 +5,8 @@ import fcntl
 import io
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,7 +18,7 @@ from hpc_kjko.checkpoint import load as load_checkpoint
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import load
 from hpc_kjko.output import list_snapshots, read_snapshot
-from hpc_kjko.runfolder import RunFolder
+from hpc_kjko.runfolder import RunFolder, restart_command
 from hpc_kjko.series import read_series
 
 COLUMNS = (
@@ -109,12 +111,18 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "VERB"),
-        (["fly"], "fly"),
+        ([], "'kjko run CASE.toml' runs a case"),
+        (["fly"], "fly is not a verb of kjko: it may be one of run, "),
+        (["rnu", "small.toml"], "did you mean run?"),
+        (["series", "nowhere", "--cvs"], "did you mean --csv?"),
+        (["plot", "a", "run"], "run is one argument too many for 'kjko plot': quote a name with spaces"),
+        (["run", "smal.toml"], "did you mean small.toml?"),
+        (["run", "."], "(Is a directory): give the file"),
         (["run"], "CASE.toml"),
         (["run", "nowhere.toml"], "nowhere.toml: cannot read this case file"),
         (["run", "small.toml", "--set", "end=3"], "section.key=value"),
         (["run", "small.toml", "--out", "small.toml"], "small.toml"),
+        (["run", "small.toml", "--out", "/proc/out"], "/proc/out: cannot use this folder"),
         (["restart", "nowhere"], "nowhere: not a run folder"),
         (["series", "."], "not a run folder"),
         (["plot", "nowhere"], "nowhere: not a run folder"),
@@ -126,6 +134,40 @@ def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko_here, small_
     assert result.returncode == 2
     assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_an_interrupt_is_no_traceback(finished, kjko_here, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpc_kjko.cli.analyse", interrupted)
+    result = kjko_here("analyze", finished)
+    assert (result.returncode, result.stderr) == (130, "kjko: interrupted\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(finished, kjko_here, monkeypatch):
+    """As in ``kjko plot DIR | head -1``."""
+
+    def closed(path):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("hpc_kjko.plotting.plot_run", lambda folder: [folder.figures / "energies.png"])
+    monkeypatch.setattr("hpc_kjko.cli.print", closed, raising=False)
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+    monkeypatch.setattr("os.dup2", lambda *descriptors: None)  # standard output is pytest's
+    assert kjko_here("plot", finished).returncode == 0
+
+
+def test_doctor_says_how_to_get_what_is_missing(kjko_here, monkeypatch):
+    monkeypatch.setattr(Communicator, "world", lambda: Communicator())
+    monkeypatch.setattr("hpc_kjko.native.available", lambda: False)
+    result = kjko_here("doctor")
+    assert result.returncode == 0 and "hpc_kjko[mpi]" in result.stdout and "C++ compiler" in result.stdout
+
+
+def test_what_to_type_is_quoted_where_a_shell_would_split_it():
+    assert restart_command(Path("runs/a")) == "'kjko restart runs/a'"
+    assert restart_command(Path("my runs/a")) == "'kjko restart \"my runs/a\"'"
 
 
 def test_a_finished_run_is_not_overwritten_and_not_restarted_into_nothing(finished, kjko, kjko_here, small_case):

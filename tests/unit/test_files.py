@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import h5py
 import numpy as np
+import openpmd_api
 import pytest
 import torch
 from hypothesis import given, settings
@@ -294,6 +295,48 @@ def test_openpmd_viewer_shows_a_snapshot(tmp_path, alone, dx, dv):
     density, info = viewer.get_field("density", iteration=100)
     np.testing.assert_array_equal(density, field.density)
     assert [info.axes[axis] for axis in range(dx)] == list("xyz"[:dx])
+
+
+@pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (3, 3)])
+def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, dv):
+    """The library behind ParaView's reader, which is stricter than the viewer."""
+    particles, field, histograms = state(dx, dv)
+    for step in (0, 100):
+        write(tmp_path, alone, step, particles=particles, meshes=field, histograms=histograms)
+    series = openpmd_api.Series(f"{tmp_path}/data%08T.h5", openpmd_api.Access.read_only)
+    assert series.openPMD == "1.1.0" and series.software == "hpc_kjko" and list(series.iterations) == [0, 100]
+    iteration = series.iterations[100]
+    assert (iteration.time, iteration.dt, iteration.time_unit_SI) == (10.0, 0.1, 1.0)
+
+    axes = list("xyz"[:dx])
+    electric = iteration.meshes["E"]
+    assert electric.axis_labels == axes and list(electric) == axes and electric.data_order == "C"
+    assert electric.grid_spacing == pytest.approx(field.grid.spacing) and electric.grid_global_offset == [0.0] * dx
+    assert electric.unit_dimension == [1, 1, -3, -1, 0, 0, 0]  # V/m
+    density = iteration.meshes["density"][openpmd_api.Mesh_Record_Component.SCALAR]
+    histogram = iteration.meshes["phase_space_x_vx"]
+    chunks = [electric[axis].load_chunk() for axis in axes] + [density.load_chunk()]
+    chunks += [histogram[openpmd_api.Mesh_Record_Component.SCALAR].load_chunk()]
+
+    markers = iteration.particles[SPECIES]
+    scalar = openpmd_api.Record_Component.SCALAR
+    assert markers["momentum"].unit_dimension == [1, 1, -1, 0, 0, 0, 0]
+    assert list(markers["momentum"]) == list("xyz"[:dv]) and list(markers["position"]) == axes
+    assert markers["mass"][scalar].constant and markers["positionOffset"]["x"].constant
+    found = [markers["position"]["x"].load_chunk([100], [50]), markers["momentum"]["xyz"[dv - 1]].load_chunk()]
+    found += [markers["log_f"][scalar].load_chunk(), markers["weighting"][scalar].load_chunk()]
+    series.flush()
+
+    for axis, values in enumerate(chunks[:dx]):
+        np.testing.assert_array_equal(values, field.electric[..., axis])
+    np.testing.assert_array_equal(chunks[-2], field.density)
+    assert density.unit_SI == 1.0 and density.position == [0.5] * dx
+    np.testing.assert_array_equal(chunks[-1], histograms[0].values)
+    assert histogram.axis_labels == ["x", "vx"]
+    np.testing.assert_array_equal(found[0], particles.x[100:150, 0])
+    np.testing.assert_array_equal(found[1], particles.v[:, -1])
+    np.testing.assert_array_equal(found[2], particles.log_f)
+    np.testing.assert_array_equal(found[3], np.full(300, 6.0 / 300))
 
 
 @pytest.mark.parametrize("part", ["particles", "meshes", "histograms"])

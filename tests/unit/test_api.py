@@ -1,0 +1,172 @@
+"""hpc_kjko from Python: running a case, and reading a run as labelled arrays."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import h5py
+import numpy as np
+import pytest
+from conftest import SMALL_CASE
+
+import hpc_kjko
+from hpc_kjko import Case, UserError, open_run, opened, restart, run
+from hpc_kjko.cli import main
+from hpc_kjko.output import read_snapshot
+from hpc_kjko.series import read_series
+
+xarray = pytest.importorskip("xarray")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    path = tmp_path_factory.mktemp("case") / "small.toml"
+    path.write_text(SMALL_CASE)
+    return Case.load(path, {"particles.weights": "density"})
+
+
+@pytest.fixture(scope="module")
+def result(case, tmp_path_factory):
+    """A finished run, to look at only."""
+    return run(case, tmp_path_factory.mktemp("runs") / "a run", progress=False)
+
+
+def test_importing_the_package_loads_neither_torch_nor_mpi():
+    script = "import sys, hpc_kjko; dir(hpc_kjko); print([n for n in ('torch', 'mpi4py', 'h5py') if n in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+    assert {"Case", "run", "open_run"} <= set(dir(hpc_kjko))
+    with pytest.raises(AttributeError, match="no attribute 'runs'"):
+        _ = hpc_kjko.runs
+
+
+def test_a_case_from_a_table_a_file_and_overrides(tmp_path, case):
+    assert case.particles.weights == "density"
+    assert Case.from_table(case.table()) == case
+    (tmp_path / "small.toml").write_text(SMALL_CASE)
+    as_typed = Case.load(tmp_path / "small.toml", ["time.end=2.0", "method.hidden=[4]"])
+    assert as_typed == Case.load(tmp_path / "small.toml", {"time.end": 2.0, "method.hidden": [4]})
+    with pytest.raises(UserError, match="did you mean temperature"):
+        Case.load(tmp_path / "small.toml", {"physics.temprature": 2.0})
+    with pytest.raises(UserError, match="end: write it as section.key"):
+        Case.load(tmp_path / "small.toml", {"end": 2.0})
+
+
+def test_a_run_from_python_is_that_of_the_command(result, case, tmp_path):
+    (tmp_path / "case.toml").write_text(case.toml())
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert main(["run", str(tmp_path / "case.toml"), "--out", str(tmp_path / "typed")]) == 0
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    columns = read_series(tmp_path / "typed" / "series.h5")
+    for name, values in columns.items():
+        if name not in ("step", "seconds"):
+            assert np.array_equal(result.series[name], values), name
+    assert "finished" in (result.path / "log.txt").read_text() and result.status == "finished"
+    assert result.case == case and result.provenance["step"] == 10 and "finished" in repr(result)
+
+
+def test_the_series_has_labels_and_units(result):
+    series = result.series
+    assert series.sizes == {"time": 11} and series.time.units == "1/omega_p"
+    assert series.field_energy.units == "normalised energy" and series.mass.units == "1"
+    assert series.field_energy.sel(time=0.5, method="nearest").step == 5
+    assert "two_stream" in series.attrs["case"]
+
+
+def test_snapshots_have_labels_and_units(result):
+    written = read_snapshot(result.path / "snapshots", 5, slice(None))
+    fields = result.fields
+    assert fields.density.dims == ("time", "x_1") and list(fields.step) == [0, 5, 10]
+    then = fields.sel(time=0.5, method="nearest")
+    assert np.array_equal(then.density, written.density) and np.array_equal(then.E_1, written.electric[:, 0])
+    assert fields.x_1[0] == pytest.approx(31.4159265 / 32) and fields.x_1.units == "v_th/omega_p"
+    # E = -dφ/dx holds between the labelled arrays, coordinates included
+    slope = -then.potential.differentiate("x_1")[2:-2]
+    assert np.abs(slope - then.E_1[2:-2]).max() < 0.3 * np.abs(then.E_1).max()
+
+    histogram = result.histograms.f_x_1_v_1.isel(time=1)
+    assert np.array_equal(histogram, written.histograms[0].values) and histogram.dims == ("x_1", "v_1")
+    assert np.array_equal(result.marginals.f_v_1.isel(time=1), written.marginals[1].values)
+    mass = histogram.integrate(["x_1", "v_1"])
+    assert mass == pytest.approx(31.4159265, rel=0.02) and histogram.units == "mass omega_p/v_th^2"
+
+    particles = result.particles
+    assert particles.sizes == {"time": 3, "particle": 3000}
+    for name, wanted in (("x_1", written.position[:, 0]), ("v_1", written.velocity[:, 0]), ("log_f", written.log_f)):
+        assert np.array_equal(particles[name].isel(time=1), wanted)
+    assert particles.weight.isel(time=0).sum() == pytest.approx(31.4159265, rel=1e-3)
+
+
+def test_equal_weights_are_one_number_a_snapshot(case, tmp_path):
+    changed = Case.from_table(case.table() | {"particles": {"count": 100}, "time": {"end": 0.1}})
+    particles = run(changed, tmp_path / "out", progress=False).particles
+    assert particles.weight.dims == ("time",) and float(particles.weight[0]) == pytest.approx(31.4159265 / 100)
+
+
+def test_only_what_is_asked_for_is_read(result, monkeypatch):
+    """Selections are recorded: which file, which dataset, which rows."""
+    particles, read = result.particles, []
+    selected = h5py.Dataset.__getitem__
+
+    def watched(dataset, key):
+        value = selected(dataset, key)
+        read.append((dataset.file.filename.rsplit("/")[-1], dataset.name.rsplit("/", 2)[-2:], np.size(value)))
+        return value
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", watched)
+    chosen = particles.isel(time=-1, particle=slice(100, 2000, 100))
+    repr(chosen)
+    assert read == []
+    assert len(chosen.v_1.values) == 19
+    assert read == [("data00000010.h5", ["momentum", "x"], 19)]
+    read.clear()
+    scattered = particles.x_1.isel(time=[2, 0], particle=[7, 7, 3]).values
+    assert len(read) <= 3 and sum(size for *_, size in read) <= 3 * 5
+    monkeypatch.undo()
+    whole = particles.x_1.values
+    assert np.array_equal(scattered, whole[[2, 0]][:, [7, 7, 3]])
+    assert particles.x_1.isel(time=slice(0, 0)).values.shape == (0, 3000)
+
+
+def test_a_mistake_is_a_sentence_and_leaves_the_folder_free(result, case, tmp_path):
+    with pytest.raises(UserError, match="already holds a run"):
+        run(case, result.path, progress=False)
+    with pytest.raises(UserError, match="may change only"):
+        restart(result.path, ["particles.count=5"])
+    with pytest.raises(UserError, match="time.end"):
+        restart(result.path)
+    with pytest.raises(UserError, match="not a run folder"):
+        open_run(tmp_path)
+    quiet = Case.from_table(case.table() | {"output": {"every": 0, "particles_every": 0}, "time": {"end": 0.1}})
+    other = run(quiet, tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="output.every"):
+        _ = other.fields
+    with pytest.raises(UserError, match="output.particles_every"):
+        _ = other.particles
+    longer = restart(other.path, ["time.end=0.2"], progress=False)  # the lock of the first is gone
+    assert len(longer.series.time) == 3
+    assert run(quiet, other.path, force=True, progress=False).series.sizes["time"] == 2
+
+
+def test_signals_stop_a_run_and_mean_again_what_they_meant(case, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    endless = Case.from_table(case.table() | {"time": {"end": 1e5}})
+    soon = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
+    soon.start()
+    assert run(endless, tmp_path / "out", progress=False).status == "stopped"
+    assert signal.getsignal(signal.SIGINT) is before
+    # beside the main thread, where there are no handlers to set, it runs as well
+    short = Case.from_table(case.table() | {"time": {"end": 0.1}})
+    found = []
+    aside = threading.Thread(target=lambda: found.append(run(short, tmp_path / "aside", progress=False).status))
+    aside.start()
+    aside.join()
+    assert found == ["finished"]
+
+
+def test_without_xarray_the_sentence_says_what_to_install(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(UserError, match=r"pip install 'hpc_kjko\[analysis\]'"):
+        _ = opened.open_run(result.path).series

@@ -1,0 +1,158 @@
+"""docs/extending.md, run as it stands, and what happens to code of the user's that does less than it must."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command, run_command
+
+from hpc_kjko import Case, UserError, restart, run, usercode
+from hpc_kjko.collisions import METHODS
+from hpc_kjko.config import COLLISIONS
+from hpc_kjko.output import read_snapshot
+from hpc_kjko.series import read_series
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+#: Wrong in one way each; of a class of the page where that is named.
+MISTAKES = """
+from mine import *
+
+class Unfinished(Collision):
+    pass
+class Stumbles(Friction):
+    def step(self, particles, duration, start):
+        return particles, nothing
+class Deaf(Friction):
+    tracks_log_f = False
+class Taken(Wells):
+    columns = ("mass", "right_velocity")
+class Short(Wells):
+    columns = ("only_one",)
+class Words(Wells):
+    def local(self, state):
+        return ["right", "left"]
+class Nameless(Wells):
+    columns = "right_mass"
+class Flat(DoubleWell):
+    def sample(self, points, temperature):
+        return points[:, 0], points[:, 1]
+class Silent(DoubleWell):
+    def log_density(self, x, v, temperature):
+        return None
+class Abstract(Problem):
+    space_dims: int = 1
+    velocity_dims: int = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """mine.py and mine.toml of the page."""
+    folder = tmp_path_factory.mktemp("mine")
+    blocks = re.findall(r"```(python|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for language, name in (("python", "mine.py"), ("toml", "mine.toml")):
+        (folder / name).write_text("\n\n".join(text for kind, text in blocks if kind == language))
+    (folder / "mistaken.py").write_text(MISTAKES)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    usercode.load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def typed(folder):
+    """The page's run, on two ranks."""
+    result = run_command(command("-m", "hpc_kjko", "run", "mine.toml", "--out", "two", ranks=2), folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "two"
+
+
+def test_the_page_runs_on_any_number_of_ranks(here, typed, folder):
+    alone = run(Case.load("mine.toml"), "alone", progress=False).series
+    series = read_series(typed / "series.h5")
+    for name in series.keys() - {"step", "time", "seconds"}:
+        assert np.allclose(alone[name], series[name], rtol=1e-9, atol=1e-12), name
+    # mass at the top slides into both wells; friction takes its energy; and log f says that volume shrinks
+    assert series["right_mass"] == pytest.approx(0.5, abs=0.01)
+    assert series["right_velocity"].max() > 0.1
+    energy = series["kinetic_energy"] + series["potential_energy"]
+    assert energy[-1] < energy[0] - 0.1
+    assert np.diff(series["entropy"]) == pytest.approx(0.5 * 0.05, rel=1e-6)
+    written = read_snapshot(folder / "alone" / "snapshots", 0, slice(None))
+    assert written.position.std() == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_restart_goes_on_with_the_same_code_and_columns(here, typed):
+    with pytest.raises(UserError, match="may change only"):
+        restart(typed, ["output.diagnostics=[]"])
+    longer = restart(typed, ["time.end=1.1"], progress=False)
+    assert len(longer.series.right_mass) == 23
+
+
+def test_a_start_of_ones_own(here):
+    table = {"problem": {"kind": "confined", "initial_density": "mine:two_clouds"}, "time": {"step": 0.1, "end": 0.1}}
+    table |= {"particles": {"count": 4096}, "method": {"collision": "langevin"}}
+    started = run(Case.from_table(table), "clouds", progress=False)
+    x = started.particles.x_1.isel(time=0)
+    assert float((x > 0).mean()) == pytest.approx(0.5, abs=1e-3)
+    assert float(abs(x).mean()) == pytest.approx(1.0, abs=1e-2) and float(abs(x).std()) == pytest.approx(0.3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("key", "reference", "says"),
+    [
+        ("method.collision", "mistaken:Unfinished", "it has no __init__, load, state, step"),
+        (
+            "method.collision",
+            "mistaken:Stumbles",
+            r"NameError: name 'nothing' is not defined, in line 8 of mistaken.py",
+        ),
+        ("method.collision", "mine:DoubleWell", "subclass of hpc_kjko.collisions.Collision"),
+        ("method.collision", "frictoin", 'it may be "jko", .* or "module:name" of your own code'),
+        ("output.diagnostics", "mine:Bells", "the module mine has no Bells"),
+        ("output.diagnostics", "mistaken:Taken", "has a column mass already"),
+        ("output.diagnostics", "mistaken:Short", r"finish must return 1 number\(s\), for only_one, it returned 2"),
+        ("output.diagnostics", "mistaken:Words", "local must return the rank's sums as an array of numbers"),
+        ("output.diagnostics", "mistaken:Nameless", "columns must be names"),
+        ("output.diagnostics", "mine:two_clouds", "it must be a class"),
+        ("problem.kind", "mine:Friction", "subclass of hpc_kjko.problems.Problem"),
+        (
+            "problem.kind",
+            "mistaken:Flat",
+            r"sample must return arrays x \[n, 1\] and v \[n, 1\], for n = 4 it returned",
+        ),
+        ("problem.kind", "mistaken:Silent", "log_density must return a tensor"),
+        ("problem.kind", "mistaken:Abstract", "it has no .*log_density.*sample.*window"),
+        ("problem.depth", "high", "problem.depth = 'high'"),
+    ],
+)
+def test_a_mistake_in_it_is_one_sentence_that_names_the_key(key, reference, says, here):
+    with pytest.raises(UserError, match=says) as mistake:
+        run(Case.load("mine.toml", {key: reference, "time.end": 0.1}), "wrong", force=True, progress=False)
+    assert key in str(mistake.value) and len(str(mistake.value).splitlines()) == 1
+
+
+def test_a_control_variate_needs_a_method_that_tracks_log_f(here):
+    table = {"problem": {"kind": "two_stream"}, "particles": {"control_variate": True, "count": 1024}}
+    with pytest.raises(UserError, match="particles.control_variate"):
+        run(Case.from_table(table | {"method": {"collision": "mistaken:Deaf"}}), "deaf", progress=False)
+
+
+def test_the_case_knows_the_methods_that_there_are():
+    assert set(COLLISIONS) == set(METHODS)
+
+
+def test_a_method_of_ones_own_conserves_with_the_dougherty_operator(here):
+    """Friction takes energy from nobody: what it took in the rest frame is given back."""
+    table = {"problem": {"kind": "two_stream"}, "particles": {"count": 1024}, "time": {"end": 0.2}}
+    table |= {
+        "physics": {"collision_operator": "dougherty", "field": "external"},
+        "method": {"collision": "mine:Friction"},
+    }
+    series = run(Case.from_table(table), "dougherty", progress=False).series
+    assert abs(series.collision_energy_total[-1]) < 1e-12 * series.kinetic_energy[0]
