@@ -1,4 +1,4 @@
-"""The ``kjko`` command: its verbs, its log, its exit codes. With ``terminal`` the only place that prints.
+"""The ``kjko`` command: its verbs, its log, its exit codes. Only this, ``file_verbs`` and ``terminal`` print.
 
 Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint.
 """
@@ -6,8 +6,6 @@ Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics'
 from __future__ import annotations
 
 import argparse
-import csv
-import functools
 import logging
 import os
 import sys
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import rich.console
 import rich.markup
 import rich.table
 
@@ -27,19 +24,18 @@ from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.file_verbs import inspect, on_rank_0, plot, report, series
 from hpc_kjko.integrators import MAPS
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.objective import JKOObjective
-from hpc_kjko.output import list_snapshots
 from hpc_kjko.particles import Shard
 from hpc_kjko.problems import KINDS
 from hpc_kjko.recorder import Recorder
 from hpc_kjko.runfolder import RunFolder, peak_memory, provenance
-from hpc_kjko.series import read_series
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile, unfinished
-from hpc_kjko.terminal import Progress, StopSignals, is_terminal
+from hpc_kjko.storage import ShardedFile
+from hpc_kjko.terminal import Progress, StopSignals, is_terminal, show
 
 log = logging.getLogger("hpc_kjko")
 
@@ -103,17 +99,6 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
 def _out_of_memory(error: BaseException) -> bool:
     """Whether numpy, torch on the CPU or torch on a GPU could not get what it asked for."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
-
-
-def _on_rank_0(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace, Communicator], int]:
-    """A command that reads files and prints: under mpirun once, not once a rank."""
-
-    @functools.wraps(command)
-    def on_rank_0(options: argparse.Namespace, comm: Communicator) -> int:
-        with comm.together():
-            return command(options) if comm.is_root else DONE
-
-    return on_rank_0
 
 
 def _kernels() -> str:
@@ -231,22 +216,6 @@ def _drive(
     return DONE if outcome == "finished" else STOPPED
 
 
-@_on_rank_0
-def series(options: argparse.Namespace) -> int:
-    """Show the time series of a run."""
-    columns = _rows(_existing(options.folder))
-    if options.csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
-        writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
-        return DONE
-    table = rich.table.Table(rich.table.Column("column", no_wrap=True), "first", "last", "smallest", "largest")
-    for name, values in columns.items():
-        table.add_row(name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max())))
-    _show(table)
-    return DONE
-
-
 def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
     folder = RunFolder(options.folder)
@@ -260,112 +229,16 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     return DONE
 
 
-@_on_rank_0
-def plot(options: argparse.Namespace) -> int:
-    """Draw the figures of a run."""
-    try:
-        from hpc_kjko import plotting
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
-    folder = _existing(options.folder)
-    _rows(folder)
-    with folder.writing():
-        for path in plotting.plot_run(folder):
-            print(path)
-    return DONE
-
-
-@_on_rank_0
-def inspect(options: argparse.Namespace) -> int:
-    """Say what a run folder holds."""
-    folder = _existing(options.folder)
-    status, case = folder.status(), config.load(folder.case, of_a_run=True)
-    columns = _rows(folder)
-    energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
-    rows = {
-        "status": status["status"],
-        "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
-        f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
-        "time": f"{columns['time'][-1]:g} of {case.time.end:g} in steps of {case.time.step:g}",
-        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
-        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
-        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
-        **_balance(columns, energy),
-        **{
-            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
-            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
-            if name in columns
-        },
-        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(sum(columns.get('retries', [])))}",
-        **_certificates(columns),
-        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
-        "snapshots": f"{len(list_snapshots(folder.snapshots))}",
-        "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
-        **_memory(status, case.particles.count),
-        "incomplete files": ", ".join(
-            str(path.relative_to(folder.path))
-            for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
-        )
-        or "none",
-        **{
-            name: str(status[name])
-            for name in ("version", "git", "ranks", "threads", "device", "mpi", "date")
-            if name in status
-        },
-    }
-    table = rich.table.Table(show_header=False, title=str(folder.path))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    _show(table)
-    return DONE
-
-
-def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
-    """What of the change of energy no collision accounts for."""
-    if "collision_energy_total" not in columns:
-        return {}
-    unexplained = energy - energy[0] - columns["collision_energy_total"]
-    return {"energy change not from collisions": f"{np.abs(unexplained).max():.2e}"}
-
-
-def _memory(status: dict[str, Any], particles: int) -> dict[str, str]:
-    """What a rank took at most, the interpreter and its libraries included."""
-    if "memory" not in status:
-        return {}
-    ranks = status.get("ranks", 1)
-    per_particle = status["memory"] * ranks / particles
-    return {
-        "memory of rank 0": f"{status['memory'] / 1e9:.2f} GB",
-        "memory of all ranks": f"{per_particle:.0f} bytes a particle",
-    }
-
-
-def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:
-    """The tally of a run's certificates."""
-    if "certificate" not in columns:
-        return {}
-    verdicts = columns["certificate"][1:]
-    tally = ", ".join(
-        f"{int((verdicts == verdict).sum())} {name}"
-        for verdict, name in ((1, "certified"), (0, "inconclusive"), (-1, "violated"))
-    )
-    change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
-    return {
-        "fall of the free energy in collisions": tally,
-        "its sum, on particles never fitted": f"{change:.6g} ± {error:.2g} at most",
-    }
-
-
-@_on_rank_0
+@on_rank_0
 def cases(options: argparse.Namespace) -> int:
     """List the built-in problems, methods, solvers and integrators."""
     for kind, problem in KINDS.items():
-        _show(f"[bold]{kind}[/]  {rich.markup.escape((problem.__doc__ or '').splitlines()[0])}")
+        show(f"[bold]{kind}[/]  {rich.markup.escape((problem.__doc__ or '').splitlines()[0])}")
         for name, value in config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items():
             if name != "kind":
-                _show(f"    {name} = {value}")
-    _show(f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}")
-    _show(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2")
+                show(f"    {name} = {value}")
+    show(f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}")
+    show(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2")
     return DONE
 
 
@@ -394,7 +267,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         table = rich.table.Table(show_header=False)
         for name, value in rows.items():
             table.add_row(name, value)
-        _show(table)
+        show(table)
         if problem:
             print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
     comm.close()
@@ -465,28 +338,6 @@ def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], sta
         folder.set_status(status, **now, **details)
 
 
-def _show(renderable: Any) -> None:
-    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit."""
-    console = rich.console.Console(highlight=False)
-    with console.capture() as capture:
-        console.print(renderable)
-    print(capture.get(), end="")
-
-
-def _rows(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The time series of a folder, of one row at least."""
-    columns = read_series(folder.series)
-    if not len(columns["step"]):
-        raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
-    return columns
-
-
-def _existing(path: Path) -> RunFolder:
-    folder = RunFolder(path)
-    folder.status()
-    return folder
-
-
 # -- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -517,13 +368,15 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    for command in (restart, series, analyze, plot, inspect):
+    for command in (restart, series, analyze, plot, report, inspect):
         on_folder = verb(command)
         on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
         if command is restart:
             on_folder.add_argument("--set", **change)
         if command is series:
             on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+        if command is report:
+            on_folder.add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
     verb(cases)
     verb(doctor)
     return parser

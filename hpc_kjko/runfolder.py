@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -188,7 +189,9 @@ class RunFolder:
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:
-    """What made a run: versions, git revision, ranks and threads, host, date. Written into every output file."""
+    """What made a run: versions, git revision, ranks, threads, host, date, command. Written into every output file."""
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    program = Path(sys.argv[0]).name.replace("__main__.py", "kjko")
     return {
         "software": _SOFTWARE,
         "version": __version__,
@@ -200,6 +203,8 @@ def provenance(comm: Communicator) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "host": platform.node(),
+        **({"nodes": nodes} if nodes else {}),
+        "command": shlex.join([program, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 

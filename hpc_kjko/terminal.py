@@ -1,4 +1,4 @@
-"""A run and the person or batch system in front of it: signals in, progress out."""
+"""A run and the person or batch system in front of it: signals in, progress and tables out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import rich.console
 import rich.progress
 
 from hpc_kjko.comm import Communicator
@@ -73,6 +74,14 @@ class Progress:
         """Leave the terminal as it was."""
         if self._bar:
             self._bar.stop()
+
+
+def show(renderable: Any) -> None:
+    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit."""
+    console = rich.console.Console(highlight=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    print(capture.get(), end="")
 
 
 def is_terminal(comm: Communicator) -> bool:
