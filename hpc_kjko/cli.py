@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import traceback
@@ -24,7 +25,7 @@ from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.file_verbs import inspect, on_rank_0, plot, report, series
+from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series
 from hpc_kjko.integrators import MAPS
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.objective import JKOObjective
@@ -346,6 +347,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see '{self.prog} --help')")
 
 
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number, 0 or more")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.")
     parser.add_argument("--version", action="version", version=f"kjko {__version__}")
@@ -377,6 +385,15 @@ def _parser() -> argparse.ArgumentParser:
             on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
         if command is report:
             on_folder.add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
+    comparing = verb(compare)
+    comparing.add_argument("run", type=Path, metavar="A", help="run folder")
+    comparing.add_argument("reference", metavar="B", help="run folder, CSV file with a column time, or 'grid'")
+    comparing.add_argument(
+        "--tolerance", type=_not_negative, metavar="X", help="largest relative L2 difference allowed"
+    )
+    column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
+    comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
+    comparing.add_argument("--out", type=Path, metavar="FILE.png", help="a figure with both")
     verb(cases)
     verb(doctor)
     return parser

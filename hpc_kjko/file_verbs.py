@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import rich.markup
 import rich.table
 
 from hpc_kjko import config, summary
@@ -19,7 +20,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
-from hpc_kjko.storage import unfinished
+from hpc_kjko.storage import unfinished, writing
 from hpc_kjko.terminal import show
 
 DONE, DIFFERENT = 0, 1
@@ -134,6 +135,40 @@ def report(options: argparse.Namespace) -> int:
     from hpc_kjko.report import write_report
 
     print(write_report(_existing(options.folder), options.out))
+    return DONE
+
+
+@on_rank_0
+def compare(options: argparse.Namespace) -> int:
+    """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
+    from hpc_kjko import compare  # torch and scipy, which the other verbs can do without
+
+    plotting = _plotting() if options.out else None
+    if options.out and options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
+    folder = _existing(options.run)
+    found = compare.differences(_rows(folder), compare.reference_of(folder, options.reference), options.column)
+    time = found[0].time
+    title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
+    numbers = ("relative L2", "largest difference", "at t", "last", "reference's")
+    table = rich.table.Table(rich.table.Column("column", no_wrap=True), *numbers, title=rich.markup.escape(title))
+    beyond = []
+    for one in found:
+        is_beyond = options.tolerance is not None and not one.relative_l2 <= options.tolerance
+        beyond += [one] * is_beyond
+        last = (f"{values[-1]:.7g}" for values in (one.values, one.reference))
+        cells = (f"{one.relative_l2:.3g}", f"{one.largest:.3g}", f"{one.at:g}", *last)
+        table.add_row(one.column, *cells, style="bold red" if is_beyond else None)
+    show(table)
+    if plotting:
+        curves = {one.column: (one.time, one.values, one.reference) for one in found}
+        with writing(options.out):
+            plotting.comparison(curves, (options.run.name, Path(options.reference).name)).savefig(options.out)
+        print(options.out)
+    if beyond:
+        what = ", ".join(f"{one.column} by {one.relative_l2:.3g}" for one in beyond)
+        print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
+        return DIFFERENT
     return DONE
 
 

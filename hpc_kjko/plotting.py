@@ -163,6 +163,28 @@ def _ink() -> str:
     return plt.rcParams["text.color"]
 
 
+def comparison(curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], labels: tuple[str, str]) -> plt.Figure:
+    """A run over its reference: a panel for each column, by its name, of times, values and the reference's [n] each.
+
+    Args:
+        labels: what the run and the reference are called.
+    """
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows + 0.4), squeeze=False)
+        for axes, (name, (time, values, reference)) in zip(grid.flat, curves.items(), strict=False):
+            axes.plot(time, reference, color=_ink(), lw=2.4, alpha=0.35, label=labels[1])
+            axes.plot(time, values, color="C3", lw=1, label=labels[0])
+            if name in ("field_energy", "wave_energy", "kl") and min(values.min(), reference.min()) > 0:
+                axes.set_yscale("log")
+            axes.set(xlabel="time  [1/ω$_p$]", title=name.replace("_", " "))
+        for axes in grid.flat[len(curves) :]:
+            axes.set_visible(False)
+        grid[0, 0].legend()
+    return figure
+
+
 # -- panels of the time series ---------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"collisions"},
     {"diagnostics"},
     {"storage", "series", "output", "checkpoint", "runfolder"},
-    {"recorder", "analysis", "summary", "plotting"},
+    {"recorder", "analysis", "summary", "compare", "plotting"},
     {"simulation", "terminal", "report"},
     {"file_verbs"},
     {"cli"},
