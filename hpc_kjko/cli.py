@@ -1,4 +1,4 @@
-"""The ``kjko`` command: its verbs, its log, its exit codes. Only this, ``file_verbs`` and ``terminal`` print.
+"""The ``kjko`` command: its verbs, its log, its exit codes.
 
 Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint.
 """
@@ -25,7 +25,7 @@ from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series
+from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series, watch
 from hpc_kjko.integrators import MAPS
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.objective import JKOObjective
@@ -354,6 +354,12 @@ def _not_negative(text: str) -> float:
     return number
 
 
+def _positive(text: str) -> float:
+    if not _not_negative(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+    return float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.")
     parser.add_argument("--version", action="version", version=f"kjko {__version__}")
@@ -376,13 +382,17 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    for command in (restart, series, analyze, plot, report, inspect):
+    for command in (restart, series, analyze, plot, report, inspect, watch):
         on_folder = verb(command)
         on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
         if command is restart:
             on_folder.add_argument("--set", **change)
         if command is series:
             on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+        if command is watch:
+            on_folder.add_argument("--once", action="store_true", help="show it as it is now and end")
+            seconds = {"type": _positive, "default": 2.0, "metavar": "S", "help": "seconds between looks (default 2)"}
+            on_folder.add_argument("--interval", **seconds)
         if command is report:
             on_folder.add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
     comparing = verb(compare)

@@ -22,6 +22,7 @@ from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 from hpc_kjko.storage import unfinished, writing
 from hpc_kjko.terminal import show
+from hpc_kjko.watch import watch as follow
 
 DONE, DIFFERENT = 0, 1
 
@@ -169,6 +170,13 @@ def compare(options: argparse.Namespace) -> int:
         what = ", ".join(f"{one.column} by {one.relative_l2:.3g}" for one in beyond)
         print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
         return DIFFERENT
+    return DONE
+
+
+@on_rank_0
+def watch(options: argparse.Namespace) -> int:
+    """Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C."""
+    follow(options.folder, once=options.once, interval=options.interval)
     return DONE
 
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"storage", "series", "output", "checkpoint", "runfolder"},
     {"recorder", "analysis", "summary", "compare", "plotting"},
     {"simulation", "terminal", "report"},
+    {"watch"},
     {"file_verbs"},
     {"cli"},
     {"__main__"},
