@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import rich.box
 import rich.markup
 import rich.table
 
-from hpc_kjko import __version__, checkpoint, config
+from hpc_kjko import __version__, checkpoint, config, summary
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
@@ -36,6 +37,7 @@ from hpc_kjko.runfolder import RunFolder, peak_memory, provenance
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import SOLVERS
 from hpc_kjko.storage import ShardedFile
+from hpc_kjko.sweep import Sweep
 from hpc_kjko.terminal import Progress, StopSignals, is_terminal, show
 
 log = logging.getLogger("hpc_kjko")
@@ -230,6 +232,63 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     return DONE
 
 
+def sweep(options: argparse.Namespace, comm: Communicator) -> int:
+    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
+    if comm.size > 1:
+        raise UserError("kjko sweep starts the ranks itself: call it without mpirun, with --ranks")
+    if options.table:
+        _show_sweep(Sweep.read(options.case), {})
+        return DONE
+    if not options.grid or options.out is None:
+        raise UserError(
+            "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
+        )
+    swept = Sweep.plan(options.case, options.grid, options.out)
+    if options.slurm:
+        swept.write_slurm_script(options.slurm, options.ranks)
+        swept.write()
+        print(
+            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
+        )
+        print(f"    sbatch {options.slurm}")
+        print(f"    kjko sweep {options.out} --table     # what has come out so far")
+        return DONE
+    swept.write()
+    outcomes = swept.run(options.ranks)
+    _show_sweep(swept, outcomes)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
+        return OURS
+    if list(outcomes.values()).count("finished") < len(swept.points):
+        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
+        return STOPPED
+    return DONE
+
+
+def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
+    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
+    rows = swept.table(outcomes)
+    keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
+    verdicts = list(summary.VERDICTS.values())
+    numbers = ("energy", "field_energy", "potential_energy", "free_energy", "kl", "seconds")
+    numbers = [name for name in numbers if any(row[name] for row in rows)]
+    certified = any(row[verdicts[0]] is not None for row in rows)
+    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers] + ["certificates"] * certified
+    table = rich.table.Table(title=rich.markup.escape(str(swept.folder)), box=rich.box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading.replace("_", "\n"), no_wrap=True, vertical="bottom")
+    for row in rows:
+        cells = [rich.markup.escape(row[key]) for key in keys] + [row["status"]]
+        cells += ["-" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        cells += ["/".join("-" if row[name] is None else str(row[name]) for name in verdicts)] * certified
+        table.add_row(*cells)
+    if certified:
+        table.caption = f"certificates: {' / '.join(verdicts)}"
+    show(table, whole=True)
+    print(swept.write_table(rows))
+
+
 @on_rank_0
 def cases(options: argparse.Namespace) -> int:
     """List the built-in problems, methods, solvers and integrators."""
@@ -347,6 +406,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see '{self.prog} --help')")
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return number
+
+
 def _not_negative(text: str) -> float:
     number = float(text)
     if not 0 <= number < math.inf:
@@ -404,6 +470,16 @@ def _parser() -> argparse.ArgumentParser:
     column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
     comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
     comparing.add_argument("--out", type=Path, metavar="FILE.png", help="a figure with both")
+    sweeping = verb(sweep)
+    sweeping.add_argument(
+        "case", type=Path, metavar="CASE.toml", help="the case, or with --table the folder of a sweep"
+    )
+    grid_help = "a key of the case and its values; given several times, all combinations"
+    sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
+    sweeping.add_argument("--out", type=Path, metavar="DIR", help="a folder for the run folders")
+    sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
+    sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")
+    sweeping.add_argument("--table", action="store_true", help="run nothing: the table of what has come out so far")
     verb(cases)
     verb(doctor)
     return parser

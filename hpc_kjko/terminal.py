@@ -76,9 +76,15 @@ class Progress:
             self._bar.stop()
 
 
-def show(renderable: Any) -> None:
-    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit."""
+def show(renderable: Any, whole: bool = False) -> None:
+    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit.
+
+    Args:
+        whole: rather in lines longer than the terminal's than with parts of them left out.
+    """
     console = rich.console.Console(highlight=False)
+    if whole:
+        console.width = max(console.width, rich.console.Console(width=1000).measure(renderable).minimum)
     with console.capture() as capture:
         console.print(renderable)
     print(capture.get(), end="")

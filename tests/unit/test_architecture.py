@@ -25,7 +25,7 @@ LAYERS = [
     {"storage", "series", "output", "checkpoint", "runfolder"},
     {"recorder", "analysis", "summary", "compare", "plotting"},
     {"simulation", "terminal", "report"},
-    {"watch"},
+    {"watch", "sweep"},
     {"file_verbs"},
     {"cli"},
     {"__main__"},
