@@ -151,7 +151,7 @@ def compare(options: argparse.Namespace) -> int:
     found = compare.differences(_rows(folder), compare.reference_of(folder, options.reference), options.column)
     time = found[0].time
     title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
-    numbers = ("relative L2", "largest difference", "at t", "last", "reference's")
+    numbers = ("relative L2", "largest difference", "at t", "last of A", "last of B")
     table = rich.table.Table(rich.table.Column("column", no_wrap=True), *numbers, title=rich.markup.escape(title))
     beyond = []
     for one in found:

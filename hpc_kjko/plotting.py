@@ -383,7 +383,7 @@ def _spectrum_panel(case: config.Case, snapshots: list[Snapshot]) -> Panel:
             wavenumber, energy = field_spectrum(snapshot.electric, case.problem.periods)
             energy = np.where(energy > 1e-30, energy, np.nan)
             axes.semilogy(wavenumber, energy, marker=".", ms=4, lw=1, label=f"t = {snapshot.time:g}")
-        axes.set(xlabel="k  [ω$_p$/v$_{th}$]", ylabel="field energy of the waves  [normalised]")
+        axes.set(xlabel="k  [ω$_p$/v$_{th}$]", ylabel="field energy  [normalised]")
         axes.legend(fontsize=8)
 
     return draw

@@ -158,10 +158,10 @@ class Watched:
         for name, (label, is_log) in _PLOTS.items():
             values = self.columns.get(name, np.zeros(0))
             if values.any():
-                head = rich.text.Text(f"{label}  {values[0]:.5g} → {values[-1]:.5g}", "bold", overflow="ellipsis")
+                head = rich.text.Text(f"{label}  {values[0]:.4g} → {values[-1]:.4g}", "bold", no_wrap=True)
                 lines = braille(_log(values) if is_log else values, inside, 3)
                 plots.append(rich.console.Group(head, rich.text.Text("\n".join(lines), "cyan")))
-        grid = rich.table.Table.grid(padding=(1, 3, 0, 0))
+        grid = rich.table.Table.grid(padding=(0, 3, 1, 0))
         for i in range(0, len(plots), beside):
             grid.add_row(*plots[i : i + beside])
         return grid
@@ -180,7 +180,7 @@ class Watched:
         phases = summary.seconds_by_phase(columns)
         parts = [f"{name} {part:.3g} s ({100 * part / max(seconds, 1e-9):.0f} %)" for name, part in phases.items()]
         grid.add_row("seconds", ", ".join([f"{seconds:.3g} s in {int(columns['step'][-1])} steps", *parts]))
-        return ["", grid]
+        return [grid]
 
 
 def braille(values: np.ndarray, width: int, height: int) -> list[str]:
