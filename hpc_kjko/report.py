@@ -107,6 +107,7 @@ def _page(folder: RunFolder) -> str:
         figures=figures,
         missing=missing,
         phases=summary.seconds_by_phase(columns) if rows else {},
+        steps_seconds=float(columns["seconds"].sum()) if rows else 0.0,
         timings=_timings(case, status, columns, rows),
         provenance={label: str(status[key]) for key, label in PROVENANCE.items() if key in status},
         files=_files(folder),
