@@ -66,7 +66,7 @@ class Analysis:
         self.problem: Problem = case.problem
         self.comm = comm
         self._exact: Callable[[float], Density] | None = exact_solution(case)
-        self._equilibrium = case.problem.equilibrium(case.physics.temperature)
+        self._equilibrium = case.equilibrium()
         self._tracks_log_f = METHODS[case.method.collision].tracks_log_f
         low, high = torch.tensor([*case.problem.window[0], *case.problem.window[1]], dtype=torch.float64).T
         self._centre, self._reach = (low + high) / 2, (high - low) / 2

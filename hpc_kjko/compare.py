@@ -25,8 +25,8 @@ COLUMNS = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "fre
 #: The word that stands for the grid solver in place of a reference.
 GRID = "grid"
 
-#: The grid reaches as far as this times the problem's window, and at least to 8; at 8 it has so many cells of x and v.
-_REACH_X, _REACH_V, _REACH, _CELLS = 1.45, 1.15, 8.0, (128, 1024)
+#: The grid reaches as far as this times the problem's window, and at least to 8.
+_REACH_X, _REACH_V, _REACH = 1.45, 1.15, 8.0
 
 Columns = dict[str, np.ndarray]
 
@@ -180,14 +180,14 @@ def grid_solution(
     *,
     end: float | None = None,
     snapshot_times: tuple[float, ...] = (),
-    cells: tuple[int, int] = _CELLS,
+    cells: tuple[int, int] = (128, 1024),
     substeps: int = 2,
 ) -> GridSolution:
     """An independent solution of a 1D1V case, by the grid solver of ``hpc_kjko.reference``.
 
     Args:
         end: a whole number of steps (default ``time.end``).
-        cells: of x and v, where the grid is no larger than it is at least; more in proportion where it is.
+        cells: of x and v.
         substeps: steps of the solver for each of the case.
 
     Raises:
@@ -197,9 +197,11 @@ def grid_solution(
     problem, physics = case.problem, case.physics
     (window_x,), (window_v,) = problem.window
     velocity_max = max(_REACH, _REACH_V * window_v[1], _REACH * math.sqrt(physics.temperature))
+    if physics.collision_operator == "dougherty":  # beams end in one Maxwellian as hot as their energy has it
+        velocity_max = max(velocity_max, _REACH * math.hypot(problem.thermal_speed, problem.beam_speed))
     if problem.periods is None:
         half = max(_REACH, _REACH_X * window_x[1])
-        length, left, cells = 2 * half, -half, (round(cells[0] * half / _REACH), cells[1])
+        length, left = 2 * half, -half
     else:
         length, left = problem.periods[0], 0.0
     given: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
@@ -220,8 +222,9 @@ def grid_solution(
         physics.temperature,
         case.time.end if end is None else end,
         case.time.step / substeps,
-        cells=(cells[0], round(cells[1] * velocity_max / _REACH)),
+        cells=cells,
         velocity_max=velocity_max,
+        collision_operator=physics.collision_operator,
         left=left,
         snapshot_times=snapshot_times,
         **given,

@@ -16,6 +16,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from hpc_kjko.errors import UserError
 from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem
+from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
     Cadence,
     Count,
@@ -38,8 +39,9 @@ OneOrTwo = Annotated[int, Field(ge=1, le=2)]
 
 
 class Physics(Section):
-    """Collisions with a bath and the force that acts on the particles."""
+    """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
+    collision_operator: Literal["bath", "dougherty"] = "bath"
     collision_strength: NonNegative = 0.01
     temperature: Positive = 1.0
     field: Literal["poisson", "ampere", "external"]
@@ -76,7 +78,7 @@ class ParticleSettings(Section):
 
 
 class GridSettings(Section):
-    """The mesh of the self-consistent field."""
+    """The mesh of the self-consistent field, and of the moments of the Dougherty operator."""
 
     cells: Annotated[Counts, Field(min_length=1)]
     shape_order: OneOrTwo = 1
@@ -206,6 +208,13 @@ class Case(Section):
     output: Output = Output()
     run: Run = Run()
 
+    def equilibrium(self) -> Density | None:
+        """The stationary density that collisions lead to in the problem's own potential, where it is known: with the
+        Dougherty operator it depends on the energy that a run has. It may take a second or two to find: ask once."""
+        if self.physics.collision_operator != "bath":
+            return None
+        return self.problem.equilibrium(self.physics.temperature)
+
     def table(self) -> dict[str, Any]:
         """The case as nested plain values, every default written out (what TOML and the output files hold)."""
         return self.model_dump(mode="json", exclude_none=True)
@@ -278,7 +287,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         problem.check_user_code()
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
-    if physics["field"] != "external" or "grid" in table:
+    local_moments = physics.get("collision_operator") == "dougherty" and problem.periods and not problem.is_homogeneous
+    if physics["field"] != "external" or local_moments or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
     collision = table.get("method", {}).get("collision")
     if collision == "velocity_matching":
@@ -349,9 +359,19 @@ def _require_possible(case: Case) -> None:
                 f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
                 "unbounded: leave it out"
             )
+    if physics.collision_operator == "dougherty":
+        needs = None
+        if case.problem.periods is None:
+            needs = f'a periodic box, and problem.kind = "{case.problem.kind}" is unbounded: use "bath"'
+        elif method.form != "split":
+            needs = f'method.form = "split", not "{method.form}"'
+        if needs:
+            raise UserError(f'physics.collision_operator = "dougherty" needs {needs}')
     if particles.control_variate:
         needs = None
-        if physics.field == "external":
+        if physics.collision_operator != "bath":
+            needs = 'physics.collision_operator = "bath": its Maxwellian is what is known of f'
+        elif physics.field == "external":
             needs = 'a self-consistent field, physics.field = "poisson" or "ampere"'
         elif method.collision in ("langevin", "none"):
             needs = f'collisions that track log f, such as method.collision = "jko", not "{method.collision}"'

@@ -21,7 +21,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.exact import counts, summed
+from hpc_kjko.exact import counts, summed, summed_finely
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
 from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, passes
@@ -67,12 +67,12 @@ class Invariants:
 
     def local(self, state: State) -> np.ndarray:
         particles, share = state.particles, state.particles.shares()
-        sums = np.zeros(1 + particles.v.shape[1])
+        number, momentum = 0.0, np.zeros((2, particles.v.shape[1]))
         for rows in passes(len(particles.v)):
             weight = share[rows]
-            sums[0] += float(counts(weight, particles.shard.total).sum())
-            sums[1:] += summed(weight[:, None] * particles.v[rows].double()).cpu().numpy()
-        return sums
+            number += float(counts(weight, particles.shard.total).sum())
+            momentum += summed_finely(weight[:, None] * particles.v[rows].double()).cpu().numpy()
+        return np.append(number, momentum)
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         field = state.field
@@ -81,18 +81,23 @@ class Invariants:
             mass = float(field.density.sum()) * field.grid.cell_volume
         else:
             mass = particles.mass * float(sums[0]) / particles.shard.total
-        return mass, *map(float, particles.mass * sums[1:])
+        momentum = sums[1:].reshape(2, -1).sum(0)
+        return mass, *map(float, particles.mass * momentum)
 
 
 class Energies:
-    """Kinetic ∫½|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ; where log f is tracked, entropy ∫ f log f and
-    the free energy F = kinetic + field + potential + T · entropy (the paper's discrete energy, eq. 39)."""
+    """Kinetic ∫½|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ; where log f is tracked, entropy ∫ f log f
+    and, in a bath, the free energy F = kinetic + field + potential + T · entropy (the paper's discrete energy, eq. 39).
 
-    def __init__(self, problem: Problem, temperature: float, tracks_log_f: bool):
-        self.problem, self.temperature, self.tracks_log_f = problem, temperature, tracks_log_f
+    Args:
+        temperature: T of the bath; None without one.
+    """
+
+    def __init__(self, problem: Problem, temperature: float | None, tracks_log_f: bool):
+        self.problem, self.temperature = problem, temperature
         self.columns = ("kinetic_energy", "field_energy", "potential_energy")
         if tracks_log_f:
-            self.columns += ("entropy", "free_energy")
+            self.columns += ("entropy",) if temperature is None else ("entropy", "free_energy")
 
     def local(self, state: State) -> np.ndarray:
         particles, share, sums = state.particles, state.particles.shares(), np.zeros(3)
@@ -108,7 +113,8 @@ class Energies:
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         kinetic, potential, entropy = map(float, state.particles.mass * sums)
         energies = (kinetic, state.field.energy, potential)
-        return (*energies, entropy, sum(energies) + self.temperature * entropy) if self.tracks_log_f else energies
+        free_energy = sum(energies) + (self.temperature or 0.0) * entropy
+        return (*energies, entropy, free_energy)[: len(self.columns)]
 
 
 class RelativeEntropy:
@@ -259,13 +265,13 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
     Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
     density where none is known.
     """
-    problem, temperature, strength = case.problem, case.physics.temperature, collision_strength(case)
+    problem, strength, conserving = case.problem, collision_strength(case), case.physics.collision_operator != "bath"
     exact = exact_solution(case)
     has_exact = exact is not None
-    equilibrium = problem.equilibrium(temperature)
+    equilibrium = case.equilibrium()
     diagnostics: list[Diagnostic] = [
         Invariants(problem.velocity_dims),
-        Energies(problem, temperature, collision.tracks_log_f),
+        Energies(problem, None if conserving else case.physics.temperature, collision.tracks_log_f),
     ]
     if collision.tracks_log_f and equilibrium is not None:
         diagnostics.append(RelativeEntropy(equilibrium))
@@ -283,6 +289,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if has_exact and strength else [])))
     diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
     diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
+    if conserving:
+        diagnostics.append(CollisionStep("sparse_nodes"))
     if collision.held_out:
         free_energy = "collision_free_energy"
         totals = (f"{free_energy}_total", f"{free_energy}_total_error")
@@ -312,24 +320,31 @@ def require_finite(row: dict[str, float]) -> None:
             raise SolverFailure(f"{name} is no longer finite: reduce time.step or method.learning_rate")
 
 
-def initial_report(
-    particles: Particles, problem: Problem, collision_strength: float, temperature: float, comm: Communicator
-) -> CollisionReport:
+def initial_report(particles: Particles, case: Case, collision: Collision, comm: Communicator) -> CollisionReport:
     """The collision columns at t = 0, where no step has been made: exact, from the initial density.
 
-    The dissipation is (1/κ) ∫∫ |u*|² f with u* = −κ (v + T ∇v log f0); the objective is J(u ≡ 0) = mean ½|v|².
+    The dissipation is (1/κ) ∫∫ |u*|² f with u* = −κ (v + T ∇v log f0), in the rest frame of the collisions; the
+    objective is J(u ≡ 0) = mean ½|v|² there.
     """
+    velocity, unit = collision.rest_frame(particles)
     square, kinetic = 0.0, 0.0
     share = particles.shares()
     with comm.together():
         for rows in passes(len(particles.x)):
             x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
             with torch.enable_grad():
-                (score,) = torch.autograd.grad(problem.log_density(x, v, temperature).sum(), v)
-            square += float(summed(share[rows] * ((v + temperature * score).detach().double() ** 2).sum(1)))
-            kinetic += 0.5 * float(summed(share[rows] * (v.detach().double() ** 2).sum(1)))
+                log_density = case.problem.log_density(x, v, case.physics.temperature)
+                (score,) = torch.autograd.grad(log_density.sum(), v)
+            mean, scale = (part[rows] if isinstance(part, torch.Tensor) else part for part in (velocity, unit))
+            at_rest = (v.detach() - mean) / scale
+            drag = at_rest + collision.temperature * scale * score
+            square += float(summed(share[rows] * (drag.double() ** 2).sum(1)))
+            kinetic += 0.5 * float(summed(share[rows] * (at_rest.double() ** 2).sum(1)))
     mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
-    return CollisionReport(collision_strength * particles.mass * mean_square, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
+    dissipation = collision_strength(case) * particles.mass * mean_square
+    if case.physics.collision_operator != "bath":
+        dissipation /= collision.temperature
+    return CollisionReport(dissipation, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
 
 def require_finite_potential(field_solver: FieldSolver, particles: Particles, comm: Communicator) -> None:

@@ -242,7 +242,7 @@ def list_contents(folder: Path | str) -> dict[int, set[str]]:
     """
     contents = {}
     for step in list_snapshots(folder):
-        with _reading_in(folder, step) as file:
+        with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
             meshes = file[f"data/{step}/meshes"] if "meshesPath" in file.attrs else ()
             found = {"fields": "density" in meshes, "histograms": any(name.startswith("marginal_") for name in meshes)}
             found["particles"] = "particlesPath" in file.attrs

@@ -111,7 +111,8 @@ def pictures(folder: RunFolder, case: config.Case, series: Columns) -> Iterator[
     """
     seconds = {"seconds": lambda axes: _seconds(axes, series)} if series else {}
     for name, panel in (series_panels(case, series) | seconds).items():
-        yield name, Picture(_png(panel), TEXTS[name])
+        no_bath = name == "free_energy" and "free_energy" not in series
+        yield name, Picture(_png(panel), "∫ f log f against time" if no_bath else TEXTS[name])
     steps = _steps_with(folder, "histograms")
     for label, panel in marginal_panels(case, _snapshots(folder, _spread(steps, TIMES))):
         yield "marginals", Picture(_png(panel), f"Distribution of {label}")
@@ -196,7 +197,7 @@ def series_panels(case: config.Case, series: Columns) -> dict[str, Panel]:
     if series["field_energy"].any():
         panels["field_energy"] = lambda axes: _field_energy(axes, series)
     panels["energies"] = lambda axes: _energies(axes, series)
-    if "free_energy" in series:
+    if "entropy" in series:
         panels["free_energy"] = lambda axes: _free_energy(axes, case, series)
     if "kl" in series:
         panels["relative_entropy"] = lambda axes: _relative_entropy(axes, series)
@@ -220,19 +221,24 @@ def _energies(axes: plt.Axes, series: Columns) -> None:
 
 
 def _free_energy(axes: plt.Axes, case: config.Case, series: Columns) -> None:
-    """Free energy with entropy and the dissipation identity."""
-    time = series["time"]
-    axes.plot(time, series["free_energy"], color="C2", label="free energy F")
-    axes.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
+    """Free energy with entropy, or ∫ f log f alone without a bath, and the dissipation identity."""
+    time, in_bath = series["time"], "free_energy" in series
+    if in_bath:
+        axes.plot(time, series["free_energy"], color="C2", label="free energy F")
+        axes.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
+    else:
+        axes.plot(time, series["entropy"], color="C4", label="∫ f log f")
     if "dissipation" in series:
-        label = "F(0) − ∫ dissipation dt"
-        axes.plot(time, series["free_energy"][0] - dissipated(series), color=_ink(), lw=1, ls="--", label=label)
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]")
+        falls, start = ("F", series["free_energy"][0]) if in_bath else ("∫ f log f", series["entropy"][0])
+        label = f"{falls} at t = 0, less ∫ dissipation dt"
+        axes.plot(time, start - dissipated(series), color=_ink(), lw=1, ls="--", label=label)
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]" if in_bath else "∫ f log f")
     axes.legend()
 
 
 def dissipated(series: Columns) -> np.ndarray:
-    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost."""
+    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost, or
+    with the Dougherty operator ∫f log f."""
     return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
 
 
@@ -275,7 +281,7 @@ def marginal_panels(case: config.Case, snapshots: list[Snapshot]) -> list[tuple[
     """One of each coordinate, with its name; none without snapshots."""
     if not snapshots:
         return []
-    equilibrium = case.problem.equilibrium(case.physics.temperature)
+    equilibrium = case.equilibrium()
 
     def panel(number: int) -> Panel:
         def draw(axes: plt.Axes) -> None:

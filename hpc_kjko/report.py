@@ -137,6 +137,7 @@ def _headline(case: config.Case, columns: summary.Columns, rows: int) -> dict[st
 def _what(case: config.Case) -> dict[str, str]:
     """The case in a few lines."""
     method, physics, particles = case.method, case.physics, case.particles
+    in_bath = physics.collision_operator == "bath"
     collision = method.collision
     if collision == "jko":
         collision += f" of order {method.order}, {method.logdet} log det, {method.solver}"
@@ -144,7 +145,8 @@ def _what(case: config.Case) -> dict[str, str]:
     return {
         "problem": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V",
         "field": physics.field + (f" on {' × '.join(map(str, case.grid.cells))} cells" if case.grid else ""),
-        "collisions": f"κ = {physics.collision_strength:g} with a bath of T = {physics.temperature:g}",
+        "collisions": f"κ = {physics.collision_strength:g}, "
+        + (f"with a bath of T = {physics.temperature:g}" if in_bath else f"{physics.collision_operator} operator"),
         "collision step": collision,
         **({"network": network} if collision not in ("langevin", "none") else {}),
         "particles": f"{particles.count}, {particles.start} start, {particles.weights} weights, seed {particles.seed}"

@@ -51,23 +51,21 @@ class Simulation:
             UserError: that density makes no finite state (on every rank).
         """
         simulation = cls(case, comm)
-        problem, physics = case.problem, case.physics
         with comm.together():
             particles = draw(
-                problem,
+                case.problem,
                 Shard.of(case.particles.count, comm.rank, comm.size),
                 start=case.particles.start,
                 weights=case.particles.weights,
                 cells=case.grid.cells if case.grid else None,
                 seed=case.particles.seed,
-                temperature=physics.temperature,
+                temperature=case.physics.temperature,
                 dtype=getattr(torch, case.particles.precision),
                 device=comm.device,
             )
         diagnostics.require_finite_potential(simulation.field_solver, particles, comm)
         field = simulation.field_solver.start(particles)
-        strength = physics.collision_strength if case.method.collision != "none" else 0.0
-        report = diagnostics.initial_report(particles, problem, strength, physics.temperature, comm)
+        report = diagnostics.initial_report(particles, case, simulation.collision, comm)
         simulation.state = State(0.0, particles, field, report)
         for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
             if not math.isfinite(value):

@@ -38,6 +38,7 @@ _PLOTS = {
     "field_energy": ("field energy, log", True),
     "potential_energy": ("potential energy", False),
     "free_energy": ("free energy", False),
+    "entropy": ("∫ f log f", False),
     "kl": ("KL to equilibrium, log", True),
 }
 #: Of a braille character, the dots of its left and right column from above.
@@ -157,6 +158,8 @@ class Watched:
         plots = []
         for name, (label, is_log) in _PLOTS.items():
             values = self.columns.get(name, np.zeros(0))
+            if name == "entropy" and "free_energy" in self.columns:  # of which it is a part
+                continue
             if values.any():
                 head = rich.text.Text(f"{label}  {values[0]:.4g} → {values[-1]:.4g}", "bold", no_wrap=True)
                 lines = braille(_log(values) if is_log else values, inside, 3)

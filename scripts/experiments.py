@@ -68,6 +68,37 @@ EQUILIBRIUM = (
     *("problem.beam_velocity=0.0", "problem.amplitude=0.01", "physics.collision_strength=1.0", "time.step=0.1"),
     *("time.end=1000.0", "particles.count=4096", "method.hidden=[16,16]", "method.iterations=2"),
 )
+#: Like-particle collisions: a wave that they damp, temperatures that they make equal, and ten thousand steps.
+DOUGHERTY = ("physics.collision_operator=dougherty",)
+OPERATORS = ("physics.collision_strength=0.002", "particles.count=65536", "time.end=50.0")
+DOUGHERTY_RUNS = {
+    "dougherty_two_stream": ("dougherty_two_stream", ()),
+    "dougherty_poisson": ("dougherty_two_stream", ("physics.field=poisson", "time.energy_conserving=false")),
+    "operators_bath": ("dougherty_two_stream", ("physics.collision_operator=bath", *OPERATORS)),
+    "operators_dougherty": ("dougherty_two_stream", OPERATORS),
+    "dougherty_landau": (
+        "landau_damping",
+        (
+            *(*DOUGHERTY, "physics.collision_strength=0.1", "problem.amplitude=0.1", "particles.count=131072"),
+            *("time.end=10.0", "grid.shape_order=2"),
+        ),
+    ),
+    "dougherty_isotropy": (
+        "landau_damping",
+        (
+            *(*DOUGHERTY, "physics.collision_strength=0.5", "physics.field=external", "problem.amplitude=0.0"),
+            *("problem.thermal_speed=1.6", "problem.velocity_dims=3", "particles.count=65536", "time.step=0.1"),
+            *("time.end=3.0", "output.histogram_every=1"),
+        ),
+    ),
+    "dougherty_long": (
+        "dougherty_two_stream",
+        (
+            *("physics.collision_strength=0.1", "particles.count=8192", "grid.cells=16", "time.end=1000.0"),
+            *("method.hidden=[16,16]", "method.iterations=2"),
+        ),
+    ),
+}
 QUICK_GAUSSIAN = (
     *("particles.count=1024", "method.iterations=20", "method.first_iterations=150"),
     *("method.learning_rate=0.05", "time.end=2.0"),
@@ -144,7 +175,7 @@ def _runs() -> dict[str, Run]:
         "two_stream_full": Run("two_stream_full"),
         "growth": Run("two_stream_full", FINE_GROWTH),
         "long_jko": Run("two_stream_long"),
-        "long_score_matching": Run("two_stream_long", SCORE_MATCHING),
+        "long_score_matching": Run("two_stream_long", (*SCORE_MATCHING, "method.iterations=10")),
         "long_langevin": Run("two_stream_long", LANGEVIN),
     }
     for start, count, seed in itertools.product(STARTS, COUNTS, SEEDS):
@@ -157,6 +188,7 @@ def _runs() -> dict[str, Run]:
     for order, strength in STIFF:
         changes = (f"method.order={order}", f"physics.collision_strength={strength}")
         runs[f"stiff_{order}_{strength}"] = Run("e5_two_stream_strong", (*changes, *STIFF_PLASMA))
+    runs |= {name: Run(*run) for name, run in DOUGHERTY_RUNS.items()}
     runs["equilibrium"] = Run("e5_two_stream_strong", EQUILIBRIUM)
     for dims in ("1d", "3d"):
         for step in STEPS:

@@ -2,7 +2,7 @@
 """Predicts the time and memory of a step on many ranks from what bench_scaling.py measured on few.
 
     python scripts/scaling_model.py BENCH.csv [--cells 128] [--latency 2e-6] [--bandwidth 1.2e10] [--speed-up 1]
-                                    [--iterations 30] [--parameters 1700] [--out DIR]
+                                    [--iterations 30] [--parameters 1700] [--cores 2] [--out DIR]
 
 A step of N particles on n ranks, a mesh of M nodes:
 
@@ -16,7 +16,8 @@ and doubling), a broadcast B(B) = ⌈log₂ n⌉ α + 2 B/β: latency α and ban
 doi:10.1177/1094342005051521. What is left out: waiting for slower ranks, network contention, files.
 
 Prints predictions beside the rows of the table, then the times and memory of ensembles up to 10¹¹ particles on 4096
-ranks, and draws them into DIR/scaling_model.png.
+ranks, and draws all of it into DIR/scaling_model.png. More ranks than --cores share them: the model then takes as many
+ranks' work one after the other.
 """
 
 from __future__ import annotations
@@ -81,14 +82,25 @@ def read(path: Path) -> list[dict[str, float | str]]:
         return [{k: v if k == "scaling" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def draw(model: Model, nodes: int, path: Path) -> None:
-    """Step time against ranks, for each ensemble."""
+def draw(model: Model, nodes: int, measured: list[tuple[str, int, float, float]], path: Path) -> None:
+    """Step time against ranks: as measured, for each ensemble, and the memory.
+
+    Args:
+        measured: scaling, ranks, seconds measured and predicted.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, (first, left, right) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    for number, scaling in enumerate(dict.fromkeys(row[0] for row in measured)):
+        _, ranks, seconds, predicted = zip(*(row for row in measured if row[0] == scaling), strict=True)
+        first.plot(ranks, seconds, "o", color=f"C{number}", label=f"{scaling} scaling, measured")
+        first.plot(ranks, predicted, "-", color=f"C{number}", label=f"{scaling} scaling, model")
+    first.set_xscale("log", base=2)
+    first.set(xlabel="ranks", ylabel="seconds a step", title="measured points", ylim=(0, None))
+    first.legend()
     for number, particles in enumerate(PARTICLES):
         label = f"$10^{{{round(math.log10(particles))}}}$ particles"
         left.loglog(RANKS, [model.step(particles, n, nodes) for n in RANKS], "o-", color=f"C{number}", label=label)
@@ -98,7 +110,7 @@ def draw(model: Model, nodes: int, path: Path) -> None:
     left.set(xlabel="ranks", ylabel="seconds a step (model)", title=f"3D3V, mesh of {nodes} nodes")
     right.set(xlabel="ranks", ylabel="GB a rank (model)")
     left.legend()
-    for axes in (left, right):
+    for axes in (first, left, right):
         axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -114,6 +126,7 @@ def main() -> None:
     parser.add_argument("--speed-up", type=float, default=1.0, help="of a rank's processor over the measured core (1)")
     parser.add_argument("--iterations", type=int, default=30, help="hidden steps of a step (30)")
     parser.add_argument("--parameters", type=int, default=1700, help="of the network (1700)")
+    parser.add_argument("--cores", type=int, default=2, help="of the machine that was measured (2)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     rows, measured_nodes, nodes = read(options.table), options.measured_cells**3, options.cells**3
@@ -130,14 +143,17 @@ def main() -> None:
         speed_up=options.speed_up,
     )
     print(f"{1e6 * model.seconds_per_particle:.2f} µs a particle and step, solve {1e3 * model.solve:.2f} ms")
-    print("measured against the model, one core a rank:")
-    here = replace(model, speed_up=1.0)
+    print(f"measured against the model, {options.cores} cores:")
+    here, measured = replace(model, speed_up=1.0), []
     for row in rows:
         ranks, particles = int(row["ranks"]), row["particles"]
-        at = (particles, ranks, measured_nodes)
+        sharing = max(1.0, ranks / options.cores)
+        predicted = replace(here, speed_up=1 / sharing).step(particles, ranks, measured_nodes)
+        memory = here.memory(particles, ranks, measured_nodes)
+        measured.append((row["scaling"], ranks, row["step"], predicted))
         print(
             f"  {row['scaling']:6s} {ranks:3d} ranks {particles:10.0f} particles: {row['step']:.3f} s, model "
-            f"{here.step(*at):.3f} s; {row['memory'] / 1e9:.2f} GB, model {here.memory(*at) / 1e9:.2f} GB"
+            f"{predicted:.3f} s; {row['memory'] / 1e9:.2f} GB, model {memory / 1e9:.2f} GB"
         )
     print(f"model, {options.cells}³ cells: seconds a step (of which communication and solve), GB a rank")
     for particles in PARTICLES:
@@ -146,7 +162,7 @@ def main() -> None:
             step, memory = model.step(particles, ranks, nodes), model.memory(particles, ranks, nodes)
             print(f"  {particles:.0e} particles, {ranks:4d} ranks: {step:10.3f} ({serial:.3f}), {memory / 1e9:9.2f}")
     options.out.mkdir(parents=True, exist_ok=True)
-    draw(model, nodes, options.out / "scaling_model.png")
+    draw(model, nodes, measured, options.out / "scaling_model.png")
     print(options.out / "scaling_model.png")
 
 

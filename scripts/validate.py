@@ -6,7 +6,7 @@
 e1 … e6: the paper's examples; e7: 3D3V; e8: rates with and without collisions; long: three methods to t = 200; floor:
 noise of the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and
 collisionless rates of jobs/; seeds, order, stiff, equilibrium: few particles, orders in the step, strong collisions,
-10⁴ steps.
+10⁴ steps; dougherty: collisions that conserve.
 Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed. Small versions
 are in the tests.
 """
@@ -392,6 +392,59 @@ def equilibrium(runs: Experiments) -> bool:
     return bool(passed)
 
 
+def dougherty(runs: Experiments) -> bool:
+    """Like-particle collisions: field energy within 5 % of the grid solver's, momentum and energy kept to 1e-12,
+    temperatures equal at the rate 2κ, ∫f log f never rising for certain in 10⁴ steps."""
+    passed = True
+    for name in ("dougherty_two_stream", "dougherty_poisson", "dougherty_landau"):
+        series, reference = runs.series(name), runs.reference(name)
+        wanted = {
+            key: np.interp(series["time"], reference.times, getattr(reference, key))
+            for key in ("field_energy", "entropy")
+        }
+        field = relative_l2(series["field_energy"], wanted["field_energy"])
+        entropy = np.abs(series["entropy"] / wanted["entropy"] - 1).max()
+        energy = series["kinetic_energy"] + series["field_energy"]
+        momentum = np.abs(series["momentum_1"] - series["momentum_1"][0]).max() / series["mass"][0]
+        collided = np.abs(series["collision_energy"]).max() / energy[0]
+        print(
+            f"{name}: field energy, relative L2 {field:.4f}; largest error of entropy {entropy:.5f}; largest change of "
+            f"momentum / mass {momentum:.1e}, of energy {np.abs(energy / energy[0] - 1).max():.1e}, in one collision "
+            f"{collided:.1e}; violated {int((series['certificate'] < 0).sum())}; {series['seconds'].sum():.0f} s"
+        )
+        at = [round(t * (len(wanted["entropy"]) - 1)) for t in (0.25, 0.5, 0.75, 1.0)]
+        for label, values in (("run ", series["field_energy"]), ("grid", wanted["field_energy"])):
+            print(f"  {label} at quarters of the run: {' '.join(f'{values[i]:.4g}' for i in at)}")
+        passed &= field <= 0.05 and collided < 1e-12
+        if name == "dougherty_two_stream":
+            passed &= np.abs(energy / energy[0] - 1).max() < 1e-12
+        if name == "dougherty_poisson":
+            passed &= momentum < 1e-12
+    name = "dougherty_isotropy"
+    series, transverse = runs.series(name), transverse_temperatures(runs, name).mean(1)
+    total = 2 * series["kinetic_energy"] / series["mass"]
+    apart = total[: len(transverse)] - 3 * transverse
+    rate = -np.polyfit(series["time"][: len(apart)], np.log(apart), 1)[0]
+    print(f"{name}: T_1 − T_2 falls at the rate {rate:.4f}, 2 kappa = {2 * runs.case(name).physics.collision_strength}")
+    passed &= abs(rate / (2 * runs.case(name).physics.collision_strength) - 1) < 0.02
+    series = runs.series("dougherty_long")
+    energy = series["kinetic_energy"] + series["field_energy"]
+    changes, start, end = np.diff(series["entropy"]), series["entropy"][0], series["entropy"][-1]
+    print(
+        f"dougherty_long: {len(changes)} steps; violated {int((series['certificate'] < 0).sum())}; ∫f log f falls in "
+        f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, "
+        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}); "
+        f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
+    )
+    return bool(passed)
+
+
+def maxwellian_entropy(series: dict[str, np.ndarray]) -> float:
+    """∫f log f of the homogeneous 1V Maxwellian with all the energy of a run."""
+    energy = (series["kinetic_energy"] + series["field_energy"])[0]
+    return float(-0.5 * series["mass"][0] * np.log(2 * np.pi * np.e * 2 * energy / series["mass"][0]))
+
+
 VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "e1": e1,
     "e2": e2,
@@ -410,6 +463,7 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "order": order,
     "stiff": stiff,
     "equilibrium": equilibrium,
+    "dougherty": dougherty,
 }
 
 

@@ -1,6 +1,9 @@
-"""Collision steps: one file a method, one interface (:class:`~hpc_kjko.collisions.base.Collision`), one line here."""
+"""Collision steps: one file a method, one interface (:class:`~hpc_kjko.collisions.base.Collision`), one line here.
+
+A method is that of a bath; :mod:`~hpc_kjko.collisions.dougherty` makes of it one that conserves momentum and energy."""
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
+from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.langevin import LangevinCollision
 from hpc_kjko.collisions.none import NoCollision
@@ -20,7 +23,10 @@ METHODS: dict[str, type[Collision]] = {
 
 def collision_of(case: Case, comm: Communicator) -> Collision:
     """The collision step of a case; κ = 0 has none. Collective."""
-    return METHODS[case.method.collision if case.physics.collision_strength > 0 else "none"](case, comm)
+    method = METHODS[case.method.collision if case.physics.collision_strength > 0 else "none"]
+    if case.physics.collision_operator == "dougherty" and method is not NoCollision:
+        return DoughertyCollision(case, comm, method)
+    return method(case, comm)
 
 
 __all__ = ["METHODS", "Collision", "CollisionReport", "StepStart", "collision_of"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
+import torch
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
@@ -33,7 +33,8 @@ class CollisionReport:
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
         retries: fits that were made again because the step was not invertible or not certified.
         collision_free_energy: ∫f times the mean of ½|v'|² − ½|ṽ|² − T log det(I + h ∇v u) over particles that were
-            never fitted: what the step added to the free energy. 0 if none, or too few, are held out.
+            never fitted: what the step added to the free energy. With the Dougherty operator, which keeps the energy,
+            of −log det alone: what it added to ∫f log f. 0 if none, or too few, are held out.
         collision_free_energy_error: its standard error over those particles (indicative for a quiet start, whose
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
@@ -42,6 +43,8 @@ class CollisionReport:
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.
+        sparse_nodes: the part of the mesh's nodes with too few particles for moments of their own, which the Dougherty
+            operator takes from the whole box there; 0 with a bath.
     """
 
     dissipation: float
@@ -58,6 +61,7 @@ class CollisionReport:
     collision_energy: float = 0.0
     collision_energy_total: float = 0.0
     collision_field_energy: float = 0.0
+    sparse_nodes: float = 0.0
 
     @property
     def certificate(self) -> int:
@@ -108,11 +112,13 @@ class Collision(ABC):
     """Moves velocities and log-densities through one collision step."""
 
     #: Whether log f is known after the step; without it there is no entropy, free energy or KL.
-    tracks_log_f: ClassVar[bool] = True
+    tracks_log_f: bool = True
     #: Whether the step moves particles along a control field u, which then has a dissipation and a drift error.
-    has_control: ClassVar[bool] = True
+    has_control: bool = True
     #: Whether some particles are never fitted, and certify the step.
     held_out: bool = False
+    #: T that velocities relax to, in units of the rest frame's.
+    temperature: float
 
     @abstractmethod
     def __init__(self, case: Case, comm: Communicator):
@@ -132,6 +138,11 @@ class Collision(ABC):
             SolverFailure: on every rank.
         """
         return True
+
+    def rest_frame(self, particles: Particles) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """Where velocities are at rest [n, dv], and the unit that they are measured in [n, 1]: 0 and 1 in a bath.
+        Collective."""
+        return 0.0, 1.0
 
     @abstractmethod
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:

@@ -237,10 +237,9 @@ class ControlledCollision(Collision):
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
         exact = self.problem.exact(start.time + fitted, self.collision_strength, self.temperature)
-        smallest, total = np.inf, particles.shard.total
-        never_fitted = folds(particles.shard, v.device) == CERTIFY if self.held_out else None
-        counted = torch.zeros(2, dtype=torch.float64, device=v.device)
-        averages = torch.zeros(2, 6, dtype=torch.float64, device=v.device)
+        smallest = np.inf
+        change = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        averages = torch.zeros(2, 3, dtype=torch.float64, device=v.device)
         for rows in passes(len(particles.x), self.chunk):
             u, jacobian = field(rows)
             log_det = tracked_log_det(jacobian, duration, self.logdet)
@@ -249,7 +248,7 @@ class ControlledCollision(Collision):
             if len(u):
                 eigenvalues = smallest_eigenvalue(linear_part(jacobian, duration))
                 smallest = float(np.minimum(smallest, float(eigenvalues.min())))  # keeps a NaN, as min() would not
-            terms = torch.zeros(len(u), 6, dtype=torch.float64, device=v.device)
+            terms = torch.zeros(len(u), 3, dtype=torch.float64, device=v.device)
             terms[:, 0] = (u.double() ** 2).sum(1)
             seen = log_det if self.order == 1 else tracked_log_det(jacobian, fitted, self.logdet)
             reached = particles.v[rows] + fitted * u
@@ -258,24 +257,13 @@ class ControlledCollision(Collision):
                 score = exact.score_v(particles.x[rows], reached)
                 wanted = -self.collision_strength * (reached + self.temperature * score)
                 terms[:, 2] = ((u - wanted).double() ** 2).sum(1)
-            if never_fitted is not None and (chosen := never_fitted[rows]).any():
-                exact_log_det = tracked_log_det(jacobian[chosen], duration, "exact").double()
-                work = ((particles.v[rows][chosen] + 0.5 * duration * u[chosen]).double() * u[chosen]).sum(1)
-                change = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
-                number = counts(share[rows][chosen], total)
-                counted += torch.stack([number.sum(), (number**2).sum()])
-                terms[chosen, 3:] = torch.stack([change, number * change, number * change**2], dim=1)
+            if self.held_out:
+                exact_log_det = log_det if self.logdet == "exact" else tracked_log_det(jacobian, duration, "exact")
+                work = ((particles.v[rows] + 0.5 * duration * u).double() * u).sum(1)
+                change[rows] = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
             averages += summed_finely(share[rows, None] * terms)
-        sums = self.comm.sum(torch.cat([counted, averages.flatten()]).cpu().numpy())
-        (number, square), averages = sums[:2], sums[2:8] + sums[8:]
-        mean_square, mean_rest, drift_error, first, *second = averages
-        change, error = 0.0, 0.0
-        effective = number**2 / square if number > 0 else 0.0  # number of particles, if weights were equal
-        if effective >= FEWEST:
-            part = number / total  # of the mass
-            change = first / part
-            variance = max(second[1] - 2 * change * second[0] + change**2 * square / total, 0.0)
-            error = np.sqrt(variance / total * effective / (effective - 1)) / part
+        mean_square, mean_rest, drift_error = self.comm.sum(averages.cpu().numpy()).sum(0)
+        mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
         report = CollisionReport(
             dissipation=particles.mass * float(mean_square) / self.collision_strength,
             min_eigenvalue=self.comm.min(smallest),
@@ -283,7 +271,29 @@ class ControlledCollision(Collision):
             inner_iterations=iterations,
             substeps=1,
             drift_error=float(drift_error) if exact is not None else float("nan"),
-            collision_free_energy=particles.mass * float(change),
-            collision_free_energy_error=particles.mass * float(error),
+            collision_free_energy=particles.mass * mean,
+            collision_free_energy_error=particles.mass * error,
         )
         return particles.move(v, log_f), report
+
+
+def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicator) -> tuple[float, float]:
+    """The mean of values [n] over the particles that are never fitted, and its standard error. Collective.
+
+    Both are 0 with fewer than FEWEST of them.
+    """
+    chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
+    counted = torch.zeros(2, dtype=torch.float64, device=values.device)
+    sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
+    for rows in passes(len(values)):
+        number, value = counts(shares[rows], total) * chosen[rows], values[rows] * chosen[rows]
+        counted += torch.stack([number.sum(), (number**2).sum()])
+        sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))
+    number, square, *rest = comm.sum(torch.cat([counted, sums.flatten()]).cpu().numpy())
+    first, *second = np.reshape(rest, (2, 3)).sum(0)
+    if not number > 0 or (effective := number**2 / square) < FEWEST:  # were all weights equal
+        return 0.0, 0.0
+    part = number / total  # of the mass
+    mean = first / part
+    variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
+    return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)

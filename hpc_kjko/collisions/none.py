@@ -15,7 +15,7 @@ class NoCollision(Collision):
     """u ≡ 0: the Vlasov equation. Also what κ = 0 means."""
 
     def __init__(self, case: Case, comm: Communicator):
-        self.comm = comm
+        self.comm, self.temperature = comm, case.physics.temperature
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         return particles, CollisionReport(0.0, 1.0, mean_kinetic_energy(particles, self.comm), 0, 0)

@@ -9,11 +9,12 @@
 namespace kjko {
 
 static const Kernels levels[] = {
-    {"generic", generic::field, generic::machine, generic::objective, generic::particles},
 #ifdef KJKO_X86_LEVELS
     {"x86-64-v2", v2::field, v2::machine, v2::objective, v2::particles},
     {"x86-64-v3", v3::field, v3::machine, v3::objective, v3::particles},
     {"x86-64-v4", v4::field, v4::machine, v4::objective, v4::particles},
+#else
+    {"generic", generic::field, generic::machine, generic::objective, generic::particles},
 #endif
 };
 
@@ -22,13 +23,16 @@ static const Kernels &choose() {
     const char *variable = std::getenv("KJKO_ISA");
     const std::string wanted = variable ? variable : "";
     const Kernels *chosen = nullptr;
+    bool found = false;
+    for (const Kernels &level : levels) found = found || level.level == highest;
+    if (!found) throw std::runtime_error("this machine has none of the instruction sets that the kernels are for");
     for (const Kernels &level : levels) {
         if (wanted.empty() || level.level == wanted) chosen = &level;
         if (level.level == highest) break;
     }
     if (!chosen)
         throw std::invalid_argument("KJKO_ISA='" + wanted + "' is not a level of this machine, which has " + highest +
-                                    ": use 'generic', 'x86-64-v2', 'x86-64-v3' or 'x86-64-v4', or unset it");
+                                    ": use 'x86-64-v2', 'x86-64-v3' or 'x86-64-v4', or unset it");
     return *chosen;
 }
 

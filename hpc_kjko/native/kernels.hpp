@@ -32,11 +32,12 @@ struct Kernels {
     extern const ParticleKernels particles; \
     }
 
-KJKO_TABLES(generic)
 #ifdef KJKO_X86_LEVELS
 KJKO_TABLES(v2)
 KJKO_TABLES(v3)
 KJKO_TABLES(v4)
+#else
+KJKO_TABLES(generic)
 #endif
 #undef KJKO_TABLES
 

@@ -34,6 +34,11 @@ class Problem(Section):
         """Box lengths [dx], or None in unbounded space."""
 
     @property
+    def is_homogeneous(self) -> bool:
+        """Whether f0 does not depend on x, nor is there a potential that would make it."""
+        return False
+
+    @property
     def mass(self) -> float:
         """Total mass ∫f: the box volume, or 1 in unbounded space."""
         return float(np.prod(self.periods)) if self.periods else 1.0

@@ -61,6 +61,10 @@ class PerturbedBeams(PeriodicProblem):
         return 0.0
 
     @property
+    def is_homogeneous(self) -> bool:
+        return self.amplitude == 0
+
+    @property
     def wave_vector(self) -> np.ndarray:
         """k of the perturbation [dx]."""
         mode = np.zeros(self.space_dims)

@@ -39,6 +39,10 @@ class Periodic(CustomProblem, PerturbedBeams):
     def beam_speed(self) -> float:
         return self.beam_velocity
 
+    @property
+    def is_homogeneous(self) -> bool:
+        return False
+
     def own_potential(self, x: torch.Tensor) -> torch.Tensor:
         phase = 2 * math.pi * x / torch.tensor(self.periods, dtype=x.dtype, device=x.device)
         if self.potential_name == "cosine":

@@ -2,7 +2,9 @@
 
     d_t f + v d_x f + a d_v f = kappa d_v( v f + T d_v f ),   x periodic with length L,   |v| < velocity_max
 
-a is either the self-consistent field E = -phi', -phi'' = n - 1, n = int f dv, or a given static a(x).
+a is either the self-consistent field E = -phi', -phi'' = n - 1, n = int f dv, or a given static a(x). Or, with the
+Dougherty operator of like-particle collisions, kappa d_v( (v - U) f + Theta d_v f ) with the local mean velocity
+U(x) and temperature Theta(x) of f itself.
 Units: omega_p = 1, mean density 1; T is a velocity squared, the square of the bath's thermal speed.
 
 One step of length h is the Strang composition (second order in h; Strang 1968, doi:10.1137/0705041)
@@ -12,7 +14,9 @@ One step of length h is the Strang composition (second order in h; Strang 1968, 
 of three exact sub-flows: drift and kick are translations, done by Fourier interpolation (after Cheng & Knorr
 1976, doi:10.1016/0021-9991(76)90053-X); collide is the matrix exponential of the Chang-Cooper discretisation
 (1970, doi:10.1016/0021-9991(70)90001-X), second order in the velocity spacing, which keeps the mass, f >= 0
-and the Maxwellian. Kick and collide leave n alone, so one field serves the whole inner part of the step.
+and the Maxwellian. Kick and collide leave n alone, so one field serves the whole inner part of the step. The
+Dougherty operator keeps U and Theta too, so that its flow is that of an Ornstein-Uhlenbeck process with constants:
+exact in Fourier space, f^(k) -> f^(k e^(-kappa h)) times the transform of a Gaussian.
 
 Without collisions f filaments without end (in free flight f ~ exp(-ikvt)). Filaments that reach the grid
 spacing would alias back as noise, so each translation also filters the shortest waves away. This keeps mass,
@@ -22,6 +26,7 @@ as more cells agree.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.fft import irfft, rfft
@@ -64,6 +69,7 @@ def solve(
     cells: tuple[int, int] = (128, 512),
     velocity_max: float = 8.0,
     *,
+    collision_operator: Literal["bath", "dougherty"] = "bath",
     acceleration: Callable[[np.ndarray], np.ndarray] | None = None,
     potential: Callable[[np.ndarray], np.ndarray] | None = None,
     left: float = 0.0,
@@ -81,6 +87,8 @@ def solve(
         step: time step h, in 1/omega_p.
         cells: number of cells in x and v.
         velocity_max: v runs over (-velocity_max, velocity_max), where f must stay negligible at the ends.
+        collision_operator: the bath's, or Dougherty's, for which T is only that of ``free_energy`` and
+            ``relative_entropy``.
         acceleration: a(x) of a given static field, in place of the Poisson equation.
         potential: phi(x) with a = -phi', for the energies and the relative entropy in a given field.
         left: x runs over (left, left + length).
@@ -127,11 +135,13 @@ def solve(
 
     drift_half = _filter(wavenumber_x)[:, None] * np.exp(-0.5j * step * np.outer(wavenumber_x, v))
     filter_v = _filter(wavenumber_v)
-    collide = None
-    if collision_strength > 0:
-        collide = expm(step * collision_strength * _chang_cooper(v, temperature)).T
+    collide: Callable[[np.ndarray], np.ndarray] | None = None
+    if collision_strength > 0 and collision_operator == "dougherty":
+        collide = _dougherty(v, wavenumber_v, step * collision_strength)
+    elif collision_strength > 0:
+        matrix = expm(step * collision_strength * _chang_cooper(v, temperature)).T
         # Columns sum to 1 up to the rounding of expm, which would add up to a drift of the mass.
-        collide = collide / collide.sum(axis=1, keepdims=True)
+        collide = (matrix / matrix.sum(axis=1, keepdims=True)).__rmatmul__
 
     series = np.empty((n_steps + 1, 6))
     snapshots = np.empty((len(snapshot_steps), n_x, n_v))
@@ -143,7 +153,7 @@ def solve(
                 f = _translate(f, kick_half**2, axis=1)
             else:
                 f = _translate(f, kick_half, axis=1)
-                f = f @ collide
+                f = collide(f)
                 f = _translate(f, kick_half, axis=1)
             f = _translate(f, drift_half, axis=0)
 
@@ -228,3 +238,24 @@ def _chang_cooper(v: np.ndarray, temperature: float) -> np.ndarray:
     flux[inner, inner - 1] = -from_left
     flux[inner, inner] = from_right
     return np.diff(flux, axis=0) / dv
+
+
+def _dougherty(v: np.ndarray, wavenumber: np.ndarray, duration: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The flow f -> f of the Dougherty operator for kappa h = ``duration``, as a function of f (n_x, n_v).
+
+    With g = e^(-kappa h), v goes to U + g (v - U) + sqrt(Theta (1 - g^2)) times a standard normal number, and so
+    f^(k) = int f e^(-i k v) dv to f^(g k) exp( -i k U (1 - g) - k^2 Theta (1 - g^2)/2 ).
+    """
+    damping = np.exp(-duration)
+    transform = np.exp(-1j * damping * np.outer(v, wavenumber))
+    back = np.exp(1j * wavenumber * v[0])
+
+    def flow(f: np.ndarray) -> np.ndarray:
+        density = f.sum(axis=1)
+        mean = f @ v / density
+        temperature = f @ v**2 / density - mean**2
+        noise = -0.5 * (1 - damping**2) * np.outer(temperature, wavenumber**2)
+        moved = (f @ transform) * np.exp(noise - 1j * (1 - damping) * np.outer(mean, wavenumber))
+        return irfft(moved * back, n=len(v), axis=1)
+
+    return flow

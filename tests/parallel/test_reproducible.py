@@ -24,6 +24,7 @@ VARIANTS = {
     "varpro": {},
     "adam": {"method": {"hidden": [16, 16], "solver": "adam", "iterations": 3, "first_iterations": 10}},
     "ampere": {"physics": {"collision_strength": 0.05, "field": "ampere"}},
+    "dougherty": {"physics": {"collision_strength": 0.05, "collision_operator": "dougherty"}},
     "3V": {"problem": {"kind": "two_stream", "velocity_dims": 3}},
     "random, density weights": {"particles": {"count": 5003, "start": "random", "weights": "density"}},
 }

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
+from conftest import command, run_command
 
 from hpc_kjko import native
 
@@ -41,3 +44,28 @@ def test_a_step_is_faster_than_the_papers_in_torch():
     assert ratios.pop("paper's scheme, torch") == 1
     assert len(ratios) == 4 and min(ratios.values()) > 1
     assert ratios["varpro, order 2, 10 hidden steps, 2h, native"] > 5  # 25, at sizes that flatter no kernel
+
+
+def test_scaling_is_measured_and_extrapolated(tmp_path):
+    """On 1 and 2 ranks; the model agrees with the one that it was made from, and goes on to 10¹¹ particles."""
+    table = tmp_path / "scaling.csv"
+    bench = command(SCRIPTS / "bench_scaling.py", "--quick", "--rounds", "1", "--steps", "2", "--out", table)
+    measured = run_command(bench, tmp_path, timeout=240)
+    assert measured.returncode == 0, measured.stderr
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["scaling"], row["ranks"]) for row in rows] == [
+        (scaling, ranks) for scaling in ("strong", "weak") for ranks in "12"
+    ]
+    for row in rows:
+        phases = [float(row[phase]) for phase in ("push", "solve", "train", "move", "measure")]
+        assert 0.8 * float(row["step"]) < sum(phases) < 1.3 * float(row["step"])  # of the slowest rank each
+        assert float(row["memory"]) > 1e8 and (float(row["bytes"]) > 1e5 or row["ranks"] == "1")
+    model = run_command(
+        command(SCRIPTS / "scaling_model.py", table, "--measured-cells", 8, "--out", tmp_path), tmp_path
+    )
+    assert model.returncode == 0, model.stderr
+    first = next(line for line in model.stdout.splitlines() if line.startswith("  strong   1 ranks")).split()
+    assert first[first.index("particles:") + 1] == first[first.index("model") + 1]
+    assert "1e+11 particles, 4096 ranks" in model.stdout
+    assert np.ptp(matplotlib.image.imread(tmp_path / "scaling_model.png")[..., :3]) > 0.9
