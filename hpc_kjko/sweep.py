@@ -275,8 +275,14 @@ class _Child:
     def run(self, line: list[str]) -> int:
         """The exit code of a command, in a session of its own: Ctrl-C reaches it through us, and once."""
         out = None if sys.stdout.isatty() else subprocess.DEVNULL  # progress; the log has the rest
-        with subprocess.Popen(line, stdout=out, start_new_session=True) as self._process:
+        self._process = subprocess.Popen(line, stdout=out, start_new_session=True)
+        if self.is_stopped:  # while it was being started
+            self._process.send_signal(signal.SIGUSR2)
+        try:
             return self._process.wait()
+        except BaseException:
+            self._process.terminate()
+            raise
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._process and self._process.poll() is None:
