@@ -1,4 +1,4 @@
-"""The ``kjko`` command: its verbs, its log, its exit codes. With ``terminal`` the only place that prints.
+"""The ``kjko`` command: its verbs, its log, its exit codes.
 
 Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint, 130
 interrupted without one.
@@ -7,10 +7,9 @@ interrupted without one.
 from __future__ import annotations
 
 import argparse
-import csv
 import difflib
-import functools
 import logging
+import math
 import os
 import sys
 import traceback
@@ -19,27 +18,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import rich.console
+import rich.box
 import rich.markup
 import rich.table
 
-from hpc_kjko import __version__, config, driver, native
+from hpc_kjko import __version__, config, driver, native, summary
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series, watch
 from hpc_kjko.integrators import MAPS
 from hpc_kjko.native import cuda
 from hpc_kjko.objective import JKOObjective
-from hpc_kjko.output import list_snapshots
 from hpc_kjko.problems import KINDS
 from hpc_kjko.runfolder import RunFolder, provenance
-from hpc_kjko.series import read_series
 from hpc_kjko.simulation import Outcome
 from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile, unfinished
-from hpc_kjko.terminal import StopSignals
+from hpc_kjko.storage import ShardedFile
+from hpc_kjko.sweep import Sweep
+from hpc_kjko.terminal import StopSignals, show
 
 log = logging.getLogger("hpc_kjko")
 
@@ -99,17 +98,6 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _on_rank_0(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace, Communicator], int]:
-    """A command that reads files and prints: under mpirun once, not once a rank."""
-
-    @functools.wraps(command)
-    def on_rank_0(options: argparse.Namespace, comm: Communicator) -> int:
-        with comm.together():
-            return command(options) if comm.is_root else DONE
-
-    return on_rank_0
-
-
 # -- the verbs -------------------------------------------------------------------------------------------------------
 
 
@@ -144,22 +132,6 @@ def _over(outcome: Outcome, stop: StopSignals) -> int:
     return DONE if outcome == "finished" else STOPPED
 
 
-@_on_rank_0
-def series(options: argparse.Namespace) -> int:
-    """Show the time series of a run."""
-    columns = _rows(_existing(options.folder))
-    if options.csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
-        writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
-        return DONE
-    table = rich.table.Table(rich.table.Column("column", no_wrap=True), "first", "last", "smallest", "largest")
-    for name, values in columns.items():
-        table.add_row(name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max())))
-    _show(table)
-    return DONE
-
-
 def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
     folder = RunFolder(options.folder)
@@ -173,113 +145,73 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     return DONE
 
 
-@_on_rank_0
-def plot(options: argparse.Namespace) -> int:
-    """Draw the figures of a run."""
-    try:
-        from hpc_kjko import plotting
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
-    folder = _existing(options.folder)
-    _rows(folder)
-    with folder.writing():
-        paths = plotting.plot_run(folder)
-    for path in paths:
-        print(path)
-    return DONE
-
-
-@_on_rank_0
-def inspect(options: argparse.Namespace) -> int:
-    """Say what a run folder holds."""
-    folder = _existing(options.folder)
-    status, case = folder.status(), config.load(folder.case, of_a_run=True)
-    columns = _rows(folder)
-    energy = columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
-    rows: dict[str, str] = {
-        "status": status["status"],
-        "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
-        f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
-        "time": f"{columns['time'][-1]:g} of {case.time.end:g} in steps of {case.time.step:g}",
-        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
-        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
-        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
-        **_balance(columns, energy),
-        **{
-            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
-            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
-            if name in columns
-        },
-        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(sum(columns.get('retries', [])))}",
-        **_certificates(columns),
-        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
-        "snapshots": f"{len(list_snapshots(folder.snapshots))}",
-        "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
-        **_memory(status, case.particles.count),
-        "incomplete files": ", ".join(
-            str(path.relative_to(folder.path))
-            for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
+def sweep(options: argparse.Namespace, comm: Communicator) -> int:
+    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
+    if comm.size > 1:
+        raise UserError("kjko sweep starts the ranks itself: call it without mpirun, with --ranks")
+    if options.table:
+        _show_sweep(Sweep.read(options.case), {})
+        return DONE
+    if not options.grid or options.out is None:
+        raise UserError(
+            "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
         )
-        or "none",
-        **{
-            name: str(status[name])
-            for name in ("version", "git", "ranks", "threads", "device", "mpi", "date")
-            if name in status
-        },
-    }
-    table = rich.table.Table(show_header=False, title=str(folder.path))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    _show(table)
+    swept = Sweep.plan(options.case, options.grid, options.out)
+    if options.slurm:
+        swept.write_slurm_script(options.slurm, options.ranks)
+        swept.write()
+        print(
+            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
+        )
+        print(f"    sbatch {options.slurm}")
+        print(f"    kjko sweep {options.out} --table     # what has come out so far")
+        return DONE
+    swept.write()
+    outcomes = swept.run(options.ranks)
+    _show_sweep(swept, outcomes)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
+        return OURS
+    if list(outcomes.values()).count("finished") < len(swept.points):
+        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
+        return STOPPED
     return DONE
 
 
-def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
-    """What of the change of energy no collision accounts for."""
-    if "collision_energy_total" not in columns:
-        return {}
-    unexplained = energy - energy[0] - columns["collision_energy_total"]
-    return {"energy change not from collisions": f"{np.abs(unexplained).max():.2e}"}
+def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
+    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
+    rows = swept.table(outcomes)
+    keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
+    verdicts = list(summary.VERDICTS.values())
+    quantities = ("energy", "field_energy", "potential_energy", "free_energy", "kl", "seconds")
+    numbers = [name for name in quantities if any(row[name] for row in rows)]
+    certified = any(row[verdicts[0]] is not None for row in rows)
+    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers] + ["certificates"] * certified
+    table = rich.table.Table(title=rich.markup.escape(str(swept.folder)), box=rich.box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading.replace("_", "\n"), no_wrap=True, vertical="bottom")
+    for row in rows:
+        cells = [rich.markup.escape(row[key]) for key in keys] + [row["status"]]
+        cells += ["-" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        cells += ["/".join("-" if row[name] is None else str(row[name]) for name in verdicts)] * certified
+        table.add_row(*cells)
+    if certified:
+        table.caption = f"certificates: {' / '.join(verdicts)}"
+    show(table, whole=True)
+    print(swept.write_table(rows))
 
 
-def _memory(status: dict[str, Any], particles: int) -> dict[str, str]:
-    """What a rank took at most, the interpreter and its libraries included."""
-    if "memory" not in status:
-        return {}
-    ranks = status.get("ranks", 1)
-    per_particle = status["memory"] * ranks / particles
-    return {
-        "memory of rank 0": f"{status['memory'] / 1e9:.2f} GB",
-        "memory of all ranks": f"{per_particle:.0f} bytes a particle",
-    }
-
-
-def _certificates(columns: dict[str, np.ndarray]) -> dict[str, str]:
-    """The tally of a run's certificates."""
-    if "certificate" not in columns:
-        return {}
-    verdicts = columns["certificate"][1:]
-    tally = ", ".join(
-        f"{int((verdicts == verdict).sum())} {name}"
-        for verdict, name in ((1, "certified"), (0, "inconclusive"), (-1, "violated"))
-    )
-    change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
-    return {
-        "fall of the free energy in collisions": tally,
-        "its sum, on particles never fitted": f"{change:.6g} ± {error:.2g} at most",
-    }
-
-
-@_on_rank_0
+@on_rank_0
 def cases(options: argparse.Namespace) -> int:
     """List the built-in problems, methods, solvers and integrators."""
     for kind, problem in KINDS.items():
-        _show(f"[bold]{kind}[/]  {rich.markup.escape((problem.__doc__ or '').splitlines()[0])}")
+        show(f"[bold]{kind}[/]  {rich.markup.escape((problem.__doc__ or '').splitlines()[0])}")
         for name, value in config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items():
             if name != "kind":
-                _show(f"    {name} = {value}")
-    _show(f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}")
-    _show(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2")
+                show(f"    {name} = {value}")
+    show(f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}")
+    show(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2")
     return DONE
 
 
@@ -313,7 +245,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         table = rich.table.Table(show_header=False)
         for name, value in rows.items():
             table.add_row(name, value)
-        _show(table)
+        show(table)
         for sentence in advice:
             print(sentence)
         if problem:
@@ -340,28 +272,6 @@ def _try_collectives(comm: Communicator) -> str:
     except RuntimeError as failure:
         return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
     return ""
-
-
-def _show(renderable: Any) -> None:
-    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit."""
-    console = rich.console.Console(highlight=False)
-    with console.capture() as capture:
-        console.print(renderable)
-    print(capture.get(), end="")
-
-
-def _rows(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The time series of a folder, of one row at least."""
-    columns = read_series(folder.series)
-    if not len(columns["step"]):
-        raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
-    return columns
-
-
-def _existing(path: Path) -> RunFolder:
-    folder = RunFolder(path)
-    folder.status()
-    return folder
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
@@ -397,6 +307,26 @@ def _nearest(given: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number, 0 or more")
+    return number
+
+
+def _positive(text: str) -> float:
+    if not _not_negative(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+    return float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.")
     parser.add_argument("--version", action="version", version=f"kjko {__version__}")
@@ -419,13 +349,38 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    for command in (restart, series, analyze, plot, inspect):
+    for command in (restart, series, analyze, plot, report, inspect, watch):
         on_folder = verb(command)
         on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
         if command is restart:
             on_folder.add_argument("--set", **change)
         if command is series:
             on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+        if command is watch:
+            on_folder.add_argument("--once", action="store_true", help="show it as it is now and end")
+            interval = "seconds between looks (default 2)"
+            on_folder.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
+        if command is report:
+            on_folder.add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
+    comparing = verb(compare)
+    comparing.add_argument("run", type=Path, metavar="A", help="run folder")
+    comparing.add_argument("reference", metavar="B", help="run folder, CSV file with a column time, or 'grid'")
+    comparing.add_argument(
+        "--tolerance", type=_not_negative, metavar="X", help="largest relative L2 difference allowed"
+    )
+    column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
+    comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
+    comparing.add_argument("--out", type=Path, metavar="FILE.png", help="a figure with both")
+    sweeping = verb(sweep)
+    sweeping.add_argument(
+        "case", type=Path, metavar="CASE.toml", help="the case, or with --table the folder of a sweep"
+    )
+    grid_help = "a key of the case and its values; given several times, all combinations"
+    sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
+    sweeping.add_argument("--out", type=Path, metavar="DIR", help="a folder for the run folders")
+    sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
+    sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")
+    sweeping.add_argument("--table", action="store_true", help="run nothing: the table of what has come out so far")
     verb(cases)
     verb(doctor)
     return parser

@@ -234,13 +234,30 @@ def list_snapshots(folder: Path | str) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def read_snapshot(folder: Path | str, step: int, particles: slice | None = None) -> Snapshot:
+def list_contents(folder: Path | str) -> dict[int, set[str]]:
+    """What each snapshot of ``folder`` holds of "fields", "histograms" and "particles": by step, ascending.
+
+    Raises:
+        UserError: a snapshot is damaged.
+    """
+    contents = {}
+    for step in list_snapshots(folder):
+        with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
+            meshes = file[f"data/{step}/meshes"] if "meshesPath" in file.attrs else ()
+            found = {"fields": "density" in meshes, "histograms": any(name.startswith("marginal_") for name in meshes)}
+            found["particles"] = "particlesPath" in file.attrs
+            contents[step] = {name for name, there in found.items() if there}
+    return contents
+
+
+def read_snapshot(folder: Path | str, step: int, particles: slice | None = None, *, fields: bool = True) -> Snapshot:
     """Read the snapshot of a step.
 
     Args:
         folder: that of the snapshots.
         step: one of :func:`list_snapshots`.
         particles: which rows of particles to read, as ``slice(None, None, 100)`` for every hundredth.
+        fields: whether to read density, potential and E, which are large in three dimensions.
 
     Raises:
         UserError: there is no such file, or it is damaged.
@@ -250,7 +267,7 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None)
         iteration = file[f"data/{step}"]
         contents: dict[str, Any] = {}
         if "meshesPath" in file.attrs:
-            contents |= _read_meshes(iteration["meshes"])
+            contents |= _read_meshes(iteration["meshes"], fields)
         if particles is not None and "particlesPath" in file.attrs:
             contents |= _read_particles(iteration[f"particles/{SPECIES}"], particles)
         return Snapshot(step, float(iteration.attrs["time"]), _text(file.attrs), **contents)
@@ -310,9 +327,9 @@ def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
         yield file[f"data/{step}"]
 
 
-def _read_meshes(meshes: h5py.Group) -> dict[str, Any]:
+def _read_meshes(meshes: h5py.Group, fields: bool) -> dict[str, Any]:
     contents: dict[str, Any] = {"histograms": [], "marginals": []}
-    if "density" in meshes:
+    if fields and "density" in meshes:
         electric = [component[()] for component in meshes["E"].values()]
         contents |= {
             "density": meshes["density"][()],

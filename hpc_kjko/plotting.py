@@ -2,11 +2,15 @@
 
 Units on the axes are those of the normalisation: time in 1/ω_p, lengths in v_th/ω_p, velocities in v_th (the thermal
 speed of a bath at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_th/ω_p)^dx.
+
+A panel draws into one axes. ``plot_run`` puts panels together into files, ``pictures`` makes of each a small picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,19 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from cycler import cycler  # noqa: E402
 
 from hpc_kjko import config  # noqa: E402
-from hpc_kjko.output import list_snapshots, read_snapshot  # noqa: E402
+from hpc_kjko.output import Snapshot, list_contents, read_snapshot  # noqa: E402
 from hpc_kjko.runfolder import RunFolder  # noqa: E402
 from hpc_kjko.series import read_series  # noqa: E402
 
 #: Panels of the phase-space figure.
 PANELS = 6
+#: Pictures of phase space in a report.
+FRAMES = 24
+#: Times of the marginals and of the spectrum.
+TIMES = 4
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
@@ -34,6 +43,21 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+#: Half-tones on nothing: to be read on a white page and on a dark one.
+_GREY = "#757f8f"
+_HALF_TONES = {
+    **_STYLE,
+    "figure.dpi": 200,
+    "font.size": 11,
+    "savefig.transparent": True,
+    "axes.facecolor": "none",
+    "axes.prop_cycle": cycler(color=["#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b"]),
+    **{f"{name}.color": _GREY for name in ("text", "xtick", "ytick", "grid")},
+    **{f"axes.{name}color": _GREY for name in ("edge", "label", "title")},
+}
+
+Panel = Callable[[plt.Axes], None]
+Columns = dict[str, np.ndarray]
 
 
 def plot_run(folder: RunFolder) -> list[Path]:
@@ -47,12 +71,15 @@ def plot_run(folder: RunFolder) -> list[Path]:
     """
     case, series = config.load(folder.case, of_a_run=True), read_series(folder.series)
     folder.figures.mkdir(exist_ok=True)
+    panels = series_panels(case, series)
+    energies: list[str] = [name for name in ("energies", "free_energy") if name in panels]
     drawings: dict[str, Callable[[], plt.Figure | None]] = {
-        "field_energy": lambda: field_energy(case, series),
-        "energies": lambda: energies(case, series),
-        "relative_entropy": lambda: relative_entropy(case, series),
+        "field_energy": lambda: _row(case, panels, ["field_energy"]),
+        "energies": lambda: _row(case, panels, energies),
+        "relative_entropy": lambda: _row(case, panels, ["relative_entropy"]),
         "marginals": lambda: marginals(case, folder),
         "phase_space": lambda: phase_space(case, folder),
+        "spectrum": lambda: spectrum(case, folder),
     }
     paths = []
     for name, draw in drawings.items():
@@ -65,130 +92,322 @@ def plot_run(folder: RunFolder) -> list[Path]:
     return paths
 
 
-def field_energy(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure | None:
-    """½ ∫ |E|² dx against time, logarithmic; None without a self-consistent field."""
-    if not series["field_energy"].any():
+@dataclass(frozen=True)
+class Picture:
+    """A small picture for a page: PNG on a transparent background, what it shows, and when (None: at all times)."""
+
+    png: bytes
+    text: str
+    time: float | None = None
+
+
+def pictures(folder: RunFolder, case: config.Case, series: Columns) -> Iterator[tuple[str, Picture]]:
+    """Every panel that the run has data for, by the name of its figure; of phase space as many times as FRAMES.
+
+    Args:
+        series: two rows at least, or none.
+
+    Raises:
+        UserError: a snapshot is damaged, or the code of the user's for a potential cannot be had.
+    """
+    seconds = {"seconds": lambda axes: _seconds(axes, series)} if series else {}
+    for name, panel in (series_panels(case, series) | seconds).items():
+        no_bath = name == "free_energy" and "free_energy" not in series
+        yield name, Picture(_png(panel), "∫ f log f against time" if no_bath else TEXTS[name])
+    steps = _steps_with(folder, "histograms")
+    for label, panel in marginal_panels(case, _snapshots(folder, _spread(steps, TIMES))):
+        yield "marginals", Picture(_png(panel), f"Distribution of {label}")
+    frames = _snapshots(folder, _spread(steps, FRAMES))
+    frames = [frame for frame in frames if frame.histograms]
+    brightest = max((frame.histograms[0].values.max() for frame in frames), default=0.0)
+    for frame in frames:
+        png = _png(_phase_space_panel(frame, brightest, with_bar=True))
+        yield "phase_space", Picture(png, f"Phase space at t = {frame.time:g}", frame.time)
+    fields = _snapshots(folder, _spread(_steps_with(folder, "fields"), TIMES), fields=True)
+    if fields:
+        yield "spectrum", Picture(_png(_spectrum_panel(case, fields)), TEXTS["spectrum"])
+
+
+TEXTS = {
+    "field_energy": "Energy of the electric field against time",
+    "energies": "Energies against time",
+    "free_energy": "Free energy and entropy against time",
+    "relative_entropy": "Relative entropy (KL divergence) against time",
+    "spectrum": "Field energy by wavenumber, at several times",
+    "seconds": "Seconds of each step",
+}
+
+
+def _png(panel: Panel) -> bytes:
+    file = io.BytesIO()
+    with plt.rc_context(_HALF_TONES):
+        figure, axes = plt.subplots(figsize=(4.8, 3.3))
+        panel(axes)
+        figure.savefig(file, format="png")
+        plt.close(figure)
+    return file.getvalue()
+
+
+def _row(case: config.Case, panels: Mapping[str, Panel], names: list[str]) -> plt.Figure | None:
+    """Panels beside each other; None if there are none."""
+    names = [name for name in names if name in panels]
+    if not names:
         return None
-    figure, axes = plt.subplots(figsize=(6.4, 4.2))
-    axes.semilogy(series["time"], series["field_energy"], color="C3")
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫|E|²dx  [normalised]", title=_title(case))
-    return figure
-
-
-def energies(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure:
-    """Energies, and where log f is tracked free energy with entropy and the dissipation identity, against time."""
-    tracked, in_bath = "entropy" in series, "free_energy" in series
-    figure, panels = plt.subplots(1, 1 + tracked, figsize=(5 + 5 * tracked, 4.2), squeeze=False)
-    left, right = panels[0, 0], panels[0, -1]
-    time = series["time"]
-    total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
-    for name in ("kinetic", "field", "potential"):
-        if series[f"{name}_energy"].any():
-            left.plot(time, series[f"{name}_energy"], label=name)
-    left.plot(time, total, color="black", lw=1, ls="--", label="total")
-    left.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]", title="energies")
-    left.legend()
-    if tracked:
-        temperature, falls = (case.physics.temperature, "F") if in_bath else (1.0, "∫ f log f")
-        right.plot(time, temperature * series["entropy"], color="C4", label=f"{'T ' if in_bath else ''}∫ f log f")
-        if in_bath:
-            right.plot(time, series["free_energy"], color="C2", label="free energy F")
-        if "dissipation" in series:
-            start = series["free_energy" if in_bath else "entropy"][0]
-            label = f"{falls} at t = 0, less ∫ dissipation dt"
-            right.plot(time, start - dissipated(series), color="black", lw=1, ls="--", label=label)
-        right.set(
-            xlabel="time  [1/ω$_p$]", ylabel="[normalised]", title="free energy and entropy"[0 if in_bath else 16 :]
-        )
-        right.legend()
+    width = 6.4 if len(names) == 1 else 5.0 * len(names)
+    figure, row = plt.subplots(1, len(names), figsize=(width, 4.2), squeeze=False)
+    for name, axes in zip(names, row[0], strict=True):
+        panels[name](axes)
     figure.suptitle(_title(case))
     return figure
 
 
-def dissipated(series: dict[str, np.ndarray]) -> np.ndarray:
+def _ink() -> str:
+    return plt.rcParams["text.color"]
+
+
+def comparison(curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], labels: tuple[str, str]) -> plt.Figure:
+    """A run over its reference: a panel for each column, by its name, of times, values and the reference's [n] each.
+
+    Args:
+        labels: what the run and the reference are called.
+    """
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows + 0.4), squeeze=False)
+        for axes, (name, (time, values, reference)) in zip(grid.flat, curves.items(), strict=False):
+            axes.plot(time, reference, color=_ink(), lw=2.4, alpha=0.35, label=labels[1])
+            axes.plot(time, values, color="C3", lw=1, label=labels[0])
+            if name in ("field_energy", "wave_energy", "kl") and min(values.min(), reference.min()) > 0:
+                axes.set_yscale("log")
+            axes.set(xlabel="time  [1/ω$_p$]", title=name.replace("_", " "))
+        for axes in grid.flat[len(curves) :]:
+            axes.set_visible(False)
+        grid[0, 0].legend()
+    return figure
+
+
+# -- panels of the time series ---------------------------------------------------------------------------------------
+
+
+def series_panels(case: config.Case, series: Columns) -> dict[str, Panel]:
+    """The panels that a time series has columns for; none without a series."""
+    if not series:
+        return {}
+    panels: dict[str, Panel] = {}
+    if series["field_energy"].any():
+        panels["field_energy"] = lambda axes: _field_energy(axes, series)
+    panels["energies"] = lambda axes: _energies(axes, series)
+    if "entropy" in series:
+        panels["free_energy"] = lambda axes: _free_energy(axes, case, series)
+    if "kl" in series:
+        panels["relative_entropy"] = lambda axes: _relative_entropy(axes, series)
+    return panels
+
+
+def _field_energy(axes: plt.Axes, series: Columns) -> None:
+    """½ ∫ |E|² dx against time, logarithmic."""
+    axes.semilogy(series["time"], series["field_energy"], color="C3")
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫|E|²dx  [normalised]")
+
+
+def _energies(axes: plt.Axes, series: Columns) -> None:
+    total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
+    for name in ("kinetic", "field", "potential"):
+        if series[f"{name}_energy"].any():
+            axes.plot(series["time"], series[f"{name}_energy"], label=name)
+    axes.plot(series["time"], total, color=_ink(), lw=1, ls="--", label="total")
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]")
+    axes.legend()
+
+
+def _free_energy(axes: plt.Axes, case: config.Case, series: Columns) -> None:
+    """Free energy with entropy, or ∫ f log f alone without a bath, and the dissipation identity."""
+    time, in_bath = series["time"], "free_energy" in series
+    if in_bath:
+        axes.plot(time, series["free_energy"], color="C2", label="free energy F")
+        axes.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
+    else:
+        axes.plot(time, series["entropy"], color="C4", label="∫ f log f")
+    if "dissipation" in series:
+        falls, start = ("F", series["free_energy"][0]) if in_bath else ("∫ f log f", series["entropy"][0])
+        label = f"{falls} at t = 0, less ∫ dissipation dt"
+        axes.plot(time, start - dissipated(series), color=_ink(), lw=1, ls="--", label=label)
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]" if in_bath else "∫ f log f")
+    axes.legend()
+
+
+def dissipated(series: Columns) -> np.ndarray:
     """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost, or
     with the Dougherty operator ∫f log f."""
     return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
 
 
-def relative_entropy(case: config.Case, series: dict[str, np.ndarray]) -> plt.Figure | None:
-    """KL divergence from the equilibrium against time, logarithmic; None where it is not known."""
-    if "kl" not in series:
-        return None
-    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+def _relative_entropy(axes: plt.Axes, series: Columns) -> None:
+    """KL divergence from the equilibrium, logarithmic."""
     axes.semilogy(series["time"], np.where(series["kl"] > 0, series["kl"], np.nan), color="C0")
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="KL(f | f$_∞$)", title=_title(case))
-    return figure
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="KL(f | f$_∞$)")
+
+
+def _seconds(axes: plt.Axes, series: Columns) -> None:
+    """Wall clock of each step; the row of t = 0 has none."""
+    axes.plot(series["step"][1:], series["seconds"][1:], color="C0", lw=1)
+    axes.set(xlabel="step", ylabel="seconds")
+    axes.set_ylim(bottom=0)
+
+
+# -- panels of the snapshots -----------------------------------------------------------------------------------------
 
 
 def marginals(case: config.Case, folder: RunFolder) -> plt.Figure | None:
     """Marginals of every coordinate at several times, and the equilibrium's; None without snapshots of them."""
-    steps = [step for step in list_snapshots(folder.snapshots) if read_snapshot(folder.snapshots, step).marginals]
-    if not steps:
+    snapshots = _snapshots(folder, _spread(_steps_with(folder, "histograms"), TIMES))
+    if not snapshots:
         return None
-    chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(4, len(steps))).round().astype(int))]
-    snapshots = [read_snapshot(folder.snapshots, step).marginals for step in chosen]
-    equilibrium = case.equilibrium()
-    columns = min(3, len(snapshots[0]))
-    rows = -(-len(snapshots[0]) // columns)
+    panels = [panel for _, panel in marginal_panels(case, snapshots)]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows + 0.4), squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(snapshots[0]):
-            axes.set_visible(False)
-            continue
-        kind, axis = snapshots[0][number].kind, snapshots[0][number].axis
-        for step, found in zip(chosen, snapshots, strict=True):
-            low, high = found[number].range
-            edges = np.linspace(low, high, len(found[number].values) + 1)
-            centres, width = 0.5 * (edges[1:] + edges[:-1]), (high - low) / len(found[number].values)
-            share = found[number].values / case.problem.mass
-            axes.plot(centres, share, lw=1.2, label=f"t = {step * case.time.step:g}")
-        if equilibrium is not None:
-            wanted = equilibrium.marginal(kind, axis, edges) / width
-            axes.plot(centres, wanted, color="black", lw=1, ls="--", label="equilibrium")
-        name = f"{kind}$_{axis + 1}$" if len(snapshots[0]) > 2 else kind
-        unit = "v$_{th}$/ω$_p$" if kind == "x" else "v$_{th}$"
-        axes.set(xlabel=f"{name}  [{unit}]", ylabel="probability density")
-    grid.flat[0].legend(fontsize=8)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        panel(axes)
+    for axes in grid.flat[1 : len(panels)]:
+        axes.get_legend().remove()
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
     figure.suptitle(_title(case))
     return figure
 
 
+def marginal_panels(case: config.Case, snapshots: list[Snapshot]) -> list[tuple[str, Panel]]:
+    """One of each coordinate, with its name; none without snapshots."""
+    if not snapshots:
+        return []
+    equilibrium = case.equilibrium()
+
+    def panel(number: int) -> Panel:
+        def draw(axes: plt.Axes) -> None:
+            for snapshot in snapshots:
+                found = snapshot.marginals[number]
+                low, high = found.range
+                edges = np.linspace(low, high, len(found.values) + 1)
+                share = found.values / case.problem.mass
+                axes.plot(0.5 * (edges[1:] + edges[:-1]), share, lw=1.2, label=f"t = {snapshot.time:g}")
+            if equilibrium is not None:
+                wanted = equilibrium.marginal(found.kind, found.axis, edges) / np.diff(edges)
+                label = "equilibrium"
+                axes.plot(0.5 * (edges[1:] + edges[:-1]), wanted, color=_ink(), lw=1, ls="--", label=label)
+            unit = "v$_{th}$/ω$_p$" if found.kind == "x" else "v$_{th}$"
+            axes.set(xlabel=f"{names[number]}  [{unit}]", ylabel="probability density")
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize=8)
+
+        return draw
+
+    coordinates = [(marginal.kind, marginal.axis + 1) for marginal in snapshots[0].marginals]
+    numbered = len(coordinates) > 2
+    names = [f"{kind}$_{axis}$" if numbered else kind for kind, axis in coordinates]
+    return [(f"{kind}{axis if numbered else ''}", panel(i)) for i, (kind, axis) in enumerate(coordinates)]
+
+
 def phase_space(case: config.Case, folder: RunFolder) -> plt.Figure | None:
     """Phase-space density of (x, v_x) at several times; None without snapshots of it."""
-    steps = [step for step in list_snapshots(folder.snapshots) if read_snapshot(folder.snapshots, step).histograms]
-    if not steps:
+    chosen = _snapshots(folder, _spread(_steps_with(folder, "histograms"), PANELS))
+    chosen = [snapshot for snapshot in chosen if snapshot.histograms]
+    if not chosen:
         return None
-    chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(PANELS, len(steps))).round().astype(int))]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(3.6 * columns + 0.8, 3 * rows + 0.4), sharex=True, sharey=True, squeeze=False
     )
-    histograms = [read_snapshot(folder.snapshots, step).histograms[0] for step in chosen]
-    brightest = max(histogram.values.max() for histogram in histograms)
-    for axes, step, histogram in zip(grid.flat, chosen, histograms, strict=False):
-        extent = (*histogram.x_range, *histogram.v_range)
+    brightest = max(snapshot.histograms[0].values.max() for snapshot in chosen)
+    for axes, snapshot in zip(grid.flat, chosen, strict=False):
+        _phase_space_panel(snapshot, brightest)(axes)
+        axes.label_outer()
+    for axes in grid.flat[len(chosen) :]:
+        axes.set_visible(False)
+    figure.colorbar(grid[0, 0].images[0], ax=grid, label="f(x, v$_x$)", shrink=0.9)
+    figure.suptitle(_title(case))
+    return figure
+
+
+def _phase_space_panel(snapshot: Snapshot, brightest: float, with_bar: bool = False) -> Panel:
+    histogram = snapshot.histograms[0]
+
+    def draw(axes: plt.Axes) -> None:
         image = axes.imshow(
             histogram.values.T,
             origin="lower",
-            extent=extent,
+            extent=(*histogram.x_range, *histogram.v_range),
             aspect="auto",
             cmap="magma",
             vmin=0,
             vmax=brightest,
         )
-        axes.set_title(f"t = {step * case.time.step:g}", fontsize=10)
+        axes.set_title(f"t = {snapshot.time:g}", fontsize=10)
+        axes.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="v$_x$  [v$_{th}$]")
         axes.grid(False)
-    for axes in grid.flat[len(chosen) :]:
-        axes.set_visible(False)
-    for axes in grid[-1]:
-        axes.set_xlabel("x  [v$_{th}$/ω$_p$]")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("v$_x$  [v$_{th}$]")
-    figure.colorbar(image, ax=grid, label="f(x, v$_x$)", shrink=0.9)
+        if with_bar:
+            axes.figure.colorbar(image, ax=axes, label="f(x, v$_x$)")
+
+    return draw
+
+
+def spectrum(case: config.Case, folder: RunFolder) -> plt.Figure | None:
+    """Field energy by wavenumber at several times; None without snapshots of the field."""
+    snapshots = _snapshots(folder, _spread(_steps_with(folder, "fields"), TIMES), fields=True)
+    if not snapshots:
+        return None
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    _spectrum_panel(case, snapshots)(axes)
     figure.suptitle(_title(case))
     return figure
+
+
+def field_spectrum(electric: np.ndarray, periods: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Wavenumbers, and the field energy ½∫|E|²dx of the waves of each; in more dimensions than one of whole shells.
+
+    Args:
+        electric: E [*cells, dx].
+        periods: lengths of the box [dx].
+
+    Returns:
+        |k| [n], from the smallest on, and the energies [n], which add up to the field energy without the mean field's.
+    """
+    cells = electric.shape[:-1]
+    waves = np.fft.fftn(electric, axes=range(len(cells)), norm="forward")
+    energy = 0.5 * np.prod(periods) * (np.abs(waves) ** 2).sum(-1)
+    axes = [2 * np.pi * np.fft.fftfreq(n, length / n) for n, length in zip(cells, periods, strict=True)]
+    wavenumber = np.sqrt(sum(k**2 for k in np.meshgrid(*axes, indexing="ij")))
+    smallest = 2 * np.pi / max(periods)
+    shell = np.rint(wavenumber / smallest).astype(int).ravel()
+    return smallest * np.arange(1, shell.max() + 1), np.bincount(shell, energy.ravel())[1:]
+
+
+def _spectrum_panel(case: config.Case, snapshots: list[Snapshot]) -> Panel:
+    def draw(axes: plt.Axes) -> None:
+        for snapshot in snapshots:
+            assert snapshot.electric is not None and case.problem.periods
+            wavenumber, energy = field_spectrum(snapshot.electric, case.problem.periods)
+            energy = np.where(energy > 1e-30, energy, np.nan)
+            axes.semilogy(wavenumber, energy, marker=".", ms=4, lw=1, label=f"t = {snapshot.time:g}")
+        axes.set(xlabel="k  [ω$_p$/v$_{th}$]", ylabel="field energy  [normalised]")
+        axes.legend(fontsize=8)
+
+    return draw
+
+
+def _steps_with(folder: RunFolder, what: str) -> list[int]:
+    return [step for step, contents in list_contents(folder.snapshots).items() if what in contents]
+
+
+def _spread(steps: list[int], most: int) -> list[int]:
+    """Not more than ``most`` of the steps, the first and the last among them."""
+    return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
+
+
+def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> list[Snapshot]:
+    return [read_snapshot(folder.snapshots, step, fields=fields) for step in steps]
 
 
 def _title(case: config.Case) -> str:

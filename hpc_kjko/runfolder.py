@@ -206,7 +206,9 @@ def restart_command(path: Path) -> str:
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:
-    """What made a run: versions, git revision, ranks and threads, host, date. Written into every output file."""
+    """What made a run: versions, git revision, ranks, threads, host, date, command. Written into every output file."""
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    program = Path(sys.argv[0]).name.replace("__main__.py", "kjko")
     return {
         "software": _SOFTWARE,
         "version": __version__,
@@ -218,6 +220,8 @@ def provenance(comm: Communicator) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "host": platform.node(),
+        **({"nodes": nodes} if nodes else {}),
+        "command": shlex.join([program, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 

@@ -1,4 +1,4 @@
-"""A run and the person or batch system in front of it: signals in, progress out."""
+"""A run and the person or batch system in front of it: signals in, progress and tables out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+import rich.console
 import rich.progress
 
 from hpc_kjko.comm import Communicator
@@ -83,6 +84,20 @@ class Progress:
         """Leave the terminal as it was."""
         if self._bar:
             self._bar.stop()
+
+
+def show(renderable: Any, whole: bool = False) -> None:
+    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit.
+
+    Args:
+        whole: rather in lines longer than the terminal's than with parts of them left out.
+    """
+    console = rich.console.Console(highlight=False)
+    if whole:
+        console.width = max(console.width, rich.console.Console(width=1000).measure(renderable).minimum)
+    with console.capture() as capture:
+        console.print(renderable)
+    print(capture.get(), end="")
 
 
 def is_terminal(comm: Communicator) -> bool:

@@ -13,17 +13,15 @@ import math
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.optimize import curve_fit
 
-from hpc_kjko import config
+from hpc_kjko import compare, config
 from hpc_kjko.problems.beams import PerturbedBeams
-from hpc_kjko.reference.grid_1d1v import GridSolution, solve
+from hpc_kjko.reference.grid_1d1v import GridSolution
 from hpc_kjko.series import read_series
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
@@ -278,36 +276,8 @@ def _solve(case_json: str, snapshot_times: tuple[float, ...], quick: bool) -> Gr
     table = {**case.table(), "problem": _first_coordinate(case)}
     table.pop("grid", None)  # another mesh is chosen below
     one_dimensional = config.from_table(table)
-    problem, physics, time = one_dimensional.problem, one_dimensional.physics, one_dimensional.time
-    unbounded = problem.periods is None
-    half_width = 8.0
-    length, left = (2 * half_width, -half_width) if unbounded else (problem.periods[0], 0.0)
-    cells, velocity_max = (64, 256) if quick else (128, 1024), 8.0
-    if physics.collision_operator == "dougherty":  # beams end in one Maxwellian as hot as their energy has it
-        velocity_max *= math.hypot(problem.thermal_speed, problem.beam_speed)
-    given: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
-    if physics.field == "external":
-        given = {"potential": _potential(problem), "acceleration": _acceleration(problem)}
-
-    def density(x: np.ndarray, v: np.ndarray) -> np.ndarray:
-        x, v = np.broadcast_arrays(x, v)
-        positions, velocities = (torch.from_numpy(z.reshape(-1, 1).copy()) for z in (x, v))
-        return problem.log_density(positions, velocities, physics.temperature).exp().numpy().reshape(x.shape)
-
-    return solve(
-        density,
-        length,
-        physics.collision_strength,
-        physics.temperature,
-        time.end,
-        time.step / (1 if quick else 2),
-        cells=cells,
-        velocity_max=velocity_max,
-        collision_operator=physics.collision_operator,
-        left=left,
-        snapshot_times=snapshot_times,
-        **given,
-    )
+    quick_size = {"cells": (64, 256), "substeps": 1} if quick else {}
+    return compare.grid_solution(one_dimensional, snapshot_times=snapshot_times, **quick_size)
 
 
 def _first_coordinate(case: config.Case) -> dict:
@@ -316,18 +286,6 @@ def _first_coordinate(case: config.Case) -> dict:
     if isinstance(case.problem, PerturbedBeams):  # along its wave
         first["length"] = 2 * math.pi * first["mode"] / case.problem.wavenumber
     return {**first, "space_dims": 1, "velocity_dims": 1}
-
-
-def _potential(problem) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda x: problem.potential(torch.from_numpy(x[:, None])).numpy()
-
-
-def _acceleration(problem) -> Callable[[np.ndarray], np.ndarray]:
-    def acceleration(x: np.ndarray) -> np.ndarray:
-        position = torch.from_numpy(x[:, None].copy()).requires_grad_()
-        return -torch.autograd.grad(problem.potential(position).sum(), position)[0][:, 0].numpy()
-
-    return acceleration
 
 
 def marginal_distance(values: np.ndarray, limits: tuple[float, float], reference: np.ndarray, at: np.ndarray) -> float:

@@ -26,6 +26,7 @@ parallel_h5py=$venv-h5py-mpi
 if [ $# = 0 ]; then # two cores: the physics aside, and before it what mostly waits or compiles
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     {
+        nice bash scripts/install_chromium.sh || true # before others ask for apt-get's lock; tests say what they skip
         nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
         python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py
         python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics

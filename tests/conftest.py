@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,3 +150,19 @@ def small_case(tmp_path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(SMALL_CASE)
     return path
+
+
+@pytest.fixture(scope="session")
+def a_run(tmp_path_factory):
+    """A finished run of the small case, to look at only."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.toml").write_text(SMALL_CASE)
+    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "a run"), folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "a run"
+
+
+@pytest.fixture
+def finished(a_run, tmp_path):
+    """A copy of the finished run, in a folder with a space."""
+    return shutil.copytree(a_run, tmp_path / "a run")

@@ -64,6 +64,14 @@ end = 3.0
 [method]
 collision = "langevin"
 """
+SWEPT = """
+[problem]
+kind = "gaussian"
+[time]
+end = 0.2
+[method]
+collision = "langevin"
+"""
 POTENTIAL = """
 import os, time
 
@@ -224,3 +232,19 @@ def test_jobs_that_meet_the_time_limit_are_requeued_and_end_as_one_run(cluster):
         for key, rows in final.particles.items():
             np.testing.assert_array_equal(state.particles[key], rows, err_msg=key)
     assert cluster.job(cancelled)["Restarts"] == cluster.job(no_gpu)["Restarts"] == "0"
+
+
+def test_a_sweep_runs_as_a_job_array(cluster):
+    """On one rank each, from a script that ``kjko sweep`` has written; the table is made from what they left."""
+    work = cluster.folder
+    (work / "sweep.toml").write_text(SWEPT)
+    grid = ("--grid", "particles.count=1024,2048", "--out", "swept")
+    cluster("python", "-m", "hpc_kjko", "sweep", "sweep.toml", *grid, "--slurm", "sweep.sbatch")
+    (work / "sweep.toml").unlink()
+    submit = Cluster(work, {**cluster.env, "KJKO_LAUNCH": "srun --mpi=pmix"})
+    array = submit("sbatch", "--parsable", "--time=5", "sweep.sbatch").partition(";")[0]
+    for number in (0, 1):
+        cluster.wait(f"{array}_{number}", "COMPLETED")
+    cluster("python", "-m", "hpc_kjko", "sweep", "swept", "--table")
+    assert (work / "swept/sweep.csv").read_text().count(",finished,") == 2
+    assert len(read_series(work / "swept/count=2048/series.h5")["step"]) == 3

@@ -4,14 +4,13 @@ import csv
 import fcntl
 import io
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import SMALL_CASE, command, run_command
+from conftest import SMALL_CASE
 
 from hpc_kjko.checkpoint import latest
 from hpc_kjko.checkpoint import load as load_checkpoint
@@ -25,22 +24,6 @@ COLUMNS = (
     "step time mass momentum_1 kinetic_energy field_energy potential_energy entropy free_energy dissipation "
     "min_eigenvalue inner_iterations objective seconds"
 ).split()
-
-
-@pytest.fixture(scope="module")
-def a_run(tmp_path_factory):
-    """A finished run of the small case, to look at only."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "small.toml").write_text(SMALL_CASE)
-    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "a run"), folder)
-    assert result.returncode == 0, result.stderr
-    return folder / "a run"
-
-
-@pytest.fixture
-def finished(a_run, tmp_path):
-    """A copy of the finished run, in a folder with a space."""
-    return shutil.copytree(a_run, tmp_path / "a run")
 
 
 def test_a_run_leaves_everything_a_user_looks_for(finished, small_case):

@@ -1,0 +1,235 @@
+"""A page about a run: one HTML file with everything in it, from the files of the run only."""
+
+from __future__ import annotations
+
+import base64
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from hpc_kjko import __version__, config, plotting, summary
+from hpc_kjko.errors import UserError
+from hpc_kjko.output import list_snapshots
+from hpc_kjko.plotting import Picture
+from hpc_kjko.runfolder import RunFolder
+from hpc_kjko.series import read_series
+from hpc_kjko.storage import partial_name, writing
+
+#: Lines of the log that are shown, from its end.
+LOG_LINES = 12
+
+#: What ``run.json`` says of where a run comes from, in the order shown.
+PROVENANCE = {
+    "command": "command",
+    "version": "hpc_kjko",
+    "git": "git revision",
+    "date": "started (or last restarted)",
+    "host": "host of rank 0",
+    "nodes": "nodes of the batch job",
+    "ranks": "ranks",
+    "threads": "threads a rank",
+    "device": "device",
+    "mpi": "MPI",
+    "torch": "torch",
+    "python": "Python",
+}
+
+#: What a figure needs, for the page to say why it is missing.
+NEEDS = {
+    "field_energy": ("Field energy", "the run has no self-consistent field"),
+    "energies": ("Energies", "the time series has fewer than two rows"),
+    "free_energy": ("Free energy and entropy", "this collision method does not track log f"),
+    "relative_entropy": ("Relative entropy", "it takes log f and a known equilibrium"),
+    "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
+    "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
+    "spectrum": ("Spectrum of the field", "no snapshot has the field (output.every, and a field of the run's own)"),
+    "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
+}
+
+
+def write_report(folder: RunFolder, out: Path | None = None) -> Path:
+    """Write the page of a run, in one piece.
+
+    Args:
+        folder: the run's; it may have ended in any way, be going on or not have made its first step.
+        out: the file (default ``report.html`` in the folder).
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: a file of the run is damaged, or the page cannot be written.
+    """
+    out = out or folder.path / "report.html"
+    page = _page(folder)
+    with writing(out):
+        partial = partial_name(out)
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(out)
+    return out
+
+
+def _page(folder: RunFolder) -> str:
+    case, status = config.load(folder.case, of_a_run=True), folder.status()
+    columns = read_series(folder.series) if folder.series.exists() else {}
+    rows = len(columns["step"]) if columns else 0
+    figures, missing = _figures(folder, case, columns if rows > 1 else {})
+    if not rows:
+        missing.insert(0, "Time series: the run has not written a row of it yet")
+    if columns and "certificate" not in columns:
+        missing.append("Certificates: the run held no particles out to make them (method.held_out)")
+    absent = [label for key, label in PROVENANCE.items() if key not in status and key != "nodes"]
+    if absent:
+        missing.append(f"Provenance: run.json does not say {', '.join(absent)}")
+    template = resources.files("hpc_kjko").joinpath("templates/report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = lambda value: f"{value:.5g}"
+    environment.filters["small"] = lambda value: f"{value:.2e}"
+    environment.filters["source"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return environment.from_string(template).render(
+        name=folder.path.resolve().name,
+        title=f"{case.problem.kind.replace('_', ' ')}, {case.problem.space_dims}D{case.problem.velocity_dims}V",
+        case=case,
+        toml=case.toml(),
+        status=status["status"],
+        headline=_headline(case, columns, rows),
+        what=_what(case),
+        tally=summary.tally(columns) if rows else None,
+        fall=_fall(columns) if rows else None,
+        drifts=summary.drifts(columns) if rows else [],
+        checks=_checks(columns) if rows else {},
+        figures=figures,
+        missing=missing,
+        phases=summary.seconds_by_phase(columns) if rows else {},
+        steps_seconds=float(columns["seconds"].sum()) if rows else 0.0,
+        timings=_timings(case, status, columns, rows),
+        provenance={label: str(status[key]) for key, label in PROVENANCE.items() if key in status},
+        files=_files(folder),
+        log=_log(folder),
+        written=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        version=__version__,
+    )
+
+
+def _headline(case: config.Case, columns: summary.Columns, rows: int) -> dict[str, str]:
+    """The numbers that one looks for first."""
+    if not rows:
+        return {"steps": f"0 of {case.time.steps}"}
+    found = {
+        "time": f"{columns['time'][-1]:g} of {case.time.end:g}",
+        "steps": f"{columns['step'][-1]:.0f} of {case.time.steps}",
+        "wall clock of the steps": _duration(columns["seconds"].sum()),
+        "mass, largest change": f"{summary.Drift.of('mass', columns['mass']).largest:.1e}",
+    }
+    if "kl" in columns:
+        found["KL to equilibrium"] = f"{columns['kl'][0]:.3g} → {columns['kl'][-1]:.3g}"
+    if columns["field_energy"].any():
+        found["field energy"] = f"{columns['field_energy'][0]:.3g} → {columns['field_energy'][-1]:.3g}"
+    return found
+
+
+def _what(case: config.Case) -> dict[str, str]:
+    """The case in a few lines."""
+    method, physics, particles = case.method, case.physics, case.particles
+    in_bath = physics.collision_operator == "bath"
+    collision = method.collision
+    if collision == "jko":
+        collision += f" of order {method.order}, {method.logdet} log det, {method.solver}"
+    network = f"{', '.join(map(str, method.hidden)) or 'affine'} ({method.activation})"
+    return {
+        "problem": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V",
+        "field": physics.field + (f" on {' × '.join(map(str, case.grid.cells))} cells" if case.grid else ""),
+        "collisions": f"κ = {physics.collision_strength:g}, "
+        + (f"with a bath of T = {physics.temperature:g}" if in_bath else f"{physics.collision_operator} operator"),
+        "collision step": collision,
+        **({"network": network} if collision not in ("langevin", "none") else {}),
+        "particles": f"{particles.count}, {particles.start} start, {particles.weights} weights, seed {particles.seed}"
+        + (", control variate" if particles.control_variate else ""),
+        "time": f"{case.time.steps} steps of {case.time.step:g} to t = {case.time.end:g}, {case.time.integrator}",
+    }
+
+
+def _fall(columns: summary.Columns) -> str | None:
+    """By how much the collisions lowered the free energy of particles that were never fitted."""
+    if "certificate" not in columns:
+        return None
+    change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
+    return f"{change:.6g} ± {error:.2g} at most"
+
+
+def _checks(columns: summary.Columns) -> dict[str, str]:
+    """What tells whether the steps were sound."""
+    found = {"smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}"}
+    found["steps split"] = str(int((columns["substeps"] > 1).sum()))
+    if "retries" in columns:
+        found["fits repeated"] = str(int(columns["retries"].sum()))
+    if "gauss_residual" in columns:
+        found["largest residual of Gauss's law"] = f"{columns['gauss_residual'].max():.2e}"
+    errors = [name for name in columns if name.endswith("_error") and not name.startswith("collision_")]
+    errors += [name for name in columns if name.startswith("marginal_l1_")]
+    return found | {f"{name.replace('_', ' ')}, at the end": f"{columns[name][-1]:.3g}" for name in errors}
+
+
+def _figures(
+    folder: RunFolder, case: config.Case, columns: summary.Columns
+) -> tuple[dict[str, list[Picture]], list[str]]:
+    """Pictures by the name of their figure, and a sentence for each figure that there is none of."""
+    figures: dict[str, list[Picture]] = {}
+    missing = []
+    try:
+        for name, picture in plotting.pictures(folder, case, columns):
+            figures.setdefault(name, []).append(picture)
+    except UserError as failure:
+        missing.append(f"Some figures: {failure}")
+    if not columns:
+        missing.append("Figures of the time series: it has fewer than two rows")
+    of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
+    for name, (title, needs) in NEEDS.items():
+        if name not in figures and (columns or name not in of_series):
+            missing.append(f"{title}: {needs}")
+    return figures, missing
+
+
+def _timings(case: config.Case, status: dict[str, Any], columns: summary.Columns, rows: int) -> dict[str, str]:
+    timings = {}
+    if rows > 1:
+        seconds = columns["seconds"][1:]
+        timings = {
+            "all steps": _duration(seconds.sum()),
+            "a step, median": f"{np.median(seconds):.3g} s",
+            "a step, fastest and slowest": f"{seconds.min():.3g} s, {seconds.max():.3g} s",
+            "a particle and step": f"{1e6 * np.median(seconds) * status.get('ranks', 1) / case.particles.count:.3g} "
+            "microseconds of one rank",
+        }
+    return timings | summary.memory(status, case.particles.count)
+
+
+def _files(folder: RunFolder) -> dict[str, str]:
+    checkpoints = sorted(path.name for path in folder.checkpoints.glob("step*.h5"))
+    return {
+        "snapshots": str(len(list_snapshots(folder.snapshots))),
+        "checkpoints": ", ".join(checkpoints) or "none",
+    }
+
+
+def _log(folder: RunFolder) -> list[str]:
+    """The end of the log."""
+    try:
+        return folder.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return []
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -1,0 +1,79 @@
+"""What the time series of a run comes to: invariants, certificates, timings. For every verb that looks at a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: What a certificate says, by its value in the series.
+VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a quantity that theory keeps has moved: its first and last value, the largest change."""
+
+    name: str
+    first: float
+    last: float
+    largest: float
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray) -> Drift:
+        """That of a column [rows], one row at least."""
+        return cls(name, float(values[0]), float(values[-1]), float(np.abs(values - values[0]).max()))
+
+
+def total_energy(columns: Columns) -> np.ndarray:
+    """Kinetic, field and potential energy together: [rows]."""
+    return columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
+
+
+def drifts(columns: Columns) -> list[Drift]:
+    """Mass, momentum and energy, and of the energy what no collision accounts for."""
+    found = [Drift.of("mass", columns["mass"])]
+    found += [Drift.of(name.replace("_", " "), columns[name]) for name in columns if name.startswith("momentum_")]
+    energy = total_energy(columns)
+    if "collision_energy_total" in columns:
+        found.append(Drift.of("energy less what collisions gave", energy - columns["collision_energy_total"]))
+    found.append(Drift.of("energy", energy))
+    return found
+
+
+def tally(columns: Columns) -> dict[str, int] | None:
+    """How many steps each verdict was given to; None without certificates."""
+    if "certificate" not in columns:
+        return None
+    verdicts = columns["certificate"][1:]
+    return {name: int((verdicts == verdict).sum()) for verdict, name in VERDICTS.items()}
+
+
+def tally_text(columns: Columns) -> str:
+    """The tally in words; empty without certificates."""
+    return ", ".join(f"{number} {name}" for name, number in (tally(columns) or {}).items())
+
+
+def seconds_by_phase(columns: Columns) -> dict[str, float]:
+    """Wall clock of all steps by the phase that took it, where the series has columns ``seconds_PHASE``."""
+    prefix = "seconds_"
+    return {
+        name.removeprefix(prefix).replace("_", " "): float(values.sum())
+        for name, values in columns.items()
+        if name.startswith(prefix)
+    }
+
+
+def memory(status: dict[str, Any], particles: int) -> dict[str, str]:
+    """What a rank took at most, the interpreter and its libraries included, by what ``run.json`` says."""
+    if "memory" not in status:
+        return {}
+    ranks = status.get("ranks", 1)
+    per_particle = status["memory"] * ranks / particles
+    return {
+        "memory of rank 0": f"{status['memory'] / 1e9:.2f} GB",
+        "memory of all ranks": f"{per_particle:.0f} bytes a particle",
+    }

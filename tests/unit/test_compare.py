@@ -1,0 +1,98 @@
+"""``kjko compare``: a run against itself, another run, a table, the grid solver."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+
+from hpc_kjko.compare import differences
+from hpc_kjko.series import SeriesWriter, read_series
+
+
+@pytest.fixture
+def here(a_run, kjko_here, tmp_path):
+    """The command in a folder with the run "mine", and "other": every second row of it until t = 0.8, with a KL that is
+    a tenth larger."""
+    for name in ("mine", "other"):
+        shutil.copytree(a_run, tmp_path / name)
+    rows = {name: values[:9:2] for name, values in read_series(a_run / "series.h5").items()}
+    rows["kl"] = 1.1 * rows["kl"]
+    SeriesWriter(tmp_path / "other/series.h5", list(rows), dict.fromkeys(rows, "1"), rows).close()
+    return kjko_here
+
+
+def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
+    result = here("compare", "mine", "other", "--tolerance", "0.0909", "--out", "figure.png")
+    assert result.returncode == 1 and "L2: kl by 0.0909\n" in result.stderr and "energy" not in result.stderr
+    assert "5 times from 0 to 0.8" in result.stdout and (tmp_path / "figure.png").stat().st_size > 20_000
+    assert here("compare", "mine", "other", "--column", "entropy", "--tolerance", "0").returncode == 0
+
+    grid = here("compare", "mine", "grid", "--tolerance", "0.02")
+    assert grid.returncode == 1 and grid.stderr.count("\n") == 1
+    assert "beyond the tolerance of 0.02 in relative L2: field_energy by" in grid.stderr  # so few particles
+    for column in ("kinetic_energy", "entropy", "free_energy", "kl"):
+        assert column in grid.stdout and column not in grid.stderr
+    assert "potential_energy" not in grid.stdout  # there is none
+
+
+def test_a_table_at_other_times_with_a_known_error(here, tmp_path):
+    series = read_series(tmp_path / "mine/series.h5")
+    times = np.linspace(0.25, 2.25, 9)  # 0.25, 0.5, 0.75, 1.0 are within the run
+    with open(tmp_path / "mine.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["time", "kl", "other"])
+        writer.writerows([t, 1.25 * np.interp(t, series["time"], series["kl"]), 7] for t in times)
+    result = here("compare", "mine", "mine.csv", "--tolerance", "0.21")
+    assert result.returncode == 0 and "0.2 " in result.stdout and "4 times" in result.stdout
+    assert here("compare", "mine", "mine.csv", "--tolerance", "0.19").returncode == 1
+
+
+def test_differences_are_measured_where_both_are():
+    ours = {"time": np.arange(5.0), "a": np.array([0, 0, 3.0, 4.0, 0]), "kl": np.zeros(5)}
+    theirs = {"time": np.array([1.5, 3.0, 9.0]), "a": np.array([0, 5.0, 0]), "kl": np.zeros(3)}
+    (one,) = differences(ours, theirs, ["a"])
+    assert one.time.tolist() == [1.5, 3.0]
+    assert (one.relative_l2, one.largest, one.at) == (pytest.approx(np.hypot(1.5, 1) / 5), 1.5, 1.5)
+    (kl,) = differences(ours, theirs)
+    assert kl.column == "kl" and kl.relative_l2 == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["mine", "gird"], 'gird: give a run folder, a .csv file, or "grid"'),
+        (["mine", "nowhere.csv"], "nowhere.csv: cannot read this table"),
+        (["nowhere", "mine"], "nowhere: not a run folder"),
+        (["mine", "."], "not a run folder"),
+        (["mine", "other", "--column", "pressure"], "--column pressure: the run has no such column"),
+        (["mine", "other", "--tolerance", "-1"], "must be a number, 0 or more"),
+        (["mine", "other", "--out", "figure.doc"], "ends in .png, .pdf or .svg"),
+        (["mine", "late.csv"], "no time in common: the run has t = 0 to 1, the reference 5 to 6"),
+        (["mine", "headless.csv"], 'needs a header line with a column "time"'),
+        (["mine", "words.csv"], "row 2: could not convert string to float: 'much'"),
+        (["mine", "ragged.csv"], "row 1 must have a finite number for each of the 2 columns"),
+        (["mine", "back.csv"], "the column time must increase"),
+        (["mine", "strange.csv"], "share none of the columns kinetic_energy"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, here, tmp_path):
+    tables = {
+        "late": "time,kl\n5,1\n6,1\n",
+        "headless": "0,1\n1,1\n",
+        "words": "time,kl\n0,1\n1,much\n",
+        "ragged": "time,kl\n0\n1,1\n",
+        "back": "time,kl\n1,1\n0,1\n",
+        "strange": "time,flux\n0,1\n1,1\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    result = here("compare", *arguments)
+    assert result.returncode == 2 and result.stdout == ""
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_grid_solver_refuses_what_it_cannot_do(here, tmp_path):
+    path = tmp_path / "mine/case.toml"
+    path.write_text(path.read_text().replace("velocity_dims = 1", "velocity_dims = 2"))
+    assert "is for 1D1V, and the run is 1D2V" in here("compare", "mine", "grid").stderr
