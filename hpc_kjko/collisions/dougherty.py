@@ -62,8 +62,8 @@ class DoughertyCollision(Collision):
     r = √(Θ/Θ') and U, U' before and after are gathered from the mesh like the field: what they restore at a node is
     smoothed by the shape functions, twice. A last shift and scale of all velocities, by as little as that leaves,
     restores total momentum and kinetic energy to round-off. The correction never raises ∫f log f at fixed n, U and Θ:
-    by Gibbs' inequality it takes the divergence from their Maxwellian down. By that divergence the step is certified, on
-    particles that are never fitted, as the moments of these few alone are not kept.
+    by Gibbs' inequality it takes the divergence from their Maxwellian down. By that divergence the step is certified,
+    on particles that are never fitted, as the moments of these few alone are not kept.
 
     Args:
         method: the collision step of a bath that is made in the rest frame.
