@@ -8,7 +8,7 @@ a block of BLOCK particles gives the same float64 sums whoever reads it, and the
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.comm import Communicator
+from hpc_kjko.compare import grid_densities
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import (
     BINS,
@@ -42,6 +43,9 @@ from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import SeriesWriter
 from hpc_kjko.storage import partial_name, writing
 
+#: Averages of logarithms of densities: the particles' own, and those that are known.
+LOGS = 4
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -55,14 +59,18 @@ class Measured:
 class Analysis:
     """Measures the particles of a run's snapshots.
 
-    The known density is the exact solution where the problem has one, else the equilibrium; of what a run cannot have
-    there is no column, as in its time series.
+    The known density is the exact solution where the problem has one, else a reference if there is one, else the
+    equilibrium; of what a run cannot have there is no column, as in its time series.
+
+    Args:
+        references: other densities to measure against, by step.
 
     Raises:
         UserError: code of the user's that the case names cannot be had.
     """
 
-    def __init__(self, case: Case, comm: Communicator):
+    def __init__(self, case: Case, comm: Communicator, references: Mapping[int, Density] | None = None):
+        self._references = references or {}
         self.problem: Problem = case.problem
         self.comm = comm
         self._exact: Callable[[float], Density] | None = exact_solution(case)
@@ -84,11 +92,11 @@ class Analysis:
         """
         dims = len(self._coordinates)
         with self.comm.together():
-            sums = np.zeros(1 + dims + dims * dims + 3)
+            sums = np.zeros(1 + dims + dims * dims + LOGS)
             in_histograms = np.zeros((self.problem.space_dims, BINS, BINS))
             in_marginals = np.zeros((dims, MARGINAL_BINS))
             with particle_file(folder, step) as file:
-                known = self._known(file.time)
+                known = self._known(step, file.time)
                 mine = Shard.of(file.total, self.comm.rank, self.comm.size)
                 for first in range(mine.start, mine.stop, PASS):
                     particles = self._particles(file, Shard(first, min(first + PASS, mine.stop), file.total))
@@ -112,9 +120,10 @@ class Analysis:
             row, histograms_of(mass * in_histograms, self.problem), marginals_of(mass * in_marginals, self.problem)
         )
 
-    def _known(self, time: float) -> dict[str, Density]:
+    def _known(self, step: int, time: float) -> dict[str, Density]:
         exact = {"exact": self._exact(time)} if self._exact else {}
-        return exact | ({"equilibrium": self._equilibrium} if self._equilibrium else {})
+        reference = {"reference": self._references[step]} if step in self._references else {}
+        return exact | reference | ({"equilibrium": self._equilibrium} if self._equilibrium else {})
 
     def _particles(self, file: ParticleFile, shard: Shard) -> Particles:
         rows = file.rows(slice(shard.start, shard.stop))
@@ -133,7 +142,7 @@ class Analysis:
         x, v, log_f = (getattr(particles, name)[rows] for name in ("x", "v", "log_f"))
         y = (torch.cat([x, v], dim=1).double() - self._centre) / self._reach
         logs = [log_f.double(), *(density.log_density(x, v).double() for density in known.values())]
-        logs += [torch.zeros_like(logs[0])] * (3 - len(logs))
+        logs += [torch.zeros_like(logs[0])] * (LOGS - len(logs))
         products = (y[:, :, None] * y[:, None, :]).flatten(1)
         columns = torch.cat([torch.ones_like(y[:, :1]), y, products, torch.stack(logs, dim=1)], dim=1)
         return summed(particles.shares()[rows, None] * columns).numpy()
@@ -141,7 +150,12 @@ class Analysis:
     def _moments(self, sums: np.ndarray, known: dict[str, Density]) -> dict[str, float]:
         """Columns made of the sums of all blocks."""
         names, dims, mass = self._coordinates, len(self._coordinates), self.problem.mass
-        share, first, second, logs = sums[0], sums[1 : 1 + dims], sums[1 + dims : -3].reshape(dims, dims), sums[-3:]
+        share, first, second, logs = (
+            sums[0],
+            sums[1 : 1 + dims],
+            sums[1 + dims : -LOGS].reshape(dims, dims),
+            sums[-LOGS:],
+        )
         centre, reach = self._centre.numpy(), self._reach.numpy()
         mean = centre + reach * first
         covariance = np.outer(reach, reach) * (second - np.outer(first, first))
@@ -160,7 +174,9 @@ class Analysis:
         return {name: float(value) for name, value in row.items()}
 
 
-def analyse(folder: RunFolder, case: Case, comm: Communicator, header: dict[str, Any]) -> list[Path]:
+def analyse(
+    folder: RunFolder, case: Case, comm: Communicator, header: dict[str, Any], *, against_grid: bool = False
+) -> list[Path]:
     """Measure all snapshots with particles into ``folder.analysis``. Collective.
 
     ``moments.h5`` and ``moments.csv`` have a row for each snapshot; ``data%08d.h5``, in the openPMD standard, its
@@ -169,6 +185,7 @@ def analyse(folder: RunFolder, case: Case, comm: Communicator, header: dict[str,
     Args:
         folder: the run's; case: its case.
         header: what the analysis says of itself, into every HDF5 file, rank 0's.
+        against_grid: measure against the grid solver's f too, which rank 0 finds (1D1V).
 
     Returns:
         The files.
@@ -180,9 +197,15 @@ def analyse(folder: RunFolder, case: Case, comm: Communicator, header: dict[str,
         steps = list_particles(folder.snapshots) if comm.is_root else []
         if comm.is_root and not steps:
             raise UserError(f"{folder.snapshots}: holds no particles: run the case with output.particles_every above 0")
-        analysis = Analysis(case, comm)
+        references = {}
+        if comm.is_root and against_grid:
+            densities = grid_densities(folder, case, [step * case.time.step for step in steps])
+            references = dict(zip(steps, densities, strict=True))
+    steps, references = comm.bcast((steps, references))
+    with comm.together():
+        analysis = Analysis(case, comm, references)
     files, rows, lines = [], [], []
-    for step in comm.bcast(steps):
+    for step in steps:
         measured = analysis.measure(folder.snapshots, step)
         files.append(
             write_snapshot(

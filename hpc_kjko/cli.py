@@ -139,7 +139,7 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
         folder.status()
         case = config.load(folder.case)
     header = comm.bcast({**provenance(comm), "case": case.toml()})
-    for path in analyse(folder, case, comm, header):
+    for path in analyse(folder, case, comm, header, against_grid=options.reference == "grid"):
         if comm.is_root:
             print(path)
     return DONE
@@ -356,6 +356,9 @@ def _parser() -> argparse.ArgumentParser:
             on_folder.add_argument("--set", **change)
         if command is series:
             on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+        if command is analyze:
+            grid = "measure against the grid solver on the same case, too (1D1V)"
+            on_folder.add_argument("--reference", choices=["grid"], help=grid)
         if command is watch:
             on_folder.add_argument("--once", action="store_true", help="show it as it is now and end")
             interval = "seconds between looks (default 2)"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from hpc_kjko.diagnostics import collision_strength
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import ExternalField
 from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.problems.density import Density
 from hpc_kjko.reference.grid_1d1v import GridSolution, solve
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
@@ -156,6 +158,14 @@ def _read_csv(path: Path) -> Columns:
 def _grid_columns(folder: RunFolder) -> Columns:
     """Columns of the grid's solution, as far as the run has come."""
     case = config.load(folder.case, of_a_run=True)
+    reached = read_series(folder.series)["time"]
+    solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)
+    columns = {name: getattr(solution, name) for name in COLUMNS if name != "kl"}
+    return {"time": solution.times, **columns, "kl": solution.relative_entropy / solution.mass}
+
+
+def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSolution:
+    """The grid's solution of a run's own case; settings as for :func:`grid_solution`."""
     problem = case.problem
     dims = f"{problem.space_dims}D{problem.velocity_dims}V"
     if dims != "1D1V":
@@ -167,13 +177,66 @@ def _grid_columns(folder: RunFolder) -> Columns:
             f'{folder.path}: the grid solver has no physics.initial_field = "{case.physics.initial_field}": '
             "compare with another run or a CSV file"
         )
-    reached = read_series(folder.series)["time"]
     try:
-        solution = grid_solution(case, end=float(reached[-1]) if len(reached) else case.time.end)
+        return grid_solution(case, **settings)
     except ValueError as failure:
         raise UserError(f"{folder.path}: the grid solver cannot do this case: {failure}") from None
-    columns = {name: getattr(solution, name) for name in COLUMNS if name != "kl"}
-    return {"time": solution.times, **columns, "kl": solution.relative_entropy / solution.mass}
+
+
+class GridDensity(Density):
+    """f of the grid solver at one time, between its cells: bilinear in log f.
+
+    Args:
+        snapshot: which of the solution's.
+        is_periodic: whether x is; else f is what it is at the border outside.
+    """
+
+    def __init__(self, solution: GridSolution, snapshot: int, is_periodic: bool):
+        f = np.maximum(solution.snapshots[snapshot], 1e-300)
+        self._axes, self._is_periodic = {"x": solution.x, "v": solution.v}, is_periodic
+        self._log_f = torch.from_numpy(np.log(f))
+        self.mass = float(f.sum() * self._spacing("x") * self._spacing("v"))
+        self._marginals = {"x": f.sum(1) * self._spacing("v"), "v": f.sum(0) * self._spacing("x")}
+
+    def log_density(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        (left, right, across), (below, above, up) = self._between("x", x[:, 0]), self._between("v", v[:, 0])
+        low = torch.lerp(self._log_f[left, below], self._log_f[right, below], across)
+        high = torch.lerp(self._log_f[left, above], self._log_f[right, above], across)
+        return torch.lerp(low, high, up).to(x.dtype)
+
+    def score_v(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        spacing = self._spacing("v")
+        step = torch.full_like(v, spacing)
+        return ((self.log_density(x, v + step) - self.log_density(x, v - step)) / (2 * spacing))[:, None]
+
+    def marginal(self, kind: Literal["x", "v"], axis: int, edges: np.ndarray) -> np.ndarray:
+        centres, half = self._axes[kind], 0.5 * self._spacing(kind)
+        cumulative = np.append(0.0, np.cumsum(self._marginals[kind])) * 2 * half / self.mass
+        return np.diff(np.interp(edges, np.append(centres - half, centres[-1] + half), cumulative))
+
+    def _spacing(self, kind: str) -> float:
+        return float(self._axes[kind][1] - self._axes[kind][0])
+
+    def _between(self, kind: str, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The cells on either side, and how far it is from the first to the second."""
+        centres = self._axes[kind]
+        place = (at.double() - centres[0]) / self._spacing(kind)
+        if kind == "v" or not self._is_periodic:
+            place = place.clamp(0, len(centres) - 1)
+        first = torch.floor(place)
+        one, other = (torch.remainder(cell, len(centres)).long() for cell in (first, first + 1))
+        return one, other, place - first
+
+
+def grid_densities(folder: RunFolder, case: config.Case, times: Sequence[float]) -> list[GridDensity]:
+    """The grid solver's f on a run's own case at some times.
+
+    Raises:
+        UserError: the solver cannot do this case.
+    """
+    end = max(case.time.step, *times)
+    solution = _solved(folder, case, end=end, snapshot_times=tuple(times))
+    return [GridDensity(solution, number, case.problem.periods is not None) for number in range(len(times))]
 
 
 def grid_solution(

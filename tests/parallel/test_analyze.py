@@ -131,6 +131,15 @@ def test_moments_are_those_of_the_particles_and_close_to_the_exact_solution(gaus
     assert np.abs(moments["kl_exact"]).max() < 2e-3 < moments["kl_equilibrium"][0]
 
 
+def test_the_grid_solver_serves_as_the_known_density(gaussian, kjko_here, tmp_path):
+    """Here it can be told from the exact solution by its own error alone."""
+    run = shutil.copytree(gaussian, tmp_path / "run")
+    analysed = kjko_here("analyze", run, "--reference", "grid")
+    assert analysed.returncode == 0, analysed.stderr
+    moments = read_series(run / "analysis/moments.h5")
+    np.testing.assert_allclose(moments["kl_reference"], moments["kl_exact"], atol=2e-4)
+
+
 def test_mistakes_are_one_sentence_on_all_ranks(gaussian, kjko, kjko_here, tmp_path):
     shutil.copytree(gaussian, tmp_path / "run")
     snapshots = tmp_path / "run/snapshots"
