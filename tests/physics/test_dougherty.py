@@ -166,12 +166,12 @@ def with_profiles(simulation):
 @pytest.mark.parametrize("stiffness", [10.0, 100.0])
 def test_stiff_collisions_lead_to_the_local_maxwellian(stiffness, alone):
     """κh ≫ 1: the fluid limit, at fixed profiles of U and Θ."""
-    sections = {"grid": {"cells": 32, "shape_order": 2}, "method": {**QUICK, "order": 1}}
+    sections = {"grid": {"cells": 32, "shape_order": 2}, "method": {"order": 1}}
     case = case_of({"kind": "two_stream", "length": 10.0}, stiffness / 0.1, count=16384, **sections)
     simulation = Simulation.start(case, alone)
     collision, particles = simulation.collision, with_profiles(simulation)
     wanted = collision._moments(particles, collision._totals(particles))
-    for index in range(3):
+    for index in range(5):
         particles, report = collision.step(particles, 0.1, StepStart(index, 0.1 * index, particles))
         assert report.certificate >= 0 and report.substeps == 1
     found = collision._moments(particles, collision._totals(particles))
@@ -183,7 +183,7 @@ def test_stiff_collisions_lead_to_the_local_maxwellian(stiffness, alone):
     assert float((peculiar**4).mean()) == pytest.approx(3.0, abs=0.05)
     log_density = torch.log1p(0.005 * torch.cos(2 * math.pi * particles.x / 10.0)) - torch.log(thermal)
     log_maxwellian = log_density - 0.5 * peculiar**2 - 0.5 * math.log(2 * math.pi)
-    assert abs(float((particles.log_f - log_maxwellian[:, 0]).mean())) < 0.006
+    assert abs(float((particles.log_f - log_maxwellian[:, 0]).mean())) < 0.01
 
 
 @pytest.mark.parametrize("problem", [BEAMS, {"kind": "two_stream", "amplitude": 0.3}], ids=["global", "local"])
