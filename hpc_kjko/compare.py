@@ -100,7 +100,9 @@ def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> li
         for columns, whose in ((ours, "the run"), (theirs, "the reference")):
             if name not in columns:
                 raise UserError(f"--column {name}: {whose} has no such column; it has {', '.join(columns)}")
-    shared = [name for name in ours if name in theirs and name not in ("step", "time", "seconds")]
+    shared = [
+        name for name in ours if name in theirs and name not in ("step", "time") and not name.startswith("seconds")
+    ]
     chosen = list(names) or [name for name in COLUMNS if name in shared]
     if not chosen:
         common = f"name one with --column: {', '.join(shared)}" if shared else "there is nothing to compare"

@@ -384,7 +384,7 @@ _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "se
 def unit_of(column: str) -> str:
     """The unit of a column, in words. Energies are normalised by n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
     normalised = "normalised energy" if "energy" in column or column == "objective" else "1"
-    return _UNITS.get(column, normalised)
+    return _UNITS.get(column.partition("_")[0] if column.startswith("seconds") else column, normalised)
 
 
 # -- histograms ------------------------------------------------------------------------------------------------------

@@ -74,7 +74,14 @@ def series_diagnostics(
     with comm.together():
         for reference in case.output.diagnostics:
             own = OwnDiagnostic(reference, case)
-            taken = {"step", "time", "seconds", *(name for diagnostic in found for name in diagnostic.columns)}
+            taken = {
+                "step",
+                "time",
+                "seconds",
+                "seconds_push",
+                "seconds_collide",
+                *(name for diagnostic in found for name in diagnostic.columns),
+            }
             for name in own.columns:
                 if name in taken:
                     raise UserError(f"{own.given}: the series has a column {name} already: give it another name")

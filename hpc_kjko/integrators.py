@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+#: Columns of the time series for the seconds of stages.
+PHASES = ("seconds_push", "seconds_collide")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -23,6 +26,11 @@ class Stage:
 
     action: Literal["drift", "kick", "collide"]
     fraction: float
+
+    @property
+    def phase(self) -> str:
+        """Which of PHASES its seconds belong to."""
+        return PHASES[self.action == "collide"]
 
 
 @dataclass(frozen=True)

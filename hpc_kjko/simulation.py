@@ -18,7 +18,7 @@ from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.extensions import collision_of, series_diagnostics
 from hpc_kjko.fields import field_solver_of
-from hpc_kjko.integrators import MAPS, compose
+from hpc_kjko.integrators import MAPS, PHASES, compose
 from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
 from hpc_kjko.recorder import Recorder
@@ -42,7 +42,7 @@ class Simulation:
         self.field_solver = field_solver_of(case, self.grid, comm)
         self.collision = collision_of(case, comm)
         self.diagnostics = series_diagnostics(case, self.collision, self.field_solver, comm)
-        self.step_index = 0
+        self.step_index, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
         self.state: State
 
     @classmethod
@@ -157,8 +157,9 @@ class Simulation:
         """
         h, start = self.case.time.step, StepStart(self.step_index, self.time, self.state.particles)
         particles, field, report = self.state.particles, self.state.field, self.state.collision
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
         for stage in self.stages:
-            duration = stage.fraction * h
+            duration, started = stage.fraction * h, time.perf_counter()
             if stage.action == "drift":
                 field, particles = self.field_solver.drift(field, particles, duration)
             elif stage.action == "kick":
@@ -167,6 +168,7 @@ class Simulation:
                 pushed, (particles, report) = particles, self.collision.step(particles, duration, start)
                 field, jump = self.field_solver.after_collision(field, pushed, particles)
                 report = replace(report, collision_field_energy=jump).with_energy(pushed, particles, self.comm)
+            self.seconds[stage.phase] += time.perf_counter() - started
         return State((self.step_index + 1) * h, particles, field, report.following(self.state.collision))
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
@@ -194,4 +196,4 @@ class Simulation:
 
     def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
         measured = diagnostics.measure(self.diagnostics, state, self.comm)
-        return {"step": float(step), "time": step * self.case.time.step, **measured, "seconds": seconds}
+        return dict(step=float(step), time=step * self.case.time.step, **measured, seconds=seconds, **self.seconds)

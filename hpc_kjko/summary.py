@@ -58,7 +58,7 @@ def tally_text(columns: Columns) -> str:
 
 
 def seconds_by_phase(columns: Columns) -> dict[str, float]:
-    """Wall clock of all steps by the phase that took it, where the series has columns ``seconds_PHASE``."""
+    """Wall clock of all steps by the phase that took it: columns ``seconds_PHASE`` of the series."""
     prefix = "seconds_"
     return {
         name.removeprefix(prefix).replace("_", " "): float(values.sum())

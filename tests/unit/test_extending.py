@@ -75,7 +75,7 @@ def typed(folder):
 def test_the_page_runs_on_any_number_of_ranks(here, typed, folder):
     alone = run(Case.load("mine.toml"), "alone", progress=False).series
     series = read_series(typed / "series.h5")
-    for name in series.keys() - {"step", "time", "seconds"}:
+    for name in (name for name in series if not name.startswith("seconds")):
         assert np.allclose(alone[name], series[name], rtol=1e-9, atol=1e-12), name
     # mass at the top slides into both wells; friction takes its energy; and log f says that volume shrinks
     assert series["right_mass"] == pytest.approx(0.5, abs=0.01)

@@ -85,7 +85,7 @@ def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):
 def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     columns = read_series(finished / "series.h5")
     kept = {name: columns[name] for name in columns if not re.search("entropy|free_energy|kl|certificate|diss", name)}
-    kept |= {"field_energy": np.zeros(11), "seconds": np.full(11, 0.2), "seconds_field_solve": np.full(11, 0.05)}
+    kept |= {"field_energy": np.zeros(11), "seconds": np.full(11, 0.2), "seconds_collide": np.full(11, 0.05)}
     SeriesWriter(finished / "series.h5", list(kept), dict.fromkeys(kept, "1"), kept).close()
     shutil.rmtree(finished / "snapshots")
     assert kjko_here("report", finished).returncode == 0
@@ -93,8 +93,8 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     for sentence in ("Relative entropy: it takes", "Field energy: the run has no", "Certificates: the run held no"):
         assert sentence in page
     assert figures_of(page) == ["Energies against time", "Seconds of each step"]
-    assert re.search(r"field solve<.*0\.55<.*25\.0 %", page)
-    assert "field solve 0.55 s (25 %)" in kjko_here("watch", finished, "--once").stdout
+    assert re.search(r"collide<.*0\.55<.*25\.0 %", page)
+    assert "collide 0.55 s (25 %)" in kjko_here("watch", finished, "--once").stdout
 
 
 @pytest.mark.parametrize(
