@@ -92,7 +92,7 @@ class DoughertyCollision(Collision):
         velocity, thermal = self._at(before, particles)
         at_rest = particles.move((particles.v - velocity) / thermal, particles.log_f)
         collided, report = self.method.step(at_rest, duration, start)
-        if report.dissipation == 0:  # u ≡ 0: there and back again would leave rounding errors to be certified
+        if not self.comm.any(not torch.equal(collided.v, at_rest.v)):  # u ≡ 0: rounding errors are not to be certified
             return particles, replace(report, sparse_nodes=before.sparse)
         collided = collided.move(torch.addcmul(velocity, thermal, collided.v), collided.log_f)
         if self.grid:

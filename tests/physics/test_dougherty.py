@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_kjko.checkpoint import load
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.config import from_table
 from hpc_kjko.diagnostics import measure
@@ -219,6 +220,18 @@ def test_a_field_of_the_wrong_sign_stops_the_run(alone, monkeypatch):
     simulation = Simulation.start(case_of(BEAMS, 0.2), alone)
     with pytest.raises(SolverFailure, match="of held-out particles rises"):
         simulation.advance()
+
+
+def test_a_restart_has_the_same_bits(alone, tmp_path):
+    case = case_of({"kind": "two_stream"}, 0.05, count=3000, field="poisson", grid={"cells": 16})
+    simulation, _ = advanced(case, alone, 2)
+    resumed = Simulation.resume(case, alone, load(simulation.save(tmp_path, {}), alone))
+    for each in (simulation, resumed):
+        for _ in range(2):
+            each.state = each.advance()
+            each.step_index += 1
+    for name in ("x", "v", "log_f"):
+        assert torch.equal(getattr(simulation.state.particles, name), getattr(resumed.state.particles, name))
 
 
 def test_cells_without_particles_take_the_moments_of_the_whole_box(alone):
