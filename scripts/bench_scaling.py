@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the table as CSV")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.particles = options.particles or (16384 if options.quick else 1_000_000)
+    options.particles = options.particles or (4096 if options.quick else 1_000_000)
     os.environ["OMP_NUM_THREADS"] = "1"
     if options.worker:
         return worker(options)

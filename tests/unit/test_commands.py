@@ -120,7 +120,7 @@ def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko_here, small_
 
 
 def test_an_interrupt_is_no_traceback(finished, kjko_here, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hpc_kjko.cli.analyse", interrupted)
