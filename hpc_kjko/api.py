@@ -6,12 +6,12 @@ import contextlib
 import functools
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from hpc_kjko import driver
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
+from hpc_kjko.config import Case, Overrides
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.opened import Run, open_run
 from hpc_kjko.runfolder import RunFolder
@@ -45,11 +45,11 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
     return open_run(folder.path)
 
 
-def restart(out: Path | str, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
+def restart(out: Path | str, overrides: Overrides = (), *, progress: bool = True) -> Run:
     """Continue a run from its newest sound checkpoint, as ``kjko restart`` does; else as :func:`run`.
 
     Args:
-        overrides: what to change, as on the command line: ``["time.end=20.0"]``.
+        overrides: what to change, as for :meth:`Case.load`.
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):

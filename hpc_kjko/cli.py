@@ -22,7 +22,7 @@ import rich.box
 import rich.markup
 import rich.table
 
-from hpc_kjko import __version__, config, driver, native, summary
+from hpc_kjko import __version__, config, driver, native, summary, usercode
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
@@ -74,6 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
         if _out_of_memory(error):
             advice = "lower particles.count or grid.cells, or use more nodes"
             print(f"kjko: {where}not enough memory: {advice}", file=sys.stderr)
+        elif said := usercode.blame(error):  # where only a problem's own methods are called from
+            print(f"kjko: {where}{said}", file=sys.stderr)
+            if comm:
+                comm.abort(MISTAKE)
+            return MISTAKE
         else:
             traceback.print_exc()
             print(f"kjko: {where}{type(error).__name__}: {error}", file=sys.stderr)
@@ -158,8 +163,8 @@ def sweep(options: argparse.Namespace, comm: Communicator) -> int:
         )
     swept = Sweep.plan(options.case, options.grid, options.out)
     if options.slurm:
-        swept.write_slurm_script(options.slurm, options.ranks)
         swept.write()
+        swept.write_slurm_script(options.slurm, options.ranks)
         print(
             f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
         )

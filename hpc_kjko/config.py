@@ -300,6 +300,8 @@ def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         UserError: an override that is not of that form.
     """
     table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
+    if isinstance(overrides, str):
+        raise UserError(f'overrides = "{overrides}": give a list, ["{overrides}"], or a table, {{"time.end": 20.0}}')
     changes = overrides.items() if isinstance(overrides, Mapping) else map(_target_and_value, overrides)
     for target, value in changes:
         section, _, key = target.partition(".")

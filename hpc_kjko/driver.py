@@ -80,7 +80,7 @@ def start(
 
 def resume(
     folder: RunFolder,
-    overrides: Sequence[str],
+    overrides: config.Overrides,
     comm: Communicator,
     *,
     stop: Callable[[], bool] = lambda: False,
@@ -89,13 +89,13 @@ def resume(
     """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
 
     Args:
-        overrides: ``section.key=value`` of the keys in ``CHANGEABLE``.
+        overrides: of the keys in ``CHANGEABLE``.
     """
     with _at_work_in(folder, comm):
         with comm.together():
             kernels = kernels_in_use()
             folder.status()
-            for text in overrides:
+            for text in [overrides] if isinstance(overrides, str) else overrides:
                 section, _, key = text.partition("=")[0].strip().partition(".")
                 if key not in CHANGEABLE.get(section, ()):
                     allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))

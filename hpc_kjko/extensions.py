@@ -6,18 +6,20 @@ What it does wrong, and Python tells of, ends a run as a mistake of the user's i
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hpc_kjko import collisions, diagnostics, usercode
-from hpc_kjko.collisions import METHODS, Collision
+from hpc_kjko.collisions import METHODS, Collision, CollisionReport
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import Diagnostic, State
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import FieldSolver
+from hpc_kjko.particles import Particles
 
 
 def collision_class(case: Case) -> type[Collision]:
@@ -54,12 +56,30 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
     def own(case: Case, comm: Communicator) -> Collision:
         made: Collision = usercode.call(kind, case, comm, given=given)
         vars(made).setdefault("temperature", case.physics.temperature)
-        vars(made)["step"] = functools.partial(usercode.call, made.step, given=given)
+        for name in ("prepare", "step", "state", "load"):
+            vars(made)[name] = functools.partial(_checked, getattr(made, name), name, given)
         return made
 
     if case.physics.collision_operator == "dougherty":
         return DoughertyCollision(case, comm, own)
     return own(case, comm)
+
+
+def _checked(method: Callable[..., Any], name: str, given: str, *arguments: Any) -> Any:
+    """A method of the user's collision, with what it returns looked at."""
+    found = usercode.call(method, *arguments, given=given)
+    if name == "step":
+        pushed, wanted = arguments[0], "step must return the particles, as many as before, and a CollisionReport"
+        pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], CollisionReport)
+        if not (pair and isinstance(found[0], Particles) and found[0].v.shape == pushed.v.shape):
+            raise UserError(f"{given}: {wanted}")
+        if found[0].log_f.shape != pushed.log_f.shape:
+            raise UserError(f"{given}: {wanted}: its log_f must be [n]")
+    if name == "state" and not (
+        isinstance(found, dict) and all(isinstance(array, np.ndarray) for array in found.values())
+    ):
+        raise UserError(f"{given}: state must return a dictionary of numpy arrays, {{}} if it keeps nothing")
+    return found
 
 
 def series_diagnostics(

@@ -101,7 +101,8 @@ def _page(folder: RunFolder) -> str:
         headline=_headline(case, columns, rows),
         what=_what(case),
         tally=summary.tally(columns) if rows else None,
-        fall=_fall(columns) if rows else None,
+        certified=summary.certified_quantity(case),
+        fall=summary.fall(columns) if rows else None,
         drifts=summary.drifts(columns) if rows else [],
         checks=_checks(columns) if rows else {},
         figures=figures,
@@ -153,14 +154,6 @@ def _what(case: config.Case) -> dict[str, str]:
         + (", control variate" if particles.control_variate else ""),
         "time": f"{case.time.steps} steps of {case.time.step:g} to t = {case.time.end:g}, {case.time.integrator}",
     }
-
-
-def _fall(columns: summary.Columns) -> str | None:
-    """By how much the collisions lowered the free energy of particles that were never fitted."""
-    if "certificate" not in columns:
-        return None
-    change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
-    return f"{change:.6g} ± {error:.2g} at most"
 
 
 def _checks(columns: summary.Columns) -> dict[str, str]:

@@ -170,7 +170,10 @@ class RunFolder:
             status = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             status = None
-        return status if isinstance(status, dict) and "status" in status else {"status": "unknown"}
+        if not (isinstance(status, dict) and isinstance(status.get("status"), str)):
+            return {"status": "unknown"}
+        numbers = ("ranks", "memory", "step", "time")
+        return {k: v for k, v in status.items() if k not in numbers or isinstance(v, int | float)}
 
     def set_status(self, status: str, **details: Any) -> None:
         """Write ``run.json`` in one piece.

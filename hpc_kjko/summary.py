@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hpc_kjko.config import Case
+
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
 
@@ -55,6 +57,19 @@ def tally(columns: Columns) -> dict[str, int] | None:
 def tally_text(columns: Columns) -> str:
     """The tally in words; empty without certificates."""
     return ", ".join(f"{number} {name}" for name, number in (tally(columns) or {}).items())
+
+
+def certified_quantity(case: Case) -> str:
+    """What collisions must lower, in words."""
+    return "the free energy" if case.physics.collision_operator == "bath" else "∫f log f"
+
+
+def fall(columns: Columns) -> str | None:
+    """By how much the collisions changed that of particles that were never fitted; None without certificates."""
+    if "certificate" not in columns:
+        return None
+    change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
+    return f"{change:.6g} ± {error:.2g} at most"
 
 
 def seconds_by_phase(columns: Columns) -> dict[str, float]:

@@ -96,7 +96,9 @@ class Sweep:
         """
         try:
             manifest = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-            points = [Point(**point) for point in manifest["points"]]
+            points = [Point(str(point["name"]), dict(point["settings"])) for point in manifest["points"]]
+            if not points:
+                raise ValueError("no points")
             return cls(folder, Path(manifest["case"]), points)
         except OSError:
             raise UserError(f"{folder}: not a sweep's folder (it has no sweep.json): give the --out of one") from None
@@ -146,13 +148,16 @@ class Sweep:
         Raises:
             UserError: ``script`` is a file that is none of ours, or cannot be written.
         """
+        if script.is_dir():
+            raise UserError(f"--slurm {script}: is a folder: give the name of a new file")
         if script.exists() and _MADE_BY not in script.read_text(encoding="utf-8", errors="replace"):
             raise UserError(f"--slurm {script}: exists and was not made by kjko sweep: give the name of a new file")
         given = self.folder / "input"
         with writing(given):
             given.mkdir(parents=True, exist_ok=True)
-            for source in (self.case, *self.case.parent.glob("*.py")):
-                shutil.copy(source, given)
+            if self.case.parent.resolve() != given.resolve():
+                for source in (self.case, *self.case.parent.glob("*.py")):
+                    shutil.copy(source, given)
         points = [
             f"{number}) name={shlex.quote(point.name)} options=({shlex.join(point.options)}) ;;"
             for number, point in enumerate(self.points)
@@ -328,7 +333,10 @@ def _launcher(ranks: int) -> list[str]:
     if ranks == 1:
         return []
     own = Path(sysconfig.get_path("scripts")) / "mpirun"
-    words = shlex.split(os.environ.get("KJKO_LAUNCH", "")) or [str(own) if own.exists() else "mpirun"]
+    try:
+        words = shlex.split(os.environ.get("KJKO_LAUNCH", "")) or [str(own) if own.exists() else "mpirun"]
+    except ValueError as failure:
+        raise UserError(f"KJKO_LAUNCH: is no command ({failure}): write it as in a shell") from None
     if shutil.which(words[0]) is None:
         raise UserError(f"--ranks {ranks}: there is no {words[0]}: load the MPI, or set KJKO_LAUNCH")
     return [*words, "-n", str(ranks)]

@@ -18,6 +18,10 @@ def is_reference(text: str) -> bool:
     return ":" in text
 
 
+#: Files of the modules that hold the user's code.
+_FILES: set[str] = set()
+
+
 @functools.cache
 def load(reference: str, key: str) -> Any:
     """The object that "module:name" refers to, from the Python path or else from the current folder.
@@ -45,6 +49,7 @@ def load(reference: str, key: str) -> Any:
         raise UserError(f"{given}: importing {module_name} failed ({_in_one_line(failure)})") from failure
     except (Exception, SystemExit) as failure:
         raise UserError(f"{given}: importing {module_name} failed ({_in_one_line(failure)})") from failure
+    _FILES.add(str(getattr(module, "__file__", None)))
     if not hasattr(module, name):
         raise UserError(f"{given}: the module {module_name} has no {name}")
     return getattr(module, name)
@@ -68,6 +73,14 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
         frames = traceback.extract_tb(failure.__traceback__)[1:2]  # the first is the call above
         where = "".join(f", in line {frame.lineno} of {os.path.basename(frame.filename)}" for frame in frames)
         raise UserError(f"{given}: it raised {_in_one_line(failure)}{where}") from failure
+
+
+def blame(failure: BaseException) -> str | None:
+    """What to say of an exception that came through code of the user's; None if it did not."""
+    frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if frame.filename in _FILES]
+    if not frames:
+        return None
+    return f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}: raised {_in_one_line(failure)}"
 
 
 def _add_current_folder() -> None:

@@ -39,7 +39,7 @@ class CollisionReport:
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
         collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
-        collision_energy: ∫½|v'|² f − ∫½|ṽ|² f over all particles: the kinetic energy that the bath gave them.
+        collision_energy: ∫½|v'|² f − ∫½|ṽ|² f over all particles: the kinetic energy that collisions gave them.
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.

@@ -23,7 +23,7 @@ from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
 from hpc_kjko.collisions.controlled import over_certifying
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.errors import SolverFailure
+from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT, summed_finely
 from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import BLOCK, Particles, passes, uniform_points
@@ -125,7 +125,10 @@ class DoughertyCollision(Collision):
             carried = torch.cat([v, (v * v).sum(1, keepdim=True)], dim=1)
             sums += summed_finely(shares[rows, None] * carried).cpu().numpy()
         *mean, square = self.comm.sum(sums).sum(0)
-        return Totals(np.array(mean), float(square - np.square(mean).sum()) / dims)
+        temperature = float(square - np.square(mean).sum()) / dims
+        if temperature <= 0:
+            raise SolverFailure("all particles have the same velocity, and so no temperature: raise particles.count")
+        return Totals(np.array(mean), temperature)
 
     def _moments(self, particles: Particles, totals: Totals) -> Moments:
         """n, U and Θ of the particles of all ranks. Collective.
@@ -142,7 +145,7 @@ class DoughertyCollision(Collision):
         occupied = np.where(density > 0, density, 1.0)
         mean = np.stack(momentum, axis=-1) / occupied[..., None]
         spread = np.maximum(square / occupied - (mean**2).sum(-1), 0.0) / v.shape[1]
-        number = density * (particles.shard.total * self.grid.cell_volume / particles.mass)
+        number = density * (particles.shard.total * self.grid.cell_volume / particles.mass)  # of average weight
         own = (number**2 / (number**2 + SPARSE**2))[..., None]
         return Moments(
             own * mean + (1 - own) * totals.velocity,
@@ -193,4 +196,10 @@ def _initial_temperature(case: Case) -> float:
     """|v − U|²/dv of the initial density, from some of its quiet points: a unit, the same in every part of a run."""
     problem = case.problem
     points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
-    return float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
+    temperature = float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
+    if not temperature > 0:
+        raise UserError(
+            'physics.collision_operator = "dougherty" needs a plasma with a temperature, and all velocities of this '
+            "problem's start are alike"
+        )
+    return temperature
