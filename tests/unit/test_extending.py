@@ -23,6 +23,21 @@ class Unfinished(Collision):
 class Stumbles(Friction):
     def step(self, particles, duration, start):
         return particles, nothing
+class Mute(Friction):
+    def step(self, particles, duration, start):
+        return None
+class Loses(Friction):
+    def step(self, particles, duration, start):
+        moved, report = super().step(particles, duration, start)
+        return moved.move(moved.v[1:], moved.log_f), report
+class Keeps(Friction):
+    def state(self):
+        return {"friction": object()}
+class Many(DoubleWell):
+    def sample(self, points, temperature):
+        if len(points) > 4:
+            raise ValueError("four are enough")
+        return super().sample(points, temperature)
 class Deaf(Friction):
     tracks_log_f = False
 class Taken(Wells):
@@ -112,6 +127,13 @@ def test_a_start_of_ones_own(here):
             "mistaken:Stumbles",
             r"NameError: name 'nothing' is not defined, in line 8 of mistaken.py",
         ),
+        (
+            "method.collision",
+            "mistaken:Mute",
+            "step must return the particles, as many as before, and a CollisionReport",
+        ),
+        ("method.collision", "mistaken:Loses", "step must return the particles, as many as before"),
+        ("method.collision", "mistaken:Keeps", "state must return a dictionary of numpy arrays"),
         ("method.collision", "mine:DoubleWell", "subclass of hpc_kjko.collisions.Collision"),
         ("method.collision", "frictoin", 'it may be "jko", .* or "module:name" of your own code'),
         ("output.diagnostics", "mine:Bells", "the module mine has no Bells"),
@@ -135,6 +157,12 @@ def test_a_mistake_in_it_is_one_sentence_that_names_the_key(key, reference, says
     with pytest.raises(UserError, match=says) as mistake:
         run(Case.load("mine.toml", {key: reference, "time.end": 0.1}), "wrong", force=True, progress=False)
     assert key in str(mistake.value) and len(str(mistake.value).splitlines()) == 1
+
+
+def test_an_error_in_the_middle_of_a_problems_own_code_is_a_sentence_too(here, kjko_here, folder):
+    result = kjko_here("run", folder / "mine.toml", "--out", "many", "--set", "problem.kind=mistaken:Many")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert re.search(r"kjko: mistaken.py, line \d+: raised ValueError: four are enough", result.stderr)
 
 
 def test_a_control_variate_needs_a_method_that_tracks_log_f(here):
