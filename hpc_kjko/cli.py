@@ -163,6 +163,7 @@ def sweep(options: argparse.Namespace, comm: Communicator) -> int:
         )
     swept = Sweep.plan(options.case, options.grid, options.out)
     if options.slurm:
+        swept.require_free(options.slurm)
         swept.write()
         swept.write_slurm_script(options.slurm, options.ranks)
         print(

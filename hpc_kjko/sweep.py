@@ -142,16 +142,24 @@ class Sweep:
                 outcomes[point.name] = {0: "finished", 75: "stopped"}.get(code, otherwise)
         return outcomes
 
-    def write_slurm_script(self, script: Path, ranks: int) -> None:
-        """Write a SLURM array job with a job for each point, and the case beside it as it is now.
+    @staticmethod
+    def require_free(script: Path) -> None:
+        """Check that a SLURM script may be written there.
 
         Raises:
-            UserError: ``script`` is a file that is none of ours, or cannot be written.
+            UserError: ``script`` is a folder, or a file that is none of ours.
         """
         if script.is_dir():
             raise UserError(f"--slurm {script}: is a folder: give the name of a new file")
         if script.exists() and _MADE_BY not in script.read_text(encoding="utf-8", errors="replace"):
             raise UserError(f"--slurm {script}: exists and was not made by kjko sweep: give the name of a new file")
+
+    def write_slurm_script(self, script: Path, ranks: int) -> None:
+        """Write a SLURM array job with a job for each point, and the case beside it as it is now.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         given = self.folder / "input"
         with writing(given):
             given.mkdir(parents=True, exist_ok=True)
