@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS = {name: field.annotation for name, field in config.Case.model_fields.items()}
 #: Run here one after the other, as they stand; commands of the other pages are only looked at.
-FOLLOWED = ["README.md", "quickstart.md"]
+FOLLOWED = ["README.md", "quickstart.md", "analysis.md"]
 #: What a page may ask for that is not here to be run.
 ELSEWHERE = {"module", "source", ".", "python -m venv", "pip"}
 
@@ -118,10 +118,28 @@ def test_commands_name_what_there_is(page):
         look_at(words)
 
 
+def make_what_is_looked_at(checkout, capsys):
+    """Runs that docs/analysis.md speaks of, and the table of one."""
+    for name, step in (("two_stream", "0.1"), ("finer", "0.05")):
+        out = ["--out", f"runs/{name}", "--set", f"time.step={step}"]
+        assert main(["run", "jobs/two_stream.toml", *out]) == 0
+    capsys.readouterr()
+    assert main(["series", "runs/two_stream", "--csv"]) == 0
+    (checkout / "measured.csv").write_text(capsys.readouterr().out)
+
+
+#: Sizes and numbers of ranks that are too large for a test.
+SMALL = {r"^time\.end=\S+": "time.end=1.2", r"^particles.count=1024,2048": "particles.count=1024"}
+SMALL |= {r"^grid.cells=32,64": "grid.cells=32", r"^2$": "1"}
+
+
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_page_can_be_followed(name, checkout, capsys):
+def test_a_page_can_be_followed(name, checkout, capsys, monkeypatch):
     """One rank does for many here, and small sizes for large ones."""
     (page,) = (page for page in PAGES if page.name == name)
+    monkeypatch.setenv("SCRATCH", str(checkout / "scratch"))
+    if name == "analysis.md":
+        make_what_is_looked_at(checkout, capsys)
     for words in commands(page):
         arguments = kjko_of(words)
         if "echo" in words or words[0] in ("for", "done", "do"):
@@ -129,7 +147,8 @@ def test_a_page_can_be_followed(name, checkout, capsys):
         if arguments is None or words[0] in ("srun", "sbatch"):
             look_at(words)
             continue
-        arguments = [re.sub(r"^time\.end=\S+", "time.end=1.2", word) for word in arguments]
+        for large, small in SMALL.items():
+            arguments = [re.sub(large, small, os.path.expandvars(word)) for word in arguments]
         assert main(arguments) == 0, (arguments, capsys.readouterr().err)
     for block in blocks(page, "sh"):
         if "runs/weak/snapshots" in block:  # a shell's own
