@@ -13,12 +13,12 @@ import numpy as np
 
 from hpc_kjko import collisions, diagnostics, usercode
 from hpc_kjko.collisions import METHODS, Collision, CollisionReport
-from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import Diagnostic, State
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import FieldSolver
+from hpc_kjko.integrators import PHASES
 from hpc_kjko.particles import Particles
 
 
@@ -49,7 +49,7 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
     """
     with comm.together():
         kind = collision_class(case)
-    if not usercode.is_reference(case.method.collision) or case.physics.collision_strength == 0:
+    if not usercode.is_reference(case.method.collision):
         return collisions.collision_of(case, comm)
     given = f'method.collision = "{case.method.collision}"'
 
@@ -60,9 +60,7 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
             vars(made)[name] = functools.partial(_checked, getattr(made, name), name, given)
         return made
 
-    if case.physics.collision_operator == "dougherty":
-        return DoughertyCollision(case, comm, own)
-    return own(case, comm)
+    return collisions.collision_of(case, comm, own)
 
 
 def _checked(method: Callable[..., Any], name: str, given: str, *arguments: Any) -> Any:
@@ -94,14 +92,7 @@ def series_diagnostics(
     with comm.together():
         for reference in case.output.diagnostics:
             own = OwnDiagnostic(reference, case)
-            taken = {
-                "step",
-                "time",
-                "seconds",
-                "seconds_push",
-                "seconds_collide",
-                *(name for diagnostic in found for name in diagnostic.columns),
-            }
+            taken = {"step", "time", "seconds", *PHASES, *(name for one in found for name in one.columns)}
             for name in own.columns:
                 if name in taken:
                     raise UserError(f"{own.given}: the series has a column {name} already: give it another name")

@@ -400,6 +400,12 @@ class ExternalSolver(FieldSolver[ExternalField]):
             return super().kick(field, particles, duration)
 
 
+def grid_of(case: Case) -> Grid | None:
+    """The mesh of a case, if it has one."""
+    mesh, periods = case.grid, case.problem.periods
+    return Grid(mesh.cells, periods, mesh.shape_order) if mesh and periods else None
+
+
 def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
     """The field solver that a case asks for, on its mesh."""
     physics = case.physics

@@ -17,9 +17,8 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.extensions import collision_of, series_diagnostics
-from hpc_kjko.fields import field_solver_of
+from hpc_kjko.fields import field_solver_of, grid_of
 from hpc_kjko.integrators import MAPS, PHASES, compose
-from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
 from hpc_kjko.recorder import Recorder
 
@@ -33,12 +32,10 @@ class Simulation:
     """
 
     def __init__(self, case: config.Case, comm: Communicator):
-        problem = case.problem
         comm.select_device(case.run.device)
         self.case, self.comm = case, comm
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
-        mesh = case.grid
-        self.grid = Grid(mesh.cells, problem.periods, mesh.shape_order) if mesh and problem.periods else None
+        self.grid = grid_of(case)
         self.field_solver = field_solver_of(case, self.grid, comm)
         self.collision = collision_of(case, comm)
         self.diagnostics = series_diagnostics(case, self.collision, self.field_solver, comm)

@@ -2,6 +2,8 @@
 
 A method is that of a bath; :mod:`~hpc_kjko.collisions.dougherty` makes of it one that conserves momentum and energy."""
 
+from collections.abc import Callable
+
 from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
@@ -21,9 +23,13 @@ METHODS: dict[str, type[Collision]] = {
 }
 
 
-def collision_of(case: Case, comm: Communicator) -> Collision:
-    """The collision step of a case; κ = 0 has none. Collective."""
-    method = METHODS[case.method.collision if case.physics.collision_strength > 0 else "none"]
+def collision_of(
+    case: Case, comm: Communicator, method: Callable[[Case, Communicator], Collision] | None = None
+) -> Collision:
+    """The collision step of a case, by one of METHODS or a given one; κ = 0 has none. Collective."""
+    if case.physics.collision_strength == 0:
+        return NoCollision(case, comm)
+    method = method or METHODS[case.method.collision]
     if case.physics.collision_operator == "dougherty" and method is not NoCollision:
         return DoughertyCollision(case, comm, method)
     return method(case, comm)

@@ -25,7 +25,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT, summed_finely
-from hpc_kjko.mesh import Grid
+from hpc_kjko.fields import grid_of
 from hpc_kjko.particles import BLOCK, Particles, passes, uniform_points
 
 #: A node with so many particles takes half of its U and Θ from the whole box, one with ten times as many a hundredth.
@@ -76,8 +76,7 @@ class DoughertyCollision(Collision):
         self.method = method(case.model_copy(update={"physics": physics}), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out = self.method.held_out
-        mesh, periods = case.grid, case.problem.periods
-        self.grid = Grid(mesh.cells, periods, mesh.shape_order) if mesh and periods else None
+        self.grid = grid_of(case)
         self.unit = UNIT if case.run.reproducible else 0.0
 
     def prepare(self, rehearse: Callable[[], bool]) -> bool:
