@@ -19,22 +19,21 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.compare import grid_densities
 from hpc_kjko.config import Case
-from hpc_kjko.diagnostics import (
+from hpc_kjko.diagnostics import exact_solution, unit_of
+from hpc_kjko.errors import UserError
+from hpc_kjko.exact import summed
+from hpc_kjko.extensions import collision_class
+from hpc_kjko.histograms import (
     BINS,
     MARGINAL_BINS,
     Histogram,
     Marginal,
-    exact_solution,
     histograms_of,
     local_histograms,
     local_marginals,
     marginal_errors,
     marginals_of,
-    unit_of,
 )
-from hpc_kjko.errors import UserError
-from hpc_kjko.exact import summed
-from hpc_kjko.extensions import collision_class
 from hpc_kjko.output import ParticleFile, list_particles, particle_file, write_snapshot
 from hpc_kjko.particles import BLOCK, PASS, Particles, Shard, equal_weights, passes
 from hpc_kjko.problems import Problem

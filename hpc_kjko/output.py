@@ -22,8 +22,8 @@ import numpy as np
 
 from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import Histogram, Marginal
 from hpc_kjko.fields import MeshField
+from hpc_kjko.histograms import Histogram, Marginal
 from hpc_kjko.particles import Particles
 from hpc_kjko.storage import ShardedFile, reading
 

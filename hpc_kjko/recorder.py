@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import marginals, phase_space_histograms, unit_of
+from hpc_kjko.diagnostics import unit_of
 from hpc_kjko.fields import MeshField
+from hpc_kjko.histograms import marginals, phase_space_histograms
 from hpc_kjko.output import write_snapshot
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import SeriesWriter

@@ -22,7 +22,7 @@ from experiments import JOBS, QUICK_STEPS, RUNS, STEPS, Experiments, slope
 
 from hpc_kjko import cli, plotting
 from hpc_kjko.config import Case
-from hpc_kjko.diagnostics import Marginal
+from hpc_kjko.histograms import Marginal
 from hpc_kjko.output import Snapshot, list_snapshots, read_snapshot
 from hpc_kjko.plotting import plt
 from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments, gaussian_relative_entropy

@@ -10,10 +10,11 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import from_table
 from hpc_kjko.control import ControlField
-from hpc_kjko.diagnostics import measure, phase_space_histograms
+from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import UserError
 from hpc_kjko.exact import UNIT
 from hpc_kjko.fields import PoissonSolver
+from hpc_kjko.histograms import phase_space_histograms
 from hpc_kjko.mesh import Grid
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import BLOCK

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import marginals, measure, phase_space_histograms
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.histograms import marginals, phase_space_histograms
 from hpc_kjko.particles import Shard, equal_weights
 from hpc_kjko.simulation import Simulation
 

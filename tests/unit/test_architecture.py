@@ -18,7 +18,7 @@ LAYERS = [
     {"particles"},
     {"exact"},
     {"objective"},
-    {"mesh", "control_variate"},
+    {"mesh", "control_variate", "histograms"},
     {"fields", "config", "solvers"},
     {"collisions"},
     {"diagnostics"},

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from hpc_kjko import checkpoint, series
 from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import Histogram
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import MeshField
+from hpc_kjko.histograms import Histogram
 from hpc_kjko.mesh import Grid
 from hpc_kjko.output import SPECIES, list_snapshots, read_snapshot, write_snapshot
 from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
