@@ -47,7 +47,8 @@ start_or_continue() {
         wait "$step" || status=$?
     done
 
-    if [ "$status" = 75 ] && [ "$requested" ]; then
+    # 140: USR2 came before the ranks were ready for it, as it does where all of the time limit is within the 300 s
+    if [ "$requested" ] && { [ "$status" = 75 ] || [ "$status" = 140 ]; }; then
         if [ "$(newest_checkpoint "$folder")" = "$before" ]; then
             echo "job ${SLURM_JOB_ID}: no step was done within the time limit, so it is not requeued: give it more time" >&2
         else

@@ -242,7 +242,7 @@ def test_a_sweep_runs_as_a_job_array(cluster):
     cluster("python", "-m", "hpc_kjko", "sweep", "sweep.toml", *grid, "--slurm", "sweep.sbatch")
     (work / "sweep.toml").unlink()
     submit = Cluster(work, {**cluster.env, "KJKO_LAUNCH": "srun --mpi=pmix"})
-    array = submit("sbatch", "--parsable", "--time=5", "sweep.sbatch").partition(";")[0]
+    array = submit("sbatch", "--parsable", "--time=30", "sweep.sbatch").partition(";")[0]
     for number in (0, 1):
         cluster.wait(f"{array}_{number}", "COMPLETED")
     cluster("python", "-m", "hpc_kjko", "sweep", "swept", "--table")
