@@ -585,6 +585,31 @@ def test_particles_on_a_gpu_have_the_bits_of_the_cpu(grid):
 
 
 @gpu
+def test_gradients_travel_through_nccl(monkeypatch):
+    """Of as many ranks as there are GPUs of one each here: one, wrapped as several are."""
+    comm = Communicator()
+    comm.select_device("cuda")
+    objective = objective_of("3D3V")
+    z, v, share, _, _ = (None if part is None else part.cuda() for part in particles_of(objective, 3000))
+    objective.cuda().forget()
+    objective(STEP, z, v, share).backward()
+    wanted = objective.gradient.clone()
+    comm._start_process_group()
+    try:
+        assert torch.distributed.get_backend() == "nccl"
+        monkeypatch.setattr(comm, "size", 2)
+        distributed = comm.distribute(objective)
+        objective.zero_grad()
+        objective.forget()
+        distributed(STEP, z, v, share).backward()
+        for parameter in objective.trained:
+            assert torch.equal(parameter.grad, objective.gradient_of(parameter).float())
+        assert torch.equal(objective.gradient, wanted)
+    finally:
+        comm.close()
+
+
+@gpu
 def test_a_run_on_a_gpu_is_that_of_the_cpu():
     table = {
         "problem": {"kind": "two_stream"},
