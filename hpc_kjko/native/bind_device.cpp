@@ -8,6 +8,8 @@
 #include <stdexcept>
 
 #include "bind.hpp"
+#include "device_field.hpp"
+#include "device_moments.hpp"
 #include "device_objective.hpp"
 #include "device_particles.hpp"
 
@@ -27,44 +29,82 @@ static Call call_of(const nb::bytes &bytes) {
     return call;
 }
 
-template <int H, class Activation, int DV, bool CLOSED>
-static void evaluate_objective(const ObjectiveCall &call, int blocks, bool backwards) {
-    using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
-    using Threads = Team<Kernel::THREADS, typename Kernel::State>;
+// A kernel's blocks, one after the other: what(shared, team, block).
+template <class Kernel, class What>
+static void for_blocks(int blocks, bool backwards, const What &what) {
     const auto shared = std::make_unique<typename Kernel::Shared>();
-    const auto team = std::make_unique<Threads>(backwards);
-    for (int block = 0; block < blocks; ++block) Kernel{call, *shared}.add_chunks(*team, block, blocks);
+    const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
+    for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
 }
 
-struct ObjectiveInstance {
+// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
+template <class Call>
+struct Instance {
     int width;
     bool tanh;
     int velocity_dims;
     bool closed;
-    void (*evaluate)(const ObjectiveCall &call, int blocks, bool backwards);
+    void (*run)(const Call &call, int blocks, int groups, bool backwards);
 };
 
-template <int H, class Activation, int DV, bool CLOSED>
-constexpr ObjectiveInstance instance = {H, Activation::curved, DV, CLOSED,
-                                       &evaluate_objective<H, Activation, DV, CLOSED>};
-
-// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
-static const ObjectiveInstance objectives[] = {
-    instance<16, Tanh, 1, false>,      instance<16, Tanh, 3, true>,       instance<32, Tanh, 1, false>,
-    instance<32, Tanh, 2, false>,      instance<32, Tanh, 2, true>,       instance<32, Tanh, 3, false>,
-    instance<32, Tanh, 3, true>,       instance<32, LeakyRelu, 1, false>, instance<32, LeakyRelu, 2, true>,
-    instance<32, LeakyRelu, 3, false>, instance<48, Tanh, 1, false>,      instance<48, Tanh, 2, true>,
-    instance<64, Tanh, 1, false>,      instance<64, Tanh, 2, true>,       instance<64, Tanh, 3, false>,
-};
-
-static void evaluate_any(const nb::bytes &arguments, bool closed, int blocks, bool backwards) {
-    const ObjectiveCall call = call_of<ObjectiveCall>(arguments);
-    const Network &n = call.network;
-    for (const ObjectiveInstance &one : objectives)
+template <class Call, size_t COUNT>
+static void run_instance(const Instance<Call> (&instances)[COUNT], const Call &call, bool closed, int blocks, int groups,
+                         bool backwards) {
+    const auto &n = call.network;
+    for (const Instance<Call> &one : instances)
         if (one.width == n.width && one.tanh == n.tanh && one.velocity_dims == n.velocity_dims && one.closed == closed)
-            return one.evaluate(call, blocks, backwards);
+            return one.run(call, blocks, groups, backwards);
     throw std::invalid_argument("this kernel is not among those that tests run");
 }
+
+template <int H, class Activation, int DV, bool CLOSED>
+constexpr Instance<ObjectiveCall> objective_of = {
+    H, Activation::curved, DV, CLOSED, [](const ObjectiveCall &call, int blocks, int, bool backwards) {
+        using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
+        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+            Kernel{call, shared}.add_chunks(team, block, blocks);
+        });
+    }};
+
+template <int H, class Activation, int DV>
+constexpr Instance<ObjectiveCall> moments_of = {
+    H, Activation::curved, DV, false, [](const ObjectiveCall &call, int blocks, int groups, bool backwards) {
+        using Kernel = DeviceMoments<H, Activation, DV>;
+        for (int group = 0; group < groups; ++group)
+            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+                Kernel{call, shared, group}.add_chunks(team, block, blocks);
+            });
+    }};
+
+template <class Real, int H, class Activation, int DV>
+constexpr Instance<DeviceFieldCall<Real>> field_of = {
+    H, Activation::curved, DV, false, [](const DeviceFieldCall<Real> &call, int blocks, int, bool backwards) {
+        using Kernel = DeviceField<Real, H, Activation, DV>;
+        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+            Kernel{call, shared}.evaluate(team, block, blocks);
+        });
+    }};
+
+static const Instance<ObjectiveCall> objectives[] = {
+    objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
+    objective_of<32, Tanh, 2, false>,      objective_of<32, Tanh, 2, true>,       objective_of<32, Tanh, 3, false>,
+    objective_of<32, Tanh, 3, true>,       objective_of<32, LeakyRelu, 1, false>, objective_of<32, LeakyRelu, 2, true>,
+    objective_of<32, LeakyRelu, 3, false>, objective_of<48, Tanh, 1, false>,      objective_of<48, Tanh, 2, true>,
+    objective_of<64, Tanh, 1, false>,      objective_of<64, Tanh, 2, true>,       objective_of<64, Tanh, 3, false>,
+};
+static const Instance<ObjectiveCall> moments_kernels[] = {
+    moments_of<16, Tanh, 1>, moments_of<16, Tanh, 3>,      moments_of<32, Tanh, 1>, moments_of<32, Tanh, 2>,
+    moments_of<32, Tanh, 3>, moments_of<32, LeakyRelu, 2>, moments_of<48, Tanh, 3>, moments_of<64, Tanh, 3>,
+};
+static const Instance<DeviceFieldCall<float>> single_fields[] = {
+    field_of<float, 32, Tanh, 1>,
+    field_of<float, 32, LeakyRelu, 2>,
+    field_of<float, 64, Tanh, 3>,
+};
+static const Instance<DeviceFieldCall<double>> double_fields[] = {
+    field_of<double, 16, Tanh, 2>, field_of<double, 32, Tanh, 1>, field_of<double, 32, Tanh, 3>,
+    field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
+};
 
 // what(real, dims, order), which are constants there, for every particle.
 template <int VALUE>
@@ -91,8 +131,28 @@ static void for_particles(const nb::bytes &arguments, bool backwards, const What
 }
 
 void bind_device(nb::module_ &m) {
-    m.def("device_objective", &evaluate_any, "arguments"_a, "closed"_a, "blocks"_a, "backwards"_a,
-          "The GPU's evaluate_objective, block after block and thread after thread, from the last one if `backwards`.");
+    m.def(
+        "device_objective",
+        [](const nb::bytes &arguments, bool closed, int blocks, bool backwards) {
+            run_instance(objectives, call_of<ObjectiveCall>(arguments), closed, blocks, 1, backwards);
+        },
+        "arguments"_a, "closed"_a, "blocks"_a, "backwards"_a,
+        "The GPU's evaluate_objective, block after block and thread after thread, from the last one if `backwards`.");
+    m.def(
+        "device_moments",
+        [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+            run_instance(moments_kernels, call_of<ObjectiveCall>(arguments), false, blocks, groups, backwards);
+        },
+        "arguments"_a, "blocks"_a, "groups"_a, "backwards"_a, "The GPU's sum_moments.");
+    m.def(
+        "device_field",
+        [](const nb::bytes &arguments, bool is_double, int blocks, bool backwards) {
+            if (is_double)
+                run_instance(double_fields, call_of<DeviceFieldCall<double>>(arguments), false, blocks, 1, backwards);
+            else
+                run_instance(single_fields, call_of<DeviceFieldCall<float>>(arguments), false, blocks, 1, backwards);
+        },
+        "arguments"_a, "is_double"_a, "blocks"_a, "backwards"_a, "The GPU's evaluate_field.");
     m.def(
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {

@@ -27,7 +27,7 @@ WIDTHS, MOST_INPUTS = (16, 32, 48, 64), 15
 #: Rows of a sum that inputs have: with one that is 1.
 INPUT_ROWS = MOST_INPUTS + 1
 #: The most particles to a single-precision sum, and the most sums: a block of threads each. (H100: 132 × 3 at once.)
-CHUNK, MOST_SUMS = 1024, 2048
+CHUNK, MOST_SUMS, MOST_MOMENTS_SUMS = 1024, 2048, 512
 #: Threads of a block that are a particle each, and the most blocks of them.
 PARTICLE_THREADS, MOST_BLOCKS = 128, 8192
 #: Numbers that a deposit is summed in, in copies of the mesh, so that atomic additions seldom meet.
@@ -47,6 +47,15 @@ def take(*tensors: torch.Tensor) -> bool:
         ImportError: KJKO_KERNELS=native asks for them, and there is no CuPy.
     """
     return all(tensor.is_cuda for tensor in tensors) and cuda_wanted(available())
+
+
+def has_network(widths: Sequence[int]) -> bool:
+    """Whether there are kernels, of GPUs and for the objective also of the CPU, for a network of such widths (inputs,
+    hidden layers, dv)."""
+    if len(widths) != 4:
+        return False
+    inputs, first, second, dv = widths
+    return first == second and first in WIDTHS and inputs <= MOST_INPUTS and dv <= 3
 
 
 def describe() -> str:
@@ -86,18 +95,28 @@ class Kernel(NamedTuple):
         defined = (f"-D{name}={value}" for name, value in constants)
         return "-std=c++17", "-default-device", f"-fmad={str(self.fused).lower()}", f"-I{FOLDER}", *defined
 
-    def launch(self, blocks: int, threads: int, call: ctypes.Structure, device: torch.device) -> None:
-        """Run it on a GPU, asynchronously.
+    def launch(self, blocks: int, threads: int, call: ctypes.Structure, device: torch.device, groups: int = 1) -> None:
+        """Run it on a GPU, asynchronously: ``blocks`` of ``threads`` for each of the ``groups``.
 
         Raises:
             UserError: it does not compile for this GPU.
         """
         import cupy
 
-        with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream):
+        stream = torch.cuda.current_stream(device)
+        with cupy.cuda.Device(device.index), _stream(stream):
             function, shared_bytes = _compiled(self, device.index)
             arguments = np.frombuffer(bytes(call), np.dtype((np.void, ctypes.sizeof(call))))  # one struct, by value
-            function((blocks,), (threads,), (arguments,), shared_mem=shared_bytes)
+            function((blocks, groups), (threads,), (arguments,), shared_mem=shared_bytes)
+
+
+def _stream(stream: torch.cuda.Stream) -> Any:
+    """torch's stream as CuPy's: by the protocol that both have, where they do."""
+    import cupy
+
+    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
+        return cupy.cuda.Stream.from_external(stream)
+    return cupy.cuda.ExternalStream(stream.cuda_stream)
 
 
 @functools.cache
@@ -126,13 +145,20 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 
 class _Network(ctypes.Structure):
-    """``Network`` of objective.hpp."""
+    """``NetworkOf`` of network.hpp."""
 
     _fields_ = [
         *((name, ctypes.c_int) for name in ("inputs", "width", "velocity_dims", "skipped")),
         ("tanh", ctypes.c_bool),
         *((name, ctypes.c_void_p) for name in ("w1", "b1", "w2", "b2", "w3", "b3", "skip")),
     ]
+
+    @classmethod
+    def of(cls, layers: Sequence[torch.Tensor], tanh: bool) -> _Network:
+        """Of weights and biases of three layers, then the skip if there is one; contiguous, and kept by the caller."""
+        (width, inputs), dv, skip = layers[0].shape, len(layers[4]), layers[6:]
+        skipped = skip[0].shape[1] if skip else 0
+        return cls(inputs, width, dv, skipped, tanh, *map(_pointer, layers), *([] if skip else [None]))
 
 
 class _ObjectiveCall(ctypes.Structure):
@@ -173,23 +199,13 @@ def objective(
     Args:
         backwards: on the CPU, whether the threads run from the last one to the first: nothing may depend on it.
     """
-    z, v, share, known = particles
-    z, share, *layers = (tensor.detach().contiguous() for tensor in (z, share, *parameters))
-    known = None if known is None else known.contiguous()
-    if v.stride(1) != 1:
-        v = v.contiguous()
-    w1, b1, w2, b2, w3, b3, *skip = layers
+    call, tensors = _call(particles, parameters, tanh, exact, step, collision_strength, temperature, together, unit)
+    z, w1, w3 = tensors[0], tensors[4], tensors[8]
     (width, inputs), dv = w1.shape, len(w3)
     closed = not exact and dv > 1
-    together = min(together, CHUNK)
-    blocks = max(1, min(-(-len(z) // together), MOST_SUMS))
+    blocks = max(1, min(-(-len(z) // call.together), MOST_SUMS))
     sizes = _sum_sizes(width)
     sums = torch.empty(blocks, sum(sizes.values()), dtype=torch.float64, device=z.device)
-    skipped = skip[0].shape[1] if skip else 0
-    network = _Network(inputs, width, dv, skipped, tanh, *map(_pointer, layers), *([] if skip else [None]))
-    call = _ObjectiveCall(network, exact, step, collision_strength, temperature, len(z), _pointer(z), _pointer(v))
-    call.v_stride, call.share, call.known = v.stride(0), _pointer(share), _pointer(known)
-    call.together, call.unit = together, unit
     call.sums, call.gradient = _pointer(sums), _pointer(sums) if with_gradient else None
     if z.is_cuda:
         kernel = objective_kernel(width, tanh, dv, closed)
@@ -200,8 +216,35 @@ def objective(
     loss = totals["loss"].sum()
     if not with_gradient:
         return loss, None
-    gradient = _gradient(totals, width, inputs, dv, skipped if skip else None)
+    gradient = _gradient(totals, width, inputs, dv, call.network.skipped if len(parameters) == 7 else None)
     return loss, gradient + (loss - loss)  # NaN where the loss is
+
+
+def _call(
+    particles: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
+    parameters: Sequence[torch.Tensor],
+    tanh: bool,
+    exact: bool,
+    step: float,
+    collision_strength: float,
+    temperature: float,
+    together: int,
+    unit: float,
+) -> tuple[_ObjectiveCall, list[Any]]:
+    """Arguments without the place of the sums, and the tensors that they point into: z, v, share, known, parameters."""
+    z, v, share, known = particles
+    z, share, *layers = (tensor.detach().contiguous() for tensor in (z, share, *parameters))
+    known = None if known is None else known.contiguous()
+    if v.stride(1) != 1:
+        v = v.contiguous()
+    call = _ObjectiveCall(_Network.of(layers, tanh), exact, step, collision_strength, temperature, len(z))
+    call.z, call.v, call.v_stride, call.share, call.known = (
+        *map(_pointer, (z, v)),
+        v.stride(0),
+        *map(_pointer, (share, known)),
+    )
+    call.together, call.unit = min(together, CHUNK), unit
+    return call, [z, v, share, known, *layers]
 
 
 def objective_kernel(width: int, tanh: bool, velocity_dims: int, closed: bool) -> Kernel:
@@ -244,6 +287,167 @@ def _gradient(totals: dict[str, torch.Tensor], width: int, inputs: int, dv: int,
     if skipped is not None:
         parts.append(to_skip[:, inputs - skipped : inputs])
     return torch.cat([part.reshape(-1) for part in parts])
+
+
+# -- moments -----------------------------------------------------------------------------------------------------------
+
+
+def moments(
+    particles: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
+    parameters: Sequence[torch.Tensor],
+    *,
+    tanh: bool,
+    exact: bool,
+    step: float,
+    temperature: float,
+    together: int,
+    unit: float,
+    whole: bool,
+    backwards: bool = False,
+) -> torch.Tensor:
+    """What :func:`hpc_kjko.native.objective.moments` returns, on the device.
+
+    Args:
+        backwards: as for :func:`objective`.
+    """
+    call, tensors = _call(particles, parameters, tanh, exact, step, 1.0, temperature, together, unit)
+    z, (width, dv) = tensors[0], (call.network.width, call.network.velocity_dims)
+    rows = _MomentsRows(width, dv)
+    blocks = max(1, min(-(-len(z) // call.together), MOST_MOMENTS_SUMS))
+    sums = torch.empty(blocks, rows.numbers, dtype=torch.float64, device=z.device)
+    call.sums, call.gradient = _pointer(sums), _pointer(sums) if whole else None
+    groups = -(-rows.pairs // (4 * width)) if whole else 1
+    if not whole:
+        sums[:, : rows.pull].zero_()
+    if z.is_cuda:
+        moments_kernel(width, tanh, dv).launch(blocks, 4 * width, call, z.device, groups)
+    else:
+        require().device_moments(bytes(call), blocks, groups, backwards)
+    totals = torch.cat([sums.sum(0), sums.new_zeros(1)])
+    turned, log_det = totals[rows.turned : rows.numbers].view(2, -1).sum(1)
+    places, more, first_load = _moments_places(width, dv, call.network.skipped, z.device)
+    found = torch.cat([totals[places[: first_load[0]]], log_det[None], turned[None], totals[places[first_load[0] :]]])
+    if not whole:
+        found = found[: first_load[0] + 2]
+    else:
+        found[first_load[1] : first_load[1] + len(more)] += totals[more]
+    return found + (log_det - log_det)
+
+
+def moments_kernel(width: int, tanh: bool, velocity_dims: int) -> Kernel:
+    """The kernel for such a network."""
+    constants = {
+        "KJKO_WIDTH": str(width),
+        "KJKO_ACTIVATION": "Tanh" if tanh else "LeakyRelu",
+        "KJKO_VELOCITY_DIMS": str(velocity_dims),
+    }
+    return Kernel("device_moments.cu", "sum_moments", tuple(constants.items()))
+
+
+class _MomentsRows:
+    """``MomentsRows`` of device_moments.hpp."""
+
+    def __init__(self, width: int, velocity_dims: int):
+        q = velocity_dims * (width + velocity_dims)
+        self.q_blocks, self.g_blocks = -(-q // 8), width // 8 + 1
+        self.vg = self.g_blocks * (self.g_blocks + 1) // 2
+        self.qq = self.vg + self.g_blocks
+        self.pairs = self.qq + self.q_blocks * (self.q_blocks + 1) // 2
+        self.pull = 64 * self.pairs
+        self.known = self.pull + q
+        self.turned = self.known + 1 + velocity_dims * width
+        self.numbers = self.turned + 2 * 4 * width
+
+    def of_one_kind(self, blocks: int, first: int, row: int, column: int) -> int:
+        """Where the product of two rows is, of ``blocks`` blocks whose pairs begin with the ``first``."""
+        (i, a), (j, b) = divmod(row, blocks), divmod(column, blocks)
+        if a > b:
+            (i, a), (j, b) = (j, b), (i, a)
+        return (i * 8 + j) * self.pairs + first + b * (b + 1) // 2 + a
+
+    def of_v(self, k: int, row: int) -> int:
+        """Where the product of v_k and a row of the basis is."""
+        j, b = divmod(row, self.g_blocks)
+        return (k * 8 + j) * self.pairs + self.vg + b
+
+
+@functools.cache
+def _moments_places(
+    width: int, dv: int, skipped: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
+    """Where pull, gram, load and outer are among a sum's numbers, with one that is 0 after the last of these.
+
+    Then where what is to be added to load is; and where among the results gram and, with the two counts, load begin.
+    """
+    rows, basis = _MomentsRows(width, dv), width + skipped + 1
+    nothing = rows.numbers
+    # The row of q_k for each of the basis: none of positions and 1, whose derivatives are zero.
+    own = [*range(width), *[None] * (skipped - dv), *(width + j for j in range(dv if skipped else 0)), None]
+    q = [None if m is None else k * (width + dv) + m for k in range(dv) for m in own]
+    pull = [nothing if row is None else rows.pull + row for row in q]
+    gram = [rows.of_one_kind(rows.g_blocks, 0, m, n) for m in range(basis) for n in range(basis)]
+    load = [rows.of_v(k, m) for k in range(dv) for m in range(basis)]
+    outer = [
+        nothing if m is None or n is None else rows.of_one_kind(rows.q_blocks, rows.qq, m, n) for m in q for n in q
+    ]
+    more = [
+        nothing
+        if m is None
+        else rows.known + 1 + k * width + m
+        if m < width
+        else rows.known
+        if m == width + k
+        else nothing
+        for k in range(dv)
+        for m in own
+    ]
+    places = torch.tensor([*pull, *gram, *load, *outer], device=device)
+    return places, torch.tensor(more, device=device), (len(pull), len(pull) + 2 + len(gram))
+
+
+# -- the field ---------------------------------------------------------------------------------------------------------
+
+
+class _FieldCall(ctypes.Structure):
+    """``DeviceFieldCall`` of device_field.hpp."""
+
+    _fields_ = [
+        ("network", _Network),
+        ("count", ctypes.c_longlong),
+        *((name, ctypes.c_void_p) for name in ("z", "u", "jacobian")),
+    ]
+
+
+def field(
+    z: torch.Tensor, parameters: Sequence[torch.Tensor], *, tanh: bool, backwards: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """u [n, dv] and ∇v u [n, dv, dv] at inputs z [n, inputs], in their precision.
+
+    Args:
+        parameters: weights and biases of the three layers, then the skip if there is one.
+        backwards: as for :func:`objective`.
+    """
+    z, *layers = (tensor.detach().contiguous() for tensor in (z, *parameters))
+    width, dv = len(layers[0]), len(layers[4])
+    u, jacobian = z.new_empty(len(z), dv), z.new_empty(len(z), dv, dv)
+    call = _FieldCall(_Network.of(layers, tanh), len(z), *map(_pointer, (z, u, jacobian)))
+    if z.is_cuda:
+        blocks = max(1, min(-(-len(z) // 16), MOST_SUMS))
+        field_kernel(z.dtype, width, tanh, dv).launch(blocks, 4 * width, call, z.device)
+    else:
+        require().device_field(bytes(call), z.dtype == torch.float64, 2, backwards)
+    return u, jacobian
+
+
+def field_kernel(dtype: torch.dtype, width: int, tanh: bool, velocity_dims: int) -> Kernel:
+    """The kernel for such a network in such a precision."""
+    constants = {
+        "KJKO_REAL": _real(dtype),
+        "KJKO_WIDTH": str(width),
+        "KJKO_ACTIVATION": "Tanh" if tanh else "LeakyRelu",
+        "KJKO_VELOCITY_DIMS": str(velocity_dims),
+    }
+    return Kernel("device_field.cu", "evaluate_field", tuple(constants.items()))
 
 
 # -- particles ---------------------------------------------------------------------------------------------------------
@@ -380,9 +584,12 @@ def gather(
 
 def particle_kernel(name: str, dtype: torch.dtype, mesh: Mesh) -> Kernel:
     """The kernel for particles of such a precision on such a mesh."""
-    real = "float" if dtype == torch.float32 else "double"
-    constants = {"KJKO_REAL": real, "KJKO_DIMS": str(len(mesh[0])), "KJKO_ORDER": str(mesh[2])}
+    constants = {"KJKO_REAL": _real(dtype), "KJKO_DIMS": str(len(mesh[0])), "KJKO_ORDER": str(mesh[2])}
     return Kernel("device_particles.cu", name, tuple(constants.items()), fused=False)
+
+
+def _real(dtype: torch.dtype) -> str:
+    return "float" if dtype == torch.float32 else "double"
 
 
 def _blocks(x: torch.Tensor) -> int:

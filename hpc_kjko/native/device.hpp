@@ -36,6 +36,7 @@ struct Team {
 };
 
 KJKO_DEVICE float log_of_one_plus(float e) { return log1pf(e); }
+KJKO_DEVICE double tanh_of(double a) { return tanh(a); }
 KJKO_DEVICE double not_a_number() { return nan(""); }
 KJKO_DEVICE void add_atomically(double *sum, double term) { atomicAdd(sum, term); }
 #else
@@ -56,20 +57,28 @@ struct Team {
 };
 
 inline float log_of_one_plus(float e) { return __builtin_log1pf(e); }
+inline double tanh_of(double a) { return __builtin_tanh(a); }
 inline double not_a_number() { return __builtin_nan(""); }
 inline void add_atomically(double *sum, double term) { *sum += term; }
 #endif
 
-// Four numbers that lie together: one access to shared memory.
+// Four numbers that lie together: one access to shared memory, or two.
+template <class Real>
 struct alignas(16) Four {
-    float at[4];
+    Real at[4];
 #ifndef __CUDACC__
 } __attribute__((may_alias));
 #else
 };
 #endif
 
-KJKO_DEVICE Four load_four(const float *from) { return *reinterpret_cast<const Four *>(from); }
-KJKO_DEVICE void store_four(float *to, const Four &x) { *reinterpret_cast<Four *>(to) = x; }
+template <class Real>
+KJKO_DEVICE Four<Real> load_four(const Real *from) {
+    return *reinterpret_cast<const Four<Real> *>(from);
+}
+template <class Real>
+KJKO_DEVICE void store_four(Real *to, const Four<Real> &x) {
+    *reinterpret_cast<Four<Real> *>(to) = x;
+}
 
 }  // namespace kjko::KJKO_LEVEL

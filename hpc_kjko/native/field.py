@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hpc_kjko.native import Backend, backend, require
+from hpc_kjko.native import Backend, backend, cuda, require
 
 
 def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -14,17 +14,15 @@ def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
 
     It knows no automatic differentiation.
     """
-    if torch.is_grad_enabled() or backend() is not Backend.NATIVE:
+    if torch.is_grad_enabled() or z.dtype != weight.dtype or z.dtype not in (torch.float32, torch.float64):
+        return False
+    if cuda.take(z):
+        return cuda.has_network(widths)
+    if z.device.type != "cpu" or backend() is not Backend.NATIVE:
         return False
     kernels = require()
     sizes = len(widths) <= kernels.MOST_FIELD_LAYERS + 1 and max(widths) <= kernels.MOST_FIELD_WIDTH
-    return (
-        sizes
-        and widths[-1] <= kernels.MOST_FIELD_DIMS
-        and z.dtype == weight.dtype
-        and z.dtype in (torch.float32, torch.float64)
-        and z.device.type == "cpu"
-    )
+    return sizes and widths[-1] <= kernels.MOST_FIELD_DIMS
 
 
 def field(
@@ -40,6 +38,9 @@ def field(
         layers: weights and biases.
         skip: linear in the last inputs [dv, skipped].
     """
+    if z.is_cuda:
+        parameters = [parameter for layer in layers for parameter in layer]
+        return cuda.field(z, [*parameters, *([] if skip is None else [skip])], tanh=activation == "tanh")
     weights, biases = zip(*((weight.detach(), bias.detach()) for weight, bias in layers), strict=True)
     dv = len(biases[-1])
     u, jacobian = torch.empty(len(z), dv, dtype=z.dtype), torch.empty(len(z), dv, dv, dtype=z.dtype)

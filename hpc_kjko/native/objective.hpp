@@ -1,22 +1,14 @@
 // The JKO functional and its gradient (hpc_kjko/objective.py), fused into one pass over the particles.
 #pragma once
 
+#include "network.hpp"
+
 namespace kjko {
 
 // Single precision holds sums over so many particles at most, double precision the rest. Sums over one chunk are rounded
 // to units (hpc_kjko/exact.py) before they are added to others: the bits depend neither on the number of threads nor on
 // how whole chunks are dealt to calls. Chunks are dealt to at most so many partial sums.
 constexpr int CHUNK = 1024, MOST_SUMS = 128;
-// Inputs of the network, with one that is 1.
-constexpr int MOST_INPUTS = 16;
-
-// u = W3 s(W2 s(W1 z + b1) + b2) + S z + b3, S on the last inputs.
-struct Network {
-    int inputs, width, velocity_dims, skipped;
-    bool tanh;  // else leaky_relu
-    const float *w1, *b1, *w2, *b2, *w3, *b3, *skip;  // rows are outputs; no skip: null
-};
-
 struct ObjectiveCall {
     Network network;
     bool exact;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpc_kjko.native import Backend, backend, cuda, require
@@ -13,21 +12,9 @@ from hpc_kjko.native import Backend, backend, cuda, require
 
 def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
     """Whether a kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
-    if len(widths) != 4 or any(tensor.dtype != torch.float32 for tensor in tensors):
+    if any(tensor.dtype != torch.float32 for tensor in tensors) or not cuda.has_network(widths):
         return False
-    if cuda.take(*tensors):
-        kernels = cuda
-    elif _on_cpu(*tensors) and backend() is Backend.NATIVE:
-        kernels = require()
-    else:
-        return False
-    inputs, first, second, dv = widths
-    return first == second and first in kernels.WIDTHS and inputs <= kernels.MOST_INPUTS and dv <= 3
-
-
-def has_moments(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
-    """The same for :func:`moments`, which there is no kernel of a GPU for."""
-    return _on_cpu(*tensors) and fused(widths, *tensors)
+    return cuda.take(*tensors) or (_on_cpu(*tensors) and backend() is Backend.NATIVE)
 
 
 def _on_cpu(*tensors: torch.Tensor) -> bool:
@@ -56,25 +43,27 @@ def moments(
     together: int,
     unit: float,
     whole: bool,
-) -> np.ndarray:
-    """What :class:`hpc_kjko.solvers.varpro.VarproSolver` sums over some particles, flat, in its order.
+) -> torch.Tensor:
+    """What :class:`hpc_kjko.solvers.varpro.VarproSolver` sums over some particles, flat, in its order; float64.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
         together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.exact`).
         whole: whether gram, load and curvature are wanted.
     """
-    return require().objective_moments(
-        *_arguments(particles, parameters),
-        tanh=activation == "tanh",
-        exact=logdet == "exact",
-        step=step,
-        collision_strength=1.0,  # has no part in them
-        temperature=temperature,
-        together=together,
-        unit=unit,
-        whole=whole,
-    )
+    settings: dict[str, Any] = {
+        "tanh": activation == "tanh",
+        "exact": logdet == "exact",
+        "step": step,
+        "temperature": temperature,
+        "together": together,
+        "unit": unit,
+        "whole": whole,
+    }
+    if particles[0].is_cuda:
+        return cuda.moments(particles, parameters, **settings)
+    settings["collision_strength"] = 1.0  # has no part in them
+    return torch.from_numpy(require().objective_moments(*_arguments(particles, parameters), **settings))
 
 
 def objective(

@@ -22,7 +22,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
-from hpc_kjko.native.objective import has_moments, moments
+from hpc_kjko.native.objective import fused, moments
 from hpc_kjko.objective import JKOObjective, linear_part
 from hpc_kjko.particles import passes
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
@@ -270,8 +270,9 @@ class VarproSolver(Solver):
             fitted, held_out = (replace(at, log_det=step * float(np.sum(c * at.pull))) for at in known)
             return fitted, held_out
         shapes = [(dv, m), (2,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
-        total = sum(self._local(fold, c, step, not known) for fold in data.folds)
-        local = np.stack([total, self._local(data.select, c, step, not known)])
+        first, *others = (self._local(fold, c, step, not known) for fold in data.folds)
+        total = sum(others, first)
+        local = torch.stack([total, self._local(data.select, c, step, not known)]).cpu().numpy()
         edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         found = []
         for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):
@@ -290,15 +291,15 @@ class VarproSolver(Solver):
         fitted, held_out = found
         return fitted, held_out
 
-    def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
-        """This rank's sums for :meth:`_moments`, flat."""
+    def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
+        """This rank's sums for :meth:`_moments`, flat; float64, on its device."""
         hidden = self.control.layers[0].weight
-        if sample.tangents is None and has_moments(self.control.widths, sample.z, sample.v, sample.share, hidden):
+        if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
             return self._local_fused(sample, c, step, whole)
         with in_order(self._own.together):
             return self._local_in_pieces(sample, c, step, whole)
 
-    def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
+    def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
         """The same in torch."""
         dv, m = c.shape
         device = sample.z.device
@@ -330,9 +331,9 @@ class VarproSolver(Solver):
                     flat = q.flatten(1)
                     outer += rounded(((share[:, None] * flat).T @ flat).double(), MOMENTS_UNIT)
         parts = (pull, counts, *((gram, load, outer) if whole else ()))
-        return np.concatenate([part.cpu().numpy().ravel() for part in parts])
+        return torch.cat([part.ravel() for part in parts])
 
-    def _local_fused(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> np.ndarray:
+    def _local_fused(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
         """The same from the native kernel."""
         *hidden, output = self.control.layers
         width = output.in_features

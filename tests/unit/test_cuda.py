@@ -1,5 +1,6 @@
 """The GPU's kernels without a GPU: their text on the CPU against double precision, and through NVRTC for real GPUs."""
 
+import copy
 import ctypes
 import importlib.util
 import itertools
@@ -11,23 +12,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from test_native_objective import SPACES, STEP, exact, folding, objective_of, particles_of, value_and_gradient
 from test_native_particles import COUNTS, GRIDS, assert_close, ensemble
 
 from hpc_kjko import native
+from hpc_kjko.checkpoint import latest, load
+from hpc_kjko.cli import main
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import from_table
 from hpc_kjko.control import ControlField, smallest_eigenvalue
 from hpc_kjko.control_variate import NODES, Beta
 from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import UserError
-from hpc_kjko.exact import UNIT
+from hpc_kjko.exact import MOMENTS_UNIT, UNIT
 from hpc_kjko.native import cuda
 from hpc_kjko.native import objective as fused
 from hpc_kjko.objective import JKOObjective, linear_part, tracked_log_det
 from hpc_kjko.particles import Particles, Shard, drifted, equal_weights, folds
 from hpc_kjko.simulation import Simulation
+from hpc_kjko.solvers.base import Sample
+from hpc_kjko.solvers.varpro import VarproSolver
 
 needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
 
@@ -72,6 +78,72 @@ def assert_agrees(objective, particles):
     running = objective.temperature * float(particles[2].sum()) * STEP  # of the size of the terms that cancel in J
     assert abs(value - true_value) <= 1e-6 * max(abs(true_value), running)
     assert torch.linalg.norm(gradient - true_gradient) <= 1e-6 * torch.linalg.norm(true_gradient)
+
+
+#: (space, width, activation): every width, number of velocity dimensions and activation.
+MOMENTS = [
+    ("1D1V", 16, "tanh"),
+    ("3D3V unbounded", 16, "tanh"),
+    ("1D1V", 32, "tanh"),
+    ("1D1V unbounded", 32, "tanh"),
+    ("2D2V unbounded", 32, "tanh"),
+    ("1D3V", 32, "tanh"),
+    ("3D3V", 32, "tanh"),
+    ("3D3V unbounded", 32, "tanh"),
+    ("1D2V", 32, "leaky_relu"),
+    ("3D3V", 48, "tanh"),
+    ("3D3V", 64, "tanh"),
+]
+
+
+def sum_moments(objective, particles, **options):
+    """Moments as the kernel has them, at the objective's own coefficients."""
+    z, v, share, _, known = particles
+    control = objective.control
+    parameters = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
+    settings = dict(tanh=control.activation == "tanh", exact=objective.logdet == "exact", step=STEP, whole=True)
+    settings |= dict(temperature=objective.temperature, together=objective.together, unit=MOMENTS_UNIT)
+    return cuda.moments((z, v, share, known), parameters, **(settings | options))
+
+
+def true_moments(objective, particles):
+    """The same in double precision, by torch; and each of them by itself."""
+    z, v, share, _, known = particles
+    double = copy.deepcopy(objective).double()
+    sample = Sample(*(None if part is None else part.double() for part in (z, v, share, None, known)))
+    c = objective.control.coefficients.double().numpy()
+    solver = VarproSolver(double, Communicator(), iterations=1, first_iterations=1, learning_rate=1e-3)
+    dv, basis = c.shape
+    sizes = [dv * basis, 1, 1, basis**2, dv * basis, (dv * basis) ** 2]
+    with torch.no_grad():
+        moments = solver._local_in_pieces(sample, c, STEP, True)
+    return lambda found: zip(found.split(sizes), moments.split(sizes), strict=True)
+
+
+def assert_moments(found, wanted):
+    for ours, theirs in wanted(found):
+        assert torch.linalg.norm(ours - theirs) <= 1e-6 * torch.linalg.norm(theirs)
+
+
+#: (space, width, activation, precision)
+FIELDS = [
+    ("2D2V", 16, "tanh", torch.float64),
+    ("1D1V", 32, "tanh", torch.float64),
+    ("3D3V", 32, "tanh", torch.float64),
+    ("1D3V", 32, "tanh", torch.float64),
+    ("1D1V unbounded", 48, "leaky_relu", torch.float64),
+    ("3D3V unbounded", 64, "tanh", torch.float64),
+    ("1D1V", 32, "tanh", torch.float32),
+    ("1D2V", 32, "leaky_relu", torch.float32),
+    ("3D3V", 64, "tanh", torch.float32),
+]
+
+
+def assert_field(objective, z, dtype, found):
+    expected = copy.deepcopy(objective.control).double().with_jacobian(z.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours.double() - theirs).abs().max() <= (1e-13 if dtype == torch.float64 else 3e-6) * theirs.abs().max()
 
 
 # -- the text, on the CPU ----------------------------------------------------------------------------------------------
@@ -164,6 +236,81 @@ def test_sums_do_not_depend_on_how_chunks_are_dealt(space, logdet, monkeypatch):
         for rows in (slice(0, 256), slice(256, 896), slice(896, 1500))
     ]
     assert all(torch.equal(sum(part), one) for part, one in zip(zip(*parts, strict=True), whole, strict=True))
+
+
+@needs_module
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("logdet", ["exact", "linear"])
+@pytest.mark.parametrize("network", MOMENTS, ids=str)
+def test_moments_against_double_precision(network, logdet, known):
+    space, width, activation = network
+    objective = objective_of(space, width=width, activation=activation, logdet=logdet, skip=width != 16)
+    particles = particles_of(objective, 1001, known)
+    assert_moments(sum_moments(objective, particles), true_moments(objective, particles))
+
+
+@needs_module
+@pytest.mark.parametrize("network", MOMENTS, ids=str)
+def test_moments_in_any_order_and_in_parts(network):
+    """The bits do not depend on the order of threads, on how chunks are dealt, nor on what else is wanted."""
+    space, width, activation = network
+    objective = objective_of(space, width=width, activation=activation)
+    objective.together = 128
+    particles = particles_of(objective, 900, known=True)
+    whole = sum_moments(objective, particles)
+    assert torch.equal(sum_moments(objective, particles, backwards=True), whole)
+    few = sum_moments(objective, particles, whole=False)
+    assert torch.equal(few, whole[: len(few)]) and len(few) == objective.control.coefficients.numel() + 2
+    parts = [
+        sum_moments(objective, [None if part is None else part[rows] for part in particles])
+        for rows in (slice(0, 256), slice(256, 640), slice(640, 900))
+    ]
+    assert torch.equal(sum(parts), whole)
+
+
+@needs_module
+def test_moments_count_the_particles_where_the_map_turns_orientation():
+    objective = folding(objective_of("2D2V", size=6.0))
+    particles = particles_of(objective, 1001)
+    turned = sum_moments(objective, particles)[objective.control.coefficients.numel() + 1]
+    dets = torch.linalg.det(linear_part(objective.control.with_jacobian(particles[0])[1], STEP))
+    assert 0 < turned == (dets <= 0).sum() < 1001
+
+
+@needs_module
+@pytest.mark.parametrize("count", [0, 1, 33])
+def test_moments_of_any_number_of_particles(count):
+    objective = objective_of("3D3V")
+    particles = particles_of(objective, count)
+    if count:
+        assert_moments(sum_moments(objective, particles), true_moments(objective, particles))
+    else:
+        assert not sum_moments(objective, particles).any()
+
+
+@needs_module
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_moments_of_what_is_not_finite(bad):
+    for position in range(7):
+        objective = objective_of("1D1V")
+        with torch.no_grad():
+            list(objective.parameters())[position].view(-1)[0] = bad
+        assert sum_moments(objective, particles_of(objective, 10)).isnan().all()
+
+
+@needs_module
+@pytest.mark.parametrize("network", FIELDS, ids=str)
+def test_the_field_against_double_precision(network):
+    space, width, activation, dtype = network
+    for skip in (True, False):
+        objective = objective_of(space, width=width, activation=activation, skip=skip).to(dtype)
+        control = objective.control
+        z = particles_of(objective, 333)[0].to(dtype)
+        parameters = [*control.layers.parameters(), *([control.skip] if skip else [])]
+        found = cuda.field(z, parameters, tanh=activation == "tanh")
+        assert_field(objective, z, dtype, found)
+        other = cuda.field(z[100:201], parameters, tanh=activation == "tanh", backwards=True)
+        assert all(torch.equal(part, whole[100:201]) for part, whole in zip(other, found, strict=True))
 
 
 @needs_module
@@ -299,6 +446,24 @@ def test_the_objective_compiles_and_stays_in_registers(arch, network):
 
 
 @needs_nvrtc
+@pytest.mark.parametrize(
+    "arch, kernel",
+    [
+        ("sm_80", cuda.moments_kernel(32, True, 3)),
+        ("sm_90", cuda.moments_kernel(32, True, 1)),
+        ("sm_90", cuda.moments_kernel(64, False, 3)),
+        ("sm_80", cuda.field_kernel(torch.float64, 32, True, 3)),
+        ("sm_90", cuda.field_kernel(torch.float64, 64, True, 2)),
+        ("sm_90", cuda.field_kernel(torch.float32, 32, True, 1)),
+    ],
+)
+def test_moments_and_the_field_compile_and_stay_in_registers(arch, kernel):
+    log, code = compiled(kernel, arch)
+    assert_in_registers(log, 255)
+    assert b"shared_bytes" in code
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 @pytest.mark.parametrize(
     "name, dtype, dims, order", [("deposit", torch.float32, 1, 1), ("gather", torch.float64, 3, 2)]
@@ -363,7 +528,7 @@ def test_kernels_of_the_gpu_are_taken_where_they_can_be(monkeypatch):
     for there in (False, True):
         monkeypatch.setattr(cuda, "available", lambda there=there: there)
         assert cuda.take(OnGPU()) is there and fused.fused((3, 32, 32, 1), OnGPU()) is there
-        assert not fused.fused((3, 24, 24, 1), OnGPU()) and not fused.has_moments((3, 32, 32, 1), OnGPU())
+        assert not fused.fused((3, 24, 24, 1), OnGPU()) and not fused.fused((3, 32, 1), OnGPU())
         assert not cuda.take(OnGPU(), torch.zeros(1))
     assert cuda.describe() == "no GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -499,7 +664,7 @@ def fake_cupy(monkeypatch, module):
 
     cupy = types.SimpleNamespace(RawModule=module(Function()), ndarray=lambda shape, dtype, place: place)
     errors = types.SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))
-    cupy.cuda = types.SimpleNamespace(Device=Context, ExternalStream=Context, compiler=errors)
+    cupy.cuda = types.SimpleNamespace(Device=Context, Stream=Context, ExternalStream=Context, compiler=errors)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=0))
     monkeypatch.setattr(cuda, "_compiled", cuda._compiled.__wrapped__)
@@ -518,7 +683,7 @@ def test_a_launch_hands_over_one_struct(monkeypatch):
     call = cuda._GatherCall()
     cuda.particle_kernel("gather", torch.float32, ((4,), (1.0,), 1)).launch(3, 128, call, torch.device("cuda", 0))
     ((function, (grid, block, (argument,)), options),) = launched
-    assert grid == (3,) and block == (128,) and options == {"shared_mem": 50_000}
+    assert grid == (3, 1) and block == (128,) and options == {"shared_mem": 50_000}
     assert function.max_dynamic_shared_size_bytes == 50_000
     assert argument.size == 1 and argument.tobytes() == bytes(call)
 
@@ -610,20 +775,73 @@ def test_gradients_travel_through_nccl(monkeypatch):
 
 
 @gpu
-def test_a_run_on_a_gpu_is_that_of_the_cpu():
-    table = {
-        "problem": {"kind": "two_stream"},
-        "particles": {"count": 2**14, "seed": 1},
-        "grid": {"cells": 32, "shape_order": 2},
-        "time": {"step": 0.1, "end": 0.5},
+@pytest.mark.parametrize("logdet", ["exact", "linear"])
+@pytest.mark.parametrize("network", MOMENTS, ids=str)
+def test_moments_on_a_gpu(network, logdet):
+    space, width, activation = network
+    objective = objective_of(space, width=width, activation=activation, logdet=logdet)
+    objective.together = 128
+    particles = particles_of(objective, 5000, known=True)
+    wanted = true_moments(objective, particles)
+    moved = [None if part is None else part.cuda() for part in particles]
+    objective.cuda()
+    whole = sum_moments(objective, moved)
+    assert_moments(whole.cpu(), wanted)
+    parts = [[None if part is None else part[rows] for part in moved] for rows in (slice(1024), slice(1024, None))]
+    assert torch.equal(sum(sum_moments(objective, part) for part in parts), whole)
+
+
+@gpu
+@pytest.mark.parametrize("network", FIELDS, ids=str)
+def test_the_field_on_a_gpu(network):
+    space, width, activation, dtype = network
+    objective = objective_of(space, width=width, activation=activation).to(dtype)
+    z = particles_of(objective, 5000)[0].to(dtype)
+    control = objective.control.cuda()
+    with torch.no_grad():
+        found = control.with_jacobian(z.cuda())  # by the field's own choice of a kernel
+    assert_field(objective.cpu(), z, dtype, [part.cpu() for part in found])
+
+
+def two_stream(dims, count, **tables):
+    """A few steps of two beams, self-consistent, with the default method."""
+    return {
+        "problem": {"kind": "two_stream", "space_dims": dims, "velocity_dims": dims},
+        "particles": {"count": count, "seed": 1},
+        "grid": {"cells": [16] * dims, "shape_order": 2},
+        "time": {"step": 0.1, "end": 0.4},
         "physics": {"collision_strength": 0.1},
+        **tables,
     }
+
+
+@gpu
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_run_on_a_gpu_is_that_of_the_cpu(dims):
     rows = []
     for device in ("cuda", "cpu"):
         comm = Communicator()
-        simulation = Simulation.start(from_table(table | {"run": {"device": device}}), comm)
-        for _ in range(5):
+        simulation = Simulation.start(from_table(two_stream(dims, 2**14, run={"device": device})), comm)
+        for _ in range(4):
             simulation.state = simulation.advance()
         rows.append(measure(simulation.diagnostics, simulation.state, comm))
     for name in ("kinetic_energy", "field_energy", "entropy", "free_energy"):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-4), name
+
+
+@gpu
+def test_a_restart_on_a_gpu_has_the_bits_of_a_run_to_the_end(tmp_path):
+    case, seen = two_stream(1, 5000, run={"device": "cuda"}, output={"checkpoint_every": 2}), []
+    for folder, end in (("whole", 0.4), ("half", 0.2)):
+        (tmp_path / "case.toml").write_text(tomli_w.dumps(case | {"time": {"step": 0.1, "end": end}}))
+        assert main(["run", str(tmp_path / "case.toml"), "--out", str(tmp_path / folder)]) == 0
+    assert main(["restart", str(tmp_path / "half"), "--set", "time.end=0.4"]) == 0
+    for folder in ("whole", "half"):
+        seen.append(load(latest(tmp_path / folder / "checkpoints"), Communicator()))
+    whole, half = seen
+    assert whole.header["step"] == half.header["step"] == 4
+    for kind in ("particles", "state"):
+        ours, theirs = getattr(whole, kind), getattr(half, kind)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)

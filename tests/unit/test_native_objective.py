@@ -145,7 +145,7 @@ def test_moments_of_variable_projection(space, activation, width, logdet, known,
     def moments(objective, sample, whole):
         solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
         with torch.no_grad():
-            return solver._local(sample, coefficients, STEP, whole)
+            return solver._local(sample, coefficients, STEP, whole).numpy()
 
     whole, part = moments(objective, sample, True), moments(objective, sample, False)
     expected = moments(copy.deepcopy(objective).double(), double, True)
@@ -198,7 +198,7 @@ def test_equal_shares_may_be_one_number(alone):
         solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
         coefficients = objective.control.coefficients.double().numpy()
         moments = solver._local(Sample(z, v, share), coefficients, STEP, True)
-        found.append((*value_and_gradient(objective, (z, v, share)), torch.from_numpy(moments)))
+        found.append((*value_and_gradient(objective, (z, v, share)), moments))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
@@ -226,7 +226,7 @@ def test_more_chunks_than_sums_are_added_once_each(space, alone):
     def found(rows):
         value, gradient = objective.evaluate(STEP, z[rows], v[rows], share[rows], None, None, with_gradient=True)
         moments = solver._local(Sample(z[rows], v[rows], share[rows]), coefficients, STEP, True)
-        return torch.cat([value[None], gradient, torch.from_numpy(moments)])
+        return torch.cat([value[None], gradient, moments])
 
     chunks = [found(slice(first, first + 16)) for first in range(0, len(z), 16)]
     assert torch.equal(found(slice(None)), torch.stack(chunks).sum(0))
