@@ -110,10 +110,6 @@ class Communicator:
             torch.cuda.set_device(index)
             self.device = torch.device("cuda", index)
 
-    def at_once(self, chunk: int) -> int:
-        """How many particles to evaluate at a time: ``chunk``, or 64 times as many on a GPU, idle with less."""
-        return 64 * chunk if self.device.type == "cuda" else chunk
-
     @property
     def is_cuda_aware(self) -> bool:
         """Whether the MPI says that it takes buffers on a GPU: Open MPI and MPICH do, by an extension of the standard.

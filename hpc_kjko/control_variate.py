@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import Particles, passes, passes_over
 
 #: Distance of β's nodes, and the speed from which on β = 0, in units of √T: few particles are there.
 SPACING, LAST = 0.125, 6.0
@@ -100,7 +100,7 @@ class ControlVariate:
         What they lack is homogeneous.
         """
         beta = self.least_noise(self.comm.sum(self.moments(particles)))
-        return torch.cat([particles.weight[rows] * beta.weights(particles, rows) for rows in passes(len(particles.v))])
+        return torch.cat([particles.weight[rows] * beta.weights(particles, rows) for rows in passes_over(particles.v)])
 
     def drag(self, particles: Particles, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
         """:meth:`Beta.drag` of all particles of this rank, with the β of an objective. Collective."""
@@ -117,7 +117,7 @@ class ControlVariate:
         """
         size = len(NODES) + 2  # those at LAST and beyond it are dropped
         sums = torch.zeros(4, size, dtype=torch.float64, device=particles.v.device)
-        for rows in passes(len(particles.v)):
+        for rows in passes_over(particles.v):
             square = particles.weight[rows] ** 2
             ratio, node, right = _ratio_and_place(particles, rows, self.temperature)
             first, second = square * ratio, square * ratio * ratio

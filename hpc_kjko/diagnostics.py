@@ -25,7 +25,7 @@ from hpc_kjko.exact import counts, summed, summed_finely
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
 from hpc_kjko.histograms import MARGINAL_BINS, coordinates, local_marginals, marginal_errors
 from hpc_kjko.mesh import Grid
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.density import Density, GaussianDensity
@@ -67,7 +67,7 @@ class Invariants:
     def local(self, state: State) -> np.ndarray:
         particles, share = state.particles, state.particles.shares()
         number, momentum = 0.0, np.zeros((2, particles.v.shape[1]))
-        for rows in passes(len(particles.v)):
+        for rows in passes_over(particles.v):
             weight = share[rows]
             number += float(counts(weight, particles.shard.total).sum())
             momentum += summed_finely(weight[:, None] * particles.v[rows].double()).cpu().numpy()
@@ -101,7 +101,7 @@ class Energies:
     def local(self, state: State) -> np.ndarray:
         particles, share, sums = state.particles, state.particles.shares(), np.zeros(3)
         external = isinstance(state.field, ExternalField)
-        for rows in passes(len(particles.x)):
+        for rows in passes_over(particles.x):
             weight = share[rows]
             sums[0] += 0.5 * float(summed(weight * (particles.v[rows].double() ** 2).sum(1)))
             if external:
@@ -127,7 +127,7 @@ class RelativeEntropy:
     def local(self, state: State) -> np.ndarray:
         particles, total = state.particles, 0.0
         share = particles.shares()
-        for rows in passes(len(particles.x)):
+        for rows in passes_over(particles.x):
             log_equilibrium = self.equilibrium.log_density(particles.x[rows], particles.v[rows])
             total += float(summed(share[rows] * (particles.log_f[rows] - log_equilibrium).double()))
         return np.array([total])
@@ -165,7 +165,7 @@ class MomentErrors:
         dims = particles.x.shape[1] + particles.v.shape[1]
         first, second = np.zeros(dims), np.zeros((dims, dims))
         share = particles.shares()
-        for rows in passes(len(particles.x)):
+        for rows in passes_over(particles.x):
             z = torch.cat([particles.x[rows], particles.v[rows]], dim=1).double()
             weighted = share[rows, None] * z
             first += summed(weighted).cpu().numpy()
@@ -337,7 +337,7 @@ def initial_report(particles: Particles, case: Case, collision: Collision, comm:
     square, kinetic = 0.0, 0.0
     share = particles.shares()
     with comm.together():
-        for rows in passes(len(particles.x)):
+        for rows in passes_over(particles.x):
             x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
             with torch.enable_grad():
                 log_density = case.problem.log_density(x, v, case.physics.temperature)
@@ -363,7 +363,7 @@ def require_finite_potential(field_solver: FieldSolver, particles: Particles, co
     if not isinstance(field_solver, ExternalSolver):
         return
     with comm.together():
-        for rows in passes(len(particles.x)):
+        for rows in passes_over(particles.x):
             bad = ~torch.isfinite(field_solver.problem.potential(particles.x[rows]))
             if bad.any():
                 where = ", ".join(f"{coordinate:.6g}" for coordinate in particles.x[rows][bad][0].tolist())

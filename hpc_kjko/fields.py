@@ -18,7 +18,7 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT
 from hpc_kjko.mesh import Grid, MassMatrix, SlabSpectrum, Spectrum
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import Problem
 
 
@@ -67,7 +67,7 @@ class ExternalField:
             UserError: it is not finite at a particle, or cannot be had.
         """
         acceleration = torch.empty_like(x)
-        for rows in passes(len(x)):
+        for rows in passes_over(x):
             position = x[rows].detach().requires_grad_()
             with torch.enable_grad():
                 potential = self.problem.potential(position).sum()

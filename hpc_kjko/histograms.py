@@ -10,7 +10,7 @@ import torch
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.exact import counts
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density
 
@@ -66,7 +66,7 @@ def local_histograms(particles: Particles, problem: Problem) -> np.ndarray:
     (x_ranges, v_ranges), shares = problem.window, particles.shares()
     found = torch.zeros(problem.space_dims, BINS * BINS, dtype=torch.float64, device=particles.x.device)
     for axis, part in enumerate(found):
-        for rows in passes(len(particles.x)):
+        for rows in passes_over(particles.x):
             i, inside_x = _bin(particles.x[rows, axis], x_ranges[axis], BINS)
             j, inside_v = _bin(particles.v[rows, axis], v_ranges[axis], BINS)
             inside = inside_x & inside_v
@@ -96,7 +96,7 @@ def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
     found = torch.zeros(
         problem.space_dims + problem.velocity_dims, MARGINAL_BINS, dtype=torch.float64, device=particles.x.device
     )
-    for rows in passes(len(particles.x)):
+    for rows in passes_over(particles.x):
         number = counts(shares[rows], particles.shard.total)
         for part, (kind, axis) in zip(found, coordinates(problem), strict=True):
             bins, inside = _bin(getattr(particles, kind)[rows, axis], _window_of(problem, kind, axis), MARGINAL_BINS)

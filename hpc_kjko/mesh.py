@@ -20,7 +20,7 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.exact import rounded
 from hpc_kjko.native import particles as kernels
-from hpc_kjko.particles import drifted, passes
+from hpc_kjko.particles import drifted, passes_over
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Grid:
         if kernels.take(x):
             return kernels.deposit(self._mesh, x, quantities, unit)
         densities = torch.zeros(len(quantities), math.prod(self.cells), dtype=torch.float64, device=x.device)
-        for rows in passes(len(x)):
+        for rows in passes_over(x):
             if not torch.isfinite(x[rows]).all():
                 return densities.fill_(math.nan).reshape(-1, *self.cells)
             carried = quantities[:, rows].double() / self.cell_volume
@@ -84,7 +84,7 @@ class Grid:
             return kernels.gather(self._mesh, values, x)
         table = values.reshape(-1, values.shape[-1])
         gathered = torch.empty(len(x), table.shape[1], dtype=x.dtype, device=x.device)
-        for rows in passes(len(x)):
+        for rows in passes_over(x):
             terms = (shape[:, None] * table[node] for node, shape in self._stencil(x[rows]))
             gathered[rows] = sum(terms, torch.zeros((), dtype=torch.float64, device=x.device)).to(x.dtype)
         return gathered
@@ -121,7 +121,7 @@ class Grid:
         row_of = {offset: row for row, offset in enumerate(self.offsets)}
         steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))  # in the stencil's order
         entries = torch.zeros(len(row_of), math.prod(self.cells), dtype=torch.float64, device=x.device)
-        for rows in passes(len(x)):
+        for rows in passes_over(x):
             if not torch.isfinite(x[rows]).all():
                 return entries.fill_(math.nan).reshape(-1, *self.cells)
             terms = list(zip(steps, self._stencil(x[rows]), strict=True))

@@ -86,6 +86,12 @@ class Objective(nn.Module):
         self.gradient = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
         self._parts = dict(zip(self.trained, self.gradient.split(sizes), strict=True))
 
+    def leave(self, gradient: torch.Tensor) -> None:
+        """Leave a gradient in the ``trained`` one after the other with them, in their precision."""
+        parts = gradient.to(self.trained[0].dtype).split([parameter.numel() for parameter in self.trained])
+        for parameter, part in zip(self.trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
     def gradient_of(self, parameter: nn.Parameter) -> torch.Tensor:
         """The gradient in one of the ``trained`` so far, of this rank's particles; float64."""
         return self._parts[parameter].view_as(parameter)

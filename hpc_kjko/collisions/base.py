@@ -12,7 +12,7 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.exact import summed_finely
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import Particles, passes_over
 
 #: Standard errors beyond which a change of free energy is taken for one.
 CERTAIN = 3.0
@@ -87,7 +87,7 @@ class CollisionReport:
         Summed as ½(v' − ṽ)·(v' + ṽ): the difference of two large sums would lose its digits.
         """
         change, share = np.zeros(2), pushed.shares()
-        for rows in passes(len(pushed.v)):
+        for rows in passes_over(pushed.v):
             old, new = pushed.v[rows].double(), collided.v[rows].double()
             change += summed_finely(share[rows] * ((new - old) * (new + old)).sum(1)).cpu().numpy()
         return replace(self, collision_energy=0.5 * pushed.mass * float(comm.sum(change).sum()))

@@ -19,7 +19,7 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import counts, rows_together, summed_finely
 from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, folds, passes
+from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, folds, passes, passes_over
 from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
@@ -60,7 +60,7 @@ class ControlledCollision(Collision):
         method, problem = case.method, case.problem
         self.comm, self.problem = comm, problem
         #: Particles handled at a time by full passes: whole blocks.
-        self.chunk = -(-comm.at_once(method.chunk) // BLOCK) * BLOCK
+        self.chunk = -(-at_once(method.chunk, comm.device) // BLOCK) * BLOCK
         #: Particles that an objective adds up before it rounds.
         self.together = rows_together(case.particles.count) if case.run.reproducible else self.chunk
         self.order, self.logdet, self.form = method.order, method.logdet, method.form
@@ -286,7 +286,7 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
     chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
     sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
-    for rows in passes(len(values)):
+    for rows in passes_over(values):
         number, value = counts(shares[rows], total) * chosen[rows], values[rows] * chosen[rows]
         counted += torch.stack([number.sum(), (number**2).sum()])
         sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))

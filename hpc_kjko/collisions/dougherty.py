@@ -26,7 +26,7 @@ from hpc_kjko.config import Case
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT, summed_finely
 from hpc_kjko.fields import grid_of
-from hpc_kjko.particles import BLOCK, Particles, passes, uniform_points
+from hpc_kjko.particles import BLOCK, Particles, passes_over, uniform_points
 
 #: A node with so many particles takes half of its U and Θ from the whole box, one with ten times as many a hundredth.
 SPARSE = 4.0
@@ -119,7 +119,7 @@ class DoughertyCollision(Collision):
         """Of the particles of all ranks. Collective."""
         shares, dims = particles.shares(), particles.v.shape[1]
         sums = np.zeros((2, dims + 1))
-        for rows in passes(len(particles.v)):
+        for rows in passes_over(particles.v):
             v = particles.v[rows].double()
             carried = torch.cat([v, (v * v).sum(1, keepdim=True)], dim=1)
             sums += summed_finely(shares[rows, None] * carried).cpu().numpy()

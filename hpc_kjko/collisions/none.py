@@ -8,7 +8,7 @@ from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.exact import summed
-from hpc_kjko.particles import Particles, passes
+from hpc_kjko.particles import Particles, passes_over
 
 
 class NoCollision(Collision):
@@ -30,5 +30,5 @@ class NoCollision(Collision):
 def mean_kinetic_energy(particles: Particles, comm: Communicator) -> float:
     """Ensemble mean of ½|v|², which is J(u ≡ 0). Collective."""
     share = particles.shares()
-    local = sum(0.5 * float(summed(share[p] * (particles.v[p].double() ** 2).sum(1))) for p in passes(len(particles.v)))
+    local = sum(0.5 * float(summed(share[p] * (particles.v[p].double() ** 2).sum(1))) for p in passes_over(particles.v))
     return float(comm.sum(np.array([local]))[0])

@@ -8,10 +8,14 @@ kernels are those of `cuda`, which need no compiled module but CuPy.
 
 import importlib
 import os
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+#: Widths of hidden layers that there are kernels of the objective for, and the most inputs.
+WIDTHS, MOST_INPUTS = (16, 32, 48, 64), 15
 
 _VARIABLE = "KJKO_KERNELS"
 _NOTE = Path(__file__).with_name("_not_built.txt")  # written by setup.py when the build fell back
@@ -57,6 +61,14 @@ def backend() -> Backend:
     if wanted is Backend.NATIVE:
         require()
     return wanted
+
+
+def has_network(widths: Sequence[int]) -> bool:
+    """Whether there are kernels for a network of such widths (inputs, hidden layers, dv): the objective's, on a GPU all."""
+    if len(widths) != 4:
+        return False
+    inputs, first, second, dv = widths
+    return first == second and first in WIDTHS and inputs <= MOST_INPUTS and dv <= 3
 
 
 def cuda_wanted(possible: bool) -> bool:

@@ -152,8 +152,6 @@ void bind_objective(nb::module_ &m) {
           "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "together"_a, "unit"_a,
           "whole"_a,
           "Sums for variable projection, one after the other: pull, log_det, turned; gram, load, outer.");
-    m.attr("WIDTHS") = nb::make_tuple(16, 32, 48, 64);
-    m.attr("MOST_INPUTS") = MOST_INPUTS - 1;
 }
 
 }  // namespace kjko

@@ -1,4 +1,4 @@
-// One kernel, compiled by hpc_kjko/native/cuda.py, which defines the four constants.
+// One kernel, compiled by hpc_kjko/native/cuda.py, which defines its constants.
 #include "device_objective.hpp"
 
 using Kernel = kjko::KJKO_LEVEL::DeviceObjective<KJKO_WIDTH, kjko::KJKO_LEVEL::KJKO_ACTIVATION, KJKO_VELOCITY_DIMS,
@@ -6,7 +6,7 @@ using Kernel = kjko::KJKO_LEVEL::DeviceObjective<KJKO_WIDTH, kjko::KJKO_LEVEL::K
 
 extern "C" __device__ const int shared_bytes = sizeof(Kernel::Shared);
 
-extern "C" __global__ void __launch_bounds__(Kernel::THREADS, 384 / Kernel::THREADS)
+extern "C" __global__ void __launch_bounds__(Kernel::THREADS, KJKO_RESIDENT)
     evaluate_objective(const __grid_constant__ kjko::ObjectiveCall call) {
     extern __shared__ __align__(16) unsigned char memory[];
     kjko::KJKO_LEVEL::Team<Kernel::THREADS, Kernel::State> team;

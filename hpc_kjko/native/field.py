@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hpc_kjko.native import Backend, backend, cuda, require
+from hpc_kjko.native import Backend, backend, cuda, cuda_network, has_network, require
 
 
 def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -17,7 +17,7 @@ def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
     if torch.is_grad_enabled() or z.dtype != weight.dtype or z.dtype not in (torch.float32, torch.float64):
         return False
     if cuda.take(z):
-        return cuda.has_network(widths)
+        return has_network(widths)
     if z.device.type != "cpu" or backend() is not Backend.NATIVE:
         return False
     kernels = require()
@@ -40,7 +40,7 @@ def field(
     """
     if z.is_cuda:
         parameters = [parameter for layer in layers for parameter in layer]
-        return cuda.field(z, [*parameters, *([] if skip is None else [skip])], tanh=activation == "tanh")
+        return cuda_network.field(z, [*parameters, *([] if skip is None else [skip])], tanh=activation == "tanh")
     weights, biases = zip(*((weight.detach(), bias.detach()) for weight, bias in layers), strict=True)
     dv = len(biases[-1])
     u, jacobian = torch.empty(len(z), dv, dtype=z.dtype), torch.empty(len(z), dv, dv, dtype=z.dtype)

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.native import Backend, backend, cuda, require
+from hpc_kjko.native import Backend, backend, cuda, cuda_network, has_network, require
 
 
 def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
     """Whether a kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
-    if any(tensor.dtype != torch.float32 for tensor in tensors) or not cuda.has_network(widths):
+    if any(tensor.dtype != torch.float32 for tensor in tensors) or not has_network(widths):
         return False
     return cuda.take(*tensors) or (_on_cpu(*tensors) and backend() is Backend.NATIVE)
 
@@ -61,7 +61,7 @@ def moments(
         "whole": whole,
     }
     if particles[0].is_cuda:
-        return cuda.moments(particles, parameters, **settings)
+        return cuda_network.moments(particles, parameters, **settings)
     settings["collision_strength"] = 1.0  # has no part in them
     return torch.from_numpy(require().objective_moments(*_arguments(particles, parameters), **settings))
 
@@ -96,6 +96,6 @@ def objective(
         "with_gradient": with_gradient,
     }
     if particles[0].is_cuda:
-        return cuda.objective(particles, parameters, **settings)
+        return cuda_network.objective(particles, parameters, **settings)
     value, gradient = require().evaluate_objective(*_arguments(particles, parameters), **settings)
     return torch.tensor(value, dtype=torch.float64), None if gradient is None else torch.from_numpy(gradient)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.native import Backend, backend, cuda, require
+from hpc_kjko.native import Backend, backend, cuda, cuda_particles, require
 
 #: A mesh as the kernels take it: cells, lengths, order of the shape functions.
 Mesh = tuple[Sequence[int], Sequence[float], int]
@@ -34,7 +34,7 @@ def _take_on_cpu(x: torch.Tensor) -> bool:
 def drift(x: torch.Tensor, v: torch.Tensor, duration: float, lengths: Sequence[float]) -> torch.Tensor:
     """x + duration · v, wrapped into the box: [n, dx]."""
     if x.is_cuda:
-        return cuda.drift(x, v, duration, lengths)
+        return cuda_particles.drift(x, v, duration, lengths)
     moved = torch.empty(x.shape, dtype=x.dtype)
     require().drift(lengths, x.contiguous(), v.contiguous(), duration, moved)
     return moved
@@ -55,7 +55,7 @@ def drift_and_deposit(
 
 def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, unit: float, **drift: Any) -> torch.Tensor:
     if x.is_cuda:
-        return cuda.deposit(mesh, x, quantities, unit, **drift)
+        return cuda_particles.deposit(mesh, x, quantities, unit, **drift)
     densities = torch.empty(len(quantities), math.prod(mesh[0]), dtype=torch.float64)
     if require().deposit(*mesh, x.contiguous(), quantities.double(), unit, densities, **drift):
         densities.fill_(math.nan)
@@ -73,7 +73,7 @@ def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tenso
 def gather(mesh: Mesh, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Mesh values [*cells, m] at the particles: [n, m]."""
     if x.is_cuda:
-        return cuda.gather(mesh, values, x)
+        return cuda_particles.gather(mesh, values, x)
     gathered = torch.empty(len(x), values.shape[-1], dtype=x.dtype)
     require().gather(*mesh, x.contiguous(), _rows(values), None, 0.0, gathered)
     return gathered
@@ -84,7 +84,7 @@ def gather_and_kick(
 ) -> torch.Tensor:
     """v + duration · (mesh values [*cells, dx] at the particles), on the first dx components, in one pass: [n, dv]."""
     if x.is_cuda:
-        return cuda.gather(mesh, values, x, v, duration)
+        return cuda_particles.gather(mesh, values, x, v, duration)
     kicked = torch.empty(v.shape, dtype=v.dtype)
     require().gather(*mesh, x.contiguous(), _rows(values), v.contiguous(), duration, kicked)
     return kicked

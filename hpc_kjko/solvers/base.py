@@ -86,6 +86,10 @@ class Solver(ABC):
 
     def _backward(self, samples: list[Sample], step: float, factor: float = 1.0) -> list[torch.Tensor]:
         """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it."""
+        if self._objective is self._own:  # nothing is to be summed over ranks: without automatic differentiation
+            found = [self._own.evaluate(step, *sample.rows(), with_gradient=True) for sample in samples]
+            self._own.leave(factor * torch.stack([gradient for _, gradient in found if gradient is not None]).sum(0))
+            return [factor * value for value, _ in found]
         self._optimizer.zero_grad()
         self._own.forget()
         *others, last = samples
@@ -96,10 +100,6 @@ class Solver(ABC):
                 losses[-1].backward()
         losses.append(factor * self._objective(step, *last.rows()))
         losses[-1].backward()
-        if self._objective is self._own:  # else this is what the sum over ranks has done
-            for parameter in self._own.trained:
-                assert parameter.grad is not None
-                parameter.grad.copy_(self._own.gradient_of(parameter))
         return losses
 
     @torch.no_grad()

@@ -1,0 +1,183 @@
+"""Kernels and runs on a GPU; skipped where there is none."""
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+from test_cuda_network import FIELDS, MOMENTS, NETWORKS, assert_field, assert_moments, sum_moments, true_moments
+from test_native_objective import STEP, exact, objective_of, particles_of, value_and_gradient
+from test_native_particles import GRIDS, ensemble
+
+from hpc_kjko.checkpoint import latest, load
+from hpc_kjko.cli import main
+from hpc_kjko.comm import Communicator
+from hpc_kjko.config import from_table
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.exact import UNIT
+from hpc_kjko.native import cuda
+from hpc_kjko.simulation import Simulation
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not cuda.available(), reason="needs an NVIDIA GPU and CuPy"),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_the_objective_on_a_gpu(network):
+    space, width, activation, logdet = network
+    objective = objective_of(space, width=width, activation=activation, logdet=logdet)
+    particles = particles_of(objective, 5000, known=True)
+    wanted = exact(objective, particles)
+    moved = [None if part is None else part.cuda() for part in particles]
+    objective.cuda().forget()
+    value, gradient = value_and_gradient(objective, moved)  # by the objective's own choice of a kernel
+    assert abs(value.cpu() - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.temperature * STEP)
+    assert torch.linalg.norm(gradient.cpu() - wanted[1]) <= 1e-6 * torch.linalg.norm(wanted[1])
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_particles_on_a_gpu_have_the_bits_of_the_cpu(grid):
+    x, v, weight = ensemble(grid, 5001)
+    weight = weight / weight.sum()
+    values = torch.randn(*grid.cells, len(grid.cells), dtype=torch.float64)
+    found, wanted = (
+        [
+            *grid.drift(*(part.to(device) for part in (x, v)), 0.3, weight[None].to(device), UNIT),
+            grid.kick(*(part.to(device) for part in (values, x, v)), 0.1),
+        ]
+        for device in ("cuda", "cpu")
+    )
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_gradients_travel_through_nccl(monkeypatch):
+    """Of as many ranks as there are GPUs of one each here: one, wrapped as several are."""
+    comm = Communicator()
+    comm.select_device("cuda")
+    objective = objective_of("3D3V")
+    z, v, share, _, _ = (None if part is None else part.cuda() for part in particles_of(objective, 3000))
+    objective.cuda().forget()
+    objective(STEP, z, v, share).backward()
+    wanted = objective.gradient.clone()
+    comm._start_process_group()
+    try:
+        assert torch.distributed.get_backend() == "nccl"
+        monkeypatch.setattr(comm, "size", 2)
+        distributed = comm.distribute(objective)
+        objective.zero_grad()
+        objective.forget()
+        distributed(STEP, z, v, share).backward()
+        for parameter in objective.trained:
+            assert torch.equal(parameter.grad, objective.gradient_of(parameter).float())
+        assert torch.equal(objective.gradient, wanted)
+    finally:
+        comm.close()
+
+
+@pytest.mark.parametrize("logdet", ["exact", "linear"])
+@pytest.mark.parametrize("network", MOMENTS, ids=str)
+def test_moments_on_a_gpu(network, logdet):
+    space, width, activation = network
+    objective = objective_of(space, width=width, activation=activation, logdet=logdet)
+    objective.together = 128
+    particles = particles_of(objective, 5000, known=True)
+    wanted = true_moments(objective, particles)
+    moved = [None if part is None else part.cuda() for part in particles]
+    objective.cuda()
+    whole = sum_moments(objective, moved)
+    assert_moments(whole.cpu(), wanted)
+    parts = [[None if part is None else part[rows] for part in moved] for rows in (slice(1024), slice(1024, None))]
+    assert torch.equal(sum(sum_moments(objective, part) for part in parts), whole)
+
+
+@pytest.mark.parametrize("network", FIELDS, ids=str)
+def test_the_field_on_a_gpu(network):
+    space, width, activation, dtype = network
+    objective = objective_of(space, width=width, activation=activation).to(dtype)
+    z = particles_of(objective, 5000)[0].to(dtype)
+    control = objective.control.cuda()
+    with torch.no_grad():
+        found = control.with_jacobian(z.cuda())  # by the field's own choice of a kernel
+    assert_field(objective.cpu(), z, dtype, [part.cpu() for part in found])
+
+
+def two_stream(dims, count, **tables):
+    """A few steps of two beams, self-consistent, with the default method."""
+    return {
+        "problem": {"kind": "two_stream", "space_dims": dims, "velocity_dims": dims},
+        "particles": {"count": count, "seed": 1},
+        "grid": {"cells": [16] * dims, "shape_order": 2},
+        "time": {"step": 0.1, "end": 0.4},
+        "physics": {"collision_strength": 0.1},
+        **tables,
+    }
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_run_on_a_gpu_is_that_of_the_cpu(dims):
+    rows = []
+    for device in ("cuda", "cpu"):
+        comm = Communicator()
+        simulation = Simulation.start(from_table(two_stream(dims, 2**14, run={"device": device})), comm)
+        for _ in range(4):
+            simulation.state = simulation.advance()
+        rows.append(measure(simulation.diagnostics, simulation.state, comm))
+    for name in ("kinetic_energy", "field_energy", "entropy", "free_energy"):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-4), name
+
+
+#: What a run may have beside the defaults.
+WAYS = {
+    "paper": {"method": {"order": 1, "solver": "adam", "logdet": "linear", "first_iterations": 20, "iterations": 5}},
+    "auto": {"method": {"solver": "adam", "iterations": "auto", "held_out": True, "first_iterations": 20}},
+    "leaky_relu": {"method": {"activation": "leaky_relu"}},
+    "one layer": {"method": {"hidden": [20]}},
+    "double": {"method": {"precision": "float64"}},
+    "single": {"particles": {"count": 4096, "precision": "float32"}},
+    "score_matching": {"method": {"collision": "score_matching", "first_iterations": 20, "iterations": 5}},
+    "langevin": {"method": {"collision": "langevin"}},
+    "none": {"method": {"collision": "none"}},
+    "nonsplit": {"method": {"form": "nonsplit", "order": 1}, "time": {"step": 0.1, "end": 0.4, "integrator": "euler"}},
+    "dougherty": {"physics": {"collision_strength": 0.1, "collision_operator": "dougherty"}},
+    "control variate": {"particles": {"count": 4096, "control_variate": True}},
+    "ampere": {
+        "physics": {"collision_strength": 0.1, "field": "ampere"},
+        "time": {"step": 0.1, "end": 0.4, "energy_conserving": True},
+    },
+    "density": {"particles": {"count": 4096, "weights": "density"}},
+    "parts": {"run": {"reproducible": False}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_a_step_runs_on_a_gpu(way):
+    rows = []
+    for device in ("cuda", "cpu"):
+        table = two_stream(1, 4096, **WAYS[way])
+        table["run"] = table.get("run", {}) | {"device": device}
+        comm = Communicator()
+        simulation = Simulation.start(from_table(table), comm)
+        for _ in range(2):
+            simulation.state = simulation.advance()
+            simulation.step_index += 1
+        rows.append(measure(simulation.diagnostics, simulation.state, comm))
+    for name in ("kinetic_energy", "field_energy", "momentum_1"):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3, abs=1e-6), name
+
+
+def test_a_restart_on_a_gpu_has_the_bits_of_a_run_to_the_end(tmp_path):
+    case, seen = two_stream(1, 5000, run={"device": "cuda"}, output={"checkpoint_every": 2}), []
+    for folder, end in (("whole", 0.4), ("half", 0.2)):
+        (tmp_path / "case.toml").write_text(tomli_w.dumps(case | {"time": {"step": 0.1, "end": end}}))
+        assert main(["run", str(tmp_path / "case.toml"), "--out", str(tmp_path / folder)]) == 0
+    assert main(["restart", str(tmp_path / "half"), "--set", "time.end=0.4"]) == 0
+    for folder in ("whole", "half"):
+        seen.append(load(latest(tmp_path / folder / "checkpoints"), Communicator()))
+    whole, half = seen
+    assert whole.header["step"] == half.header["step"] == 4
+    for kind in ("particles", "state"):
+        ours, theirs = getattr(whole, kind), getattr(half, kind)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
