@@ -3,11 +3,11 @@
 
     python scripts/bench_gpu.py [--quick] [--count N] [--steps N [N ...]]
 
-Prints one line for each kernel, `name, ms, tflops, fraction_of_matmul, ratio_to_torch`: milliseconds for N particles
-(the median of some calls), the rate of the matrix products that it makes (bench_objective.py counts them), that rate
-over torch's float32 matrix product of 8192 × 8192, and how many times longer torch takes for the same (automatic
-differentiation of the objective in pieces that fill the GPU, the twin in hpc_kjko/control.py for the field). Kernels of
-particles have nanoseconds a particle beside them instead. Then one line for each step: seconds, and gigabytes at most.
+Prints three tables. Kernels of the network: milliseconds for N particles (the median of some calls), the rate of the
+matrix products that it makes (bench_objective.py counts them), that rate over torch's float32 matrix product of 8192 ×
+8192, and how many times longer torch takes for the same (automatic differentiation of the objective in pieces that fill
+the GPU, the twin in hpc_kjko/control.py for the field). Kernels of particles: milliseconds, and nanoseconds a particle.
+Steps: seconds, those of its phases, gigabytes at most and bytes a particle.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def bench_particles(cells: tuple[int, ...], order: int, dtype: torch.dtype, coun
     for name, call in passes.items():
         ms = milliseconds(call)
         where = f"{len(cells)}D {shape} {str(dtype).removeprefix('torch.')}"
-        print(f"{where} {name} N={count}, {ms:.3f}, {1e6 * ms / count:.4f} ns a particle", flush=True)
+        print(f"{where} {name} N={count}, {ms:.3f}, {1e6 * ms / count:.4f}", flush=True)
 
 
 def bench_step(count: int, reproducible: bool, precision: str, steps: int) -> None:
@@ -178,13 +178,10 @@ def bench_step(count: int, reproducible: bool, precision: str, steps: int) -> No
         simulation.step_index += 1
         torch.cuda.synchronize()
         seconds, most = time.perf_counter() - start, torch.cuda.max_memory_allocated()
-        phases = ", ".join(f"{name.removeprefix('seconds_')} {value:.3f}" for name, value in simulation.seconds.items())
+        push, collide = (simulation.seconds[f"seconds_{phase}"] for phase in ("push", "collide"))
         how = f"{precision}{' reproducible' if reproducible else ''}"
-        print(
-            f"step {step + 1} N={count} {how}, {seconds:.3f} s ({phases}), {most / 1e9:.1f} GB, {most / count:.0f} "
-            "bytes a particle",
-            flush=True,
-        )
+        numbers = f"{seconds:.3f}, {push:.3f}, {collide:.3f}, {most / 1e9:.1f}, {most / count:.0f}"
+        print(f"step {step + 1} N={count} {how}, {numbers}", flush=True)
 
 
 def main() -> None:
@@ -204,9 +201,11 @@ def main() -> None:
     print("name, ms, tflops, fraction_of_matmul, ratio_to_torch")
     for space in SPACES:
         bench_network(space, count, matmul)
+    print("name, ms, ns_per_particle")
     for cells in ((64,), (64, 64, 64)):
         for order in (1, 2):
             bench_particles(cells, order, torch.float64, count)
+    print("name, seconds, push, collide, gigabytes, bytes_per_particle")
     for particles in (
         options.steps if options.steps is not None else [2**16] if options.quick else [2**20, 2**23, 2**26]
     ):

@@ -64,7 +64,7 @@ def backend() -> Backend:
 
 
 def has_network(widths: Sequence[int]) -> bool:
-    """Whether there are kernels for a network of such widths (inputs, hidden layers, dv): the objective's, on a GPU all."""
+    """Whether there are kernels for such widths (inputs, hidden layers, dv): those of the objective, on a GPU all."""
     if len(widths) != 4:
         return False
     inputs, first, second, dv = widths

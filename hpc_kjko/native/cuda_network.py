@@ -1,4 +1,4 @@
-"""The objective, variable projection's moments and the control field on a GPU, and in the same text on the CPU for tests.
+"""The objective, varpro's moments and the control field on a GPU, and in the same text on the CPU for tests.
 
 The texts are device_network.hpp and what builds on it.
 """

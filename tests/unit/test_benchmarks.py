@@ -12,6 +12,7 @@ import pytest
 from conftest import command, run_command
 
 from hpc_kjko import native
+from hpc_kjko.native import cuda
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native module")
 
@@ -43,6 +44,12 @@ def test_a_benchmark_prints_its_lines(script, arguments, least):
         name, milliseconds, *others = row.values()
         assert name and 0 < float(milliseconds) < math.inf
         assert all(math.isfinite(float(number)) for number in others if number)
+
+
+@pytest.mark.skipif(cuda.available(), reason="there is a GPU")
+def test_the_benchmark_of_a_gpu_says_that_there_is_none():
+    said = subprocess.run([sys.executable, SCRIPTS / "bench_gpu.py", "--quick"], capture_output=True, text=True)
+    assert said.returncode == 1 and said.stderr.strip().endswith("this needs an NVIDIA GPU and CuPy.")
 
 
 def test_a_step_is_faster_than_the_papers_in_torch():
