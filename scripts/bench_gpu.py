@@ -7,7 +7,7 @@ Prints three tables. Kernels of the network: milliseconds for N particles (the m
 matrix products that it makes (bench_objective.py counts them), that rate over torch's float32 matrix product of 8192 ×
 8192, and how many times longer torch takes for the same (automatic differentiation of the objective in pieces that fill
 the GPU, the twin in hpc_kjko/control.py for the field). Kernels of particles: milliseconds, and nanoseconds a particle.
-Steps: seconds, those of its phases, gigabytes at most and bytes a particle.
+Steps: seconds, gigabytes at most and bytes a particle.
 """
 
 from __future__ import annotations
@@ -178,9 +178,8 @@ def bench_step(count: int, reproducible: bool, precision: str, steps: int) -> No
         simulation.step_index += 1
         torch.cuda.synchronize()
         seconds, most = time.perf_counter() - start, torch.cuda.max_memory_allocated()
-        push, collide = (simulation.seconds[f"seconds_{phase}"] for phase in ("push", "collide"))
         how = f"{precision}{' reproducible' if reproducible else ''}"
-        numbers = f"{seconds:.3f}, {push:.3f}, {collide:.3f}, {most / 1e9:.1f}, {most / count:.0f}"
+        numbers = f"{seconds:.3f}, {most / 1e9:.1f}, {most / count:.0f}"
         print(f"step {step + 1} N={count} {how}, {numbers}", flush=True)
 
 
@@ -205,7 +204,7 @@ def main() -> None:
     for cells in ((64,), (64, 64, 64)):
         for order in (1, 2):
             bench_particles(cells, order, torch.float64, count)
-    print("name, seconds, push, collide, gigabytes, bytes_per_particle")
+    print("name, seconds, gigabytes, bytes_per_particle")
     for particles in (
         options.steps if options.steps is not None else [2**16] if options.quick else [2**20, 2**23, 2**26]
     ):

@@ -64,7 +64,9 @@ def backend() -> Backend:
 
 
 def has_network(widths: Sequence[int]) -> bool:
-    """Whether there are kernels for such widths (inputs, hidden layers, dv): those of the objective, on a GPU all."""
+    """Whether a network of such widths (inputs, hidden layers, dv) has the kernels that are compiled for each width: of
+    the objective, of the moments and, on a GPU, of the field.
+    """
     if len(widths) != 4:
         return False
     inputs, first, second, dv = widths

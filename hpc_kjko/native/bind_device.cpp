@@ -33,6 +33,7 @@ static Call call_of(const nb::bytes &bytes) {
 template <class Kernel, class What>
 static void for_blocks(int blocks, bool backwards, const What &what) {
     const auto shared = std::make_unique<typename Kernel::Shared>();
+    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);  // NaN: as little defined as on a GPU
     const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
     for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
 }

@@ -108,16 +108,17 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     return nb::make_tuple(loss, as_array(std::move(gradient), parameters));
 }
 
-// Moments of hpc_kjko/native/objective.hpp in the order of VarproSolver, in one array: pull, log_det and how many
-// particles turn orientation; then, if `whole`, gram and load and, for the exact log det, outer (else zeros).
+// Moments of hpc_kjko/native/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its rest and how
+// many particles turn orientation; then, if `whole`, gram and load and, for the exact log det, outer (else zeros).
 static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
     Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1, Matrix w2, Vector b2, Matrix w3,
     Vector b3, std::optional<Matrix> skip, bool tanh, bool exact, double step, double collision_strength,
-    double temperature, int together, double unit, bool whole) {
+    double temperature, int together, double unit, double finer, bool whole) {
     ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, tanh, exact, step,
                                  collision_strength, temperature, std::min(together, MOMENTS_CHUNK), unit);
+    call.finer = finer;
     const size_t dv = call.network.velocity_dims, basis = call.network.width + call.network.skipped + 1;
-    const size_t size = dv * basis + 2 + (whole ? basis * basis + dv * basis + dv * dv * basis * basis : 0);
+    const size_t size = dv * basis + 3 + (whole ? basis * basis + dv * basis + dv * dv * basis * basis : 0);
     auto numbers = std::make_unique<double[]>(size);
     if (finite(call.network)) {
         nb::gil_scoped_release release;
@@ -125,7 +126,7 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
         moments.pull = numbers.get();
         moments.log_det = moments.pull + dv * basis;
         if (whole) {
-            moments.gram = moments.log_det + 2;
+            moments.gram = moments.log_det + 3;
             moments.load = moments.gram + basis * basis;
             moments.outer = moments.load + dv * basis;
         }
@@ -150,8 +151,8 @@ void bind_objective(nb::module_ &m) {
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
           "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "together"_a, "unit"_a,
-          "whole"_a,
-          "Sums for variable projection, one after the other: pull, log_det, turned; gram, load, outer.");
+          "finer"_a, "whole"_a,
+          "Sums for variable projection, one after the other: pull, log_det, its rest, turned; gram, load, outer.");
 }
 
 }  // namespace kjko

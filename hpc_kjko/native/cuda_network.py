@@ -17,8 +17,8 @@ from hpc_kjko.native.cuda import Kernel, name_of, pointer
 
 #: Rows of a sum that inputs have: with one that is 1.
 INPUT_ROWS = MOST_INPUTS + 1
-#: The most particles to a single-precision sum.
-CHUNK = 1024
+#: The most particles to a single-precision sum, and to one of moments.
+CHUNK, MOMENTS_CHUNK = 1024, 256
 #: Blocks of threads of the text on the CPU.
 BLOCKS_OF_CPU = 100
 
@@ -36,7 +36,7 @@ def _kernel(file: str, name: str, resident: int, width: int, tanh: bool, velocit
 
 
 def _blocks(kernel: Kernel, pieces: int, device: torch.device) -> int:
-    """How many blocks of threads share so many pieces: as many as run at once. No bits depend on it."""
+    """How many blocks of threads share so many pieces: as many as have registers at once. No bits depend on it."""
     most = BLOCKS_OF_CPU
     if device.type == "cuda":
         most = torch.cuda.get_device_properties(device).multi_processor_count * kernel.resident
@@ -72,7 +72,7 @@ class _ObjectiveCall(ctypes.Structure):
         ("v_stride", ctypes.c_longlong),
         *((name, ctypes.c_void_p) for name in ("share", "known")),
         ("together", ctypes.c_int),
-        ("unit", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("unit", "finer")),
         *((name, ctypes.c_void_p) for name in ("sums", "loss", "gradient")),
     ]
 
@@ -134,6 +134,7 @@ def _call(
     z, v, share, known = particles
     z, share, *layers = (tensor.detach().contiguous() for tensor in (z, share, *parameters))
     known = None if known is None else known.contiguous()
+    assert all(tensor is None or tensor.dtype == torch.float32 for tensor in (z, v, share, known, *layers))
     if v.stride(1) != 1:
         v = v.contiguous()
     call = _ObjectiveCall(_Network.of(layers, tanh), exact, step, collision_strength, temperature, len(z))
@@ -194,6 +195,7 @@ def moments(
     temperature: float,
     together: int,
     unit: float,
+    finer: float,
     whole: bool,
     backwards: bool = False,
 ) -> torch.Tensor:
@@ -203,28 +205,27 @@ def moments(
         backwards: as for :func:`objective`.
     """
     call, tensors = _call(particles, parameters, tanh, exact, step, 1.0, temperature, together, unit)
-    z, (width, dv) = tensors[0], (call.network.width, call.network.velocity_dims)
-    rows = _MomentsRows(width, dv)
-    kernel = moments_kernel(width, tanh, dv)
+    call.together, call.finer = min(together, MOMENTS_CHUNK), finer
+    z, (width, dv, skipped) = tensors[0], (call.network.width, call.network.velocity_dims, call.network.skipped)
+    assert skipped < 8  # with 1 there is room for eight rows beside the hidden features'
+    rows, kernel = _MomentsRows(width, dv), moments_kernel(width, tanh, dv)
+    pairs = rows.pairs if exact else rows.qq
+    groups = -(-pairs // (4 * width)) if whole else 1
     blocks = _blocks(kernel, -(-len(z) // call.together), z.device)
     sums = torch.empty(blocks, rows.numbers, dtype=torch.float64, device=z.device)
+    if not (whole and exact):
+        sums[:, : rows.pull].zero_()  # which the kernel does for pairs that it sums
     call.sums, call.gradient = pointer(sums), pointer(sums) if whole else None
-    groups = -(-rows.pairs // (4 * width)) if whole else 1
-    if not whole:
-        sums[:, : rows.pull].zero_()
     if z.is_cuda:
         kernel.launch(blocks, 4 * width, call, z.device, groups)
     else:
         require().device_moments(bytes(call), blocks, groups, backwards)
     totals = torch.cat([sums.sum(0), sums.new_zeros(1)])
-    turned, log_det = totals[rows.turned : rows.numbers].view(2, -1).sum(1)
-    places, more, first_load = _moments_places(width, dv, call.network.skipped, z.device)
-    found = torch.cat([totals[places[: first_load[0]]], log_det[None], turned[None], totals[places[first_load[0] :]]])
-    if not whole:
-        found = found[: first_load[0] + 2]
-    else:
-        found[first_load[1] : first_load[1] + len(more)] += totals[more]
-    return found + (log_det - log_det)
+    pull, rest, more = _moments_places(width, dv, skipped, z.device)
+    found = [totals[pull], totals[rows.counts : rows.finite]]
+    if whole:
+        found.append(totals[rest] + totals[more])
+    return torch.cat(found) + totals[rows.finite : rows.numbers].sum()  # 0, or NaN
 
 
 def moments_kernel(width: int, tanh: bool, velocity_dims: int) -> Kernel:
@@ -236,15 +237,16 @@ class _MomentsRows:
     """``MomentsRows`` of device_moments.hpp."""
 
     def __init__(self, width: int, velocity_dims: int):
-        q = velocity_dims * (width + velocity_dims)
+        self.width, q = width, velocity_dims * (width + velocity_dims)
         self.q_blocks, self.g_blocks = -(-q // 8), width // 8 + 1
         self.vg = self.g_blocks * (self.g_blocks + 1) // 2
         self.qq = self.vg + self.g_blocks
         self.pairs = self.qq + self.q_blocks * (self.q_blocks + 1) // 2
         self.pull = 64 * self.pairs
         self.known = self.pull + q
-        self.turned = self.known + 1 + velocity_dims * width
-        self.numbers = self.turned + 2 * 4 * width
+        self.counts = self.known + 1 + velocity_dims * width
+        self.finite = self.counts + 3
+        self.numbers = self.finite + 4 * width
 
     def of_one_kind(self, blocks: int, first: int, row: int, column: int) -> int:
         """Where the product of two rows is, of ``blocks`` blocks whose pairs begin with the ``first``."""
@@ -252,6 +254,12 @@ class _MomentsRows:
         if a > b:
             (i, a), (j, b) = (j, b), (i, a)
         return (i * 8 + j) * self.pairs + first + b * (b + 1) // 2 + a
+
+    def of_known(self, k: int, row: int | None) -> int | None:
+        """Where what is known of a row of q_k is, if there is such a thing."""
+        if row is None or row >= self.width and row != self.width + k:
+            return None
+        return self.known + (1 + k * self.width + row if row < self.width else 0)
 
     def of_v(self, k: int, row: int) -> int:
         """Where the product of v_k and a row of the basis is."""
@@ -262,11 +270,9 @@ class _MomentsRows:
 @functools.cache
 def _moments_places(
     width: int, dv: int, skipped: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
-    """Where pull, gram, load and outer are among a sum's numbers, with one that is 0 after the last of these.
-
-    Then where what is to be added to load is; and where among the results gram and, with the two counts, load begin.
-    """
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where pull, and where gram, load and outer are among a sum's numbers, with one that is 0 after the last of these;
+    and where what is to be added to the latter."""
     rows, basis = _MomentsRows(width, dv), width + skipped + 1
     nothing = rows.numbers
     # The row of q_k for each of the basis: none of positions and 1, whose derivatives are zero.
@@ -278,19 +284,13 @@ def _moments_places(
     outer = [
         nothing if m is None or n is None else rows.of_one_kind(rows.q_blocks, rows.qq, m, n) for m in q for n in q
     ]
-    more = [
-        nothing
-        if m is None
-        else rows.known + 1 + k * width + m
-        if m < width
-        else rows.known
-        if m == width + k
-        else nothing
-        for k in range(dv)
-        for m in own
-    ]
-    places = torch.tensor([*pull, *gram, *load, *outer], device=device)
-    return places, torch.tensor(more, device=device), (len(pull), len(pull) + 2 + len(gram))
+    known = [rows.of_known(k, m) for k in range(dv) for m in own]
+    more = [*[nothing] * len(gram), *(nothing if at is None else at for at in known), *[nothing] * len(outer)]
+    return (
+        torch.tensor(pull, device=device),
+        torch.tensor([*gram, *load, *outer], device=device),
+        torch.tensor(more, device=device),
+    )
 
 
 class _FieldCall(ctypes.Structure):

@@ -14,7 +14,7 @@
 namespace kjko::KJKO_LEVEL {
 
 // Rows, the pairs of eight of them that are multiplied, and where the parts of a sum lie, in numbers from its beginning.
-// hpc_kjko/native/cuda.py reads it.
+// hpc_kjko/native/cuda_network.py reads it.
 template <int H, int DV>
 struct MomentsRows {
     static constexpr int Q = DV * (H + DV), Q_BLOCKS = (Q + 7) / 8, G_BLOCKS = H / 8 + 1;
@@ -25,9 +25,11 @@ struct MomentsRows {
     static constexpr int gg = 0, vg = G_BLOCKS * (G_BLOCKS + 1) / 2, qq = vg + G_BLOCKS,
                          pairs = qq + Q_BLOCKS * (Q_BLOCKS + 1) / 2;
 
-    // Products of a pair lie `pairs` apart; known is that of a velocity among the basis, then those of hidden features.
-    static constexpr int products = 0, pull = 64 * pairs, known = pull + Q, turned = known + 1 + DV * H,
-                         log_det = turned + 4 * H, numbers = log_det + 4 * H;
+    // Products of a pair lie `pairs` apart; known is that of a velocity among the basis, then those of hidden features;
+    // counts are log det, what rounding leaves of it, and how many particles turn orientation; then 0, or NaN where a
+    // weight is not finite, of every thread.
+    static constexpr int products = 0, pull = 64 * pairs, known = pull + Q, counts = known + 1 + DV * H,
+                         finite = counts + 3, numbers = finite + 4 * H;
 };
 
 template <int H, class Activation, int DV>
@@ -35,13 +37,14 @@ struct DeviceMoments {
     using Net = DeviceNetwork<float, H, Activation, DV, false>;
     using At = MomentsRows<H, DV>;
     static constexpr int THREADS = Net::THREADS, TILE = Net::TILE, QUARTER = Net::QUARTER;
-    // Groups of pairs with blocks of threads of their own; threads that share a pair's particles.
-    static constexpr int GROUPS = (At::pairs + THREADS - 1) / THREADS;
+    // Threads that share a pair's particles. Where there are more pairs than threads, groups of them have blocks of threads
+    // of their own.
     static constexpr int PARTS = 4 * At::pairs <= THREADS ? 4 : 2 * At::pairs <= THREADS ? 2 : 1;
 
     struct Shared : Net::Shared {
         alignas(16) float v[DV][TILE], share[TILE], known[TILE];
         alignas(16) float inverse[DV * DV][TILE];  // B_jk
+        double log_det[TILE], turned[TILE];
         alignas(16) float rows[At::size][TILE + 4];
     };
 
@@ -91,7 +94,7 @@ private:
         if (call.gradient) team([&](int thread, State &state) { multiply(thread, state); });
     }
 
-    // The weights, and zeros where sums will be. log det shows a network that is not finite.
+    // The weights, and zeros where sums will be.
     KJKO_DEVICE void begin(int thread, State &state, double *sum) const {
         state = State{};
         const float nothing = net().begin(thread);
@@ -100,14 +103,15 @@ private:
         const int own = thread + group * THREADS;
         KJKO_ROLLED for (int e = 0; own < At::pairs && e < 64; ++e) sum[At::products + e * At::pairs + own] = 0;
         if (group > 0) return;
-        KJKO_ROLLED for (int i = At::pull + thread; i < At::log_det; i += THREADS) sum[i] = 0;
-        sum[At::log_det + thread] = nothing;
+        KJKO_ROLLED for (int i = At::pull + thread; i < At::finite; i += THREADS) sum[i] = 0;
+        sum[At::finite + thread] = nothing;
     }
 
-    KJKO_DEVICE void add(double &sum, double term) const {
-        const double shift = 0x1.8p52 * call.unit;
-        sum += (term + shift) - shift;
+    static KJKO_DEVICE double rounded(double term, double unit) {
+        const double shift = 0x1.8p52 * unit;
+        return (term + shift) - shift;
     }
+    KJKO_DEVICE void add(double &sum, double term) const { sum += rounded(term, call.unit); }
 
     // Columns beyond the last particle have no share.
     KJKO_DEVICE void take(int thread, long long first, int count) const {
@@ -176,11 +180,12 @@ private:
     // What is summed of the velocities' rows alone: a thread for each, and one for what is known.
     KJKO_DEVICE void sum_tail(int thread, State &state) const {
         const int k = thread / DV, j = thread % DV;
+        float sum = 0;
         if (k < DV)
-            KJKO_ROLLED for (int p = 0; p < TILE; ++p) state.tail += shared.share[p] * shared.inverse[j * DV + k][p];
+            KJKO_ROLLED for (int p = 0; p < TILE; ++p) sum += shared.share[p] * shared.inverse[j * DV + k][p];
         else if (thread == DV * DV)
-            KJKO_ROLLED for (int p = 0; p < TILE; ++p)
-                state.tail += call.temperature * shared.share[p] * shared.known[p];
+            KJKO_ROLLED for (int p = 0; p < TILE; ++p) sum += call.temperature * shared.share[p] * shared.known[p];
+        state.tail += sum;
     }
 
     // A pair's blocks, as the first row and the distance between rows of each.
@@ -220,8 +225,25 @@ private:
         }
     }
 
-    // Adds what those threads have summed whose turn it is, and forgets it.
+    // Adds what those threads have summed whose turn it is, and forgets it. log det is summed over threads before it is
+    // rounded: it may be the same number for each, and then so would be its rounding error.
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *sum) const {
+        if (turn == 0 && thread < TILE) {
+            shared.log_det[thread] = state.log_det;
+            shared.turned[thread] = state.turned;
+            state.log_det = 0;
+            state.turned = 0;
+        } else if (turn == 1 && thread == 0 && group == 0) {
+            double log_det = 0, turned = 0;
+            KJKO_ROLLED for (int p = 0; p < TILE; ++p) {
+                log_det += shared.log_det[p];
+                turned += shared.turned[p];
+            }
+            const double coarse = rounded(log_det, call.unit);
+            sum[At::counts] += coarse;
+            sum[At::counts + 1] += rounded(log_det - coarse, call.finer * call.unit);
+            sum[At::counts + 2] += turned;
+        }
         const int own = own_pair(thread);
         if (part_of(thread) == turn && own < pairs())
             KJKO_UNROLLED for (int i = 0; i < 8; ++i)
@@ -239,12 +261,6 @@ private:
         if (thread < DV * DV) add(sum[At::pull + thread / DV * (H + DV) + H + thread % DV], state.tail);
         if (thread == DV * DV) add(sum[At::known], state.tail);
         state.tail = 0;
-        if (thread < TILE) {
-            add(sum[At::log_det + thread], state.log_det);
-            add(sum[At::turned + thread], state.turned);
-            state.log_det = 0;
-            state.turned = 0;
-        }
     }
 };
 

@@ -12,8 +12,8 @@
 namespace kjko::KJKO_LEVEL {
 
 // Where the parts of a sum lie, in numbers from its beginning. Columns of a weight matrix lie in rows for w1 (its last
-// row in use is b1) and as they are for w2; seed is what reaches W1v through the tangents. hpc_kjko/native/cuda.py reads
-// it.
+// row in use is b1) and as they are for w2; seed is what reaches W1v through the tangents. hpc_kjko/native/cuda_network.py
+// reads it.
 template <int H>
 struct DeviceLayout {
     static constexpr int w1 = 0, w2 = w1 + MOST_INPUTS * H, b2 = w2 + H * H, w3 = b2 + H, seed = w3 + 3 * H,

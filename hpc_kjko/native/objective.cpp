@@ -133,14 +133,14 @@ struct Pass {
         constexpr int W = Parts::W;
         alignas(64) float part[Parts::size];
         alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
-        double counts[2] = {};
+        double log_det = 0, turned = 0;
         const int used = Parts::used(call, whole);
         __builtin_memset(part, 0, used * sizeof(float));
         __builtin_memset(factors, 0, sizeof factors);
         for (long long row = first; row < first + count; row += BLOCK) {
             take(row, first + count - row);
             forward();
-            invert(counts);
+            invert(log_det, turned);
             const int unit = H + call.network.inputs - DV;
             for (int p = 0; p < BLOCK; ++p) {
                 for (int k = 0; k < DV; ++k) {
@@ -186,15 +186,21 @@ struct Pass {
                 for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
             }
         }
-        add_rounded(counts, 2, sum + Parts::counts);
+        const double coarse = rounded(log_det, call.unit), rest = rounded(log_det - coarse, call.finer * call.unit);
+        sum[Parts::counts] += coarse;
+        sum[Parts::counts + 1] += rest;
+        sum[Parts::counts + 2] += turned;
         add_rounded(part + Parts::pull, used - Parts::pull, sum + Parts::pull);
     }
 
 private:
+    static double rounded(double number, double unit) {
+        const double shift = 0x1.8p52 * unit;
+        return (number + shift) - shift;
+    }
     template <class Number>
     void add_rounded(const Number *numbers, int count, double *sum) const {
-        const double shift = 0x1.8p52 * call.unit;
-        for (int i = 0; i < count; ++i) sum[i] += (numbers[i] + shift) - shift;
+        for (int i = 0; i < count; ++i) sum[i] += rounded(numbers[i], call.unit);
     }
 
     // What reaches the layers through the seeds of the tangents and, in the closed form, through M = W2 ∘ (W1v W3)ᵀ.
@@ -217,8 +223,8 @@ private:
             }
     }
 
-    // B of every particle, into gradient_j[j * DV + k]; adds what log_det counts.
-    void invert(double *counts) {
+    // B of every particle, into gradient_j[j * DV + k]; adds their log det, and how many turn orientation.
+    void invert(double &sum, double &all_turned) {
         const float h = call.step;
         for (int p = 0; p < BLOCK; p += LANES) {
             if (!call.exact) {
@@ -235,8 +241,8 @@ private:
             const Floats log_det = log_of_one_plus(beyond), mass = load(&share[p]);
             for (int lane = 0; lane < LANES; ++lane) {
                 const bool turned = beyond[lane] <= -1.0f;
-                if (!turned) counts[0] += static_cast<double>(mass[lane]) * log_det[lane];
-                counts[1] += turned && p + lane < taken_rows;
+                if (!turned) sum += static_cast<double>(mass[lane]) * log_det[lane];
+                all_turned += turned && p + lane < taken_rows;
             }
         }
     }
@@ -476,8 +482,7 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
     const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
     const int basis = H + skipped + 1;
     const auto column = [&](int m) __attribute__((always_inline)) { return m < H ? m : m + inputs - skipped; };
-    to.log_det[0] = sum[Parts::counts];
-    to.log_det[1] = sum[Parts::counts + 1];
+    for (int i = 0; i < 3; ++i) to.log_det[i] = sum[Parts::counts + i];
     for (int k = 0; k < dv; ++k)
         for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
     if (!to.gram) return;

@@ -23,6 +23,7 @@ struct ObjectiveCall {
 
     int together;  // particles in a chunk; of moments, MOMENTS_CHUNK at most
     double unit;   // of sums over chunks; 0: not rounded
+    double finer;  // of moments: part of the unit for what rounding leaves of log det
 
     double *sums;  // [sums, sums_size()] to work in
     double *loss;
@@ -36,7 +37,7 @@ constexpr int MOMENTS_CHUNK = 256, MOST_MOMENTS_SUMS = 32;
 
 struct Moments {
     double *pull;     // Σ share q_k [velocity_dims, basis]
-    double *log_det;  // Σ share log det over particles where det > 0, and how many the others are
+    double *log_det;  // Σ share log det over particles where det > 0, what rounding leaves, and how many the others are
     double *gram;     // Σ share g gᵀ [basis, basis]; null: only pull and log_det are wanted
     double *load;     // Σ share (v_k g + temperature known ∂g/∂v_k) [velocity_dims, basis]
     double *outer;    // Σ share q qᵀ [velocity_dims basis, velocity_dims basis]; with the exact log det

@@ -42,6 +42,7 @@ def moments(
     temperature: float,
     together: int,
     unit: float,
+    finer: float,
     whole: bool,
 ) -> torch.Tensor:
     """What :class:`hpc_kjko.solvers.varpro.VarproSolver` sums over some particles, flat, in its order; float64.
@@ -49,6 +50,7 @@ def moments(
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
         together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.exact`).
+        finer: part of the unit that what this leaves of log det is rounded to.
         whole: whether gram, load and curvature are wanted.
     """
     settings: dict[str, Any] = {
@@ -58,6 +60,7 @@ def moments(
         "temperature": temperature,
         "together": together,
         "unit": unit,
+        "finer": finer,
         "whole": whole,
     }
     if particles[0].is_cuda:

@@ -1,6 +1,6 @@
 """Native passes over particles on the periodic mesh: drift, deposit, gather, kick. Their torch twins are in `mesh`.
 
-On a GPU they are those of `cuda`, all but the mass matrix.
+On a GPU they are those of `cuda_particles`, all but the mass matrix.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
+from hpc_kjko.exact import FINER, MOMENTS_UNIT, in_order, rounded, rounded_finely
 from hpc_kjko.native.objective import fused, moments
 from hpc_kjko.objective import JKOObjective, linear_part
 from hpc_kjko.particles import passes
@@ -269,19 +269,19 @@ class VarproSolver(Solver):
         if known and self.logdet == "linear":
             fitted, held_out = (replace(at, log_det=step * float(np.sum(c * at.pull))) for at in known)
             return fitted, held_out
-        shapes = [(dv, m), (2,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
+        shapes = [(dv, m), (3,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
         first, *others = (self._local(fold, c, step, not known) for fold in data.folds)
         total = sum(others, first)
         local = torch.stack([total, self._local(data.select, c, step, not known)]).cpu().numpy()
         edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         found = []
         for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):
-            pull, (log_det, turned), *whole = (
+            pull, (log_det, rest, turned), *whole = (
                 part.reshape(shape) for part, shape in zip(np.split(sums, edges), shapes, strict=True)
             )
             if self.logdet == "linear":
-                log_det = step * np.sum(c * pull)
-            log_det = -math.inf if turned else float(log_det)
+                log_det, rest = step * np.sum(c * pull), 0.0
+            log_det = -math.inf if turned else float(log_det + rest)
             if before:
                 found.append(replace(before, pull=pull, log_det=log_det))
             else:
@@ -305,7 +305,7 @@ class VarproSolver(Solver):
         device = sample.z.device
         coefficients = torch.from_numpy(c).to(sample.z)
         double: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        pull, counts = torch.zeros(dv, m, **double), torch.zeros(2, **double)
+        pull, counts = torch.zeros(dv, m, **double), torch.zeros(3, **double)
         gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
         outer = torch.zeros(dv * m, dv * m, **double)
         for rows in passes(len(sample.z), self._own.together):
@@ -319,8 +319,8 @@ class VarproSolver(Solver):
                 matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)
                 det = determinant(matrix)
                 turned = det <= 0
-                counts[0] += rounded((share * torch.log(torch.where(turned, 1.0, det))).sum(), MOMENTS_UNIT)
-                counts[1] += turned.sum()
+                counts[:2] += rounded_finely((share * torch.log(torch.where(turned, 1.0, det))).sum())
+                counts[2] += turned.sum()
                 q = q / det[:, None, None].to(q) if dv == 1 else torch.linalg.inv(matrix).transpose(1, 2).to(q) @ q
             pull += rounded((share.double() @ q.flatten(1).double()).view(dv, m), MOMENTS_UNIT)
             if whole:
@@ -350,5 +350,6 @@ class VarproSolver(Solver):
             temperature=self.temperature,
             together=self._own.together,
             unit=MOMENTS_UNIT,
+            finer=FINER,
             whole=whole,
         )

@@ -1,5 +1,6 @@
 """What can be seen of a GPU without one: kernels through its compiler, their choice and launch, what has a device."""
 
+import copy
 import ctypes
 import importlib.util
 import itertools
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_cuda_network import assert_moments, true_moments
 from test_native_objective import SPACES, STEP, exact, objective_of, particles_of, value_and_gradient
 from test_native_particles import GRIDS, assert_close, ensemble
 
@@ -24,6 +26,8 @@ from hpc_kjko.native import cuda, cuda_network, cuda_particles
 from hpc_kjko.native import objective as fused
 from hpc_kjko.objective import JKOObjective, linear_part, tracked_log_det
 from hpc_kjko.particles import Particles, Shard, drifted, equal_weights, folds
+from hpc_kjko.solvers.base import Sample
+from hpc_kjko.solvers.varpro import VarproSolver
 
 needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
 
@@ -244,13 +248,17 @@ def launched(monkeypatch):
     """A GPU that is the CPU: what is launched runs here; the names of the kernels."""
     names = []
 
-    def launch(kernel, blocks, threads, call, device):
+    def launch(kernel, blocks, threads, call, device, groups=1):
         names.append(kernel.name)
+        module, constants = native.require(), dict(kernel.constants)
         if kernel.name == "evaluate_objective":
-            closed = dict(kernel.constants)["KJKO_CLOSED"] == "true"
-            native.require().device_objective(bytes(call), closed, blocks, False)
+            module.device_objective(bytes(call), constants["KJKO_CLOSED"] == "true", blocks, False)
+        elif kernel.name == "sum_moments":
+            module.device_moments(bytes(call), blocks, groups, False)
+        elif kernel.name == "evaluate_field":
+            module.device_field(bytes(call), constants["KJKO_REAL"] == "double", blocks, False)
         else:
-            run = {"deposit": native.require().device_deposit, "gather": native.require().device_gather}
+            run = {"deposit": module.device_deposit, "gather": module.device_gather}
             run[kernel.name](bytes(call), False)
 
     monkeypatch.delenv("KJKO_KERNELS", raising=False)
@@ -259,16 +267,39 @@ def launched(monkeypatch):
     return names
 
 
+def pretend(objective):
+    """Its network on that GPU."""
+    for module in objective.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(pretended(parameter.detach())))
+    objective.trained = [*objective.control.layers.parameters(), objective.control.skip]
+
+
+@needs_module
+def test_moments_and_the_field_on_a_gpu_are_launched_there(launched, alone):
+    """With more pairs of rows than a block has threads."""
+    objective = objective_of("3D3V", width=64)
+    particles = particles_of(objective, 900, known=True)
+    wanted = true_moments(objective, particles)
+    z, v, share, _, known = (pretended(part) for part in particles)
+    field = copy.deepcopy(objective.control).double().with_jacobian(particles[0].double())
+    pretend(objective)
+    solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
+    with torch.no_grad():
+        c = objective.control.coefficients.double().numpy()
+        assert_moments(solver._local(Sample(z, v, share, None, known), c, STEP, True), wanted)
+        found = objective.control.with_jacobian(z)
+    assert launched == ["sum_moments", "evaluate_field"]
+    assert all((one - other).abs().max() < 3e-6 * other.abs().max() for one, other in zip(found, field, strict=True))
+
+
 @needs_module
 @pytest.mark.parametrize("space, logdet", [("1D1V", "exact"), ("3D3V", "linear")])
 def test_an_objective_on_a_gpu_is_launched_there(space, logdet, launched):
     objective = objective_of(space, logdet=logdet)
     particles = particles_of(objective, 900, known=True)
     wanted = exact(objective, particles)
-    for module in objective.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, torch.nn.Parameter(pretended(parameter.detach())))
-    objective.trained = [*objective.control.layers.parameters(), objective.control.skip]
+    pretend(objective)
     value, gradient = value_and_gradient(objective, [pretended(part) for part in particles])
     assert launched == ["evaluate_objective"]
     assert abs(value - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.temperature * STEP)

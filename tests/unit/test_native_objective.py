@@ -149,8 +149,8 @@ def test_moments_of_variable_projection(space, activation, width, logdet, known,
 
     whole, part = moments(objective, sample, True), moments(objective, sample, False)
     expected = moments(copy.deepcopy(objective).double(), double, True)
-    np.testing.assert_array_equal(part, whole[: size + 2])
-    sizes = [size, 1, 1, (size // len(coefficients)) ** 2, size, size**2]
+    np.testing.assert_array_equal(part, whole[: size + 3])
+    sizes = [size, 2, 1, (size // len(coefficients)) ** 2, size, size**2]
     for ours, theirs in zip(*(np.split(array, np.cumsum(sizes)[:-1]) for array in (whole, expected)), strict=True):
         assert np.linalg.norm(ours - theirs) <= 1e-6 * np.linalg.norm(theirs)
 
@@ -160,7 +160,7 @@ def test_moments_count_the_particles_where_the_map_turns_orientation(alone):
     z, v, share, *_ = particles_of(objective, 1001)
     solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
     coefficients = objective.control.coefficients.double().numpy()
-    turned = solver._local(Sample(z, v, share), coefficients, STEP, False)[coefficients.size + 1]
+    turned = solver._local(Sample(z, v, share), coefficients, STEP, False)[coefficients.size + 2]
     dets = torch.linalg.det(linear_part(objective.control.with_jacobian(z)[1], STEP))
     assert 0 < turned == (dets <= 0).sum() < 1001
 
@@ -180,6 +180,24 @@ def test_no_particle_is_not_in_the_moments_where_the_map_is_singular(alone):
         Sample(z, z[:, 1:], torch.full((5,), 0.2)), control.coefficients.double().numpy(), 0.125, True
     )
     assert np.isfinite(moments).all()
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 48, 64, 80])
+@pytest.mark.parametrize("inputs", [3, 15, 16])
+def test_the_module_has_the_networks_that_python_takes_it_for(width, inputs):
+    z, share = torch.zeros(5, inputs), torch.full((5,), 0.2)
+    sizes = [(width, inputs), (width,), (width, width), (width,), (2, width), (2,)]
+    arguments = [z, z[:, -2:], share, None, *(torch.zeros(size) for size in sizes), None]
+    settings = dict(tanh=True, exact=True, step=0.1, collision_strength=1.0, temperature=1.0, together=64, unit=0.0)
+
+    def evaluate():
+        return native.require().evaluate_objective(*arguments, **settings, with_gradient=False)
+
+    if native.has_network((inputs, width, width, 2)):
+        assert evaluate()[0] == 0
+    else:
+        with pytest.raises(ValueError, match=r"no kernel|inputs"):
+            evaluate()
 
 
 def test_velocities_may_be_the_last_inputs():
