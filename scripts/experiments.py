@@ -40,8 +40,10 @@ PAPER_SCHEME = (
 )
 COLLISIONAL_LANDAU = (
     *("physics.collision_strength=0.1", "problem.amplitude=0.1", "particles.count=65536", "time.end=8.0"),
-    *("method.hidden=[16,16]", "method.learning_rate=2e-2"),
+    "particles.control_variate=true",
 )
+#: Ensembles that rates are means over: one's noise is several percent of a rate.
+RATE_SEEDS = range(4)
 FINE_GROWTH = (
     "physics.collision_strength=0.0",
     "problem.amplitude=1e-4",
@@ -170,8 +172,14 @@ def _runs() -> dict[str, Run]:
         "e7": Run("e7_two_stream_3d3v"),
         "e7_oblique": Run("e7_two_stream_3d3v", OBLIQUE),
         "e8_landau": Run("landau_damping"),
-        "e8_landau_collisional": Run("landau_damping", COLLISIONAL_LANDAU),
-        "e8_growth_collisional": Run("e5_two_stream_weak", GROWTH),
+        **{
+            f"e8_landau_collisional_{seed}": Run("landau_damping", (*COLLISIONAL_LANDAU, f"particles.seed={seed}"))
+            for seed in RATE_SEEDS
+        },
+        **{
+            f"e8_growth_collisional_{seed}": Run("e5_two_stream_weak", (*GROWTH, f"particles.seed={seed}"))
+            for seed in RATE_SEEDS
+        },
         "two_stream_full": Run("two_stream_full"),
         "growth": Run("two_stream_full", FINE_GROWTH),
         "long_jko": Run("two_stream_long"),

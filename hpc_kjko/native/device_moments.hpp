@@ -21,8 +21,8 @@ struct MomentsRows {
     // Block b of a kind of rows is its rows b, b + blocks, b + 2 blocks, ...
     static constexpr int first_g = 0, first_v = 8 * G_BLOCKS, first_q = first_v + 8, size = first_q + 8 * Q_BLOCKS;
 
-    // g with g, v with g, q with q: pairs of blocks a ≤ b of one kind count b (b + 1) / 2 + a.
-    static constexpr int gg = 0, vg = G_BLOCKS * (G_BLOCKS + 1) / 2, qq = vg + G_BLOCKS,
+    // Pairs: g with g from 0 on, v with g, q with q; those of blocks a ≤ b of one kind count b (b + 1) / 2 + a.
+    static constexpr int vg = G_BLOCKS * (G_BLOCKS + 1) / 2, qq = vg + G_BLOCKS,
                          pairs = qq + Q_BLOCKS * (Q_BLOCKS + 1) / 2;
 
     // Products of a pair lie `pairs` apart; known is that of a velocity among the basis, then those of hidden features;
