@@ -40,7 +40,8 @@ PAPER_SCHEME = (
 )
 COLLISIONAL_LANDAU = (
     *("physics.collision_strength=0.1", "problem.amplitude=0.1", "particles.count=65536", "time.end=8.0"),
-    "particles.control_variate=true",
+    # Held-out particles go back from most of what the features learn of so weak a wave: docs/results.md.
+    *("particles.control_variate=true", "method.held_out=false", "method.iterations=60"),
 )
 #: Ensembles that rates are means over: one's noise is several percent of a rate.
 RATE_SEEDS = range(4)
