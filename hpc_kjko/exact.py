@@ -23,8 +23,8 @@ from hpc_kjko.particles import BLOCK, fold_rows
 #: Unit of densities (n̄ = 1), of averages over particles, of the JKO functional and of its gradient: up to 2^9 they are
 #: exact. What is rounded of a single one of N particles is N 2^-45 of 1, and averages out.
 UNIT = 2.0**-44
-#: Unit of variable projection's moments, up to 2^13, and how many times finer the rest of its log det is: of an affine
-#: field log det is the same number at every particle, and what is rounded of it does not average out.
+#: Unit of variable projection's moments, up to 2^13, and the part of it that the rest of log det is rounded to: of an
+#: affine field log det is the same number at every particle, and what is rounded of it does not average out.
 MOMENTS_UNIT, FINER = 2.0**-40, 2.0**-20
 #: Unit of numbers of particles, where one of average weight counts as 1.
 COUNT_UNIT = 2.0**-20

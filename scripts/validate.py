@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,22 +25,19 @@ from experiments import (
     FLOOR_COUNTS,
     FLOOR_ENDS,
     FLOOR_METHODS,
-    RATE_SEEDS,
     SEEDS,
     SELF_CONVERGENCE_STEPS,
     STARTS,
     STEPS,
     STIFF,
     Experiments,
-    damped_wave,
     marginal_distance,
-    peaks_rate,
     relative_l2,
     slope,
 )
+from rates import e8, growth, landau
 
 from hpc_kjko.output import list_snapshots, read_snapshot
-from hpc_kjko.reference.dispersion import landau_rate, landau_root, linear_field_history, two_stream_growth_rate
 
 
 def e1(runs: Experiments) -> bool:
@@ -172,53 +168,6 @@ def e6(runs: Experiments) -> bool:
     return bool(passed)
 
 
-def mode_amplitude(runs: Experiments, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Times, and the root of the wave's own energy: noise in other modes is percents of a small wave's rate."""
-    series = runs.series(name)
-    return series["time"], np.sqrt(series["wave_energy"])
-
-
-def e8(runs: Experiments) -> bool:
-    """Landau damping with and without collisions, two-stream growth with them: within 2 %, as means over seeds.
-
-    Damping with collisions is compared with what the same fit makes of the grid solver's wave: of theory's it is 3 %
-    off, for the first periods are not yet the least damped wave alone. Growth without collisions is ``growth``, below.
-    """
-    passed, rates, frequencies = landau(runs), [], []
-    for seed in RATE_SEEDS:
-        time, amplitude = mode_amplitude(runs, f"e8_landau_collisional_{seed}")
-        rate, frequency = damped_wave(time, amplitude, latest=8.0)
-        rates.append(rate)
-        frequencies.append(frequency)
-    grid = runs.reference("e8_landau_collisional_0")
-    wanted = damped_wave(time, np.sqrt(np.interp(time, grid.times, grid.field_energy)), latest=8.0)
-    passed &= means_agree("e8_landau_collisional: gamma", rates, wanted[0])
-    passed &= means_agree("e8_landau_collisional: omega", frequencies, wanted[1])
-    theory = landau_rate(0.5, 0.1)
-    print(f"e8_landau_collisional: theory {theory[0]:.5f}, {theory[1]:.5f}")
-    growth = []
-    for seed in RATE_SEEDS:
-        time, amplitude = mode_amplitude(runs, f"e8_growth_collisional_{seed}")
-        growth.append(growth_rate(time, amplitude))
-    history = linear_field_history(2 * np.pi / 31.4159265, 0.01, 1.0, [(0.5, 2.4, 1.0), (0.5, -2.4, 1.0)], time)
-    return means_agree("e8_growth_collisional: growth rate", growth, growth_rate(time, history)) and passed
-
-
-def growth_rate(time: np.ndarray, amplitude: np.ndarray) -> float:
-    """The slope of log amplitude for 10 < t < 18."""
-    window = (time > 10) & (time < 18)
-    return float(np.polyfit(time[window], np.log(amplitude[window]), 1)[0])
-
-
-def means_agree(what: str, found: list[float], wanted: float) -> bool:
-    """Whether the mean of some seeds' numbers is within 2 % of the one that is wanted."""
-    errors = np.array(found) / wanted - 1
-    scatter = errors.std(ddof=1) / math.sqrt(len(errors))
-    each = ", ".join(f"{error:.1%}" for error in errors)
-    print(f"{what} {np.mean(found):.5f}, wanted {wanted:.5f}: {errors.mean():.2%} ± {scatter:.2%} ({each})")
-    return bool(abs(errors.mean()) <= 0.02)
-
-
 def long(runs: Experiments) -> bool:
     """Three methods on the weakly collisional two-stream case to t = 200: a table, no target."""
     reference = runs.reference("long_jko")
@@ -289,27 +238,6 @@ def two_stream(runs: Experiments) -> bool:
         norm = relative_l2(series["field_energy"][early], at["field_energy"][early])
         print(f"relative L2 of the field energy over [0, {end:g}]: {norm:.4f}")
     return bool(passed)
-
-
-def growth(runs: Experiments) -> bool:
-    """Two-stream growth rate of 2²⁰ particles within 2 % of the dispersion relation."""
-    series = runs.series("growth")
-    expected = two_stream_growth_rate(2 * np.pi / 31.4159265, 2.4, 1.0)
-    late = (series["time"] > 24) & (series["time"] < 35)
-    rate = 0.5 * np.polyfit(series["time"][late], np.log(series["field_energy"][late]), 1)[0]
-    print(f"two-stream growth rate: {rate:.5f}, dispersion relation {expected:.5f}, error {rate / expected - 1:.2%}")
-    return abs(rate / expected - 1) <= 0.02
-
-
-def landau(runs: Experiments) -> bool:
-    """Landau damping rate and frequency within 2 %, from the maxima of the field energy."""
-    time, amplitude = mode_amplitude(runs, "e8_landau")
-    (rate, frequency), root = peaks_rate(time, amplitude, latest=15.0), landau_root(0.5, 1.0)
-    print(
-        f"Landau damping: gamma = {rate:.5f} (theory {root.imag:.5f}, {rate / root.imag - 1:.2%}), "
-        f"omega = {frequency:.5f} (theory {root.real:.5f}, {frequency / root.real - 1:.2%})"
-    )
-    return abs(rate / root.imag - 1) <= 0.02 and abs(frequency / root.real - 1) <= 0.02
 
 
 def e7(runs: Experiments) -> bool:

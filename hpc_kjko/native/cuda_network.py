@@ -115,7 +115,7 @@ def objective(
     loss = totals[layout.loss : -1].sum()
     if not with_gradient:
         return loss, None
-    places, more = _gradient_places(width, inputs, dv, call.network.skipped if len(parameters) == 7 else None, z.device)
+    places, more = _gradient_places(width, inputs, dv, call.network.skipped, z.device)
     return loss, totals[places] + totals[more] + (loss - loss)  # NaN where the loss is
 
 
@@ -166,17 +166,17 @@ class _Layout:
 
 @functools.cache
 def _gradient_places(
-    width: int, inputs: int, dv: int, skipped: int | None, device: torch.device
+    width: int, inputs: int, dv: int, skipped: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the gradient in w1, b1, w2, b2, w3, b3 and, unless ``skipped`` is None, the skip is among a sum's numbers,
-    with one that is 0 after the last; and where what is to be added to each."""
+    """Where the gradient in w1, b1, w2, b2, w3, b3 and the skip is among a sum's numbers, with one that is 0 after the
+    last; and where what is to be added to each."""
     at, nothing = _Layout(width), _Layout(width).size
     w1 = [i * width + c for c in range(width) for i in range(inputs)]
     b1 = [inputs * width + c for c in range(width)]
     w2, b2, w3 = range(at.w2, at.b2), range(at.b2, at.w3), range(at.w3, at.w3 + dv * width)
     b3 = [at.skip + k * INPUT_ROWS + inputs for k in range(dv)]
-    skip = [at.skip + k * INPUT_ROWS + i for k in range(dv) for i in range(inputs - (skipped or 0), inputs)]
-    places = [*w1, *b1, *w2, *b2, *w3, *b3, *([] if skipped is None else skip)]
+    skip = [at.skip + k * INPUT_ROWS + i for k in range(dv) for i in range(inputs - skipped, inputs)]
+    places = [*w1, *b1, *w2, *b2, *w3, *b3, *skip]
     first_v = inputs - dv
     seeds = [
         at.seed + (i - first_v) * width + c if i >= first_v else nothing for c in range(width) for i in range(inputs)
@@ -213,19 +213,20 @@ def moments(
     groups = -(-pairs // (4 * width)) if whole else 1
     blocks = _blocks(kernel, -(-len(z) // call.together), z.device)
     sums = torch.empty(blocks, rows.numbers, dtype=torch.float64, device=z.device)
-    if not (whole and exact):
+    if whole and not exact:
         sums[:, : rows.pull].zero_()  # which the kernel does for pairs that it sums
     call.sums, call.gradient = pointer(sums), pointer(sums) if whole else None
     if z.is_cuda:
         kernel.launch(blocks, 4 * width, call, z.device, groups)
     else:
         require().device_moments(bytes(call), blocks, groups, backwards)
-    totals = torch.cat([sums.sum(0), sums.new_zeros(1)])
+    first = 0 if whole else rows.pull
+    totals = torch.cat([sums[:, first:].sum(0), sums.new_zeros(1)])
     pull, rest, more = _moments_places(width, dv, skipped, z.device)
-    found = [totals[pull], totals[rows.counts : rows.finite]]
+    found = [totals[pull - first], totals[rows.counts - first : rows.finite - first]]
     if whole:
         found.append(totals[rest] + totals[more])
-    return torch.cat(found) + totals[rows.finite : rows.numbers].sum()  # 0, or NaN
+    return torch.cat(found) + totals[rows.finite - first : -1].sum()  # 0, or NaN
 
 
 def moments_kernel(width: int, tanh: bool, velocity_dims: int) -> Kernel:

@@ -221,4 +221,15 @@ struct DeviceNetwork {
     }
 };
 
+// What functionals of the field know of particles beside the network's inputs. Columns beyond the last of `count` have no
+// share.
+template <int DV, int TILE, class Call, class Shared>
+KJKO_DEVICE void take_particles(const Call &call, Shared &shared, int p, long long first, int count) {
+    if (p >= TILE) return;
+    const float *v = call.v + (first + (p < count ? p : count - 1)) * call.v_stride;
+    for (int k = 0; k < DV; ++k) shared.v[k][p] = v[k];
+    shared.share[p] = p < count ? call.share[first + p] : 0;
+    shared.known[p] = p < count && call.known ? call.known[first + p] : 0;
+}
+
 }  // namespace kjko::KJKO_LEVEL

@@ -119,15 +119,9 @@ private:
         }
     }
 
-    // Columns beyond the last particle have no share.
     KJKO_DEVICE void take(int thread, long long first, int count) const {
         net().take(thread, call.z, first, count);
-        if (thread >= TILE) return;
-        const int p = thread;
-        const float *v = call.v + (first + (p < count ? p : count - 1)) * call.v_stride;
-        for (int k = 0; k < DV; ++k) shared.v[k][p] = v[k];
-        shared.share[p] = p < count ? call.share[first + p] : 0;
-        shared.known[p] = p < count && call.known ? call.known[first + p] : 0;
+        take_particles<DV, TILE>(call, shared, thread, first, count);
     }
 
     // A particle's part of J, and its gradient in u and in J's entries.
