@@ -17,7 +17,16 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
-from hpc_kjko.problems import KINDS, CustomProblem, PeriodicProblem, Problem, check_own_problem, own_problem
+from hpc_kjko.problems import (
+    KINDS,
+    CustomProblem,
+    PeriodicProblem,
+    PeriodicWave,
+    Problem,
+    UserStart,
+    check_own_problem,
+    own_problem,
+)
 from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
     Cadence,
@@ -338,8 +347,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
             raise UserError(f"{name} must be a table: write it as [{name}]")
     problem = _problem(table.get("problem", {}))
     if not of_a_run:
-        if isinstance(problem, CustomProblem):
-            problem.check_user_code()
+        if isinstance(problem, UserStart):
+            problem = problem.checked()
         elif usercode.is_reference(problem.kind):
             check_own_problem(problem)
     physics = {"field": problem.default_field, **table.get("physics", {})}
@@ -398,7 +407,7 @@ def _require_possible(case: Case) -> None:
     if isinstance(case.problem, CustomProblem) and physics.field != "external":
         raise UserError(
             f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
-            'problem.kind = "two_stream"'
+            'problem.kind = "plasma"'
         )
     if case.grid and case.grid.solver == "distributed" and (physics.field != "poisson" or case.problem.space_dims == 1):
         raise UserError(
@@ -410,11 +419,18 @@ def _require_possible(case: Case) -> None:
             f'time.energy_conserving = true cannot do physics.field = "{physics.field}": use physics.field = "ampere", '
             "where E can change in the kick"
         )
-    for key, value, default in (("start", particles.start, "grid"), ("weights", particles.weights, "density")):
-        if value == default and not isinstance(case.problem, PeriodicProblem):
+    for key, value, special in (("start", particles.start, "grid"), ("weights", particles.weights, "density")):
+        if value != special:
+            continue
+        if case.problem.periods is None:
             raise UserError(
                 f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
                 "unbounded: leave it out"
+            )
+        if not isinstance(case.problem, PeriodicProblem) or getattr(case.problem, "starts_from_user_code", False):
+            raise UserError(
+                f'particles.{key} = "{value}" draws space and velocity separately, which a start of your own '
+                "does not: leave it out"
             )
     if physics.collision_operator == "dougherty":
         needs = None
@@ -477,4 +493,11 @@ def _fitting_grid(case: Case) -> GridSettings | None:
     cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
     if min(cells) < 4 or math.prod(cells) > 2**31:
         raise UserError(f"grid.cells = {list(cells)}: at least 4 in every direction, at most 2^31 in all")
+    if isinstance(problem, PeriodicWave):
+        for axis, (mode, number) in enumerate(zip(problem.mode, cells, strict=False)):
+            if 2 * abs(mode) >= number:
+                raise UserError(
+                    f"problem.mode = {list(problem.mode)} has {abs(mode)} periods along x_{axis + 1}, and grid.cells = "
+                    f"{list(cells)} shows at most {(number - 1) // 2} of them: more cells, or a longer wave"
+                )
     return grid.model_copy(update={"cells": cells})

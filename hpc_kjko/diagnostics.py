@@ -26,8 +26,7 @@ from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSo
 from hpc_kjko.histograms import MARGINAL_BINS, coordinates, local_marginals, marginal_errors
 from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, passes_over
-from hpc_kjko.problems import Problem
-from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.problems import PeriodicWave, Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
 
 
@@ -182,7 +181,7 @@ class MomentErrors:
 
 
 class WaveEnergy:
-    """½∫|E|² dx of the wave that the problem starts from, cos(k·x) and sin(k·x): without the noise of other modes."""
+    """½∫|E|² dx of the wave that the problem is about, cos(k·x) and sin(k·x): without the noise of other modes."""
 
     columns = ("wave_energy",)
 
@@ -286,7 +285,7 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
             diagnostics.append(MomentErrors(exact))
     elif equilibrium is not None:
         diagnostics.append(MarginalErrors(problem, lambda time: equilibrium))
-    if isinstance(field_solver, PoissonSolver) and isinstance(problem, PerturbedBeams):
+    if isinstance(field_solver, PoissonSolver) and isinstance(problem, PeriodicWave):
         diagnostics.append(WaveEnergy(field_solver.grid, problem.wave_vector))
     if isinstance(field_solver, AmpereSolver):
         diagnostics.append(GaussLaw(field_solver))

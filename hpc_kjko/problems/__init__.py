@@ -1,12 +1,12 @@
 """Physical problems: initial densities, potentials and domains. One file a problem, one line here."""
 
-from hpc_kjko.problems.base import PeriodicProblem, Problem
+from hpc_kjko.problems.base import PeriodicProblem, PeriodicWave, Problem
 from hpc_kjko.problems.confined import Confined
-from hpc_kjko.problems.custom import CustomProblem, check_own_problem, own_problem
+from hpc_kjko.problems.custom import CustomProblem, UserStart, check_own_problem, own_problem
 from hpc_kjko.problems.density import Density, Equilibrium, GaussianDensity
 from hpc_kjko.problems.gaussian import Gaussian
 from hpc_kjko.problems.periodic import Periodic
-from hpc_kjko.problems.plasma import LandauDamping, TwoStream
+from hpc_kjko.problems.plasma import LandauDamping, Plasma, TwoStream
 
 __all__ = [
     "KINDS",
@@ -15,7 +15,9 @@ __all__ = [
     "Equilibrium",
     "GaussianDensity",
     "PeriodicProblem",
+    "PeriodicWave",
     "Problem",
+    "UserStart",
     "check_own_problem",
     "own_problem",
 ]
@@ -24,6 +26,7 @@ __all__ = [
 KINDS: dict[str, type[Problem]] = {
     "two_stream": TwoStream,
     "landau_damping": LandauDamping,
+    "plasma": Plasma,
     "gaussian": Gaussian,
     "confined": Confined,
     "periodic": Periodic,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
-from hpc_kjko.problems.density import Density
+from hpc_kjko.problems.density import Density, Equilibrium
 from hpc_kjko.schema import Dimension, Lengths, Section
 
 
@@ -80,15 +81,15 @@ class Problem(Section):
         """Where the density lives: (low, high) per x dimension and per v dimension, for histograms and figures."""
 
 
-class PeriodicProblem(Problem):
-    """A periodic box in which f0(x, v) = ρ0(x) · g(v): positions and velocities are drawn independently."""
+class PeriodicBox(Problem):
+    """A problem in a periodic box."""
 
     space_dims: Dimension = 1
     velocity_dims: Dimension = 1
     length: Lengths
 
     @model_validator(mode="after")
-    def _dimensions_fit(self) -> PeriodicProblem:
+    def _dimensions_fit(self) -> PeriodicBox:
         if self.velocity_dims < self.space_dims:
             raise ValueError(
                 f"problem.velocity_dims = {self.velocity_dims} is less than problem.space_dims = {self.space_dims}: "
@@ -105,6 +106,17 @@ class PeriodicProblem(Problem):
     def periods(self) -> tuple[float, ...]:
         return self.length * self.space_dims if len(self.length) == 1 else self.length
 
+    def maxwellian(self, temperature: float) -> Equilibrium:
+        """The homogeneous Maxwellian of the problem's mass: stationary without a force, and in the field of a neutral
+        plasma."""
+        flat = (np.ones(2),) * self.space_dims
+        box, log_volume = tuple((0.0, length) for length in self.periods), math.log(self.mass)
+        return Equilibrium(self.potential, temperature, self.velocity_dims, self.mass, log_volume, box, flat)
+
+
+class PeriodicProblem(PeriodicBox):
+    """A periodic box in which f0(x, v) = ρ0(x) · g(v): positions and velocities are drawn independently."""
+
     @abstractmethod
     def spatial_density(self, x: np.ndarray) -> np.ndarray:
         """ρ0 at x [n, dx]: [n], of mean 1 over the box."""
@@ -119,3 +131,45 @@ class PeriodicProblem(Problem):
 
     def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         return self.positions(points[:, : self.space_dims]), self.velocities(points[:, self.space_dims :], temperature)
+
+
+def _as_mode(value: Any) -> Any:
+    if isinstance(value, int):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+#: Periods of a wave along each axis of the box; axes that are not given have none.
+Mode = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_as_mode),
+]
+
+
+class PeriodicWave(PeriodicBox):
+    """A problem about one wave in a periodic box, cos k·x with k_j = 2π mode_j / length_j."""
+
+    mode: Mode = (1,)
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> PeriodicWave:
+        if not self.mode or self.mode[0] < 1:
+            raise ValueError(f"problem.mode = {list(self.mode)}: its first number must be at least 1")
+        if len(self.mode) > self.space_dims:
+            raise ValueError(
+                f"problem.mode has {len(self.mode)} numbers for problem.space_dims = {self.space_dims}: "
+                "give one for each axis, or one for the wave along x_1"
+            )
+        return self
+
+    @property
+    def wave_vector(self) -> np.ndarray:
+        """k of the wave [dx]."""
+        mode = np.zeros(self.space_dims)
+        mode[: len(self.mode)] = self.mode
+        return 2 * math.pi * mode / np.asarray(self.periods)
+
+    @property
+    def wavenumber(self) -> float:
+        """|k|."""
+        return float(np.linalg.norm(self.wave_vector))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 from scipy.special import ndtri
 
-from hpc_kjko.problems.base import PeriodicProblem
+from hpc_kjko.problems.base import PeriodicProblem, PeriodicWave
 from hpc_kjko.problems.density import Equilibrium
 from hpc_kjko.schema import Positive
 
@@ -20,20 +20,7 @@ _SMALLEST = 2.0**-64
 Amplitude = Annotated[float, Field(gt=-1, lt=1)]
 
 
-def _as_mode(value: Any) -> Any:
-    if isinstance(value, int):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-#: Periods of a wave along each axis of the box; axes that are not given have none.
-Mode = Annotated[
-    tuple[int, ...],
-    BeforeValidator(_as_mode),
-]
-
-
-class PerturbedBeams(PeriodicProblem):
+class PerturbedBeams(PeriodicWave, PeriodicProblem):
     """f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)](v_∥) · Maxwellian(T) in the other velocity directions.
 
     v_∥ is the velocity along the wave vector k, whose first component is positive: oblique waves are those along x_1,
@@ -42,19 +29,6 @@ class PerturbedBeams(PeriodicProblem):
 
     thermal_speed: Positive = 1.0
     amplitude: Amplitude
-    mode: Mode = (1,)
-
-    @model_validator(mode="after")
-    def _mode_fits(self) -> PerturbedBeams:
-        if not self.mode or self.mode[0] < 1:
-            raise ValueError(f"problem.mode = {list(self.mode)}: its first number must be at least 1")
-        if len(self.mode) > self.space_dims:
-            raise ValueError(
-                f"problem.mode has {len(self.mode)} numbers for problem.space_dims = {self.space_dims}: "
-                "give one for each axis, or one for the wave along x_1"
-            )
-        return self
-
     @property
     def beam_speed(self) -> float:
         """Drift ±v_b of the two halves of the plasma."""
@@ -63,18 +37,6 @@ class PerturbedBeams(PeriodicProblem):
     @property
     def is_homogeneous(self) -> bool:
         return self.amplitude == 0
-
-    @property
-    def wave_vector(self) -> np.ndarray:
-        """k of the perturbation [dx]."""
-        mode = np.zeros(self.space_dims)
-        mode[: len(self.mode)] = self.mode
-        return 2 * math.pi * mode / np.asarray(self.periods)
-
-    @property
-    def wavenumber(self) -> float:
-        """|k|."""
-        return float(np.linalg.norm(self.wave_vector))
 
     def _turn(self) -> np.ndarray | None:
         """The reflection [dv, dv] between v_1 and v_∥, if they differ."""
@@ -117,10 +79,7 @@ class PerturbedBeams(PeriodicProblem):
         return log_profile + log_beams + log_maxwellian
 
     def equilibrium(self, temperature: float) -> Equilibrium | None:
-        """The homogeneous Maxwellian: stationary without a force, and in the field of a neutral plasma."""
-        flat = (np.ones(2),) * self.space_dims
-        box, log_volume = tuple((0.0, length) for length in self.periods), math.log(self.mass)
-        return Equilibrium(self.potential, temperature, self.velocity_dims, self.mass, log_volume, box, flat)
+        return self.maxwellian(temperature)
 
     @property
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:

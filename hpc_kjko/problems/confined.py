@@ -23,7 +23,7 @@ class Confined(CustomProblem):
     """
 
     named_potentials: ClassVar[tuple[str, ...]] = ("bumpy", "harmonic")
-    named_density: ClassVar[str] = "gaussian"
+    named_densities: ClassVar[tuple[str, ...]] = ("gaussian",)
 
     kind: Literal["confined"]
     space_dims: Dimension = 1

@@ -1,7 +1,8 @@
-"""The user's own Python for the potential, for the initial density, or for the whole problem."""
+"""The user's own Python for the initial density, for the potential, or for the whole problem."""
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -13,58 +14,41 @@ from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
 from hpc_kjko.problems.base import Problem
 from hpc_kjko.problems.density import Equilibrium, equilibrium_of
+from hpc_kjko.problems.tabulated import TabulatedDensity
 from hpc_kjko.schema import validate
 
+#: How many points the user's code is tried on. One is among them: code that squeezes loses its only axis there.
+_COUNTS = (4, 1)
 
-class CustomProblem(Problem):
-    """A problem with named potentials and a named initial density, each of which may be "module:name" instead.
 
-    * A potential is a function phi(x): x [n, dx] to φ [n] in torch operations; its gradient is automatic.
-    * An initial density is an object with sample(points, temperature), as :meth:`Problem.sample`, and
-      log_density(x, v, temperature), as :meth:`Problem.log_density`: ∫f0 must be the mass.
+class UserStart(Problem):
+    """A problem whose initial density may be "module:name" of the user's own code, which is one of:
 
-    ``config`` calls :meth:`check_user_code` for a case that is to be run.
+    * a function f0(x, v): x [n, dx], v [n, dv] to the density [n] up to a constant factor, in torch operations. It is
+      normalised and drawn from here (:class:`~hpc_kjko.problems.tabulated.TabulatedDensity`);
+    * an object with sample(points, temperature), as :meth:`Problem.sample`, and log_density(x, v, temperature), as
+      :meth:`Problem.log_density`: ∫f0 must be the mass.
+
+    ``config`` calls :meth:`checked` for a case that is to be run.
     """
 
-    default_field: ClassVar[Literal["poisson", "external"]] = "external"
-    #: The potentials that need no code of the user's.
-    named_potentials: ClassVar[tuple[str, ...]]
-    #: The initial density that needs no code of the user's.
-    named_density: ClassVar[str]
+    #: The initial densities that need no code of the user's.
+    named_densities: ClassVar[tuple[str, ...]] = ()
 
-    # In a case it is ``potential``: in Python that name is the function's.
-    potential_name: str = Field(alias="potential")
     initial_density: str
-
-    @model_serializer(mode="wrap")
-    def _keys_as_in_a_case(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"potential" if key == "potential_name" else key: value for key, value in handler(self).items()}
-
-    @abstractmethod
-    def own_potential(self, x: torch.Tensor) -> torch.Tensor:
-        """The named potential at x [n, dx]: [n]."""
-
-    @abstractmethod
-    def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """The named initial density's :meth:`sample`."""
-
-    @abstractmethod
-    def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The named initial density's :meth:`log_density`."""
 
     @property
     def starts_from_user_code(self) -> bool:
         """Whether the initial density is the user's."""
-        return self.initial_density != self.named_density
+        return self.initial_density not in self.named_densities
 
-    def potential(self, x: torch.Tensor) -> torch.Tensor:
-        if self.potential_name in self.named_potentials:
-            return self.own_potential(x)
-        if len(x) == 0:  # a rank without particles: most people's code has never met an empty array
-            return torch.zeros_like(x[:, 0])
-        given = self._given("potential", self.potential_name)
-        value = usercode.call(usercode.load(self.potential_name, "problem.potential"), x, given=given)
-        return _one_per_row(value, len(x), f"{given}: it must return a tensor [n] for x [n, {self.space_dims}]")
+    def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """The named initial density's :meth:`sample`."""
+        raise NotImplementedError
+
+    def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The named initial density's :meth:`log_density`."""
+        raise NotImplementedError
 
     def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         if not self.starts_from_user_code:
@@ -72,7 +56,7 @@ class CustomProblem(Problem):
         dx, dv = self.space_dims, self.velocity_dims
         if len(points) == 0:
             return np.empty((0, dx)), np.empty((0, dv))
-        drawn = usercode.call(self._user_density().sample, points, temperature, given=self._density_given)
+        drawn = usercode.call(self.user_density.sample, points, temperature, given=self._density_given)
         x, v = _drawn(drawn, len(points), self, self._density_given)
         if self.periods:
             x = np.mod(x, self.periods)
@@ -84,8 +68,93 @@ class CustomProblem(Problem):
             return self.own_log_density(x, v, temperature)
         if len(v) == 0:
             return v.sum(1)
-        value = usercode.call(self._user_density().log_density, x, v, temperature, given=self._density_given)
+        value = usercode.call(self.user_density.log_density, x, v, temperature, given=self._density_given)
         return _one_per_row(value, len(v), f"{self._density_given}: log_density must return a tensor [n]")
+
+    @functools.cached_property
+    def user_density(self) -> Any:
+        """The user's initial density, as an object with ``sample`` and ``log_density``.
+
+        Raises:
+            UserError: it cannot be had, or it is neither such an object nor a function that is a density.
+        """
+        found = usercode.load(self.initial_density, "problem.initial_density")
+        methods = [name for name in ("sample", "log_density") if callable(getattr(found, name, None))]
+        if len(methods) == 2:
+            return found
+        if methods or not callable(found) or isinstance(found, type):
+            lacks = f"it has no {' and no '.join({'sample', 'log_density'} - set(methods))}"
+            raise UserError(
+                f"{self._density_given}: it must be a function f0(x, v), or an object with methods "
+                f"sample(points, temperature) and log_density(x, v, temperature), {lacks}"
+            )
+
+        def density(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            value: torch.Tensor = usercode.call(found, x, v, given=self._density_given)
+            return value
+
+        return TabulatedDensity(
+            density, self.periods, self.space_dims, self.velocity_dims, self.mass, self._density_given
+        )
+
+    def checked(self) -> UserStart:
+        """The problem once the user's code has been called on a few points, with what keys follow from it filled in.
+
+        What is not finite elsewhere is for the particles to meet.
+
+        Raises:
+            UserError: a name that is not known, or code that cannot be had, raises, returns something of the wrong
+                shape, or cannot be differentiated.
+        """
+        self._require_known("initial_density", self.initial_density, self.named_densities)
+        if self.starts_from_user_code:
+            for count in _COUNTS:
+                _check_start(self, count, self._density_given)
+        return self
+
+    def _require_known(self, key: str, value: str, names: tuple[str, ...]) -> None:
+        if value not in names and not usercode.is_reference(value):
+            known = "".join(f'"{name}", ' for name in names)
+            raise UserError(f'{self._given(key, value)}: it may be {known}or "module:name" of your own code')
+
+    @property
+    def _density_given(self) -> str:
+        return self._given("initial_density", self.initial_density)
+
+    @staticmethod
+    def _given(key: str, value: str) -> str:
+        return f'problem.{key} = "{value}"'
+
+
+class CustomProblem(UserStart):
+    """A problem with named potentials, each of which may be "module:name" instead, as its initial density may.
+
+    A potential is a function phi(x): x [n, dx] to φ [n] in torch operations; its gradient is automatic.
+    """
+
+    default_field: ClassVar[Literal["poisson", "external"]] = "external"
+    #: The potentials that need no code of the user's.
+    named_potentials: ClassVar[tuple[str, ...]]
+
+    # In a case it is ``potential``: in Python that name is the function's.
+    potential_name: str = Field(alias="potential")
+
+    @model_serializer(mode="wrap")
+    def _keys_as_in_a_case(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"potential" if key == "potential_name" else key: value for key, value in handler(self).items()}
+
+    @abstractmethod
+    def own_potential(self, x: torch.Tensor) -> torch.Tensor:
+        """The named potential at x [n, dx]: [n]."""
+
+    def potential(self, x: torch.Tensor) -> torch.Tensor:
+        if self.potential_name in self.named_potentials:
+            return self.own_potential(x)
+        if len(x) == 0:  # a rank without particles: most people's code has never met an empty array
+            return torch.zeros_like(x[:, 0])
+        given = self._given("potential", self.potential_name)
+        value = usercode.call(usercode.load(self.potential_name, "problem.potential"), x, given=given)
+        return _one_per_row(value, len(x), f"{given}: it must return a tensor [n] for x [n, {self.space_dims}]")
 
     def equilibrium(self, temperature: float) -> Equilibrium | None:
         """As of any problem; None as well where the user's potential cannot be called far from the particles."""
@@ -101,26 +170,12 @@ class CustomProblem(Problem):
         except UserError:
             return None
 
-    def check_user_code(self) -> None:
-        """Call the user's code on a few points. What is not finite there is for the particles to meet.
-
-        Raises:
-            UserError: a name that is not known, or code that cannot be had, raises, returns something of the wrong
-                shape, or cannot be differentiated.
-        """
-        for key, value, names in (
-            ("potential", self.potential_name, self.named_potentials),
-            ("initial_density", self.initial_density, (self.named_density,)),
-        ):
-            if value not in names and ":" not in value:
-                known = ", ".join(f'"{name}"' for name in names)
-                raise UserError(f'{self._given(key, value)}: it may be {known}, or "module:name" of your own code')
-        # Also one point: code that squeezes loses its only axis there.
-        for count in (4, 1):
-            if self.potential_name not in self.named_potentials:
+    def checked(self) -> UserStart:
+        self._require_known("potential", self.potential_name, self.named_potentials)
+        if self.potential_name not in self.named_potentials:
+            for count in _COUNTS:
                 self._check_potential(count)
-            if self.starts_from_user_code:
-                self._check_density(count)
+        return super().checked()
 
     def _check_potential(self, count: int) -> None:
         low, high = np.array(self.window[0]).T
@@ -131,27 +186,6 @@ class CustomProblem(Problem):
         if not _differentiable(value, x) and (value.requires_grad or (value != value[0]).any()):
             given = self._given("potential", self.potential_name)
             raise UserError(f"{given}: its gradient cannot be had: compute it from x by torch operations only")
-
-    def _check_density(self, count: int) -> None:
-        density = self._user_density()
-        for method in ("sample", "log_density"):
-            if not callable(getattr(density, method, None)):
-                raise UserError(
-                    f"{self._density_given}: it must be an object with methods sample(points, temperature) and "
-                    f"log_density(x, v, temperature), it has no {method}"
-                )
-        _check_start(self, count, self._density_given)
-
-    def _user_density(self) -> Any:
-        return usercode.load(self.initial_density, "problem.initial_density")
-
-    @property
-    def _density_given(self) -> str:
-        return self._given("initial_density", self.initial_density)
-
-    @staticmethod
-    def _given(key: str, value: str) -> str:
-        return f'problem.{key} = "{value}"'
 
 
 def own_problem(reference: str, table: dict[str, Any]) -> Problem:
@@ -177,7 +211,7 @@ def check_own_problem(problem: Problem) -> None:
         UserError: it raises, returns something of the wrong shape, or cannot be differentiated.
     """
     given = f'problem.kind = "{problem.kind}"'
-    for count in (4, 1):
+    for count in _COUNTS:
         x, _ = _check_start(problem, count, given)
         value = usercode.call(problem.potential, x, given=given)
         _one_per_row(value, count, f"{given}: potential must return a tensor [n] for x [n, {problem.space_dims}]")

@@ -7,9 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from hpc_kjko.errors import UserError
 from hpc_kjko.problems.beams import Amplitude, PerturbedBeams
 from hpc_kjko.problems.custom import CustomProblem
 from hpc_kjko.schema import Dimension, Lengths, NonNegative
@@ -19,7 +18,7 @@ class Periodic(CustomProblem, PerturbedBeams):
     """A Σ_j cos(2π x_j/L_j) ("cosine") or A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)] ("ratchet"), from two beams."""
 
     named_potentials: ClassVar[tuple[str, ...]] = ("cosine", "ratchet")
-    named_density: ClassVar[str] = "beams"
+    named_densities: ClassVar[tuple[str, ...]] = ("beams",)
 
     kind: Literal["periodic"]
     space_dims: Dimension = 1
@@ -30,10 +29,6 @@ class Periodic(CustomProblem, PerturbedBeams):
     potential_name: str = Field("cosine", alias="potential")
     potential_amplitude: float = 0.5
     initial_density: str = "beams"
-
-    @model_validator(mode="after")
-    def _user_code_works(self) -> Periodic:
-        return self
 
     @property
     def beam_speed(self) -> float:
@@ -54,22 +49,3 @@ class Periodic(CustomProblem, PerturbedBeams):
 
     def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
         return PerturbedBeams.log_density(self, x, v, temperature)
-
-    def spatial_density(self, x: np.ndarray) -> np.ndarray:
-        self._must_be_a_product()
-        return super().spatial_density(x)
-
-    def positions(self, points: np.ndarray) -> np.ndarray:
-        self._must_be_a_product()
-        return super().positions(points)
-
-    def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
-        self._must_be_a_product()
-        return super().velocities(points, temperature)
-
-    def _must_be_a_product(self) -> None:
-        if self.starts_from_user_code:
-            raise UserError(
-                f'problem.initial_density = "{self.initial_density}" cannot be drawn in space and in velocity '
-                f'separately, as this start needs it: use "{self.named_density}"'
-            )

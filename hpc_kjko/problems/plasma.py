@@ -1,12 +1,21 @@
-"""Periodic plasmas with a perturbed density: the two-stream instability and Landau damping."""
+"""Periodic plasmas: the two-stream instability, Landau damping, and any start of the user's own."""
 
 from __future__ import annotations
 
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from scipy.special import ndtri
+
+from hpc_kjko.problems.base import PeriodicWave
 from hpc_kjko.problems.beams import Amplitude, PerturbedBeams
-from hpc_kjko.schema import Lengths, NonNegative
+from hpc_kjko.problems.custom import UserStart
+from hpc_kjko.problems.density import Equilibrium
+from hpc_kjko.problems.tabulated import TabulatedDensity
+from hpc_kjko.quasirandom import Sobol
+from hpc_kjko.schema import Lengths, NonNegative, Positive
 
 
 class TwoStream(PerturbedBeams):
@@ -32,3 +41,49 @@ class LandauDamping(PerturbedBeams):
     kind: Literal["landau_damping"]
     length: Lengths = (4 * math.pi,)
     amplitude: Amplitude = 0.01
+
+
+class Plasma(PeriodicWave, UserStart):
+    """A plasma that starts from an initial density of your own, f0(x, v), or from the Maxwellian at T."""
+
+    default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
+    named_densities: ClassVar[tuple[str, ...]] = ("maxwellian",)
+
+    kind: Literal["plasma"]
+    length: Lengths = (4 * math.pi,)
+    initial_density: str = "maxwellian"
+    velocity_max: Positive | None = None
+
+    def checked(self) -> Plasma:
+        super().checked()
+        return self.model_copy(update={"velocity_max": self._reach()})
+
+    @property
+    def is_homogeneous(self) -> bool:
+        return not self.starts_from_user_code
+
+    def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        x = points[:, : self.space_dims] * np.asarray(self.periods)
+        return x, math.sqrt(temperature) * ndtri(points[:, self.space_dims :])
+
+    def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        return self.maxwellian(temperature).log_density(x, v)
+
+    def equilibrium(self, temperature: float) -> Equilibrium | None:
+        return self.maxwellian(temperature)
+
+    @property
+    def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
+        reach = self._reach()
+        return tuple((0.0, length) for length in self.periods), ((-reach, reach),) * self.velocity_dims
+
+    def _reach(self) -> float:
+        """The largest speed that figures show: as given, or as far as f0 can be seen."""
+        if self.velocity_max is not None:
+            return self.velocity_max
+        if not self.starts_from_user_code:
+            return 5.0
+        if isinstance(self.user_density, TabulatedDensity):
+            return float(f"{self.user_density.reach:.3g}")
+        _, v = self.sample(Sobol(self.space_dims + self.velocity_dims, seed=0).points(1, 4096), 1.0)
+        return float(f"{1.2 * np.abs(v).max():.3g}")

@@ -14,7 +14,7 @@ from hpc_kjko import usercode
 from hpc_kjko.config import from_table, load
 from hpc_kjko.errors import UserError
 from hpc_kjko.particles import Shard, draw
-from hpc_kjko.problems import KINDS, CustomProblem, GaussianDensity
+from hpc_kjko.problems import KINDS, GaussianDensity, UserStart
 from hpc_kjko.problems.density import equilibrium_of
 from hpc_kjko.schema import validate
 
@@ -44,8 +44,8 @@ def one_thread():
 
 def problem_of(**table):
     problem = validate(KINDS[table["kind"]], table, "problem")
-    if isinstance(problem, CustomProblem):
-        problem.check_user_code()
+    if isinstance(problem, UserStart):
+        problem = problem.checked()
     return problem
 
 

@@ -1,0 +1,289 @@
+"""A start from a function f0(x, v) alone: its normaliser, and positions and velocities drawn from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy.integrate import cumulative_trapezoid, trapezoid
+
+from hpc_kjko.errors import UserError
+from hpc_kjko.quasirandom import Sobol
+
+#: Nodes of a table along each of its axes, by the number of axes.
+_NODES = {1: 16384, 2: 2048, 3: 224}
+#: Points at which f0 is evaluated at a time.
+_CHUNK = 1 << 17
+#: Nodes along an axis, and places of the other coordinates, from which the extent of f0 is found.
+_SCAN, _PLACES = 2048, 64
+#: An axis ends where f0 is below this part of its largest value; one that figures show, where it is below the second.
+_NEGLIGIBLE, _INVISIBLE = 1e-13, 1e-5
+#: The farthest that an unbounded axis may reach.
+_FARTHEST = 1e4
+#: Largest root mean square of the relative error between the nodes.
+_ROUGH = 0.01
+
+Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: Nodes around each of n points, by index along some axes, and their shares in what lies between them.
+_Corners = list[tuple[tuple[np.ndarray, ...], np.ndarray]]
+
+
+class TabulatedDensity:
+    """The density f0(x, v), known up to a factor, as an initial density with ``sample`` and ``log_density``.
+
+    f0 is tabulated on a mesh and drawn from exactly as the multilinear interpolant of the table: the first axis by
+    its marginal, each further one by its conditional density, each by inversion of its cumulative, so that evenly
+    spread uniform points stay evenly spread. Axes of which f0 is a product are found and have tables of their own; a
+    table has at most three axes. log f0 is the function's own, less the logarithm of its integral.
+
+    Args:
+        function: f0(x, v) for x [n, dx], v [n, dv]: [n], not negative.
+        periods: box lengths [dx], or None in unbounded space.
+        space_dims: dx; velocity_dims: dv.
+        mass: ∫f0 after normalisation.
+        given: which key holds the function and what it says, for messages.
+
+    Attributes:
+        reach: how far figures should show velocities: f0 is below 1e-5 of its maximum for any |v_j| above.
+
+    Raises:
+        UserError: f0 is negative or not finite somewhere, or zero everywhere; it does not fall off; or it varies too
+            fast, or in too many dimensions together, for a table.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        periods: tuple[float, ...] | None,
+        space_dims: int,
+        velocity_dims: int,
+        mass: float,
+        given: str,
+    ):
+        self._function, self._space_dims, self._given = function, space_dims, given
+        self._names = [f"x_{j + 1}" for j in range(space_dims)] + [f"v_{j + 1}" for j in range(velocity_dims)]
+        self._periods = periods
+        boxes = self._extent()
+        self.reach = max(max(-low, high) for low, high in self._visible[space_dims:])
+        base = self._typical
+        largest = float(self._values(base[None])[0])
+        self._tables = []
+        log_integral = math.log(largest)
+        for axes in self._factors():
+            if len(axes) > max(_NODES):
+                names = ", ".join(self._names[j] for j in axes)
+                raise UserError(
+                    f"{given}: f0 is no product in {names}, and a table of {len(axes)} axes is too large: "
+                    "give an object with sample(points, temperature) and log_density(x, v, temperature)"
+                )
+            grid = [np.linspace(*boxes[j], _NODES[len(axes)]) for j in axes]
+            table = _Table(tuple(axes), grid, self._on_mesh(axes, grid, base) / largest)
+            log_integral += math.log(table.integral)
+            self._tables.append(table)
+        self._log_scale = math.log(mass) - log_integral
+        self._require_resolved(largest)
+
+    def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform points [n, dx + dv] as x [n, dx], v [n, dv] of density f0 / mass."""
+        z = np.empty_like(points)
+        for table in self._tables:
+            z[:, table.axes] = table.draw(points[:, table.axes])
+        return z[:, : self._space_dims], z[:, self._space_dims :]
+
+    def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        """log f0 [n], normalised."""
+        return torch.log(self._checked(self._function(x, v), len(v))) + self._log_scale
+
+    # -- f0 itself -----------------------------------------------------------------------------------------------
+
+    def _values(self, z: np.ndarray) -> np.ndarray:
+        """f0 at phase-space points [n, dx + dv]: [n], finite and not negative."""
+        values = np.empty(len(z))
+        for start in range(0, len(z), _CHUNK):
+            part = torch.from_numpy(np.ascontiguousarray(z[start : start + _CHUNK]))
+            x, v = part[:, : self._space_dims], part[:, self._space_dims :]
+            with torch.no_grad():
+                found = self._checked(self._function(x, v), len(part)).double().cpu().numpy()
+            for what, wrong in (("not finite", ~np.isfinite(found)), ("negative", found < 0)):
+                if wrong.any():
+                    where = ", ".join(
+                        f"{name} = {value:.6g}" for name, value in zip(self._names, part[wrong][0].tolist(), strict=True)
+                    )
+                    raise UserError(f"{self._given}: f0 is {what} at {where}: a density is at least 0 everywhere")
+            values[start : start + _CHUNK] = found
+        return values
+
+    def _checked(self, value: object, count: int) -> torch.Tensor:
+        if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.shape == (count,)):
+            got = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+            raise UserError(
+                f"{self._given}: f0(x, v) must return a tensor [n] for x [n, {self._space_dims}] and "
+                f"v [n, {len(self._names) - self._space_dims}], for n = {count} it returned {got}"
+            )
+        return value
+
+    def _on_mesh(self, axes: Sequence[int], grid: list[np.ndarray], base: np.ndarray) -> np.ndarray:
+        """f0 at the nodes of a mesh over some of the axes, the other coordinates as in ``base``."""
+        shape = tuple(map(len, grid))
+        values = np.empty(math.prod(shape))
+        for start in range(0, values.size, _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, values.size))
+            z = np.repeat(base[None], len(rows), axis=0)
+            for j, nodes, index in zip(axes, grid, np.unravel_index(rows, shape), strict=True):
+                z[:, j] = nodes[index]
+            values[rows] = self._values(z)
+        return values.reshape(shape)
+
+    # -- where it lives ------------------------------------------------------------------------------------------
+
+    def _extent(self) -> list[tuple[float, float]]:
+        """(low, high) of each axis, beyond which f0 is negligible."""
+        periodic = [(0.0, length) for length in self._periods or ()]
+        boxes = periodic + [(-8.0, 8.0)] * (len(self._names) - len(periodic))
+        self._visible = list(boxes)
+        places = Sobol(len(boxes), seed=0).points(0, 16 * _SCAN)
+        for _ in range(40):
+            low, high = np.array(boxes).T
+            scattered = low + (high - low) * places
+            values = self._values(scattered)
+            self._typical = scattered[values.argmax()]
+            # through the likeliest of the scattered points: narrow beams fill little of the box
+            others = scattered[np.argsort(values)[-_PLACES:]]
+            wider = list(boxes)
+            for j in range(len(periodic), len(boxes)):
+                nodes = np.linspace(*boxes[j], _SCAN)
+                z = np.repeat(others, _SCAN, axis=0)
+                z[:, j] = np.tile(nodes, len(others))
+                profile = self._values(z).reshape(len(others), _SCAN).max(0)
+                if profile.max() > 0:
+                    best = z[self._values(z).argmax()]
+                    self._typical = best if self._values(best[None]) > self._values(self._typical[None]) else self._typical
+                    seen = nodes[profile > _INVISIBLE * profile.max()]
+                    self._visible[j] = (float(seen[0]), float(seen[-1]))
+                    kept = np.flatnonzero(profile > _NEGLIGIBLE * profile.max())
+                    first, last = kept[0] - 2, kept[-1] + 2
+                    width = boxes[j][1] - boxes[j][0]
+                    wider[j] = (
+                        boxes[j][0] - 0.5 * width if first < 0 else float(nodes[first]),
+                        boxes[j][1] + 0.5 * width if last >= _SCAN else float(nodes[last]),
+                    )
+                if max(-wider[j][0], wider[j][1]) > _FARTHEST:
+                    raise UserError(
+                        f"{self._given}: f0 does not fall off along {self._names[j]}: it must be negligible within "
+                        f"{_FARTHEST:g}"
+                    )
+            settled = all(
+                abs(a - c) + abs(b - d) < 0.1 * (b - a) for (a, b), (c, d) in zip(boxes, wider, strict=True)
+            )
+            boxes = wider
+            if settled:
+                break
+        if not self._values(self._typical[None])[0] > 0:
+            raise UserError(f"{self._given}: f0 is zero wherever it was looked at: give a positive density")
+        self._boxes = boxes
+        return boxes
+
+    def _factors(self) -> list[list[int]]:
+        """The axes in groups: f0 is a product of one function of each group.
+
+        It is one where every mixed second difference of log f0 between axes of different groups vanishes.
+        """
+        dims = len(self._names)
+        low, high = np.array(self._boxes).T
+        points = Sobol(dims, seed=1).points(0, 16 * _SCAN)
+        cloud = low + (high - low) * points
+        values = self._values(cloud)
+        likely = cloud[np.argsort(values)[-4 * _PLACES :]]  # where products of differences do not drown in rounding
+        first, second = likely[::2], likely[1::2]
+        group = list(range(dims))
+        for i, j in itertools.combinations(range(dims), 2):
+            corners = []
+            for a, b in ((first, first), (second, second), (first, second), (second, first)):
+                z = first.copy()
+                z[:, i], z[:, j] = a[:, i], b[:, j]
+                corners.append(self._values(z))
+            known = np.min(corners, axis=0) > 0
+            logs = np.log(np.array(corners)[:, known])
+            mixed = logs[0] + logs[1] - logs[2] - logs[3]
+            if not known.all() or (np.abs(mixed) > 1e-9 * (1 + np.abs(logs).max(0))).any():
+                group = [group[i] if other == group[j] else other for other in group]
+        return [[j for j in range(dims) if group[j] == label] for label in sorted(set(group))]
+
+    def _require_resolved(self, largest: float) -> None:
+        """Compare f0 with the tables between their nodes, where particles are drawn."""
+        z = np.concatenate(self.sample(Sobol(len(self._names), seed=2).points(0, 4096), 1.0), axis=1)
+        drawn = math.prod((table(z[:, table.axes]) for table in self._tables), start=largest)
+        error = self._values(z) / drawn - 1
+        rough = float(np.sqrt((error**2).mean()))
+        if rough > _ROUGH:
+            raise UserError(
+                f"{self._given}: f0 varies too fast for its table: between nodes it is {rough:.1%} off; give an "
+                "object with sample(points, temperature) and log_density(x, v, temperature)"
+            )
+
+
+class _Table:
+    """Values at the nodes of a mesh, as the multilinear function between them.
+
+    Args:
+        axes: which coordinates of phase space these are.
+        grid: nodes per axis, evenly spaced.
+        values: at the nodes.
+    """
+
+    def __init__(self, axes: tuple[int, ...], grid: list[np.ndarray], values: np.ndarray):
+        self.axes, self._grid, self._values = axes, grid, values
+        # marginals over the last axes: the first axis', then the first two axes' …, the table itself
+        self._marginals = [values]
+        for nodes in grid[:0:-1]:
+            self._marginals.insert(0, trapezoid(self._marginals[0], nodes, axis=-1))
+        self._cumulatives = [cumulative_trapezoid(marginal, axis=-1, initial=0) for marginal in self._marginals]
+        #: ∫ of the function over the mesh.
+        self.integral = float(trapezoid(self._marginals[0], grid[0]))
+
+    def draw(self, points: np.ndarray) -> np.ndarray:
+        """Uniform points [n, k] as places [n, k] whose density is the function, normalised."""
+        places = np.empty_like(points)
+        corners: _Corners = [((), np.ones(len(points)))]
+        for axis, (nodes, marginal, cumulative) in enumerate(
+            zip(self._grid, self._marginals, self._cumulatives, strict=True)
+        ):
+
+            def blended(table: np.ndarray, index: np.ndarray, corners: _Corners = corners) -> np.ndarray:
+                """A table at nodes of this axis, between the nodes of those before."""
+                return np.sum([share * table[(*corner, index)] for corner, share in corners], axis=0)
+
+            last = np.full(len(points), len(nodes) - 1)
+            target = points[:, axis] * blended(cumulative, last)
+            below, above = np.zeros(len(points), dtype=np.int64), last
+            while (above - below > 1).any():
+                middle = (below + above) // 2
+                left = blended(cumulative, middle) <= target
+                below, above = np.where(left, middle, below), np.where(left, above, middle)
+            rest = target - blended(cumulative, below)
+            start, end = blended(marginal, below), blended(marginal, below + 1)
+            # start s + (end − start) s²/2 = rest, in the form that does not cancel
+            root = np.sqrt(np.maximum(start**2 + 2 * (end - start) * rest, 0.0))
+            within = np.clip(2 * rest / np.maximum(start + root, 1e-300), 0.0, 1.0)
+            places[:, axis] = nodes[below] + within * (nodes[1] - nodes[0])
+            corners = [
+                ((*corner, index), share * part)
+                for corner, share in corners
+                for index, part in ((below, 1 - within), (below + 1, within))
+            ]
+        return places
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        """The function at places [n, k] on the mesh: [n]."""
+        scaled = [(places[:, j] - nodes[0]) / (nodes[1] - nodes[0]) for j, nodes in enumerate(self._grid)]
+        below = [np.clip(s.astype(np.int64), 0, len(nodes) - 2) for s, nodes in zip(scaled, self._grid, strict=True)]
+        total = np.zeros(len(places))
+        for sides in itertools.product((0, 1), repeat=len(self._grid)):
+            share = np.ones(len(places))
+            for side, s, b in zip(sides, scaled, below, strict=True):
+                share = share * (s - b if side else 1 - (s - b))
+            total += share * self._values[tuple(b + side for b, side in zip(below, sides, strict=True))]
+        return total
