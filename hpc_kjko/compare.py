@@ -19,7 +19,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.fields import ExternalField
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.density import Density
-from hpc_kjko.reference.grid_1d1v import GridSolution, solve
+from hpc_kjko.reference.grid_1d1v import GridSolution, TooNarrow, solve
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 
@@ -34,6 +34,8 @@ GRID = "grid"
 
 #: The grid reaches as far as this times the problem's window, and at least to 8.
 _REACH_X, _REACH_V, _REACH = 1.45, 1.15, 8.0
+#: How often the grid is made half as wide again, at the same spacing, while f is not negligible where it ends in v.
+_WIDENINGS = 6
 
 Columns = dict[str, np.ndarray]
 
@@ -256,7 +258,7 @@ def grid_solution(
         substeps: steps of the solver for each of the case.
 
     Raises:
-        ValueError: f is not negligible where the grid ends, or a time is no whole number of steps.
+        ValueError: f is not negligible where even a wider grid ends, or a time is no whole number of steps.
         UserError: the problem is the user's own, and it cannot be had.
     """
     problem, physics = case.problem, case.physics
@@ -281,17 +283,23 @@ def grid_solution(
         positions, velocities = (torch.from_numpy(z.reshape(-1, 1).copy()) for z in (x, v))
         return problem.log_density(positions, velocities, physics.temperature).exp().numpy().reshape(x.shape)
 
-    return solve(
-        density,
-        length,
-        collision_strength(case),
-        physics.temperature,
-        case.time.end if end is None else end,
-        case.time.step / substeps,
-        cells=cells,
-        velocity_max=velocity_max,
-        collision_operator=physics.collision_operator,
-        left=left,
-        snapshot_times=snapshot_times,
-        **given,
-    )
+    for _ in range(_WIDENINGS):
+        try:
+            return solve(
+                density,
+                length,
+                collision_strength(case),
+                physics.temperature,
+                case.time.end if end is None else end,
+                case.time.step / substeps,
+                cells=cells,
+                velocity_max=velocity_max,
+                collision_operator=physics.collision_operator,
+                left=left,
+                snapshot_times=snapshot_times,
+                **given,
+            )
+        except TooNarrow as failure:
+            narrow = failure
+            velocity_max, cells = 1.5 * velocity_max, (cells[0], cells[1] * 3 // 2)
+    raise narrow

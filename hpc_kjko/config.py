@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ from hpc_kjko.problems import (
     check_own_problem,
     own_problem,
 )
+from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
     Cadence,
@@ -140,6 +141,10 @@ SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "adam": {"iterations": 50, "first_iterations": 500, "learning_rate": 5e-3, "skip": False, "held_out": False},
 }
 
+#: Keys of [method] that only a fit in each step has, and those that only a control field has.
+_OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_out")
+_OF_A_CONTROL_FIELD = ("form", "logdet", "hidden", "skip", "activation", "precision", "chunk")
+
 
 class Method(Section):
     """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
@@ -234,6 +239,9 @@ class Case(Section):
     output: Output = Output()
     run: Run = Run()
 
+    #: Keys that were given and have no effect in this case, each with the reason: for the log.
+    _idle: tuple[str, ...] = ()
+
     @classmethod
     def load(cls, path: Path | str, overrides: Overrides = ()) -> Case:
         """Read a case file.
@@ -265,8 +273,17 @@ class Case(Section):
         return self.problem.equilibrium(self.physics.temperature)
 
     def table(self) -> dict[str, Any]:
-        """The case as nested plain values, every default written out (what TOML and the output files hold)."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The case as nested plain values, every default written out (what TOML and the output files hold), less the keys
+        that have no effect in it."""
+        table = self.model_dump(mode="json", exclude_none=True)
+        for section, keys, _ in _idle_keys(self):
+            table[section] = {key: value for key, value in table[section].items() if key not in keys}
+        return table
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Sentences on the keys that were given and have no effect."""
+        return self._idle
 
     def toml(self) -> str:
         """The case as TOML text that :func:`load` reads back to an equal case."""
@@ -354,7 +371,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
     local_moments = physics.get("collision_operator") == "dougherty" and problem.periods and not problem.is_homogeneous
-    if physics["field"] != "external" or local_moments or "grid" in table:
+    needs_grid = physics["field"] != "external" or local_moments or table.get("particles", {}).get("start") == "grid"
+    if needs_grid or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
     collision = table.get("method", {}).get("collision")
     if collision == "velocity_matching":
@@ -371,7 +389,38 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     )
     case = validate(Case, {**sections, "problem": problem})
     _require_possible(case)
-    return case.model_copy(update={"grid": _fitting_grid(case)})
+    grid = _fitting_grid(case)
+    fitting = case.model_copy(update={"grid": grid if needs_grid else None})
+    fitting._idle = tuple(_idle_in(table, fitting))
+    return fitting
+
+
+def _idle_in(table: dict[str, Any], case: Case) -> Iterator[str]:
+    """Sentences on the keys of a user's table that have no effect in the case that it makes."""
+    if "grid" in table and case.grid is None:
+        yield f'[grid] has no effect with physics.field = "{case.physics.field}"'
+    for section, keys, reason in _idle_keys(case):
+        if given := [f"{section}.{key}" for key in keys if key in table.get(section, {})]:
+            yield f"{', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect with {reason}"
+
+
+def _idle_keys(case: Case) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Keys that another key switches off: section, keys, and what it is that does."""
+    method, problem = case.method, case.problem
+    if method.collision in ("none", "langevin"):
+        yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
+    if method.collision == "none":
+        yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
+    if method.collision == "velocity_matching":
+        yield "method", _OF_A_FIT, 'method.collision = "velocity_matching", which has keys of its own'
+    if isinstance(problem, CustomProblem) and problem.potential_name != problem.named_potentials[0]:
+        shapes = {"bump_amplitude", "bump_wavenumber"}
+        if usercode.is_reference(problem.potential_name):
+            shapes.add("potential_amplitude")
+        if keys := tuple(sorted(shapes & type(problem).model_fields.keys())):
+            yield "problem", keys, f'problem.potential = "{problem.potential_name}"'
+    if isinstance(problem, PerturbedBeams) and isinstance(problem, UserStart) and problem.starts_from_user_code:
+        yield "problem", ("amplitude", "mode"), f'problem.initial_density = "{problem.initial_density}"'
 
 
 def _method(table: dict[str, Any], without_collisions: bool, particles: int) -> dict[str, Any]:

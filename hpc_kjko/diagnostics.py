@@ -293,7 +293,7 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         diagnostics += [WeightNoise(field_solver.variate), CollisionStep("collision_field_energy")]
     if collision.has_control:
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if exact and strength else [])))
-    diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
+        diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
     diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
     if conserving:
         diagnostics.append(CollisionStep("sparse_nodes"))

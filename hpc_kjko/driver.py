@@ -10,8 +10,6 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from hpc_kjko import checkpoint, config
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
@@ -23,6 +21,7 @@ from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_comma
 from hpc_kjko.simulation import Outcome, Simulation
 from hpc_kjko.storage import ShardedFile
 from hpc_kjko.terminal import Progress, is_terminal
+from hpc_kjko.validity import noise_floor, warnings_of
 
 log = logging.getLogger("hpc_kjko")
 
@@ -161,13 +160,17 @@ def _drive(
     """Run a simulation to its end or to a stop, with log and progress."""
     comm, case = simulation.comm, simulation.case
     header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
-    _log_start(simulation, folder, header, kernels)
+    known: dict[str, Any] = {}
+    with comm.together():
+        if comm.is_root:
+            known = {"warnings": warnings_of(case, comm.size), "noise_floor": noise_floor(case)}
+            _log_start(simulation, folder, header, kernels, known["warnings"])
     recorder = Recorder(folder, comm, header, resumed_at)
     shown = None
     if progress and comm.is_root:
         shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
     with comm.together():
-        _note(simulation, folder, header, "running")
+        _note(simulation, folder, {**header, **known}, "running")
     outcome: Outcome | None = None
     try:
         outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop)
@@ -175,7 +178,7 @@ def _drive(
         if shown:
             shown.close()
         recorder.close()
-        _note(simulation, folder, header, outcome or "failed")
+        _note(simulation, folder, {**header, **known}, outcome or "failed")
     if comm.is_root:
         if outcome == "stopped":
             continues = restart_command(folder.path)
@@ -216,11 +219,11 @@ def _log_to(folder: RunFolder) -> None:
     log.addHandler(file)
 
 
-def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str) -> None:
+def _log_start(
+    simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str, warnings: list[str]
+) -> None:
     case, comm = simulation.case, simulation.comm
     shares = [len(Shard.of(case.particles.count, rank, comm.size)) for rank in range(comm.size)]
-    if not comm.is_root:
-        return
     log.info(
         "%s: %s",
         "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
@@ -232,11 +235,8 @@ def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any]
     log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))
     log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
-    if 0 in shares:
-        log.warning("%d rank(s) have no particles: fewer ranks would do as well", shares.count(0))
-    if case.particles.start == "quiet" and case.particles.count & (case.particles.count - 1):
-        nearest = 2 ** round(float(np.log2(case.particles.count)))
-        log.warning("a quiet start is quietest with a power of two: particles.count = %d would be one", nearest)
+    for sentence in warnings:
+        log.warning("%s", sentence)
 
 
 def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:

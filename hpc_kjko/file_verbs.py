@@ -86,9 +86,8 @@ def inspect(options: argparse.Namespace) -> int:
             for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
             if name in columns
         },
-        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(sum(columns.get('retries', [])))}",
+        **_of_the_map(columns),
         **_certificates(case, columns),
-        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
         **summary.memory(status, case.particles.count),
@@ -107,7 +106,19 @@ def inspect(options: argparse.Namespace) -> int:
     for name, value in rows.items():
         table.add_row(name, rich.markup.escape(value))
     show(table)
+    for sentence in summary.remarks(status, columns):
+        print(f"warning: {sentence}")
     return DONE
+
+
+def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:
+    """What tells whether the control field's map was sound; nothing where there is none."""
+    if "min_eigenvalue" not in columns:
+        return {}
+    return {
+        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(columns['retries'].sum())}",
+        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
+    }
 
 
 def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
@@ -162,8 +173,21 @@ def compare(options: argparse.Namespace) -> int:
         table.add_row(one.column, *cells, style="bold red" if is_beyond else None)
     show(table)
     for path in (options.run, Path(options.reference)):
-        if (path / "case.toml").exists() and (status := RunFolder(path).status()["status"]) != "finished":
-            print(f"kjko: {path} is {status}: compared as far as it has come", file=sys.stderr)
+        if not (path / "case.toml").exists():
+            continue
+        status = RunFolder(path).status()
+        if status["status"] != "finished":
+            print(f"kjko: {path} is {status['status']}: compared as far as it has come", file=sys.stderr)
+        for name, floor in summary.noise_floors(status, read_series(RunFolder(path).series)).items():
+            for one in (one for one in found if one.column == name):
+                times = int((np.minimum(one.values, one.reference) < floor).sum())
+                if times:
+                    print(
+                        f"kjko: {name} is below the noise floor of {path}, about {floor:.2g}, at {times} of "
+                        f"{len(one.time)} times: differences there are noise; use particles.control_variate = true or "
+                        "more particles",
+                        file=sys.stderr,
+                    )
     if plotting:
         curves = {one.column: (one.time, one.values, one.reference) for one in found}
         with writing(options.out):

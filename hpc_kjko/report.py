@@ -107,6 +107,7 @@ def _page(folder: RunFolder) -> str:
         checks=_checks(columns) if rows else {},
         figures=figures,
         missing=missing,
+        remarks=summary.remarks(status, columns if rows else {}),
         phases=summary.seconds_by_phase(columns) if rows else {},
         steps_seconds=float(columns["seconds"].sum()) if rows else 0.0,
         timings=_timings(case, status, columns, rows),
@@ -158,9 +159,10 @@ def _what(case: config.Case) -> dict[str, str]:
 
 def _checks(columns: summary.Columns) -> dict[str, str]:
     """What tells whether the steps were sound."""
-    found = {"smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}"}
-    found["steps split"] = str(int((columns["substeps"] > 1).sum()))
-    if "retries" in columns:
+    found = {}
+    if "min_eigenvalue" in columns:
+        found["smallest eigenvalue of I + h ∇v u"] = f"{columns['min_eigenvalue'].min():.4g}"
+        found["steps split"] = str(int((columns["substeps"] > 1).sum()))
         found["fits repeated"] = str(int(columns["retries"].sum()))
     if "gauss_residual" in columns:
         found["largest residual of Gauss's law"] = f"{columns['gauss_residual'].max():.2e}"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterator
 from typing import Annotated, Any, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from hpc_kjko.errors import UserError
+
+#: Sizes of the floating-point numbers in a case, other than 0.
+SMALLEST, LARGEST = 1e-12, 1e12
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,10 +44,31 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
 
 
+def _numbers(value: Any) -> Iterator[float]:
+    """The floating-point numbers in a value of a key."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        for entry in value:
+            yield from _numbers(entry)
+
+
 class Section(BaseModel):
     """One table of a case file: frozen, strict, finite numbers only, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _of_sensible_size(cls, value: Any) -> Any:
+        """Numbers in normalised units are near 1: squares and ratios of others leave single precision."""
+        for number in _numbers(value):
+            if number and not SMALLEST <= abs(number) <= LARGEST:
+                raise PydanticCustomError(
+                    "size",
+                    f"should be between {SMALLEST:g} and {LARGEST:g} in size: units are normalised, ω_p = 1 and n̄ = 1",
+                )
+        return value
 
 
 def validate(model: type[Section], data: dict[str, Any], where: str = "") -> Any:

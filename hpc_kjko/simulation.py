@@ -14,12 +14,14 @@ import torch
 from hpc_kjko import checkpoint, config, diagnostics
 from hpc_kjko.collisions import CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
+from hpc_kjko.consistency import require_consistent_start
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.extensions import collision_of, series_diagnostics
 from hpc_kjko.fields import field_solver_of, grid_of
 from hpc_kjko.integrators import MAPS, PHASES, compose
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
+from hpc_kjko.problems import is_users_own
 from hpc_kjko.recorder import Recorder
 
 Outcome = Literal["finished", "stopped"]
@@ -47,10 +49,13 @@ class Simulation:
         """A run at t = 0: particles drawn from the problem's initial density.
 
         Raises:
-            UserError: that density makes no finite state (on every rank).
+            UserError: that density makes no finite state, or it is the user's own and not that of the particles which
+                it draws (on every rank).
         """
         simulation = cls(case, comm)
         with comm.together():
+            if comm.is_root and is_users_own(case.problem):
+                require_consistent_start(case)
             particles = draw(
                 case.problem,
                 Shard.of(case.particles.count, comm.rank, comm.size),

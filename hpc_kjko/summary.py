@@ -72,6 +72,37 @@ def fall(columns: Columns) -> str | None:
     return f"{change:.6g} ± {error:.2g} at most"
 
 
+def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, float]:
+    """The level that particles' noise keeps each column above, by what ``run.json`` says; at the end, with a control
+    variate, of what its weights leave of the noise."""
+    floors = status.get("noise_floor")
+    variance = columns.get("weight_variance", np.ones(1))
+    left = float(variance[-1]) if len(variance) else 1.0
+    if not isinstance(floors, dict):
+        return {}
+    return {name: floor * left for name, floor in floors.items() if isinstance(floor, float) and name in columns}
+
+
+def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
+    """What a reader of the results should know: the warnings that the run began with, and where its noise prevails."""
+    warnings = status.get("warnings")
+    return [*(warnings if isinstance(warnings, list) else []), *(noise_remarks(status, columns) if columns else [])]
+
+
+def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
+    """A sentence for each column that has sunk into the particles' noise by the end."""
+    found = []
+    for name, floor in noise_floors(status, columns).items():
+        above = np.flatnonzero(columns[name] > floor)
+        if columns[name].any() and (not len(above) or above[-1] < len(columns[name]) - 1):
+            since = columns["time"][above[-1] + 1] if len(above) else columns["time"][0]
+            found.append(
+                f"{name} is below the noise floor of this number of particles, about {floor:.2g}, from t = {since:g} on: "
+                "use particles.control_variate = true or more particles"
+            )
+    return found
+
+
 def seconds_by_phase(columns: Columns) -> dict[str, float]:
     """Wall clock of all steps by the phase that took it: columns ``seconds_PHASE`` of the series."""
     prefix = "seconds_"

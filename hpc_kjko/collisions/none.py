@@ -14,6 +14,8 @@ from hpc_kjko.particles import Particles, passes_over
 class NoCollision(Collision):
     """u ≡ 0: the Vlasov equation. Also what κ = 0 means."""
 
+    has_control = False
+
     def __init__(self, case: Case, comm: Communicator):
         self.comm, self.temperature = comm, case.physics.temperature
 

@@ -2,7 +2,7 @@
 
 from hpc_kjko.problems.base import PeriodicProblem, PeriodicWave, Problem
 from hpc_kjko.problems.confined import Confined
-from hpc_kjko.problems.custom import CustomProblem, UserStart, check_own_problem, own_problem
+from hpc_kjko.problems.custom import CustomProblem, UserStart, check_own_problem, is_users_own, own_problem
 from hpc_kjko.problems.density import Density, Equilibrium, GaussianDensity
 from hpc_kjko.problems.gaussian import Gaussian
 from hpc_kjko.problems.periodic import Periodic
@@ -19,6 +19,7 @@ __all__ = [
     "Problem",
     "UserStart",
     "check_own_problem",
+    "is_users_own",
     "own_problem",
 ]
 

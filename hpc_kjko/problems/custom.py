@@ -188,6 +188,11 @@ class CustomProblem(UserStart):
             raise UserError(f"{given}: its gradient cannot be had: compute it from x by torch operations only")
 
 
+def is_users_own(problem: Problem) -> bool:
+    """Whether a problem's initial density is code of the user's."""
+    return usercode.is_reference(problem.kind) or (isinstance(problem, UserStart) and problem.starts_from_user_code)
+
+
 def own_problem(reference: str, table: dict[str, Any]) -> Problem:
     """A problem of the user's own class, from its table in a case.
 

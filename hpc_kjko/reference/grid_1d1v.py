@@ -37,6 +37,10 @@ from scipy.special import xlogy
 BOUNDARY_TOLERANCE = 1e-5
 
 
+class TooNarrow(ValueError):
+    """f is not negligible where the grid ends in v."""
+
+
 @dataclass(frozen=True)
 class GridSolution:
     """A solution of :func:`solve`; time series have shape (steps + 1,), from t = 0 to ``end``.
@@ -95,7 +99,8 @@ def solve(
         snapshot_times: multiples of ``step`` in [0, end] at which f is kept.
 
     Raises:
-        ValueError: inconsistent arguments, or f not negligible at v = +-velocity_max, at any time.
+        TooNarrow: f is not negligible at v = +-velocity_max, at any time.
+        ValueError: inconsistent arguments.
     """
     if length <= 0 or temperature <= 0 or velocity_max <= 0 or step <= 0 or end < 0:
         raise ValueError("length, temperature, velocity_max and step must be positive and end not negative")
@@ -125,7 +130,8 @@ def solve(
         given_field = None
         phi = np.zeros(n_x)
         if abs(f.mean() * 2 * velocity_max - 1) > 1e-5:
-            raise ValueError(
+            error = TooNarrow if np.abs(f[:, [0, -1]]).max() > BOUNDARY_TOLERANCE * f.max() else ValueError
+            raise error(
                 f"the mean density is {f.mean() * 2 * velocity_max:.8g} on the grid, it must be 1: "
                 "normalise initial_density, or enlarge velocity_max if it cuts f off"
             )
@@ -159,7 +165,7 @@ def solve(
 
         boundary = np.abs(f[:, [0, -1]]).max() / f.max()
         if not boundary < BOUNDARY_TOLERANCE:
-            raise ValueError(
+            raise TooNarrow(
                 f"f at v = +-{velocity_max} is {boundary:.1e} of its maximum at t = {n * step:.6g} "
                 f"(limit {BOUNDARY_TOLERANCE:.0e}): enlarge velocity_max, or refine v if f filaments"
             )

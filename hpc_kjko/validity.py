@@ -1,0 +1,193 @@
+"""What is known before a run to be outside of the range where the method is good: warnings, not errors.
+
+Units as everywhere: ω_p = 1, n̄ = 1, and so λ_D = √T for particles of temperature T.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from hpc_kjko.config import Case
+from hpc_kjko.fields import ExternalField
+from hpc_kjko.particles import BLOCK
+from hpc_kjko.problems import PeriodicWave
+from hpc_kjko.problems.beams import PerturbedBeams
+
+#: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
+#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
+MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8
+#: What a quiet start comes to of a random start's noise in the field, once particles have mixed (docs/method.md).
+QUIET = 1 / 3
+
+
+def warnings_of(case: Case, ranks: int) -> list[str]:
+    """Sentences on what the case asks of the method that it is not good at, each with a key to change."""
+    return [
+        *case.idle,
+        *_of_collisions(case),
+        *(_of_external_force(case) if case.physics.field == "external" else _of_plasma(case)),
+        *_of_particles(case, ranks),
+    ]
+
+
+def noise_floor(case: Case) -> dict[str, float]:
+    """Columns of the time series that particle noise keeps above a level, and that level; empty without a mesh field.
+
+    Independent particles give the two waves cos k·x and sin k·x the energy (V/N) S(k)²/(k² + 1/T) together: at thermal
+    equilibrium, their field shielded by the plasma (C. K. Birdsall, A. B. Langdon, Plasma Physics via Computer
+    Simulation, section 12-3), S being the transform of the shape function. A quiet start begins with less and comes to
+    a third of that.
+    """
+    if case.physics.field == "external" or case.grid is None or case.problem.periods is None:
+        return {}
+    volume, periods, cells = case.problem.mass, case.problem.periods, case.grid.cells
+    scale = volume / case.particles.count * (QUIET if case.particles.start == "quiet" else 1.0)
+
+    def energy(wave_vectors: list[np.ndarray]) -> np.ndarray:
+        """Of the wave with k = (k_1, …), whose components are broadcast."""
+        shielded = 1 / case.physics.temperature + sum(k**2 for k in wave_vectors)
+        shape = 1.0
+        for k, length, number in zip(wave_vectors, periods, cells, strict=True):
+            shape = shape * np.sinc(k * length / number / (2 * math.pi)) ** (2 * (case.grid.shape_order + 1))
+        return scale * shape / shielded
+
+    axes = [2 * math.pi * np.fft.fftfreq(number, 1 / number) / length for number, length in zip(cells, periods)]
+    total = 0.0
+    for first in axes[0]:  # a slab at a time
+        total += float(energy([np.array(first), *np.meshgrid(*axes[1:], indexing="ij")]).sum())
+    zero = float(energy([np.zeros(())] * len(axes)))
+    floor = {"field_energy": 0.5 * (total - zero)}  # each wave is there as k and as −k
+    if case.physics.field == "poisson" and isinstance(case.problem, PeriodicWave):
+        floor["wave_energy"] = float(energy([np.array(k) for k in case.problem.wave_vector]))
+    return floor
+
+
+def _of_collisions(case: Case) -> list[str]:
+    method, strength = case.method, case.physics.collision_strength
+    if strength == 0 or method.collision in ("none", "langevin"):
+        return []
+    kh = strength * case.time.step
+    found = []
+    if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
+        found.append(
+            f"κh = {kh:.3g}: method.collision = \"{method.collision}\" is explicit and good for κh well below 1: lower "
+            'time.step, or use method.collision = "jko"'
+        )
+    elif method.order == 2 and kh > MIDPOINT:
+        found.append(
+            f"κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: use "
+            "method.order = 1 or a smaller time.step"
+        )
+    elif method.order == 2 and isinstance(case.problem, PerturbedBeams):
+        target = case.physics.temperature
+        if case.physics.collision_operator == "dougherty":
+            target = case.problem.thermal_speed**2 + case.problem.beam_speed**2 / case.problem.velocity_dims
+        stiff = kh * target / case.problem.thermal_speed**2
+        if stiff > MIDPOINT:
+            found.append(
+                f"problem.thermal_speed = {case.problem.thermal_speed:g} is cold for these collisions: they widen the "
+                f"beams by {stiff:.3g} of their own width in a step; use method.order = 1 or a smaller time.step"
+            )
+    features = (method.hidden[-1] if method.hidden else 0) + case.problem.space_dims + case.problem.velocity_dims + 1
+    if case.particles.count < FEW * features:
+        found.append(
+            f"particles.count = {case.particles.count} for {features} coefficients in each component of the control "
+            f"field: it will follow the particles' noise; use at least {FEW * features}, or a smaller method.hidden"
+        )
+    return found
+
+
+def _of_plasma(case: Case) -> list[str]:
+    assert case.grid is not None and case.problem.periods is not None  # config has seen to it
+    found, step, (_, windows) = [], case.time.step, case.problem.window
+    if step > PUSH:
+        unstable = "; from 2 on the push is unstable" if step >= 2 else ""
+        found.append(
+            f"time.step = {step:g} is long for plasma oscillations, of which one takes 2π: their phase is off by "
+            f"{(step**2 / 24):.1%}{unstable}; use 0.2 or less"
+        )
+    coldest = math.sqrt(case.physics.temperature)
+    if isinstance(case.problem, PerturbedBeams):
+        coldest = min(coldest, case.problem.thermal_speed)
+    coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
+    if coarse > COARSE * coldest:
+        found.append(
+            f"a cell is {coarse / coldest:.3g} Debye lengths: the mesh does not see the plasma's own screening and heats "
+            "cold particles; use more grid.cells"
+        )
+    if case.particles.count < math.prod(case.grid.cells):
+        found.append(
+            f"particles.count = {case.particles.count} is less than one particle for each of the "
+            f"{math.prod(case.grid.cells)} cells: use more particles or fewer grid.cells"
+        )
+    if isinstance(case.problem, PeriodicWave):
+        found += _of_wave(case, case.problem, max(high for _, high in windows))
+    return found
+
+
+def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
+    assert case.grid is not None
+    found = []
+    for axis, (mode, number) in enumerate(zip(problem.mode, case.grid.cells, strict=False)):
+        if mode and number < WAVELENGTH * abs(mode):
+            found.append(
+                f"problem.mode = {list(problem.mode)}: the wave has {number / abs(mode):.3g} cells along x_{axis + 1}, "
+                f"and the mesh weakens it; use {WAVELENGTH * abs(mode)} grid.cells or more"
+            )
+    flight = problem.wavenumber * fastest * case.time.step
+    if flight > FLIGHT:
+        found.append(
+            f"k v h = {flight:.3g}: in a step the fastest particles cross {flight / (2 * math.pi):.2g} of a wavelength; "
+            "use a smaller time.step"
+        )
+    floor = noise_floor(case).get("wave_energy")
+    if floor and isinstance(problem, PerturbedBeams) and problem.amplitude:
+        energy = problem.mass * (problem.amplitude / problem.wavenumber) ** 2 / 4
+        # an unshielded start, before particles have mixed
+        noise = floor * (1 + 1 / problem.wavenumber**2) if case.particles.start != "quiet" else floor
+        if energy < noise:
+            found.append(
+                f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, and "
+                f"the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a larger "
+                "problem.amplitude"
+            )
+    return found
+
+
+def _of_external_force(case: Case) -> list[str]:
+    """Whether the push resolves the fastest oscillation in the potential: √ of its largest curvature."""
+    low, high = np.array(case.problem.window[0]).T
+    places = low + (high - low) * np.random.default_rng(0).random((512, len(low)))
+    apart, steepest = 1e-4 * (high - low), 0.0
+    try:
+        field = ExternalField(case.problem)
+        for axis in range(len(low)):
+            moved = places.copy()
+            moved[:, axis] += apart[axis]
+            change = field.acceleration(torch.from_numpy(moved)) - field.acceleration(torch.from_numpy(places))
+            slope = (change[:, axis].abs() / apart[axis]).numpy()
+            steepest = max(steepest, float(slope[np.isfinite(slope)].max(initial=0.0)))
+    except Exception:  # the user's code need not work where no particle ever is
+        return []
+    turn = case.time.step * math.sqrt(steepest)
+    if turn <= PUSH:
+        return []
+    unstable = "; from 2 on the push is unstable" if turn >= 2 else ""
+    return [
+        f"time.step = {case.time.step:g} is {turn:.2g} of the time in which the potential turns particles round{unstable}: "
+        f"use {0.2 * case.time.step / turn:.2g} or less"
+    ]
+
+
+def _of_particles(case: Case, ranks: int) -> list[str]:
+    count, found = case.particles.count, []
+    blocks = -(-count // BLOCK)
+    if blocks < ranks:
+        found.append(f"{ranks - blocks} ranks hold no particles: use at most {blocks} ranks for {count} particles")
+    if case.particles.start == "quiet" and count & (count - 1):
+        nearest = 2 ** round(math.log2(count))
+        found.append(f"a quiet start is quietest with a power of two: particles.count = {nearest} would be one")
+    return found
