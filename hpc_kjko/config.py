@@ -27,7 +27,6 @@ from hpc_kjko.problems import (
     check_own_problem,
     own_problem,
 )
-from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
     Cadence,
@@ -273,8 +272,10 @@ class Case(Section):
         return self.problem.equilibrium(self.physics.temperature)
 
     def table(self) -> dict[str, Any]:
-        """The case as nested plain values, every default written out (what TOML and the output files hold), less the keys
-        that have no effect in it."""
+        """The case as nested plain values, every default written out (what TOML and the output files hold).
+
+        Keys that have no effect in it are left out.
+        """
         table = self.model_dump(mode="json", exclude_none=True)
         for section, keys, _ in _idle_keys(self):
             table[section] = {key: value for key, value in table[section].items() if key not in keys}
@@ -419,7 +420,8 @@ def _idle_keys(case: Case) -> Iterator[tuple[str, tuple[str, ...], str]]:
             shapes.add("potential_amplitude")
         if keys := tuple(sorted(shapes & type(problem).model_fields.keys())):
             yield "problem", keys, f'problem.potential = "{problem.potential_name}"'
-    if isinstance(problem, PerturbedBeams) and isinstance(problem, UserStart) and problem.starts_from_user_code:
+    shapes_beams = "amplitude" in type(problem).model_fields
+    if isinstance(problem, UserStart) and problem.starts_from_user_code and shapes_beams:
         yield "problem", ("amplitude", "mode"), f'problem.initial_density = "{problem.initial_density}"'
 
 

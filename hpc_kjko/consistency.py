@@ -6,9 +6,9 @@ density that one can draw from and evaluate, and φ any bounded function, a samp
     E_sample[ φ q/(f0/M + q) ] = E_q[ φ (f0/M)/(f0/M + q) ]
 
 if and only if its density is f0/M where φ sees it (X.-L. Meng and W. H. Wong, Statistica Sinica 6 (1996) 831: the
-bridge between two samples). Both sides are means of bounded terms, so their standard errors can be trusted whatever the
-tails. Here q is a smoothed copy of one half of the sample, and the identity is tested on the other half; then the halves
-change places.
+bridge between two samples). Both sides are means of bounded terms, so their standard errors can be trusted whatever
+the tails. Here q is a smoothed copy of one half of the sample, and the identity is tested on the other half; then the
+halves change places.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _CHUNK = 256
 def require_consistent_start(case: config.Case) -> None:
     """Test the initial density of a case on particles drawn for that alone.
 
-    With 4096 particles the test finds, of a Gaussian in two to six dimensions of phase space, a mean that is off by 0.15
-    of its width, a variance that is 1.3 times or 0.8 times what is said, and a mass that is 5 % off (tests/unit/
-    test_consistency.py). It knows nothing of what fewer than about a hundredth of the particles do.
+    With 4096 particles the test finds, of a Gaussian in two to six dimensions of phase space: a mean that is off by
+    0.15 of its width, a variance that is 1.3 times or 0.8 times what is said, and a mass that is 5 % off. It knows
+    nothing of what fewer than about a hundredth of the particles do.
 
     Raises:
         UserError: naming ``log_density`` or ``mass``, and the coordinate that gave it away.

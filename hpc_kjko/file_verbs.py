@@ -180,12 +180,12 @@ def compare(options: argparse.Namespace) -> int:
             print(f"kjko: {path} is {status['status']}: compared as far as it has come", file=sys.stderr)
         for name, floor in summary.noise_floors(status, read_series(RunFolder(path).series)).items():
             for one in (one for one in found if one.column == name):
-                times = int((np.minimum(one.values, one.reference) < floor).sum())
+                times = int((np.minimum(one.values, one.reference) < summary.NOISY * floor).sum())
                 if times:
                     print(
-                        f"kjko: {name} is below the noise floor of {path}, about {floor:.2g}, at {times} of "
-                        f"{len(one.time)} times: differences there are noise; use particles.control_variate = true or "
-                        "more particles",
+                        f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, and so are differences "
+                        f"there: the noise floor of {path} is about {floor:.2g}; use particles.control_variate = true "
+                        "or more particles",
                         file=sys.stderr,
                     )
     if plotting:

@@ -12,6 +12,9 @@ from hpc_kjko.config import Case
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
 
+#: A column is mostly noise below so many times its noise floor.
+NOISY = 2.0
+
 Columns = dict[str, np.ndarray]
 
 
@@ -93,12 +96,12 @@ def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     """A sentence for each column that has sunk into the particles' noise by the end."""
     found = []
     for name, floor in noise_floors(status, columns).items():
-        above = np.flatnonzero(columns[name] > floor)
+        above = np.flatnonzero(columns[name] > NOISY * floor)
         if columns[name].any() and (not len(above) or above[-1] < len(columns[name]) - 1):
             since = columns["time"][above[-1] + 1] if len(above) else columns["time"][0]
             found.append(
-                f"{name} is below the noise floor of this number of particles, about {floor:.2g}, from t = {since:g} on: "
-                "use particles.control_variate = true or more particles"
+                f"{name} is mostly noise from t = {since:g} on: the noise floor of this number of particles is about "
+                f"{floor:.2g}; use particles.control_variate = true or more particles"
             )
     return found
 

@@ -44,17 +44,17 @@ def noise_floor(case: Case) -> dict[str, float]:
     if case.physics.field == "external" or case.grid is None or case.problem.periods is None:
         return {}
     volume, periods, cells = case.problem.mass, case.problem.periods, case.grid.cells
+    power = 2 * (case.grid.shape_order + 1)
     scale = volume / case.particles.count * (QUIET if case.particles.start == "quiet" else 1.0)
 
     def energy(wave_vectors: list[np.ndarray]) -> np.ndarray:
         """Of the wave with k = (k_1, …), whose components are broadcast."""
-        shielded = 1 / case.physics.temperature + sum(k**2 for k in wave_vectors)
-        shape = 1.0
+        found = np.asarray(scale / (1 / case.physics.temperature + sum(k**2 for k in wave_vectors)))
         for k, length, number in zip(wave_vectors, periods, cells, strict=True):
-            shape = shape * np.sinc(k * length / number / (2 * math.pi)) ** (2 * (case.grid.shape_order + 1))
-        return scale * shape / shielded
+            found = found * np.sinc(k * length / number / (2 * math.pi)) ** power
+        return found
 
-    axes = [2 * math.pi * np.fft.fftfreq(number, 1 / number) / length for number, length in zip(cells, periods)]
+    axes = [2 * math.pi * np.fft.fftfreq(n, length / n) for n, length in zip(cells, periods, strict=True)]
     total = 0.0
     for first in axes[0]:  # a slab at a time
         total += float(energy([np.array(first), *np.meshgrid(*axes[1:], indexing="ij")]).sum())
@@ -115,8 +115,8 @@ def _of_plasma(case: Case) -> list[str]:
     coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
     if coarse > COARSE * coldest:
         found.append(
-            f"a cell is {coarse / coldest:.3g} Debye lengths: the mesh does not see the plasma's own screening and heats "
-            "cold particles; use more grid.cells"
+            f"a cell is {coarse / coldest:.3g} Debye lengths: the mesh does not see the plasma's own screening and "
+            "heats cold particles; use more grid.cells"
         )
     if case.particles.count < math.prod(case.grid.cells):
         found.append(
@@ -140,8 +140,8 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
     flight = problem.wavenumber * fastest * case.time.step
     if flight > FLIGHT:
         found.append(
-            f"k v h = {flight:.3g}: in a step the fastest particles cross {flight / (2 * math.pi):.2g} of a wavelength; "
-            "use a smaller time.step"
+            f"k v h = {flight:.3g}: in a step the fastest particles cross {flight / (2 * math.pi):.2g} of a "
+            "wavelength; use a smaller time.step"
         )
     floor = noise_floor(case).get("wave_energy")
     if floor and isinstance(problem, PerturbedBeams) and problem.amplitude:
@@ -150,9 +150,9 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
         noise = floor * (1 + 1 / problem.wavenumber**2) if case.particles.start != "quiet" else floor
         if energy < noise:
             found.append(
-                f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, and "
-                f"the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a larger "
-                "problem.amplitude"
+                f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, "
+                f"and the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a "
+                "larger problem.amplitude"
             )
     return found
 
@@ -177,8 +177,8 @@ def _of_external_force(case: Case) -> list[str]:
         return []
     unstable = "; from 2 on the push is unstable" if turn >= 2 else ""
     return [
-        f"time.step = {case.time.step:g} is {turn:.2g} of the time in which the potential turns particles round{unstable}: "
-        f"use {0.2 * case.time.step / turn:.2g} or less"
+        f"time.step = {case.time.step:g} is {turn:.2g} of the time in which the potential turns particles "
+        f"round{unstable}: use {0.2 * case.time.step / turn:.2g} or less"
     ]
 
 

@@ -109,9 +109,8 @@ class TabulatedDensity:
                 found = self._checked(self._function(x, v), len(part)).double().cpu().numpy()
             for what, wrong in (("not finite", ~np.isfinite(found)), ("negative", found < 0)):
                 if wrong.any():
-                    where = ", ".join(
-                        f"{name} = {value:.6g}" for name, value in zip(self._names, part[wrong][0].tolist(), strict=True)
-                    )
+                    place = zip(self._names, part[wrong][0].tolist(), strict=True)
+                    where = ", ".join(f"{name} = {value:.6g}" for name, value in place)
                     raise UserError(f"{self._given}: f0 is {what} at {where}: a density is at least 0 everywhere")
             values[start : start + _CHUNK] = found
         return values
@@ -159,8 +158,8 @@ class TabulatedDensity:
                 z[:, j] = np.tile(nodes, len(others))
                 profile = self._values(z).reshape(len(others), _SCAN).max(0)
                 if profile.max() > 0:
-                    best = z[self._values(z).argmax()]
-                    self._typical = best if self._values(best[None]) > self._values(self._typical[None]) else self._typical
+                    both = np.stack([self._typical, z[self._values(z).argmax()]])
+                    self._typical = both[self._values(both).argmax()]
                     seen = nodes[profile > _INVISIBLE * profile.max()]
                     self._visible[j] = (float(seen[0]), float(seen[-1]))
                     kept = np.flatnonzero(profile > _NEGLIGIBLE * profile.max())

@@ -20,11 +20,19 @@ TWO_STREAM = {
     "time": {"step": 0.1, "end": 5.0},
     "method": {"hidden": [16, 16], "iterations": 4, "first_iterations": 20},
 }
+
+
+def two_warm_beams(x, v):
+    """A density of a user's own."""
+    return (1 + 0.1 * torch.cos(0.5 * x[:, 0])) * torch.exp(-0.5 * (v[:, 0].abs() - 2) ** 2)
+
+
 VARIANTS = {
     "varpro": {},
     "adam": {"method": {"hidden": [16, 16], "solver": "adam", "iterations": 3, "first_iterations": 10}},
     "ampere": {"physics": {"collision_strength": 0.05, "field": "ampere"}},
     "dougherty": {"physics": {"collision_strength": 0.05, "collision_operator": "dougherty"}},
+    "own density": {"problem": {"kind": "plasma", "initial_density": f"{__name__}:two_warm_beams"}},
     "3V": {"problem": {"kind": "two_stream", "velocity_dims": 3}},
     "random, density weights": {"particles": {"count": 5003, "start": "random", "weights": "density"}},
 }

@@ -118,7 +118,8 @@ def test_kappa_zero_is_no_collision_step(alone):
     state = simulation.advance()
     assert torch.equal(state.particles.log_f, simulation.state.particles.log_f)
     row = measure(simulation.diagnostics, state, alone)
-    assert (row["dissipation"], row["min_eigenvalue"], row["inner_iterations"]) == (0.0, 1.0, 0.0)
+    assert row["collision_energy"] == 0.0
+    assert row.keys().isdisjoint({"dissipation", "min_eigenvalue", "inner_iterations"})  # there is no map to speak of
 
 
 def overshoot(factor):

@@ -219,8 +219,9 @@ def literal(text):
 
 def defaults():
     """(section, key, default, case that has it) for every default that is not told in words."""
-    plain = {"problem": {"kind": "two_stream"}, "method": {"collision": "velocity_matching"}, "grid": {}}
-    case = config.from_table(plain | {"physics": {"field": "external"}}).table()
+    plain = {"problem": {"kind": "two_stream"}, "method": {"collision": "velocity_matching"}}
+    special = config.from_table(plain | {"physics": {"field": "external"}}).table()
+    case = special | config.from_table({"problem": {"kind": "two_stream"}}).table()
     in_words = {("method", "collision"), ("physics", "field"), ("method", "solver")}
     in_words |= {("method", key) for key in config.SOLVER_DEFAULTS["adam"]}
     for section, rows in tables().items():

@@ -8,6 +8,7 @@ import pytest
 from conftest import command, run_command
 
 from hpc_kjko import Case, UserError, restart, run, usercode
+from hpc_kjko.cli import main
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.config import COLLISIONS
 from hpc_kjko.output import read_snapshot
@@ -63,11 +64,12 @@ class Abstract(Problem):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """mine.py and mine.toml of the page."""
+    """The files of the page: a block whose first line names none goes on with mine.py."""
     folder = tmp_path_factory.mktemp("mine")
-    blocks = re.findall(r"```(python|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    for language, name in (("python", "mine.py"), ("toml", "mine.toml")):
-        (folder / name).write_text("\n\n".join(text for kind, text in blocks if kind == language))
+    for text in re.findall(r"```(?:python|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        named = re.match(r"# (\w+\.(?:py|toml))\n", text)
+        with open(folder / (named[1] if named else "mine.py"), "a") as file:
+            file.write(f"{text}\n\n")
     (folder / "mistaken.py").write_text(MISTAKES)
     return folder
 
@@ -107,6 +109,12 @@ def test_a_restart_goes_on_with_the_same_code_and_columns(here, typed):
         restart(typed, ["output.diagnostics=[]"])
     longer = restart(typed, ["time.end=1.1"], progress=False)
     assert len(longer.series.right_mass) == 23
+
+
+def test_a_plasma_from_ones_own_density_agrees_with_the_grid_solver(here, capsys):
+    assert main(["run", "bump.toml", "--out", "bump", "--set", "time.end=2.0"]) == 0
+    against_grid = ["compare", "bump", "grid", "--column", "field_energy", "--tolerance", "0.01"]
+    assert main(against_grid) == 0, capsys.readouterr()
 
 
 def test_a_start_of_ones_own(here):

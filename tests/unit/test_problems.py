@@ -316,13 +316,9 @@ def test_a_potential_and_a_start_of_the_users_own(mine, tmp_path):
     assert (particles.x >= 0).all() and (particles.x < 1).all() and particles.v.shape == (1024, 3)
     assert torch.allclose(particles.log_f, problem.log_density(particles.x, particles.v, 1.3))
     assert problem.equilibrium(2.0).log_integral == pytest.approx(0.0, abs=1e-12)
-    for call in (
-        lambda: problem.spatial_density(particles.x.numpy()),
-        lambda: problem.positions(np.full((2, 1), 0.5)),
-        lambda: problem.velocities(np.full((2, 3), 0.5), 1.0),
-    ):
-        with pytest.raises(UserError, match="problem.initial_density"):
-            call()
+    for separately in ({"start": "grid"}, {"weights": "density"}):
+        with pytest.raises(UserError, match="draws space and velocity separately"):
+            from_table({"problem": problem.model_dump(), "particles": separately})
 
     # A rank without particles asks for none.
     nothing = torch.zeros(0, 1, dtype=torch.float64)
