@@ -186,7 +186,10 @@ def _of_particles(case: Case, ranks: int) -> list[str]:
     count, found = case.particles.count, []
     blocks = -(-count // BLOCK)
     if blocks < ranks:
-        found.append(f"{ranks - blocks} ranks hold no particles: use at most {blocks} ranks for {count} particles")
+        found.append(
+            f"{ranks - blocks} of {ranks} ranks hold no particles, which are dealt in blocks of {BLOCK}: use {blocks} for "
+            f"{count} particles"
+        )
     if case.particles.start == "quiet" and count & (count - 1):
         nearest = 2 ** round(math.log2(count))
         found.append(f"a quiet start is quietest with a power of two: particles.count = {nearest} would be one")

@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
+from hpc_kjko import compare
 from hpc_kjko.compare import differences
+from hpc_kjko.config import from_table
 from hpc_kjko.series import SeriesWriter, read_series
 
 
@@ -96,3 +98,16 @@ def test_the_grid_solver_refuses_what_it_cannot_do(here, tmp_path):
     path = tmp_path / "mine/case.toml"
     path.write_text(path.read_text().replace("velocity_dims = 1", "velocity_dims = 2"))
     assert "is for 1D1V, and the run is 1D2V" in here("compare", "mine", "grid").stderr
+
+
+def test_the_grid_is_widened_until_it_holds_f(monkeypatch):
+    case = from_table({"problem": {"kind": "landau_damping"}, "time": {"step": 0.1, "end": 1.0}})
+    wide = compare.grid_solution(case, cells=(32, 256))
+    monkeypatch.setattr(compare, "_REACH_V", 0.6)
+    monkeypatch.setattr(compare, "_REACH", 2.0)
+    widened = compare.grid_solution(case, cells=(32, 128))
+    assert widened.v[-1] > 4.5
+    assert widened.field_energy == pytest.approx(wide.field_energy, rel=1e-3)
+    monkeypatch.setattr(compare, "_WIDENINGS", 1)
+    with pytest.raises(ValueError, match="enlarge velocity_max"):
+        compare.grid_solution(case, cells=(32, 128))
