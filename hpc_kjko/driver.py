@@ -21,7 +21,7 @@ from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_comma
 from hpc_kjko.simulation import Outcome, Simulation
 from hpc_kjko.storage import ShardedFile
 from hpc_kjko.terminal import Progress, is_terminal
-from hpc_kjko.validity import noise_floor, warnings_of
+from hpc_kjko.validity import noise_floor, noise_growth, warnings_of
 
 log = logging.getLogger("hpc_kjko")
 
@@ -163,7 +163,8 @@ def _drive(
     known: dict[str, Any] = {}
     with comm.together():
         if comm.is_root:
-            known = {"warnings": warnings_of(case, comm.size), "noise_floor": noise_floor(case)}
+            noise = {"noise_floor": noise_floor(case), "noise_growth": noise_growth(case)}
+            known = {"warnings": warnings_of(case, comm.size), **noise}
             _log_start(simulation, folder, header, kernels, known["warnings"])
     recorder = Recorder(folder, comm, header, resumed_at)
     shown = None

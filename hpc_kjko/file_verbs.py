@@ -178,14 +178,16 @@ def compare(options: argparse.Namespace) -> int:
         status = RunFolder(path).status()
         if status["status"] != "finished":
             print(f"kjko: {path} is {status['status']}: compared as far as it has come", file=sys.stderr)
-        for name, floor in summary.noise_floors(status, read_series(RunFolder(path).series)).items():
+        columns = read_series(RunFolder(path).series)
+        for name, floor in summary.noise_floors(status, columns).items():
             for one in (one for one in found if one.column == name):
-                times = int((np.minimum(one.values, one.reference) < summary.NOISY * floor).sum())
+                level = np.interp(one.time, columns["time"], floor)
+                times = int((np.minimum(one.values, one.reference) < summary.NOISY * level).sum())
                 if times:
                     print(
                         f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, and so are differences "
-                        f"there: the noise floor of {path} is about {floor:.2g}; use particles.control_variate = true "
-                        "or more particles",
+                        f"there: the noise floor of {path} is about {level.max():.2g}; use particles.control_variate = "
+                        "true or more particles",
                         file=sys.stderr,
                     )
     if plotting:

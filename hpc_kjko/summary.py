@@ -75,15 +75,18 @@ def fall(columns: Columns) -> str | None:
     return f"{change:.6g} ± {error:.2g} at most"
 
 
-def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, float]:
-    """The level that particles' noise keeps each column above, by what ``run.json`` says; at the end, with a control
-    variate, of what its weights leave of the noise."""
-    floors = status.get("noise_floor")
-    variance = columns.get("weight_variance", np.ones(1))
-    left = float(variance[-1]) if len(variance) else 1.0
+def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarray]:
+    """The level that particles' noise keeps columns above: [rows] each, by what ``run.json`` says.
+
+    The noise of a quiet start grows with time, and a control variate takes off what its weights do not leave.
+    """
+    floors, growth = status.get("noise_floor"), status.get("noise_growth")
     if not isinstance(floors, dict):
         return {}
-    return {name: floor * left for name, floor in floors.items() if isinstance(floor, float) and name in columns}
+    part = columns.get("weight_variance", np.ones(len(columns["time"])))
+    if isinstance(growth, float):
+        part = part * np.minimum(1.0, growth * columns["time"])
+    return {name: floor * part for name, floor in floors.items() if isinstance(floor, float) and name in columns}
 
 
 def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
@@ -100,8 +103,8 @@ def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
         if columns[name].any() and (not len(above) or above[-1] < len(columns[name]) - 1):
             since = columns["time"][above[-1] + 1] if len(above) else columns["time"][0]
             found.append(
-                f"{name} is mostly noise from t = {since:g} on: the noise floor of this number of particles is about "
-                f"{floor:.2g}; use particles.control_variate = true or more particles"
+                f"{name} is mostly noise from t = {since:g} on: the noise floor of this number of particles is then "
+                f"about {floor[-1]:.2g}; use particles.control_variate = true or more particles"
             )
     return found
 

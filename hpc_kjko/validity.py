@@ -19,8 +19,9 @@ from hpc_kjko.problems.beams import PerturbedBeams
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
 #: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
 MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8
-#: What a quiet start comes to of a random start's noise in the field, once particles have mixed (docs/method.md).
-QUIET = 1 / 3
+#: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
+#: (docs/method.md); and the time that a wave should stand above it.
+MIXING, WHILE = 40.0, 10.0
 
 
 def warnings_of(case: Case, ranks: int) -> list[str]:
@@ -34,18 +35,17 @@ def warnings_of(case: Case, ranks: int) -> list[str]:
 
 
 def noise_floor(case: Case) -> dict[str, float]:
-    """Columns of the time series that particle noise keeps above a level, and that level; empty without a mesh field.
+    """Columns of the time series that noise keeps above a level, and that level for independent particles.
 
     Independent particles give the two waves cos k·x and sin k·x the energy (V/N) S(k)²/(k² + 1/T) together: at thermal
     equilibrium, their field shielded by the plasma (C. K. Birdsall, A. B. Langdon, Plasma Physics via Computer
-    Simulation, section 12-3), S being the transform of the shape function. A quiet start begins with less and comes to
-    a third of that.
+    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh.
     """
     if case.physics.field == "external" or case.grid is None or case.problem.periods is None:
         return {}
     volume, periods, cells = case.problem.mass, case.problem.periods, case.grid.cells
     power = 2 * (case.grid.shape_order + 1)
-    scale = volume / case.particles.count * (QUIET if case.particles.start == "quiet" else 1.0)
+    scale = volume / case.particles.count
 
     def energy(wave_vectors: list[np.ndarray]) -> np.ndarray:
         """Of the wave with k = (k_1, …), whose components are broadcast."""
@@ -63,6 +63,11 @@ def noise_floor(case: Case) -> dict[str, float]:
     if case.physics.field == "poisson" and isinstance(case.problem, PeriodicWave):
         floor["wave_energy"] = float(energy([np.array(k) for k in case.problem.wave_vector]))
     return floor
+
+
+def noise_growth(case: Case) -> float | None:
+    """By how much of the floor the noise of a quiet start grows in a unit of time; None where it begins with all."""
+    return MIXING / case.particles.count if case.particles.start == "quiet" else None
 
 
 def _of_collisions(case: Case) -> list[str]:
@@ -146,8 +151,9 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
     floor = noise_floor(case).get("wave_energy")
     if floor and isinstance(problem, PerturbedBeams) and problem.amplitude:
         energy = problem.mass * (problem.amplitude / problem.wavenumber) ** 2 / 4
-        # an unshielded start, before particles have mixed
-        noise = floor * (1 + 1 / problem.wavenumber**2) if case.particles.start != "quiet" else floor
+        noise = floor * (1 + 1 / (case.physics.temperature * problem.wavenumber**2))  # not shielded yet
+        if (growth := noise_growth(case)) is not None:
+            noise = floor * min(1.0, growth * WHILE)
         if energy < noise:
             found.append(
                 f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, "
@@ -187,8 +193,8 @@ def _of_particles(case: Case, ranks: int) -> list[str]:
     blocks = -(-count // BLOCK)
     if blocks < ranks:
         found.append(
-            f"{ranks - blocks} of {ranks} ranks hold no particles, which are dealt in blocks of {BLOCK}: use {blocks} for "
-            f"{count} particles"
+            f"{ranks - blocks} of {ranks} ranks hold no particles, which are dealt in blocks of {BLOCK}: use "
+            f"{blocks} for {count} particles"
         )
     if case.particles.start == "quiet" and count & (count - 1):
         nearest = 2 ** round(math.log2(count))

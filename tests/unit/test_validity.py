@@ -11,7 +11,7 @@ from hpc_kjko.cli import main
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.simulation import Simulation
-from hpc_kjko.validity import noise_floor, warnings_of
+from hpc_kjko.validity import noise_floor, noise_growth, warnings_of
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.toml"))
 
@@ -84,6 +84,19 @@ def test_the_noise_floor_is_that_of_a_thermal_plasma(shape_order):
     assert np.mean(energies) == pytest.approx(floor, rel=0.2)
 
 
+def test_a_quiet_start_has_noise_in_proportion_to_time_over_particles():
+    for count in (1024, 16384):
+        changes = {"particles.count": count, "grid.cells": 32, "method.collision": "none", "time.step": 0.2}
+        case = case_of("plasma", **changes)
+        simulation, part = Simulation.start(case, Communicator()), []
+        for step in range(150):
+            simulation.state = simulation.advance()
+            time = 0.2 * (step + 1)
+            part.append(simulation.state.field.energy / min(1.0, noise_growth(case) * time))
+        assert 0.6 < np.mean(part[25:]) / noise_floor(case)["field_energy"] < 2
+    assert noise_growth(case_of("plasma", **{"particles.start": "random"})) is None
+
+
 def test_the_noise_floor_is_a_sum_over_waves_in_any_number_of_dimensions():
     case = case_of(
         "plasma", **{"problem.space_dims": 2, "problem.velocity_dims": 2, "grid.cells": [4, 6], "problem.mode": [1, 1]}
@@ -94,7 +107,7 @@ def test_the_noise_floor_is_a_sum_over_waves_in_any_number_of_dimensions():
             k = np.array([0.5 * i, 0.5 * j])
             shape = math.prod(np.sinc(k[a] * spacing[a] / (2 * math.pi)) ** 4 for a in range(2))
             total += 0.5 * shape / (1 + k @ k) if i or j else 0.0
-    scale = (4 * math.pi) ** 2 / 65536 / 3
+    scale = (4 * math.pi) ** 2 / 65536
     assert noise_floor(case)["field_energy"] == pytest.approx(scale * total, rel=1e-12)
     assert noise_floor(case_of("confined")) == {}
 
