@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_kjko import checkpoint, config
+from hpc_kjko import casefile, checkpoint, config
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.errors import UserError
@@ -135,11 +135,7 @@ def kernels_in_use() -> str:
 def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
     """Check that a checkpoint is of the folder's case, but for what restarts may change."""
     step = f"the checkpoint of step {saved.header['step']}"
-    try:
-        tables = [config.parse(text) for text in (folder.case.read_text(encoding="utf-8"), saved.header["case"])]
-    except ValueError as failure:
-        raise UserError(f"{folder.case}: not a TOML file ({failure}): put back the case that the run wrote") from None
-    ours, theirs = tables
+    ours, theirs = tables = casefile.read(folder.case), casefile.parse(saved.header["case"])
     for section in sorted(ours.keys() | theirs.keys()):
         first, second = (table.get(section, {}) for table in tables)
         for key in sorted(first.keys() | second.keys()):
@@ -210,7 +206,7 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
 
 def _log_to(folder: RunFolder) -> None:
     with folder.writing():
-        file = logging.FileHandler(folder.log, encoding="utf-8")
+        file = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.addHandler(file)

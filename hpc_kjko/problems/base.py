@@ -25,8 +25,11 @@ class Problem(Section):
     default_field: ClassVar[Literal["poisson", "external"]]
 
     kind: str
+    """The problem."""
     space_dims: int
+    """Dimensions of space, 1 to 3."""
     velocity_dims: int
+    """Dimensions of velocity, at least `space_dims` and at most 3."""
 
     @property
     @abstractmethod
@@ -86,6 +89,7 @@ class PeriodicProblem(Problem):
     space_dims: Dimension = 1
     velocity_dims: Dimension = 1
     length: Lengths
+    """Box length, in v_th/ω_p: one number, or one per space dimension."""
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> PeriodicProblem:

@@ -41,8 +41,11 @@ class PerturbedBeams(PeriodicProblem):
     """
 
     thermal_speed: Positive = 1.0
+    """σ, the thermal speed of a beam."""
     amplitude: Amplitude
+    """α of the density, between −1 and 1."""
     mode: Mode = (1,)
+    """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension."""
 
     @model_validator(mode="after")
     def _mode_fits(self) -> PerturbedBeams:

@@ -17,6 +17,7 @@ class TwoStream(PerturbedBeams):
     kind: Literal["two_stream"]
     length: Lengths = (31.4159265,)
     beam_velocity: NonNegative = 2.4
+    """v_b, the drift ±v_b of the two beams."""
     amplitude: Amplitude = 0.005
 
     @property

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from hpc_kjko.compare import differences
+from hpc_kjko.differences import differences
 from hpc_kjko.series import SeriesWriter, read_series
 
 
