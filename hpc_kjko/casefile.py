@@ -40,9 +40,10 @@ def read(path: Path) -> dict[str, Any]:
         elif near := difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1):
             advice = f": did you mean {path.with_name(near[0])}?"
         raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
+    text = _decoded(path, raw).replace("\r\n", "\n")
     try:
-        return parse(_decoded(path, raw).replace("\r\n", "\n"))
-    except (tomllib.TOMLDecodeError, RecursionError) as failure:
+        return parse(text)
+    except (ValueError, RecursionError) as failure:
         raise UserError(f"{path}: not a TOML file: {failure}") from None
 
 

@@ -101,6 +101,24 @@ class GridSettings(Section):
     """Who solves for the field: `root`, `replicated` or `distributed`."""
 
 
+#: The most steps that a run may have.
+MOST_STEPS = 10**9
+
+
+def _is_whole(ratio: float) -> bool:
+    """Whether an end of so many steps is taken as a whole number of them, but for rounding."""
+    return ratio >= 0.5 and abs(ratio - round(ratio)) <= 1e-6
+
+
+def end_after(steps: float, step: float) -> str:
+    """The shortest number that is taken as ``time.end`` of about so many steps, for advice."""
+    number = min(max(1, round(steps)), MOST_STEPS)
+    if not math.isfinite(number * step):
+        number -= 1
+    texts = (f"{number * step:.{digits}g}" for digits in range(6, 18))
+    return next(text for text in texts if math.isfinite(float(text)) and _is_whole(float(text) / step))
+
+
 class TimeSettings(Section):
     """The step, the end, and the symplectic map of the conservative part."""
 
@@ -116,13 +134,12 @@ class TimeSettings(Section):
     @model_validator(mode="after")
     def _whole_number_of_steps(self) -> TimeSettings:
         ratio = self.end / self.step
-        if not ratio <= 1e9:
-            raise ValueError(f"time.end = {self.end:g} is {ratio:g} steps of time.step = {self.step:g}: at most 1e9")
-        if ratio < 0.5 or abs(ratio - round(ratio)) > 1e-6:
-            near = max(1, round(ratio)) * self.step
+        if not ratio <= MOST_STEPS:
+            raise ValueError(f"time.end = {self.end} is {ratio:g} steps of time.step = {self.step}: at most 1e9")
+        if not _is_whole(ratio):
             raise ValueError(
-                f"time.end = {self.end:g} is not a whole number of time.step = {self.step:g}: "
-                f"time.end = {near:.10g} would be"
+                f"time.end = {self.end} is not a whole number of time.step = {self.step}: "
+                f"time.end = {end_after(ratio, self.step)} would be"
             )
         return self
 
@@ -193,6 +210,10 @@ class Method(Section):
             raise ValueError(f'method.solver = "varpro" is for the JKO step, not for "{self.collision}": use "adam"')
         if self.solver == "varpro" and self.iterations == "auto":
             raise ValueError('method.iterations = "auto" is for method.solver = "adam": give varpro a number')
+        if self.first_iterations == 0 and self.solver == "adam":
+            raise ValueError(
+                'method.first_iterations = 0 trains nothing in the first step: give method.solver = "adam" at least 1'
+            )
         if self.first_iterations == 0 and self.iterations != 0:
             raise ValueError(
                 "method.first_iterations = 0 leaves the features as they were drawn: set method.iterations = 0 with it"

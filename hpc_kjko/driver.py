@@ -26,6 +26,9 @@ from hpc_kjko.terminal import Progress, is_terminal
 
 log = logging.getLogger("hpc_kjko")
 
+#: That particles.count may be.
+_LARGEST_POWER_OF_TWO = 2**39
+
 #: What a restart may change; everything else is part of the state it continues.
 CHANGEABLE = {
     "time": {"end"},
@@ -110,8 +113,8 @@ def resume(
         if saved.header["step"] >= case.time.steps:
             reached = saved.header["time"]
             raise UserError(
-                f"{folder.path}: has reached t = {reached:g}, and time.end = {case.time.end:g}: to go on, set it "
-                f"higher, as in --set time.end={2 * max(reached, case.time.end):g}"
+                f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to go on, set it "
+                f"higher, as in --set time.end={config.end_after(2 * saved.header['step'], case.time.step)}"
             )
         simulation = Simulation.resume(case, comm, saved)
         with comm.together():
@@ -224,15 +227,21 @@ def _log_start(simulation: Simulation, folder: RunFolder, header: dict[str, Any]
     )
     if comm.device.type == "cuda":
         kernels += f"; on the GPU {cuda.describe()}"
-    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], kernels)
+    log.info("hpc_kjko version %s, %s, %s", header["version"], _revision(header["git"]), kernels)
     log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))
-    log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
+    on_each = str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
+    log.info("%d particles, %s on each rank", case.particles.count, on_each)
     if 0 in shares:
-        log.warning("%d rank(s) have no particles: fewer ranks would do as well", shares.count(0))
+        log.warning("%d rank(s) hold no particles: use fewer ranks", shares.count(0))
     if case.particles.start == "quiet" and case.particles.count & (case.particles.count - 1):
-        nearest = 2 ** round(float(np.log2(case.particles.count)))
+        nearest = min(2 ** round(float(np.log2(case.particles.count))), _LARGEST_POWER_OF_TWO)
         log.warning("a quiet start is quietest with a power of two: particles.count = %d would be one", nearest)
+
+
+def _revision(git: str) -> str:
+    """A git revision in words; what is not installed from a checkout says so itself."""
+    return git if " " in git else f"git revision {git}"
 
 
 def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:

@@ -54,9 +54,8 @@ def plot(options: argparse.Namespace) -> int:
     plotting, folder = _plotting(), _existing(options.folder)
     _rows(folder)
     wanted = {"columns": options.column, "window": (options.first, options.last), "file_format": options.format}
-    with writing(options.out) if options.out else folder.writing():
-        for path in plotting.plot_run(folder, **wanted, out=options.out):
-            print(path)
+    for path in plotting.plot_run(folder, **wanted, out=options.out):
+        print(path)
     return DONE
 
 
@@ -98,7 +97,7 @@ def inspect(options: argparse.Namespace) -> int:
         },
     }
     show_pairs(rows, title=str(folder.path))
-    if columns.get("certificate", np.ones(1)).min() < 1:
+    if (summary.tally(columns) or {}).get("inconclusive"):
         print("\n".join(wrapped(summary.INCONCLUSIVE, width())))
     return DONE
 

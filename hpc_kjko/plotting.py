@@ -28,6 +28,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.output import Snapshot, list_contents, read_snapshot
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_equilibrium, read_series
+from hpc_kjko.storage import writing
 
 #: Panels of the phase-space figure.
 PANELS = 6
@@ -87,22 +88,26 @@ def plot_run(
         Each file, once it is written.
 
     Raises:
-        UserError: the folder holds no readable time series, or none of the columns or times that are asked for.
+        UserError: the folder holds no readable time series, or none of the columns or times that are asked for, or a
+            figure cannot be written.
     """
     case, series, out = RunCase(folder.case), read_series(folder.series), out or folder.figures
     for name in columns:
         if name not in series:
             raise UserError(f"--column {name}: the run has no such column; it has {', '.join(series)}")
     series = _within(series, window)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     drawings = _of_columns(case, series, columns) if columns else _of_run(case, series, folder, window)
     for name, draw in drawings.items():
+        path = out / f"{name}.{file_format}"
         with matplotlib.rc_context(_STYLE):
             figure = draw()
             if figure is not None:
-                path = out / f"{name}.{file_format}"
-                figure.savefig(path)
-                yield path
+                with writing(path):
+                    figure.savefig(path)
+        if figure is not None:
+            yield path
 
 
 def _within(series: Columns, window: Window) -> Columns:

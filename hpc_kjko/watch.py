@@ -122,7 +122,7 @@ class Watched:
             self.folder.status()
             raise UserError(f"{path}: not a run folder: give the folder that a run makes")
 
-    def view(self, width: int) -> rich.console.RenderableType:
+    def view(self, columns: int) -> rich.console.RenderableType:
         """What there is to see, for a terminal so many characters wide."""
         status = self.status["status"]
         title = rich.text.Text.assemble((str(self.folder.path), "bold"), "  ", (status, _STYLES.get(status, "bold")))
@@ -130,7 +130,7 @@ class Watched:
             return rich.console.Group(title, "no run has begun in this folder yet")
         if not self.columns or not len(self.columns["step"]):
             return rich.console.Group(title, self._unreadable or "the first step is not done yet")
-        parts = [title, *self._progress(self.case), self._plots(width), *self._numbers()]
+        parts = [title, *self._progress(self.case), self._plots(columns), *self._numbers()]
         return rich.console.Group(*parts)
 
     def _progress(self, case: RunCase) -> list[rich.console.RenderableType]:
@@ -142,8 +142,10 @@ class Watched:
             pace = f"{1 / mean:.3g} steps/s" if mean < 1 else f"{mean:.3g} s/step"
             if done < steps:
                 pace += f", {_clock((steps - done) * mean)} left"
+        bar = rich.table.Table.grid()  # which ends the line
+        bar.add_row(rich.progress_bar.ProgressBar(total=steps, completed=done, width=NARROWEST))
         parts: list[rich.console.RenderableType] = [
-            rich.progress_bar.ProgressBar(total=steps, completed=done, width=30),
+            bar,
             rich.text.Text(f"{100 * done / steps:.0f} %  step {done}/{steps}  {pace}"),
             f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {_clock(self._age)} ago",
         ]

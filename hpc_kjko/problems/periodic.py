@@ -16,7 +16,8 @@ from hpc_kjko.schema import Dimension, Lengths, NonNegative
 
 
 class Periodic(CustomProblem, PerturbedBeams):
-    """`A Σ_j cos(2π x_j/L_j)` ("cosine") or `A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)]` ("ratchet"), from two beams."""
+    """`A Σ_j cos(2π x_j/L_j)` ("cosine") or `A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)]` ("ratchet"), from two
+    beams."""
 
     named_potentials: ClassVar[tuple[str, ...]] = ("cosine", "ratchet")
     named_density: ClassVar[str] = "beams"
