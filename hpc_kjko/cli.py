@@ -112,7 +112,7 @@ VERBS = {
         "analysis.md",
     ),
     "cases": Verb(
-        "cases",
+        "file_verbs",
         False,
         "List the keys of a case with their defaults, and the built-in problems, methods, solvers and integrators.",
         "kjko cases",

@@ -112,7 +112,7 @@ def _is_whole(ratio: float) -> bool:
 
 def end_after(steps: float, step: float) -> str:
     """The shortest number that is taken as ``time.end`` of about so many steps, for advice."""
-    number = min(max(1, round(steps)), MOST_STEPS)
+    number = min(max(1, round(steps)), MOST_STEPS - 1)
     if not math.isfinite(number * step):
         number -= 1
     texts = (f"{number * step:.{digits}g}" for digits in range(6, 18))

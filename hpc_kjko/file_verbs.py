@@ -6,9 +6,11 @@ They start at once: nothing here brings torch, MPI or the models of a case, unle
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import sys
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -168,6 +170,16 @@ def compare(options: argparse.Namespace) -> int:
     return DONE
 
 
+def cases(options: argparse.Namespace) -> int:
+    """List the keys of a case and what is built in: a page that scripts/list_cases.py has made from the models."""
+    page = resources.files("hpc_kjko").joinpath("templates/cases.txt").read_text(encoding="utf-8")
+    for line in page.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        for part in wrapped(line.strip(), width() - len(indent)) or [""]:
+            print(f"{indent}{part}".rstrip())
+    return DONE
+
+
 def watch(options: argparse.Namespace) -> int:
     """Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C."""
     from hpc_kjko import watch
@@ -250,13 +262,22 @@ def _existing(path: Path) -> RunFolder:
 
 
 def _plotting() -> ModuleType:
+    """The module that draws.
+
+    Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
+    is loaded without it, and hears of it afterwards, for a notebook that called this.
+    """
+    is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
     try:
-        try:
-            from hpc_kjko import plotting
-        except ValueError:  # matplotlib does not know the backend of MPLBACKEND, which figures in files have no use for
-            if not os.environ.pop("MPLBACKEND", None):
-                raise
-            from hpc_kjko import plotting
+        from hpc_kjko import plotting
     except ImportError:
         raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named and is_new:
+        import matplotlib
+
+        with contextlib.suppress(ValueError):  # there is no such backend
+            matplotlib.rcParams["backend"] = named
     return plotting

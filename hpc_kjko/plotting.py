@@ -170,7 +170,7 @@ def pictures(folder: RunFolder, case: RunCase, series: Columns) -> Iterator[tupl
         series: two rows at least, or none.
 
     Raises:
-        UserError: a snapshot is damaged, or the code of the user's for a potential cannot be had.
+        UserError: a snapshot is damaged.
     """
     seconds = {"seconds": lambda axes: _seconds(axes, series)} if series else {}
     for name, panel in (series_panels(case, series) | seconds).items():

@@ -44,7 +44,7 @@ NEEDS = {
     "field_energy": ("Field energy", "the run has no self-consistent field"),
     "energies": ("Energies", "the time series has fewer than two rows"),
     "free_energy": ("Free energy and entropy", "this collision method does not track log f"),
-    "relative_entropy": ("Relative entropy", "it takes log f and a known equilibrium"),
+    "relative_entropy": ("Relative entropy", "it needs log f and a known equilibrium"),
     "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
     "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
     "spectrum": ("Spectrum of the field", "no snapshot has the field (output.every, and a field of the run's own)"),

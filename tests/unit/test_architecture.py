@@ -27,7 +27,7 @@ LAYERS = [
     {"recorder", "analysis", "opened", "summary", "differences", "compare", "plotting"},
     {"simulation", "terminal", "report"},
     {"driver", "watch", "sweep"},
-    {"file_verbs", "run_verbs", "cases"},
+    {"file_verbs", "run_verbs"},
     {"api", "cli"},
     {"__main__"},
 ]

@@ -48,6 +48,13 @@ def test_a_table_at_other_times_with_a_known_error(here, tmp_path):
     assert here("compare", "mine", "mine.csv", "--tolerance", "0.19").returncode == 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16"])
+def test_a_table_may_come_from_any_spreadsheet(encoding, here, tmp_path):
+    (tmp_path / "mine.csv").write_bytes("time,kl,Kräfte\r\n0,1,0\r\n1,1,0\r\n".encode(encoding))
+    result = here("compare", "mine", "mine.csv")
+    assert result.returncode == 0 and "2 times" in result.stdout, result.stderr
+
+
 def test_differences_are_measured_where_both_are():
     ours = {"time": np.arange(5.0), "a": np.array([0, 0, 3.0, 4.0, 0]), "kl": np.zeros(5)}
     theirs = {"time": np.array([1.5, 3.0, 9.0]), "a": np.array([0, 5.0, 0]), "kl": np.zeros(3)}
