@@ -6,6 +6,7 @@ The names here are the public contract of a case.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -111,12 +112,11 @@ def _is_whole(ratio: float) -> bool:
 
 
 def end_after(steps: float, step: float) -> str:
-    """The shortest number that is taken as ``time.end`` of about so many steps, for advice."""
-    number = min(max(1, round(steps)), MOST_STEPS - 1)
-    if not math.isfinite(number * step):
-        number -= 1
+    """The shortest number that is taken as ``time.end`` of the nearest whole number of steps, for advice."""
+    number = int(min(max(1, round(steps)), MOST_STEPS - 1, sys.float_info.max / step))
     texts = (f"{number * step:.{digits}g}" for digits in range(6, 18))
-    return next(text for text in texts if math.isfinite(float(text)) and _is_whole(float(text) / step))
+    ratios = ((text, float(text) / step) for text in texts)
+    return next(text for text, ratio in ratios if ratio <= MOST_STEPS and _is_whole(ratio) and round(ratio) == number)
 
 
 class TimeSettings(Section):

@@ -306,6 +306,14 @@ def test_every_page_is_reached_from_the_readme():
     assert all(f"{page.name})" in linked or f"{page.name}#" in linked for page in PAGES[1:]), os.listdir(ROOT / "docs")
 
 
+def test_the_demo_installs_what_the_first_pages_use():
+    (extras,) = re.findall(r'environment.sh "\$venv" ([\w,]+)', text_of(ROOT / "scripts" / "demo.sh"))
+    for name in ("README.md", "quickstart.md"):
+        (page,) = (page for page in PAGES if page.name == name)
+        named = re.findall(r"pip install[^\n]*\[([\w,]+)\]", text_of(page))
+        assert {extra for names in named for extra in names.split(",")} <= set(extras.split(","))
+
+
 # -- what keys mean --------------------------------------------------------------------------------------------------
 
 
