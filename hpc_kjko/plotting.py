@@ -222,10 +222,10 @@ def _row(case: RunCase, panels: Mapping[str, Panel], names: list[str]) -> Figure
     return figure
 
 
-def _axes(rows: int, columns: int, size: tuple[float, float], **shared: bool) -> tuple[Figure, np.ndarray]:
-    """A figure that pyplot knows nothing of, and its axes [rows, columns]."""
+def _axes(rows: int, columns: int, size: tuple[float, float], shared: bool = False) -> tuple[Figure, np.ndarray]:
+    """A figure that pyplot knows nothing of, and its axes [rows, columns], which may share their scales."""
     figure = Figure(figsize=size)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
 
 
 def _ink() -> str:
@@ -368,8 +368,8 @@ def marginal_panels(
                 axes.plot(0.5 * (edges[1:] + edges[:-1]), found.values / mass, lw=1.2, label=f"t = {snapshot.time:g}")
             if (wanted := known.get((found.kind, found.axis))) is not None:
                 edges = np.linspace(*wanted.range, len(wanted.values) + 1)
-                dashed = {"color": _ink(), "lw": 1, "ls": "--", "label": "equilibrium"}
-                axes.plot(0.5 * (edges[1:] + edges[:-1]), wanted.values, **dashed)
+                centres = 0.5 * (edges[1:] + edges[:-1])
+                axes.plot(centres, wanted.values, color=_ink(), lw=1, ls="--", label="equilibrium")
             unit = "v$_{th}$/ω$_p$" if found.kind == "x" else "v$_{th}$"
             axes.set(xlabel=f"{names[number]}  [{unit}]", ylabel="probability density")
             axes.set_ylim(bottom=0)
@@ -391,7 +391,7 @@ def phase_space(case: RunCase, folder: RunFolder, window: Window) -> Figure | No
         return None
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure, grid = _axes(rows, columns, (3.6 * columns + 0.8, 3 * rows + 0.4), sharex=True, sharey=True)
+    figure, grid = _axes(rows, columns, (3.6 * columns + 0.8, 3 * rows + 0.4), shared=True)
     brightest = max(snapshot.histograms[0].values.max() for snapshot in chosen)
     for axes, snapshot in zip(grid.flat, chosen, strict=False):
         _phase_space_panel(snapshot, brightest)(axes)

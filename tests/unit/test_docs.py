@@ -132,7 +132,7 @@ def make_what_is_looked_at(checkout, capsys):
 
 #: Sizes and numbers of ranks that are too large for a test.
 SMALL = {r"^time\.end=\S+": "time.end=1.2", r"^particles.count=1024,2048": "particles.count=1024"}
-SMALL |= {r"^grid.cells=32,64": "grid.cells=32", r"^2$": "1"}
+SMALL |= {r"^5$": "0.2", r"^grid.cells=32,64": "grid.cells=32", r"^2$": "1"}
 
 
 @pytest.mark.parametrize("name", FOLLOWED)

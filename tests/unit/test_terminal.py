@@ -180,12 +180,21 @@ def test_verbs_that_read_files_load_nothing_heavy(runs):
     }
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend"])
-def test_figures_in_files_do_not_ask_for_the_backend_of_a_notebook(backend, runs):
-    lines = ["plot mine --column kl", "compare mine other --out c.png", "report mine"]
+@pytest.mark.parametrize(
+    ("backend", "lines", "files"),
+    [
+        (
+            "module://matplotlib_inline.backend_inline",
+            ["plot mine --column kl", "compare mine other --out c.png"],
+            ["mine/figures/kl.png", "c.png"],
+        ),
+        ("no such backend", ["report mine"], ["mine/report.html"]),
+    ],
+)
+def test_figures_in_files_do_not_ask_for_the_backend_of_a_notebook(backend, lines, files, runs):
     loaded = loaded_by(*lines, cwd=runs, MPLBACKEND=backend)
     assert "matplotlib" in loaded and not loaded & {"torch", "scipy", "pydantic", "mpi4py"}
-    assert all((runs / name).exists() for name in ("mine/figures/kl.png", "c.png", "mine/report.html"))
+    assert all((runs / name).exists() for name in files)
 
 
 def test_figures_in_files_leave_the_backend_of_a_notebook_alone(runs, kjko_here):
@@ -194,8 +203,9 @@ def test_figures_in_files_leave_the_backend_of_a_notebook_alone(runs, kjko_here)
 
     before = matplotlib.get_backend()
     plt.switch_backend("svg")
-    assert kjko_here("plot", "mine").returncode == 0
-    assert matplotlib.get_backend() == "svg" and plt.get_fignums() == []
+    open_figures = plt.get_fignums()
+    assert kjko_here("plot", "mine", "--column", "kl").returncode == 0
+    assert matplotlib.get_backend() == "svg" and plt.get_fignums() == open_figures
     plt.switch_backend(before)
 
 
