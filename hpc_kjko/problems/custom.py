@@ -130,7 +130,7 @@ class CustomProblem(Problem):
         # A constant has no gradient and needs none.
         if not _differentiable(value, x) and (value.requires_grad or (value != value[0]).any()):
             given = self._given("potential", self.potential_name)
-            raise UserError(f"{given}: autograd could not differentiate it: compute it from x by torch operations only")
+            raise UserError(f"{given}: autograd finds no gradient: compute it from x by torch operations only")
 
     def _check_density(self, count: int) -> None:
         density = self._user_density()
