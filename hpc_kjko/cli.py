@@ -1,64 +1,154 @@
-"""The ``kjko`` command: its verbs, its log, its exit codes.
+"""The ``kjko`` command: its command line and its exit codes. What a verb does is in a module that is loaded for it.
 
-Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint, 130
-interrupted without one.
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 an internal or numerical error, 75 stopped with a checkpoint,
+130 interrupted without one.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-import rich.box
-import rich.markup
-import rich.table
-
-from hpc_kjko import __version__, config, driver, native, summary, usercode
-from hpc_kjko.analysis import analyse
-from hpc_kjko.collisions import METHODS
-from hpc_kjko.comm import Communicator
-from hpc_kjko.control import ControlField
+from hpc_kjko import __version__, usercode
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series, watch
-from hpc_kjko.integrators import MAPS
-from hpc_kjko.native import cuda
-from hpc_kjko.objective import JKOObjective
-from hpc_kjko.problems import KINDS
-from hpc_kjko.runfolder import RunFolder, provenance
-from hpc_kjko.simulation import Outcome
-from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile
-from hpc_kjko.sweep import Sweep
-from hpc_kjko.terminal import StopSignals, show
+from hpc_kjko.launcher import promised_ranks
+from hpc_kjko.terminal import write_in_any_encoding
+
+if TYPE_CHECKING:
+    from hpc_kjko.comm import Communicator
 
 log = logging.getLogger("hpc_kjko")
 
-DONE, OURS, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, OURS, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command.
+
+    Attributes:
+        module: the module of the package that holds a function of the verb's name.
+        ranks: whether every rank calls it, with its communicator; else rank 0 does, for all.
+        text: what it does, in a line.
+        example: a command line.
+        page: the page of the documentation that says more.
+    """
+
+    module: str
+    ranks: bool
+    text: str
+    example: str
+    page: str
+
+
+VERBS = {
+    "run": Verb(
+        "run_verbs",
+        True,
+        "Run a case from t = 0.",
+        "mpirun -n 2 kjko run jobs/two_stream.toml --out runs/mine --set physics.collision_strength=0.1",
+        "quickstart.md",
+    ),
+    "restart": Verb(
+        "run_verbs",
+        True,
+        "Continue a run from its newest sound checkpoint.",
+        "mpirun -n 2 kjko restart runs/mine --set time.end=60.0",
+        "quickstart.md",
+    ),
+    "series": Verb(
+        "file_verbs", False, "Show the time series of a run.", "kjko series runs/mine --csv > mine.csv", "analysis.md"
+    ),
+    "analyze": Verb(
+        "run_verbs",
+        True,
+        "Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density.",
+        "mpirun -n 2 kjko analyze runs/mine",
+        "configuration.md",
+    ),
+    "plot": Verb(
+        "file_verbs",
+        False,
+        "Draw the figures of a run.",
+        "kjko plot runs/mine --column kl --from 0 --to 20 --format pdf --out figures",
+        "analysis.md",
+    ),
+    "report": Verb(
+        "file_verbs",
+        False,
+        "Write a page about a run: one HTML file that needs nothing else.",
+        "kjko report runs/mine --out mine.html",
+        "analysis.md",
+    ),
+    "inspect": Verb("file_verbs", False, "Say what a run folder holds.", "kjko inspect runs/mine", "analysis.md"),
+    "watch": Verb(
+        "file_verbs",
+        False,
+        "Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C.",
+        "kjko watch runs/mine --interval 5",
+        "analysis.md",
+    ),
+    "compare": Verb(
+        "file_verbs",
+        False,
+        "Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance.",
+        "kjko compare runs/mine grid --out compared.png",
+        "analysis.md",
+    ),
+    "sweep": Verb(
+        "file_verbs",
+        False,
+        "Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out.",
+        "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
+        "analysis.md",
+    ),
+    "cases": Verb(
+        "file_verbs",
+        False,
+        "List the keys of a case with their defaults, and the built-in problems, methods, solvers and integrators.",
+        "kjko cases",
+        "configuration.md",
+    ),
+    "doctor": Verb(
+        "run_verbs",
+        True,
+        "Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail.",
+        "mpirun -n 2 kjko doctor",
+        "cluster.md",
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a ``kjko`` command line and return its exit code. Under mpirun every rank calls it."""
+    write_in_any_encoding()
     comm = options = None
     try:
         try:
             options = _parsed(sys.argv[1:] if arguments is None else arguments)
-        finally:  # also to print a mistake once; who only reads files needs no MPI, which a login node may forbid
-            alone = options and options.command not in (run, restart, doctor) and Communicator.promised() == 1
-            comm = Communicator() if alone else Communicator.world()
-        if not comm.is_root:
-            log.addHandler(logging.NullHandler())
-        return options.command(options, comm)
+        except UserError:
+            comm = _ranks(always=False)  # to say it once
+            raise
+        verb = VERBS[options.verb]
+        comm = _ranks(always=options.verb in ("run", "restart", "doctor"))
+        command = getattr(importlib.import_module(f"hpc_kjko.{verb.module}"), options.verb)
+        if verb.ranks:
+            return _on_all(command, options, comm)
+        if comm is None:
+            return command(options)
+        with comm.together():
+            return command(options) if comm.is_root else DONE
     except UserError as mistake:
-        return _leave(comm, OURS if options and options.command is doctor else MISTAKE, str(mistake))
+        return _leave(comm, OURS if options and options.verb == "doctor" else MISTAKE, str(mistake))
     except SolverFailure as failure:
         return _leave(comm, OURS, str(failure))
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -87,6 +177,29 @@ def main(arguments: list[str] | None = None) -> int:
         return OURS
 
 
+def _ranks(always: bool) -> Communicator | None:
+    """The ranks of this job.
+
+    A single process that reads files has none: it needs no MPI, which takes time and which a login node may forbid.
+    """
+    if not always and promised_ranks() == 1:
+        return None
+    from hpc_kjko.comm import Communicator
+
+    return Communicator.world()
+
+
+def _on_all(command: Any, options: argparse.Namespace, comm: Communicator | None) -> int:
+    """A verb that every rank calls."""
+    if comm is None:
+        from hpc_kjko.comm import Communicator
+
+        comm = Communicator()
+    if not comm.is_root:
+        log.addHandler(logging.NullHandler())
+    return command(options, comm)
+
+
 def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
     """End all ranks with ``code``, the sentence said once."""
     if comm is None or comm.is_root:
@@ -103,183 +216,6 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
-# -- the verbs -------------------------------------------------------------------------------------------------------
-
-
-def run(options: argparse.Namespace, comm: Communicator) -> int:
-    """Run a case from t = 0."""
-    stop, case = StopSignals(), None
-    _log_to_console(comm)
-    with comm.together():
-        if comm.is_root:
-            case = config.load(options.case, options.set)
-    folder = RunFolder(options.out or Path("runs") / options.case.stem)
-    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested), stop)
-
-
-def restart(options: argparse.Namespace, comm: Communicator) -> int:
-    """Continue a run from its newest sound checkpoint."""
-    stop = StopSignals()
-    _log_to_console(comm)
-    return _over(driver.resume(RunFolder(options.folder), options.set, comm, stop=stop.requested), stop)
-
-
-def _log_to_console(comm: Communicator) -> None:
-    if comm.is_root:
-        console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(logging.Formatter("%(message)s"))
-        console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
-        log.handlers = [console]
-
-
-def _over(outcome: Outcome, stop: StopSignals) -> int:
-    stop.ignore()
-    return DONE if outcome == "finished" else STOPPED
-
-
-def analyze(options: argparse.Namespace, comm: Communicator) -> int:
-    """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
-    folder = RunFolder(options.folder)
-    with comm.together():
-        folder.status()
-        case = config.load(folder.case)
-    header = comm.bcast({**provenance(comm), "case": case.toml()})
-    for path in analyse(folder, case, comm, header, against_grid=options.reference == "grid"):
-        if comm.is_root:
-            print(path)
-    return DONE
-
-
-def sweep(options: argparse.Namespace, comm: Communicator) -> int:
-    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
-    if comm.size > 1:
-        raise UserError("kjko sweep starts the ranks itself: call it without mpirun, with --ranks")
-    if options.table:
-        _show_sweep(Sweep.read(options.case), {})
-        return DONE
-    if not options.grid or options.out is None:
-        raise UserError(
-            "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
-        )
-    swept = Sweep.plan(options.case, options.grid, options.out)
-    if options.slurm:
-        swept.require_free(options.slurm)
-        swept.write()
-        swept.write_slurm_script(options.slurm, options.ranks)
-        print(
-            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
-        )
-        print(f"    sbatch {options.slurm}")
-        print(f"    kjko sweep {options.out} --table     # what has come out so far")
-        return DONE
-    swept.write()
-    outcomes = swept.run(options.ranks)
-    _show_sweep(swept, outcomes)
-    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
-    if failed:
-        print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
-        return OURS
-    if list(outcomes.values()).count("finished") < len(swept.points):
-        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
-        return STOPPED
-    return DONE
-
-
-def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
-    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
-    rows = swept.table(outcomes)
-    keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
-    verdicts = list(summary.VERDICTS.values())
-    quantities = ("energy", "field_energy", "potential_energy", "free_energy", "kl", "seconds")
-    numbers = [name for name in quantities if any(row[name] for row in rows)]
-    certified = any(row[verdicts[0]] is not None for row in rows)
-    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers] + ["certificates"] * certified
-    table = rich.table.Table(title=rich.markup.escape(str(swept.folder)), box=rich.box.SIMPLE_HEAD)
-    for heading in headings:
-        table.add_column(heading.replace("_", "\n"), no_wrap=True, vertical="bottom")
-    for row in rows:
-        cells = [rich.markup.escape(row[key]) for key in keys] + [row["status"]]
-        cells += ["-" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
-        cells += ["/".join("-" if row[name] is None else str(row[name]) for name in verdicts)] * certified
-        table.add_row(*cells)
-    if certified:
-        table.caption = f"certificates: {' / '.join(verdicts)}"
-    show(table, whole=True)
-    print(swept.write_table(rows))
-
-
-@on_rank_0
-def cases(options: argparse.Namespace) -> int:
-    """List the built-in problems, methods, solvers and integrators."""
-    for kind, problem in KINDS.items():
-        show(f"[bold]{kind}[/]  {rich.markup.escape((problem.__doc__ or '').splitlines()[0])}")
-        for name, value in config.from_table({"problem": {"kind": kind}}).problem.model_dump(mode="json").items():
-            if name != "kind":
-                show(f"    {name} = {value}")
-    show(f"method.collision: {', '.join(METHODS)}    method.solver: {', '.join(SOLVERS)}")
-    show(f"time.integrator: {', '.join(MAPS)}    method.order: 1, 2")
-    return DONE
-
-
-def doctor(options: argparse.Namespace, comm: Communicator) -> int:
-    """Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail."""
-    import h5py
-    import torch
-
-    comm.select_device("auto")
-    rows = {
-        "hpc_kjko": f"{__version__}, {driver.kernels_in_use()}",
-        "python": sys.version.split()[0],
-        "MPI": f"{comm.library}, {'' if comm.is_cuda_aware else 'not '}CUDA-aware",
-        "ranks": f"{comm.size}, {torch.get_num_threads()} thread(s) each",
-        "HDF5": f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, "
-        + ("parallel" if h5py.get_config().mpi else "not parallel"),
-        "files": ShardedFile.describe(comm),
-        "torch": f"{torch.__version__}, backends "
-        + ", ".join(name for name in ("gloo", "nccl", "mpi") if torch.distributed.is_backend_available(name)),
-        "GPU kernels": cuda.describe(),
-        "devices": ", ".join(f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))),
-    }
-    advice = []
-    if comm.mpi is None:
-        advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
-    if not native.available():
-        advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
-    problem = _try_collectives(comm)
-    rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
-    if comm.is_root:
-        table = rich.table.Table(show_header=False)
-        for name, value in rows.items():
-            table.add_row(name, value)
-        show(table)
-        for sentence in advice:
-            print(sentence)
-        if problem:
-            print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
-    comm.close()
-    return OURS if problem else DONE
-
-
-def _try_collectives(comm: Communicator) -> str:
-    """What is wrong with this job's collectives, or nothing."""
-    import torch
-
-    if comm.sum(np.array([1.0]))[0] != comm.size:
-        return "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
-    try:
-        control = ControlField(None, 1, 1, hidden=(), device=comm.device)
-        objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear")
-        one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
-        distributed = comm.distribute(objective)
-        distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()
-        gradient = control.layers[-1].bias.grad
-        if gradient is None or gradient.item() != comm.size:
-            return "gradients are not summed over the ranks: reinstall torch as constraints.txt pins it"
-    except RuntimeError as failure:
-        return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
-    return ""
-
-
 # -- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +226,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     """The command line, with what argparse has no good sentences for said here."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            readable = argument.encode("utf-8", "backslashreplace").decode()
+            raise UserError(f"{readable}: this argument is not UTF-8 text: rename the file or folder") from None
     parser = _parser()
     (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     if not arguments:
@@ -320,6 +262,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return number
+
+
 def _not_negative(text: str) -> float:
     number = float(text)
     if not 0 <= number < math.inf:
@@ -334,44 +283,55 @@ def _positive(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="kjko", description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.")
+    parser = _Parser(
+        prog="kjko",
+        description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.",
+        epilog="'kjko VERB --help' gives the options of a verb and an example. First steps: docs/quickstart.md.",
+    )
     parser.add_argument("--version", action="version", version=f"kjko {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    def verb(command: Callable[[argparse.Namespace, Communicator], int]) -> argparse.ArgumentParser:
-        text = (command.__doc__ or "").splitlines()[0]
-        subparser = verbs.add_parser(command.__name__, help=text, description=text)
-        subparser.set_defaults(command=command)
-        return subparser
-
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    parsers = {
+        name: verbs.add_parser(
+            name,
+            help=verb.text,
+            description=verb.text,
+            epilog=f"example:\n  {verb.example}\n\nmore: docs/{verb.page}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for name, verb in VERBS.items()
+    }
     change: dict[str, Any] = {
         "action": "append",
         "default": [],
         "metavar": "section.key=value",
         "help": "change a key of the case",
     }
-    starting = verb(run)
-    starting.add_argument("case", type=Path, metavar="CASE.toml")
+    starting = parsers["run"]
+    starting.add_argument("case", type=Path, metavar="CASE.toml", help="the case file")
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    for command in (restart, series, analyze, plot, report, inspect, watch):
-        on_folder = verb(command)
-        on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")
-        if command is restart:
-            on_folder.add_argument("--set", **change)
-        if command is series:
-            on_folder.add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
-        if command is analyze:
-            grid = "measure against the grid solver on the same case, too (1D1V)"
-            on_folder.add_argument("--reference", choices=["grid"], help=grid)
-        if command is watch:
-            on_folder.add_argument("--once", action="store_true", help="show it as it is now and end")
-            interval = "seconds between looks (default 2)"
-            on_folder.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
-        if command is report:
-            on_folder.add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
-    comparing = verb(compare)
+    for name in ("restart", "series", "analyze", "plot", "report", "inspect", "watch"):
+        parsers[name].add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    parsers["restart"].add_argument("--set", **change)
+    parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+    grid = "measure against the grid solver on the same case, too (1D1V)"
+    parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
+    watching = parsers["watch"]
+    watching.add_argument("--once", action="store_true", help="show it as it is now and end")
+    interval = "seconds between looks (default 2)"
+    watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
+    parsers["report"].add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
+    plotting = parsers["plot"]
+    column_help = "draw a figure of this column of the time series, in place of all figures; may be given several times"
+    plotting.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
+    plotting.add_argument(
+        "--from", dest="first", type=_finite, default=-math.inf, metavar="T", help="show times from T on"
+    )
+    plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
+    plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="of the files (default png)")
+    plotting.add_argument("--out", type=Path, metavar="DIR2", help="folder for the files (default DIR/figures)")
+    comparing = parsers["compare"]
     comparing.add_argument("run", type=Path, metavar="A", help="run folder")
     comparing.add_argument("reference", metavar="B", help="run folder, CSV file with a column time, or 'grid'")
     comparing.add_argument(
@@ -380,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
     comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
     comparing.add_argument("--out", type=Path, metavar="FILE.png", help="a figure with both")
-    sweeping = verb(sweep)
+    sweeping = parsers["sweep"]
     sweeping.add_argument(
         "case", type=Path, metavar="CASE.toml", help="the case, or with --table the folder of a sweep"
     )
@@ -390,6 +350,4 @@ def _parser() -> argparse.ArgumentParser:
     sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
     sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")
     sweeping.add_argument("--table", action="store_true", help="run nothing: the table of what has come out so far")
-    verb(cases)
-    verb(doctor)
     return parser

@@ -20,9 +20,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.errors import SolverFailure, UserError
-
-# What a launcher promises, so that ranks started by another MPI's mpirun are noticed instead of running as N copies.
-_LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+from hpc_kjko.launcher import promised_ranks
 
 
 class Communicator:
@@ -44,11 +42,6 @@ class Communicator:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.local_size))
 
-    @staticmethod
-    def promised() -> int:
-        """The number of ranks that a launcher (mpirun, srun) says it started; 1 without one."""
-        return max(int(os.environ.get(name) or 1) for name in _LAUNCHER_SIZES)
-
     @classmethod
     def world(cls) -> Communicator:
         """All ranks of the job; one rank if no MPI library can be loaded.
@@ -56,7 +49,7 @@ class Communicator:
         Raises:
             UserError: the launcher started several processes but this MPI sees only one.
         """
-        promised = cls.promised()
+        promised = promised_ranks()  # so that ranks started by another MPI's mpirun do not run as N copies
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as failure:

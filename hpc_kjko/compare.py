@@ -1,12 +1,9 @@
-"""A run against another one, against the grid solver, or against a table of the user's: column by column."""
+"""The grid solver on a run's own case: columns to compare a run with, and its density f at some times."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 
 from hpc_kjko import config
 from hpc_kjko.diagnostics import collision_strength
+from hpc_kjko.differences import COLUMNS, Columns
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import ExternalField
 from hpc_kjko.problems.beams import PerturbedBeams
@@ -23,148 +21,21 @@ from hpc_kjko.reference.grid_1d1v import GridSolution, TooNarrow, solve
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 
-#: What is compared unless columns are named. Of mass and momentum, which theory keeps, relative errors say little.
-COLUMNS = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
-
 #: Cells beyond both ends of x that a spline knows; log f is not followed further down than this part of the largest f.
 AROUND, FAINTEST = 8, 1e-13
-
-#: The word that stands for the grid solver in place of a reference.
-GRID = "grid"
 
 #: The grid reaches as far as this times the problem's window, and at least to 8.
 _REACH_X, _REACH_V, _REACH = 1.45, 1.15, 8.0
 #: How often the grid is made half as wide again, at the same spacing, while f is not negligible where it ends in v.
 _WIDENINGS = 6
 
-Columns = dict[str, np.ndarray]
 
-
-@dataclass(frozen=True)
-class Difference:
-    """A column of a run and of its reference at the same times.
-
-    Attributes:
-        time, values, reference: [n].
-        relative_l2: ‖values − reference‖ / ‖reference‖; infinite if only the reference vanishes.
-        largest: the largest |values − reference|; at: its time.
-    """
-
-    column: str
-    time: np.ndarray
-    values: np.ndarray
-    reference: np.ndarray
-
-    @property
-    def relative_l2(self) -> float:
-        distance, norm = np.linalg.norm(self.values - self.reference), np.linalg.norm(self.reference)
-        return float(distance / norm) if norm else math.inf if distance else 0.0
-
-    @property
-    def largest(self) -> float:
-        return float(np.abs(self.values - self.reference).max())
-
-    @property
-    def at(self) -> float:
-        return float(self.time[np.abs(self.values - self.reference).argmax()])
-
-
-def reference_of(folder: RunFolder, other: str) -> Columns:
-    """The columns of a reference for the run in ``folder``.
-
-    Args:
-        other: a run folder, a CSV file with a column ``time``, or "grid" for the grid solver on the run's own case.
+def grid_columns(folder: RunFolder) -> Columns:
+    """Columns of the grid's solution, as far as the run has come.
 
     Raises:
-        UserError: there is no such thing, it is damaged, or the grid solver cannot do the case.
+        UserError: the grid solver cannot do the case.
     """
-    if other == GRID:
-        return _grid_columns(folder)
-    path = Path(other)
-    if path.is_dir():
-        there = RunFolder(path)
-        there.status()
-        return read_series(there.series)
-    if path.suffix.lower() == ".csv":
-        return _read_csv(path)
-    raise UserError(f'{other}: give a run folder, a .csv file, or "{GRID}" for the grid solver')
-
-
-def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> list[Difference]:
-    """Columns of a run and of its reference where both have times, at the times of the coarser of the two.
-
-    The finer one is interpolated between its rows. Columns that nobody named and that vanish in both are left out.
-
-    Raises:
-        UserError: they have no such column in common, or no times.
-    """
-    for name in names:
-        for columns, whose in ((ours, "the run"), (theirs, "the reference")):
-            if name not in columns:
-                raise UserError(f"--column {name}: {whose} has no such column; it has {', '.join(columns)}")
-    shared = [
-        name for name in ours if name in theirs and name not in ("step", "time") and not name.startswith("seconds")
-    ]
-    chosen = list(names) or [name for name in COLUMNS if name in shared]
-    if not chosen:
-        common = f"name one with --column: {', '.join(shared)}" if shared else "there is nothing to compare"
-        raise UserError(f"run and reference share none of the columns {', '.join(COLUMNS)}: {common}")
-    time = _common_times(ours["time"], theirs["time"])
-    found = [
-        Difference(name, time, np.interp(time, ours["time"], ours[name]), np.interp(time, theirs["time"], theirs[name]))
-        for name in chosen
-    ]
-    return [one for one in found if names or one.values.any() or one.reference.any()] or found
-
-
-def _common_times(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Times of the one with fewer of them where both are."""
-    if not (len(first) and len(second)):
-        raise UserError("a series has no rows yet: wait for the first step of the run")
-    slack = 1e-9 * max(abs(first[-1]), abs(second[-1]))
-    low, high = max(first[0], second[0]) - slack, min(first[-1], second[-1]) + slack
-    inside = [times[(times >= low) & (times <= high)] for times in (first, second)]
-    coarser = min(inside, key=len)
-    if not len(coarser):
-        raise UserError(
-            f"no time in common: the run has t = {first[0]:g} to {first[-1]:g}, the reference {second[0]:g} to "
-            f"{second[-1]:g}"
-        )
-    return coarser
-
-
-def _read_csv(path: Path) -> Columns:
-    """The columns of a table with a header line, one of them ``time``, which increases."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except OSError as failure:
-        raise UserError(f"{path}: cannot read this table ({failure.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as failure:
-        raise UserError(f"{path}: is not a CSV table ({failure})") from None
-    header = [name.strip() for name in lines[0]] if lines else []
-    if "time" not in header or len(lines) < 2:
-        raise UserError(f'{path}: needs a header line with a column "time", and rows below it')
-    rows = []
-    for number, line in enumerate(lines[1:], 1):
-        try:
-            row = [float(cell) for cell in line]
-        except ValueError as failure:
-            raise UserError(f"{path}: row {number}: {failure}: give numbers only") from None
-        if len(row) != len(header) or not np.isfinite(row).all():
-            raise UserError(f"{path}: row {number} must have a finite number for each of the {len(header)} columns")
-        rows.append(row)
-    columns = dict(zip(header, np.array(rows).T, strict=True))
-    if not (np.diff(columns["time"]) > 0).all():
-        raise UserError(f"{path}: the column time must increase from row to row")
-    return columns
-
-
-# -- the grid solver on a case ---------------------------------------------------------------------------------------
-
-
-def _grid_columns(folder: RunFolder) -> Columns:
-    """Columns of the grid's solution, as far as the run has come."""
     case = config.load(folder.case, of_a_run=True)
     reached = read_series(folder.series)["time"]
     solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)

@@ -5,7 +5,6 @@ The names here are the public contract of a case.
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, SerializeAsAny, model_validator
 
-from hpc_kjko import usercode
+from hpc_kjko import casefile, usercode
+from hpc_kjko.casefile import parse
 from hpc_kjko.errors import UserError
 from hpc_kjko.problems import (
     KINDS,
@@ -40,12 +40,6 @@ from hpc_kjko.schema import (
     validate,
 )
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
 #: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -59,10 +53,16 @@ class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
     collision_operator: Literal["bath", "dougherty"] = "bath"
+    """What particles collide with: `bath` or `dougherty`."""
     collision_strength: NonNegative = 0.01
+    """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ;
+    0 switches collisions off."""
     temperature: Positive = 1.0
+    """T of the bath."""
     field: Literal["poisson", "ampere", "external"]
+    """The force on the particles: `poisson`, `ampere` or `external`."""
     initial_field: Literal["poisson", "zero"] = "poisson"
+    """E at t = 0 with `ampere`: `poisson`, which satisfies Gauss's law, or `zero`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Physics:
@@ -78,11 +78,17 @@ class ParticleSettings(Section):
     """The ensemble: how many particles, how they are drawn, how they are stored."""
 
     count: Count = 100_000
+    """Number of particles of all ranks together; choose a power of two for a quiet start."""
     start: Literal["quiet", "random", "grid"] = "quiet"
+    """How particles are drawn: `quiet`, `random` or `grid`."""
     weights: Literal["equal", "density"] = "equal"
+    """Masses of the particles: `equal`, or `density` with positions uniform over the box."""
     control_variate: bool = False
+    """Less noise in the density and in what the collision step learns, from the known equilibrium."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the start and of the network."""
     precision: Literal["float32", "float64"] = "float64"
+    """Number format of the particles' state: `float32` halves its memory."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ParticleSettings:
@@ -98,28 +104,51 @@ class GridSettings(Section):
     """The mesh of the self-consistent field, and of the moments of the Dougherty operator."""
 
     cells: Annotated[Counts, Field(min_length=1)]
+    """Cells of the mesh: one number, or one per space dimension; at least 4."""
     shape_order: OneOrTwo = 1
+    """Shape function of a particle: 1 is cloud-in-cell, 2 is triangular-shaped cloud."""
     solver: Literal["root", "replicated", "distributed"] = "root"
+    """Who solves for the field: `root`, `replicated` or `distributed`."""
+
+
+#: The most steps that a run may have.
+MOST_STEPS = 10**9
+
+
+def _is_whole(ratio: float) -> bool:
+    """Whether an end of so many steps is taken as a whole number of them, but for rounding."""
+    return ratio >= 0.5 and abs(ratio - round(ratio)) <= 1e-6
+
+
+def end_after(steps: float, step: float) -> str:
+    """The shortest number that is taken as ``time.end`` of the nearest whole number of steps, for advice."""
+    number = int(min(max(1, round(steps)), MOST_STEPS - 1, sys.float_info.max / step))
+    texts = (f"{number * step:.{digits}g}" for digits in range(6, 18))
+    ratios = ((text, float(text) / step) for text in texts)
+    return next(text for text, ratio in ratios if ratio <= MOST_STEPS and _is_whole(ratio) and round(ratio) == number)
 
 
 class TimeSettings(Section):
     """The step, the end, and the symplectic map of the conservative part."""
 
     step: Positive = 0.1
+    """Time step h, in 1/ω_p."""
     end: Positive = 50.0
+    """The last time: a whole number of steps."""
     integrator: Literal["euler", "verlet", "forest_ruth"] = "verlet"
+    """Symplectic map of the push: `euler` (order 1), `verlet` (2) or `forest_ruth` (4)."""
     energy_conserving: bool = False
+    """With `ampere`: kinetic + field energy is exact to round-off without collisions."""
 
     @model_validator(mode="after")
     def _whole_number_of_steps(self) -> TimeSettings:
         ratio = self.end / self.step
-        if not ratio <= 1e9:
-            raise ValueError(f"time.end = {self.end:g} is {ratio:g} steps of time.step = {self.step:g}: at most 1e9")
-        if ratio < 0.5 or abs(ratio - round(ratio)) > 1e-6:
-            near = max(1, round(ratio)) * self.step
+        if not ratio <= MOST_STEPS:
+            raise ValueError(f"time.end = {self.end} is {ratio:g} steps of time.step = {self.step}: at most 1e9")
+        if not _is_whole(ratio):
             raise ValueError(
-                f"time.end = {self.end:g} is not a whole number of time.step = {self.step:g}: "
-                f"time.end = {near:.10g} would be"
+                f"time.end = {self.end} is not a whole number of time.step = {self.step}: "
+                f"time.end = {end_after(ratio, self.step)} would be"
             )
         return self
 
@@ -149,19 +178,33 @@ class Method(Section):
     """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
 
     collision: str = "jko"
+    """The collision step: `jko`, `score_matching`, `velocity_matching`, `langevin`, `none`, or `module:name`."""
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
+    """Which state the control field is fitted to: `split`, `nonsplit` or `nonsplit_naive`."""
     order: OneOrTwo = 1
+    """Order in time of push and collisions together: 1 or 2."""
     logdet: Literal["exact", "linear"] = "exact"
+    """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
     solver: Literal["adam", "varpro"] = "adam"
+    """How the inner problem is solved: `varpro` or `adam`."""
     iterations: Cadence | Literal["auto"] = 50
+    """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""
     first_iterations: Cadence = 500
+    """Iterations of Adam in the first step."""
     learning_rate: Positive = 5e-3
+    """Learning rate of Adam."""
     held_out: bool = False
+    """Keep a quarter of the particles out of the fit: half of them choose, half certify each step."""
     hidden: Counts = (32, 32)
+    """Widths of at most two hidden layers; `[]` is the affine field."""
     skip: bool = False
+    """a linear term from v (and x in unbounded space) to u beside the network."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
+    """Activation of the network: `tanh` or `leaky_relu` (slope 0.01)."""
     precision: Literal["float32", "float64"] = "float32"
+    """Number format of the inner solve; particles are moved in `particles.precision`."""
     chunk: Count = 16384
+    """Particles moved at a time."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Method:
@@ -180,6 +223,10 @@ class Method(Section):
             raise ValueError(f'method.solver = "varpro" is for the JKO step, not for "{self.collision}": use "adam"')
         if self.solver == "varpro" and self.iterations == "auto":
             raise ValueError('method.iterations = "auto" is for method.solver = "adam": give varpro a number')
+        if self.first_iterations == 0 and self.solver == "adam":
+            raise ValueError(
+                'method.first_iterations = 0 trains nothing in the first step: give method.solver = "adam" at least 1'
+            )
         if self.first_iterations == 0 and self.iterations != 0:
             raise ValueError(
                 "method.first_iterations = 0 leaves the features as they were drawn: set method.iterations = 0 with it"
@@ -203,26 +250,37 @@ class VelocityMatching(Section):
     """The fixed-point iteration of ``method.collision = "velocity_matching"``."""
 
     outer_iterations: Count = 20
+    """Passes through the whole run with the field found so far."""
     iterations: Count = 40
+    """Iterations of Adam after each pass, on the states of all times."""
     learning_rate: Positive = 1e-2
+    """Learning rate of Adam."""
 
 
 class Output(Section):
     """Cadences in steps; 0 switches an output off (the last step always leaves a checkpoint)."""
 
     every: Cadence = 10
+    """Steps between snapshots of density, potential and E."""
     particles_every: Cadence = 100
+    """Steps between snapshots of positions, velocities and log f."""
     histogram_every: Cadence = 10
+    """Steps between phase-space histograms and marginals."""
     checkpoint_every: Cadence = 100
+    """Steps between checkpoints, which are whole states; the last two are kept."""
     diagnostics: Names = ()
+    """`module:name` of diagnostics of your own, one or a list."""
 
 
 class Run(Section):
     """Where and for how long this job runs."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU if every rank has one; `cpu`; `cuda`."""
     reproducible: bool = True
+    """The same bits on any number of ranks and threads."""
     wall_time: Positive | None = None
+    """Seconds after which the run stops with a checkpoint and exit code 75."""
 
 
 class Case(Section):
@@ -301,23 +359,7 @@ def load(path: Path, overrides: Overrides = (), *, of_a_run: bool = False) -> Ca
     Raises:
         UserError: the file is missing or not TOML, or a key is wrong; the message names it.
     """
-    try:
-        table = parse(path.read_text(encoding="utf-8"))
-    except OSError as failure:
-        advice = ""
-        if path.is_dir():
-            advice = ": give the file, or 'kjko restart' a folder in which a run has begun"
-        elif near := difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1):
-            advice = f": did you mean {path.with_name(near[0])}?"
-        raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
-    except (ValueError, RecursionError) as failure:
-        raise UserError(f"{path}: not a TOML file: {failure}") from None
-    return from_table(override(table, overrides), of_a_run=of_a_run)
-
-
-def parse(text: str) -> dict[str, Any]:
-    """TOML text as nested tables."""
-    return tomllib.loads(text)
+    return from_table(override(casefile.read(path), overrides), of_a_run=of_a_run)
 
 
 def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:

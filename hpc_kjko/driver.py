@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hpc_kjko import checkpoint, config
+from hpc_kjko import casefile, checkpoint, config
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.errors import UserError
@@ -109,8 +109,8 @@ def resume(
         if saved.header["step"] >= case.time.steps:
             reached = saved.header["time"]
             raise UserError(
-                f"{folder.path}: has reached t = {reached:g}, and time.end = {case.time.end:g}: to go on, set it "
-                f"higher, as in --set time.end={2 * max(reached, case.time.end):g}"
+                f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to go on, set it "
+                f"higher, as in --set time.end={config.end_after(2 * saved.header['step'], case.time.step)}"
             )
         simulation = Simulation.resume(case, comm, saved)
         with comm.together():
@@ -134,11 +134,7 @@ def kernels_in_use() -> str:
 def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
     """Check that a checkpoint is of the folder's case, but for what restarts may change."""
     step = f"the checkpoint of step {saved.header['step']}"
-    try:
-        tables = [config.parse(text) for text in (folder.case.read_text(encoding="utf-8"), saved.header["case"])]
-    except ValueError as failure:
-        raise UserError(f"{folder.case}: not a TOML file ({failure}): put back the case that the run wrote") from None
-    ours, theirs = tables
+    ours, theirs = tables = casefile.read(folder.case), casefile.parse(saved.header["case"])
     for section in sorted(ours.keys() | theirs.keys()):
         first, second = (table.get(section, {}) for table in tables)
         for key in sorted(first.keys() | second.keys()):
@@ -214,7 +210,7 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
 
 def _log_to(folder: RunFolder) -> None:
     with folder.writing():
-        file = logging.FileHandler(folder.log, encoding="utf-8")
+        file = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.addHandler(file)
@@ -232,12 +228,18 @@ def _log_start(
     )
     if comm.device.type == "cuda":
         kernels += f"; on the GPU {cuda.describe()}"
-    log.info("hpc_kjko %s (%s), %s", header["version"], header["git"], kernels)
+    log.info("hpc_kjko version %s, %s, %s", header["version"], _revision(header["git"]), kernels)
     log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))
-    log.info("%d particles, %d to %d a rank", case.particles.count, min(shares), max(shares))
+    on_each = str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
+    log.info("%d particles, %s on each rank", case.particles.count, on_each)
     for sentence in warnings:
         log.warning("%s", sentence)
+
+
+def _revision(git: str) -> str:
+    """A git revision in words; what is not installed from a checkout says so itself."""
+    return git if " " in git else f"git revision {git}"
 
 
 def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:

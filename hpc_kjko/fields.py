@@ -75,7 +75,7 @@ class ExternalField:
                 try:
                     (gradient,) = torch.autograd.grad(potential, position)
                 except RuntimeError as failure:
-                    raise UserError(f"problem.potential: its gradient cannot be had ({failure})") from failure
+                    raise UserError(f"problem.potential: autograd finds no gradient ({failure})") from failure
                 acceleration[rows] = -gradient
             else:
                 acceleration[rows] = 0.0

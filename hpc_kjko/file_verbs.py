@@ -1,44 +1,38 @@
-"""The verbs of ``kjko`` that only read a run folder and print. Under mpirun rank 0 does, once."""
+"""The verbs of ``kjko`` that read run folders and print, or start other processes. Under mpirun rank 0 does, once.
+
+They start at once: nothing here brings torch, MPI or the models of a case, unless a verb needs them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
-import functools
+import os
 import sys
-from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import rich.markup
-import rich.table
 
-from hpc_kjko import config, summary
-from hpc_kjko.comm import Communicator
+from hpc_kjko import summary
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError
+from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 from hpc_kjko.storage import unfinished, writing
-from hpc_kjko.terminal import show
-from hpc_kjko.watch import watch as follow
+from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
 
-DONE, DIFFERENT = 0, 1
+if TYPE_CHECKING:
+    from hpc_kjko.sweep import Sweep
 
-
-def on_rank_0(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace, Communicator], int]:
-    """A command that reads files and prints: under mpirun once, not once a rank."""
-
-    @functools.wraps(command)
-    def on_root(options: argparse.Namespace, comm: Communicator) -> int:
-        with comm.together():
-            return command(options) if comm.is_root else DONE
-
-    return on_root
+DONE, DIFFERENT, FAILED, STOPPED = 0, 1, 1, 75
 
 
-@on_rank_0
 def series(options: argparse.Namespace) -> int:
     """Show the time series of a run."""
     columns = _rows(_existing(options.folder))
@@ -47,36 +41,37 @@ def series(options: argparse.Namespace) -> int:
         writer.writerow(columns)
         writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
         return DONE
-    table = rich.table.Table(rich.table.Column("column", no_wrap=True), "first", "last", "smallest", "largest")
-    for name, values in columns.items():
-        table.add_row(name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max())))
-    show(table)
+    rows = [
+        [name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max()))]
+        for name, values in columns.items()
+    ]
+    show_table(["column", "first", "last", "smallest", "largest"], rows)
     return DONE
 
 
-@on_rank_0
 def plot(options: argparse.Namespace) -> int:
     """Draw the figures of a run."""
+    if not options.first <= options.last:
+        raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
     plotting, folder = _plotting(), _existing(options.folder)
     _rows(folder)
-    with folder.writing():
-        for path in plotting.plot_run(folder):
-            print(path)
+    wanted = {"columns": options.column, "window": (options.first, options.last), "file_format": options.format}
+    for path in plotting.plot_run(folder, **wanted, out=options.out):
+        print(path)
     return DONE
 
 
-@on_rank_0
 def inspect(options: argparse.Namespace) -> int:
     """Say what a run folder holds."""
     folder = _existing(options.folder)
-    status, case = folder.status(), config.load(folder.case, of_a_run=True)
+    status, case = folder.status(), RunCase(folder.case)
     columns = _rows(folder)
     energy = summary.total_energy(columns)
     rows: dict[str, str] = {
         "status": status["status"],
-        "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
-        f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
-        "time": f"{columns['time'][-1]:g} of {case.time.end:g} in steps of {case.time.step:g}",
+        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.number('physics.collision_strength'):g}, "
+        f"{case.number('particles.count')} particles, {case.word('method.collision')}",
+        "time": f"{columns['time'][-1]:g} of {case.number('time.end'):g} in steps of {case.number('time.step'):g}",
         "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
         "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
         "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
@@ -90,7 +85,7 @@ def inspect(options: argparse.Namespace) -> int:
         **_certificates(case, columns),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
-        **summary.memory(status, case.particles.count),
+        **summary.memory(status, case.number("particles.count")),
         "incomplete files": ", ".join(
             str(path.relative_to(folder.path))
             for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
@@ -102,12 +97,11 @@ def inspect(options: argparse.Namespace) -> int:
             if name in status
         },
     }
-    table = rich.table.Table(show_header=False, title=rich.markup.escape(str(folder.path)))
-    for name, value in rows.items():
-        table.add_row(name, rich.markup.escape(value))
-    show(table)
+    show_pairs(rows, title=str(folder.path))
+    if (summary.tally(columns) or {}).get("inconclusive"):
+        print("\n".join(wrapped(summary.INCONCLUSIVE, width())))
     for sentence in summary.remarks(status, columns):
-        print(f"warning: {sentence}")
+        print("\n".join(wrapped(f"warning: {sentence}", width())))
     return DONE
 
 
@@ -129,18 +123,17 @@ def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, st
     return {"energy change not from collisions": f"{np.abs(unexplained).max():.2e}"}
 
 
-def _certificates(case: config.Case, columns: dict[str, np.ndarray]) -> dict[str, str]:
+def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, str]:
     """The tally of a run's certificates."""
     fall = summary.fall(columns)
     if fall is None:
         return {}
     return {
-        f"fall of {summary.certified_quantity(case)} in collisions": summary.tally_text(columns),
-        "its sum, on particles never fitted": fall,
+        f"steps in which {summary.certified_quantity(case)} fell": summary.tally_text(columns),
+        "change in all collisions": f"{fall} (of particles that were never fitted)",
     }
 
 
-@on_rank_0
 def report(options: argparse.Namespace) -> int:
     """Write a page about a run: one HTML file that needs nothing else."""
     _plotting()
@@ -150,28 +143,29 @@ def report(options: argparse.Namespace) -> int:
     return DONE
 
 
-@on_rank_0
 def compare(options: argparse.Namespace) -> int:
     """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
-    from hpc_kjko import compare  # torch and scipy, which the other verbs can do without
+    from hpc_kjko import differences
 
     plotting = _plotting() if options.out else None
     if options.out and options.out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
     folder = _existing(options.run)
-    found = compare.differences(_rows(folder), compare.reference_of(folder, options.reference), options.column)
+    reference = differences.reference_of(folder, options.reference)
+    found = differences.differences(_rows(folder), reference, options.column)
     time = found[0].time
     title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
     numbers = ("relative L2", "largest difference", "at t", "last of A", "last of B")
-    table = rich.table.Table(rich.table.Column("column", no_wrap=True), *numbers, title=rich.markup.escape(title))
-    beyond = []
+    rows = []
     for one in found:
-        is_beyond = options.tolerance is not None and not one.relative_l2 <= options.tolerance
-        beyond += [one] * is_beyond
         last = (f"{values[-1]:.7g}" for values in (one.values, one.reference))
-        cells = (f"{one.relative_l2:.3g}", f"{one.largest:.3g}", f"{one.at:g}", *last)
-        table.add_row(one.column, *cells, style="bold red" if is_beyond else None)
-    show(table)
+        rows.append([one.column, f"{one.relative_l2:.3g}", f"{one.largest:.3g}", f"{one.at:g}", *last])
+    beyond = [
+        number
+        for number, one in enumerate(found)
+        if options.tolerance is not None and not one.relative_l2 <= options.tolerance
+    ]
+    show_table(["column", *numbers], rows, title=title, marked=beyond)
     for path in (options.run, Path(options.reference)):
         if not (path / "case.toml").exists():
             continue
@@ -193,20 +187,90 @@ def compare(options: argparse.Namespace) -> int:
     if plotting:
         curves = {one.column: (one.time, one.values, one.reference) for one in found}
         with writing(options.out):
-            plotting.comparison(curves, (options.run.name, Path(options.reference).name)).savefig(options.out)
+            plotting.comparison(curves, (options.run.name, Path(options.reference).name), options.out)
         print(options.out)
     if beyond:
-        what = ", ".join(f"{one.column} by {one.relative_l2:.3g}" for one in beyond)
+        what = ", ".join(f"{found[number].column} by {found[number].relative_l2:.3g}" for number in beyond)
         print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
         return DIFFERENT
     return DONE
 
 
-@on_rank_0
+def cases(options: argparse.Namespace) -> int:
+    """List the keys of a case and what is built in: a page that scripts/list_cases.py has made from the models."""
+    page = resources.files("hpc_kjko").joinpath("templates/cases.txt").read_text(encoding="utf-8")
+    for line in page.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        for part in wrapped(line.strip(), width() - len(indent)) or [""]:
+            print(f"{indent}{part}".rstrip())
+    return DONE
+
+
 def watch(options: argparse.Namespace) -> int:
     """Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C."""
-    follow(options.folder, once=options.once, interval=options.interval)
+    from hpc_kjko import watch
+
+    watch.watch(options.folder, once=options.once, interval=options.interval)
     return DONE
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
+    from hpc_kjko.sweep import Sweep
+
+    if promised_ranks() > 1:
+        raise UserError("kjko sweep starts the ranks itself: call it without mpirun, with --ranks")
+    if options.table:
+        _show_sweep(Sweep.read(options.case), {})
+        return DONE
+    if not options.grid or options.out is None:
+        raise UserError(
+            "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
+        )
+    swept = Sweep.plan(options.case, options.grid, options.out)
+    if options.slurm:
+        swept.require_free(options.slurm)
+        swept.write()
+        swept.write_slurm_script(options.slurm, options.ranks)
+        print(
+            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
+        )
+        print(f"    sbatch {options.slurm}")
+        print(f"    kjko sweep {options.out} --table     # what has come out so far")
+        return DONE
+    swept.write()
+    outcomes = swept.run(options.ranks)
+    _show_sweep(swept, outcomes)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
+        return FAILED
+    if list(outcomes.values()).count("finished") < len(swept.points):
+        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
+        return STOPPED
+    return DONE
+
+
+def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
+    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
+    rows = swept.table(outcomes)
+    keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
+    verdicts = list(summary.VERDICTS.values())
+    quantities = ("energy", "field_energy", "potential_energy", "free_energy", "kl", "seconds")
+    numbers = [name for name in quantities if any(row[name] for row in rows)]
+    certified = any(row[verdicts[0]] is not None for row in rows)
+    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers] + ["certificates"] * certified
+    lines = []
+    for row in rows:
+        cells = [row[key] for key in keys] + [row["status"]]
+        cells += ["-" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        cells += ["/".join("-" if row[name] is None else str(row[name]) for name in verdicts)] * certified
+        lines.append(cells)
+    title = str(swept.folder)
+    if certified:
+        title += f" (certificates: {' / '.join(verdicts)})"
+    show_table([heading.replace("_", "\n") for heading in headings], lines, title=title, labels=max(1, len(keys)))
+    print(swept.write_table(rows))
 
 
 def _rows(folder: RunFolder) -> dict[str, np.ndarray]:
@@ -224,8 +288,22 @@ def _existing(path: Path) -> RunFolder:
 
 
 def _plotting() -> ModuleType:
+    """The module that draws.
+
+    Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
+    is loaded without it, and hears of it afterwards, for a notebook that called this.
+    """
+    is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
     try:
         from hpc_kjko import plotting
     except ImportError:
         raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named and is_new:
+        import matplotlib
+
+        with contextlib.suppress(ValueError):  # there is no such backend
+            matplotlib.rcParams["backend"] = named
     return plotting

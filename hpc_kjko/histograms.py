@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
+from hpc_kjko.binned import BINS, MARGINAL_BINS, Histogram, Marginal
 from hpc_kjko.comm import Communicator
 from hpc_kjko.exact import counts
 from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density
-
-#: Bins per axis of a phase-space histogram.
-BINS = 128
-#: Bins of a marginal (the paper's number).
-MARGINAL_BINS = 160
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Phase-space density of (x_i, v_i) over a window, all other coordinates integrated out.
-
-    ``values`` [BINS, BINS] integrates to the mass inside the window; ``x_range`` and ``v_range`` are (low, high).
-    """
-
-    axis: int
-    values: np.ndarray
-    x_range: tuple[float, float]
-    v_range: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Marginal:
-    """Density of one coordinate over a window, all others integrated out.
-
-    ``values`` [MARGINAL_BINS] integrates to the mass inside the window ``range``; ``kind`` is "x" or "v".
-    """
-
-    kind: Literal["x", "v"]
-    axis: int
-    values: np.ndarray
-    range: tuple[float, float]
 
 
 def phase_space_histograms(particles: Particles, problem: Problem, comm: Communicator) -> list[Histogram]:
@@ -102,6 +71,16 @@ def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
             bins, inside = _bin(getattr(particles, kind)[rows, axis], _window_of(problem, kind, axis), MARGINAL_BINS)
             part += torch.bincount(bins[inside], weights=number[inside], minlength=MARGINAL_BINS)
     return found.cpu().numpy()
+
+
+def marginals_of_density(problem: Problem, known: Density) -> list[Marginal]:
+    """Those of a known density, as parts of the whole: each integrates to what lies inside the window."""
+    found = []
+    for kind, axis in coordinates(problem):
+        low, high = _window_of(problem, kind, axis)
+        edges = np.linspace(low, high, MARGINAL_BINS + 1)
+        found.append(Marginal(kind, axis, known.marginal(kind, axis, edges) / np.diff(edges), (low, high)))
+    return found
 
 
 def marginal_errors(parts: np.ndarray, problem: Problem, known: Density) -> tuple[float, ...]:

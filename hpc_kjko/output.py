@@ -15,17 +15,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
 
 from hpc_kjko import __version__
-from hpc_kjko.comm import Communicator
-from hpc_kjko.fields import MeshField
-from hpc_kjko.histograms import Histogram, Marginal
-from hpc_kjko.particles import Particles
+from hpc_kjko.binned import Histogram, Marginal
 from hpc_kjko.storage import ShardedFile, reading
+
+if TYPE_CHECKING:  # these bring torch, which readers of files can do without
+    from hpc_kjko.comm import Communicator
+    from hpc_kjko.fields import MeshField
+    from hpc_kjko.particles import Particles
 
 #: The particle species in the files.
 SPECIES = "markers"

@@ -4,28 +4,31 @@ Units on the axes are those of the normalisation: time in 1/ω_p, lengths in v_t
 speed of a bath at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_th/ω_p)^dx.
 
 A panel draws into one axes. ``plot_run`` puts panels together into files, ``pictures`` makes of each a small picture.
+Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND, neither matters nor changes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from cycler import cycler  # noqa: E402
-
-from hpc_kjko import config  # noqa: E402
-from hpc_kjko.output import Snapshot, list_contents, read_snapshot  # noqa: E402
-from hpc_kjko.runfolder import RunFolder  # noqa: E402
-from hpc_kjko.series import read_series  # noqa: E402
+from hpc_kjko.binned import Marginal
+from hpc_kjko.casefile import RunCase
+from hpc_kjko.errors import UserError
+from hpc_kjko.output import Snapshot, list_contents, read_snapshot
+from hpc_kjko.runfolder import RunFolder
+from hpc_kjko.series import read_equilibrium, read_series
+from hpc_kjko.storage import writing
 
 #: Panels of the phase-space figure.
 PANELS = 6
@@ -56,40 +59,99 @@ _HALF_TONES = {
     **{f"axes.{name}color": _GREY for name in ("edge", "label", "title")},
 }
 
-Panel = Callable[[plt.Axes], None]
+#: Columns that fall or grow over orders of magnitude.
+_LOGARITHMIC = ("field_energy", "wave_energy", "kl")
+_FROM_THE_START = (-math.inf, math.inf)
+
+Panel = Callable[[Axes], None]
 Columns = dict[str, np.ndarray]
+Format = Literal["png", "pdf", "svg"]
+Window = tuple[float, float]
 
 
-def plot_run(folder: RunFolder) -> list[Path]:
-    """Draw every figure the run has data for into its ``figures/`` folder.
+def plot_run(
+    folder: RunFolder,
+    *,
+    columns: Sequence[str] = (),
+    window: Window = _FROM_THE_START,
+    file_format: Format = "png",
+    out: Path | None = None,
+) -> Iterator[Path]:
+    """Draw the figures that the run has data for.
 
-    Returns:
-        The files, field energy first.
+    Args:
+        columns: of the time series, to draw a figure of each instead of all figures.
+        window: the first and the last time shown.
+        out: the folder for the figures, made if missing (default ``figures/`` in the run folder).
+
+    Yields:
+        Each file, once it is written.
 
     Raises:
-        UserError: the folder holds no readable time series.
+        UserError: the folder holds no readable time series, or none of the columns or times that are asked for, or a
+            figure cannot be written.
     """
-    case, series = config.load(folder.case, of_a_run=True), read_series(folder.series)
-    folder.figures.mkdir(exist_ok=True)
+    case, series, out = RunCase(folder.case), read_series(folder.series), out or folder.figures
+    for name in columns:
+        if name not in series:
+            raise UserError(f"--column {name}: the run has no such column; it has {', '.join(series)}")
+    series = _within(series, window)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    drawings = _of_columns(case, series, columns) if columns else _of_run(case, series, folder, window)
+    for name, draw in drawings.items():
+        path = out / f"{name}.{file_format}"
+        with matplotlib.rc_context(_STYLE):
+            figure = draw()
+            if figure is not None:
+                with writing(path):
+                    figure.savefig(path)
+        if figure is not None:
+            yield path
+
+
+def _within(series: Columns, window: Window) -> Columns:
+    """The rows of a series at the times of a window."""
+    time = series["time"]
+    slack = 1e-9 * abs(time[-1])
+    inside = (time >= window[0] - slack) & (time <= window[1] + slack)
+    if not inside.any():
+        raise UserError(
+            f"--from {window[0]:g} --to {window[1]:g}: the run has no row there; it has t = {time[0]:g} to {time[-1]:g}"
+        )
+    return {name: values[inside] for name, values in series.items()}
+
+
+def _of_run(
+    case: RunCase, series: Columns, folder: RunFolder, window: Window
+) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure of a run, by the name of its file; field energy first."""
     panels = series_panels(case, series)
     energies: list[str] = [name for name in ("energies", "free_energy") if name in panels]
-    drawings: dict[str, Callable[[], plt.Figure | None]] = {
+    return {
         "field_energy": lambda: _row(case, panels, ["field_energy"]),
         "energies": lambda: _row(case, panels, energies),
         "relative_entropy": lambda: _row(case, panels, ["relative_entropy"]),
-        "marginals": lambda: marginals(case, folder),
-        "phase_space": lambda: phase_space(case, folder),
-        "spectrum": lambda: spectrum(case, folder),
+        "marginals": lambda: marginals(case, folder, series, window),
+        "phase_space": lambda: phase_space(case, folder, window),
+        "spectrum": lambda: spectrum(case, folder, window),
     }
-    paths = []
-    for name, draw in drawings.items():
-        with plt.rc_context(_STYLE):
-            figure = draw()
-        if figure is not None:
-            paths.append(folder.figures / f"{name}.png")
-            figure.savefig(paths[-1])
-            plt.close(figure)
-    return paths
+
+
+def _of_columns(case: RunCase, series: Columns, names: Sequence[str]) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each of some columns against time, by the name of its file."""
+
+    def panel(name: str) -> Panel:
+        def draw(axes: Axes) -> None:
+            axes.plot(series["time"], series[name], color="C0")
+            if name in _LOGARITHMIC and (series[name] > 0).any():
+                axes.set_yscale("log")
+            axes.set(xlabel="time  [1/ω$_p$]", ylabel=name.replace("_", " "))
+
+        return draw
+
+    panels = {name: panel(name) for name in names}
+    return {name: lambda name=name: _row(case, panels, [name]) for name in names}  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -101,21 +163,21 @@ class Picture:
     time: float | None = None
 
 
-def pictures(folder: RunFolder, case: config.Case, series: Columns) -> Iterator[tuple[str, Picture]]:
+def pictures(folder: RunFolder, case: RunCase, series: Columns) -> Iterator[tuple[str, Picture]]:
     """Every panel that the run has data for, by the name of its figure; of phase space as many times as FRAMES.
 
     Args:
         series: two rows at least, or none.
 
     Raises:
-        UserError: a snapshot is damaged, or the code of the user's for a potential cannot be had.
+        UserError: a snapshot is damaged.
     """
     seconds = {"seconds": lambda axes: _seconds(axes, series)} if series else {}
     for name, panel in (series_panels(case, series) | seconds).items():
         no_bath = name == "free_energy" and "free_energy" not in series
         yield name, Picture(_png(panel), "∫ f log f against time" if no_bath else TEXTS[name])
     steps = _steps_with(folder, "histograms")
-    for label, panel in marginal_panels(case, _snapshots(folder, _spread(steps, TIMES))):
+    for label, panel in marginal_panels(folder, series):
         yield "marginals", Picture(_png(panel), f"Distribution of {label}")
     frames = _snapshots(folder, _spread(steps, FRAMES))
     frames = [frame for frame in frames if frame.histograms]
@@ -125,7 +187,7 @@ def pictures(folder: RunFolder, case: config.Case, series: Columns) -> Iterator[
         yield "phase_space", Picture(png, f"Phase space at t = {frame.time:g}", frame.time)
     fields = _snapshots(folder, _spread(_steps_with(folder, "fields"), TIMES), fields=True)
     if fields:
-        yield "spectrum", Picture(_png(_spectrum_panel(case, fields)), TEXTS["spectrum"])
+        yield "spectrum", Picture(_png(_spectrum_panel(fields)), TEXTS["spectrum"])
 
 
 TEXTS = {
@@ -140,57 +202,65 @@ TEXTS = {
 
 def _png(panel: Panel) -> bytes:
     file = io.BytesIO()
-    with plt.rc_context(_HALF_TONES):
-        figure, axes = plt.subplots(figsize=(4.8, 3.3))
-        panel(axes)
+    with matplotlib.rc_context(_HALF_TONES):
+        figure, grid = _axes(1, 1, (4.8, 3.3))
+        panel(grid[0, 0])
         figure.savefig(file, format="png")
-        plt.close(figure)
     return file.getvalue()
 
 
-def _row(case: config.Case, panels: Mapping[str, Panel], names: list[str]) -> plt.Figure | None:
+def _row(case: RunCase, panels: Mapping[str, Panel], names: list[str]) -> Figure | None:
     """Panels beside each other; None if there are none."""
     names = [name for name in names if name in panels]
     if not names:
         return None
     width = 6.4 if len(names) == 1 else 5.0 * len(names)
-    figure, row = plt.subplots(1, len(names), figsize=(width, 4.2), squeeze=False)
-    for name, axes in zip(names, row[0], strict=True):
+    figure, grid = _axes(1, len(names), (width, 4.2))
+    for name, axes in zip(names, grid[0], strict=True):
         panels[name](axes)
     figure.suptitle(_title(case))
     return figure
 
 
+def _axes(rows: int, columns: int, size: tuple[float, float], shared: bool = False) -> tuple[Figure, np.ndarray]:
+    """A figure that pyplot knows nothing of, and its axes [rows, columns], which may share their scales."""
+    figure = Figure(figsize=size)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
+
+
 def _ink() -> str:
-    return plt.rcParams["text.color"]
+    return matplotlib.rcParams["text.color"]
 
 
-def comparison(curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], labels: tuple[str, str]) -> plt.Figure:
-    """A run over its reference: a panel for each column, by its name, of times, values and the reference's [n] each.
+def comparison(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], labels: tuple[str, str], out: Path
+) -> None:
+    """Draw a run over its reference: a panel for each column, by its name, of times, values and the reference's.
 
     Args:
         labels: what the run and the reference are called.
+        out: the file.
     """
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    with plt.rc_context(_STYLE):
-        figure, grid = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows + 0.4), squeeze=False)
+    with matplotlib.rc_context(_STYLE):
+        figure, grid = _axes(rows, columns, (4.4 * columns, 3.2 * rows + 0.4))
         for axes, (name, (time, values, reference)) in zip(grid.flat, curves.items(), strict=False):
             axes.plot(time, reference, color=_ink(), lw=2.4, alpha=0.35, label=labels[1])
             axes.plot(time, values, color="C3", lw=1, label=labels[0])
-            if name in ("field_energy", "wave_energy", "kl") and min(values.min(), reference.min()) > 0:
+            if name in _LOGARITHMIC and min(values.min(), reference.min()) > 0:
                 axes.set_yscale("log")
             axes.set(xlabel="time  [1/ω$_p$]", title=name.replace("_", " "))
         for axes in grid.flat[len(curves) :]:
             axes.set_visible(False)
         grid[0, 0].legend()
-    return figure
+        figure.savefig(out)
 
 
 # -- panels of the time series ---------------------------------------------------------------------------------------
 
 
-def series_panels(case: config.Case, series: Columns) -> dict[str, Panel]:
+def series_panels(case: RunCase, series: Columns) -> dict[str, Panel]:
     """The panels that a time series has columns for; none without a series."""
     if not series:
         return {}
@@ -205,13 +275,13 @@ def series_panels(case: config.Case, series: Columns) -> dict[str, Panel]:
     return panels
 
 
-def _field_energy(axes: plt.Axes, series: Columns) -> None:
+def _field_energy(axes: Axes, series: Columns) -> None:
     """½ ∫ |E|² dx against time, logarithmic."""
     axes.semilogy(series["time"], series["field_energy"], color="C3")
     axes.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫|E|²dx  [normalised]")
 
 
-def _energies(axes: plt.Axes, series: Columns) -> None:
+def _energies(axes: Axes, series: Columns) -> None:
     total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
     for name in ("kinetic", "field", "potential"):
         if series[f"{name}_energy"].any():
@@ -221,17 +291,17 @@ def _energies(axes: plt.Axes, series: Columns) -> None:
     axes.legend()
 
 
-def _free_energy(axes: plt.Axes, case: config.Case, series: Columns) -> None:
+def _free_energy(axes: Axes, case: RunCase, series: Columns) -> None:
     """Free energy with entropy, or ∫ f log f alone without a bath, and the dissipation identity."""
     time, in_bath = series["time"], "free_energy" in series
     if in_bath:
         axes.plot(time, series["free_energy"], color="C2", label="free energy F")
-        axes.plot(time, case.physics.temperature * series["entropy"], color="C4", label="T ∫ f log f")
+        axes.plot(time, case.number("physics.temperature") * series["entropy"], color="C4", label="T ∫ f log f")
     else:
         axes.plot(time, series["entropy"], color="C4", label="∫ f log f")
     if "dissipation" in series:
         falls, start = ("F", series["free_energy"][0]) if in_bath else ("∫ f log f", series["entropy"][0])
-        label = f"{falls} at t = 0, less ∫ dissipation dt"
+        label = f"{falls} at t = {time[0]:g}, less ∫ dissipation dt"
         axes.plot(time, start - dissipated(series), color=_ink(), lw=1, ls="--", label=label)
     axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]" if in_bath else "∫ f log f")
     axes.legend()
@@ -243,13 +313,13 @@ def dissipated(series: Columns) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
 
 
-def _relative_entropy(axes: plt.Axes, series: Columns) -> None:
+def _relative_entropy(axes: Axes, series: Columns) -> None:
     """KL divergence from the equilibrium, logarithmic."""
     axes.semilogy(series["time"], np.where(series["kl"] > 0, series["kl"], np.nan), color="C0")
     axes.set(xlabel="time  [1/ω$_p$]", ylabel="KL(f | f$_∞$)")
 
 
-def _seconds(axes: plt.Axes, series: Columns) -> None:
+def _seconds(axes: Axes, series: Columns) -> None:
     """Wall clock of each step; the row of t = 0 has none."""
     axes.plot(series["step"][1:], series["seconds"][1:], color="C0", lw=1)
     axes.set(xlabel="step", ylabel="seconds")
@@ -259,15 +329,14 @@ def _seconds(axes: plt.Axes, series: Columns) -> None:
 # -- panels of the snapshots -----------------------------------------------------------------------------------------
 
 
-def marginals(case: config.Case, folder: RunFolder) -> plt.Figure | None:
+def marginals(case: RunCase, folder: RunFolder, series: Columns, window: Window) -> Figure | None:
     """Marginals of every coordinate at several times, and the equilibrium's; None without snapshots of them."""
-    snapshots = _snapshots(folder, _spread(_steps_with(folder, "histograms"), TIMES))
-    if not snapshots:
+    panels = [panel for _, panel in marginal_panels(folder, series, window)]
+    if not panels:
         return None
-    panels = [panel for _, panel in marginal_panels(case, snapshots)]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows + 0.4), squeeze=False)
+    figure, grid = _axes(rows, columns, (4.2 * columns, 3.2 * rows + 0.4))
     for axes, panel in zip(grid.flat, panels, strict=False):
         panel(axes)
     for axes in grid.flat[1 : len(panels)]:
@@ -278,24 +347,29 @@ def marginals(case: config.Case, folder: RunFolder) -> plt.Figure | None:
     return figure
 
 
-def marginal_panels(case: config.Case, snapshots: list[Snapshot]) -> list[tuple[str, Panel]]:
+def marginal_panels(
+    folder: RunFolder, series: Columns, window: Window = _FROM_THE_START
+) -> list[tuple[str, Panel]]:
     """One of each coordinate, with its name; none without snapshots."""
+    snapshots = _snapshots(folder, _spread(_steps_with(folder, "histograms", window), TIMES))
     if not snapshots:
         return []
-    equilibrium = case.equilibrium()
+    known: dict[tuple[str, int], Marginal] = {}
+    if folder.series.exists():
+        known = {(marginal.kind, marginal.axis): marginal for marginal in read_equilibrium(folder.series)}
 
     def panel(number: int) -> Panel:
-        def draw(axes: plt.Axes) -> None:
+        def draw(axes: Axes) -> None:
             for snapshot in snapshots:
                 found = snapshot.marginals[number]
                 low, high = found.range
                 edges = np.linspace(low, high, len(found.values) + 1)
-                share = found.values / case.problem.mass
-                axes.plot(0.5 * (edges[1:] + edges[:-1]), share, lw=1.2, label=f"t = {snapshot.time:g}")
-            if equilibrium is not None:
-                wanted = equilibrium.marginal(found.kind, found.axis, edges) / np.diff(edges)
-                label = "equilibrium"
-                axes.plot(0.5 * (edges[1:] + edges[:-1]), wanted, color=_ink(), lw=1, ls="--", label=label)
+                mass = series["mass"][0] if series else (found.values * np.diff(edges)).sum()
+                axes.plot(0.5 * (edges[1:] + edges[:-1]), found.values / mass, lw=1.2, label=f"t = {snapshot.time:g}")
+            if (wanted := known.get((found.kind, found.axis))) is not None:
+                edges = np.linspace(*wanted.range, len(wanted.values) + 1)
+                centres = 0.5 * (edges[1:] + edges[:-1])
+                axes.plot(centres, wanted.values, color=_ink(), lw=1, ls="--", label="equilibrium")
             unit = "v$_{th}$/ω$_p$" if found.kind == "x" else "v$_{th}$"
             axes.set(xlabel=f"{names[number]}  [{unit}]", ylabel="probability density")
             axes.set_ylim(bottom=0)
@@ -309,17 +383,15 @@ def marginal_panels(case: config.Case, snapshots: list[Snapshot]) -> list[tuple[
     return [(f"{kind}{axis if numbered else ''}", panel(i)) for i, (kind, axis) in enumerate(coordinates)]
 
 
-def phase_space(case: config.Case, folder: RunFolder) -> plt.Figure | None:
+def phase_space(case: RunCase, folder: RunFolder, window: Window) -> Figure | None:
     """Phase-space density of (x, v_x) at several times; None without snapshots of it."""
-    chosen = _snapshots(folder, _spread(_steps_with(folder, "histograms"), PANELS))
+    chosen = _snapshots(folder, _spread(_steps_with(folder, "histograms", window), PANELS))
     chosen = [snapshot for snapshot in chosen if snapshot.histograms]
     if not chosen:
         return None
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(3.6 * columns + 0.8, 3 * rows + 0.4), sharex=True, sharey=True, squeeze=False
-    )
+    figure, grid = _axes(rows, columns, (3.6 * columns + 0.8, 3 * rows + 0.4), shared=True)
     brightest = max(snapshot.histograms[0].values.max() for snapshot in chosen)
     for axes, snapshot in zip(grid.flat, chosen, strict=False):
         _phase_space_panel(snapshot, brightest)(axes)
@@ -334,7 +406,7 @@ def phase_space(case: config.Case, folder: RunFolder) -> plt.Figure | None:
 def _phase_space_panel(snapshot: Snapshot, brightest: float, with_bar: bool = False) -> Panel:
     histogram = snapshot.histograms[0]
 
-    def draw(axes: plt.Axes) -> None:
+    def draw(axes: Axes) -> None:
         image = axes.imshow(
             histogram.values.T,
             origin="lower",
@@ -353,13 +425,13 @@ def _phase_space_panel(snapshot: Snapshot, brightest: float, with_bar: bool = Fa
     return draw
 
 
-def spectrum(case: config.Case, folder: RunFolder) -> plt.Figure | None:
+def spectrum(case: RunCase, folder: RunFolder, window: Window) -> Figure | None:
     """Field energy by wavenumber at several times; None without snapshots of the field."""
-    snapshots = _snapshots(folder, _spread(_steps_with(folder, "fields"), TIMES), fields=True)
+    snapshots = _snapshots(folder, _spread(_steps_with(folder, "fields", window), TIMES), fields=True)
     if not snapshots:
         return None
-    figure, axes = plt.subplots(figsize=(6.4, 4.2))
-    _spectrum_panel(case, snapshots)(axes)
+    figure, grid = _axes(1, 1, (6.4, 4.2))
+    _spectrum_panel(snapshots)(grid[0, 0])
     figure.suptitle(_title(case))
     return figure
 
@@ -384,11 +456,12 @@ def field_spectrum(electric: np.ndarray, periods: tuple[float, ...]) -> tuple[np
     return smallest * np.arange(1, shell.max() + 1), np.bincount(shell, energy.ravel())[1:]
 
 
-def _spectrum_panel(case: config.Case, snapshots: list[Snapshot]) -> Panel:
-    def draw(axes: plt.Axes) -> None:
+def _spectrum_panel(snapshots: list[Snapshot]) -> Panel:
+    def draw(axes: Axes) -> None:
         for snapshot in snapshots:
-            assert snapshot.electric is not None and case.problem.periods
-            wavenumber, energy = field_spectrum(snapshot.electric, case.problem.periods)
+            assert snapshot.electric is not None and snapshot.spacing is not None
+            periods = tuple(snapshot.spacing * snapshot.electric.shape[:-1])
+            wavenumber, energy = field_spectrum(snapshot.electric, periods)
             energy = np.where(energy > 1e-30, energy, np.nan)
             axes.semilogy(wavenumber, energy, marker=".", ms=4, lw=1, label=f"t = {snapshot.time:g}")
         axes.set(xlabel="k  [ω$_p$/v$_{th}$]", ylabel="field energy  [normalised]")
@@ -397,8 +470,14 @@ def _spectrum_panel(case: config.Case, snapshots: list[Snapshot]) -> Panel:
     return draw
 
 
-def _steps_with(folder: RunFolder, what: str) -> list[int]:
-    return [step for step, contents in list_contents(folder.snapshots).items() if what in contents]
+def _steps_with(folder: RunFolder, what: str, window: Window = _FROM_THE_START) -> list[int]:
+    """Steps of the snapshots that hold something, at the times of a window."""
+    steps = [step for step, contents in list_contents(folder.snapshots).items() if what in contents]
+    if window == _FROM_THE_START:
+        return steps
+    step_length = RunCase(folder.case).number("time.step")
+    slack = 1e-9 * step_length
+    return [step for step in steps if window[0] - slack <= step * step_length <= window[1] + slack]
 
 
 def _spread(steps: list[int], most: int) -> list[int]:
@@ -410,10 +489,7 @@ def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> lis
     return [read_snapshot(folder.snapshots, step, fields=fields) for step in steps]
 
 
-def _title(case: config.Case) -> str:
-    problem = case.problem
-    dims = f"{problem.space_dims}D{problem.velocity_dims}V"
-    return (
-        f"{problem.kind.replace('_', ' ')}, {dims}, κ = {case.physics.collision_strength:g}, "
-        f"N = {case.particles.count}, h = {case.time.step:g}"
-    )
+def _title(case: RunCase) -> str:
+    kind, strength = case.word("problem.kind").replace("_", " "), case.number("physics.collision_strength")
+    particles, step = case.number("particles.count"), case.number("time.step")
+    return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {step:g}"

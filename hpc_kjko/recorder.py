@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import unit_of
 from hpc_kjko.fields import MeshField
-from hpc_kjko.histograms import marginals, phase_space_histograms
+from hpc_kjko.histograms import marginals, marginals_of_density, phase_space_histograms
 from hpc_kjko.output import write_snapshot
 from hpc_kjko.runfolder import RunFolder
-from hpc_kjko.series import SeriesWriter
+from hpc_kjko.series import SeriesWriter, equilibrium_attributes
 
 if TYPE_CHECKING:
     from hpc_kjko.simulation import Simulation
@@ -46,7 +46,10 @@ class Recorder:
             if self.comm.is_root:
                 if self._series is None:
                     units = {name: unit_of(name) for name in row}
-                    self._series = SeriesWriter(self.folder.series, list(row), units, attributes=self.header)
+                    known = simulation.case.equilibrium()
+                    wanted = marginals_of_density(simulation.case.problem, known) if known else []
+                    attributes = self.header | equilibrium_attributes(wanted)
+                    self._series = SeriesWriter(self.folder.series, list(row), units, attributes=attributes)
                 self._series.append(row)
         due = {
             "meshes": _due(step, output.every) and isinstance(simulation.state.field, MeshField),

@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from hpc_kjko import __version__, config, plotting, summary
+from hpc_kjko import __version__, plotting, summary
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.plotting import Picture
@@ -43,7 +44,7 @@ NEEDS = {
     "field_energy": ("Field energy", "the run has no self-consistent field"),
     "energies": ("Energies", "the time series has fewer than two rows"),
     "free_energy": ("Free energy and entropy", "this collision method does not track log f"),
-    "relative_entropy": ("Relative entropy", "it takes log f and a known equilibrium"),
+    "relative_entropy": ("Relative entropy", "it needs log f and a known equilibrium"),
     "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
     "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
     "spectrum": ("Spectrum of the field", "no snapshot has the field (output.every, and a field of the run's own)"),
@@ -68,13 +69,13 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     page = _page(folder)
     with writing(out):
         partial = partial_name(out)
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="replace")  # the folder's name may be in another encoding
         partial.replace(out)
     return out
 
 
 def _page(folder: RunFolder) -> str:
-    case, status = config.load(folder.case, of_a_run=True), folder.status()
+    case, status = RunCase(folder.case), folder.status()
     columns = read_series(folder.series) if folder.series.exists() else {}
     rows = len(columns["step"]) if columns else 0
     figures, missing = _figures(folder, case, columns if rows > 1 else {})
@@ -94,14 +95,15 @@ def _page(folder: RunFolder) -> str:
     environment.filters["source"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return environment.from_string(template).render(
         name=folder.path.resolve().name,
-        title=f"{case.problem.kind.replace('_', ' ')}, {case.problem.space_dims}D{case.problem.velocity_dims}V",
+        title=f"{case.word('problem.kind').replace('_', ' ')}, {case.dims}",
         case=case,
-        toml=case.toml(),
+        toml=folder.case.read_text(encoding="utf-8-sig"),
         status=status["status"],
         headline=_headline(case, columns, rows),
         what=_what(case),
         tally=summary.tally(columns) if rows else None,
         certified=summary.certified_quantity(case),
+        inconclusive=summary.INCONCLUSIVE,
         fall=summary.fall(columns) if rows else None,
         drifts=summary.drifts(columns) if rows else [],
         checks=_checks(columns) if rows else {},
@@ -119,13 +121,13 @@ def _page(folder: RunFolder) -> str:
     )
 
 
-def _headline(case: config.Case, columns: summary.Columns, rows: int) -> dict[str, str]:
+def _headline(case: RunCase, columns: summary.Columns, rows: int) -> dict[str, str]:
     """The numbers that one looks for first."""
     if not rows:
-        return {"steps": f"0 of {case.time.steps}"}
+        return {"steps": f"0 of {case.steps}"}
     found = {
-        "time": f"{columns['time'][-1]:g} of {case.time.end:g}",
-        "steps": f"{columns['step'][-1]:.0f} of {case.time.steps}",
+        "time": f"{columns['time'][-1]:g} of {case.number('time.end'):g}",
+        "steps": f"{columns['step'][-1]:.0f} of {case.steps}",
         "wall clock of the steps": _duration(columns["seconds"].sum()),
         "mass, largest change": f"{summary.Drift.of('mass', columns['mass']).largest:.1e}",
     }
@@ -136,24 +138,31 @@ def _headline(case: config.Case, columns: summary.Columns, rows: int) -> dict[st
     return found
 
 
-def _what(case: config.Case) -> dict[str, str]:
+def _what(case: RunCase) -> dict[str, str]:
     """The case in a few lines."""
-    method, physics, particles = case.method, case.physics, case.particles
-    in_bath = physics.collision_operator == "bath"
-    collision = method.collision
-    if collision == "jko":
-        collision += f" of order {method.order}, {method.logdet} log det, {method.solver}"
-    network = f"{', '.join(map(str, method.hidden)) or 'affine'} ({method.activation})"
+    in_bath = case.word("physics.collision_operator") == "bath"
+    method = collision = case.word("method.collision")
+    if method == "jko":
+        order, logdet, solver = (case.value(f"method.{key}") for key in ("order", "logdet", "solver"))
+        collision += f" of order {order}, {logdet} log det, {solver}"
+    hidden, cells = case.value("method.hidden", []), case.value("grid.cells")
+    network = f"{', '.join(map(str, hidden)) or 'affine'} ({case.value('method.activation')})"
+    start, weights, seed = (case.value(f"particles.{key}") for key in ("start", "weights", "seed"))
     return {
-        "problem": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V",
-        "field": physics.field + (f" on {' × '.join(map(str, case.grid.cells))} cells" if case.grid else ""),
-        "collisions": f"κ = {physics.collision_strength:g}, "
-        + (f"with a bath of T = {physics.temperature:g}" if in_bath else f"{physics.collision_operator} operator"),
+        "problem": f"{case.word('problem.kind')}, {case.dims}",
+        "field": case.word("physics.field") + (f" on {' × '.join(map(str, cells))} cells" if cells else ""),
+        "collisions": f"κ = {case.number('physics.collision_strength'):g}, "
+        + (
+            f"with a bath of T = {case.number('physics.temperature'):g}"
+            if in_bath
+            else f"{case.word('physics.collision_operator')} operator"
+        ),
         "collision step": collision,
-        **({"network": network} if collision not in ("langevin", "none") else {}),
-        "particles": f"{particles.count}, {particles.start} start, {particles.weights} weights, seed {particles.seed}"
-        + (", control variate" if particles.control_variate else ""),
-        "time": f"{case.time.steps} steps of {case.time.step:g} to t = {case.time.end:g}, {case.time.integrator}",
+        **({"network": network} if method not in ("langevin", "none") else {}),
+        "particles": f"{case.number('particles.count')}, {start} start, {weights} weights, seed {seed}"
+        + (", control variate" if case.value("particles.control_variate") else ""),
+        "time": f"{case.steps} steps of {case.number('time.step'):g} to t = {case.number('time.end'):g}, "
+        f"{case.value('time.integrator')}",
     }
 
 
@@ -172,7 +181,7 @@ def _checks(columns: summary.Columns) -> dict[str, str]:
 
 
 def _figures(
-    folder: RunFolder, case: config.Case, columns: summary.Columns
+    folder: RunFolder, case: RunCase, columns: summary.Columns
 ) -> tuple[dict[str, list[Picture]], list[str]]:
     """Pictures by the name of their figure, and a sentence for each figure that there is none of."""
     figures: dict[str, list[Picture]] = {}
@@ -191,18 +200,18 @@ def _figures(
     return figures, missing
 
 
-def _timings(case: config.Case, status: dict[str, Any], columns: summary.Columns, rows: int) -> dict[str, str]:
+def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows: int) -> dict[str, str]:
     timings = {}
     if rows > 1:
         seconds = columns["seconds"][1:]
+        of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.number("particles.count")
         timings = {
             "all steps": _duration(seconds.sum()),
             "a step, median": f"{np.median(seconds):.3g} s",
             "a step, fastest and slowest": f"{seconds.min():.3g} s, {seconds.max():.3g} s",
-            "a particle and step": f"{1e6 * np.median(seconds) * status.get('ranks', 1) / case.particles.count:.3g} "
-            "microseconds of one rank",
+            "a particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
-    return timings | summary.memory(status, case.particles.count)
+    return timings | summary.memory(status, case.number("particles.count"))
 
 
 def _files(folder: RunFolder) -> dict[str, str]:

@@ -24,15 +24,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hpc_kjko import __version__
-from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.storage import unfinished
+
+if TYPE_CHECKING:
+    from hpc_kjko.comm import Communicator
 
 _SOFTWARE = "hpc_kjko"
 _HELD: dict[Path, Any] = {}  # the locks of this process
@@ -210,6 +210,8 @@ def restart_command(path: Path) -> str:
 
 def provenance(comm: Communicator) -> dict[str, Any]:
     """What made a run: versions, git revision, ranks, threads, host, date, command. Written into every output file."""
+    import torch  # not with the module: who only reads a folder does without
+
     nodes = os.environ.get("SLURM_JOB_NODELIST")
     program = Path(sys.argv[0]).name.replace("__main__.py", "kjko")
     return {
@@ -224,7 +226,7 @@ def provenance(comm: Communicator) -> dict[str, Any]:
         "python": platform.python_version(),
         "host": platform.node(),
         **({"nodes": nodes} if nodes else {}),
-        "command": shlex.join([program, *sys.argv[1:]]),
+        "command": _as_utf8(shlex.join([program, *sys.argv[1:]])),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 
@@ -235,10 +237,16 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def _as_utf8(text: str) -> str:
+    """A text in which bytes that are not UTF-8, as in names of old files, are written out as numbers."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _git_revision() -> str:
+    """The revision of the sources, if Python runs them where they are; else that this is an installed package."""
     source = Path(__file__).parent
     if not (source.parent / ".git").exists():
-        return "not a git checkout"
+        return "installed package"
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"

@@ -56,7 +56,9 @@ def _numbers(value: Any) -> Iterator[float]:
 class Section(BaseModel):
     """One table of a case file: frozen, strict, finite numbers only, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*")
     @classmethod
@@ -113,6 +115,23 @@ def unknown_key(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
     advice = f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
     return f"{key} is not a known key: {advice}"
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that an annotation of a field allows, if it is one."""
+    for kind in (annotation, *get_args(annotation)):
+        if inspect.isclass(kind) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def meaning(model: type[Section], name: str) -> str:
+    """What the text below a field says of it, in the model or else in the nearest one that it comes from."""
+    for kind in model.__mro__:
+        field = kind.__dict__.get("__pydantic_fields__", {}).get(name)
+        if field is not None and field.description:
+            return " ".join(field.description.split())
+    return ""
 
 
 def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:

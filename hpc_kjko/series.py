@@ -15,11 +15,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpc_kjko.binned import Marginal
 from hpc_kjko.errors import UserError
 from hpc_kjko.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
 
 _CHUNK_ROWS = 1024
 _FLUSH_SECONDS = 1.0
+#: Attributes of the file that hold the marginals of the equilibrium, for figures to show without the case's own code.
+_EQUILIBRIUM = "equilibrium_"
 
 
 class SeriesWriter:
@@ -77,7 +80,7 @@ class SeriesWriter:
 
     @classmethod
     def resume(cls, path: Path | str, keep_rows: int, attributes: Mapping[str, Any] | None = None) -> SeriesWriter:
-        """Go on with the series of an earlier run after its first ``keep_rows`` rows.
+        """Go on with the series of an earlier run after its first ``keep_rows`` rows; it keeps its equilibrium.
 
         Raises:
             UserError: there is no such series, or it has fewer rows.
@@ -90,7 +93,8 @@ class SeriesWriter:
                 "put back the file that belongs to it, or restart from an older checkpoint"
             )
         kept = {name: values[:keep_rows] for name, values in columns.items()}
-        return cls(path, list(columns), units, kept, attributes)
+        known = equilibrium_attributes(read_equilibrium(path))
+        return cls(path, list(columns), units, kept, {**known, **(attributes or {})})
 
     @property
     def rows(self) -> int:
@@ -150,6 +154,30 @@ def read_series_and_units(path: Path | str) -> tuple[dict[str, np.ndarray], dict
         units = {name: file[name].attrs["unit"].decode() for name in names}
         rows = min(file[name].shape[0] for name in names)  # the writer may be between two columns
         return {name: file[name][:rows] for name in names}, units
+
+
+def equilibrium_attributes(marginals: Sequence[Marginal]) -> dict[str, np.ndarray]:
+    """Attributes of a series that hold these marginals of the equilibrium."""
+    return {
+        f"{_EQUILIBRIUM}{marginal.kind}_{marginal.axis + 1}": np.append(marginal.range, marginal.values)
+        for marginal in marginals
+    }
+
+
+def read_equilibrium(path: Path | str) -> list[Marginal]:
+    """The marginals of the equilibrium, each of mass 1; none where it is not known.
+
+    Raises:
+        UserError: the file is missing or is no series.
+    """
+    found = []
+    with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
+        for name, numbers in file.attrs.items():
+            if name.startswith(_EQUILIBRIUM):
+                kind, axis = name.removeprefix(_EQUILIBRIUM).split("_")
+                low, high, *values = numbers.tolist()
+                found.append(Marginal(kind, int(axis) - 1, np.array(values), (low, high)))
+    return found
 
 
 def _space(columns: int, rows: int) -> int:

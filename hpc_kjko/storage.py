@@ -14,15 +14,17 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
-from hpc_kjko.particles import Shard
+
+if TYPE_CHECKING:  # these bring torch, which readers of files can do without
+    from hpc_kjko.comm import Communicator
+    from hpc_kjko.particles import Shard
 
 #: Largest message and receive buffer when rank 0 gathers.
 SLAB_BYTES = 4 << 20

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_kjko.config import Case
+from hpc_kjko.casefile import RunCase
 
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
@@ -62,9 +62,16 @@ def tally_text(columns: Columns) -> str:
     return ", ".join(f"{number} {name}" for name, number in (tally(columns) or {}).items())
 
 
-def certified_quantity(case: Case) -> str:
+def certified_quantity(case: RunCase) -> str:
     """What collisions must lower, in words."""
-    return "the free energy" if case.physics.collision_operator == "bath" else "∫f log f"
+    return "the free energy" if case.word("physics.collision_operator") == "bath" else "∫f log f"
+
+
+#: What the least clear of the verdicts means.
+INCONCLUSIVE = (
+    "inconclusive: the change is smaller than three times its standard error. This is normal near equilibrium, where "
+    "there is little left to lose."
+)
 
 
 def fall(columns: Columns) -> str | None:
@@ -72,7 +79,7 @@ def fall(columns: Columns) -> str | None:
     if "certificate" not in columns:
         return None
     change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
-    return f"{change:.6g} ± {error:.2g} at most"
+    return f"{change:.6g}, with a standard error of at most {error:.2g}"
 
 
 def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarray]:
@@ -119,7 +126,7 @@ def seconds_by_phase(columns: Columns) -> dict[str, float]:
     }
 
 
-def memory(status: dict[str, Any], particles: int) -> dict[str, str]:
+def memory(status: dict[str, Any], particles: float) -> dict[str, str]:
     """What a rank took at most, the interpreter and its libraries included, by what ``run.json`` says."""
     if "memory" not in status:
         return {}

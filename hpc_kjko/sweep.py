@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_kjko import config, summary
+from hpc_kjko import summary
 from hpc_kjko.errors import UserError
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
@@ -181,7 +181,7 @@ class Sweep:
             case=shlex.quote(str((given / self.case.name).resolve())),
         )
         with writing(script):
-            script.write_text(text, encoding="utf-8")
+            script.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def table(self, outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
         """What came out, a row for each point: name, settings, status, last values, certificates, seconds.
@@ -251,6 +251,8 @@ class Sweep:
 
     def _require_fit(self, point: Point) -> None:
         """Check the case of a point, and that its folder, if there is one, holds that very case."""
+        from hpc_kjko import config  # brings torch, which the table of a sweep can do without
+
         overrides = [f"{key}={value}" for key, value in point.settings.items()]
         try:
             case = config.load(self.case, overrides)

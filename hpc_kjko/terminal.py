@@ -1,21 +1,32 @@
-"""A run and the person or batch system in front of it: signals in, progress and tables out."""
+"""A run and the person or batch system in front of it: signals in, progress, tables and text out."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import re
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
-from typing import Any
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import rich.console
-import rich.progress
+if TYPE_CHECKING:  # rich is loaded where it draws
+    import rich.console
 
-from hpc_kjko.comm import Communicator
+    from hpc_kjko.comm import Communicator
 
 #: Seconds between plain progress lines where there is no terminal.
 LINE_EVERY = 10.0
+#: A terminal has room for progress in one line from so many characters on, and from so many on for a bar in it.
+_ROOM_FOR_TEXT, _ROOM_FOR_BAR = 80, 110
+#: What stands between the columns of a table.
+_GAP = "  "
 
 
 class StopSignals:
@@ -53,19 +64,27 @@ class StopSignals:
 
 
 class Progress:
-    """One progress bar on a terminal; elsewhere a plain line every so often. Called with each row of the series."""
+    """One line that is drawn anew on a terminal with room for it; elsewhere a plain line every so often.
+
+    Called with each row of the series.
+    """
 
     def __init__(self, steps: int, done: int, terminal: bool):
         self._steps, self._printed = steps, time.monotonic()
         self._bar = None
-        if terminal:
-            columns = (
+        width = shutil.get_terminal_size().columns
+        if terminal and width >= _ROOM_FOR_TEXT:
+            import rich.progress
+
+            columns = [
                 rich.progress.TextColumn("step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(),
+                rich.progress.BarColumn(bar_width=width - _ROOM_FOR_TEXT - 10),
                 rich.progress.TextColumn("{task.fields[text]}"),
                 rich.progress.TextColumn("ETA"),
                 rich.progress.TimeRemainingColumn(),
-            )
+            ]
+            if width < _ROOM_FOR_BAR:
+                del columns[1]
             self._bar = rich.progress.Progress(*columns)
             self._task = self._bar.add_task("", total=steps, completed=done, text="")
             self._bar.start()
@@ -86,15 +105,111 @@ class Progress:
             self._bar.stop()
 
 
-def show(renderable: Any, whole: bool = False) -> None:
-    """Print a table or marked-up text; by print(), because rich turns a closed pipe into an error exit.
+# -- text for any terminal, encoding and width -----------------------------------------------------------------------
+
+#: What is written where the encoding of the output lacks a character. Others lose their accents, or become "?".
+_SPELT = {
+    **{"α": "alpha", "β": "beta", "κ": "kappa", "λ": "lambda", "Λ": "Lambda", "ν": "nu", "π": "pi", "ρ": "rho"},
+    **{"σ": "sigma", "Σ": "sum", "φ": "phi", "ω": "omega", "Θ": "Theta", "Δ": "Delta", "∂": "d", "∞": "inf"},
+    **{"∫": "int ", "∇": "grad ", "√": "sqrt ", "‖": "||", "±": "+-", "×": "x", "·": "*", "→": "->", "−": "-"},
+    **{"≤": "<=", "≥": ">=", "≡": "=", "–": "-", "—": "-", "…": "...", "’": "'", "“": '"', "”": '"', "ᵀ": "^T"},
+    **{"µ": "u", "━": "-", "╸": "-", "╺": "-", "─": "-", "│": "|", "½": "1/2 ", "²": "^2", "³": "^3", "\u2800": " "},
+}
+
+
+def _spelt_out(failure: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: characters that the output has not, in those that it has."""
+    assert isinstance(failure, UnicodeEncodeError)
+    spelt = ""
+    for character in failure.object[failure.start : failure.end]:
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        is_dots = 0x2800 < ord(character) < 0x2900
+        spelt += _SPELT.get(character) or ("*" if is_dots else plain or "?")
+    return spelt, failure.end
+
+
+def write_in_any_encoding() -> None:
+    """Let standard output and standard error take any text, whatever their encoding is."""
+    codecs.register_error("spelt_out", _spelt_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spelt_out")
+
+
+def width() -> int:
+    """Characters in a line of the terminal; 80 where there is none, unless COLUMNS says otherwise."""
+    return shutil.get_terminal_size().columns
+
+
+def show_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    labels: int = 1,
+    marked: Sequence[int] = (),
+) -> None:
+    """Print a table whose cells are never cut: columns without room beside the others follow in a table below.
 
     Args:
-        whole: rather in lines longer than the terminal's than with parts of them left out.
+        headings: of the columns; they may have several lines.
+        rows: as many cells each.
+        title: a line above.
+        labels: how many columns, from the first on, name a row, and are there in every table.
+        marked: numbers of rows that stand out on a terminal.
     """
-    console = rich.console.Console(highlight=False)
-    if whole:
-        console.width = max(console.width, rich.console.Console(width=1000).measure(renderable).minimum)
+    height = max(heading.count("\n") for heading in headings) + 1
+    above = zip(*(([""] * height + heading.split("\n"))[-height:] for heading in headings), strict=True)
+    lines = [*map(list, above), *rows]
+    sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(height, ["─" * size for size in sizes])
+    if title:
+        print(title)
+    groups: list[list[int]] = [[]]
+    for column, size in list(enumerate(sizes))[labels:]:
+        used = sum(sizes[:labels]) + len(_GAP) * (labels - 1) + sum(len(_GAP) + sizes[other] for other in groups[-1])
+        if groups[-1] and used + len(_GAP) + size > width():
+            groups.append([])
+        groups[-1].append(column)
+    for number, group in enumerate(groups):
+        if number:
+            print()
+        chosen = [*range(labels), *group]
+        for place, row in enumerate(lines, -height - 1):
+            line = _GAP.join(row[column].ljust(sizes[column]) for column in chosen).rstrip()
+            print(f"\x1b[1;31m{line}\x1b[0m" if place in marked and sys.stdout.isatty() else line)
+
+
+def show_pairs(pairs: dict[str, str], *, title: str = "") -> None:
+    """Print names with what belongs to them, which is wrapped between words where it is long; no word is cut."""
+    if title:
+        print(title)
+    label = max(map(len, pairs))
+    beside = width() - label - len(_GAP) >= 30
+    for name, text in pairs.items():
+        if beside:
+            first, *more = wrapped(text, width() - label - len(_GAP)) or [""]
+            print(f"{name.ljust(label)}{_GAP}{first}".rstrip())
+            indent = " " * (label + len(_GAP))
+        else:
+            print(name)
+            more, indent = wrapped(text, width() - len(_GAP)), _GAP
+        for line in more:
+            print(f"{indent}{line}")
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """Lines of whole words; a formula between backticks is one word, and loses the backticks."""
+    joined = re.sub(r"`([^`]*)`", lambda match: match[1].replace(" ", "\0"), text)
+    lines = textwrap.wrap(joined, max(columns, 1), break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
+
+
+def show(renderable: rich.console.RenderableType, columns: int) -> None:
+    """Print what rich draws, so many characters wide; by print(), as rich turns a closed pipe into an error exit."""
+    import rich.console
+
+    console = rich.console.Console(highlight=False, width=columns)
     with console.capture() as capture:
         console.print(renderable)
     print(capture.get(), end="")

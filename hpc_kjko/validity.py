@@ -19,6 +19,8 @@ from hpc_kjko.problems.beams import PerturbedBeams
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
 #: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
 MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8
+#: The largest power of two that particles.count may be.
+LARGEST_POWER_OF_TWO = 2**39
 #: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
 #: (docs/method.md); and the time that a wave should stand above it.
 MIXING, WHILE = 40.0, 10.0
@@ -197,6 +199,6 @@ def _of_particles(case: Case, ranks: int) -> list[str]:
             f"{blocks} for {count} particles"
         )
     if case.particles.start == "quiet" and count & (count - 1):
-        nearest = 2 ** round(math.log2(count))
+        nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)
         found.append(f"a quiet start is quietest with a power of two: particles.count = {nearest} would be one")
     return found

@@ -18,11 +18,12 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from hpc_kjko import config, summary
+from hpc_kjko import summary
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
-from hpc_kjko.terminal import show
+from hpc_kjko.terminal import show, width
 
 #: States from which a run does not go on by itself.
 ENDED = ("finished", "stopped", "failed")
@@ -30,6 +31,9 @@ ENDED = ("finished", "stopped", "failed")
 RECENT = 50
 #: Without a new row for so many seconds, and so many steps, a job may be gone.
 QUIET_SECONDS, QUIET_STEPS = 60.0, 20
+
+#: With fewer characters in a line a terminal is taken to have so many: no number is longer.
+NARROWEST = 20
 
 _STYLES = {"finished": "bold green", "failed": "bold red", "stopped": "bold yellow", "running": "bold cyan"}
 #: What is plotted: the column, its name, and whether by its logarithm.
@@ -73,7 +77,8 @@ def watch(path: Path, *, once: bool, interval: float) -> None:
                 time.sleep(interval)
     except KeyboardInterrupt:
         return
-    show(watched.view(rich.console.Console().width))
+    columns = max(width(), NARROWEST)
+    show(watched.view(columns), columns)
 
 
 class Watched:
@@ -81,7 +86,7 @@ class Watched:
 
     def __init__(self, path: Path):
         self.folder = RunFolder(path)
-        self.case: config.Case | None = None
+        self.case: RunCase | None = None
         self.status: dict[str, Any] = {"status": "not begun"}
         self.columns: summary.Columns = {}
         self._age = 0.0
@@ -98,7 +103,7 @@ class Watched:
             self._require_hope()
             self.case, self.status, self.columns = None, {"status": "not begun"}, {}
             return "not begun"
-        self.status, self.case = folder.status(), config.load(folder.case, of_a_run=True)
+        self.status, self.case = folder.status(), RunCase(folder.case)
         self._unreadable = ""
         try:
             self._age = time.time() - folder.series.stat().st_mtime
@@ -117,7 +122,7 @@ class Watched:
             self.folder.status()
             raise UserError(f"{path}: not a run folder: give the folder that a run makes")
 
-    def view(self, width: int) -> rich.console.RenderableType:
+    def view(self, columns: int) -> rich.console.RenderableType:
         """What there is to see, for a terminal so many characters wide."""
         status = self.status["status"]
         title = rich.text.Text.assemble((str(self.folder.path), "bold"), "  ", (status, _STYLES.get(status, "bold")))
@@ -125,24 +130,24 @@ class Watched:
             return rich.console.Group(title, "no run has begun in this folder yet")
         if not self.columns or not len(self.columns["step"]):
             return rich.console.Group(title, self._unreadable or "the first step is not done yet")
-        parts = [title, *self._progress(self.case), self._plots(width), *self._numbers()]
+        parts = [title, *self._progress(self.case), self._plots(columns), *self._numbers()]
         return rich.console.Group(*parts)
 
-    def _progress(self, case: config.Case) -> list[rich.console.RenderableType]:
-        steps, done = case.time.steps, int(self.columns["step"][-1])
+    def _progress(self, case: RunCase) -> list[rich.console.RenderableType]:
+        steps, done = case.steps, int(self.columns["step"][-1])
         seconds = self.columns["seconds"][1:][-RECENT:]
-        line = rich.table.Table.grid(padding=(0, 2))
-        bar = rich.progress_bar.ProgressBar(total=steps, completed=done, width=30)
         pace = "-"
         if len(seconds) and seconds.mean() > 0:
             mean = float(seconds.mean())
             pace = f"{1 / mean:.3g} steps/s" if mean < 1 else f"{mean:.3g} s/step"
             if done < steps:
                 pace += f", {_clock((steps - done) * mean)} left"
-        line.add_row(bar, f"{100 * done / steps:.0f} %", f"step {done}/{steps}", pace)
+        bar = rich.table.Table.grid()  # which ends the line
+        bar.add_row(rich.progress_bar.ProgressBar(total=steps, completed=done, width=NARROWEST))
         parts: list[rich.console.RenderableType] = [
-            line,
-            f"t = {self.columns['time'][-1]:g} of {case.time.end:g}, last row {_clock(self._age)} ago",
+            bar,
+            rich.text.Text(f"{100 * done / steps:.0f} %  step {done}/{steps}  {pace}"),
+            f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {_clock(self._age)} ago",
         ]
         slow = QUIET_STEPS * float(seconds.mean()) if len(seconds) else 0.0
         if self.status["status"] == "running" and self._age > max(QUIET_SECONDS, slow):
@@ -154,36 +159,38 @@ class Watched:
     def _plots(self, width: int) -> rich.table.Table:
         """Small plots, two beside each other where there is room."""
         beside = 2 if width >= 72 else 1
-        inside = max(20, min(48, width // beside - 3))
+        inside = max(NARROWEST, min(48, width // beside)) - 3
         plots = []
         for name, (label, is_log) in _PLOTS.items():
             values = self.columns.get(name, np.zeros(0))
             if name == "entropy" and "free_energy" in self.columns:  # of which it is a part
                 continue
             if values.any():
-                head = rich.text.Text(f"{label}  {values[0]:.4g} → {values[-1]:.4g}", "bold", no_wrap=True)
+                head = rich.text.Text(f"{label}  {values[0]:.4g} → {values[-1]:.4g}", "bold")
                 lines = braille(_log(values) if is_log else values, inside, 3)
                 plots.append(rich.console.Group(head, rich.text.Text("\n".join(lines), "cyan")))
         grid = rich.table.Table.grid(padding=(0, 3, 1, 0))
+        for _ in range(beside):
+            grid.add_column(width=inside)
         for i in range(0, len(plots), beside):
             grid.add_row(*plots[i : i + beside])
         return grid
 
     def _numbers(self) -> list[rich.console.RenderableType]:
         columns = self.columns
-        grid = rich.table.Table.grid(padding=(0, 2))
+        lines: list[rich.console.RenderableType] = []
         tally = summary.tally(columns)
         if tally is not None:
             styles = {"certified": "green", "inconclusive": "yellow", "violated": "red"}
             text = rich.text.Text(", ").join(
                 rich.text.Text(f"{number} {name}", styles[name] if number else "dim") for name, number in tally.items()
             )
-            grid.add_row("certificates", text)
+            lines.append(rich.text.Text.assemble("certificates: ", text))
         seconds = float(columns["seconds"].sum())
         phases = summary.seconds_by_phase(columns)
         parts = [f"{name} {part:.3g} s ({100 * part / max(seconds, 1e-9):.0f} %)" for name, part in phases.items()]
-        grid.add_row("seconds", ", ".join([f"{seconds:.3g} s in {int(columns['step'][-1])} steps", *parts]))
-        return [grid]
+        lines.append("seconds: " + ", ".join([f"{seconds:.3g} s in {int(columns['step'][-1])} steps", *parts]))
+        return lines
 
 
 def braille(values: np.ndarray, width: int, height: int) -> list[str]:

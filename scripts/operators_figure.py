@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from experiments import Experiments
 from paper_figures import BLUE, GRID, RED, STYLE, TIME, snapshots_at
-
-from hpc_kjko.plotting import plt
 
 OPERATORS = {"bath": ("a bath, T = 1", RED), "dougherty": ("Dougherty", BLUE)}
 TIMES = (20.0, 35.0, 50.0)

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from experiments import JOBS, QUICK_STEPS, RUNS, STEPS, Experiments, slope
 
@@ -24,9 +26,10 @@ from hpc_kjko import cli, plotting
 from hpc_kjko.config import Case
 from hpc_kjko.histograms import Marginal
 from hpc_kjko.output import Snapshot, list_snapshots, read_snapshot
-from hpc_kjko.plotting import plt
 from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments, gaussian_relative_entropy
 from hpc_kjko.reference.grid_1d1v import GridSolution
+
+matplotlib.use("agg")
 
 # Okabe & Ito's colours, told apart by the colour-blind too.
 BLUE, RED, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"

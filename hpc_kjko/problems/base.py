@@ -26,8 +26,11 @@ class Problem(Section):
     default_field: ClassVar[Literal["poisson", "external"]]
 
     kind: str
+    """The problem."""
     space_dims: int
+    """Dimensions of space, 1 to 3."""
     velocity_dims: int
+    """Dimensions of velocity, at least `space_dims` and at most 3."""
 
     @property
     @abstractmethod
@@ -87,6 +90,7 @@ class PeriodicBox(Problem):
     space_dims: Dimension = 1
     velocity_dims: Dimension = 1
     length: Lengths
+    """Box length, in v_th/ω_p: one number, or one per space dimension."""
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> PeriodicBox:
@@ -150,6 +154,7 @@ class PeriodicWave(PeriodicBox):
     """A problem about one wave in a periodic box, cos k·x with k_j = 2π mode_j / length_j."""
 
     mode: Mode = (1,)
+    """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension."""
 
     @model_validator(mode="after")
     def _mode_fits(self) -> PeriodicWave:

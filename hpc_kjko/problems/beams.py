@@ -28,7 +28,9 @@ class PerturbedBeams(PeriodicWave, PeriodicProblem):
     """
 
     thermal_speed: Positive = 1.0
+    """σ, the thermal speed of a beam."""
     amplitude: Amplitude
+
     @property
     def beam_speed(self) -> float:
         """Drift ±v_b of the two halves of the plasma."""

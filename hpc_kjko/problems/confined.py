@@ -16,7 +16,7 @@ from hpc_kjko.schema import Dimension, Vector, Widths
 
 
 class Confined(CustomProblem):
-    """φ = Σ_j [½ x_j² + A cos(q x_j)] ("bumpy"), or ½|x|² ("harmonic"), and a Gaussian f0; unbounded, dv = dx.
+    """`φ = Σ_j [½ x_j² + A cos(q x_j)]` ("bumpy"), or `½|x|²` ("harmonic"), and a Gaussian f0; unbounded, dv = dx.
 
     The start has independent coordinates, of means mean_x, mean_v and deviations std_x, std_v: one number each, or one
     per dimension. With an initial density of the user's they only say where it lives, for the window.
@@ -29,13 +29,21 @@ class Confined(CustomProblem):
     space_dims: Dimension = 1
     velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
     potential_name: str = Field("bumpy", alias="potential")
+    """The potential: `bumpy`, `harmonic`, or `module:name`."""
     initial_density: str = "gaussian"
+    """f0: `gaussian`, or `module:name`."""
     bump_amplitude: float = 0.3
+    """A of the bumps."""
     bump_wavenumber: float = math.pi
+    """q of the bumps."""
     mean_x: Vector = (1.0,)
+    """Mean of x at the start: one number, or one per dimension."""
     mean_v: Vector = (0.0,)
+    """Mean of v at the start, likewise."""
     std_x: Widths = (0.6,)
+    """Standard deviation of x at the start, likewise."""
     std_v: Widths = (0.7,)
+    """Standard deviation of v at the start, likewise."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Confined:

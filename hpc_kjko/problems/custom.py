@@ -185,7 +185,7 @@ class CustomProblem(UserStart):
         # A constant has no gradient and needs none.
         if not _differentiable(value, x) and (value.requires_grad or (value != value[0]).any()):
             given = self._given("potential", self.potential_name)
-            raise UserError(f"{given}: its gradient cannot be had: compute it from x by torch operations only")
+            raise UserError(f"{given}: autograd finds no gradient: compute it from x by torch operations only")
 
 
 def is_users_own(problem: Problem) -> bool:

@@ -16,7 +16,7 @@ from hpc_kjko.schema import Dimension, Matrix, Vector
 
 
 class Gaussian(Problem):
-    """φ = ½ xᵀΛx and f0 = N(mean, covariance) over z = (x, v), unbounded, dv = dx.
+    """`φ = ½ xᵀΛx` and `f0 = N(mean, covariance)` over `z = (x, v)`, unbounded, dv = dx.
 
     The exact mean and covariance are those of :mod:`hpc_kjko.reference.gaussian`.
     """
@@ -27,8 +27,11 @@ class Gaussian(Problem):
     space_dims: Dimension = 1
     velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
     stiffness: Matrix = ((1.0,),)
+    """Λ of the potential, symmetric positive definite; one number λ means λ I."""
     mean: Vector = (1.5, -0.5)
+    """Mean of (x, v) at the start."""
     covariance: Matrix = ((0.5, 0.1), (0.1, 0.3))
+    """Covariance of (x, v) at the start."""
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,8 @@ from hpc_kjko.schema import Dimension, Lengths, NonNegative
 
 
 class Periodic(CustomProblem, PerturbedBeams):
-    """A Σ_j cos(2π x_j/L_j) ("cosine") or A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)] ("ratchet"), from two beams."""
+    """`A Σ_j cos(2π x_j/L_j)` ("cosine") or `A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)]` ("ratchet"), from two
+    beams."""
 
     named_potentials: ClassVar[tuple[str, ...]] = ("cosine", "ratchet")
     named_densities: ClassVar[tuple[str, ...]] = ("beams",)
@@ -25,10 +26,14 @@ class Periodic(CustomProblem, PerturbedBeams):
     velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
     length: Lengths = (1.0,)
     beam_velocity: NonNegative = 1.5
+    """v_b, the drift ±v_b of the two beams."""
     amplitude: Amplitude = 0.5
     potential_name: str = Field("cosine", alias="potential")
+    """The potential: `cosine`, `ratchet`, or `module:name`."""
     potential_amplitude: float = 0.5
+    """A of the potential."""
     initial_density: str = "beams"
+    """f0: `beams`, or `module:name`."""
 
     @property
     def beam_speed(self) -> float:

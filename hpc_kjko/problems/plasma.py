@@ -26,6 +26,7 @@ class TwoStream(PerturbedBeams):
     kind: Literal["two_stream"]
     length: Lengths = (31.4159265,)
     beam_velocity: NonNegative = 2.4
+    """v_b, the drift ±v_b of the two beams."""
     amplitude: Amplitude = 0.005
 
     @property
@@ -52,7 +53,9 @@ class Plasma(PeriodicWave, UserStart):
     kind: Literal["plasma"]
     length: Lengths = (4 * math.pi,)
     initial_density: str = "maxwellian"
+    """The start: `maxwellian`, homogeneous at the bath's temperature, or `module:name` of an f0 of your own."""
     velocity_max: Positive | None = None
+    """The largest velocity that histograms and figures show."""
 
     def checked(self) -> Plasma:
         super().checked()

@@ -65,6 +65,16 @@ def test_a_mistake_is_said_once_and_nothing_is_written(kjko, small_case, tmp_pat
     assert unparsed.returncode == 2 and unparsed.stderr.count("--speed") == 1
 
 
+def test_verbs_that_read_files_print_once_and_the_log_is_that_of_one_rank(whole, kjko):
+    shown = kjko("series", whole / "adam", ranks=2)
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert kjko("series", whole / "adam").stdout == shown.stdout
+    wrong = kjko("plot", whole / "adam", "--column", "lk", ranks=2)
+    assert wrong.returncode == 2 and wrong.stderr.count("--column lk: the run has no such column") == 1
+    log = (whole / "adam" / "log.txt").read_text()
+    assert "3000 particles, 1024 to 1976 on each rank" in log
+
+
 def test_doctor_tries_the_collectives(kjko):
     result = kjko("doctor", ranks=2)
     assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
 """hpc_kjko from Python: running a case, and reading a run as labelled arrays."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import hpc_kjko
 from hpc_kjko import Case, UserError, open_run, opened, restart, run
 from hpc_kjko.cli import main
 from hpc_kjko.output import read_snapshot
-from hpc_kjko.series import read_series
+from hpc_kjko.series import read_equilibrium, read_series
 
 xarray = pytest.importorskip("xarray")
 
@@ -147,6 +148,11 @@ def test_a_mistake_is_a_sentence_and_leaves_the_folder_free(result, case, tmp_pa
         _ = other.particles
     longer = restart(other.path, ["time.end=0.2"], progress=False)  # the lock of the first is gone
     assert len(longer.series.time) == 3
+    known = {(marginal.kind, marginal.axis): marginal for marginal in read_equilibrium(longer.path / "series.h5")}
+    v = np.linspace(*known["v", 0].range, 161)
+    wanted = np.diff([0.5 * math.erf(edge / math.sqrt(2)) for edge in v]) / np.diff(v)
+    assert known["v", 0].values == pytest.approx(wanted)  # the Maxwellian, for figures; a restart keeps it
+    assert known["x", 0].values == pytest.approx(np.full(160, 1 / 31.4159265))
     assert run(quiet, other.path, force=True, progress=False).series.sizes["time"] == 2
 
 

@@ -123,7 +123,7 @@ def test_an_interrupt_is_no_traceback(finished, kjko_here, monkeypatch):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hpc_kjko.cli.analyse", interrupted)
+    monkeypatch.setattr("hpc_kjko.run_verbs.analyse", interrupted)
     result = kjko_here("analyze", finished)
     assert (result.returncode, result.stderr) == (130, "kjko: interrupted\n")
 
@@ -134,8 +134,8 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(finished, kjko_here, monkey
     def closed(path):
         raise BrokenPipeError
 
-    monkeypatch.setattr("hpc_kjko.plotting.plot_run", lambda folder: [folder.figures / "energies.png"])
-    monkeypatch.setattr("hpc_kjko.cli.print", closed, raising=False)
+    monkeypatch.setattr("hpc_kjko.plotting.plot_run", lambda folder, **wanted: [folder.figures / "energies.png"])
+    monkeypatch.setattr("hpc_kjko.file_verbs.print", closed, raising=False)
     monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
     monkeypatch.setattr("os.dup2", lambda *descriptors: None)  # standard output is pytest's
     assert kjko_here("plot", finished).returncode == 0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hpc_kjko import compare
-from hpc_kjko.compare import differences
 from hpc_kjko.config import from_table
+from hpc_kjko.differences import differences
 from hpc_kjko.series import SeriesWriter, read_series
 
 
@@ -48,6 +48,13 @@ def test_a_table_at_other_times_with_a_known_error(here, tmp_path):
     result = here("compare", "mine", "mine.csv", "--tolerance", "0.21")
     assert result.returncode == 0 and "0.2 " in result.stdout and "4 times" in result.stdout
     assert here("compare", "mine", "mine.csv", "--tolerance", "0.19").returncode == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16"])
+def test_a_table_may_come_from_any_spreadsheet(encoding, here, tmp_path):
+    (tmp_path / "mine.csv").write_bytes("time,kl,Kräfte\r\n0,1,0\r\n1,1,0\r\n".encode(encoding))
+    result = here("compare", "mine", "mine.csv")
+    assert result.returncode == 0 and "2 times" in result.stdout, result.stderr
 
 
 def test_differences_are_measured_where_both_are():

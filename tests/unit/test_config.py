@@ -1,11 +1,13 @@
 """Every mistake in a case ends in one sentence that names the key; a resolved case reads back equal."""
 
+import re
+
 import pytest
 from conftest import SMALL_CASE
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hpc_kjko.config import from_table, load, override
+from hpc_kjko.config import end_after, from_table, load, override
 from hpc_kjko.errors import UserError
 
 TWO_STREAM = {"kind": "two_stream"}
@@ -169,10 +171,62 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere.toml"):
         load(tmp_path / "nowhere.toml")
     broken = tmp_path / "broken.toml"
-    for text in (b"[problem\nkind=", b"\xff\xfe", b"a = " + b"9" * 5000, b"a = " + b"[" * 20000):
+    for text in (b"[problem\nkind=", b"a = " + b"9" * 5000, b"a = " + b"[" * 20000):
         broken.write_bytes(text)
         with pytest.raises(UserError, match=r"broken.toml: not a TOML file"):
             load(broken)
+
+
+CASE_TEXT = '# κ\n[problem]\nkind = "two_stream"  # é\n'
+
+
+@pytest.mark.parametrize("raw", [CASE_TEXT.encode("utf-8-sig"), CASE_TEXT.replace("\n", "\r\n").encode()])
+def test_a_case_file_may_come_from_an_editor_of_another_system(raw, tmp_path):
+    (tmp_path / "case.toml").write_bytes(raw)
+    assert load(tmp_path / "case.toml") == from_table({"problem": {"kind": "two_stream"}})
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (CASE_TEXT.encode("utf-16"), "case.toml: is not UTF-8 text .it looks like UTF-16.: save it as UTF-8"),
+        (CASE_TEXT.encode("utf-16-le"), "it looks like UTF-16"),
+        (CASE_TEXT.replace("κ", "k").encode("latin-1"), "case.toml: line 3 is not UTF-8 text: save the file as UTF-8"),
+    ],
+)
+def test_a_case_file_in_another_encoding_is_named_as_such(raw, says, tmp_path):
+    (tmp_path / "case.toml").write_bytes(raw)
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / "case.toml")
+
+
+sizes = st.floats(min_value=1e-300, max_value=1.7e308)
+
+
+@given(step=sizes, ratio=st.floats(min_value=1e-3, max_value=9e8))
+def test_an_end_that_is_advised_is_accepted(step, ratio):
+    """For any step, by the check that gives the advice; and so is that of a restart, which doubles the steps."""
+    end = step * ratio
+    assume(0 < end < float("inf"))
+    two_stream = {"problem": {"kind": "two_stream"}}
+    try:
+        case = from_table({**two_stream, "time": {"step": step, "end": end}})
+    except UserError as mistake:
+        (advised,) = re.findall(r"time.end = (\S+) would be", str(mistake))
+        case = from_table(override({**two_stream, "time": {"step": step}}, [f"time.end={advised}"]))
+    if 2 * case.time.end < float("inf"):
+        advised = end_after(2 * case.time.steps, step)
+        longer = from_table(override(case.table(), [f"time.end={advised}"]))
+        assert longer.time.steps == min(2 * case.time.steps, 10**9 - 1)
+
+
+def test_what_is_advised_for_the_first_iterations_is_accepted():
+    method = {"first_iterations": 0, "iterations": 30}
+    for solver, advised in (("varpro", {"iterations": 0}), ("adam", {"first_iterations": 1})):
+        table = {"problem": {"kind": "two_stream"}, "method": {**method, "solver": solver}}
+        with pytest.raises(UserError, match=f"{next(iter(advised))} = 0 with it|at least 1"):
+            from_table(table)
+        from_table({**table, "method": {**method, "solver": solver, **advised}})
 
 
 values = st.recursive(

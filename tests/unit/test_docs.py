@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hpc_kjko import config, driver
 from hpc_kjko.cli import _parsed, main
 from hpc_kjko.comm import Communicator
 from hpc_kjko.problems import KINDS
+from hpc_kjko.schema import meaning, section_of
 from hpc_kjko.simulation import Simulation
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +132,7 @@ def make_what_is_looked_at(checkout, capsys):
 
 #: Sizes and numbers of ranks that are too large for a test.
 SMALL = {r"^time\.end=\S+": "time.end=1.2", r"^particles.count=1024,2048": "particles.count=1024"}
-SMALL |= {r"^grid.cells=32,64": "grid.cells=32", r"^2$": "1"}
+SMALL |= {r"^5$": "0.2", r"^grid.cells=32,64": "grid.cells=32", r"^2$": "1"}
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
@@ -303,3 +305,59 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_reached_from_the_readme():
     linked = "".join(text_of(page) for page in PAGES if page.name != "architecture.md")
     assert all(f"{page.name})" in linked or f"{page.name}#" in linked for page in PAGES[1:]), os.listdir(ROOT / "docs")
+
+
+def test_the_demo_installs_what_the_first_pages_use():
+    (extras,) = re.findall(r'environment.sh "\$venv" ([\w,]+)', text_of(ROOT / "scripts" / "demo.sh"))
+    for name in ("README.md", "quickstart.md"):
+        (page,) = (page for page in PAGES if page.name == name)
+        named = re.findall(r"pip install[^\n]*\[([\w,]+)\]", text_of(page))
+        assert {extra for names in named for extra in names.split(",")} <= set(extras.split(","))
+
+
+# -- what keys mean --------------------------------------------------------------------------------------------------
+
+
+def plain(text):
+    """Words of a description, without marks of Markdown, its first letter small and no full stop at the end."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "").replace("\\|", "|").replace("¦", "|")
+    text = " ".join(text.split()).removesuffix(".")
+    return text[:1].lower() + text[1:]
+
+
+def meanings():
+    """(section, key, what docs/configuration.md says of it), once for each table that has the key."""
+    for section, rows in tables().items():
+        for keys, *columns in rows:
+            for key in keys:
+                yield section, key, plain(columns[-1])
+
+
+def test_models_say_of_each_key_what_the_documentation_begins_with():
+    """So there is one text a key: ``kjko cases`` shows it, docs/configuration.md may go on."""
+    for section, key, said in meanings():
+        models = KINDS.values() if section == "problem" else [section_of(SECTIONS[section])]
+        names = {(model, field.alias or name): name for model in models for name, field in model.model_fields.items()}
+        known = {plain(meaning(model, name)) for (model, alias), name in names.items() if alias == key}
+        assert known and all(known), f"{section}.{key} is not explained in its model"
+        assert any(said.startswith(text) for text in known), f"{section}.{key}: {said!r} does not begin with {known}"
+
+
+def test_the_page_of_kjko_cases_is_up_to_date():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from list_cases import PAGE, page
+    finally:
+        sys.path.pop(0)
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python scripts/list_cases.py"
+
+
+def test_kjko_cases_explains_every_key_and_keeps_formulas_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["cases"]) == 0
+    said = capsys.readouterr().out
+    for section in SECTIONS:
+        for key in keys_of(section) - {"kind"}:
+            assert re.search(rf"^  {key} = \S.*\n +\S", said, re.MULTILINE), key
+    for formula in ("φ = Σ_j [½ x_j² + A cos(q x_j)]", "A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)]", "κ = ν/ω_p"):
+        assert any(formula in line for line in said.splitlines()), formula

@@ -90,7 +90,7 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     shutil.rmtree(finished / "snapshots")
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
-    for sentence in ("Relative entropy: it takes", "Field energy: the run has no", "Certificates: the run held no"):
+    for sentence in ("Relative entropy: it needs", "Field energy: the run has no", "Certificates: the run held no"):
         assert sentence in page
     assert figures_of(page) == ["Energies against time", "Seconds of each step"]
     assert re.search(r"collide<.*0\.55<.*25\.0 %", page)

@@ -1,0 +1,107 @@
+"""Case files as text and plain tables: what reads them needs neither the models of a case nor torch.
+
+The models (``config``) check a case that is to be run. A run folder's own ``case.toml`` has passed that check, and has
+every default written out, so verbs that only look at a run read it here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpc_kjko.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def parse(text: str) -> dict[str, Any]:
+    """TOML text as nested tables."""
+    return tomllib.loads(text)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A TOML file as nested tables.
+
+    Raises:
+        UserError: the file is missing, or it is not TOML in UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as failure:
+        advice = ""
+        if path.is_dir():
+            advice = ": give the file, or 'kjko restart' a folder in which a run has begun"
+        elif near := difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1):
+            advice = f": did you mean {path.with_name(near[0])}?"
+        raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
+    text = _decoded(path, raw).replace("\r\n", "\n")
+    try:
+        return parse(text)
+    except (ValueError, RecursionError) as failure:
+        raise UserError(f"{path}: not a TOML file: {failure}") from None
+
+
+def _decoded(path: Path, raw: bytes) -> str:
+    """The text of a file in UTF-8, with or without the byte order mark that some editors put before it."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw:
+        raise UserError(f"{path}: is not UTF-8 text (it looks like UTF-16): save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        line = raw.count(b"\n", 0, failure.start) + 1
+        raise UserError(f"{path}: line {line} is not UTF-8 text: save the file as UTF-8") from None
+
+
+class RunCase:
+    """The case of a run folder, by ``section.key``.
+
+    Args:
+        path: the ``case.toml`` that the run wrote.
+
+    Raises:
+        UserError: here and in every method, naming the file, if it is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.table = path, read(path)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """What the case holds there; ``default`` where it holds nothing."""
+        section, _, name = key.partition(".")
+        table = self.table.get(section)
+        return table.get(name, default) if isinstance(table, dict) else default
+
+    def number(self, key: str) -> float:
+        """A number that every case has."""
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._damaged(key, "a number")
+        return value
+
+    def word(self, key: str) -> str:
+        """A text that every case has."""
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise self._damaged(key, "a text")
+        return value
+
+    @property
+    def dims(self) -> str:
+        """Dimensions of the problem, as in "1D1V"."""
+        return f"{self.number('problem.space_dims')}D{self.number('problem.velocity_dims')}V"
+
+    @property
+    def steps(self) -> int:
+        """Number of steps from 0 to the end."""
+        if not self.number("time.step") > 0:
+            raise self._damaged("time.step", "a positive number")
+        return round(self.number("time.end") / self.number("time.step"))
+
+    def _damaged(self, key: str, wanted: str) -> UserError:
+        return UserError(f"{self.path}: {key} must be {wanted}: put back the case.toml that the run wrote")

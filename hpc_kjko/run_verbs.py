@@ -1,0 +1,125 @@
+"""The verbs of ``kjko`` that run, measure or list something with the models of a case and torch."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hpc_kjko import __version__, config, driver, native
+from hpc_kjko.analysis import analyse
+from hpc_kjko.comm import Communicator
+from hpc_kjko.control import ControlField
+from hpc_kjko.native import cuda
+from hpc_kjko.objective import JKOObjective
+from hpc_kjko.runfolder import RunFolder, provenance
+from hpc_kjko.simulation import Outcome
+from hpc_kjko.storage import ShardedFile
+from hpc_kjko.terminal import StopSignals, show_pairs
+
+log = logging.getLogger("hpc_kjko")
+
+DONE, FAILED, STOPPED = 0, 1, 75
+
+
+def run(options: argparse.Namespace, comm: Communicator) -> int:
+    """Run a case from t = 0."""
+    stop, case = StopSignals(), None
+    _log_to_console(comm)
+    with comm.together():
+        if comm.is_root:
+            case = config.load(options.case, options.set)
+    folder = RunFolder(options.out or Path("runs") / options.case.stem)
+    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested), stop)
+
+
+def restart(options: argparse.Namespace, comm: Communicator) -> int:
+    """Continue a run from its newest sound checkpoint."""
+    stop = StopSignals()
+    _log_to_console(comm)
+    return _over(driver.resume(RunFolder(options.folder), options.set, comm, stop=stop.requested), stop)
+
+
+def _log_to_console(comm: Communicator) -> None:
+    if comm.is_root:
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
+        log.handlers = [console]
+
+
+def _over(outcome: Outcome, stop: StopSignals) -> int:
+    stop.ignore()
+    return DONE if outcome == "finished" else STOPPED
+
+
+def analyze(options: argparse.Namespace, comm: Communicator) -> int:
+    """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
+    folder = RunFolder(options.folder)
+    with comm.together():
+        folder.status()
+        case = config.load(folder.case)
+    header = comm.bcast({**provenance(comm), "case": case.toml()})
+    for path in analyse(folder, case, comm, header, against_grid=options.reference == "grid"):
+        if comm.is_root:
+            print(path)
+    return DONE
+
+
+def doctor(options: argparse.Namespace, comm: Communicator) -> int:
+    """Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail."""
+    import h5py
+    import torch
+
+    comm.select_device("auto")
+    rows = {
+        "hpc_kjko": f"{__version__}, {driver.kernels_in_use()}",
+        "python": sys.version.split()[0],
+        "MPI": f"{comm.library}, {'' if comm.is_cuda_aware else 'not '}CUDA-aware",
+        "ranks": f"{comm.size}, {torch.get_num_threads()} thread(s) each",
+        "HDF5": f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, "
+        + ("parallel" if h5py.get_config().mpi else "not parallel"),
+        "files": ShardedFile.describe(comm),
+        "torch": f"{torch.__version__}, backends "
+        + ", ".join(name for name in ("gloo", "nccl", "mpi") if torch.distributed.is_backend_available(name)),
+        "GPU kernels": cuda.describe(),
+        "devices": ", ".join(f"rank {rank}: {device}" for rank, device in enumerate(comm.allgather(str(comm.device)))),
+    }
+    advice = []
+    if comm.mpi is None:
+        advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
+    if not native.available():
+        advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
+    problem = _try_collectives(comm)
+    rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
+    if comm.is_root:
+        show_pairs(rows)
+        for sentence in advice:
+            print(sentence)
+        if problem:
+            print(f"kjko: a run would fail here: {problem}", file=sys.stderr)
+    comm.close()
+    return FAILED if problem else DONE
+
+
+def _try_collectives(comm: Communicator) -> str:
+    """What is wrong with this job's collectives, or nothing."""
+    import torch
+
+    if comm.sum(np.array([1.0]))[0] != comm.size:
+        return "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
+    try:
+        control = ControlField(None, 1, 1, hidden=(), device=comm.device)
+        objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear")
+        one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
+        distributed = comm.distribute(objective)
+        distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()
+        gradient = control.layers[-1].bias.grad
+        if gradient is None or gradient.item() != comm.size:
+            return "gradients are not summed over the ranks: reinstall torch as constraints.txt pins it"
+    except RuntimeError as failure:
+        return f"torch.distributed does not start ({failure}): set GLOO_SOCKET_IFNAME to the network interface to use"
+    return ""

@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Writes what ``kjko cases`` shows, from the models that check a case: hpc_kjko/templates/cases.txt.
+
+    python scripts/list_cases.py
+
+To be run again when a key, its default or its meaning changes; a test compares. The command shows the file, as it would
+otherwise take seconds to load torch for a page of text. A line keeps its indentation where the command wraps it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc_kjko import config
+from hpc_kjko.collisions import METHODS
+from hpc_kjko.integrators import MAPS
+from hpc_kjko.problems import KINDS
+from hpc_kjko.schema import Section, meaning, section_of
+from hpc_kjko.solvers import SOLVERS
+
+PAGE = Path(__file__).parents[1] / "hpc_kjko" / "templates" / "cases.txt"
+
+
+def page() -> str:
+    """The keys of a case, the built-in problems, methods, solvers and integrators."""
+    lines = ["Keys of a case, with their defaults. docs/configuration.md says more about each.", ""]
+    for kind, problem in KINDS.items():
+        case = config.from_table({"problem": {"kind": kind}}).table()
+        summary = (inspect.getdoc(problem) or "").partition("\n\n")[0].replace("\n", " ")
+        lines += [f'[problem] kind = "{kind}"', f"  {summary}", *_keys(problem, case["problem"])]
+        lines += [f"  With this problem physics.field = {_text(case['physics']['field'])} by default.", ""]
+    case = config.from_table({"problem": {"kind": "two_stream"}}).table()
+    for name, field in config.Case.model_fields.items():
+        section = section_of(field.annotation)
+        if name != "problem" and section is not None:
+            defaults = case.get(name) or section().model_dump(mode="json")
+            lines += [f"[{name}]", *_keys(section, defaults), ""]
+    for key, names in {"method.collision": METHODS, "method.solver": SOLVERS, "time.integrator": MAPS}.items():
+        lines.append(f"{key}: {', '.join(names)}")
+    return "\n".join(lines) + "\n"
+
+
+def _keys(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
+    """Two lines for each key of a section: its default, and what it means."""
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        if key == "kind":
+            continue
+        default = _text(defaults.get(key))
+        if section is config.Method and key in config.SOLVER_DEFAULTS["adam"]:
+            default = ", ".join(f"{solver} {_text(keys[key])}" for solver, keys in config.SOLVER_DEFAULTS.items())
+        yield f"  {key} = {default}"
+        yield f"      {meaning(section, name)}"
+
+
+def _text(value: Any) -> str:
+    """A value as a case file writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
