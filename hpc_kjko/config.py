@@ -29,6 +29,7 @@ from hpc_kjko.problems import (
 )
 from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
+    LARGEST,
     Cadence,
     Count,
     Counts,
@@ -122,7 +123,7 @@ def _is_whole(ratio: float) -> bool:
 
 def end_after(steps: float, step: float) -> str:
     """The shortest number that is taken as ``time.end`` of the nearest whole number of steps, for advice."""
-    number = int(min(max(1, round(steps)), MOST_STEPS - 1, sys.float_info.max / step))
+    number = int(min(max(1, round(steps)), MOST_STEPS - 1, LARGEST / step))
     texts = (f"{number * step:.{digits}g}" for digits in range(6, 18))
     ratios = ((text, float(text) / step) for text in texts)
     return next(text for text, ratio in ratios if ratio <= MOST_STEPS and _is_whole(ratio) and round(ratio) == number)

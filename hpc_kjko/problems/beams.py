@@ -30,6 +30,7 @@ class PerturbedBeams(PeriodicWave, PeriodicProblem):
     thermal_speed: Positive = 1.0
     """σ, the thermal speed of a beam."""
     amplitude: Amplitude
+    """α of the density, between −1 and 1."""
 
     @property
     def beam_speed(self) -> float:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hpc_kjko.config import end_after, from_table, load, override
 from hpc_kjko.errors import UserError
+from hpc_kjko.schema import LARGEST, SMALLEST
 
 TWO_STREAM = {"kind": "two_stream"}
 CONTROLLED = {"problem": TWO_STREAM, "particles": {"control_variate": True}}
@@ -200,21 +201,21 @@ def test_a_case_file_in_another_encoding_is_named_as_such(raw, says, tmp_path):
         load(tmp_path / "case.toml")
 
 
-sizes = st.floats(min_value=1e-300, max_value=1.7e308)
+sizes = st.floats(min_value=SMALLEST, max_value=LARGEST)
 
 
 @given(step=sizes, ratio=st.floats(min_value=1e-3, max_value=9e8))
 def test_an_end_that_is_advised_is_accepted(step, ratio):
     """For any step, by the check that gives the advice; and so is that of a restart, which doubles the steps."""
     end = step * ratio
-    assume(0 < end < float("inf"))
+    assume(SMALLEST <= end <= LARGEST)
     two_stream = {"problem": {"kind": "two_stream"}}
     try:
         case = from_table({**two_stream, "time": {"step": step, "end": end}})
     except UserError as mistake:
         (advised,) = re.findall(r"time.end = (\S+) would be", str(mistake))
         case = from_table(override({**two_stream, "time": {"step": step}}, [f"time.end={advised}"]))
-    if 2 * case.time.end < float("inf"):
+    if 2 * case.time.end < LARGEST:
         advised = end_after(2 * case.time.steps, step)
         longer = from_table(override(case.table(), [f"time.end={advised}"]))
         assert longer.time.steps == min(2 * case.time.steps, 10**9 - 1)
