@@ -171,10 +171,11 @@ class Communicator:
             return parts
         found = [np.empty(shape, parts[0].dtype) for shape in shapes]
         found[self.rank][...] = parts[self.rank]
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        requests = [self._comm.Irecv(piece, rank, _EXCHANGE_TAG) for rank in others for piece in _pieces(found[rank])]
-        outgoing = {rank: np.ascontiguousarray(parts[rank]) for rank in others}
-        requests += [self._comm.Isend(piece, rank, _EXCHANGE_TAG) for rank in others for piece in _pieces(outgoing[rank])]
+        outgoing = [np.ascontiguousarray(part) for part in parts]
+        requests = []
+        for rank in (rank for rank in range(self.size) if rank != self.rank):
+            requests += [self._comm.Irecv(piece, rank, _EXCHANGE_TAG) for piece in _pieces(found[rank])]
+            requests += [self._comm.Isend(piece, rank, _EXCHANGE_TAG) for piece in _pieces(outgoing[rank])]
         for request in requests:
             request.Wait()
         return found
@@ -311,9 +312,9 @@ class Communicator:
         return mine.index(self.rank), len(mine)
 
     def _cores_of_its_own(self) -> int:
-        """This rank's part of the cores that it may use, at least 1: each is shared out among the ranks that may use it.
+        """This rank's part of the cores that it may use, at least 1. Ranks that may use the same core share it.
 
-        Ranks that the launcher has bound to cores of their own have all of these; unbound ranks divide the node.
+        So a rank that the launcher has bound to cores of its own has all of these; unbound ranks divide the node.
         """
         mine = [(socket.gethostname(), core) for core in os.sched_getaffinity(0)]
         users = Counter(core for cores in self.allgather(mine) for core in cores)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic_core import PydanticCustomError
 
 from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
@@ -27,8 +28,10 @@ from hpc_kjko.schema import (
     NonNegative,
     Positive,
     Section,
+    Whole,
     unknown_key,
     validate,
+    whole,
 )
 
 if sys.version_info >= (3, 11):
@@ -43,7 +46,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 if TYPE_CHECKING:
     OneOrTwo = Literal[1, 2]
 else:  # for a Literal True and 1.0 would do as well
-    OneOrTwo = Annotated[int, Field(ge=1, le=2)]
+    OneOrTwo = Annotated[Whole, Field(ge=1, le=2)]
 
 
 class Physics(Section):
@@ -72,7 +75,7 @@ class ParticleSettings(Section):
     start: Literal["quiet", "random", "grid"] = "quiet"
     weights: Literal["equal", "density"] = "equal"
     control_variate: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     precision: Literal["float32", "float64"] = "float64"
 
     @model_validator(mode="after")
@@ -132,6 +135,13 @@ SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def _count_or_auto(value: Any) -> Any:
+    number = whole(value)
+    if number == "auto" or (type(number) is int and 0 <= number <= 10**12):
+        return number
+    raise PydanticCustomError("count_or_auto", 'should be a whole number from 0 to 1e12, or "auto"')
+
+
 class Method(Section):
     """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
 
@@ -140,7 +150,7 @@ class Method(Section):
     order: OneOrTwo = 1
     logdet: Literal["exact", "linear"] = "exact"
     solver: Literal["adam", "varpro"] = "adam"
-    iterations: Cadence | Literal["auto"] = 50
+    iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
     first_iterations: Cadence = 500
     learning_rate: Positive = 5e-3
     held_out: bool = False
@@ -354,7 +364,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
-    count = table.get("particles", {}).get("count")
+    count = whole(table.get("particles", {}).get("count"))
     sections["method"] = _method(
         table.get("method", {}),
         without_collisions=physics.get("collision_strength") == 0,

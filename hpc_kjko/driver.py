@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,7 @@ def start(
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    began: float | None = None,
 ) -> Outcome:
     """Run a case from t = 0.
 
@@ -53,6 +58,7 @@ def start(
         force: overwrite the run that the folder holds.
         stop: asked after each step; one True on any rank ends the run, with a checkpoint.
         progress: show it on standard output (rank 0).
+        began: from when ``run.wall_time`` counts, on the clock ``time.monotonic()``; from this call if None.
 
     Returns:
         "finished", or "stopped" before the end.
@@ -61,6 +67,7 @@ def start(
         UserError: before anything is written, where the case cannot be run here or the folder is not free.
         SolverFailure: after a checkpoint of the last good step.
     """
+    began = time.monotonic() if began is None else began
     with comm.together():
         kernels = kernels_in_use()
         if comm.is_root:
@@ -75,7 +82,7 @@ def start(
             if comm.is_root:
                 folder.create(case.toml())
                 _log_to(folder)
-        return _drive(simulation, folder, stop, progress, kernels)
+        return _drive(simulation, folder, stop, progress, kernels, began)
 
 
 def resume(
@@ -85,12 +92,14 @@ def resume(
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    began: float | None = None,
 ) -> Outcome:
     """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
 
     Args:
         overrides: of the keys in ``CHANGEABLE``.
     """
+    began = time.monotonic() if began is None else began
     with _at_work_in(folder, comm):
         with comm.together():
             kernels = kernels_in_use()
@@ -117,7 +126,18 @@ def resume(
         with comm.together():
             if comm.is_root:
                 folder.write_case(case.toml())
-        return _drive(simulation, folder, stop, progress, kernels, resumed_at=saved.header["step"])
+        return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
+
+
+def process_began() -> float:
+    """When this process started, on the clock ``time.monotonic()``; now, where the system does not say."""
+    now = time.monotonic()
+    try:
+        after_the_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        started = int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was booted
+        return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, AttributeError):
+        return now
 
 
 def kernels_in_use() -> str:
@@ -156,6 +176,7 @@ def _drive(
     stop: Callable[[], bool],
     progress: bool,
     kernels: str,
+    began: float,
     resumed_at: int | None = None,
 ) -> Outcome:
     """Run a simulation to its end or to a stop, with log and progress."""
@@ -170,7 +191,8 @@ def _drive(
         _note(simulation, folder, header, "running")
     outcome: Outcome | None = None
     try:
-        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop)
+        deadline = began + (case.run.wall_time or math.inf)
+        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop, deadline=deadline)
     finally:  # nothing collective: this rank may be the only one that is here
         if shown:
             shown.close()

@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from hpc_kjko.problems.base import PeriodicProblem
 from hpc_kjko.problems.density import Equilibrium
-from hpc_kjko.schema import Positive
+from hpc_kjko.schema import Positive, Whole
 
 _LOG_2PI = math.log(2 * math.pi)
 _SMALLEST = 2.0**-64
@@ -21,14 +21,14 @@ Amplitude = Annotated[float, Field(gt=-1, lt=1)]
 
 
 def _as_mode(value: Any) -> Any:
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
 #: Periods of a wave along each axis of the box; axes that are not given have none.
 Mode = Annotated[
-    tuple[int, ...],
+    tuple[Whole, ...],
     BeforeValidator(_as_mode),
 ]
 
