@@ -103,7 +103,8 @@ class Run:
         """``density``, ``potential``, ``E_1`` … over ``time`` and the cell centres ``x_1`` …."""
         components = [(f"E/{label}", f"E_{axis}", "E") for axis, label in enumerate(_AXES, 1)]
         meshes = [("density", "density", "density"), ("potential", "potential", "potential"), *components]
-        return self._meshes("meshes", meshes, "fields: run the case with output.every above 0 (an external field is not written)")
+        missing = "fields: run the case with output.every above 0 (an external field is not written)"
+        return self._meshes("meshes", meshes, missing)
 
     @property
     def histograms(self) -> xarray.Dataset:

@@ -3,8 +3,8 @@
 All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle
 mass 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
 
-Meshes are those of space, so that readers that know only space are not misled. Phase-space histograms and marginals have
-the same attributes as meshes, but a group of their own, ``histograms``, which other readers pass over.
+All meshes are meshes of space: other readers take the domain from any of them. Phase-space histograms and marginals have
+the attributes of meshes, but are in a group of their own, ``histograms``, which other readers pass over.
 
 A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
 """
@@ -327,7 +327,8 @@ def particle_file(folder: Path | str, step: int) -> Iterator[ParticleFile]:
 
 @contextlib.contextmanager
 def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
-    """What a file holds of its step: attributes ``time``, ``dt``; groups ``meshes``, ``particles``, ``histograms``. On this rank.
+    """What a file holds of its step, on this rank: attributes ``time``, ``dt``; groups ``meshes``, ``histograms``,
+    ``particles``.
 
     Raises:
         UserError: there is no such file, or it is found damaged, now or inside the block.
