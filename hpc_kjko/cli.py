@@ -27,7 +27,7 @@ from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
 from hpc_kjko.control import ControlField
-from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series, watch
 from hpc_kjko.integrators import MAPS
 from hpc_kjko.native import cuda
@@ -71,9 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
-        if _out_of_memory(error):
-            advice = "lower particles.count or grid.cells, or use more nodes"
-            print(f"kjko: {where}not enough memory: {advice}", file=sys.stderr)
+        if ran_out_of_memory(error):
+            advice = "not enough memory: use more nodes, or fewer ranks on each"  # where no case is known
+            print(f"kjko: {where}{error if isinstance(error, OutOfMemory) else advice}", file=sys.stderr)
         elif said := usercode.blame(error):  # where only a problem's own methods are called from
             print(f"kjko: {where}{said}", file=sys.stderr)
             if comm:
@@ -98,11 +98,6 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
     return code
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether numpy, torch on the CPU or torch on a GPU could not get what it asked for."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
-
-
 # -- the verbs -------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +108,11 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
     with comm.together():
         if comm.is_root:
             case = config.load(options.case, options.set)
+    if options.dry_run:
+        for line in driver.dry_run(case, comm):
+            if comm.is_root:
+                print(line, flush=True)
+        return DONE
     folder = RunFolder(options.out or Path("runs") / options.case.stem)
     began = driver.process_began()
     return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested, began=began), stop)
@@ -357,6 +357,8 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
+    dry_run_help = "run nothing and write nothing: say what memory, time and disk space the run would take"
+    starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
     for command in (restart, series, analyze, plot, report, inspect, watch):
         on_folder = verb(command)
         on_folder.add_argument("folder", type=Path, metavar="DIR", help="run folder")

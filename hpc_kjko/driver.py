@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from hpc_kjko import checkpoint, config
+from hpc_kjko import checkpoint, config, forecast, memory
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.particles import Shard
 from hpc_kjko.recorder import Recorder
@@ -72,12 +72,12 @@ def start(
         kernels = kernels_in_use()
         if comm.is_root:
             folder.require_free(force=force)
-    folder, table = comm.bcast((folder, case.table() if case and comm.is_root else None))
-    with comm.together():
-        if case is None or not comm.is_root:
-            case = config.from_table(table)
-    simulation = Simulation.start(case, comm)  # before anything is written: it may not fit the machine
-    with _at_work_in(folder, comm):
+    folder, case = comm.bcast(folder), _shared(case, comm)
+    comm.select_device(case.run.device)
+    memory.require(case, comm)
+    with _memory_named(case, comm):
+        simulation = Simulation.start(case, comm)  # before anything is written: it may not be possible
+    with _at_work_in(folder, comm), _memory_named(case, comm):
         with comm.together():
             if comm.is_root:
                 folder.create(case.toml())
@@ -122,11 +122,57 @@ def resume(
                 f"{folder.path}: has reached t = {reached:g}, and time.end = {case.time.end:g}: to go on, set it "
                 f"higher, as in --set time.end={2 * max(reached, case.time.end):g}"
             )
-        simulation = Simulation.resume(case, comm, saved)
-        with comm.together():
-            if comm.is_root:
-                folder.write_case(case.toml())
-        return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
+        comm.select_device(case.run.device)
+        memory.require(case, comm, held=sum(rows.nbytes for rows in saved.particles.values()))
+        with _memory_named(case, comm):
+            simulation = Simulation.resume(case, comm, saved)
+            with comm.together():
+                if comm.is_root:
+                    folder.write_case(case.toml())
+            return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
+
+
+def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
+    """Lines that say what a run of a case would take: particles, memory, time, disk space. Nothing is written.
+
+    Args:
+        case: rank 0's; the others' are not looked at.
+
+    Raises:
+        UserError: the case cannot be run here; what is known until then has been said.
+    """
+    with comm.together():
+        kernels_in_use()
+    case = _shared(case, comm)
+    comm.select_device(case.run.device)
+    yield from forecast.memory_of(case, comm)
+    memory.require(case, comm)
+    with _memory_named(case, comm):
+        yield from forecast.time_of(case, comm)
+    yield from forecast.files_of(case)
+    comm.close()
+
+
+def _shared(case: Case | None, comm: Communicator) -> Case:
+    """Rank 0's case, on every rank. Collective."""
+    table = comm.bcast(case.table() if case and comm.is_root else None)
+    with comm.together():
+        return case if case is not None and comm.is_root else config.from_table(table)
+
+
+@contextlib.contextmanager
+def _memory_named(case: Case, comm: Communicator) -> Iterator[None]:
+    """Around what takes memory: if there is not enough of it after all, the error names the key that takes most.
+
+    Raises:
+        OutOfMemory: on the ranks that lack it.
+    """
+    try:
+        yield
+    except Exception as failure:
+        if isinstance(failure, UserError | SolverFailure) or not ran_out_of_memory(failure):
+            raise
+        raise OutOfMemory(memory.advice(case, comm)) from failure
 
 
 def process_began() -> float:

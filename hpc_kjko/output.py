@@ -3,8 +3,8 @@
 All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle
 mass 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
 
-All meshes are meshes of space: other readers take the domain from any of them. Phase-space histograms and marginals have
-the attributes of meshes, but are in a group of their own, ``histograms``, which other readers pass over.
+All meshes are meshes of space: other readers take the domain from any of them. Phase-space histograms and marginals
+have the attributes of meshes, but are in a group of their own, ``histograms``, which other readers pass over.
 
 A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
 """
