@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpc_kjko import __version__, usercode
-from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.terminal import write_in_any_encoding
 
@@ -161,9 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
-        if _out_of_memory(error):
-            advice = "lower particles.count or grid.cells, or use more nodes"
-            print(f"kjko: {where}not enough memory: {advice}", file=sys.stderr)
+        if ran_out_of_memory(error):
+            advice = "not enough memory: use more nodes, or fewer ranks on each"  # where no case is known
+            print(f"kjko: {where}{error if isinstance(error, OutOfMemory) else advice}", file=sys.stderr)
         elif said := usercode.blame(error):  # where only a problem's own methods are called from
             print(f"kjko: {where}{said}", file=sys.stderr)
             if comm:
@@ -211,9 +211,6 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
     return code
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether numpy, torch on the CPU or torch on a GPU could not get what it asked for."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
@@ -311,6 +308,8 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
+    dry_run_help = "run nothing and write nothing: say what memory, time and disk space the run would take"
+    starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
     for name in ("restart", "series", "analyze", "plot", "report", "inspect", "watch"):
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help="run folder")
     parsers["restart"].add_argument("--set", **change)

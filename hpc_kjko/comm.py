@@ -13,7 +13,9 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, Literal, no_type_check
 
 import numpy as np
@@ -21,6 +23,10 @@ import torch
 
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.launcher import promised_ranks
+
+#: Most elements of one message: MPI counts them in 32 bits, and its displacements too. Longer arrays go in pieces.
+MOST_ELEMENTS = 2**28
+_EXCHANGE_TAG = 7
 
 
 class Communicator:
@@ -40,7 +46,7 @@ class Communicator:
         self._process_group = False
         self._departures: Any = mpi_comm.Dup() if mpi_comm else None
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.local_size))
+            torch.set_num_threads(self._cores_of_its_own())
 
     @classmethod
     def world(cls) -> Communicator:
@@ -125,7 +131,8 @@ class Communicator:
         if self.size == 1:
             return values
         total = np.empty_like(values)
-        self._comm.Allreduce(values, total)
+        for mine, sums in zip(_pieces(values), _pieces(total), strict=True):
+            self._comm.Allreduce(mine, sums)
         return total
 
     def min(self, value: float) -> float:
@@ -140,10 +147,11 @@ class Communicator:
         """Rank 0's Python object, on every rank (small objects)."""
         return value if self.size == 1 else self._comm.bcast(value)
 
-    def bcast_array(self, array: np.ndarray) -> np.ndarray:
-        """Rank 0's array, in place, on every rank."""
+    def bcast_array(self, array: np.ndarray, root: int = 0) -> np.ndarray:
+        """The array of one rank, in place, on every rank; contiguous."""
         if self.size > 1:
-            self._comm.Bcast(array)
+            for piece in _pieces(array):
+                self._comm.Bcast(piece, root)
         return array
 
     def allgather(self, value: Any) -> list[Any]:
@@ -155,11 +163,15 @@ class Communicator:
         if self.size == 1:
             return parts
         found = [np.empty(shape, parts[0].dtype) for shape in shapes]
-        outgoing = np.concatenate([part.ravel() for part in parts])
-        incoming = np.empty(sum(part.size for part in found), outgoing.dtype)
-        self._comm.Alltoallv([outgoing, [part.size for part in parts]], [incoming, [part.size for part in found]])
-        pieces = np.split(incoming, np.cumsum([part.size for part in found])[:-1])
-        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        found[self.rank][...] = parts[self.rank]
+        outgoing = [np.ascontiguousarray(part) for part in parts]
+        requests = []
+        for rank in (rank for rank in range(self.size) if rank != self.rank):
+            requests += [self._comm.Irecv(piece, rank, _EXCHANGE_TAG) for piece in _pieces(found[rank])]
+            requests += [self._comm.Isend(piece, rank, _EXCHANGE_TAG) for piece in _pieces(outgoing[rank])]
+        for request in requests:
+            request.Wait()
+        return found
 
     def join(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """Every rank's rows, one after the other, in ``whole`` on every rank."""
@@ -167,16 +179,24 @@ class Communicator:
             whole[...] = part
             return whole
         counts = self._comm.allgather(part.size)
-        self._comm.Allgatherv(np.ascontiguousarray(part), [whole, counts])
+        if whole.size <= MOST_ELEMENTS:
+            self._comm.Allgatherv(np.ascontiguousarray(part), [whole, counts])
+            return whole
+        for rank, rows in enumerate(np.split(whole.reshape(-1), np.cumsum(counts)[:-1])):
+            if rank == self.rank:
+                rows[...] = part.reshape(-1)
+            self.bcast_array(rows, rank)
         return whole
 
     def send(self, array: np.ndarray, tag: int) -> None:
         """Send a contiguous array to rank 0."""
-        self._comm.Send(array, dest=0, tag=tag)
+        for piece in _pieces(array):
+            self._comm.Send(piece, dest=0, tag=tag)
 
     def receive(self, array: np.ndarray, source: int, tag: int) -> np.ndarray:
         """Receive into a contiguous array on rank 0."""
-        self._comm.Recv(array, source=source, tag=tag)
+        for piece in _pieces(array):
+            self._comm.Recv(piece, source=source, tag=tag)
         return array
 
     def barrier(self) -> None:
@@ -283,6 +303,22 @@ class Communicator:
         hosts = self._comm.allgather(socket.gethostname())
         mine = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
         return mine.index(self.rank), len(mine)
+
+    def _cores_of_its_own(self) -> int:
+        """This rank's part of the cores that it may use, at least 1. Ranks that may use the same core share it.
+
+        So a rank that the launcher has bound to cores of its own has all of these; unbound ranks divide the node.
+        """
+        mine = [(socket.gethostname(), core) for core in os.sched_getaffinity(0)]
+        users = Counter(core for cores in self.allgather(mine) for core in cores)
+        return max(1, int(sum(Fraction(1, users[core]) for core in mine)))
+
+
+def _pieces(array: np.ndarray) -> list[np.ndarray]:
+    """Views of a contiguous array, one after the other, that MPI can take; one empty view of an empty array."""
+    assert array.flags.c_contiguous
+    flat = array.reshape(-1)
+    return [flat[start : start + MOST_ELEMENTS] for start in range(0, max(flat.size, 1), MOST_ELEMENTS)]
 
 
 @no_type_check  # DDP compares annotations with its own types, and postponed ones are strings

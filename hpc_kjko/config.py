@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic_core import PydanticCustomError
 
 from hpc_kjko import casefile, usercode
 from hpc_kjko.casefile import parse
@@ -36,8 +37,10 @@ from hpc_kjko.schema import (
     NonNegative,
     Positive,
     Section,
+    Whole,
     unknown_key,
     validate,
+    whole,
 )
 
 #: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
@@ -46,7 +49,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 if TYPE_CHECKING:
     OneOrTwo = Literal[1, 2]
 else:  # for a Literal True and 1.0 would do as well
-    OneOrTwo = Annotated[int, Field(ge=1, le=2)]
+    OneOrTwo = Annotated[Whole, Field(ge=1, le=2)]
 
 
 class Physics(Section):
@@ -85,7 +88,7 @@ class ParticleSettings(Section):
     """Masses of the particles: `equal`, or `density` with positions uniform over the box."""
     control_variate: bool = False
     """Less noise in the density and in what the collision step learns, from the known equilibrium."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     """Seed of the start and of the network."""
     precision: Literal["float32", "float64"] = "float64"
     """Number format of the particles' state: `float32` halves its memory."""
@@ -174,6 +177,13 @@ _OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_
 _OF_A_CONTROL_FIELD = ("form", "logdet", "hidden", "skip", "activation", "precision", "chunk")
 
 
+def _count_or_auto(value: Any) -> Any:
+    number = whole(value)
+    if number == "auto" or (type(number) is int and 0 <= number <= 10**12):
+        return number
+    raise PydanticCustomError("count_or_auto", 'should be a whole number from 0 to 1e12, or "auto"')
+
+
 class Method(Section):
     """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`_method`."""
 
@@ -187,7 +197,7 @@ class Method(Section):
     """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
     solver: Literal["adam", "varpro"] = "adam"
     """How the inner problem is solved: `varpro` or `adam`."""
-    iterations: Cadence | Literal["auto"] = 50
+    iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
     """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""
     first_iterations: Cadence = 500
     """Iterations of Adam in the first step."""
@@ -424,7 +434,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
-    count = table.get("particles", {}).get("count")
+    count = whole(table.get("particles", {}).get("count"))
     sections["method"] = _method(
         table.get("method", {}),
         without_collisions=physics.get("collision_strength") == 0,

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from hpc_kjko import casefile, checkpoint, config
+from hpc_kjko import casefile, checkpoint, config, forecast, memory
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.particles import Shard
 from hpc_kjko.recorder import Recorder
@@ -43,6 +47,7 @@ def start(
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    began: float | None = None,
 ) -> Outcome:
     """Run a case from t = 0.
 
@@ -52,6 +57,7 @@ def start(
         force: overwrite the run that the folder holds.
         stop: asked after each step; one True on any rank ends the run, with a checkpoint.
         progress: show it on standard output (rank 0).
+        began: from when ``run.wall_time`` counts, on the clock ``time.monotonic()``; from this call if None.
 
     Returns:
         "finished", or "stopped" before the end.
@@ -60,21 +66,22 @@ def start(
         UserError: before anything is written, where the case cannot be run here or the folder is not free.
         SolverFailure: after a checkpoint of the last good step.
     """
+    began = time.monotonic() if began is None else began
     with comm.together():
         kernels = kernels_in_use()
         if comm.is_root:
             folder.require_free(force=force)
-    folder, table = comm.bcast((folder, case.table() if case and comm.is_root else None))
-    with comm.together():
-        if case is None or not comm.is_root:
-            case = config.from_table(table)
-    simulation = Simulation.start(case, comm)  # before anything is written: it may not fit the machine
-    with _at_work_in(folder, comm):
+    folder, case = comm.bcast(folder), _shared(case, comm)
+    comm.select_device(case.run.device)
+    memory.require(case, comm)
+    with _memory_named(case, comm):
+        simulation = Simulation.start(case, comm)  # before anything is written: it may not be possible
+    with _at_work_in(folder, comm), _memory_named(case, comm):
         with comm.together():
             if comm.is_root:
                 folder.create(case.toml())
                 _log_to(folder)
-        return _drive(simulation, folder, stop, progress, kernels)
+        return _drive(simulation, folder, stop, progress, kernels, began)
 
 
 def resume(
@@ -84,12 +91,14 @@ def resume(
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    began: float | None = None,
 ) -> Outcome:
     """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
 
     Args:
         overrides: of the keys in ``CHANGEABLE``.
     """
+    began = time.monotonic() if began is None else began
     with _at_work_in(folder, comm):
         with comm.together():
             kernels = kernels_in_use()
@@ -112,11 +121,68 @@ def resume(
                 f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to go on, set it "
                 f"higher, as in --set time.end={config.end_after(2 * saved.header['step'], case.time.step)}"
             )
-        simulation = Simulation.resume(case, comm, saved)
-        with comm.together():
-            if comm.is_root:
-                folder.write_case(case.toml())
-        return _drive(simulation, folder, stop, progress, kernels, resumed_at=saved.header["step"])
+        comm.select_device(case.run.device)
+        memory.require(case, comm, held=sum(rows.nbytes for rows in saved.particles.values()))
+        with _memory_named(case, comm):
+            simulation = Simulation.resume(case, comm, saved)
+            with comm.together():
+                if comm.is_root:
+                    folder.write_case(case.toml())
+            return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
+
+
+def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
+    """Lines that say what a run of a case would take: particles, memory, time, disk space. Nothing is written.
+
+    Args:
+        case: rank 0's; the others' are not looked at.
+
+    Raises:
+        UserError: the case cannot be run here; what is known until then has been said.
+    """
+    with comm.together():
+        kernels_in_use()
+    case = _shared(case, comm)
+    comm.select_device(case.run.device)
+    yield from forecast.memory_of(case, comm)
+    memory.require(case, comm)
+    with _memory_named(case, comm):
+        yield from forecast.time_of(case, comm)
+    yield from forecast.files_of(case)
+    comm.close()
+
+
+def _shared(case: Case | None, comm: Communicator) -> Case:
+    """Rank 0's case, on every rank. Collective."""
+    table = comm.bcast(case.table() if case and comm.is_root else None)
+    with comm.together():
+        return case if case is not None and comm.is_root else config.from_table(table)
+
+
+@contextlib.contextmanager
+def _memory_named(case: Case, comm: Communicator) -> Iterator[None]:
+    """Around what takes memory: if there is not enough of it after all, the error names the key that takes most.
+
+    Raises:
+        OutOfMemory: on the ranks that lack it.
+    """
+    try:
+        yield
+    except Exception as failure:
+        if isinstance(failure, UserError | SolverFailure) or not ran_out_of_memory(failure):
+            raise
+        raise OutOfMemory(memory.advice(case, comm)) from failure
+
+
+def process_began() -> float:
+    """When this process started, on the clock ``time.monotonic()``; now, where the system does not say."""
+    now = time.monotonic()
+    try:
+        after_the_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        started = int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was booted
+        return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, AttributeError):
+        return now
 
 
 def kernels_in_use() -> str:
@@ -151,6 +217,7 @@ def _drive(
     stop: Callable[[], bool],
     progress: bool,
     kernels: str,
+    began: float,
     resumed_at: int | None = None,
 ) -> Outcome:
     """Run a simulation to its end or to a stop, with log and progress."""
@@ -170,7 +237,8 @@ def _drive(
         _note(simulation, folder, {**header, **known}, "running")
     outcome: Outcome | None = None
     try:
-        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop)
+        deadline = began + (case.run.wall_time or math.inf)
+        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop, deadline=deadline)
     finally:  # nothing collective: this rank may be the only one that is here
         if shown:
             shown.close()

@@ -1,4 +1,4 @@
-"""The two ways a run ends before its time."""
+"""The ways a run ends before its time."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,16 @@ class UserError(ValueError):
 
 class SolverFailure(RuntimeError):
     """The numerics cannot go on (non-finite state, no invertible step): one sentence with the setting to change."""
+
+
+class OutOfMemory(MemoryError):
+    """There was less memory than a run needs: one sentence that names the key that takes most."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that numpy, torch on the CPU or torch on a GPU could not get the memory it asked for.
+
+    One that another rank has passed on is a text only.
+    """
+    signs = ("MemoryError", "llocate memory", "Unable to allocate", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

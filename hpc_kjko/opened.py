@@ -18,7 +18,7 @@ import numpy as np
 
 from hpc_kjko import config
 from hpc_kjko.errors import UserError
-from hpc_kjko.output import SPECIES, list_snapshots, open_snapshot
+from hpc_kjko.output import HISTOGRAMS, SPECIES, list_snapshots, open_snapshot
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series_and_units
 
@@ -103,7 +103,8 @@ class Run:
         """``density``, ``potential``, ``E_1`` … over ``time`` and the cell centres ``x_1`` …."""
         components = [(f"E/{label}", f"E_{axis}", "E") for axis, label in enumerate(_AXES, 1)]
         meshes = [("density", "density", "density"), ("potential", "potential", "potential"), *components]
-        return self._meshes(meshes, "fields: run the case with output.every above 0 (an external field is not written)")
+        missing = "fields: run the case with output.every above 0 (an external field is not written)"
+        return self._meshes("meshes", meshes, missing)
 
     @property
     def histograms(self) -> xarray.Dataset:
@@ -111,7 +112,7 @@ class Run:
         meshes = [
             (f"phase_space_{label}_v{label}", f"f_x_{axis}_v_{axis}", "f_x_v") for axis, label in enumerate(_AXES, 1)
         ]
-        return self._meshes(meshes, "histograms: run the case with output.histogram_every above 0")
+        return self._meshes(HISTOGRAMS, meshes, "histograms: run the case with output.histogram_every above 0")
 
     @property
     def marginals(self) -> xarray.Dataset:
@@ -121,13 +122,14 @@ class Run:
             for kind in "xv"
             for axis, label in enumerate(_AXES, 1)
         ]
-        return self._meshes(meshes, "marginals: run the case with output.histogram_every above 0")
+        return self._meshes(HISTOGRAMS, meshes, "marginals: run the case with output.histogram_every above 0")
 
     @property
     def particles(self) -> xarray.Dataset:
         """``x_1`` …, ``v_1`` …, ``log_f`` over ``time`` and ``particle``, and ``weight``, the mass of each.
 
-        Equal weights are a number for each time. A particle keeps its place from snapshot to snapshot.
+        Equal weights are a number for each time. A particle keeps its place from snapshot to snapshot, and its ``id``,
+        by which other readers follow it.
         """
         species = f"particles/{SPECIES}"
         records = [("position", "x"), ("momentum", "v")]
@@ -143,11 +145,15 @@ class Run:
             name, unit = names[path]
             dims = ("time", "particle")[: len(item.shape) + 1]
             variables[name] = (dims, _lazy(self._folder.snapshots, path, item), {"units": unit})
-        return _xarray().Dataset(variables, _times(found), self._attributes())
+        xr, coordinates = _xarray(), _times(found)
+        if f"{species}/id" in self._contents:
+            path, item = f"{species}/id", self._contents[f"{species}/id"]
+            coordinates["id"] = xr.Variable(("time", "particle"), _lazy(self._folder.snapshots, path, item))[0]
+        return xr.Dataset(variables, coordinates, self._attributes())
 
-    def _meshes(self, meshes: Sequence[tuple[str, str, str]], missing: str) -> xarray.Dataset:
-        """Those of (name in the file, variable, unit's key) that the snapshots hold."""
-        names = {f"meshes/{path}": (variable, unit) for path, variable, unit in meshes}
+    def _meshes(self, group: str, meshes: Sequence[tuple[str, str, str]], missing: str) -> xarray.Dataset:
+        """Those of (name in a group of the file, variable, unit's key) that the snapshots hold."""
+        names = {f"{group}/{path}": (variable, unit) for path, variable, unit in meshes}
         found = self._found(missing, names)
         variables, coordinates = {}, _times(found)
         for path, item in found.items():

@@ -3,6 +3,9 @@
 All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle
 mass 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
 
+All meshes are meshes of space: other readers take the domain from any of them. Phase-space histograms and marginals
+have the attributes of meshes, but are in a group of their own, ``histograms``, which other readers pass over.
+
 A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
 """
 
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
+import torch
 
 from hpc_kjko import __version__
 from hpc_kjko.binned import Histogram, Marginal
@@ -31,6 +35,8 @@ if TYPE_CHECKING:  # these bring torch, which readers of files can do without
 
 #: The particle species in the files.
 SPECIES = "markers"
+#: The group of phase-space histograms and marginals in an iteration.
+HISTOGRAMS = "histograms"
 
 _AXES = "xyz"
 
@@ -41,6 +47,7 @@ _POWERS = {
     "momentum": (1, 1, -1, 0),
     "mass": (0, 1, 0, 0),
     "weighting": (0, 0, 0, 0),
+    "id": (0, 0, 0, 0),
     "log_f": (0, 0, 0, 0),
     "density": (-3, 0, 0, 0),
     "potential": (2, 1, -3, -1),
@@ -95,7 +102,7 @@ def write_snapshot(
         "softwareVersion": __version__,
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    if meshes or histograms or marginals:
+    if meshes:
         attributes["meshesPath"] = "meshes/"
     if particles:
         attributes["particlesPath"] = "particles/"
@@ -106,9 +113,9 @@ def write_snapshot(
         if meshes:
             _write_fields(file, f"{iteration}/meshes", meshes)
         for histogram in histograms or ():
-            _write_histogram(file, f"{iteration}/meshes", histogram)
+            _write_histogram(file, f"{iteration}/{HISTOGRAMS}", histogram)
         for marginal in marginals or ():
-            _write_marginal(file, f"{iteration}/meshes", marginal)
+            _write_marginal(file, f"{iteration}/{HISTOGRAMS}", marginal)
         if particles:
             _write_particles(file, f"{iteration}/particles/{SPECIES}", particles)
     return path
@@ -128,18 +135,18 @@ def _write_fields(file: ShardedFile, meshes: str, fields: MeshField) -> None:
         file.attributes(f"{meshes}/E/{label}", _component(len(labels)))
 
 
-def _write_histogram(file: ShardedFile, meshes: str, histogram: Histogram) -> None:
+def _write_histogram(file: ShardedFile, group: str, histogram: Histogram) -> None:
     label = _AXES[histogram.axis]
-    path = f"{meshes}/phase_space_{label}_v{label}"
+    path = f"{group}/phase_space_{label}_v{label}"
     lower, upper = np.transpose([histogram.x_range, histogram.v_range])
     spacing = (upper - lower) / histogram.values.shape
     file.array(path, histogram.values)
     file.attributes(path, _mesh("phase_space", [label, f"v{label}"], lower, spacing) | _component(2))
 
 
-def _write_marginal(file: ShardedFile, meshes: str, marginal: Marginal) -> None:
+def _write_marginal(file: ShardedFile, group: str, marginal: Marginal) -> None:
     label = _label(marginal.kind, marginal.axis)
-    path, (low, high) = f"{meshes}/marginal_{label}", marginal.range
+    path, (low, high) = f"{group}/marginal_{label}", marginal.range
     spacing = [(high - low) / len(marginal.values)]
     file.array(path, marginal.values)
     file.attributes(path, _mesh(f"marginal_{marginal.kind}", [label], [low], spacing) | _component(1))
@@ -169,12 +176,13 @@ def _write_particles(file: ShardedFile, species: str, particles: Particles) -> N
     for axis, label in enumerate(_AXES[: particles.v.shape[1]]):
         varying(f"momentum/{label}", particles.v[:, axis])
     varying("log_f", particles.log_f)
+    varying("id", torch.arange(shard.start, shard.stop).to(torch.uint64))
     constant("mass", 1.0)
     if particles.has_equal_weights:
         constant("weighting", particles.mass / shard.total)
     else:
         varying("weighting", particles.weight)
-    for record in ("position", "positionOffset", "momentum", "mass", "weighting", "log_f"):
+    for record in ("position", "positionOffset", "momentum", "mass", "weighting", "log_f", "id"):
         file.attributes(f"{species}/{record}", _record(record))
 
 
@@ -245,8 +253,7 @@ def list_contents(folder: Path | str) -> dict[int, set[str]]:
     contents = {}
     for step in list_snapshots(folder):
         with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
-            meshes = file[f"data/{step}/meshes"] if "meshesPath" in file.attrs else ()
-            found = {"fields": "density" in meshes, "histograms": any(name.startswith("marginal_") for name in meshes)}
+            found = {"fields": "meshesPath" in file.attrs, "histograms": HISTOGRAMS in file[f"data/{step}"]}
             found["particles"] = "particlesPath" in file.attrs
             contents[step] = {name for name, there in found.items() if there}
     return contents
@@ -268,8 +275,10 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None,
     with reading(path, "snapshot", "use another step of the run") as file:
         iteration = file[f"data/{step}"]
         contents: dict[str, Any] = {}
-        if "meshesPath" in file.attrs:
-            contents |= _read_meshes(iteration["meshes"], fields)
+        if fields and "meshesPath" in file.attrs:
+            contents |= _read_fields(iteration["meshes"])
+        if HISTOGRAMS in iteration:
+            contents |= _read_histograms(iteration[HISTOGRAMS])
         if particles is not None and "particlesPath" in file.attrs:
             contents |= _read_particles(iteration[f"particles/{SPECIES}"], particles)
         return Snapshot(step, float(iteration.attrs["time"]), _text(file.attrs), **contents)
@@ -320,7 +329,8 @@ def particle_file(folder: Path | str, step: int) -> Iterator[ParticleFile]:
 
 @contextlib.contextmanager
 def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
-    """What a file holds of its step: attributes ``time``, ``dt``; groups ``meshes``, ``particles``. On this rank.
+    """What a file holds of its step, on this rank: attributes ``time``, ``dt``; groups ``meshes``, ``histograms``,
+    ``particles``.
 
     Raises:
         UserError: there is no such file, or it is found damaged, now or inside the block.
@@ -329,29 +339,31 @@ def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
         yield file[f"data/{step}"]
 
 
-def _read_meshes(meshes: h5py.Group, fields: bool) -> dict[str, Any]:
+def _read_fields(meshes: h5py.Group) -> dict[str, Any]:
+    electric = [component[()] for component in meshes["E"].values()]
+    return {
+        "density": meshes["density"][()],
+        "potential": meshes["potential"][()],
+        "electric": np.stack(electric, axis=-1),
+        "spacing": meshes["density"].attrs["gridSpacing"],
+    }
+
+
+def _read_histograms(group: h5py.Group) -> dict[str, Any]:
     contents: dict[str, Any] = {"histograms": [], "marginals": []}
-    if fields and "density" in meshes:
-        electric = [component[()] for component in meshes["E"].values()]
-        contents |= {
-            "density": meshes["density"][()],
-            "potential": meshes["potential"][()],
-            "electric": np.stack(electric, axis=-1),
-            "spacing": meshes["density"].attrs["gridSpacing"],
-        }
     for axis, label in enumerate(_AXES):
         name = f"phase_space_{label}_v{label}"
-        if name in meshes:
-            lower, spacing = (meshes[name].attrs[key] for key in ("gridGlobalOffset", "gridSpacing"))
-            upper = lower + spacing * meshes[name].shape
+        if name in group:
+            lower, spacing = (group[name].attrs[key] for key in ("gridGlobalOffset", "gridSpacing"))
+            upper = lower + spacing * group[name].shape
             x_range, v_range = (tuple(limits) for limits in np.transpose([lower, upper]).tolist())
-            contents["histograms"].append(Histogram(axis, meshes[name][()], x_range, v_range))
+            contents["histograms"].append(Histogram(axis, group[name][()], x_range, v_range))
     kinds: tuple[Literal["x", "v"], ...] = ("x", "v")
     for kind, axis in itertools.product(kinds, range(len(_AXES))):
         name = f"marginal_{_label(kind, axis)}"
-        if name in meshes:
-            lower, spacing = (float(meshes[name].attrs[key][0]) for key in ("gridGlobalOffset", "gridSpacing"))
-            values = meshes[name][()]
+        if name in group:
+            lower, spacing = (float(group[name].attrs[key][0]) for key in ("gridGlobalOffset", "gridSpacing"))
+            values = group[name][()]
             contents["marginals"].append(Marginal(kind, axis, values, (lower, lower + spacing * len(values))))
     return contents
 

@@ -32,15 +32,22 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
     with comm.together():
         if comm.is_root:
             case = config.load(options.case, options.set)
+    if options.dry_run:
+        for line in driver.dry_run(case, comm):
+            if comm.is_root:
+                print(line, flush=True)
+        return DONE
     folder = RunFolder(options.out or Path("runs") / options.case.stem)
-    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested), stop)
+    began = driver.process_began()
+    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested, began=began), stop)
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
     stop = StopSignals()
     _log_to_console(comm)
-    return _over(driver.resume(RunFolder(options.folder), options.set, comm, stop=stop.requested), stop)
+    folder, began = RunFolder(options.folder), driver.process_began()
+    return _over(driver.resume(folder, options.set, comm, stop=stop.requested, began=began), stop)
 
 
 def _log_to_console(comm: Communicator) -> None:

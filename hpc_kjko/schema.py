@@ -15,11 +15,18 @@ from hpc_kjko.errors import UserError
 #: Sizes of the floating-point numbers in a case, other than 0.
 SMALLEST, LARGEST = 1e-12, 1e12
 
+def whole(value: Any) -> Any:
+    """A float without a fraction, such as 1e6, as the integer that it is; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=10**12)]
-Cadence = Annotated[int, Field(ge=0, le=10**12)]
-Dimension = Annotated[int, Field(ge=1, le=3)]
+#: Integers, which may be written as 1e6.
+Whole = Annotated[int, BeforeValidator(whole)]
+Count = Annotated[Whole, Field(ge=1, le=10**12)]
+Cadence = Annotated[Whole, Field(ge=0, le=10**12)]
+Dimension = Annotated[Whole, Field(ge=1, le=3)]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -105,6 +112,8 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
         return f"{key} is missing: every case needs it"
     if error["type"] in ("value_error", "model_type"):
         return message if error["type"] == "value_error" else f"{key} must be a table of keys"
+    if error["type"] == "int_type":
+        message = "should be a whole number"
     given = repr(error["input"])
     given = given if len(given) < 60 else f"{given[:50]}…"
     return f"{key} = {given}: {'it ' if message.startswith(('should', 'must')) else ''}{message}"

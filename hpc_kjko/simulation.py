@@ -105,6 +105,7 @@ class Simulation:
         *,
         on_step: Callable[[dict[str, float]], None] = lambda row: None,
         stop: Callable[[], bool] = lambda: False,
+        deadline: float = math.inf,
     ) -> Outcome:
         """Step to the end, writing what is due.
 
@@ -112,6 +113,7 @@ class Simulation:
             recorder: writes series, snapshots and checkpoints.
             on_step: told each row of the series, on every rank.
             stop: asked on every rank after each step; one True stops all ranks, with a checkpoint.
+            deadline: from then on by rank 0's ``time.monotonic()`` the same happens.
 
         Returns:
             "finished", or "stopped" before the end.
@@ -119,7 +121,6 @@ class Simulation:
         Raises:
             SolverFailure: on every rank, after a checkpoint of the last good step.
         """
-        deadline = time.monotonic() + (self.case.run.wall_time or float("inf"))
 
         def halted() -> bool:
             return self.comm.any(stop() or (self.comm.is_root and time.monotonic() > deadline))

@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, model_validator
 
 from hpc_kjko.problems.density import Density, Equilibrium
-from hpc_kjko.schema import Dimension, Lengths, Section
+from hpc_kjko.schema import Dimension, Lengths, Section, Whole
 
 
 class Problem(Section):
@@ -138,14 +138,14 @@ class PeriodicProblem(PeriodicBox):
 
 
 def _as_mode(value: Any) -> Any:
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
 #: Periods of a wave along each axis of the box; axes that are not given have none.
 Mode = Annotated[
-    tuple[int, ...],
+    tuple[Whole, ...],
     BeforeValidator(_as_mode),
 ]
 

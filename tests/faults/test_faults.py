@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from conftest import SMALL_CASE, command, environment, run_command
 
+from hpc_kjko import driver
 from hpc_kjko.checkpoint import latest, load
+from hpc_kjko.cli import main
 from hpc_kjko.comm import Communicator
 from hpc_kjko.series import read_series
 
@@ -181,6 +183,23 @@ def test_the_wall_time_stops_with_a_checkpoint_and_exit_75(tmp_path, small_case,
     result = kjko("run", small_case, "--out", "out", "--set", "time.end=1e5", "--set", "run.wall_time=2", ranks=2)
     assert result.returncode == 75
     assert_loads(tmp_path / "out", int(read_series(tmp_path / "out" / "series.h5")["step"][-1]))
+
+
+def test_the_wall_time_counts_from_the_start_of_the_process(tmp_path, small_case, monkeypatch):
+    monkeypatch.setattr(driver, "process_began", lambda: time.monotonic() - 3600)
+    assert main(["run", str(small_case), "--out", str(tmp_path / "out"), "--set", "run.wall_time=3600"]) == 75
+    assert read_series(tmp_path / "out" / "series.h5")["step"][-1] == 1
+    hour_more = ["--set", "run.wall_time=7200"]
+    assert main(["restart", str(tmp_path / "out"), *hour_more]) == 0
+
+
+def test_the_start_of_the_process_is_what_the_system_says():
+    forked = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        time.sleep(0.3)
+        os._exit(0 if forked - 0.05 < driver.process_began() < time.monotonic() - 0.2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_kjko import driver, memory
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import from_table
 from hpc_kjko.control import ControlField
@@ -15,6 +16,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.exact import UNIT
 from hpc_kjko.fields import PoissonSolver
 from hpc_kjko.histograms import phase_space_histograms
+from hpc_kjko.limits import Limit
 from hpc_kjko.mesh import Grid
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.particles import BLOCK
@@ -220,3 +222,22 @@ def test_a_mesh_dealt_to_ranks_has_the_same_field(cells, world):
     whole = PoissonSolver(grid, Communicator()).solve(density)
     for found, wanted in ((ours.electric, whole.electric), (ours.potential, whole.potential)):
         assert np.abs(found - wanted).max() < 1e-12 * np.abs(wanted).max()
+
+
+@pytest.mark.parallel([2, 3])
+def test_ranks_that_share_a_memory_need_it_together(world, monkeypatch):
+    case = case_of(10**8)
+    (one,) = memory.needs_of(case, Communicator())[:1]
+    share = one.nbytes / world.size
+    monkeypatch.setattr(memory, "memory_limits", lambda: [Limit("node", "node here", int(0.9 * share * world.size))])
+    with pytest.raises(UserError, match=f"for {world.size} ranks, and node here has .* particles.count = 100000000"):
+        memory.require(case, world)
+    monkeypatch.setattr(memory, "memory_limits", lambda: [Limit(str(world.rank), "node of its own", int(1.2 * share))])
+    memory.require(case, world)
+
+
+@pytest.mark.parallel([2])
+def test_a_dry_run_speaks_of_all_ranks(world):
+    lines = list(driver.dry_run(case_of(COUNTS[0]) if world.is_root else None, world))
+    assert lines[0] == f"particles: {COUNTS[0]} in all; ranks: 2, with 2065 to 3072 particles each"
+    assert any("its 2 ranks together would take" in line for line in lines)

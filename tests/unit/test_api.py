@@ -98,6 +98,10 @@ def test_snapshots_have_labels_and_units(result):
     for name, wanted in (("x_1", written.position[:, 0]), ("v_1", written.velocity[:, 0]), ("log_f", written.log_f)):
         assert np.array_equal(particles[name].isel(time=1), wanted)
     assert particles.weight.isel(time=0).sum() == pytest.approx(31.4159265, rel=1e-3)
+    assert particles.id.dims == ("particle",) and particles.id.dtype == np.uint64
+    assert np.array_equal(particles.id, np.arange(3000))
+    followed = particles.isel(particle=[2000, 7])
+    assert list(followed.id.values) == [2000, 7] and np.array_equal(followed.x_1, particles.x_1.values[:, [2000, 7]])
 
 
 def test_equal_weights_are_one_number_a_snapshot(case, tmp_path):

@@ -269,7 +269,7 @@ def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
         assert (*histogram.x_range, *histogram.v_range) == pytest.approx((*expected.x_range, *expected.v_range))
 
 
-@pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (2, 2), (3, 3)])
 def test_openpmd_viewer_shows_a_snapshot(tmp_path, alone, dx, dv):
     particles, field, histograms = state(dx, dv)
     write(tmp_path, alone, particles=particles, meshes=field, histograms=histograms)
@@ -277,27 +277,26 @@ def test_openpmd_viewer_shows_a_snapshot(tmp_path, alone, dx, dv):
     assert list(viewer.iterations) == [100] and viewer.t[0] == 10.0
 
     last = "xyz"[dv - 1]
-    x, u, w, log_f = viewer.get_particle(["x", f"u{last}", "w", "log_f"], species=SPECIES, iteration=100)
+    names = ["x", f"u{last}", "w", "log_f", "id"]
+    x, u, w, log_f, number = viewer.get_particle(names, species=SPECIES, iteration=100)
     np.testing.assert_array_equal(x, particles.x[:, 0])
     np.testing.assert_allclose(u * 299792458, particles.v[:, -1], rtol=1e-14)  # it divides momentum by m c
     np.testing.assert_array_equal(w, np.full(300, 6.0 / 300))
     np.testing.assert_array_equal(log_f, particles.log_f)
+    np.testing.assert_array_equal(number, np.arange(300))
 
+    assert set(viewer.avail_fields) == {"density", "potential", "E"}  # and no mesh of another space
     for axis, label in enumerate("xyz"[:dx]):
         electric, info = viewer.get_field("E", label, iteration=100)
         np.testing.assert_array_equal(electric, field.electric[..., axis])
         centres = (np.arange(field.grid.cells[axis]) + 0.5) * field.grid.spacing[axis]
         np.testing.assert_allclose(getattr(info, label), centres)
-        histogram, info = viewer.get_field(f"phase_space_{label}_v{label}", iteration=100)
-        np.testing.assert_array_equal(histogram, histograms[axis].values)
-        assert info.axes == {0: label, 1: f"v{label}"}
-        np.testing.assert_allclose(getattr(info, f"v{label}"), -4.0 + (np.arange(8) + 0.5) * 9 / 8)
     density, info = viewer.get_field("density", iteration=100)
     np.testing.assert_array_equal(density, field.density)
     assert [info.axes[axis] for axis in range(dx)] == list("xyz"[:dx])
 
 
-@pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (2, 2), (3, 3)])
 def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, dv):
     """The library behind ParaView's reader, which is stricter than the viewer."""
     particles, field, histograms = state(dx, dv)
@@ -314,9 +313,10 @@ def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, 
     assert electric.grid_spacing == pytest.approx(field.grid.spacing) and electric.grid_global_offset == [0.0] * dx
     assert electric.unit_dimension == [1, 1, -3, -1, 0, 0, 0]  # V/m
     density = iteration.meshes["density"][openpmd_api.Mesh_Record_Component.SCALAR]
-    histogram = iteration.meshes["phase_space_x_vx"]
+    assert set(iteration.meshes) == {"density", "potential", "E"}  # and no mesh of another space
+    for _, mesh in iteration.meshes.items():
+        assert mesh.axis_labels == axes and mesh.grid_global_offset == [0.0] * dx
     chunks = [electric[axis].load_chunk() for axis in axes] + [density.load_chunk()]
-    chunks += [histogram[openpmd_api.Mesh_Record_Component.SCALAR].load_chunk()]
 
     markers = iteration.particles[SPECIES]
     scalar = openpmd_api.Record_Component.SCALAR
@@ -324,19 +324,35 @@ def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, 
     assert list(markers["momentum"]) == list("xyz"[:dv]) and list(markers["position"]) == axes
     assert markers["mass"][scalar].constant and markers["positionOffset"]["x"].constant
     found = [markers["position"]["x"].load_chunk([100], [50]), markers["momentum"]["xyz"[dv - 1]].load_chunk()]
-    found += [markers["log_f"][scalar].load_chunk(), markers["weighting"][scalar].load_chunk()]
+    found += [markers[name][scalar].load_chunk() for name in ("log_f", "weighting", "id")]
     series.flush()
 
     for axis, values in enumerate(chunks[:dx]):
         np.testing.assert_array_equal(values, field.electric[..., axis])
-    np.testing.assert_array_equal(chunks[-2], field.density)
+    np.testing.assert_array_equal(chunks[-1], field.density)
     assert density.unit_SI == 1.0 and density.position == [0.5] * dx
-    np.testing.assert_array_equal(chunks[-1], histograms[0].values)
-    assert histogram.axis_labels == ["x", "vx"]
     np.testing.assert_array_equal(found[0], particles.x[100:150, 0])
     np.testing.assert_array_equal(found[1], particles.v[:, -1])
     np.testing.assert_array_equal(found[2], particles.log_f)
     np.testing.assert_array_equal(found[3], np.full(300, 6.0 / 300))
+    np.testing.assert_array_equal(found[4], np.arange(300))
+    assert found[4].dtype == np.uint64
+
+
+@pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (2, 2), (3, 3)])
+def test_yt_takes_the_domain_of_x_from_a_snapshot(tmp_path, alone, dx, dv):
+    """It takes the domain from any mesh: there must be none of another space."""
+    yt = pytest.importorskip("yt", reason="yt is heavy, and not among the packages of the tests")
+    yt.set_log_level(50)
+    particles, field, histograms = state(dx, dv)
+    data = yt.load(write(tmp_path, alone, particles=particles, meshes=field, histograms=histograms))
+    assert data.dimensionality == dx and list(data.domain_dimensions[:dx]) == list(field.grid.cells)
+    assert not data.domain_left_edge.d[:dx].any()
+    np.testing.assert_allclose(data.domain_right_edge.d[:dx], field.grid.lengths)
+    np.testing.assert_allclose(data.index.grids[0].dds.d[:dx], field.grid.spacing)
+    fields = {"density": field.density, **{f"E_{'xyz'[axis]}": field.electric[..., axis] for axis in range(dx)}}
+    for name, values in fields.items():
+        np.testing.assert_array_equal(data.index.grids[0]["openPMD", name].d.ravel(), values.ravel())
 
 
 @pytest.mark.parametrize("part", ["particles", "meshes", "histograms"])
