@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
-import torch
 
 from hpc_kjko import __version__
 from hpc_kjko.binned import Histogram, Marginal
@@ -167,7 +166,7 @@ def _write_particles(file: ShardedFile, species: str, particles: Particles) -> N
         )
 
     def varying(name: str, rows: Any) -> None:
-        file.rows(f"{species}/{name}", rows.cpu().numpy(), shard)
+        file.rows(f"{species}/{name}", rows if isinstance(rows, np.ndarray) else rows.cpu().numpy(), shard)
         file.attributes(f"{species}/{name}", {"unitSI": 1.0})
 
     for axis, label in enumerate(_AXES[: particles.x.shape[1]]):
@@ -176,7 +175,7 @@ def _write_particles(file: ShardedFile, species: str, particles: Particles) -> N
     for axis, label in enumerate(_AXES[: particles.v.shape[1]]):
         varying(f"momentum/{label}", particles.v[:, axis])
     varying("log_f", particles.log_f)
-    varying("id", torch.arange(shard.start, shard.stop).to(torch.uint64))
+    varying("id", np.arange(shard.start, shard.stop, dtype=np.uint64))
     constant("mass", 1.0)
     if particles.has_equal_weights:
         constant("weighting", particles.mass / shard.total)
