@@ -7,13 +7,14 @@ interrupted without one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +37,7 @@ from hpc_kjko.problems import KINDS
 from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.simulation import Outcome
 from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile
+from hpc_kjko.storage import ShardedFile, lock_problem
 from hpc_kjko.sweep import Sweep
 from hpc_kjko.terminal import StopSignals, show
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             log.addHandler(logging.NullHandler())
         return options.command(options, comm)
     except UserError as mistake:
-        return _leave(comm, OURS if options and options.command is doctor else MISTAKE, str(mistake))
+        return _leave(comm, OURS if options and options.command is doctor else mistake.exit_code, str(mistake))
     except SolverFailure as failure:
         return _leave(comm, OURS, str(failure))
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -108,20 +109,32 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
-    stop, case = StopSignals(), None
-    _log_to_console(comm)
-    with comm.together():
-        if comm.is_root:
-            case = config.load(options.case, options.set)
-    folder = RunFolder(options.out or Path("runs") / options.case.stem)
-    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested), stop)
+    case = None
+    with _stop_signals(comm) as stop:
+        _log_to_console(comm)
+        with comm.together():
+            if comm.is_root:
+                case = config.load(options.case, options.set)
+        folder = RunFolder(options.out or Path("runs") / options.case.stem)
+        return _over(driver.start(case, folder, comm, force=options.force, stop=stop), stop)
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
-    stop = StopSignals()
-    _log_to_console(comm)
-    return _over(driver.resume(RunFolder(options.folder), options.set, comm, stop=stop.requested), stop)
+    with _stop_signals(comm) as stop:
+        _log_to_console(comm)
+        return _over(driver.resume(RunFolder(options.folder), options.set, comm, stop=stop), stop)
+
+
+@contextlib.contextmanager
+def _stop_signals(comm: Communicator) -> Iterator[StopSignals]:
+    """What signals do to a run, until it fails. Where all ranks hear of one, one of them says so."""
+    stop = StopSignals("kjko: ended by" if comm.is_root else "")
+    try:
+        yield stop
+    except BaseException:
+        stop.restore()
+        raise
 
 
 def _log_to_console(comm: Communicator) -> None:
@@ -245,8 +258,10 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
     if not native.available():
         advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
-    problem = _try_collectives(comm)
-    rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
+    collectives, locks = _try_collectives(comm), lock_problem(Path.cwd())
+    rows["collectives"] = collectives or "allreduce and DistributedDataParallel work"
+    rows["file locks"] = locks or "HDF5 can write and lock files in this folder"
+    problem = collectives or locks
     if comm.is_root:
         table = rich.table.Table(show_header=False)
         for name, value in rows.items():

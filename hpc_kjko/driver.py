@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from hpc_kjko import checkpoint, config
+from hpc_kjko import checkpoint, config, usercode
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DiskFailure, UserError
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.particles import Shard
 from hpc_kjko.recorder import Recorder
-from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command
+from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command, run_command
 from hpc_kjko.simulation import Outcome, Simulation
 from hpc_kjko.storage import ShardedFile
-from hpc_kjko.terminal import Progress, is_terminal
+from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
 
@@ -42,7 +42,7 @@ def start(
     comm: Communicator,
     *,
     force: bool = False,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopSignals | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Run a case from t = 0.
@@ -51,7 +51,8 @@ def start(
         case: rank 0's; the others' are not looked at.
         folder: where to; rank 0's.
         force: overwrite the run that the folder holds.
-        stop: asked after each step; one True on any rank ends the run, with a checkpoint.
+        stop: signals that end the run on all ranks after a step, with a checkpoint. They mean that from the moment
+            on at which the run is about to write its first file.
         progress: show it on standard output (rank 0).
 
     Returns:
@@ -59,6 +60,7 @@ def start(
 
     Raises:
         UserError: before anything is written, where the case cannot be run here or the folder is not free.
+        DiskFailure: the files of the run cannot be written; the sentence says how to go on.
         SolverFailure: after a checkpoint of the last good step.
     """
     with comm.together():
@@ -70,10 +72,11 @@ def start(
         if case is None or not comm.is_root:
             case = config.from_table(table)
     simulation = Simulation.start(case, comm)  # before anything is written: it may not fit the machine
+    _begin(stop, comm)
     with _at_work_in(folder, comm):
         with comm.together():
             if comm.is_root:
-                folder.create(case.toml())
+                folder.create(case.toml(), _code_of(case))
                 _log_to(folder)
         return _drive(simulation, folder, stop, progress, kernels)
 
@@ -83,7 +86,7 @@ def resume(
     overrides: config.Overrides,
     comm: Communicator,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopSignals | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
@@ -100,9 +103,15 @@ def resume(
                 if key not in CHANGEABLE.get(section, ()):
                     allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
                     raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+            if not folder.has_checkpoint:
+                raise UserError(
+                    f"{folder.path}: its run wrote no checkpoint, so there is nothing to restart from: "
+                    f"{run_command(folder.path)} starts it anew"
+                )
             if comm.is_root:
                 folder.claim()
                 _log_to(folder)
+        usercode.look_in(folder.code)
         saved = checkpoint.load_latest(folder.checkpoints, comm)
         with comm.together():
             _require_its_own(folder, saved)
@@ -114,9 +123,11 @@ def resume(
                 f"higher, as in --set time.end={2 * max(reached, case.time.end):g}"
             )
         simulation = Simulation.resume(case, comm, saved)
+        _begin(stop, comm)
         with comm.together():
             if comm.is_root:
                 folder.write_case(case.toml())
+                _keep_code(folder, case, saved.header["step"])
         return _drive(simulation, folder, stop, progress, kernels, resumed_at=saved.header["step"])
 
 
@@ -130,6 +141,35 @@ def kernels_in_use() -> str:
         return describe()
     except (ValueError, ImportError) as failure:
         raise UserError(str(failure)) from None
+
+
+def _begin(stop: StopSignals | None, comm: Communicator) -> None:
+    """From here on signals stop the run with a checkpoint. No rank goes on before that is so on all ranks."""
+    if stop:
+        stop.begin()
+    comm.barrier()
+
+
+def _code_of(case: Case) -> dict[str, bytes]:
+    """The files of the user's own modules, by their path in the folder's ``code/``."""
+    files = usercode.files_of(case.table())
+    try:
+        return {name: path.read_bytes() for name, path in files.items()}
+    except OSError as failure:
+        raise UserError(f"{failure.filename}: cannot be read for the run to keep a copy ({failure.strerror})") from None
+
+
+def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
+    """Keep the user's own modules with which a run goes on, and say which are not those that it began with."""
+    files = usercode.files_of(case.table())
+    for name in folder.keep_code(_code_of(case), step):
+        log.warning(
+            "%s is not as it was when the run began: from step %d on the run goes on with it as it is now; the file "
+            "before is kept in %s",
+            files[name],
+            step,
+            folder.code_before(step),
+        )
 
 
 def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
@@ -153,7 +193,7 @@ def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
 def _drive(
     simulation: Simulation,
     folder: RunFolder,
-    stop: Callable[[], bool],
+    stop: StopSignals | None,
     progress: bool,
     kernels: str,
     resumed_at: int | None = None,
@@ -168,14 +208,19 @@ def _drive(
         shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
     with comm.together():
         _note(simulation, folder, header, "running")
-    outcome: Outcome | None = None
+    requested = stop.requested if stop else lambda: False
     try:
-        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop)
-    finally:  # nothing collective: this rank may be the only one that is here
+        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=requested)
+        recorder.close()
+        _note(simulation, folder, header, outcome)
+    except BaseException:  # nothing collective: this rank may be the only one that is here
+        for last in (recorder.close, lambda: _note(simulation, folder, header, "failed")):
+            with contextlib.suppress(UserError):  # such as that of a disk that is still full
+                last()
+        raise
+    finally:
         if shown:
             shown.close()
-        recorder.close()
-        _note(simulation, folder, header, outcome or "failed")
     if comm.is_root:
         if outcome == "stopped":
             continues = restart_command(folder.path)
@@ -196,6 +241,15 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     try:
         yield
         failed = False
+    except DiskFailure as failure:
+        if not folder.case.exists():
+            raise
+        anew = f"no checkpoint has been written: {run_command(folder.path)} starts the run anew"
+        how = f"{restart_command(folder.path)} goes on from the last checkpoint" if folder.has_checkpoint else anew
+        advised = DiskFailure(f"{failure}; when there is room, {how}")
+        advised.shared = failure.shared
+        log.error("%s", advised)
+        raise advised from failure
     except Exception as failure:
         if log.handlers != before:
             log.error("%s", failure)
@@ -203,14 +257,22 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     finally:
         for handler in [handler for handler in log.handlers if handler not in before]:
             log.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # the disk may be full
+                handler.close()
         if comm.is_root and not (failed and comm.size > 1):
             folder.release()
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk ends without a word: what the run writes next says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is that of logging)
+        pass
+
+
 def _log_to(folder: RunFolder) -> None:
     with folder.writing():
-        file = logging.FileHandler(folder.log, encoding="utf-8")
+        file = _LogFile(folder.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.addHandler(file)

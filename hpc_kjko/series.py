@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
 
 _CHUNK_ROWS = 1024
@@ -27,6 +27,7 @@ class SeriesWriter:
 
     Attributes:
         rows: how many have been appended, those still in memory included.
+        start: the values [rows] of each column with which this writer began.
 
     Raises:
         UserError: here and in every method, naming the file, when it cannot be written.
@@ -50,6 +51,7 @@ class SeriesWriter:
             attributes: what the run says of itself (strings and numbers): attributes of the file.
         """
         start = start or {name: np.empty(0) for name in columns}
+        self.start = start
         self._path, partial = Path(path), partial_name(Path(path))
         self._pending: list[Mapping[str, float]] = []
         self._columns: dict[str, h5py.Dataset] = {}
@@ -76,21 +78,19 @@ class SeriesWriter:
         self._flushed = -math.inf  # the first row goes to the file at once: there is something to see
 
     @classmethod
-    def resume(cls, path: Path | str, keep_rows: int, attributes: Mapping[str, Any] | None = None) -> SeriesWriter:
-        """Go on with the series of an earlier run after its first ``keep_rows`` rows.
+    def resume(cls, path: Path | str, step: int, attributes: Mapping[str, Any] | None = None) -> SeriesWriter:
+        """Go on with the series of an earlier run after the row of a step; rows of later steps are dropped.
+
+        It may hold fewer rows, even none: see ``start``.
 
         Raises:
-            UserError: there is no such series, or it has fewer rows.
+            DamagedFile: there is no such series, or it cannot be read.
         """
         columns, units = read_series_and_units(path)
-        rows = len(next(iter(columns.values())))
-        if rows < keep_rows:
-            raise UserError(
-                f"{path} holds {rows} rows, the checkpoint was written after {keep_rows}: "
-                "put back the file that belongs to it, or restart from an older checkpoint"
-            )
-        kept = {name: values[:keep_rows] for name, values in columns.items()}
-        return cls(path, list(columns), units, kept, attributes)
+        if "step" not in columns:
+            raise DamagedFile(f"{path} is not the time series of a run (it has no column step)")
+        kept = columns["step"] <= step
+        return cls(path, list(columns), units, {name: values[kept] for name, values in columns.items()}, attributes)
 
     @property
     def rows(self) -> int:
@@ -145,7 +145,8 @@ def read_series(path: Path | str) -> dict[str, np.ndarray]:
 
 def read_series_and_units(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The columns as :func:`read_series`, and the unit of each in words."""
-    with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
+    advice = "give the series.h5 of a run folder, or let 'kjko restart' begin a new one"
+    with reading(Path(path), "time series", advice, swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}
         rows = min(file[name].shape[0] for name in names)  # the writer may be between two columns

@@ -9,8 +9,13 @@ for every file of the project.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import logging
 import math
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, DiskFailure, UserError
 from hpc_kjko.particles import Shard
 
 #: Largest message and receive buffer when rank 0 gathers.
@@ -35,7 +40,17 @@ LIBVER = ("v110", "v110")
 _REFUSED = (OSError, RuntimeError)
 _DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
+#: What a full disk, an exhausted quota, a limit on the size of files and a failing disk say.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+#: What to do where HDF5 cannot lock a file.
+_WITHOUT_LOCKS = (
+    "HDF5 cannot lock files on this file system{}: set HDF5_USE_FILE_LOCKING=FALSE in the environment of all ranks "
+    "(see docs/cluster.md), or use a folder on another file system"
+)
+
 _SLAB_TAG = 5
+
+logger = logging.getLogger(__name__)
 
 
 def parallel_hdf5(comm: Communicator) -> bool:
@@ -55,11 +70,18 @@ def unfinished(folder: Path | str) -> list[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``."""
+    """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``.
+
+    Raises:
+        UserError: it cannot be written; a DiskFailure if the disk takes no more.
+    """
     try:
         yield
     except _REFUSED as error:
-        raise UserError(
+        if locks := _lock_advice(error):
+            raise UserError(f"cannot write {path}: {locks}") from error
+        kind = DiskFailure if _errno(error) in DISK_ERRORS else UserError
+        raise kind(
             f"cannot write {path} ({_reason(error)}): look at free space, quota and permissions of its folder"
         ) from error
 
@@ -75,17 +97,22 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
         swmr: another process may be appending, or was killed while it did.
 
     Raises:
-        UserError: the file is missing, truncated, damaged or of another kind.
+        DamagedFile: the file is missing, truncated, damaged or of another kind.
+        UserError: the system does not let it be read.
     """
     if not path.is_file():
-        raise UserError(f"there is no {kind} {path}: {advice}")
+        raise DamagedFile(f"there is no {kind} {path}: {advice}")
     try:
         with _opened(path, swmr) as file:
             yield file
     except UserError:
         raise
     except _DAMAGED as error:
-        raise UserError(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
+        if locks := _lock_advice(error):
+            raise UserError(f"cannot read {path}: {locks}") from error
+        if isinstance(error, PermissionError):
+            raise UserError(f"cannot read {path} ({error.strerror}): ask for permission to read it") from error
+        raise DamagedFile(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
 
 
 def _opened(path: Path, swmr: bool) -> h5py.File:
@@ -99,6 +126,27 @@ def _opened(path: Path, swmr: bool) -> h5py.File:
         if swmr and any(sign in str(error) for sign in ("already open", "unable to lock")):
             return h5py.File(path, "r", swmr=True)
         raise
+
+
+def lock_problem(folder: Path) -> str:
+    """Why a run would not get its HDF5 files into a folder, as a sentence with advice; empty if nothing is wrong.
+
+    A file is made there for a moment.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".kjko-doctor-", dir=folder) as scratch:
+            for mode in ("w", "r"):
+                h5py.File(Path(scratch) / "locked.h5", mode).close()
+    except _REFUSED as error:
+        what = _lock_advice(error) or f"it cannot be written ({_reason(error)}): call kjko where the runs are to be"
+        return f"{folder}: {what}"
+    return ""
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """A warning in the log, not repeated by those who read the same files again."""
+    logger.warning("%s", text)
 
 
 def reserve(path: Path, offset: int, nbytes: int) -> None:
@@ -317,6 +365,21 @@ class ShardedFile:
         if self._comm.is_root:
             with contextlib.suppress(OSError):
                 self._partial.unlink()
+
+
+def _lock_advice(error: Exception) -> str:
+    """What to do about an error, if it is that the file system has no locks; else nothing."""
+    number = _errno(error)
+    if "unable to lock file" not in str(error) or number == errno.EAGAIN:  # EAGAIN: another process holds the lock
+        return ""
+    return _WITHOUT_LOCKS.format(f" (errno {number})" if number else "")
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's error number; h5py may have it in the text alone."""
+    if found := re.search(r"errno = (\d+)", str(error)):
+        return int(found[1])
+    return getattr(error, "errno", None)
 
 
 def _reason(error: Exception) -> str:
