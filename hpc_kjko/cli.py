@@ -27,6 +27,7 @@ from hpc_kjko import __version__, config, driver, native, summary, usercode
 from hpc_kjko.analysis import analyse
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.comm import Communicator
+from hpc_kjko.compare import say_changed_code
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.file_verbs import compare, inspect, on_rank_0, plot, report, series, watch
@@ -155,7 +156,10 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     folder = RunFolder(options.folder)
     with comm.together():
         folder.status()
+        usercode.look_in(folder.code)
         case = config.load(folder.case)
+        if comm.is_root:
+            say_changed_code(folder, case)
     header = comm.bcast({**provenance(comm), "case": case.toml()})
     for path in analyse(folder, case, comm, header, against_grid=options.reference == "grid"):
         if comm.is_root:

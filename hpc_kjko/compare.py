@@ -13,7 +13,7 @@ import numpy as np
 import scipy.ndimage
 import torch
 
-from hpc_kjko import config
+from hpc_kjko import config, usercode
 from hpc_kjko.diagnostics import collision_strength
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import ExternalField
@@ -22,6 +22,7 @@ from hpc_kjko.problems.density import Density
 from hpc_kjko.reference.grid_1d1v import GridSolution, solve
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
+from hpc_kjko.storage import warn_once
 
 #: What is compared unless columns are named. Of mass and momentum, which theory keeps, relative errors say little.
 COLUMNS = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
@@ -163,11 +164,19 @@ def _read_csv(path: Path) -> Columns:
 
 def _grid_columns(folder: RunFolder) -> Columns:
     """Columns of the grid's solution, as far as the run has come."""
+    usercode.look_in(folder.code)
     case = config.load(folder.case, of_a_run=True)
+    say_changed_code(folder, case)
     reached = read_series(folder.series)["time"]
     solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)
     columns = {name: getattr(solution, name) for name in COLUMNS if name != "kl"}
     return {"time": solution.times, **columns, "kl": solution.relative_entropy / solution.mass}
+
+
+def say_changed_code(folder: RunFolder, case: config.Case) -> None:
+    """Warn of modules of the user's own, needed to look at a run, that are not those of the run."""
+    for file in folder.changed_code(usercode.files_of(case.table())):
+        warn_once(f"{file} has changed since the run began (the copy in {folder.code}): it is used as it is now")
 
 
 def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSolution:

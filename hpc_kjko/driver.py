@@ -76,7 +76,7 @@ def start(
     with _at_work_in(folder, comm):
         with comm.together():
             if comm.is_root:
-                folder.create(case.toml(), _code_of(case))
+                folder.create(case.toml(), usercode.files_of(case.table()))
                 _log_to(folder)
         return _drive(simulation, folder, stop, progress, kernels)
 
@@ -150,23 +150,13 @@ def _begin(stop: StopSignals | None, comm: Communicator) -> None:
     comm.barrier()
 
 
-def _code_of(case: Case) -> dict[str, bytes]:
-    """The files of the user's own modules, by their path in the folder's ``code/``."""
-    files = usercode.files_of(case.table())
-    try:
-        return {name: path.read_bytes() for name, path in files.items()}
-    except OSError as failure:
-        raise UserError(f"{failure.filename}: cannot be read for the run to keep a copy ({failure.strerror})") from None
-
-
 def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
-    """Keep the user's own modules with which a run goes on, and say which are not those that it began with."""
-    files = usercode.files_of(case.table())
-    for name in folder.keep_code(_code_of(case), step):
+    """Keep the user's own modules with which a run goes on, and say which have changed since it began."""
+    for file in folder.keep_code(usercode.files_of(case.table()), step):
         log.warning(
-            "%s is not as it was when the run began: from step %d on the run goes on with it as it is now; the file "
+            "%s has changed since the run began: from step %d on the run goes on with it as it is now, and the file "
             "before is kept in %s",
-            files[name],
+            file,
             step,
             folder.code_before(step),
         )

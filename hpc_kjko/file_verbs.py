@@ -16,11 +16,11 @@ import rich.table
 
 from hpc_kjko import config, summary
 from hpc_kjko.comm import Communicator
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
-from hpc_kjko.storage import unfinished, writing
+from hpc_kjko.storage import damage, unfinished, writing
 from hpc_kjko.terminal import show
 from hpc_kjko.watch import watch as follow
 
@@ -69,29 +69,27 @@ def plot(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Say what a run folder holds."""
     folder = _existing(options.folder)
-    status, case = folder.status(), config.load(folder.case, of_a_run=True)
-    columns = _rows(folder)
-    energy = summary.total_energy(columns)
+    status, damaged = folder.status(), []
+    case: config.Case | None = None
+    columns: dict[str, np.ndarray] = {}
+    try:
+        case = config.load(folder.case, of_a_run=True)
+    except UserError as failure:
+        damaged.append(str(failure))
+    try:
+        columns = _rows(folder)
+    except DamagedFile as failure:
+        damaged.append(str(failure))
+    files = [path for kind in (folder.checkpoints, folder.snapshots) for path in sorted(kind.glob("*.h5"))]
+    damaged += [f"{path.relative_to(folder.path)}: {what}" for path in files if (what := damage(path))]
     rows: dict[str, str] = {
-        "status": status["status"],
-        "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
-        f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
-        "time": f"{columns['time'][-1]:g} of {case.time.end:g} in steps of {case.time.step:g}",
-        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
-        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
-        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
-        **_balance(columns, energy),
-        **{
-            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
-            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
-            if name in columns
-        },
-        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(sum(columns.get('retries', [])))}",
-        **_certificates(case, columns),
-        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
+        "status": f"gone: {folder.what_now()}" if status["status"] == "gone" else status["status"],
+        **({"damaged files": "\n".join(damaged)} if damaged else {}),
+        **(_about_case(case) if case else {}),
+        **(_about_series(columns, case) if columns else {}),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
-        **summary.memory(status, case.particles.count),
+        **(summary.memory(status, case.particles.count) if case else {}),
         "incomplete files": ", ".join(
             str(path.relative_to(folder.path))
             for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
@@ -108,6 +106,36 @@ def inspect(options: argparse.Namespace) -> int:
         table.add_row(name, rich.markup.escape(value))
     show(table)
     return DONE
+
+
+def _about_case(case: config.Case) -> dict[str, str]:
+    return {
+        "case": f"{case.problem.kind}, {case.problem.space_dims}D{case.problem.velocity_dims}V, κ = "
+        f"{case.physics.collision_strength:g}, {case.particles.count} particles, {case.method.collision}",
+    }
+
+
+def _about_series(columns: dict[str, np.ndarray], case: config.Case | None) -> dict[str, str]:
+    """What the time series of a run comes to; ``case`` is None if it cannot be read."""
+    energy = summary.total_energy(columns)
+    planned = f" of {case.time.end:g} in steps of {case.time.step:g}" if case else ""
+    missing = summary.missing_steps(columns)
+    return {
+        "time": f"{columns['time'][-1]:g}{planned}",
+        **({"rows missing in series.h5": f"steps {missing}"} if missing else {}),
+        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
+        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
+        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
+        **_balance(columns, energy),
+        **{
+            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
+            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
+            if name in columns
+        },
+        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(sum(columns.get('retries', [])))}",
+        **(_certificates(case, columns) if case else {}),
+        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
+    }
 
 
 def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:

@@ -22,15 +22,18 @@ import numpy as np
 
 from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
+from hpc_kjko.errors import DamagedFile
 from hpc_kjko.fields import MeshField
 from hpc_kjko.histograms import Histogram, Marginal
 from hpc_kjko.particles import Particles
-from hpc_kjko.storage import ShardedFile, reading
+from hpc_kjko.storage import ShardedFile, reading, warn_once
 
 #: The particle species in the files.
 SPECIES = "markers"
 
 _AXES = "xyz"
+#: What to do about a damaged snapshot.
+_ADVICE = "use another step of the run"
 
 # Powers of length, mass, time, current (and temperature, amount, luminous intensity) in SI base units.
 _POWERS = {
@@ -234,20 +237,34 @@ def list_snapshots(folder: Path | str) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def list_contents(folder: Path | str) -> dict[int, set[str]]:
-    """What each snapshot of ``folder`` holds of "fields", "histograms" and "particles": by step, ascending.
+@contextlib.contextmanager
+def skipping_damaged() -> Iterator[None]:
+    """Around the reading of one snapshot of many: if it is damaged, a warning names it, and the block ends there."""
+    try:
+        yield
+    except DamagedFile as failure:
+        warn_once(f"skipped: {failure}")
 
-    Raises:
-        UserError: a snapshot is damaged.
-    """
+
+def list_contents(folder: Path | str) -> dict[int, set[str]]:
+    """What each sound snapshot of ``folder`` holds of "fields", "histograms" and "particles": by step, ascending."""
     contents = {}
     for step in list_snapshots(folder):
-        with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
-            meshes = file[f"data/{step}/meshes"] if "meshesPath" in file.attrs else ()
+        with skipping_damaged(), open_snapshot(folder, step) as iteration:
+            meshes = iteration["meshes"] if "meshesPath" in iteration.file.attrs else ()
             found = {"fields": "density" in meshes, "histograms": any(name.startswith("marginal_") for name in meshes)}
-            found["particles"] = "particlesPath" in file.attrs
+            found["particles"] = "particlesPath" in iteration.file.attrs
             contents[step] = {name for name, there in found.items() if there}
     return contents
+
+
+def read_snapshots(folder: Path | str, steps: Sequence[int], *, fields: bool = True) -> list[Snapshot]:
+    """Those of some steps that are sound, by :func:`read_snapshot`."""
+    found = []
+    for step in steps:
+        with skipping_damaged():
+            found.append(read_snapshot(folder, step, fields=fields))
+    return found
 
 
 def read_snapshot(folder: Path | str, step: int, particles: slice | None = None, *, fields: bool = True) -> Snapshot:
@@ -263,7 +280,7 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None,
         UserError: there is no such file, or it is damaged.
     """
     path = _path(folder, step)
-    with reading(path, "snapshot", "use another step of the run") as file:
+    with reading(path, "snapshot", _ADVICE) as file:
         iteration = file[f"data/{step}"]
         contents: dict[str, Any] = {}
         if "meshesPath" in file.attrs:
@@ -292,17 +309,8 @@ class ParticleFile:
 
 
 def list_particles(folder: Path | str) -> list[int]:
-    """The steps of which ``folder`` holds particles, ascending.
-
-    Raises:
-        UserError: a snapshot is damaged.
-    """
-    steps = []
-    for step in list_snapshots(folder):
-        with open_snapshot(folder, step) as iteration:
-            if "particlesPath" in iteration.file.attrs:
-                steps.append(step)
-    return steps
+    """The steps of which ``folder`` holds particles in sound snapshots, ascending."""
+    return [step for step, contents in list_contents(folder).items() if "particles" in contents]
 
 
 @contextlib.contextmanager
@@ -323,7 +331,7 @@ def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
     Raises:
         UserError: there is no such file, or it is found damaged, now or inside the block.
     """
-    with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
+    with reading(_path(folder, step), "snapshot", _ADVICE) as file:
         yield file[f"data/{step}"]
 
 

@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 from cycler import cycler  # noqa: E402
 
 from hpc_kjko import config  # noqa: E402
-from hpc_kjko.output import Snapshot, list_contents, read_snapshot  # noqa: E402
+from hpc_kjko.output import Snapshot, list_contents, read_snapshots  # noqa: E402
 from hpc_kjko.runfolder import RunFolder  # noqa: E402
 from hpc_kjko.series import read_series  # noqa: E402
 
@@ -407,7 +407,7 @@ def _spread(steps: list[int], most: int) -> list[int]:
 
 
 def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> list[Snapshot]:
-    return [read_snapshot(folder.snapshots, step, fields=fields) for step in steps]
+    return read_snapshots(folder.snapshots, steps, fields=fields)
 
 
 def _title(case: config.Case) -> str:

@@ -86,15 +86,11 @@ class Recorder:
         """The series of the run before a restart at ``step``; None, to begin a new one, if it cannot be read."""
         path = self.folder.series
         try:
-            series = SeriesWriter.resume(path, step, self.header)
+            series, last = SeriesWriter.resume(path, step, self.header)
         except DamagedFile as failure:
-            lost = f"the rows up to step {step} are lost, and a new series begins at step {step + 1}"
-            if path.exists():
-                logger.warning("%s; the file is kept as %s, and %s", failure, self.folder.put_series_aside(step), lost)
-            else:
-                logger.warning("%s is missing: %s", path, lost)
+            kept = f"; the damaged file is kept as {self.folder.put_series_aside(step)}" if path.exists() else ""
+            logger.warning("%s%s", failure, kept)
             return None
-        last = int(series.start["step"][-1]) if series.rows else -1
         if last < step:
             logger.warning("%s ends at step %d: the rows of steps %d to %d are lost", path, last, last + 1, step)
         return series

@@ -114,16 +114,17 @@ class RunFolder:
             advice = f"{restart_command(self.path)} continues it, {advice}"
         raise UserError(f"{self.path}: already holds a run ({status['status']}): {advice}")
 
-    def create(self, case_toml: str, code: Mapping[str, bytes]) -> None:
+    def create(self, case_toml: str, code: Mapping[str, Path]) -> None:
         """Make the folder anew with its case inside, removing no more than an earlier run of ours left.
 
         Args:
             case_toml: the resolved case.
-            code: files of the user's own modules, by their path in ``code/``.
+            code: files of the user's own modules, by the path in ``code/`` of the copy that is made.
 
         Raises:
             UserError: it cannot be written, or a run is going on in it. No half of a run folder is left.
         """
+        contents = self._contents(code)
         with self.writing():
             is_new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ class RunFolder:
                 for folder in (self.snapshots, self.checkpoints):
                     folder.mkdir()
             self.write_case(case_toml)
-            self._write_code(code)
+            self._write_code(contents)
         except BaseException:
             self._clear()
             self.release()
@@ -160,7 +161,7 @@ class RunFolder:
             for old in (*files, *self.path.glob(_ASIDE.format("series", "*") + ".h5")):
                 old.unlink(missing_ok=True)
 
-    def keep_code(self, code: Mapping[str, bytes], step: int) -> list[str]:
+    def keep_code(self, code: Mapping[str, Path], step: int) -> list[Path]:
         """Keep the modules with which a run goes on.
 
         Args:
@@ -168,20 +169,32 @@ class RunFolder:
             step: that of the restart. Modules that have changed since are put aside under a name that has it.
 
         Returns:
-            The files that differ from those kept so far, by their path in ``code/``.
+            The files that have changed.
 
         Raises:
             UserError: they cannot be read or written.
         """
-        with self.writing():
-            kept = {name: self.code / name for name in code if (self.code / name).is_file()}
-            changed = [name for name, path in kept.items() if path.read_bytes() != code[name]]
-            if changed:
+        contents, changed = self._contents(code), self.changed_code(code)
+        if changed:
+            with self.writing():
                 shutil.rmtree(self.code_before(step), ignore_errors=True)
                 self.code.rename(self.code_before(step))
-        if changed or len(kept) < len(code):
-            self._write_code(code)
+        self._write_code(contents)
         return changed
+
+    def changed_code(self, code: Mapping[str, Path]) -> list[Path]:
+        """Those files of modules that are not as the run has kept them.
+
+        Args:
+            code: as for :meth:`create`.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        contents = self._contents(code)
+        with self.writing():
+            kept = {name: self.code / name for name in code if (self.code / name).is_file()}
+            return [code[name] for name, path in kept.items() if path.read_bytes() != contents[name]]
 
     def code_before(self, step: int) -> Path:
         """Where :meth:`keep_code` puts modules that have changed."""
@@ -197,6 +210,15 @@ class RunFolder:
         with self.writing():
             self.series.replace(aside)
         return aside
+
+    @staticmethod
+    def _contents(code: Mapping[str, Path]) -> dict[str, bytes]:
+        try:
+            return {name: path.read_bytes() for name, path in code.items()}
+        except OSError as failure:
+            raise UserError(
+                f"{failure.filename}: cannot be read, and the run keeps a copy of it ({failure.strerror})"
+            ) from None
 
     def _write_code(self, code: Mapping[str, bytes]) -> None:
         with self.writing():
@@ -272,6 +294,13 @@ class RunFolder:
         if status["status"] in _AT_WORK and self._is_abandoned():
             status["status"] = "gone"
         return status
+
+    def what_now(self) -> str:
+        """What has become of a run whose process is gone, and how to go on, in a sentence."""
+        how = f"{restart_command(self.path)} goes on from the last checkpoint"
+        if not self.has_checkpoint:
+            how = f"it wrote no checkpoint, and {run_command(self.path)} starts it anew"
+        return f"{self.owner()} is gone and did not finish the run: {how}"
 
     def owner(self) -> str:
         """The process that holds the folder's lock, or held it last: "process 1234 on HOST"; empty if nobody did."""

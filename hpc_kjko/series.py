@@ -27,7 +27,6 @@ class SeriesWriter:
 
     Attributes:
         rows: how many have been appended, those still in memory included.
-        start: the values [rows] of each column with which this writer began.
 
     Raises:
         UserError: here and in every method, naming the file, when it cannot be written.
@@ -51,7 +50,6 @@ class SeriesWriter:
             attributes: what the run says of itself (strings and numbers): attributes of the file.
         """
         start = start or {name: np.empty(0) for name in columns}
-        self.start = start
         self._path, partial = Path(path), partial_name(Path(path))
         self._pending: list[Mapping[str, float]] = []
         self._columns: dict[str, h5py.Dataset] = {}
@@ -78,19 +76,25 @@ class SeriesWriter:
         self._flushed = -math.inf  # the first row goes to the file at once: there is something to see
 
     @classmethod
-    def resume(cls, path: Path | str, step: int, attributes: Mapping[str, Any] | None = None) -> SeriesWriter:
+    def resume(
+        cls, path: Path | str, step: int, attributes: Mapping[str, Any] | None = None
+    ) -> tuple[SeriesWriter, int]:
         """Go on with the series of an earlier run after the row of a step; rows of later steps are dropped.
 
-        It may hold fewer rows, even none: see ``start``.
+        Returns:
+            The writer, and the last step of which the series holds a row; -1 if it holds none.
 
         Raises:
             DamagedFile: there is no such series, or it cannot be read.
         """
-        columns, units = read_series_and_units(path)
+        advice = f"the rows up to step {step} are lost, and a new series begins"
+        columns, units = read_series_and_units(path, advice)
         if "step" not in columns:
-            raise DamagedFile(f"{path} is not the time series of a run (it has no column step)")
+            raise DamagedFile(f"{path} is not the time series of a run (it has no column step): {advice}")
         kept = columns["step"] <= step
-        return cls(path, list(columns), units, {name: values[kept] for name, values in columns.items()}, attributes)
+        start = {name: values[kept] for name, values in columns.items()}
+        last = int(start["step"][-1]) if kept.any() else -1
+        return cls(path, list(columns), units, start, attributes), last
 
     @property
     def rows(self) -> int:
@@ -143,9 +147,14 @@ def read_series(path: Path | str) -> dict[str, np.ndarray]:
     return read_series_and_units(path)[0]
 
 
-def read_series_and_units(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns as :func:`read_series`, and the unit of each in words."""
-    advice = "give the series.h5 of a run folder, or let 'kjko restart' begin a new one"
+def read_series_and_units(
+    path: Path | str, advice: str = "give the series.h5 of a run folder, or let 'kjko restart' begin a new one"
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The columns as :func:`read_series`, and the unit of each in words.
+
+    Args:
+        advice: what an error says that is to be done.
+    """
     with reading(Path(path), "time series", advice, swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}

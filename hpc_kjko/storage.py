@@ -115,6 +115,15 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
         raise DamagedFile(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
 
 
+def damage(path: Path) -> str:
+    """Why an HDF5 file cannot even be opened, as one that is truncated; empty if it can."""
+    try:
+        with reading(path, "file", ""):
+            return ""
+    except DamagedFile as failure:
+        return _reason(failure.__cause__ or failure)
+
+
 def _opened(path: Path, swmr: bool) -> h5py.File:
     """The file as its last writer left it; if that one has not closed it, as a reader beside a writer (SWMR).
 

@@ -61,7 +61,7 @@ def load(reference: str, key: str) -> Any:
     _FILES.add(str(getattr(module, "__file__", None)))
     if not hasattr(module, name):
         where = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
-        raise UserError(f"{given}: the module {module_name}{where} has no {name}")
+        raise UserError(f"{given}: the module {module_name} has no {name}{where}")
     return getattr(module, name)
 
 

@@ -25,13 +25,19 @@ from hpc_kjko.series import read_series
 from hpc_kjko.terminal import show
 
 #: States from which a run does not go on by itself.
-ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed", "gone")
 #: Rows from which the pace is taken.
 RECENT = 50
 #: Without a new row for so many seconds, and so many steps, a job may be gone.
 QUIET_SECONDS, QUIET_STEPS = 60.0, 20
 
-_STYLES = {"finished": "bold green", "failed": "bold red", "stopped": "bold yellow", "running": "bold cyan"}
+_STYLES = {
+    "finished": "bold green",
+    "failed": "bold red",
+    "gone": "bold red",
+    "stopped": "bold yellow",
+    "running": "bold cyan",
+}
 #: What is plotted: the column, its name, and whether by its logarithm.
 _PLOTS = {
     "kinetic_energy": ("kinetic energy", False),
@@ -121,6 +127,8 @@ class Watched:
         """What there is to see, for a terminal so many characters wide."""
         status = self.status["status"]
         title = rich.text.Text.assemble((str(self.folder.path), "bold"), "  ", (status, _STYLES.get(status, "bold")))
+        if status == "gone":
+            title.append(f"\n{self.folder.what_now()}", "yellow")
         if self.case is None:
             return rich.console.Group(title, "no run has begun in this folder yet")
         if not self.columns or not len(self.columns["step"]):
