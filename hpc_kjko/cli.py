@@ -1,7 +1,7 @@
 """The ``kjko`` command: its verbs, its log, its exit codes.
 
-Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours or the numerics', 75 stopped with a checkpoint, 130
-interrupted without one.
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 ours, the numerics' or the disk's, 75 stopped with a
+checkpoint, 130 interrupted without one, 128 + n ended by signal n before the first step.
 """
 
 from __future__ import annotations

@@ -119,7 +119,8 @@ class Watched:
         """Check that a run may yet begin in a folder that has no case."""
         path = self.folder.path
         found = {file.name for file in path.iterdir()} if path.is_dir() else set()
-        if (found and not found & {"input", ".lock", "run.json"}) or path.is_file():
+        may_begin = not found or (found & {"input", ".lock", "run.json"} and "series.h5" not in found)
+        if not may_begin or path.is_file():
             self.folder.status()
             raise UserError(f"{path}: not a run folder: give the folder that a run makes")
 
