@@ -38,7 +38,7 @@ from hpc_kjko.problems import KINDS
 from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.simulation import Outcome
 from hpc_kjko.solvers import SOLVERS
-from hpc_kjko.storage import ShardedFile, lock_problem
+from hpc_kjko.storage import ShardedFile, hdf5_problem
 from hpc_kjko.sweep import Sweep
 from hpc_kjko.terminal import StopSignals, show
 
@@ -262,7 +262,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
     if not native.available():
         advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
-    collectives, locks = _try_collectives(comm), lock_problem(Path.cwd())
+    collectives, locks = _try_collectives(comm), hdf5_problem(Path.cwd())
     rows["collectives"] = collectives or "allreduce and DistributedDataParallel work"
     rows["file locks"] = locks or "HDF5 can write and lock files in this folder"
     problem = collectives or locks

@@ -36,7 +36,7 @@ from hpc_kjko import __version__
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import DiskFailure, UserError
 from hpc_kjko.output import list_snapshots
-from hpc_kjko.storage import DISK_ERRORS, unfinished
+from hpc_kjko.storage import DISK_ERRORS, require_hdf5, unfinished
 
 _SOFTWARE = "hpc_kjko"
 _HELD: dict[Path, Any] = {}  # the locks of this process
@@ -100,9 +100,9 @@ class RunFolder:
         with self.writing():
             if not self.path.exists():
                 return
-            if self.path.is_dir() and all(path.name == "input" for path in self.path.iterdir()):
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {"input", ".lock"}:
                 return
-            status = self.status() if self.case.is_file() else {}
+            status = self._noted()
             if status.get("software") != _SOFTWARE:
                 raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
         if force:
@@ -130,7 +130,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         try:
             self.claim()
+            with contextlib.suppress(DiskFailure):  # without the run before there may be room
+                require_hdf5(self.path)
         except UserError:
+            self.release()
             if is_new:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -283,6 +286,10 @@ class RunFolder:
         with self.writing():
             if not self.case.exists():
                 raise UserError(f"{self.path}: not a run folder (it has no case.toml): give the folder that a run made")
+        return self._noted()
+
+    def _noted(self) -> dict[str, Any]:
+        """What :meth:`status` returns, of whatever folder."""
         try:
             status = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

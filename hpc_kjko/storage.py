@@ -137,18 +137,25 @@ def _opened(path: Path, swmr: bool) -> h5py.File:
         raise
 
 
-def lock_problem(folder: Path) -> str:
-    """Why a run would not get its HDF5 files into a folder, as a sentence with advice; empty if nothing is wrong.
+def require_hdf5(folder: Path) -> None:
+    """Check that HDF5 can write and lock a file in a folder, by making one for a moment.
 
-    A file is made there for a moment.
+    Raises:
+        UserError: it cannot; a DiskFailure if the disk takes no more.
     """
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".kjko-", dir=folder) as scratch:
+        path = Path(scratch) / "locked.h5"
+        reserve(path, 0, METADATA_BYTES)
+        for mode in ("w", "r"):
+            h5py.File(path, mode).close()
+
+
+def hdf5_problem(folder: Path) -> str:
+    """What :func:`require_hdf5` says of a folder; empty if nothing is wrong."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".kjko-doctor-", dir=folder) as scratch:
-            for mode in ("w", "r"):
-                h5py.File(Path(scratch) / "locked.h5", mode).close()
-    except _REFUSED as error:
-        what = _lock_advice(error) or f"it cannot be written ({_reason(error)}): call kjko where the runs are to be"
-        return f"{folder}: {what}"
+        require_hdf5(folder)
+    except UserError as failure:
+        return str(failure)
     return ""
 
 

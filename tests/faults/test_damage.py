@@ -17,7 +17,7 @@ from hpc_kjko.checkpoint import latest
 from hpc_kjko.cli import main
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import SeriesWriter, read_series
-from hpc_kjko.storage import lock_problem, warn_once
+from hpc_kjko.storage import hdf5_problem, warn_once
 
 FILES = {
     "series": "series.h5",
@@ -226,9 +226,10 @@ def test_a_file_system_without_locks_is_named_and_does_without_them_when_told_to
         assert code == (1 if verb == "doctor" else 2) and err.count("kjko: ") == 1, err
         assert f"errno {number}" in err and "HDF5_USE_FILE_LOCKING=FALSE" in err
         assert "free space" not in err and "complete" not in err
+    assert not (tmp_path / "out").exists()
     assert [code for _, code, _, _ in found("37", HDF5_USE_FILE_LOCKING="FALSE")] == [0, 0, 0]
 
 
 def test_doctor_leaves_nothing_in_the_folder_that_it_tries(tmp_path):
-    assert lock_problem(tmp_path) == "" and list(tmp_path.iterdir()) == []
-    assert "cannot be written" in lock_problem(tmp_path / "nowhere")
+    assert hdf5_problem(tmp_path) == "" and list(tmp_path.iterdir()) == []
+    assert "cannot write" in hdf5_problem(tmp_path / "nowhere")
