@@ -1,4 +1,4 @@
-"""Before the first step: a signal ends the run at once, a full disk says how to go on, and no half of a folder is left."""
+"""Before the first step: a signal ends the run, a full disk says how to go on, and no half of a folder is left."""
 
 import resource
 import shutil

@@ -222,14 +222,6 @@ def test_every_file_says_what_made_it(finished):
     assert header["case"] == case and {"version", "git", "ranks"} <= header.keys()
 
 
-@pytest.mark.parametrize("verb", ["series", "inspect", "plot", "restart"])
-def test_a_damaged_series_is_named_at_once(verb, finished, kjko):
-    series = finished / "series.h5"
-    series.write_bytes(series.read_bytes()[:5000])
-    result = kjko(verb, finished, *(["--set", "time.end=2.0"] if verb == "restart" else []))
-    assert result.returncode == 2 and "series.h5" in result.stderr and "Traceback" not in result.stderr
-
-
 USER_CODE = """
 import torch
 def phi(x):
