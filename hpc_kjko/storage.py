@@ -398,5 +398,5 @@ def _errno(error: Exception) -> int | None:
     return getattr(error, "errno", None)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
