@@ -20,7 +20,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.compare import grid_densities
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import exact_solution, unit_of
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.exact import summed
 from hpc_kjko.extensions import collision_class
 from hpc_kjko.histograms import (
@@ -40,7 +40,7 @@ from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import SeriesWriter
-from hpc_kjko.storage import partial_name, writing
+from hpc_kjko.storage import partial_name, warn_once, writing
 
 #: Averages of logarithms of densities: the particles' own, and those that are known.
 LOGS = 4
@@ -87,7 +87,8 @@ class Analysis:
             The same on every rank.
 
         Raises:
-            UserError: on all ranks, when the file is damaged or holds numbers that are not finite.
+            DamagedFile: on all ranks, when the file is damaged.
+        UserError: on all ranks, when it holds numbers that are not finite.
         """
         dims = len(self._coordinates)
         with self.comm.together():
@@ -176,7 +177,7 @@ class Analysis:
 def analyse(
     folder: RunFolder, case: Case, comm: Communicator, header: dict[str, Any], *, against_grid: bool = False
 ) -> list[Path]:
-    """Measure all snapshots with particles into ``folder.analysis``. Collective.
+    """Measure all snapshots with particles into ``folder.analysis``. Collective. Damaged ones are skipped and named.
 
     ``moments.h5`` and ``moments.csv`` have a row for each snapshot; ``data%08d.h5``, in the openPMD standard, its
     histograms and marginals; ``marginals.csv`` all marginals.
@@ -190,7 +191,7 @@ def analyse(
         The files.
 
     Raises:
-        UserError: on all ranks, when there are no particles, a file is damaged, or the results cannot be written.
+        UserError: on all ranks, when there are no particles in any sound file, or the results cannot be written.
     """
     with comm.together():
         steps = list_particles(folder.snapshots) if comm.is_root else []
@@ -205,7 +206,12 @@ def analyse(
         analysis = Analysis(case, comm, references)
     files, rows, lines = [], [], []
     for step in steps:
-        measured = analysis.measure(folder.snapshots, step)
+        try:
+            measured = analysis.measure(folder.snapshots, step)
+        except DamagedFile as failure:  # on all ranks
+            if comm.is_root:
+                warn_once(f"skipped: {failure}")
+            continue
         files.append(
             write_snapshot(
                 folder.analysis,
@@ -220,6 +226,8 @@ def analyse(
         )
         rows.append(measured.row)
         lines += _marginal_lines(measured)
+    if not rows:
+        raise UserError(f"{folder.snapshots}: all snapshots with particles are damaged")
     with comm.together():
         if comm.is_root:
             files += _write_tables(folder.analysis, rows, lines, header)

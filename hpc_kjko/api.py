@@ -24,7 +24,8 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
     """Run a case from t = 0, in this process; under mpirun on all ranks, each of which calls this. Collective.
 
     It does what ``kjko run`` does: Ctrl-C (a notebook's "interrupt"), SIGTERM and ``run.wall_time`` end the run after a
-    step with a checkpoint, and the :attr:`~hpc_kjko.opened.Run.status` is then "stopped" instead of "finished".
+    step with a checkpoint, and the :attr:`~hpc_kjko.opened.Run.status` is then "stopped" instead of "finished". Before
+    the first step these signals mean what they mean to Python.
 
     Args:
         case: rank 0's counts.
@@ -41,7 +42,7 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):
-        driver.start(case, folder, comm, force=force, stop=stop.requested, progress=progress)
+        driver.start(case, folder, comm, force=force, stop=stop, progress=progress)
     return open_run(folder.path)
 
 
@@ -53,7 +54,7 @@ def restart(out: Path | str, overrides: Overrides = (), *, progress: bool = True
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):
-        driver.resume(folder, overrides, comm, stop=stop.requested, progress=progress)
+        driver.resume(folder, overrides, comm, stop=stop, progress=progress)
     return open_run(folder.path)
 
 

@@ -14,6 +14,7 @@ A checksum belongs to a block and not to a rank's shard, so that any number of r
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -27,11 +28,12 @@ import h5py
 import numpy as np
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.particles import BLOCK, Shard
 from hpc_kjko.storage import ShardedFile, reading, unfinished
 
 _FORMAT = "hpc_kjko checkpoint 1"
+_ANOTHER = "restart from another checkpoint of this run, or run it anew"
 
 logger = logging.getLogger(__name__)
 
@@ -109,14 +111,17 @@ def save(
     return path
 
 
-def load(path: Path | str, comm: Communicator) -> Checkpoint:
+def load(path: Path | str, comm: Communicator, advice: str = _ANOTHER) -> Checkpoint:
     """Read a checkpoint, verified, sharded for the ranks of ``comm``. Collective.
+
+    Args:
+        advice: what an error says that is to be done.
 
     Raises:
         UserError: on all ranks, when the file is missing, truncated, damaged or of another kind.
     """
     with comm.together():
-        checkpoint = _read(Path(path), comm.rank, comm.size)
+        checkpoint = _read(Path(path), comm.rank, comm.size, advice)
     return checkpoint
 
 
@@ -141,13 +146,18 @@ def load_latest(folder: Path | str, comm: Communicator) -> Checkpoint:
         paths = _newest_first(folder)
         for partial in unfinished(folder):
             logger.warning("%s is incomplete: the run ended while it was being written", partial)
-    *newer, oldest = comm.bcast(paths)
-    for path in newer:
+    paths = comm.bcast(paths)
+    for path, before in itertools.pairwise(paths):
         try:
-            return load(path, comm)
-        except UserError as failure:
+            return load(path, comm, f"using step {step_of(before)} instead")
+        except DamagedFile as failure:
             logger.warning("%s", failure)
-    return load(oldest, comm)
+    return load(paths[-1], comm, "no other checkpoint is left, so start the run anew")
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.stem.removeprefix("step"))
 
 
 def _newest_first(folder: Path | str) -> list[Path]:
@@ -162,8 +172,8 @@ def _steps(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _read(path: Path, rank: int, size: int) -> Checkpoint:
-    with reading(path, "checkpoint", "restart from another checkpoint of this run, or run it anew") as file:
+def _read(path: Path, rank: int, size: int, advice: str) -> Checkpoint:
+    with reading(path, "checkpoint", advice) as file:
         text = file["manifest"][()]
         if hashlib.sha256(text).hexdigest().encode() != file["manifest"].attrs["sha256"]:
             raise ValueError("its manifest does not match its digest")

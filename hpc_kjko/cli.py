@@ -1,7 +1,7 @@
 """The ``kjko`` command: its command line and its exit codes. What a verb does is in a module that is loaded for it.
 
-Exit codes: 0 done, 2 the user's mistake (one sentence), 1 an internal or numerical error, 75 stopped with a checkpoint,
-130 interrupted without one.
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 an internal or numerical error or a full disk, 75 stopped
+with a checkpoint, 130 interrupted without one, 128 + n ended by signal n before the first step.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         with comm.together():
             return command(options) if comm.is_root else DONE
     except UserError as mistake:
-        return _leave(comm, OURS if options and options.verb == "doctor" else MISTAKE, str(mistake))
+        return _leave(comm, OURS if options and options.verb == "doctor" else mistake.exit_code, str(mistake))
     except SolverFailure as failure:
         return _leave(comm, OURS, str(failure))
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -346,6 +346,6 @@ def _library(mpi: Any) -> str:
 
 def _portable(error: Exception) -> Exception:
     """The error itself where its kind matters to the caller, else its text: any exception must survive pickling."""
-    if type(error) in (UserError, SolverFailure):
+    if isinstance(error, UserError | SolverFailure):
         return type(error)(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.ndimage
 import torch
 
-from hpc_kjko import config
+from hpc_kjko import config, usercode
 from hpc_kjko.diagnostics import collision_strength
 from hpc_kjko.differences import COLUMNS, Columns
 from hpc_kjko.errors import UserError
@@ -20,6 +20,7 @@ from hpc_kjko.problems.density import Density
 from hpc_kjko.reference.grid_1d1v import GridSolution, TooNarrow, solve
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
+from hpc_kjko.storage import warn_once
 
 #: Cells beyond both ends of x that a spline knows; log f is not followed further down than this part of the largest f.
 AROUND, FAINTEST = 8, 1e-13
@@ -36,11 +37,19 @@ def grid_columns(folder: RunFolder) -> Columns:
     Raises:
         UserError: the grid solver cannot do the case.
     """
+    usercode.look_in(folder.code)
     case = config.load(folder.case, of_a_run=True)
+    say_changed_code(folder, case)
     reached = read_series(folder.series)["time"]
     solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)
     columns = {name: getattr(solution, name) for name in COLUMNS if name != "kl"}
     return {"time": solution.times, **columns, "kl": solution.relative_entropy / solution.mass}
+
+
+def say_changed_code(folder: RunFolder, case: config.Case) -> None:
+    """Warn of modules of the user's own, needed to look at a run, that are not those of the run."""
+    for file in folder.changed_code(usercode.files_of(case.table())):
+        warn_once(f"{file} has changed since the run began (the copy in {folder.code}): it is used as it is now")
 
 
 def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSolution:

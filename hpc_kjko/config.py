@@ -268,7 +268,7 @@ class VelocityMatching(Section):
 
 
 class Output(Section):
-    """Cadences in steps; 0 switches an output off (the last step always leaves a checkpoint)."""
+    """Cadences in steps; 0 switches an output off. The last step leaves a checkpoint and all that is switched on."""
 
     every: Cadence = 10
     """Steps between snapshots of density, potential and E."""

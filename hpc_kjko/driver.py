@@ -10,21 +10,21 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpc_kjko import casefile, checkpoint, config, forecast, memory
+from hpc_kjko import casefile, checkpoint, config, forecast, memory, usercode
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
-from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
+from hpc_kjko.errors import DiskFailure, OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.native import cuda, describe
 from hpc_kjko.particles import Shard
 from hpc_kjko.recorder import Recorder
-from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command
+from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command, run_command
 from hpc_kjko.simulation import Outcome, Simulation
 from hpc_kjko.storage import ShardedFile
-from hpc_kjko.terminal import Progress, is_terminal
+from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 from hpc_kjko.validity import noise_floor, noise_growth, warnings_of
 
 log = logging.getLogger("hpc_kjko")
@@ -45,7 +45,7 @@ def start(
     comm: Communicator,
     *,
     force: bool = False,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopSignals | None = None,
     progress: bool = True,
     began: float | None = None,
 ) -> Outcome:
@@ -55,7 +55,8 @@ def start(
         case: rank 0's; the others' are not looked at.
         folder: where to; rank 0's.
         force: overwrite the run that the folder holds.
-        stop: asked after each step; one True on any rank ends the run, with a checkpoint.
+        stop: signals that end the run on all ranks after a step, with a checkpoint. They mean that from the moment
+            on at which the run is about to write its first file.
         progress: show it on standard output (rank 0).
         began: from when ``run.wall_time`` counts, on the clock ``time.monotonic()``; from this call if None.
 
@@ -64,6 +65,7 @@ def start(
 
     Raises:
         UserError: before anything is written, where the case cannot be run here or the folder is not free.
+        DiskFailure: the files of the run cannot be written; the sentence says how to go on.
         SolverFailure: after a checkpoint of the last good step.
     """
     began = time.monotonic() if began is None else began
@@ -76,10 +78,11 @@ def start(
     memory.require(case, comm)
     with _memory_named(case, comm):
         simulation = Simulation.start(case, comm)  # before anything is written: it may not be possible
+    _begin(stop, comm)
     with _at_work_in(folder, comm), _memory_named(case, comm):
         with comm.together():
             if comm.is_root:
-                folder.create(case.toml())
+                folder.create(case.toml(), usercode.files_of(case.table()))
                 _log_to(folder)
         return _drive(simulation, folder, stop, progress, kernels, began)
 
@@ -89,7 +92,7 @@ def resume(
     overrides: config.Overrides,
     comm: Communicator,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopSignals | None = None,
     progress: bool = True,
     began: float | None = None,
 ) -> Outcome:
@@ -108,9 +111,15 @@ def resume(
                 if key not in CHANGEABLE.get(section, ()):
                     allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
                     raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+            if not folder.has_checkpoint:
+                raise UserError(
+                    f"{folder.path}: its run wrote no checkpoint, so there is nothing to restart from: "
+                    f"{run_command(folder.path)} starts it anew"
+                )
             if comm.is_root:
                 folder.claim()
                 _log_to(folder)
+        usercode.look_in(folder.code)
         saved = checkpoint.load_latest(folder.checkpoints, comm)
         with comm.together():
             _require_its_own(folder, saved)
@@ -125,9 +134,11 @@ def resume(
         memory.require(case, comm, held=sum(rows.nbytes for rows in saved.particles.values()))
         with _memory_named(case, comm):
             simulation = Simulation.resume(case, comm, saved)
+            _begin(stop, comm)
             with comm.together():
                 if comm.is_root:
                     folder.write_case(case.toml())
+                    _keep_code(folder, case, saved.header["step"])
             return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
 
 
@@ -197,6 +208,25 @@ def kernels_in_use() -> str:
         raise UserError(str(failure)) from None
 
 
+def _begin(stop: StopSignals | None, comm: Communicator) -> None:
+    """From here on signals stop the run with a checkpoint. No rank goes on before that is so on all ranks."""
+    if stop:
+        stop.begin()
+    comm.barrier()
+
+
+def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
+    """Keep the user's own modules with which a run goes on, and say which have changed since it began."""
+    for file in folder.keep_code(usercode.files_of(case.table()), step):
+        log.warning(
+            "%s has changed since the run began: from step %d on the run goes on with it as it is now, and the file "
+            "before is kept in %s",
+            file,
+            step,
+            folder.code_before(step),
+        )
+
+
 def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
     """Check that a checkpoint is of the folder's case, but for what restarts may change."""
     step = f"the checkpoint of step {saved.header['step']}"
@@ -214,7 +244,7 @@ def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
 def _drive(
     simulation: Simulation,
     folder: RunFolder,
-    stop: Callable[[], bool],
+    stop: StopSignals | None,
     progress: bool,
     kernels: str,
     began: float,
@@ -235,15 +265,20 @@ def _drive(
         shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
     with comm.together():
         _note(simulation, folder, {**header, **known}, "running")
-    outcome: Outcome | None = None
+    requested = stop.requested if stop else lambda: False
+    deadline = began + (case.run.wall_time or math.inf)
     try:
-        deadline = began + (case.run.wall_time or math.inf)
-        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=stop, deadline=deadline)
-    finally:  # nothing collective: this rank may be the only one that is here
+        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=requested, deadline=deadline)
+        recorder.close()
+        _note(simulation, folder, {**header, **known}, outcome)
+    except BaseException:  # nothing collective: this rank may be the only one that is here
+        for last in (recorder.close, lambda: _note(simulation, folder, {**header, **known}, "failed")):
+            with contextlib.suppress(UserError):  # such as that of a disk that is still full
+                last()
+        raise
+    finally:
         if shown:
             shown.close()
-        recorder.close()
-        _note(simulation, folder, {**header, **known}, outcome or "failed")
     if comm.is_root:
         if outcome == "stopped":
             continues = restart_command(folder.path)
@@ -264,6 +299,15 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     try:
         yield
         failed = False
+    except DiskFailure as failure:
+        if not folder.case.exists():
+            raise
+        anew = f"no checkpoint has been written: {run_command(folder.path)} starts the run anew"
+        how = f"{restart_command(folder.path)} goes on from the last checkpoint" if folder.has_checkpoint else anew
+        advised = DiskFailure(f"{failure}; when there is room, {how}")
+        advised.shared = failure.shared
+        log.error("%s", advised)
+        raise advised from failure
     except Exception as failure:
         if log.handlers != before:
             log.error("%s", failure)
@@ -271,14 +315,22 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     finally:
         for handler in [handler for handler in log.handlers if handler not in before]:
             log.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # the disk may be full
+                handler.close()
         if comm.is_root and not (failed and comm.size > 1):
             folder.release()
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk ends without a word: what the run writes next says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is that of logging)
+        pass
+
+
 def _log_to(folder: RunFolder) -> None:
     with folder.writing():
-        file = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
+        file = _LogFile(folder.log, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.addHandler(file)

@@ -6,6 +6,18 @@ class UserError(ValueError):
 
     #: Whether all ranks raise it together, so that they may still do something collective about it.
     shared = False
+    #: What the command returns.
+    exit_code = 2
+
+
+class DiskFailure(UserError):
+    """The system refuses to store more: the disk is full, over quota or failing. The command was right."""
+
+    exit_code = 1
+
+
+class DamagedFile(UserError):
+    """A file is truncated, or holds other bytes than were written. What reads many files may go on without it."""
 
 
 class SolverFailure(RuntimeError):

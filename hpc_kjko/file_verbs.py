@@ -19,12 +19,12 @@ import numpy as np
 
 from hpc_kjko import summary
 from hpc_kjko.casefile import RunCase
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
-from hpc_kjko.storage import unfinished, writing
+from hpc_kjko.storage import damage, unfinished, writing
 from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
 
 if TYPE_CHECKING:
@@ -64,28 +64,27 @@ def plot(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Say what a run folder holds."""
     folder = _existing(options.folder)
-    status, case = folder.status(), RunCase(folder.case)
-    columns = _rows(folder)
-    energy = summary.total_energy(columns)
+    status, damaged = folder.status(), []
+    case: RunCase | None = None
+    columns: dict[str, np.ndarray] = {}
+    try:
+        case = RunCase(folder.case)
+    except UserError as failure:
+        damaged.append(str(failure))
+    try:
+        columns = _rows(folder)
+    except DamagedFile as failure:
+        damaged.append(str(failure))
+    files = [path for kind in (folder.checkpoints, folder.snapshots) for path in sorted(kind.glob("*.h5"))]
+    damaged += [f"{path.relative_to(folder.path)}: {what}" for path in files if (what := damage(path))]
     rows: dict[str, str] = {
-        "status": status["status"],
-        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.number('physics.collision_strength'):g}, "
-        f"{case.number('particles.count')} particles, {case.word('method.collision')}",
-        "time": f"{columns['time'][-1]:g} of {case.number('time.end'):g} in steps of {case.number('time.step'):g}",
-        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
-        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
-        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
-        **_balance(columns, energy),
-        **{
-            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
-            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
-            if name in columns
-        },
-        **_of_the_map(columns),
-        **_certificates(case, columns),
+        "status": f"gone: {folder.what_now()}" if status["status"] == "gone" else status["status"],
+        **({"damaged files": "\n".join(damaged)} if damaged else {}),
+        **(_about_case(case) if case else {}),
+        **(_about_series(columns, case) if columns else {}),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
-        **summary.memory(status, case.number("particles.count")),
+        **(summary.memory(status, case.number("particles.count")) if case else {}),
         "incomplete files": ", ".join(
             str(path.relative_to(folder.path))
             for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
@@ -103,6 +102,35 @@ def inspect(options: argparse.Namespace) -> int:
     for sentence in summary.remarks(status, columns):
         print("\n".join(wrapped(f"warning: {sentence}", width())))
     return DONE
+
+
+def _about_case(case: RunCase) -> dict[str, str]:
+    return {
+        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.number('physics.collision_strength'):g}, "
+        f"{case.number('particles.count')} particles, {case.word('method.collision')}",
+    }
+
+
+def _about_series(columns: dict[str, np.ndarray], case: RunCase | None) -> dict[str, str]:
+    """What the time series of a run comes to; ``case`` is None if it cannot be read."""
+    energy = summary.total_energy(columns)
+    planned = f" of {case.number('time.end'):g} in steps of {case.number('time.step'):g}" if case else ""
+    missing = summary.missing_steps(columns)
+    return {
+        "time": f"{columns['time'][-1]:g}{planned}",
+        **({"rows missing in series.h5": f"steps {missing}"} if missing else {}),
+        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
+        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
+        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
+        **_balance(columns, energy),
+        **{
+            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
+            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
+            if name in columns
+        },
+        **_of_the_map(columns),
+        **(_certificates(case, columns) if case else {}),
+    }
 
 
 def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpc_kjko import config
+from hpc_kjko import config, usercode
 from hpc_kjko.errors import UserError
-from hpc_kjko.output import HISTOGRAMS, SPECIES, list_snapshots, open_snapshot
+from hpc_kjko.output import HISTOGRAMS, SPECIES, list_snapshots, open_snapshot, skipping_damaged
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series_and_units
 
@@ -54,14 +54,14 @@ class Run:
 
     Large data are read when their values are asked for, and then no more than what was selected: slice first
     (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 100))``), compute then. What a running run has written
-    since is seen by opening it anew.
+    since is seen by opening it anew. A snapshot that is damaged is left out, and a warning names it.
 
     Attributes:
         path: the folder.
 
     Raises:
-        UserError: in every attribute below, naming the file, where the run has no such data, or they are damaged, or
-            xarray is not installed.
+        UserError: in every attribute below, where the run has no such data, its time series is damaged, or xarray is
+            not installed.
     """
 
     def __init__(self, folder: Path | str):
@@ -74,7 +74,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "finished", "stopped", "running", "failed" or "unknown", as it is now."""
+        """ "finished", "stopped", "running", "failed", "gone" or "unknown", as it is now.
+
+        "gone": the process that was at work on this host has ended without a word, as one that was killed.
+        """
         return self._folder.status()["status"]
 
     @property
@@ -84,7 +87,12 @@ class Run:
 
     @functools.cached_property
     def case(self) -> config.Case:
-        """The resolved case."""
+        """The resolved case.
+
+        If its problem is a class of the user's own, this imports it, at last from the copy that the run keeps. Nothing
+        else that is read here needs it.
+        """
+        usercode.look_in(self._folder.code)
         return config.load(self._folder.case, of_a_run=True)
 
     @property
@@ -129,7 +137,8 @@ class Run:
         """``x_1`` …, ``v_1`` …, ``log_f`` over ``time`` and ``particle``, and ``weight``, the mass of each.
 
         Equal weights are a number for each time. A particle keeps its place from snapshot to snapshot, and its ``id``,
-        by which other readers follow it.
+        by which other readers follow it. The last time is that of the end of the run; at each of these times there are
+        fields, histograms and marginals too.
         """
         species = f"particles/{SPECIES}"
         records = [("position", "x"), ("momentum", "v")]
@@ -178,11 +187,13 @@ class Run:
         """What the snapshots hold, by its path in the file."""
         items: dict[str, _Item] = {}
         for step in list_snapshots(self._folder.snapshots):
-            with open_snapshot(self._folder.snapshots, step) as iteration:
-                for path, dataset in _datasets(iteration):
-                    item = items.setdefault(path, _Item([], [], dataset.shape, dataset.dtype, _axes(dataset)))
+            with skipping_damaged(), open_snapshot(self._folder.snapshots, step) as iteration:
+                time = float(iteration.attrs["time"])
+                there = {path: (data.shape, data.dtype, _axes(data)) for path, data in _datasets(iteration)}
+                for path, kind in there.items():
+                    item = items.setdefault(path, _Item([], [], *kind))
                     item.steps.append(step)
-                    item.times.append(float(iteration.attrs["time"]))
+                    item.times.append(time)
         return items
 
     def _attributes(self) -> dict[str, str]:

@@ -25,7 +25,8 @@ import numpy as np
 
 from hpc_kjko import __version__
 from hpc_kjko.binned import Histogram, Marginal
-from hpc_kjko.storage import ShardedFile, reading
+from hpc_kjko.errors import DamagedFile
+from hpc_kjko.storage import ShardedFile, reading, warn_once
 
 if TYPE_CHECKING:  # these bring torch, which readers of files can do without
     from hpc_kjko.comm import Communicator
@@ -38,6 +39,8 @@ SPECIES = "markers"
 HISTOGRAMS = "histograms"
 
 _AXES = "xyz"
+#: What to do about a damaged snapshot.
+_ADVICE = "use another step of the run"
 
 # Powers of length, mass, time, current (and temperature, amount, luminous intensity) in SI base units.
 _POWERS = {
@@ -243,19 +246,33 @@ def list_snapshots(folder: Path | str) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def list_contents(folder: Path | str) -> dict[int, set[str]]:
-    """What each snapshot of ``folder`` holds of "fields", "histograms" and "particles": by step, ascending.
+@contextlib.contextmanager
+def skipping_damaged() -> Iterator[None]:
+    """Around the reading of one snapshot of many: if it is damaged, a warning names it, and the block ends there."""
+    try:
+        yield
+    except DamagedFile as failure:
+        warn_once(f"skipped: {failure}")
 
-    Raises:
-        UserError: a snapshot is damaged.
-    """
+
+def list_contents(folder: Path | str) -> dict[int, set[str]]:
+    """What each sound snapshot of ``folder`` holds of "fields", "histograms" and "particles": by step, ascending."""
     contents = {}
     for step in list_snapshots(folder):
-        with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
-            found = {"fields": "meshesPath" in file.attrs, "histograms": HISTOGRAMS in file[f"data/{step}"]}
-            found["particles"] = "particlesPath" in file.attrs
+        with skipping_damaged(), open_snapshot(folder, step) as iteration:
+            found = {"fields": "meshesPath" in iteration.file.attrs, "histograms": HISTOGRAMS in iteration}
+            found["particles"] = "particlesPath" in iteration.file.attrs
             contents[step] = {name for name, there in found.items() if there}
     return contents
+
+
+def read_snapshots(folder: Path | str, steps: Sequence[int], *, fields: bool = True) -> list[Snapshot]:
+    """Those of some steps that are sound, by :func:`read_snapshot`."""
+    found = []
+    for step in steps:
+        with skipping_damaged():
+            found.append(read_snapshot(folder, step, fields=fields))
+    return found
 
 
 def read_snapshot(folder: Path | str, step: int, particles: slice | None = None, *, fields: bool = True) -> Snapshot:
@@ -271,7 +288,7 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None,
         UserError: there is no such file, or it is damaged.
     """
     path = _path(folder, step)
-    with reading(path, "snapshot", "use another step of the run") as file:
+    with reading(path, "snapshot", _ADVICE) as file:
         iteration = file[f"data/{step}"]
         contents: dict[str, Any] = {}
         if fields and "meshesPath" in file.attrs:
@@ -302,17 +319,8 @@ class ParticleFile:
 
 
 def list_particles(folder: Path | str) -> list[int]:
-    """The steps of which ``folder`` holds particles, ascending.
-
-    Raises:
-        UserError: a snapshot is damaged.
-    """
-    steps = []
-    for step in list_snapshots(folder):
-        with open_snapshot(folder, step) as iteration:
-            if "particlesPath" in iteration.file.attrs:
-                steps.append(step)
-    return steps
+    """The steps of which ``folder`` holds particles in sound snapshots, ascending."""
+    return [step for step, contents in list_contents(folder).items() if "particles" in contents]
 
 
 @contextlib.contextmanager
@@ -334,7 +342,7 @@ def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
     Raises:
         UserError: there is no such file, or it is found damaged, now or inside the block.
     """
-    with reading(_path(folder, step), "snapshot", "move it out of the folder, or run the case anew") as file:
+    with reading(_path(folder, step), "snapshot", _ADVICE) as file:
         yield file[f"data/{step}"]
 
 

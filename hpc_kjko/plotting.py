@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from hpc_kjko.binned import Marginal
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError
-from hpc_kjko.output import Snapshot, list_contents, read_snapshot
+from hpc_kjko.output import Snapshot, list_contents, read_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_equilibrium, read_series
 from hpc_kjko.storage import writing
@@ -486,7 +486,7 @@ def _spread(steps: list[int], most: int) -> list[int]:
 
 
 def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> list[Snapshot]:
-    return [read_snapshot(folder.snapshots, step, fields=fields) for step in steps]
+    return read_snapshots(folder.snapshots, steps, fields=fields)
 
 
 def _title(case: RunCase) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import unit_of
+from hpc_kjko.errors import DamagedFile
 from hpc_kjko.fields import MeshField
 from hpc_kjko.histograms import marginals, marginals_of_density, phase_space_histograms
 from hpc_kjko.output import write_snapshot
@@ -16,6 +18,8 @@ from hpc_kjko.series import SeriesWriter, equilibrium_attributes
 if TYPE_CHECKING:
     from hpc_kjko.simulation import Simulation
 
+logger = logging.getLogger(__name__)
+
 
 class Recorder:
     """Writes a run's files into its folder. Collective, but for the series, which rank 0 writes.
@@ -23,7 +27,8 @@ class Recorder:
     Args:
         folder: the run folder, made already.
         header: the case and its provenance, into every file.
-        resumed_at: after a restart, the step of the checkpoint: later rows of the series are dropped.
+        resumed_at: after a restart, the step of the checkpoint: later rows of the series are dropped. A series that
+            cannot be read is put aside, and a new one begins.
     """
 
     def __init__(self, folder: RunFolder, comm: Communicator, header: dict[str, Any], resumed_at: int | None = None):
@@ -34,12 +39,12 @@ class Recorder:
         if resumed_at is not None:
             with comm.together():
                 if comm.is_root:
-                    self._series = SeriesWriter.resume(folder.series, resumed_at + 1, header)
+                    self._series = self._resumed_series(resumed_at)
                     folder.clean_up(resumed_at)
 
     def record(self, simulation: Simulation, row: dict[str, float]) -> None:
         """Append a row to the series and write whatever is due at this step."""
-        output, step = simulation.case.output, simulation.step_index
+        step = simulation.step_index
         if step == self._resumed_at:
             return  # all of it was written before the restart
         with self.comm.together():
@@ -51,11 +56,7 @@ class Recorder:
                     attributes = self.header | equilibrium_attributes(wanted)
                     self._series = SeriesWriter(self.folder.series, list(row), units, attributes=attributes)
                 self._series.append(row)
-        due = {
-            "meshes": _due(step, output.every) and isinstance(simulation.state.field, MeshField),
-            "histograms": _due(step, output.histogram_every),
-            "particles": _due(step, output.particles_every),
-        }
+        due = _due_outputs(simulation)
         if any(due.values()):
             state, problem = simulation.state, simulation.case.problem
             field = state.field if isinstance(state.field, MeshField) else None
@@ -71,7 +72,7 @@ class Recorder:
                 histograms=phase_space_histograms(state.particles, problem, self.comm) if due["histograms"] else None,
                 marginals=marginals(state.particles, problem, self.comm) if due["histograms"] else None,
             )
-        if step and _due(step, output.checkpoint_every):
+        if step and _due(step, simulation.case.output.checkpoint_every):
             self.checkpoint(simulation)
 
     def checkpoint(self, simulation: Simulation) -> Path:
@@ -84,10 +85,33 @@ class Recorder:
             self._last_checkpoint = simulation.step_index
         return self.folder.checkpoints / f"step{simulation.step_index:08d}.h5"
 
+    def _resumed_series(self, step: int) -> SeriesWriter | None:
+        """The series of the run before a restart at ``step``; None, to begin a new one, if it cannot be read."""
+        path = self.folder.series
+        try:
+            series, last = SeriesWriter.resume(path, step, self.header)
+        except DamagedFile as failure:
+            kept = f"; the damaged file is kept as {self.folder.put_series_aside(step)}" if path.exists() else ""
+            logger.warning("%s%s", failure, kept)
+            return None
+        if last < step:
+            logger.warning("%s ends at step %d: the rows of steps %d to %d are lost", path, last, last + 1, step)
+        return series
+
     def close(self) -> None:
         """Write out what is buffered. Not collective: a rank that fails closes alone."""
         if self._series:
             self._series.close()
+
+
+def _due_outputs(simulation: Simulation) -> dict[str, bool]:
+    """What a step's snapshot holds. The last step has all that is switched on, and so has each with particles."""
+    output, step = simulation.case.output, simulation.step_index
+    every = {"meshes": output.every, "histograms": output.histogram_every, "particles": output.particles_every}
+    if not isinstance(simulation.state.field, MeshField):
+        every["meshes"] = 0
+    is_whole = step == simulation.case.time.steps or _due(step, output.particles_every)
+    return {name: cadence > 0 and (is_whole or _due(step, cadence)) for name, cadence in every.items()}
 
 
 def _due(step: int, every: int) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpc_kjko import __version__, plotting, summary
 from hpc_kjko.casefile import RunCase
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.plotting import Picture
 from hpc_kjko.runfolder import RunFolder
@@ -76,10 +76,21 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
 
 def _page(folder: RunFolder) -> str:
     case, status = RunCase(folder.case), folder.status()
-    columns = read_series(folder.series) if folder.series.exists() else {}
+    columns: summary.Columns = {}
+    damaged = ""
+    try:
+        columns = read_series(folder.series) if folder.series.exists() else {}
+    except DamagedFile as failure:
+        damaged = str(failure)
     rows = len(columns["step"]) if columns else 0
     figures, missing = _figures(folder, case, columns if rows > 1 else {})
-    if not rows:
+    if status["status"] == "gone":
+        missing.insert(0, f"The end of the run: {folder.what_now()}")
+    if rows and (steps := summary.missing_steps(columns)):
+        missing.insert(0, f"Time series: it has no rows of steps {steps}")
+    if damaged:
+        missing.insert(0, f"Time series: {damaged}")
+    elif not rows:
         missing.insert(0, "Time series: the run has not written a row of it yet")
     if columns and "certificate" not in columns:
         missing.append("Certificates: the run held no particles out to make them (method.held_out)")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from hpc_kjko import __version__, config, driver, native
+from hpc_kjko import __version__, config, driver, native, usercode
 from hpc_kjko.analysis import analyse
 from hpc_kjko.comm import Communicator
+from hpc_kjko.compare import say_changed_code
 from hpc_kjko.control import ControlField
 from hpc_kjko.native import cuda
 from hpc_kjko.objective import JKOObjective
 from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.simulation import Outcome
-from hpc_kjko.storage import ShardedFile
+from hpc_kjko.storage import ShardedFile, hdf5_problem
 from hpc_kjko.terminal import StopSignals, show_pairs
 
 log = logging.getLogger("hpc_kjko")
@@ -27,27 +30,38 @@ DONE, FAILED, STOPPED = 0, 1, 75
 
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
-    stop, case = StopSignals(), None
-    _log_to_console(comm)
-    with comm.together():
-        if comm.is_root:
-            case = config.load(options.case, options.set)
-    if options.dry_run:
-        for line in driver.dry_run(case, comm):
+    case, began = None, driver.process_began()
+    with _stop_signals(comm) as stop:
+        _log_to_console(comm)
+        with comm.together():
             if comm.is_root:
-                print(line, flush=True)
-        return DONE
-    folder = RunFolder(options.out or Path("runs") / options.case.stem)
-    began = driver.process_began()
-    return _over(driver.start(case, folder, comm, force=options.force, stop=stop.requested, began=began), stop)
+                case = config.load(options.case, options.set)
+        if options.dry_run:
+            for line in driver.dry_run(case, comm):
+                if comm.is_root:
+                    print(line, flush=True)
+            return DONE
+        folder = RunFolder(options.out or Path("runs") / options.case.stem)
+        return _over(driver.start(case, folder, comm, force=options.force, stop=stop, began=began), stop)
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
-    stop = StopSignals()
-    _log_to_console(comm)
     folder, began = RunFolder(options.folder), driver.process_began()
-    return _over(driver.resume(folder, options.set, comm, stop=stop.requested, began=began), stop)
+    with _stop_signals(comm) as stop:
+        _log_to_console(comm)
+        return _over(driver.resume(folder, options.set, comm, stop=stop, began=began), stop)
+
+
+@contextlib.contextmanager
+def _stop_signals(comm: Communicator) -> Iterator[StopSignals]:
+    """What signals do to a run, until it fails. Where all ranks hear of one, one of them says so."""
+    stop = StopSignals("kjko: ended by" if comm.is_root else "")
+    try:
+        yield stop
+    except BaseException:
+        stop.restore()
+        raise
 
 
 def _log_to_console(comm: Communicator) -> None:
@@ -68,7 +82,10 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     folder = RunFolder(options.folder)
     with comm.together():
         folder.status()
+        usercode.look_in(folder.code)
         case = config.load(folder.case)
+        if comm.is_root:
+            say_changed_code(folder, case)
     header = comm.bcast({**provenance(comm), "case": case.toml()})
     for path in analyse(folder, case, comm, header, against_grid=options.reference == "grid"):
         if comm.is_root:
@@ -100,8 +117,10 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
         advice.append("for more than one rank: pip install 'hpc_kjko[mpi]', or load the cluster's MPI module")
     if not native.available():
         advice.append("for native kernels, several times faster: install a C++ compiler, then hpc_kjko again")
-    problem = _try_collectives(comm)
-    rows["collectives"] = problem or "allreduce and DistributedDataParallel work"
+    collectives, locks = _try_collectives(comm), hdf5_problem(Path.cwd())
+    rows["collectives"] = collectives or "allreduce and DistributedDataParallel work"
+    rows["file locks"] = locks or "HDF5 can write and lock files in this folder"
+    problem = collectives or locks
     if comm.is_root:
         show_pairs(rows)
         for sentence in advice:

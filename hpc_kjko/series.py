@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from hpc_kjko.binned import Marginal
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
 
 _CHUNK_ROWS = 1024
@@ -79,22 +79,28 @@ class SeriesWriter:
         self._flushed = -math.inf  # the first row goes to the file at once: there is something to see
 
     @classmethod
-    def resume(cls, path: Path | str, keep_rows: int, attributes: Mapping[str, Any] | None = None) -> SeriesWriter:
-        """Go on with the series of an earlier run after its first ``keep_rows`` rows; it keeps its equilibrium.
+    def resume(
+        cls, path: Path | str, step: int, attributes: Mapping[str, Any] | None = None
+    ) -> tuple[SeriesWriter, int]:
+        """Go on with the series of an earlier run after the row of a step; rows of later steps are dropped.
+
+        It keeps its equilibrium.
+
+        Returns:
+            The writer, and the last step of which the series holds a row; -1 if it holds none.
 
         Raises:
-            UserError: there is no such series, or it has fewer rows.
+            DamagedFile: there is no such series, or it cannot be read.
         """
-        columns, units = read_series_and_units(path)
-        rows = len(next(iter(columns.values())))
-        if rows < keep_rows:
-            raise UserError(
-                f"{path} holds {rows} rows, the checkpoint was written after {keep_rows}: "
-                "put back the file that belongs to it, or restart from an older checkpoint"
-            )
-        kept = {name: values[:keep_rows] for name, values in columns.items()}
+        advice = f"the rows up to step {step} are lost, and a new series begins"
+        columns, units = read_series_and_units(path, advice)
+        if "step" not in columns:
+            raise DamagedFile(f"{path} is not the time series of a run (it has no column step): {advice}")
+        kept = columns["step"] <= step
+        start = {name: values[kept] for name, values in columns.items()}
+        last = int(start["step"][-1]) if kept.any() else -1
         known = equilibrium_attributes(read_equilibrium(path))
-        return cls(path, list(columns), units, kept, {**known, **(attributes or {})})
+        return cls(path, list(columns), units, start, {**known, **(attributes or {})}), last
 
     @property
     def rows(self) -> int:
@@ -147,9 +153,15 @@ def read_series(path: Path | str) -> dict[str, np.ndarray]:
     return read_series_and_units(path)[0]
 
 
-def read_series_and_units(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns as :func:`read_series`, and the unit of each in words."""
-    with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
+def read_series_and_units(
+    path: Path | str, advice: str = "give the series.h5 of a run folder, or let 'kjko restart' begin a new one"
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The columns as :func:`read_series`, and the unit of each in words.
+
+    Args:
+        advice: what an error says that is to be done.
+    """
+    with reading(Path(path), "time series", advice, swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}
         rows = min(file[name].shape[0] for name in names)  # the writer may be between two columns

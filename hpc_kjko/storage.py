@@ -9,8 +9,13 @@ for every file of the project.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import logging
 import math
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +25,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, DiskFailure, UserError
 
 if TYPE_CHECKING:  # these bring torch, which readers of files can do without
     from hpc_kjko.comm import Communicator
@@ -37,7 +42,17 @@ LIBVER = ("v110", "v110")
 _REFUSED = (OSError, RuntimeError)
 _DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
+#: What a full disk, an exhausted quota, a limit on the size of files and a failing disk say.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+#: What to do where HDF5 cannot lock a file.
+_WITHOUT_LOCKS = (
+    "HDF5 cannot lock files on this file system{}: set HDF5_USE_FILE_LOCKING=FALSE in the environment of all ranks "
+    "(see docs/cluster.md), or use a folder on another file system"
+)
+
 _SLAB_TAG = 5
+
+logger = logging.getLogger(__name__)
 
 
 def parallel_hdf5(comm: Communicator) -> bool:
@@ -57,11 +72,18 @@ def unfinished(folder: Path | str) -> list[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``."""
+    """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``.
+
+    Raises:
+        UserError: it cannot be written; a DiskFailure if the disk takes no more.
+    """
     try:
         yield
     except _REFUSED as error:
-        raise UserError(
+        if locks := _lock_advice(error):
+            raise UserError(f"cannot write {path}: {locks}") from error
+        kind = DiskFailure if _errno(error) in DISK_ERRORS else UserError
+        raise kind(
             f"cannot write {path} ({_reason(error)}): look at free space, quota and permissions of its folder"
         ) from error
 
@@ -77,17 +99,31 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
         swmr: another process may be appending, or was killed while it did.
 
     Raises:
-        UserError: the file is missing, truncated, damaged or of another kind.
+        DamagedFile: the file is missing, truncated, damaged or of another kind.
+        UserError: the system does not let it be read.
     """
     if not path.is_file():
-        raise UserError(f"there is no {kind} {path}: {advice}")
+        raise DamagedFile(f"there is no {kind} {path}: {advice}")
     try:
         with _opened(path, swmr) as file:
             yield file
     except UserError:
         raise
     except _DAMAGED as error:
-        raise UserError(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
+        if locks := _lock_advice(error):
+            raise UserError(f"cannot read {path}: {locks}") from error
+        if isinstance(error, PermissionError):
+            raise UserError(f"cannot read {path} ({error.strerror}): ask for permission to read it") from error
+        raise DamagedFile(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
+
+
+def damage(path: Path) -> str:
+    """Why an HDF5 file cannot even be opened, as one that is truncated; empty if it can."""
+    try:
+        with reading(path, "file", ""):
+            return ""
+    except DamagedFile as failure:
+        return _reason(failure.__cause__ or failure)
 
 
 def _opened(path: Path, swmr: bool) -> h5py.File:
@@ -101,6 +137,34 @@ def _opened(path: Path, swmr: bool) -> h5py.File:
         if swmr and any(sign in str(error) for sign in ("already open", "unable to lock")):
             return h5py.File(path, "r", swmr=True)
         raise
+
+
+def require_hdf5(folder: Path) -> None:
+    """Check that HDF5 can write and lock a file in a folder, by making one for a moment.
+
+    Raises:
+        UserError: it cannot; a DiskFailure if the disk takes no more.
+    """
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".kjko-", dir=folder) as scratch:
+        path = Path(scratch) / "locked.h5"
+        reserve(path, 0, METADATA_BYTES)
+        for mode in ("w", "r"):
+            h5py.File(path, mode).close()
+
+
+def hdf5_problem(folder: Path) -> str:
+    """What :func:`require_hdf5` says of a folder; empty if nothing is wrong."""
+    try:
+        require_hdf5(folder)
+    except UserError as failure:
+        return str(failure)
+    return ""
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """A warning in the log, not repeated by those who read the same files again."""
+    logger.warning("%s", text)
 
 
 def reserve(path: Path, offset: int, nbytes: int) -> None:
@@ -321,5 +385,20 @@ class ShardedFile:
                 self._partial.unlink()
 
 
-def _reason(error: Exception) -> str:
+def _lock_advice(error: Exception) -> str:
+    """What to do about an error, if it is that the file system has no locks; else nothing."""
+    number = _errno(error)
+    if "unable to lock file" not in str(error) or number == errno.EAGAIN:  # EAGAIN: another process holds the lock
+        return ""
+    return _WITHOUT_LOCKS.format(f" (errno {number})" if number else "")
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's error number; h5py may have it in the text alone."""
+    if found := re.search(r"errno = (\d+)", str(error)):
+        return int(found[1])
+    return getattr(error, "errno", None)
+
+
+def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -38,6 +38,14 @@ def total_energy(columns: Columns) -> np.ndarray:
     return columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
 
 
+def missing_steps(columns: Columns) -> str:
+    """The steps before its last one of which a series has no row, as in "0 to 8"; empty if it has them all."""
+    steps = columns["step"].astype(int)
+    before = np.concatenate([[-1], steps[:-1]])
+    gaps = [(last + 1, step - 1) for last, step in zip(before, steps, strict=True) if step > last + 1]
+    return ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in gaps)
+
+
 def drifts(columns: Columns) -> list[Drift]:
     """Mass, momentum and energy, and of the energy what no collision accounts for."""
     found = [Drift.of("mass", columns["mass"])]

@@ -30,18 +30,63 @@ _GAP = "  "
 
 
 class StopSignals:
-    """SIGTERM, SIGINT and the batch system's SIGUSR1/2 ask for a stop after the step; a second SIGINT kills.
+    """SIGTERM, SIGINT and the batch system's SIGUSR1/2, once a run has begun: they ask for a stop after the step.
 
-    Outside of the main thread, where Python allows no handlers, nothing is heard.
+    A second SIGINT kills. Outside of the main thread, where Python allows no handlers, nothing is heard.
+
+    Args:
+        says: the beginning of a sentence. With it, one of these signals ends the process at once as long as the run has
+            not begun, with that sentence; without it, signals mean until then what they meant before.
     """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
-    def __init__(self) -> None:
+    def __init__(self, says: str | None = None) -> None:
         self._received: str | None = None
         self._before: dict[str, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {name: signal.signal(getattr(signal, name), self._on_signal) for name in self.NAMES}
+        self._is_main = threading.current_thread() is threading.main_thread()
+        self._wakeup: int | None = None
+        if says is not None and self._is_main:
+            self._end_process_by_signals(says)
+
+    def begin(self) -> None:
+        """The run begins: from here on signals ask for a stop."""
+        if self._is_main:
+            self._handle(self._on_signal)
+        self._end_thread()
+
+    def _end_thread(self) -> None:
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._wakeup)
+            self._wakeup = None
+
+    def _handle(self, handler: Any) -> None:
+        for name in self.NAMES:
+            self._before.setdefault(name, signal.getsignal(getattr(signal, name)))
+            signal.signal(getattr(signal, name), handler)
+
+    def _end_process_by_signals(self, says: str) -> None:
+        """A thread hears of signals, as the main one may be at work in a library that does not return for long.
+
+        Python writes the number of a signal to the wakeup descriptor at once, and calls a handler only between two
+        lines of Python.
+        """
+        heard, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+
+        def wait() -> None:
+            number = os.read(heard, 1)  # empty once the run has begun
+            os.close(heard)
+            if number:
+                name = signal.Signals(number[0]).name
+                if says:
+                    print(f"{says} {name} before the first step", file=sys.stderr, flush=True)
+                os._exit(128 + number[0])
+
+        threading.Thread(target=wait, daemon=True).start()
+        self._handle(lambda number, frame: None)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT:
@@ -54,6 +99,7 @@ class StopSignals:
 
     def restore(self) -> None:
         """Signals mean again what they meant before."""
+        self._end_thread()
         for name, handler in self._before.items():
             signal.signal(getattr(signal, name), handler)
 

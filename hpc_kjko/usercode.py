@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import importlib
+import importlib.util
 import os
+import site
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hpc_kjko.errors import SolverFailure, UserError
@@ -20,11 +26,13 @@ def is_reference(text: str) -> bool:
 
 #: Files of the modules that hold the user's code.
 _FILES: set[str] = set()
+#: Where modules are looked for at last: those that a run has kept.
+_KEPT: list[str] = []
 
 
 @functools.cache
 def load(reference: str, key: str) -> Any:
-    """The object that "module:name" refers to, from the Python path or else from the current folder.
+    """The object that "module:name" refers to, from the Python path, the current folder, or what a run has kept.
 
     Args:
         reference: ``"module:name"``; the module may be dotted.
@@ -37,21 +45,23 @@ def load(reference: str, key: str) -> Any:
     module_name, _, name = reference.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise UserError(f'{given}: write code of your own as "module:name"')
-    _add_current_folder()
+    _add_folders()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as failure:
         # The module may be there and import, in its turn, one that is not.
         if f"{module_name}.".startswith(f"{failure.name}."):
+            places = ["on the Python path", "in the current folder", *(f"in {folder}" for folder in _KEPT)]
             raise UserError(
-                f"{given}: there is no module {failure.name}, neither on the Python path nor in the current folder"
+                f"{given}: there is no module {failure.name}, neither {' nor '.join(places)}"
             ) from None
         raise UserError(f"{given}: importing {module_name} failed ({_in_one_line(failure)})") from failure
     except (Exception, SystemExit) as failure:
         raise UserError(f"{given}: importing {module_name} failed ({_in_one_line(failure)})") from failure
     _FILES.add(str(getattr(module, "__file__", None)))
     if not hasattr(module, name):
-        raise UserError(f"{given}: the module {module_name} has no {name}")
+        where = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
+        raise UserError(f"{given}: the module {module_name} has no {name}{where}")
     return getattr(module, name)
 
 
@@ -83,15 +93,102 @@ def blame(failure: BaseException) -> str | None:
     return f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}: raised {_in_one_line(failure)}"
 
 
-def _add_current_folder() -> None:
+def look_in(folder: Path) -> None:
+    """Look for modules in a folder too, at last, in place of one that was given before.
+
+    Args:
+        folder: where a run keeps its modules; it need not exist.
+    """
+    for before in _KEPT:
+        if before in sys.path:
+            sys.path.remove(before)
+    _KEPT[:] = [str(folder.resolve())] if folder.is_dir() else []
+
+
+def files_of(table: Any) -> dict[str, Path]:
+    """The files that the modules need which a case names, for a copy of them to be kept.
+
+    These are the module's file, or all Python files of its package, and whatever lies beside it and is imported by
+    them, in any of their functions. Installed packages and data files are left out, and so are cells of a notebook.
+
+    Args:
+        table: the case as nested tables; its modules have been imported.
+
+    Returns:
+        The files, by their path below the folder that holds the module.
+    """
+    found: dict[str, Path] = {}
+    for module in _modules_in(table):
+        beside, waiting, seen = _source_of(module)[0], [module], {"hpc_kjko"}
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            folder, files = _source_of(name)
+            if folder is None or folder != beside:
+                continue
+            for file in files:
+                found[file.relative_to(folder).as_posix()] = file
+                waiting += _imported_by(file)
+    return found
+
+
+def _modules_in(table: Any) -> set[str]:
+    """First names of the modules in a case's references to code of the user's that has been imported."""
+    if isinstance(table, dict):
+        return set().union(*map(_modules_in, table.values()))
+    if isinstance(table, list | tuple):
+        return set().union(*map(_modules_in, table))
+    module = table.partition(":")[0] if isinstance(table, str) and is_reference(table) else ""
+    return {module.partition(".")[0]} if module in sys.modules else set()
+
+
+def _source_of(name: str) -> tuple[Path | None, list[Path]]:
+    """The folder that holds a module or a package, by its first name, and its files in it.
+
+    There is no folder of what is installed, is built into Python, or was typed into a notebook.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # such as __main__
+        spec = None
+    if spec is None or not (spec.has_location or spec.submodule_search_locations):
+        return None, []
+    packages = [Path(path).resolve() for path in spec.submodule_search_locations or ()]
+    files = [file for package in packages for file in sorted(package.rglob("*.py"))]
+    files = files or [Path(spec.origin or "").resolve()]
+    folder = packages[0].parent if packages else files[0].parent
+    places = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    places += [*site.getsitepackages(), site.getusersitepackages()]
+    is_installed = any(Path(place).resolve() in (folder, *folder.parents) for place in places)
+    return (None, []) if is_installed else (folder, files)
+
+
+def _imported_by(file: Path) -> set[str]:
+    """First names of the modules that a Python file imports, anywhere in it; none of another kind of file."""
+    if file.suffix != ".py":
+        return set()
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # a file of the package that nobody imports
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def _add_folders() -> None:
     """Behind all other folders: a file that lies about must not hide an installed module."""
     importlib.invalidate_caches()
-    try:
-        here = os.getcwd()
-    except OSError:
-        return
-    if here not in sys.path:
-        sys.path.append(here)
+    folders = list(_KEPT)
+    with contextlib.suppress(OSError):  # the current folder may be gone
+        folders.insert(0, os.getcwd())
+    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 def _in_one_line(failure: BaseException) -> str:

@@ -26,7 +26,7 @@ from hpc_kjko.series import read_series
 from hpc_kjko.terminal import show, width
 
 #: States from which a run does not go on by itself.
-ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed", "gone")
 #: Rows from which the pace is taken.
 RECENT = 50
 #: Without a new row for so many seconds, and so many steps, a job may be gone.
@@ -35,7 +35,13 @@ QUIET_SECONDS, QUIET_STEPS = 60.0, 20
 #: With fewer characters in a line a terminal is taken to have so many: no number is longer.
 NARROWEST = 20
 
-_STYLES = {"finished": "bold green", "failed": "bold red", "stopped": "bold yellow", "running": "bold cyan"}
+_STYLES = {
+    "finished": "bold green",
+    "failed": "bold red",
+    "gone": "bold red",
+    "stopped": "bold yellow",
+    "running": "bold cyan",
+}
 #: What is plotted: the column, its name, and whether by its logarithm.
 _PLOTS = {
     "kinetic_energy": ("kinetic energy", False),
@@ -118,7 +124,8 @@ class Watched:
         """Check that a run may yet begin in a folder that has no case."""
         path = self.folder.path
         found = {file.name for file in path.iterdir()} if path.is_dir() else set()
-        if (found and not found & {"input", ".lock", "run.json"}) or path.is_file():
+        may_begin = not found or (found & {"input", ".lock", "run.json"} and "series.h5" not in found)
+        if not may_begin or path.is_file():
             self.folder.status()
             raise UserError(f"{path}: not a run folder: give the folder that a run makes")
 
@@ -126,6 +133,8 @@ class Watched:
         """What there is to see, for a terminal so many characters wide."""
         status = self.status["status"]
         title = rich.text.Text.assemble((str(self.folder.path), "bold"), "  ", (status, _STYLES.get(status, "bold")))
+        if status == "gone":
+            title.append(f"\n{self.folder.what_now()}", "yellow")
         if self.case is None:
             return rich.console.Group(title, "no run has begun in this folder yet")
         if not self.columns or not len(self.columns["step"]):

@@ -2,6 +2,9 @@
 # time limit with a checkpoint, requeue.
 #
 # KJKO_LAUNCH is the command that starts the ranks, given "-n RANKS": srun (default), "srun --mpi=pmix", mpirun, ...
+#
+# On a file system without locks ("kjko doctor" tells), before sbatch, which hands the environment on:
+#     export HDF5_USE_FILE_LOCKING=FALSE
 
 # start_or_continue RANKS CASE.toml DIR [options of kjko run]
 #

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import h5py
 import numpy as np
@@ -110,6 +111,24 @@ def test_equal_weights_are_one_number_a_snapshot(case, tmp_path):
     assert particles.weight.dims == ("time",) and float(particles.weight[0]) == pytest.approx(31.4159265 / 100)
 
 
+def test_a_snapshot_with_particles_and_the_last_one_have_all_that_is_switched_on(case, tmp_path):
+    cadence = {"every": 4, "particles_every": 3, "histogram_every": 2}
+    run_of = Case.from_table(case.table() | {"output": cadence, "time": {"end": 0.5}})
+    found = run(run_of, tmp_path / "out", progress=False)
+    steps = {name: getattr(found, name).step.values.tolist() for name in ("fields", "histograms", "particles")}
+    assert steps == {"fields": [0, 3, 4, 5], "histograms": [0, 2, 3, 4, 5], "particles": [0, 3, 5]}
+    assert float(found.particles.time[-1]) == 0.5
+    with pytest.raises(UserError, match="has reached"):  # nothing new is due at the same end
+        restart(found.path, progress=False)
+    longer = restart(found.path, ["time.end=0.7"], progress=False)
+    assert longer.particles.step.values.tolist() == [0, 3, 5, 6, 7] == sorted(set(steps["particles"] + [6, 7]))
+    assert longer.fields.step.values.tolist() == [0, 3, 4, 5, 6, 7]
+    off = Case.from_table(case.table() | {"output": {"particles_every": 0, "every": 4}, "time": {"end": 0.1}})
+    with pytest.raises(UserError, match="output.particles_every"):
+        _ = (without := run(off, tmp_path / "off", progress=False)).particles
+    assert without.fields.step.values.tolist() == [0, 1]
+
+
 def test_only_what_is_asked_for_is_read(result, monkeypatch):
     """Selections are recorded: which file, which dataset, which rows."""
     particles, read = result.particles, []
@@ -163,8 +182,13 @@ def test_a_mistake_is_a_sentence_and_leaves_the_folder_free(result, case, tmp_pa
 def test_signals_stop_a_run_and_mean_again_what_they_meant(case, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     endless = Case.from_table(case.table() | {"time": {"end": 1e5}})
-    soon = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
-    soon.start()
+
+    def once_it_runs():
+        while not (tmp_path / "out/series.h5").exists():
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=once_it_runs, daemon=True).start()
     assert run(endless, tmp_path / "out", progress=False).status == "stopped"
     assert signal.getsignal(signal.SIGINT) is before
     # beside the main thread, where there are no handlers to set, it runs as well

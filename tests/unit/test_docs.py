@@ -25,7 +25,7 @@ SECTIONS = {name: field.annotation for name, field in config.Case.model_fields.i
 #: Run here one after the other, as they stand; commands of the other pages are only looked at.
 FOLLOWED = ["README.md", "quickstart.md", "analysis.md"]
 #: What a page may ask for that is not here to be run.
-ELSEWHERE = {"module", "source", ".", "python -m venv", "pip"}
+ELSEWHERE = {"export HDF5_USE_FILE_LOCKING=FALSE", "module", "source", ".", "python -m venv", "pip"}
 
 
 def text_of(page):

@@ -91,12 +91,12 @@ def test_disk_space_that_was_not_needed_is_given_back(tmp_path, alone):
 
 # -- time series ---------------------------------------------------------------------------------------------
 
-COLUMNS = ["time", "energy", "mass"]
-UNITS = {"time": "1/omega_p", "energy": "1", "mass": "1"}
+COLUMNS = ["step", "time", "energy", "mass"]
+UNITS = {"step": "1", "time": "1/omega_p", "energy": "1", "mass": "1"}
 
 
 def row(number: int) -> dict[str, float]:
-    return {"time": 0.1 * number, "energy": float(number), "mass": 1.0}
+    return {"step": float(number), "time": 0.1 * number, "energy": float(number), "mass": 1.0}
 
 
 def assert_rows(found: dict[str, np.ndarray], count: int) -> None:
@@ -142,26 +142,27 @@ def test_a_series_goes_on_after_the_rows_that_are_kept(tmp_path):
         writer.append(row(number))
     writer.close()
     for keep in (1500, 0):
-        writer = SeriesWriter.resume(path, keep)
+        writer, last = SeriesWriter.resume(path, keep - 1)
+        assert last == keep - 1
         for number in range(keep, keep + 10):
             writer.append(row(number))
         writer.close()
         assert_rows(read_series(path), keep + 10)
     with h5py.File(path) as file:
         assert file["time"].attrs["unit"] == b"1/omega_p"
-    with pytest.raises(UserError, match="10 rows.*after 11"):
-        SeriesWriter.resume(path, 11)
-    assert names_in(tmp_path) == ["series.h5"]
+    writer, last = SeriesWriter.resume(path, 20)
+    writer.close()
+    assert last == 9 and names_in(tmp_path) == ["series.h5"]
 
 
 WRITES_FOR_EVER = """
 import itertools, sys
 from hpc_kjko import series
 series._FLUSH_SECONDS = 0.0
-units = dict(time="1/omega_p", energy="1", mass="1")
+units = dict(step="1", time="1/omega_p", energy="1", mass="1")
 writer = series.SeriesWriter(sys.argv[1], list(units), units)
 for number in itertools.count():
-    writer.append({"time": 0.1 * number, "energy": float(number), "mass": 1.0})
+    writer.append({"step": float(number), "time": 0.1 * number, "energy": float(number), "mass": 1.0})
     if number == 1500:
         print("writing", flush=True)
 """
@@ -179,7 +180,7 @@ def test_a_killed_run_leaves_a_series_that_can_go_on(tmp_path):
     count = len(read_series(path)["time"])
     assert count > 1500
     assert_rows(read_series(path), count)
-    writer = SeriesWriter.resume(path, count - 7)
+    writer, _ = SeriesWriter.resume(path, count - 8)
     for number in range(count - 7, count + 7):
         writer.append(row(number))
     writer.close()
