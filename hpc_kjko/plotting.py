@@ -9,6 +9,7 @@ Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND,
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from matplotlib.figure import Figure
 
 from hpc_kjko.binned import Marginal
 from hpc_kjko.casefile import RunCase
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.output import Snapshot, list_contents, read_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_equilibrium, read_series
@@ -355,7 +356,7 @@ def marginal_panels(
     if not snapshots:
         return []
     known: dict[tuple[str, int], Marginal] = {}
-    if folder.series.exists():
+    with contextlib.suppress(DamagedFile):  # who reads the series says so
         known = {(marginal.kind, marginal.axis): marginal for marginal in read_equilibrium(folder.series)}
 
     def panel(number: int) -> Panel:
