@@ -40,6 +40,7 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
             for line in driver.dry_run(case, comm):
                 if comm.is_root:
                     print(line, flush=True)
+            stop.restore()
             return DONE
         folder = RunFolder(options.out or Path("runs") / options.case.stem)
         return _over(driver.start(case, folder, comm, force=options.force, stop=stop, began=began), stop)

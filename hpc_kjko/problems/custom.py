@@ -79,11 +79,11 @@ class UserStart(Problem):
             UserError: it cannot be had, or it is neither such an object nor a function that is a density.
         """
         found = usercode.load(self.initial_density, "problem.initial_density")
-        methods = [name for name in ("sample", "log_density") if callable(getattr(found, name, None))]
-        if len(methods) == 2:
+        missing = [name for name in ("sample", "log_density") if not callable(getattr(found, name, None))]
+        if not missing:
             return found
-        if methods or not callable(found) or isinstance(found, type):
-            lacks = f"it has no {' and no '.join({'sample', 'log_density'} - set(methods))}"
+        if len(missing) == 1 or not callable(found) or isinstance(found, type):
+            lacks = f"it has no {' and no '.join(missing)}"
             raise UserError(
                 f"{self._density_given}: it must be a function f0(x, v), or an object with methods "
                 f"sample(points, temperature) and log_density(x, v, temperature), {lacks}"
