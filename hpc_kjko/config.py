@@ -424,7 +424,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
     local_moments = physics.get("collision_operator") == "dougherty" and problem.periods and not problem.is_homogeneous
-    needs_grid = physics["field"] != "external" or local_moments or table.get("particles", {}).get("start") == "grid"
+    needs_grid = physics["field"] != "external" or local_moments
     if needs_grid or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
     collision = table.get("method", {}).get("collision")
@@ -443,7 +443,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     case = validate(Case, {**sections, "problem": problem})
     _require_possible(case)
     grid = _fitting_grid(case)
-    fitting = case.model_copy(update={"grid": grid if needs_grid else None})
+    fitting = case.model_copy(update={"grid": grid if needs_grid or case.particles.start == "grid" else None})
     fitting._idle = tuple(_idle_in(table, fitting))
     return fitting
 
