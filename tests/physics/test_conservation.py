@@ -15,14 +15,15 @@ PLASMA = {
 OSCILLATOR = {"problem": {"kind": "gaussian", "stiffness": 1.0}, "particles": {"count": 64}}
 
 
-def series(case_table, comm, steps, **sections):
-    """Measured rows after every step of a collisionless run."""
+def series(case_table, comm, steps, every=1, **sections):
+    """Measured rows of a collisionless run, after every so many steps."""
     case = from_table({**case_table, "method": {"collision": "none"}, **sections})
     simulation = Simulation.start(case, comm)
     rows = [measure(simulation.diagnostics, simulation.state, comm)]
-    for _ in range(steps):
+    for step in range(steps):
         simulation.state = simulation.advance()
-        rows.append(measure(simulation.diagnostics, simulation.state, comm))
+        if (step + 1) % every == 0:
+            rows.append(measure(simulation.diagnostics, simulation.state, comm))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -32,20 +33,20 @@ def total_energy(rows):
 
 @pytest.mark.parametrize(("integrator", "bound"), [("euler", 0.12), ("verlet", 0.008)])
 def test_the_energy_error_of_an_oscillator_stays_bounded_over_ten_thousand_steps(integrator, bound, alone):
-    rows = series(OSCILLATOR, alone, 10_000, time={"step": 0.2, "end": 2.0, "integrator": integrator})
+    rows = series(OSCILLATOR, alone, 10_000, every=10, time={"step": 0.2, "end": 2.0, "integrator": integrator})
     error = np.abs(total_energy(rows) / total_energy(rows)[0] - 1)
-    assert error[:1000].max() > 0.1 * bound  # there is an error to be bounded
+    assert error[:100].max() > 0.1 * bound  # there is an error to be bounded
     assert error.max() < bound
-    assert error[-1000:].max() < 1.02 * error[:1000].max()
+    assert error[-100:].max() < 1.02 * error[:100].max()
 
 
 @pytest.mark.parametrize(("integrator", "bound"), [("euler", 6e-3), ("verlet", 6e-3)])
 def test_the_energy_error_of_a_plasma_stays_bounded_over_ten_thousand_steps(integrator, bound, alone):
-    rows = series(PLASMA, alone, 10_000, time={"step": 0.1, "end": 1.0, "integrator": integrator})
+    rows = series(PLASMA, alone, 10_000, every=10, time={"step": 0.1, "end": 1.0, "integrator": integrator})
     error = np.abs(total_energy(rows) / total_energy(rows)[0] - 1)
     assert error.max() < bound
     # 1024 particles are chaotic: how far the error wanders differs from one rounding to the next
-    assert error[-1000:].max() < 4 * error[:1000].max()
+    assert error[-100:].max() < 4 * error[:100].max()
 
 
 @pytest.mark.parametrize(("integrator", "order", "expected"), [("euler", 1, 1), ("verlet", 1, 2), ("euler", 2, 2)])
