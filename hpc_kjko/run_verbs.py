@@ -67,10 +67,17 @@ def _stop_signals(comm: Communicator) -> Iterator[StopSignals]:
 
 def _log_to_console(comm: Communicator) -> None:
     if comm.is_root:
-        console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(logging.Formatter("%(message)s"))
+        console = _Console()
         console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
         log.handlers = [console]
+
+
+class _Console(logging.Handler):
+    """Lines of the log on standard output, whichever that is now, with a word before what is a warning."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = "warning: " if record.levelno == logging.WARNING else ""
+        print(f"{before}{record.getMessage()}", flush=True)
 
 
 def _over(outcome: Outcome, stop: StopSignals) -> int:
