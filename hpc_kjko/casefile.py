@@ -92,6 +92,20 @@ class RunCase:
         return value
 
     @property
+    def collision_strength(self) -> float:
+        """κ; 0 without collisions, where the case has no such key."""
+        return 0.0 if self._is_without_collisions else self.number("physics.collision_strength")
+
+    @property
+    def collision_operator(self) -> str:
+        """What particles collide with; "bath" without collisions, where the case has no such key."""
+        return "bath" if self._is_without_collisions else self.word("physics.collision_operator")
+
+    @property
+    def _is_without_collisions(self) -> bool:
+        return self.value("method.collision") == "none"
+
+    @property
     def dims(self) -> str:
         """Dimensions of the problem, as in "1D1V"."""
         return f"{self.number('problem.space_dims')}D{self.number('problem.velocity_dims')}V"
