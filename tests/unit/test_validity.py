@@ -63,7 +63,7 @@ def test_what_is_outside_is_said_with_the_key_to_change(changes, said, key):
 
 def test_a_fast_potential_and_ranks_without_particles_are_said():
     (sentence,) = warnings_of(case_of("confined", **{"time.step": 0.4, "time.end": 4.0}), 1)
-    assert "time.step = 0.4" in sentence and "0.8 of the time" in sentence
+    assert "time.step = 0.4" in sentence and "hω = 0.8," in sentence
     few = case_of(**{"particles.count": 2})
     assert any("2 of 3 ranks hold no particles" in sentence for sentence in warnings_of(few, 3))
 
