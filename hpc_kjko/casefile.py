@@ -1,7 +1,7 @@
 """Case files as text and plain tables: what reads them needs neither the models of a case nor torch.
 
 The models (``config``) check a case that is to be run. A run folder's own ``case.toml`` has passed that check, and has
-every default written out, so verbs that only look at a run read it here.
+every key that has an effect written out, so verbs that only look at a run read it here.
 """
 
 from __future__ import annotations
