@@ -88,7 +88,7 @@ class Analysis:
 
         Raises:
             DamagedFile: on all ranks, when the file is damaged.
-        UserError: on all ranks, when it holds numbers that are not finite.
+            UserError: on all ranks, when it holds numbers that are not finite.
         """
         dims = len(self._coordinates)
         with self.comm.together():

@@ -1,7 +1,7 @@
 """Case files as text and plain tables: what reads them needs neither the models of a case nor torch.
 
 The models (``config``) check a case that is to be run. A run folder's own ``case.toml`` has passed that check, and has
-every default written out, so verbs that only look at a run read it here.
+every key that has an effect written out, so verbs that only look at a run read it here.
 """
 
 from __future__ import annotations
@@ -90,6 +90,20 @@ class RunCase:
         if not isinstance(value, str):
             raise self._damaged(key, "a text")
         return value
+
+    @property
+    def collision_strength(self) -> float:
+        """κ; 0 without collisions, where the case has no such key."""
+        return 0.0 if self._is_without_collisions else self.number("physics.collision_strength")
+
+    @property
+    def collision_operator(self) -> str:
+        """What particles collide with; "bath" without collisions, where the case has no such key."""
+        return "bath" if self._is_without_collisions else self.word("physics.collision_operator")
+
+    @property
+    def _is_without_collisions(self) -> bool:
+        return self.value("method.collision") == "none"
 
     @property
     def dims(self) -> str:

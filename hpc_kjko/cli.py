@@ -211,8 +211,6 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
     return code
 
 
-
-
 # -- the command line ------------------------------------------------------------------------------------------------
 
 

@@ -444,7 +444,10 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     _require_possible(case)
     grid = _fitting_grid(case)
     fitting = case.model_copy(update={"grid": grid if needs_grid or case.particles.start == "grid" else None})
-    fitting._idle = tuple(_idle_in(table, fitting))
+    if idle := tuple(_idle_in(table, fitting)):
+        # without these keys, as all that reads the resolved case has it: a restart, and the ranks other than 0
+        fitting = from_table(fitting.table(), of_a_run=of_a_run)
+        fitting._idle = idle
     return fitting
 
 

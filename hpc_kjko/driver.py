@@ -19,7 +19,6 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.errors import DiskFailure, OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.native import cuda, describe
-from hpc_kjko.particles import Shard
 from hpc_kjko.recorder import Recorder
 from hpc_kjko.runfolder import RunFolder, peak_memory, provenance, restart_command, run_command
 from hpc_kjko.simulation import Outcome, Simulation
@@ -340,7 +339,6 @@ def _log_start(
     simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str, warnings: list[str]
 ) -> None:
     case, comm = simulation.case, simulation.comm
-    shares = [len(Shard.of(case.particles.count, rank, comm.size)) for rank in range(comm.size)]
     log.info(
         "%s: %s",
         "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
@@ -351,14 +349,14 @@ def _log_start(
     log.info("hpc_kjko version %s, %s, %s", header["version"], _revision(header["git"]), kernels)
     log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))
-    on_each = str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
+    on_each = forecast.particles_on_each(case.particles.count, comm.size)
     log.info("%d particles, %s on each rank", case.particles.count, on_each)
     for sentence in warnings:
         log.warning("%s", sentence)
 
 
 def _revision(git: str) -> str:
-    """A git revision in words; what is not installed from a checkout says so itself."""
+    """A git revision in words; where there is none, the text says so itself."""
     return git if " " in git else f"git revision {git}"
 
 

@@ -106,7 +106,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def _about_case(case: RunCase) -> dict[str, str]:
     return {
-        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.number('physics.collision_strength'):g}, "
+        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.collision_strength:g}, "
         f"{case.number('particles.count')} particles, {case.word('method.collision')}",
     }
 

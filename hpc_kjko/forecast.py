@@ -29,8 +29,7 @@ COLUMNS = 35
 def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
     """Particles, the memory of a rank by its parts, and what there is. Collective."""
     total, size = case.particles.count, comm.size
-    shares = sorted({len(Shard.of(total, rank, size)) for rank in range(size)})
-    yield f"particles: {total} in all; ranks: {size}, with {' to '.join(map(str, shares))} particles each"
+    yield f"particles: {total} in all; ranks: {size}, with {particles_on_each(total, size)} particles each"
     yield f"memory of a rank, about (this process holds {amount(resident())} before the run):"
     for part in parts_of(case, 0, size, comm.device):
         place = ", on the GPU" if part.on_gpu else ""
@@ -39,6 +38,12 @@ def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
     for need in needs_of(case, comm):
         ranks = "this rank" if need.ranks == 1 else f"its {need.ranks} ranks together"
         yield f"{need.limit.name}: {amount(need.limit.free)} free, {ranks} would take about {amount(need.nbytes)} more"
+
+
+def particles_on_each(total: int, size: int) -> str:
+    """How many particles each of so many ranks holds: a number, or "1024 to 2048"."""
+    shares = [len(Shard.of(total, rank, size)) for rank in range(size)]
+    return str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
 
 
 def time_of(case: Case, comm: Communicator) -> Iterator[str]:
@@ -140,5 +145,5 @@ def duration(seconds: float) -> str:
     """A time for people: "3.2 s", "4.5 min", "20 h", "3 days"."""
     for unit, name, upto in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172800.0)):
         if seconds < upto:
-            return f"{seconds / unit:.2g} {name}" if seconds < 100 * unit else f"{seconds / unit:.0f} {name}"
+            return f"{seconds / unit:.2g} {name}" if seconds < 99.5 * unit else f"{seconds / unit:.0f} {name}"
     return f"{seconds / 86400:.3g} days"

@@ -491,6 +491,6 @@ def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> lis
 
 
 def _title(case: RunCase) -> str:
-    kind, strength = case.word("problem.kind").replace("_", " "), case.number("physics.collision_strength")
+    kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
     particles, step = case.number("particles.count"), case.number("time.step")
     return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {step:g}"

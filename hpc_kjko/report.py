@@ -151,7 +151,7 @@ def _headline(case: RunCase, columns: summary.Columns, rows: int) -> dict[str, s
 
 def _what(case: RunCase) -> dict[str, str]:
     """The case in a few lines."""
-    in_bath = case.word("physics.collision_operator") == "bath"
+    in_bath = case.collision_operator == "bath"
     method = collision = case.word("method.collision")
     if method == "jko":
         order, logdet, solver = (case.value(f"method.{key}") for key in ("order", "logdet", "solver"))
@@ -162,11 +162,11 @@ def _what(case: RunCase) -> dict[str, str]:
     return {
         "problem": f"{case.word('problem.kind')}, {case.dims}",
         "field": case.word("physics.field") + (f" on {' × '.join(map(str, cells))} cells" if cells else ""),
-        "collisions": f"κ = {case.number('physics.collision_strength'):g}, "
+        "collisions": f"κ = {case.collision_strength:g}, "
         + (
             f"with a bath of T = {case.number('physics.temperature'):g}"
             if in_bath
-            else f"{case.word('physics.collision_operator')} operator"
+            else f"{case.collision_operator} operator"
         ),
         "collision step": collision,
         **({"network": network} if method not in ("langevin", "none") else {}),

@@ -431,10 +431,13 @@ def _as_utf8(text: str) -> str:
 
 
 def _git_revision() -> str:
-    """The revision of the sources, if Python runs them where they are; else that this is an installed package."""
+    """The git revision of the sources, if they are in a checkout and git can tell; else why there is none."""
     source = Path(__file__).parent
     if not (source.parent / ".git").exists():
         return "installed package"
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed here
+        return "git revision unknown"
+    return result.stdout.strip() or "git revision unknown"

@@ -15,6 +15,7 @@ from hpc_kjko.errors import UserError
 #: Sizes of the floating-point numbers in a case, other than 0.
 SMALLEST, LARGEST = 1e-12, 1e12
 
+
 def whole(value: Any) -> Any:
     """A float without a fraction, such as 1e6, as the integer that it is; anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

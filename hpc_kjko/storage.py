@@ -388,7 +388,8 @@ class ShardedFile:
 def _lock_advice(error: Exception) -> str:
     """What to do about an error, if it is that the file system has no locks; else nothing."""
     number = _errno(error)
-    if "unable to lock file" not in str(error) or number == errno.EAGAIN:  # EAGAIN: another process holds the lock
+    signs = ("unable to lock file", "file locking disabled on this file system")  # the latter by HDF5 1.10
+    if not any(sign in str(error) for sign in signs) or number == errno.EAGAIN:  # EAGAIN: another process has the lock
         return ""
     return _WITHOUT_LOCKS.format(f" (errno {number})" if number else "")
 

@@ -72,7 +72,7 @@ def tally_text(columns: Columns) -> str:
 
 def certified_quantity(case: RunCase) -> str:
     """What collisions must lower, in words."""
-    return "the free energy" if case.word("physics.collision_operator") == "bath" else "∫f log f"
+    return "the free energy" if case.collision_operator == "bath" else "∫f log f"
 
 
 #: What the least clear of the verdicts means.

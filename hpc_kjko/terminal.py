@@ -77,6 +77,8 @@ class StopSignals:
 
         def wait() -> None:
             number = os.read(heard, 1)  # empty once the run has begun
+            while number and signal.Signals(number[0]).name not in self.NAMES:  # one that a user's module listens to
+                number = os.read(heard, 1)
             os.close(heard)
             if number:
                 name = signal.Signals(number[0]).name

@@ -185,8 +185,8 @@ def _of_external_force(case: Case) -> list[str]:
         return []
     unstable = "; from 2 on the push is unstable" if turn >= 2 else ""
     return [
-        f"time.step = {case.time.step:g} is {turn:.2g} of the time in which the potential turns particles "
-        f"round{unstable}: use {0.2 * case.time.step / turn:.2g} or less"
+        f"time.step = {case.time.step:g} is long for the potential: hω = {turn:.2g}, where ω² is its largest "
+        f"curvature{unstable}; use {0.2 * case.time.step / turn:.2g} or less"
     ]
 
 

@@ -21,6 +21,10 @@ _CHUNK = 1 << 17
 _SCAN, _PLACES = 2048, 64
 #: An axis ends where f0 is below this part of its largest value; one that figures show, where it is below the second.
 _NEGLIGIBLE, _INVISIBLE = 1e-13, 1e-5
+#: f0 is looked for within these distances of 0: a beam may be far from the rest, with nothing between.
+_REACHES = (8.0, 32.0, 128.0)
+#: Whether f0 is a product is looked at where it is above this part of its largest value.
+_FAINT = 1e-8
 #: The farthest that an unbounded axis may reach.
 _FARTHEST = 1e4
 #: Largest root mean square of the relative error between the nodes.
@@ -141,39 +145,15 @@ class TabulatedDensity:
     def _extent(self) -> list[tuple[float, float]]:
         """(low, high) of each axis, beyond which f0 is negligible."""
         periodic = [(0.0, length) for length in self._periods or ()]
-        boxes = periodic + [(-8.0, 8.0)] * (len(self._names) - len(periodic))
-        self._visible = list(boxes)
-        places = Sobol(len(boxes), seed=0).points(0, 16 * _SCAN)
+        unbounded = len(self._names) - len(periodic)
+        self._best = np.empty((0, len(self._names)))
+        looked = [periodic + [(-reach, reach)] * unbounded for reach in _REACHES]
+        boxes = looked[0]
+        for number, ends in enumerate(zip(*map(self._scanned, looked), strict=True)):
+            if seen := [end for end in ends if end is not None]:
+                boxes[number] = (min(low for low, _ in seen), max(high for _, high in seen))
         for _ in range(40):
-            low, high = np.array(boxes).T
-            scattered = low + (high - low) * places
-            values = self._values(scattered)
-            self._typical = scattered[values.argmax()]
-            # through the likeliest of the scattered points: narrow beams fill little of the box
-            others = scattered[np.argsort(values)[-_PLACES:]]
-            wider = list(boxes)
-            for j in range(len(periodic), len(boxes)):
-                nodes = np.linspace(*boxes[j], _SCAN)
-                z = np.repeat(others, _SCAN, axis=0)
-                z[:, j] = np.tile(nodes, len(others))
-                profile = self._values(z).reshape(len(others), _SCAN).max(0)
-                if profile.max() > 0:
-                    both = np.stack([self._typical, z[self._values(z).argmax()]])
-                    self._typical = both[self._values(both).argmax()]
-                    seen = nodes[profile > _INVISIBLE * profile.max()]
-                    self._visible[j] = (float(seen[0]), float(seen[-1]))
-                    kept = np.flatnonzero(profile > _NEGLIGIBLE * profile.max())
-                    first, last = kept[0] - 2, kept[-1] + 2
-                    width = boxes[j][1] - boxes[j][0]
-                    wider[j] = (
-                        boxes[j][0] - 0.5 * width if first < 0 else float(nodes[first]),
-                        boxes[j][1] + 0.5 * width if last >= _SCAN else float(nodes[last]),
-                    )
-                if max(-wider[j][0], wider[j][1]) > _FARTHEST:
-                    raise UserError(
-                        f"{self._given}: f0 does not fall off along {self._names[j]}: it must be negligible within "
-                        f"{_FARTHEST:g}"
-                    )
+            wider = [end or box for end, box in zip(self._scanned(boxes), boxes, strict=True)]
             settled = all(
                 abs(a - c) + abs(b - d) < 0.1 * (b - a) for (a, b), (c, d) in zip(boxes, wider, strict=True)
             )
@@ -185,6 +165,47 @@ class TabulatedDensity:
         self._boxes = boxes
         return boxes
 
+    def _scanned(self, boxes: list[tuple[float, float]]) -> list[tuple[float, float] | None]:
+        """(low, high) of each axis around what is seen of f0 in some boxes, wider where it goes on at their ends.
+
+        None where nothing is seen. Notes where f0 is largest, as far as is known, and where it is visible.
+        """
+        periodic = len(self._periods or ())
+        low, high = np.array(boxes).T
+        scattered = low + (high - low) * Sobol(len(boxes), seed=0).points(0, 16 * _SCAN)
+        values = self._values(scattered)
+        self._visible = list(boxes)
+        # through the likeliest of all points so far and of these: narrow beams fill little of the box
+        self._best = np.concatenate([self._best, scattered[np.argsort(values)[-_PLACES:]]])
+        self._best = self._best[np.argsort(self._values(self._best))[-_PLACES:]]
+        self._typical = self._best[-1]
+        others = np.concatenate([self._best, scattered[np.argsort(values)[-_PLACES:]]])
+        wider: list[tuple[float, float] | None] = [*boxes[:periodic], *[None] * (len(boxes) - periodic)]
+        for j in range(periodic, len(boxes)):
+            nodes = np.linspace(*boxes[j], _SCAN)
+            z = np.repeat(others, _SCAN, axis=0)
+            z[:, j] = np.tile(nodes, len(others))
+            lines = self._values(z)
+            profile = lines.reshape(len(others), _SCAN).max(0)
+            if not profile.max() > 0:
+                continue
+            both = np.stack([self._typical, z[lines.argmax()]])
+            self._typical = both[self._values(both).argmax()]
+            seen = nodes[profile > _INVISIBLE * profile.max()]
+            self._visible[j] = (float(seen[0]), float(seen[-1]))
+            kept = np.flatnonzero(profile > _NEGLIGIBLE * profile.max())
+            first, last = kept[0] - 2, kept[-1] + 2
+            width = boxes[j][1] - boxes[j][0]
+            start = boxes[j][0] - 0.5 * width if first < 0 else float(nodes[first])
+            end = boxes[j][1] + 0.5 * width if last >= _SCAN else float(nodes[last])
+            wider[j] = (start, end)
+            if max(-start, end) > _FARTHEST:
+                raise UserError(
+                    f"{self._given}: f0 does not fall off along {self._names[j]}: it must be negligible within "
+                    f"{_FARTHEST:g}"
+                )
+        return wider
+
     def _factors(self) -> list[list[int]]:
         """The axes in groups: f0 is a product of one function of each group.
 
@@ -195,7 +216,9 @@ class TabulatedDensity:
         points = Sobol(dims, seed=1).points(0, 16 * _SCAN)
         cloud = low + (high - low) * points
         values = self._values(cloud)
-        likely = cloud[np.argsort(values)[-4 * _PLACES :]]  # where products of differences do not drown in rounding
+        # all over f0: a beam of few particles may depend on x where the core does not
+        likely = cloud[values > _FAINT * values.max()][: 64 * _PLACES]
+        likely = np.concatenate([cloud[np.argsort(values)[-4 * _PLACES :]], likely[: len(likely) // 2 * 2]])
         first, second = likely[::2], likely[1::2]
         group = list(range(dims))
         for i, j in itertools.combinations(range(dims), 2):

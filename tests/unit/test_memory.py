@@ -206,7 +206,12 @@ def test_files_have_the_sizes_that_a_dry_run_says(a_run):
     assert snapshots == pytest.approx(sum(size for name, size in sizes.items() if "snapshots" in name), rel=0.3)
 
 
+def test_particles_on_each_rank_are_a_number_or_a_range():
+    assert forecast.particles_on_each(2048, 2) == "1024"
+    assert forecast.particles_on_each(2560, 4) == "0 to 1024"  # whole blocks: 1024, 1024, 512, 0
+
+
 def test_amounts_and_durations_are_short():
     assert [memory.amount(x) for x in (12.0, 4.5e6, 1e9, 2.34e12)] == ["0.012 kB", "4.5 MB", "1 GB", "2.34 TB"]
-    words = ["0.12 s", "90 s", "10 min", "10 h", "11.6 days"]
-    assert [forecast.duration(x) for x in (0.1234, 90, 600, 36000, 1e6)] == words
+    words = ["0.12 s", "90 s", "100 s", "10 min", "10 h", "11.6 days"]
+    assert [forecast.duration(x) for x in (0.1234, 90, 99.7, 600, 36000, 1e6)] == words

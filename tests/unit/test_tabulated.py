@@ -56,6 +56,29 @@ def test_what_is_no_product_is_drawn_jointly_and_the_rest_apart():
     assert abs((v[:, 2] * v[:, 0]).mean()) < 2e-3
 
 
+def test_a_beam_beyond_a_gap_is_found():
+    """A tenth of the plasma at twenty thermal speeds: f0 is below 1e-40 in between."""
+
+    def far(x, v):
+        beam = 0.1 * torch.exp(-2 * (v[:, 0] - 20) ** 2) / 0.5
+        return 0.9 * torch.exp(-(v[:, 0] ** 2) / 2) + beam
+
+    _, v = drawn(start_of(far), 2)
+    assert (v > 10).mean() == pytest.approx(0.1, abs=1e-3)
+    assert 21 < start_of(far).reach < 24
+
+
+def test_a_wave_that_only_a_few_particles_carry_is_drawn():
+    """The core, where f0 is largest, knows nothing of x."""
+
+    def start(x, v):
+        beam = 0.1 * torch.exp(-2 * (v[:, 0] - 5.5) ** 2) / 0.5
+        return 0.9 * torch.exp(-(v[:, 0] ** 2) / 2) + beam * (1 + 0.01 * torch.cos(0.5 * x[:, 0]))
+
+    x, v = drawn(start_of(start), 2, 2**18)
+    assert 2 * np.cos(0.5 * x[v > 4]).mean() == pytest.approx(0.01, rel=0.2)
+
+
 def test_a_cold_beam_far_out_and_a_power_law_are_found():
     cold = start_of(lambda x, v: torch.exp(-0.5 * ((v[:, 0] - 7.5) / 0.01) ** 2))
     _, v = drawn(cold, 2)

@@ -63,7 +63,7 @@ def test_what_is_outside_is_said_with_the_key_to_change(changes, said, key):
 
 def test_a_fast_potential_and_ranks_without_particles_are_said():
     (sentence,) = warnings_of(case_of("confined", **{"time.step": 0.4, "time.end": 4.0}), 1)
-    assert "time.step = 0.4" in sentence and "0.8 of the time" in sentence
+    assert "time.step = 0.4" in sentence and "hω = 0.8," in sentence
     few = case_of(**{"particles.count": 2})
     assert any("2 of 3 ranks hold no particles" in sentence for sentence in warnings_of(few, 3))
 
@@ -142,7 +142,10 @@ def test_keys_without_effect_are_not_written_into_the_resolved_case():
     case = case_of(**{"method.collision": "langevin", "method.hidden": [8], "method.solver": "adam"})
     assert "hidden" not in case.table()["method"] and len(case.idle) == 1
     again = config.from_table(case.table())
-    assert again.idle == () and again.table() == case.table()
+    assert again.idle == ()
+    assert again.model_dump() == case.model_dump()  # the other ranks make theirs so, and must have that of rank 0
+    without = case_of(**{"method.collision": "none", "physics.collision_operator": "dougherty"})
+    assert config.from_table(without.table()).model_dump() == without.model_dump() and len(without.idle) == 1
     bare = config.from_table({"problem": {"kind": "confined", "potential": "harmonic", "bump_amplitude": 1.0}})
     assert bare.idle == ('problem.bump_amplitude has no effect with problem.potential = "harmonic"',)
     meshed = config.from_table({"problem": {"kind": "periodic"}, "grid": {"cells": 8}})
@@ -179,3 +182,14 @@ def test_warnings_and_noise_are_in_the_log_and_in_what_is_said_of_the_run(tmp_pa
     assert "eigenvalue" not in out and "eigenvalue" not in page  # langevin has no map
     assert main(["compare", "out", "out", "--column", "wave_energy"]) == 0
     assert "the noise floor of out is about" in capsys.readouterr().err
+
+
+def test_a_run_without_collisions_can_be_looked_at(tmp_path, capsys, monkeypatch):
+    """Its resolved case has no keys of collisions, which verbs that read files ask for."""
+    monkeypatch.chdir(tmp_path)
+    text = '[problem]\nkind = "two_stream"\n[particles]\ncount = 64\n[grid]\ncells = 8\n[time]\nend = 0.1\n'
+    (tmp_path / "case.toml").write_text(text + '[method]\ncollision = "none"\n')
+    assert main(["run", "case.toml", "--out", "out"]) == 0
+    for verb in ("inspect", "plot", "report", "series"):
+        assert main([verb, "out"]) == 0, capsys.readouterr().err
+    assert "κ = 0," in capsys.readouterr().out
