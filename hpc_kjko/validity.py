@@ -15,6 +15,7 @@ from hpc_kjko.fields import ExternalField
 from hpc_kjko.particles import BLOCK
 from hpc_kjko.problems import PeriodicWave
 from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.quasirandom import Sobol
 
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
 #: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
@@ -24,6 +25,8 @@ LARGEST_POWER_OF_TWO = 2**39
 #: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
 #: (docs/method.md); and the time that a wave should stand above it.
 MIXING, WHILE = 40.0, 10.0
+#: Evenly spread particles from which the wave of a start of the user's own is found.
+PROBES = 1 << 14
 
 
 def warnings_of(case: Case, ranks: int) -> list[str]:
@@ -58,7 +61,7 @@ def noise_floor(case: Case) -> dict[str, float]:
 
     axes = [2 * math.pi * np.fft.fftfreq(n, length / n) for n, length in zip(cells, periods, strict=True)]
     total = 0.0
-    for first in axes[0]:  # a slab at a time
+    for first in axes[0] if len(axes) > 1 else axes[:1]:  # a slab at a time
         total += float(energy([np.array(first), *np.meshgrid(*axes[1:], indexing="ij")]).sum())
     zero = float(energy([np.zeros(())] * len(axes)))
     floor = {"field_energy": 0.5 * (total - zero)}  # each wave is there as k and as −k
@@ -151,8 +154,9 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
             "wavelength; use a smaller time.step"
         )
     floor = noise_floor(case).get("wave_energy")
-    if floor and isinstance(problem, PerturbedBeams) and problem.amplitude:
-        energy = problem.mass * (problem.amplitude / problem.wavenumber) ** 2 / 4
+    amplitude = _starting_amplitude(problem, case.physics.temperature)
+    if floor and amplitude:
+        energy = problem.mass * (amplitude / problem.wavenumber) ** 2 / 4
         noise = floor * (1 + 1 / (case.physics.temperature * problem.wavenumber**2))  # not shielded yet
         if (growth := noise_growth(case)) is not None:
             noise = floor * min(1.0, growth * WHILE)
@@ -160,9 +164,21 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
             found.append(
                 f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, "
                 f"and the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a "
-                "larger problem.amplitude"
+                "larger wave"
             )
     return found
+
+
+def _starting_amplitude(problem: PeriodicWave, temperature: float) -> float:
+    """α of the wave α cos k·x in the density at the start; 0 if there is none that could be told from rounding."""
+    if isinstance(problem, PerturbedBeams):
+        return abs(problem.amplitude)
+    if problem.is_homogeneous:
+        return 0.0
+    points = Sobol(problem.space_dims + problem.velocity_dims, seed=0).points(0, PROBES)
+    x, _ = problem.sample(np.clip(points, 2.0**-64, 1 - 2.0**-53), temperature)
+    found = 2 * abs(np.exp(-1j * (x @ problem.wave_vector)).mean())
+    return float(found) if found > 32 / PROBES else 0.0
 
 
 def _of_external_force(case: Case) -> list[str]:

@@ -1,10 +1,12 @@
 """What is known before a run to be outside the method: each is said, with a key to change, and nothing else is."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hpc_kjko import config
 from hpc_kjko.cli import main
@@ -59,6 +61,24 @@ def test_the_jobs_are_inside(path):
 def test_what_is_outside_is_said_with_the_key_to_change(changes, said, key):
     sentences = [sentence for sentence in warnings_of(case_of(**changes), 1) if said in sentence]
     assert len(sentences) == 1 and key in sentences[0]
+
+
+def own_wave(x, v):
+    """A density of a user's own, with a wave of 0.03."""
+    return (1 + 0.03 * torch.cos(0.5 * x[:, 0])) * torch.exp(-0.5 * v[:, 0] ** 2)
+
+
+def own_maxwellian(x, v):
+    return torch.exp(-0.5 * v[:, 0] ** 2) + 0 * x[:, 0]
+
+
+def test_a_wave_of_the_users_own_is_measured_against_the_noise_too():
+    changes = {"particles.count": 1024, "particles.start": "random", "problem.initial_density": f"{__name__}:own_wave"}
+    (sentence,) = (text for text in warnings_of(case_of("plasma", **changes), 1) if "noise floor of 1024" in text)
+    starts = float(re.search(r"the wave starts at ([\d.e-]+):", sentence)[1])
+    assert starts == pytest.approx(4 * math.pi * (0.03 / 0.5) ** 2 / 4, rel=0.05)
+    none = warnings_of(case_of("plasma", **changes | {"problem.initial_density": f"{__name__}:own_maxwellian"}), 1)
+    assert not any("noise floor" in text for text in none)
 
 
 def test_a_fast_potential_and_ranks_without_particles_are_said():
