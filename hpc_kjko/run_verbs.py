@@ -31,8 +31,7 @@ DONE, FAILED, STOPPED = 0, 1, 75
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
     case, began = None, driver.process_began()
-    with _stop_signals(comm) as stop:
-        _log_to_console(comm)
+    with _stop_signals(comm) as stop, _log_on_console(comm):
         with comm.together():
             if comm.is_root:
                 case = config.load(options.case, options.set)
@@ -49,8 +48,7 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
     """Continue a run from its newest sound checkpoint."""
     folder, began = RunFolder(options.folder), driver.process_began()
-    with _stop_signals(comm) as stop:
-        _log_to_console(comm)
+    with _stop_signals(comm) as stop, _log_on_console(comm):
         return _over(driver.resume(folder, options.set, comm, stop=stop, began=began), stop)
 
 
@@ -65,11 +63,18 @@ def _stop_signals(comm: Communicator) -> Iterator[StopSignals]:
         raise
 
 
-def _log_to_console(comm: Communicator) -> None:
+@contextlib.contextmanager
+def _log_on_console(comm: Communicator) -> Iterator[None]:
+    """The log goes to standard output as well, while a run is at work."""
+    before = log.handlers[:]
     if comm.is_root:
         console = _Console()
         console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
         log.handlers = [console]
+    try:
+        yield
+    finally:
+        log.handlers = before
 
 
 class _Console(logging.Handler):

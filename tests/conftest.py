@@ -144,6 +144,16 @@ checkpoint_every = 4
 """
 
 
+@pytest.fixture(autouse=True)
+def signals_mean_what_they_meant():
+    """A run in this process leaves signals ignored, and what the next test starts would inherit that."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def small_case(tmp_path) -> Path:
     """A case of ten cheap steps, in float64 throughout."""
