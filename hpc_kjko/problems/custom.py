@@ -42,13 +42,13 @@ class UserStart(Problem):
         """Whether the initial density is the user's."""
         return self.initial_density not in self.named_densities
 
+    @abstractmethod
     def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         """The named initial density's :meth:`sample`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
         """The named initial density's :meth:`log_density`."""
-        raise NotImplementedError
 
     def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         if not self.starts_from_user_code:
