@@ -533,10 +533,11 @@ def _require_possible(case: Case) -> None:
                 f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
                 "unbounded: leave it out"
             )
-        if not isinstance(case.problem, PeriodicProblem) or getattr(case.problem, "starts_from_user_code", False):
+        own_start = isinstance(case.problem, UserStart) and case.problem.starts_from_user_code
+        if own_start or not isinstance(case.problem, PeriodicProblem):
             raise UserError(
-                f'particles.{key} = "{value}" draws space and velocity separately, which a start of your own '
-                "does not: leave it out"
+                f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
+                "leave it out"
             )
     if physics.collision_operator == "dougherty":
         needs = None
