@@ -23,21 +23,6 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 export logs
 parallel_h5py=$venv-h5py-mpi
-if [ $# = 0 ]; then # two cores: the physics aside, and before it what mostly waits or compiles
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-    {
-        nice bash scripts/install_chromium.sh || true # before others ask for apt-get's lock; tests say what they skip
-        nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
-        python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py
-        python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
-    } >"$logs/aside" 2>&1 &
-    aside=$!
-    python -m pytest -m "not parallel or parallel[1]" --ignore=tests/faults/test_slurm.py --ignore=tests/physics
-    wait "$aside" || { cat "$logs/aside" && exit 1; }
-    cat "$logs/aside"
-else
-    python -m pytest -m "not parallel or parallel[1]" "$@"
-fi
 
 # One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
 # Rank 0 reports; what the others printed is shown if the job fails.
@@ -54,12 +39,41 @@ on_ranks() { # RANKS [pytest arguments]
         exit "$status"
     fi
 }
-for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
 
-if [ $# = 0 ] && [ ! -e "$logs/no_parallel_h5py" ]; then
+# Without arguments three streams share the cores: much of the last two is waiting for processes to start and to end.
+if [ $# != 0 ]; then
+    python -m pytest -m "not parallel or parallel[1]" "$@"
+    for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
+    exit
+fi
+
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+physics() {
+    nice bash scripts/install_chromium.sh || true # before others ask for apt-get's lock; tests say what they skip
+    nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
+    python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
+}
+jobs_and_faults() {
+    for ranks in 2 3 4; do on_ranks "$ranks"; done
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
+    python -m pytest -p no:cacheprovider --color=no --ignore=tests/faults/test_slurm.py tests/faults
+}
+streams=()
+for stream in physics jobs_and_faults; do
+    ("$stream") >"$logs/$stream" 2>&1 &
+    streams+=("$stream:$!")
+done
+python -m pytest -m "not parallel or parallel[1]" tests/unit
+for stream in "${streams[@]}"; do
+    wait "${stream#*:}" || { cat "$logs/${stream%:*}" && exit 1; }
+    cat "$logs/${stream%:*}"
+done
+
+if [ ! -e "$logs/no_parallel_h5py" ]; then
     export PYTHONPATH=$parallel_h5py
     for ranks in 2 3; do on_ranks "$ranks" tests/parallel/test_files_parallel.py; done
     python -m pytest -m "not parallel" tests/faults -k "in_the_middle_of_writing"
-elif [ $# = 0 ]; then
+else
     echo "tests: no h5py with MPI could be built here, so files through MPI-IO are not tested" >&2
 fi

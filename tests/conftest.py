@@ -19,6 +19,9 @@ from hpc_kjko.comm import Communicator
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
+# A shell starts background jobs with SIGINT ignored, and what is ignored here is ignored by all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: Seconds within which any command of the tests must have ended.
 PATIENCE = 120
 
