@@ -169,11 +169,19 @@ COLLISIONS = ("jko", "score_matching", "velocity_matching", "langevin", "none")
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
+    "regression": {
+        "iterations": 30,
+        "first_iterations": 300,
+        "learning_rate": 5e-3,
+        "skip": False,
+        "held_out": True,
+        "hidden": (64, 64),
+    },
     "adam": {"iterations": 50, "first_iterations": 500, "learning_rate": 5e-3, "skip": False, "held_out": False},
 }
 
 #: Keys of [method] that only a fit in each step has, and those that only a control field has.
-_OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_out")
+_OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_out", "relaxation")
 _OF_A_CONTROL_FIELD = ("form", "logdet", "hidden", "skip", "activation", "precision", "chunk")
 
 
@@ -195,14 +203,16 @@ class Method(Section):
     """Order in time of push and collisions together: 1 or 2."""
     logdet: Literal["exact", "linear"] = "exact"
     """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
-    solver: Literal["adam", "varpro"] = "adam"
-    """How the inner problem is solved: `varpro` or `adam`."""
+    solver: Literal["adam", "varpro", "regression"] = "adam"
+    """How the inner problem is solved: `varpro`, `regression` or `adam`."""
     iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
     """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""
     first_iterations: Cadence = 500
     """Iterations of Adam in the first step."""
     learning_rate: Positive = 5e-3
     """Learning rate of Adam."""
+    relaxation: Annotated[float, Field(ge=0)] = 2.0
+    """With `regression`: log f goes over to the fitted density at this rate times `collision_strength`."""
     held_out: bool = False
     """Keep a quarter of the particles out of the fit: half of them choose, half certify each step."""
     hidden: Counts = (32, 32)
@@ -229,10 +239,22 @@ class Method(Section):
                 f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
                 "(the divergence is in closed form for those; [] is the affine field)"
             )
-        if self.solver == "varpro" and self.collision not in ("jko", "none"):
-            raise ValueError(f'method.solver = "varpro" is for the JKO step, not for "{self.collision}": use "adam"')
-        if self.solver == "varpro" and self.iterations == "auto":
-            raise ValueError('method.iterations = "auto" is for method.solver = "adam": give varpro a number')
+        if self.solver != "adam" and self.collision not in ("jko", "none"):
+            raise ValueError(
+                f'method.solver = "{self.solver}" is for the JKO step, not for "{self.collision}": use "adam"'
+            )
+        if self.solver != "adam" and self.iterations == "auto":
+            raise ValueError(f'method.iterations = "auto" is for method.solver = "adam": give {self.solver} a number')
+        if self.solver == "regression":
+            for key, wanted in (("form", "split"), ("logdet", "exact"), ("activation", "tanh")):
+                if getattr(self, key) != wanted:
+                    raise ValueError(
+                        f'method.solver = "regression" needs method.{key} = "{wanted}", not "{getattr(self, key)}"'
+                    )
+            if not self.hidden:
+                raise ValueError(
+                    'method.solver = "regression" needs a hidden layer: give method.hidden one or two widths'
+                )
         if self.first_iterations == 0 and self.solver == "adam":
             raise ValueError(
                 'method.first_iterations = 0 trains nothing in the first step: give method.solver = "adam" at least 1'
@@ -465,6 +487,10 @@ def _idle_keys(case: Case) -> Iterator[tuple[str, tuple[str, ...], str]]:
     method, problem = case.method, case.problem
     if method.collision in ("none", "langevin"):
         yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
+    elif method.solver == "regression":
+        yield "method", ("skip",), 'method.solver = "regression"'
+    else:
+        yield "method", ("relaxation",), f'method.solver = "{method.solver}"'
     if method.collision == "none":
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
     if method.collision == "velocity_matching":

@@ -61,7 +61,7 @@ class ControlField(nn.Module):
         inputs = parameters + (2 if periods else 1) * space_dims + velocity_dims
         widths = [inputs, *hidden, velocity_dims]
         layers = nn.ModuleList(nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False))
-        self.layers = cast("Sequence[nn.Linear]", layers)
+        self.layers: Sequence[nn.Linear] = cast("Sequence[nn.Linear]", layers)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for layer in self.layers[:-1]:
@@ -76,10 +76,7 @@ class ControlField(nn.Module):
 
     def features(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Network inputs z of positions x [n, dx] and velocities v [n, dv], in the precision of x and v."""
-        if self.periods is None:
-            return torch.cat([x, v], dim=1)
-        phase = x * (2 * math.pi / torch.tensor(self.periods, dtype=x.dtype, device=x.device))
-        return torch.cat([torch.cos(phase), torch.sin(phase), v], dim=1)
+        return features(x, v, self.periods)
 
     def position_derivatives(self, x: torch.Tensor) -> torch.Tensor:
         """∂z/∂x_j [n, dx, inputs] of the features at positions x [n, dx]."""
@@ -205,6 +202,14 @@ class ControlField(nn.Module):
             s = torch.tanh(a)
             return s, 1 - s * s
         return nn.functional.leaky_relu(a, LEAKY_SLOPE), torch.full_like(a, LEAKY_SLOPE).masked_fill_(a > 0, 1.0)
+
+
+def features(x: torch.Tensor, v: torch.Tensor, periods: tuple[float, ...] | None) -> torch.Tensor:
+    """Network inputs of positions x [n, dx] and velocities v [n, dv]: cosines and sines of a periodic x, then v."""
+    if periods is None:
+        return torch.cat([x, v], dim=1)
+    phase = x * (2 * math.pi / torch.tensor(periods, dtype=x.dtype, device=x.device))
+    return torch.cat([torch.cos(phase), torch.sin(phase), v], dim=1)
 
 
 def determinant(matrix: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -20,13 +20,19 @@ from hpc_kjko.exact import UNIT, in_order, rounded
 from hpc_kjko.native.objective import fused
 from hpc_kjko.native.objective import objective as fused_objective
 from hpc_kjko.particles import BLOCK, passes
+from hpc_kjko.potential import PotentialField
 
 #: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
 #: Only the objective does: a step that is taken has its true determinant, checked for every particle.
 CONTINUE_BELOW = 0.1
+#: A log f that a fit misses by more than this is an outlier to it.
+OUTLYING = 0.5
 
 
-class Objective(nn.Module):
+Field = TypeVar("Field", ControlField, PotentialField)
+
+
+class Objective(nn.Module, Generic[Field]):
     """This rank's part of a functional of the control field, as the module that DistributedDataParallel wraps.
 
     ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
@@ -40,45 +46,26 @@ class Objective(nn.Module):
         together: particles that are added up before they are rounded.
     """
 
-    def __init__(self, control: ControlField, together: int = BLOCK):
+    def __init__(self, control: Field, together: int = BLOCK):
         super().__init__()
-        self.control, self.together = control, together
+        self.control: Field = control
+        self.together: int = together
         #: Weights and biases of the layers, then the skip if there is one.
-        layers = (parameter for layer in control.layers for parameter in layer.parameters())
+        layers = [parameter for layer in control.layers for parameter in layer.parameters()]
         self.trained = [*layers, *([control.skip] if control.skip is not None else [])]
         self.forget()
 
-    def forward(
-        self,
-        step: float,
-        z: torch.Tensor,
-        v: torch.Tensor,
-        share: torch.Tensor,
-        tangents: torch.Tensor | None = None,
-        known: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, step: float, *rows: Any) -> torch.Tensor:
         """The part of some particles, for a step of size ``step``; a scalar, float64.
 
         Args:
-            z: inputs of the control field [n, ...].
-            v: pushed velocities ṽ [n, dv]; with a control variate its drag.
-            share: the part of the whole mass that each particle is [n].
-            tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
-            known: the part of ∇v·u that a control variate knows the average of [n].
+            rows: what :meth:`part` takes, tensors [n, ...] or None.
         """
-        return _Sum.apply(self, (step, z, v, share, tangents, known), torch.is_grad_enabled(), *self.trained)
+        return _Sum.apply(self, (step, *rows), torch.is_grad_enabled(), *self.trained)
 
     @abstractmethod
-    def part(
-        self,
-        step: float,
-        z: torch.Tensor,
-        v: torch.Tensor,
-        share: torch.Tensor,
-        tangents: torch.Tensor | None,
-        known: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The sum over some particles, for automatic differentiation: arguments as in :meth:`forward`."""
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        """The sum over some particles, for automatic differentiation; each objective says of which rows."""
 
     def forget(self) -> None:
         """Clear the gradient."""
@@ -117,7 +104,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, objective: Objective, arguments: tuple[Any, ...], with_gradient: bool, *trained: torch.Tensor
+        ctx: Any, objective: Objective[Any], arguments: tuple[Any, ...], with_gradient: bool, *trained: torch.Tensor
     ) -> torch.Tensor:
         value, ctx.found = objective.evaluate(*arguments, with_gradient=with_gradient)
         ctx.objective, ctx.like = objective, trained
@@ -132,7 +119,7 @@ class _Sum(torch.autograd.Function):
         return None, None, None, *(p.view_as(like).to(like) for p, like in zip(parts, ctx.like, strict=True))
 
 
-class JKOObjective(Objective):
+class JKOObjective(Objective[ControlField]):
     """J(u) − J(0): the constant J(0) = mean ½|v|² would drown the differences between fields."""
 
     def __init__(
@@ -148,15 +135,15 @@ class JKOObjective(Objective):
         self.collision_strength, self.temperature = collision_strength, temperature
         self.logdet = logdet
 
-    def part(
-        self,
-        step: float,
-        z: torch.Tensor,
-        v: torch.Tensor,
-        share: torch.Tensor,
-        tangents: torch.Tensor | None,
-        known: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        """The sum over some particles.
+
+        Args:
+            rows: z, the inputs of the control field [n, ...]; the pushed velocities ṽ [n, dv], with a control variate
+                its drag; the part of the whole mass that each particle is [n]; ∂z/∂ṽ_j [n, dv, inputs] where it is not
+                simply the velocity among the inputs; the part of ∇v·u that a control variate knows the average of [n].
+        """
+        z, v, share, tangents, known = rows
         control = self.control
         if tangents is None and (self.logdet == "linear" or control.velocity_dims == 1):
             u, divergence = control.with_divergence(z)
@@ -191,6 +178,35 @@ class JKOObjective(Objective):
             unit=UNIT,
             with_gradient=with_gradient,
         )
+
+
+class DensityObjective(Objective[PotentialField]):
+    """½ of the mean square of what ψ = Σ_m c_m g_m leaves of the log-density that the particles carry, for its hidden
+    layers, with c as it is.
+
+    A particle whose log f is far off counts with the distance and not its square (P. J. Huber,
+    doi:10.1214/aoms/1177703732).
+    """
+
+    def __init__(
+        self, control: PotentialField, *, collision_strength: float, temperature: float, together: int = BLOCK
+    ):
+        super().__init__(control, together)
+        self.collision_strength, self.temperature = collision_strength, temperature
+        #: c of the hidden layer.
+        self.coefficients = torch.zeros(control.width, dtype=torch.float64)
+
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        """The sum over some particles.
+
+        Args:
+            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n, 1]; the part of the whole
+                mass that each particle is [n].
+        """
+        z, wanted, share, *_ = rows
+        missed = (self.control.hidden(z) @ self.coefficients.to(z) - wanted[:, 0]).abs()
+        near = missed.clamp(max=OUTLYING)
+        return (share * near * (missed - 0.5 * near)).sum()
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,8 @@ from hpc_kjko.quasirandom import Sobol
 BLOCK = 1024
 #: Parts of the ensemble in an inner solve: one to choose between fits, one to certify, the rest to fit.
 FOLDS, SELECT, CERTIFY = 8, 3, 7
+#: Particles of a batch, or somewhat more: enough for the shape of a log-density without noise.
+BATCH = 2048
 #: Particles handled at a time by full passes, so that temporaries stay in cache and memory stays flat; and how many
 #: times as many on a GPU, which would be idle with less.
 PASS, ON_GPU = 65536, 64
@@ -114,6 +116,12 @@ def folds(shard: Shard, device: torch.device | None = None) -> torch.Tensor:
     is itself evenly spread. (A stride of 8 through the sequence would confine x to part of the box.)
     """
     return torch.arange(shard.start, shard.stop, device=device) // fold_rows(shard.total) % FOLDS
+
+
+def batches(shard: Shard, device: torch.device | None = None) -> tuple[torch.Tensor, int]:
+    """Which batch of its fold each particle of a rank is in [n], by its global row alone, and how many a fold has."""
+    parts = max(1, shard.total // (FOLDS * BATCH))
+    return torch.arange(shard.start, shard.stop, device=device) // (fold_rows(shard.total) * FOLDS) % parts, parts
 
 
 def fold_rows(total: int) -> int:

@@ -43,6 +43,12 @@ class CollisionReport:
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.
+        log_f_residual: root mean square, over all particles, of what the fitted ψ leaves of the log f that they carry;
+            0 where none is fitted.
+        log_f_moved: root mean square of what relaxation towards ψ changed log f by in this step (of a split one, the
+            larger).
+        entropy_moved: ∫f times the mean of that change: what it added to ∫f log f.
+        entropy_moved_total: the sum of these since t = 0.
         sparse_nodes: the part of the mesh's nodes with too few particles for moments of their own, which the Dougherty
             operator takes from the whole box there; 0 with a bath.
     """
@@ -62,6 +68,10 @@ class CollisionReport:
     collision_energy_total: float = 0.0
     collision_field_energy: float = 0.0
     sparse_nodes: float = 0.0
+    log_f_residual: float = 0.0
+    log_f_moved: float = 0.0
+    entropy_moved: float = 0.0
+    entropy_moved_total: float = 0.0
 
     @property
     def certificate(self) -> int:
@@ -79,6 +89,7 @@ class CollisionReport:
                 before.collision_free_energy_total_error + self.collision_free_energy_error
             ),
             collision_energy_total=before.collision_energy_total + self.collision_energy,
+            entropy_moved_total=before.entropy_moved_total + self.entropy_moved,
         )
 
     def with_energy(self, pushed: Particles, collided: Particles, comm: Communicator) -> CollisionReport:
@@ -115,6 +126,8 @@ class Collision(ABC):
     tracks_log_f: bool = True
     #: Whether the step moves particles along a control field u, which then has a dissipation and a drift error.
     has_control: bool = True
+    #: Whether the step fits a density to the log f that particles carry.
+    fits_log_f: bool = False
     #: Whether some particles are never fitted, and certify the step.
     held_out: bool = False
     #: T that velocities relax to, in units of the rest frame's.

@@ -6,7 +6,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import counts, rows_together, summed_finely
 from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, folds, passes, passes_over
-from hpc_kjko.solvers.base import Sample, TrainingData
+from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, batches, folds, passes, passes_over
+from hpc_kjko.potential import PotentialField
+from hpc_kjko.solvers.base import Batch, Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
@@ -34,6 +35,10 @@ MAX_SPLITS = 6
 
 #: u [n, dv] and ∂u_k/∂ṽ_j [n, dv, dv] at some rows of the particles.
 Field = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
+
+
+#: What u is a function of: its inputs are the same.
+Network = ControlField | PotentialField
 
 
 class ControlledCollision(Collision):
@@ -67,12 +72,14 @@ class ControlledCollision(Collision):
         self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
         self.dtype = getattr(torch, method.precision)
         self.held_out = method.held_out
-        #: varpro takes its hidden steps on one fold after another, whether or not some are held out.
-        self._in_folds = method.held_out or method.solver == "varpro"
+        #: Others than Adam take their hidden steps on one fold after another, whether or not some are held out.
+        self._in_folds = method.held_out or method.solver != "adam"
+        #: Whether the solver is given the log-density that the particles carry.
+        self._with_log_f = method.solver == "regression"
         #: Takes noise from the objective, where the method knows how.
         self.variate: ControlVariate | None = None
-        #: Rows sorted by fold, where each fold begins, its mass: all the same in every step.
-        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
+        #: Rows sorted by fold, where each fold begins, its mass, and its batches: all the same in every step.
+        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray, tuple[Batch, ...]] | None = None
 
     def control_field(self, case: Case, parameters: int = 0) -> ControlField:
         """A network for this case's phase space, in the precision of the inner solve."""
@@ -105,6 +112,11 @@ class ControlledCollision(Collision):
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         """The u that :meth:`fit` found, in the particles' own precision."""
 
+    def relaxed(self, particles: Particles, duration: float) -> tuple[Particles, dict[str, Any]]:
+        """The pushed particles with the log f that they have before the move, and what the report says of it.
+        Collective."""
+        return particles, {}
+
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         return self._solve(particles, duration, start, splits=0)
 
@@ -114,8 +126,9 @@ class ControlledCollision(Collision):
         iterations = 0
         for attempt in range(2):
             iterations += self.fit(particles, duration, start, stiffer=attempt)
-            moved, report = self._move(particles, duration, start, iterations)
-            report = replace(report, retries=attempt)
+            relaxed, of_log_f = self.relaxed(particles, duration)
+            moved, report = self._move(relaxed, duration, start, iterations)
+            report = replace(replace(report, **of_log_f), retries=attempt)
             if not np.isfinite(report.min_eigenvalue):
                 raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
             trouble = self._trouble(report, attempt)
@@ -144,6 +157,9 @@ class ControlledCollision(Collision):
             retries=attempt + one.retries + two.retries,
             collision_free_energy=one.collision_free_energy + two.collision_free_energy,
             collision_free_energy_error=one.collision_free_energy_error + two.collision_free_energy_error,
+            log_f_residual=max(one.log_f_residual, two.log_f_residual),
+            log_f_moved=max(one.log_f_moved, two.log_f_moved),
+            entropy_moved=one.entropy_moved + two.entropy_moved,
         )
 
     def _trouble(self, report: CollisionReport, attempt: int) -> str:
@@ -162,7 +178,7 @@ class ControlledCollision(Collision):
     # -- where the network is evaluated --------------------------------------------------------------------------
 
     def inputs(
-        self, control: ControlField, particles: Particles, duration: float, start: StepStart, rows: slice
+        self, control: Network, particles: Particles, duration: float, start: StepStart, rows: slice
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The network's inputs z [n, inputs] at some rows, and ∂z/∂ṽ [n, dv, inputs] unless ṽ is simply among them."""
         if self.form == "split":
@@ -171,6 +187,7 @@ class ControlledCollision(Collision):
         z = control.features(before.x[rows], before.v[rows])
         if self.form == "nonsplit_naive":
             return z, None
+        assert isinstance(control, ControlField)  # config has seen to it
         dims, dv = before.x.shape[1], before.v.shape[1]
         tangents = torch.zeros(len(z), dv, z.shape[1], dtype=z.dtype, device=z.device)
         axes = torch.arange(dv, device=z.device)
@@ -178,9 +195,7 @@ class ControlledCollision(Collision):
         tangents[:, :dims] -= duration * control.position_derivatives(before.x[rows])
         return z, tangents
 
-    def training_data(
-        self, control: ControlField, particles: Particles, duration: float, start: StepStart
-    ) -> TrainingData:
+    def training_data(self, control: Network, particles: Particles, duration: float, start: StepStart) -> TrainingData:
         """Inputs z, pushed velocities ṽ, shares (and tangents) of this rank's particles, for the inner solve.
 
         Kept for all iterations of a step: it saves their cosines and sines in each. Held-out particles have their own.
@@ -198,7 +213,8 @@ class ControlledCollision(Collision):
             v, known = (part.to(self.dtype) for part in self.variate.drag(particles, self.chunk))
         elif self.form == "split":
             v = z[:, -particles.v.shape[1] :]
-        whole = Sample(z, v, particles.shares(self.dtype), tangents[0] if tangents else None, known)
+        log_f = particles.log_f.double() if self._with_log_f else None
+        whole = Sample(z, v, particles.shares(self.dtype), tangents[0] if tangents else None, known, log_f)
         return self._dealt(whole, particles)
 
     def _dealt(self, whole: Sample, particles: Particles) -> TrainingData:
@@ -207,14 +223,20 @@ class ControlledCollision(Collision):
             return TrainingData.unheld(whole)
         if self._folds is None:
             fold = folds(particles.shard, whole.z.device)
-            rows = [torch.nonzero(fold == k)[:, 0] for k in ((*_FITTED, SELECT) if self.held_out else range(FOLDS))]
+            batch, number = (
+                batches(particles.shard, whole.z.device) if self._with_log_f else (torch.zeros_like(fold), 1)
+            )
+            chosen = (*_FITTED, SELECT) if self.held_out else range(FOLDS)
+            rows = [torch.nonzero((fold == k) & (batch == p))[:, 0] for k in chosen for p in range(number)]
             shares = particles.shares()
             total = particles.shard.total
             masses = self.comm.sum(np.array([float(counts(shares[r], total).sum()) for r in rows])) / total
             order = torch.cat(rows)
             edges = np.cumsum([0, *map(len, rows)])
-            self._folds = order, edges, masses
-        order, edges, masses = self._folds
+            begin, end = (at.reshape(-1, number) - edges[:-1:number, None] for at in (edges[:-1], edges[1:]))
+            slices = [(k, slice(int(begin[k, p]), int(end[k, p]))) for p in range(number) for k in range(len(begin))]
+            self._folds = order, edges[::number], masses.reshape(-1, number).sum(1), tuple(slices)
+        order, edges, masses, parts_of_folds = self._folds
         if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
         z, share = whole.z[order], whole.share[order]
@@ -222,10 +244,16 @@ class ControlledCollision(Collision):
             share[: edges[-2]] /= masses[:-1].sum()
             share[edges[-2] :] /= masses[-1]
         v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[order]
-        tangents, known = (part[order] if part is not None else None for part in (whole.tangents, whole.known))
+        tangents, known, log_f = (
+            part[order] if part is not None else None for part in (whole.tangents, whole.known, whole.log_f)
+        )
         dealt = Sample(z, v, share, tangents, known)
-        parts = [Sample(*dealt.rows(slice(a, b))) for a, b in itertools.pairwise(edges)]
-        return TrainingData(parts[:-1], parts[-1]) if self.held_out else TrainingData.unheld(*parts)
+        parts = [
+            Sample(*dealt.rows(slice(a, b)), log_f[a:b] if log_f is not None else None)
+            for a, b in itertools.pairwise(edges)
+        ]
+        data = TrainingData(parts[:-1], parts[-1]) if self.held_out else TrainingData.unheld(*parts)
+        return replace(data, batches=parts_of_folds)
 
     # -- the move ------------------------------------------------------------------------------------------------
 

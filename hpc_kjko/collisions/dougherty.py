@@ -75,7 +75,7 @@ class DoughertyCollision(Collision):
         physics = case.physics.model_copy(update={"temperature": self.temperature})
         self.method = method(case.model_copy(update={"physics": physics}), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
-        self.held_out = self.method.held_out
+        self.held_out, self.fits_log_f = self.method.held_out, self.method.fits_log_f
         self.grid = grid_of(case)
         self.unit = UNIT if case.run.reproducible else 0.0
 
@@ -89,11 +89,12 @@ class DoughertyCollision(Collision):
         totals = self._totals(particles)
         before = self._moments(particles, totals)
         velocity, thermal = self._at(before, particles)
-        at_rest = particles.move((particles.v - velocity) / thermal, particles.log_f)
+        growth = particles.v.shape[1] * torch.log(thermal[:, 0])
+        at_rest = particles.move((particles.v - velocity) / thermal, particles.log_f + growth)
         collided, report = self.method.step(at_rest, duration, start)
         if not self.comm.any(not torch.equal(collided.v, at_rest.v)):  # u ≡ 0: rounding errors are not to be certified
             return particles, replace(report, sparse_nodes=before.sparse)
-        collided = collided.move(torch.addcmul(velocity, thermal, collided.v), collided.log_f)
+        collided = collided.move(torch.addcmul(velocity, thermal, collided.v), collided.log_f - growth)
         if self.grid:
             collided = self._restore_locally(collided, before, velocity)
         collided = self._restore(collided, totals)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
+import torch
 
 from hpc_kjko.collisions.base import StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
+from hpc_kjko.control import ControlField
 from hpc_kjko.control_variate import ControlVariate
-from hpc_kjko.objective import JKOObjective
-from hpc_kjko.particles import Particles
-from hpc_kjko.solvers import solver_of
+from hpc_kjko.exact import summed_finely
+from hpc_kjko.objective import DensityObjective, JKOObjective
+from hpc_kjko.particles import Particles, passes
+from hpc_kjko.potential import PotentialField
+from hpc_kjko.solvers import RegressionSolver, solver_of
 
 
 class JKOCollision(ControlledCollision):
@@ -21,27 +26,61 @@ class JKOCollision(ControlledCollision):
 
     With ``method.order = 2`` the functional sees h/2 and the particles move by h: the implicit midpoint rule, which may
     overshoot where the step is too long for it.
+
+    With ``method.solver = "regression"`` u is a gradient, and J is made with the log-density that the particles carry
+    (:mod:`~hpc_kjko.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u, so
+    that nothing would damp it as diffusion does: log f relaxes towards ψ, by 1 − exp(−rκh) of the difference in a step.
     """
 
     promises_decay = True
 
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
-        self.control = self.control_field(case)
         if case.particles.control_variate:
             self.variate = ControlVariate(self.temperature, comm)
-        objective = JKOObjective(
-            self.control,
-            collision_strength=self.collision_strength,
-            temperature=self.temperature,
-            logdet=self.logdet,
-            together=self.together,
-        )
-        self._solver = solver_of(case.method, objective, comm)
+        physics = {"collision_strength": self.collision_strength, "temperature": self.temperature}
+        self.control: ControlField | PotentialField
+        if case.method.solver == "regression":
+            problem, method = case.problem, case.method
+            self.control = PotentialField(
+                problem.periods,
+                problem.space_dims,
+                problem.velocity_dims,
+                hidden=method.hidden,
+                seed=case.particles.seed,
+                dtype=self.dtype,
+                device=comm.device,
+            )
+            density = DensityObjective(self.control, together=self.together, **physics)
+            self._solver = solver_of(case.method, density, comm)
+        else:
+            self.control = self.control_field(case)
+            objective = JKOObjective(self.control, logdet=self.logdet, together=self.together, **physics)
+            self._solver = solver_of(case.method, objective, comm)
+        self.fits_log_f, self.relaxation = isinstance(self._solver, RegressionSolver), case.method.relaxation
 
     def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         data = self.training_data(self.control, particles, duration, start)
         return self._solver.minimise(data, duration / self.order, stiffer)
+
+    @torch.no_grad()
+    def relaxed(self, particles: Particles, duration: float) -> tuple[Particles, dict[str, float]]:
+        if not isinstance(self._solver, RegressionSolver):
+            return particles, {}
+        part = -math.expm1(-self.relaxation * self.collision_strength * duration)
+        log_f, share = particles.log_f.clone(), particles.shares()
+        sums = np.zeros((2, 2))
+        for rows in passes(len(log_f), self.chunk):
+            v = particles.v[rows]
+            z = self.control.features(particles.x[rows], v).to(self.dtype)
+            missed = self._solver.log_density(z, v) - particles.log_f[rows].double()
+            log_f[rows] += (part * missed).to(log_f)
+            terms = torch.stack([missed, missed**2], dim=1)
+            sums += summed_finely(share[rows, None] * terms).cpu().numpy()
+        mean, square = self.comm.sum(sums).sum(0)
+        residual = math.sqrt(square)
+        of_log_f = {"log_f_residual": residual, "log_f_moved": part * residual}
+        return particles.move(particles.v, log_f), {**of_log_f, "entropy_moved": particles.mass * part * float(mean)}
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)

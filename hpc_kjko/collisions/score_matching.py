@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,25 +12,20 @@ from hpc_kjko.collisions.base import StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
+from hpc_kjko.control import ControlField
 from hpc_kjko.objective import Objective
 from hpc_kjko.particles import Particles
 from hpc_kjko.solvers import solver_of
 
 
-class ScoreObjective(Objective):
+class ScoreObjective(Objective[ControlField]):
     """This rank's part of the implicit score-matching loss E[½|s|² + ∇v·s], minimal at s = ∇v log f.
 
     A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695.
     """
 
-    def part(
-        self,
-        step: float,
-        z: torch.Tensor,
-        v: torch.Tensor,
-        share: torch.Tensor,
-        *rest: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        z, _, share, *_ = rows
         score, divergence = self.control.with_divergence(z)
         return (share * (0.5 * (score * score).sum(1) + divergence)).sum()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from hpc_kjko.solvers.adam import AdamSolver
 from hpc_kjko.solvers.base import Sample, TrainingData
 
 
-class VelocityObjective(Objective):
+class VelocityObjective(Objective[ControlField]):
     """This rank's part of E[½|u|² + κ v·u − κT ∇v·u], minimal at u = −κ (v + T ∇v log f).
 
     Integration by parts has removed the score: ½|u − u*|² less what does not depend on u. It is the limit J κ/h as
@@ -31,14 +32,8 @@ class VelocityObjective(Objective):
         super().__init__(control, together)
         self.collision_strength, self.temperature = collision_strength, temperature
 
-    def part(
-        self,
-        step: float,
-        z: torch.Tensor,
-        v: torch.Tensor,
-        share: torch.Tensor,
-        *rest: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        z, v, share, *_ = rows
         u, divergence = self.control.with_divergence(z)
         drag = (v * u).sum(1) - self.temperature * divergence
         return (share * (0.5 * (u * u).sum(1) + self.collision_strength * drag)).sum()

@@ -1,18 +1,20 @@
 """How the inner problem of a collision step is minimised. One file a solver, one line here."""
 
 from collections.abc import Callable
+from typing import Any
 
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Method
 from hpc_kjko.objective import Objective
 from hpc_kjko.solvers.adam import AdamSolver
 from hpc_kjko.solvers.base import Solver
+from hpc_kjko.solvers.regression import RegressionSolver
 from hpc_kjko.solvers.varpro import VarproSolver
 
-SOLVERS: dict[str, Callable[..., Solver]] = {"adam": AdamSolver, "varpro": VarproSolver}
+SOLVERS: dict[str, Callable[..., Solver]] = {"adam": AdamSolver, "varpro": VarproSolver, "regression": RegressionSolver}
 
 
-def solver_of(method: Method, objective: Objective, comm: Communicator) -> Solver:
+def solver_of(method: Method, objective: Objective[Any], comm: Communicator) -> Solver:
     """The solver that a case asks for, for an objective of its collision step. Collective."""
     return SOLVERS[method.solver](
         objective,
@@ -23,4 +25,4 @@ def solver_of(method: Method, objective: Objective, comm: Communicator) -> Solve
     )
 
 
-__all__ = ["SOLVERS", "AdamSolver", "Solver", "VarproSolver", "solver_of"]
+__all__ = ["SOLVERS", "AdamSolver", "RegressionSolver", "Solver", "VarproSolver", "solver_of"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -28,7 +28,7 @@ class AdamSolver(Solver):
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Objective[Any],
         comm: Communicator,
         *,
         iterations: int | Literal["auto"],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ class Sample:
         share: part of the sample's whole mass, over all ranks, that each particle is [n].
         tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
         known: the part of ∇v·u at each particle that a control variate knows the average of [n].
+        log_f: the carried log-density [n], float64, where the solver uses it.
     """
 
     z: torch.Tensor
@@ -31,6 +33,7 @@ class Sample:
     share: torch.Tensor
     tangents: torch.Tensor | None = None
     known: torch.Tensor | None = None
+    log_f: torch.Tensor | None = None
 
     def rows(
         self, rows: slice = slice(None)
@@ -38,6 +41,10 @@ class Sample:
         """Some rows, as arguments of the objective."""
         tangents, known = (part[rows] if part is not None else None for part in (self.tangents, self.known))
         return self.z[rows], self.v[rows], self.share[rows], tangents, known
+
+
+#: Number of a sample, and rows of it.
+Batch = tuple[int, slice]
 
 
 @dataclass(frozen=True)
@@ -49,23 +56,27 @@ class TrainingData:
             whole, with shares that add up to 1 over all of them and all ranks.
         select: particles that choose between fits; nowhere any if none are held out.
         held_out: whether some are, on some rank.
+        batches: parts of the folds, and of ``select`` as the last, that are spread over phase space and over ranks like
+            the whole too; in an order that does not depend on the ranks.
     """
 
     folds: list[Sample]
     select: Sample
     held_out: bool = True
+    batches: tuple[Batch, ...] = ()
 
     @classmethod
     def unheld(cls, *folds: Sample) -> TrainingData:
         """All particles to be fitted."""
-        return cls(list(folds), Sample(*folds[0].rows(slice(0, 0))), held_out=False)
+        none = replace(folds[0], **{name: part[:0] for name, part in vars(folds[0]).items() if part is not None})
+        return cls(list(folds), none, False, tuple((number, slice(None)) for number in range(len(folds))))
 
 
 class Solver(ABC):
     """Minimises an objective over the control field; what it has learnt carries over from step to step."""
 
     comm: Communicator
-    _own: Objective  # this rank's part
+    _own: Objective[Any]  # this rank's part
     _objective: torch.nn.Module  # as :meth:`Communicator.distribute` wraps it
     _parameters: dict[str, torch.nn.Parameter]
     _optimizer: torch.optim.Adam

@@ -1,0 +1,156 @@
+"""Functions of phase space that are linear in coefficients: a log-density, and control fields that are gradients.
+
+    ψ = Σ_m c_m g_m(x, v),    u = ∇v Φ,    Φ = Σ_m k_m g_m(x, v)
+
+with the same g: the last hidden layer of a small tanh network, some monomials of v alone and times what x enters as,
+and functions of x alone. The exact control field −κ (v + T ∇v log f) is a gradient in v, and a gradient's Jacobian is
+symmetric: −log det(I + h ∇v u) is convex in k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from hpc_kjko.control import features
+
+#: How many times wider than a later one the first layer is drawn: beams are narrower than the bath's thermal speed.
+FIRST_LAYER = 3.0
+
+
+class PotentialField(nn.Module):
+    """The functions g, and the control field u = ∇v Φ.
+
+    Args:
+        periods: box lengths [dx], or None in unbounded space.
+        space_dims, velocity_dims: dx and dv.
+        hidden: widths of one or two hidden layers.
+        seed: of the random layers; the same on every rank and in every precision.
+    """
+
+    #: k of the functions that depend on v [with_velocity], float64.
+    coefficients: torch.Tensor
+    layers: Sequence[nn.Linear]
+    #: As a control field has it: nothing leads past the hidden layers but the monomials.
+    skip = None
+
+    def __init__(
+        self,
+        periods: tuple[float, ...] | None,
+        space_dims: int,
+        velocity_dims: int,
+        *,
+        hidden: Sequence[int],
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.periods, self.velocity_dims = periods, velocity_dims
+        widths = [(2 if periods else 1) * space_dims + velocity_dims, *hidden]
+        layers = nn.ModuleList(nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False))
+        self.layers = cast("Sequence[nn.Linear]", layers)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for number, layer in enumerate(self.layers):
+                bound = (1 if number else FIRST_LAYER) / math.sqrt(layer.in_features)
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
+        self.register_buffer("coefficients", torch.zeros(self.with_velocity, dtype=torch.float64))
+        self.to(device=device)
+        layers.to(dtype)
+
+    @property
+    def width(self) -> int:
+        """Of the last hidden layer: the first of the functions."""
+        return self.layers[-1].out_features
+
+    @property
+    def with_velocity(self) -> int:
+        """How many of the functions depend on v: the hidden layer and the monomials, which come first."""
+        dv, beside = self.velocity_dims, self._beside
+        return self.width + dv * (1 + beside) + dv * (dv + 1) // 2 + (beside if self.periods else 0)
+
+    @property
+    def _beside(self) -> int:
+        """Inputs beside v."""
+        return self.layers[0].in_features - self.velocity_dims
+
+    def features(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Network inputs z of positions x [n, dx] and velocities v [n, dv], in their precision."""
+        return features(x, v, self.periods)
+
+    def hidden(self, z: torch.Tensor) -> torch.Tensor:
+        """The last hidden layer [n, width] at inputs z."""
+        for layer in self.layers:
+            z = torch.tanh(layer(z))
+        return z
+
+    def monomials(self, z: torch.Tensor) -> torch.Tensor:
+        """The rest of the functions at inputs z: those of v, then those of x alone, the last of which is 1."""
+        x, v = z[:, : self._beside], z[:, self._beside :]
+        one = torch.ones_like(z[:, :1])
+        first = (v[:, :, None] * torch.cat([one, x], dim=1)[:, None]).flatten(1)
+        k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
+        parts = [first, v[:, k] * v[:, m]]
+        if self.periods:
+            parts += [(v * v).sum(1, keepdim=True) * x, x]
+        else:
+            i, j = torch.triu_indices(self._beside, self._beside)
+            parts += [x, x[:, i] * x[:, j]]
+        return torch.cat([*parts, one], dim=1)
+
+    def functions(self, z: torch.Tensor) -> torch.Tensor:
+        """All g [n, M] at inputs z."""
+        return torch.cat([self.hidden(z), self.monomials(z)], dim=1)
+
+    def derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """∂g/∂v_j [n, dv, with_velocity] and ∂²g/∂v_j∂v_k [n, dv, dv, with_velocity] of the functions of v."""
+        dv, width = self.velocity_dims, self.width
+        first = torch.zeros(len(z), dv, self.with_velocity, dtype=z.dtype, device=z.device)
+        second = torch.zeros(len(z), dv, dv, self.with_velocity, dtype=z.dtype, device=z.device)
+        first[..., :width], second[..., :width] = self._hidden_derivatives(z)
+        x, v = z[:, : self._beside], z[:, self._beside :]
+        with_x = torch.cat([torch.ones_like(z[:, :1]), x], dim=1)
+        at = width
+        for k in range(dv):
+            first[:, k, at : at + with_x.shape[1]] = with_x
+            at += with_x.shape[1]
+        for k, m in torch.triu_indices(dv, dv).T.tolist():
+            first[:, k, at] += v[:, m]
+            first[:, m, at] += v[:, k]
+            second[:, k, m, at] += 1
+            second[:, m, k, at] += 1
+            at += 1
+        if self.periods:
+            first[..., at:] = 2 * v[:, :, None] * x[:, None]
+            second.diagonal(dim1=1, dim2=2)[:, at:] = 2 * x[:, :, None]
+        return first, second
+
+    def _hidden_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """∂h/∂v_j [n, dv, width] and ∂²h/∂v_j∂v_k [n, dv, dv, width] of the last hidden layer h."""
+        along = self.layers[0].weight[:, -self.velocity_dims :].T[None]
+        second: torch.Tensor | None = None
+        for number, layer in enumerate(self.layers):
+            a = layer(z)
+            if number:
+                along = along @ layer.weight.T
+            z = torch.tanh(a)
+            slope = 1 - z * z
+            bent = (-2 * z * slope)[:, None, None] * (along[:, :, None] * along[:, None])
+            if second is not None:
+                bent = bent + slope[:, None, None] * (second @ layer.weight.T)
+            along, second = slope[:, None] * along, bent
+        assert second is not None
+        return along, second
+
+    def with_jacobian(self, z: torch.Tensor, tangents: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at inputs z; ``tangents`` is for other control fields."""
+        assert tangents is None
+        first, second = self.derivatives(z)
+        coefficients = self.coefficients.to(z.dtype)
+        return first @ coefficients, second @ coefficients

@@ -1,0 +1,263 @@
+"""The control field from the log-density that the particles carry: a regression, then the functional in closed form.
+
+With ψ fitted to the carried log f, Stein's identity E[∇v·u] = −E[u·∇v log f] takes the noise of positions out of the
+linear part of the functional: for every u that is a gradient of the functions g,
+
+    J(u)/h = mean[ ½ a |u|² + (v + T ∇v ψ̄)·u − (T/h) log det(I + h ∇v u) + T ∇v·u ],    a = 1/κ + h
+
+has the expectation of the JKO functional if ∇v ψ̄ = ∇v log f. What is left of sampling noise is of the order h |∇v u|².
+
+ψ̄ is ψ with its part along the monomials of v corrected so that on their gradients the functional is the plain one, of
+the sample itself (implicit score matching, A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695): nothing else ties the
+sample's moments to ψ, and temperature would drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_kjko.comm import Communicator
+from hpc_kjko.control import determinant
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
+from hpc_kjko.objective import OUTLYING, DensityObjective, linear_part
+from hpc_kjko.particles import passes
+from hpc_kjko.solvers.base import Batch, Sample, Solver, TrainingData
+
+#: For the conditioning of normal equations, in units of their diagonal: the data have no noise.
+RIDGE = 1e-8
+#: Newton's method has converged when a step changes u by less than this part of it, in mean square.
+CONVERGED = 1e-4
+MAX_NEWTON, MAX_REWEIGHTED = 8, 4
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the functional is made of, of the functions that depend on v: sums over the sample.
+
+    Attributes:
+        gram: E[∇g·∇g] [M, M]; bending: E[∇∇g : ∇∇g] [M, M].
+        drag: E[v·∇g] [M]; laplacian: E[Δg] [M].
+    """
+
+    gram: np.ndarray
+    bending: np.ndarray
+    drag: np.ndarray
+    laplacian: np.ndarray
+
+
+class RegressionSolver(Solver):
+    """Fits ψ to the carried log f, then finds the minimiser of the functional among the gradients of ψ's functions.
+
+    The hidden layers take some of Adam's steps on the mean of (ψ − log f)², each on another batch of the particles, at
+    the c that is best for that batch: log f is exact at every particle, so a part of them tells as much as all do.
+    Then c is solved for on all fitted particles, with little weight for those whose log f is far off, and k, the
+    coefficients of Φ, by Newton's method.
+    """
+
+    def __init__(
+        self,
+        objective: DensityObjective,
+        comm: Communicator,
+        *,
+        iterations: int,
+        first_iterations: int,
+        learning_rate: float,
+    ):
+        self.comm, self.control = comm, objective.control
+        self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
+        self.iterations, self.first_iterations = iterations, first_iterations
+        self._own, self._density = objective, objective
+        self._objective = comm.distribute(objective)
+        self._parameters = dict(self.control.named_parameters())
+        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
+        #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant.
+        self.density = torch.zeros(0, dtype=torch.float64)
+
+    def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
+        samples = [*data.folds, data.select]  # nothing is chosen by particles that are not fitted
+        made = 0
+        if not stiffer:
+            wanted = [self._wanted(sample) for sample in samples]
+            made = self.first_iterations if self.is_cold else self.iterations
+            self._train(samples, wanted, data.batches, made)
+            self._fit_density(samples, wanted)
+        return made + self._fit_field(samples, step, low_order_only=bool(stiffer))
+
+    @torch.no_grad()
+    def log_density(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """ψ [n] at inputs z and velocities v; float64."""
+        return self._fitted(z) - self._energy(v)
+
+    def _fitted(self, z: torch.Tensor) -> torch.Tensor:
+        return self.control.functions(z).double() @ self.density
+
+    def _energy(self, v: torch.Tensor) -> torch.Tensor:
+        """½|v|²/T [n], float64."""
+        return 0.5 * (v.double() ** 2).sum(1) / self.temperature
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {**super().state(), "density": self.density.numpy(), "field": self.control.coefficients.cpu().numpy()}
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        super().load(arrays)
+        self.density = torch.from_numpy(np.array(arrays["density"]))
+        self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["field"])))
+
+    # -- the density -------------------------------------------------------------------------------------------------
+
+    def _wanted(self, sample: Sample) -> torch.Tensor:
+        """log f + ½|v|²/T [n], float64."""
+        assert sample.log_f is not None
+        return sample.log_f + self._energy(sample.v)
+
+    def _train(
+        self, samples: list[Sample], wanted: list[torch.Tensor], batches: tuple[Batch, ...], iterations: int
+    ) -> None:
+        """Adam's steps on the hidden layers, each on a batch."""
+        trusted = [self._trusted(*pair) for pair in zip(samples, wanted, strict=True)]
+        before, width = self.steps_made, self.control.width
+        for k in range(before, before + iterations):
+            number, rows = batches[k % len(batches)]
+            z, share = samples[number].z[rows], trusted[number][rows]
+            gram, load = self._summed(self._density_sums, [(z, wanted[number][rows], share)])
+            if not gram[-1, -1] > 0:  # the mean of 1 · 1: a batch of few particles, all elsewhere
+                continue
+            c = torch.from_numpy(self._solved(gram, load)).to(z.device)
+            self._density.coefficients = c[:width]
+            left = wanted[number][rows] - self.control.monomials(z).double() @ c[width:]
+            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=1 / float(gram[-1, -1]))
+            self._optimizer.step()
+
+    @torch.no_grad()
+    def _fit_density(self, samples: list[Sample], wanted: list[torch.Tensor]) -> None:
+        """c on all fitted particles, and again while outliers have pulled at it."""
+        trusted = [sample.share for sample in samples]
+        for _ in range(MAX_REWEIGHTED):
+            rows = [(sample.z, *pair) for sample, *pair in zip(samples, wanted, trusted, strict=True)]
+            gram, load = self._summed(self._density_sums, rows)
+            self.density = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
+            before, trusted = trusted, [self._trusted(*pair) for pair in zip(samples, wanted, strict=True)]
+            if not self.comm.any(not all(map(torch.equal, before, trusted))):
+                break
+
+    @torch.no_grad()
+    def _trusted(self, sample: Sample, wanted: torch.Tensor) -> torch.Tensor:
+        """The share of each particle [n] in a fit of ψ: smaller where ψ, as it is, misses by more than OUTLYING."""
+        if not len(self.density):
+            return sample.share
+        pieces = [(self._fitted(sample.z[rows]) - wanted[rows]).abs() for rows in passes(len(wanted))]
+        return sample.share * (OUTLYING / torch.cat(pieces).clamp(min=OUTLYING)).to(sample.share)
+
+    def _density_sums(self, z: torch.Tensor, log_f: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+        g = self.control.functions(z).double()
+        weighted = share.double()[:, None] * g
+        return [weighted.T @ g, weighted.T @ log_f]
+
+    # -- the field ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _fit_field(self, samples: list[Sample], step: float, low_order_only: bool) -> int:
+        """Set k, the coefficients of Φ, to the minimiser; returns the number of passes over the particles.
+
+        Args:
+            low_order_only: leave ψ out, so that the functional is that of the sample alone, on gradients of monomials.
+        """
+        sums = Sums(*self._summed(self._field_sums, [(sample.z, sample.v, sample.share) for sample in samples]))
+        corrected = self._corrected(sums, low_order_only)
+        a = 1 / self.collision_strength + step
+        pull_on = self.temperature * (sums.gram @ corrected + sums.laplacian)
+        hessian = a * sums.gram + step * self.temperature * sums.bending
+        k = -self.temperature / a * corrected  # the minimiser without the exact log det's part in h
+        free = np.ones(len(k), bool)
+        if low_order_only:
+            free[: self.control.width] = False
+        made = 1
+        for _ in range(MAX_NEWTON):
+            pull, turned = self._pull(samples, k, step)
+            made += 1
+            if turned:
+                k = 0.5 * k
+                continue
+            gradient = a * sums.gram @ k + pull_on - self.temperature * pull
+            change = np.zeros_like(k)
+            change[free] = -self._solved(hessian[np.ix_(free, free)], gradient[free])
+            k = k + change
+            if not np.isfinite(k).all():
+                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+            if change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k):
+                break
+        self.comm.bcast_array(k)
+        self.control.coefficients.copy_(torch.from_numpy(k))
+        return made
+
+    def _corrected(self, sums: Sums, low_order_only: bool) -> np.ndarray:
+        """The coefficients of ψ̄ + ½|v|²/T: E[∇m·∇ψ̄] = −E[Δm] for every monomial m of v."""
+        known = self.density[: self.control.with_velocity].cpu().numpy().copy()
+        if low_order_only:
+            known[:] = 0.0
+        low = slice(self.control.width, None)
+        missed = sums.drag[low] / self.temperature - sums.laplacian[low] - sums.gram[low] @ known
+        known[low] += self._solved(sums.gram[low, low], missed)
+        return known
+
+    def _field_sums(self, z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+        first, second = (part.double() for part in self.control.derivatives(z))
+        share = share.double()
+        along, bent = first.flatten(0, 1), second.flatten(0, 2)
+        dv = self.control.velocity_dims
+        weighted = share.repeat_interleave(dv)[:, None] * along
+        bending = (share.repeat_interleave(dv * dv)[:, None] * bent).T @ bent
+        laplacian = share @ second.diagonal(dim1=1, dim2=2).sum(2)
+        return [weighted.T @ along, bending, weighted.T @ v.double().flatten(), laplacian]
+
+    def _pull(self, samples: list[Sample], k: np.ndarray, step: float) -> tuple[np.ndarray, bool]:
+        """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] at the field of k, and whether the map turns orientation at some particle."""
+        coefficients = torch.from_numpy(k).to(self.control.coefficients)
+
+        def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+            _, second = self.control.derivatives(z)
+            second = second.double()
+            matrix = linear_part(second @ coefficients, step)
+            turned = determinant(matrix) <= 0
+            matrix[turned] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=z.device)
+            if matrix.shape[1] == 1:
+                pull = (share.double() / matrix[:, 0, 0]) @ second[:, 0, 0]
+            else:
+                inverse = share.double()[:, None, None] * torch.linalg.inv(matrix)
+                pull = inverse.flatten() @ second.flatten(0, 2)
+            return [pull, turned.sum()[None].double()]
+
+        pull, turned = self._summed(sums, [(sample.z, sample.share) for sample in samples])
+        return pull, bool(turned[0] > 0)
+
+    # -- sums --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _summed(
+        self, function: Callable[..., list[torch.Tensor]], samples: list[tuple[torch.Tensor, ...]]
+    ) -> list[np.ndarray]:
+        """Sums over the particles of all ranks, of what ``function`` returns for some of the rows. Collective."""
+        total: list[torch.Tensor] = []
+        with in_order(self._own.together):
+            for sample in samples:
+                for rows in passes(len(sample[0]), self._own.together):
+                    found = [rounded(part, MOMENTS_UNIT) for part in function(*(tensor[rows] for tensor in sample))]
+                    total = [one + other for one, other in zip(total, found, strict=True)] if total else found
+        summed = self.comm.sum(torch.cat([part.flatten() for part in total]).cpu().numpy())
+        edges = np.cumsum([part.numel() for part in total])[:-1]
+        return [part.reshape(like.shape) for part, like in zip(np.split(summed, edges), total, strict=True)]
+
+    def _solved(self, matrix: np.ndarray, load: np.ndarray) -> np.ndarray:
+        """The solution of normal equations, the same on all ranks. Collective."""
+        unit = np.sqrt(np.where(np.diag(matrix) > 0, np.diag(matrix), 1.0))
+        scaled = matrix / unit[:, None] / unit + RIDGE * np.eye(len(unit))
+        if not np.isfinite(scaled).all():
+            raise SolverFailure("log f or a velocity is no longer finite: reduce time.step")
+        solution = np.linalg.solve(scaled, load / unit) / unit
+        self.comm.bcast_array(solution)  # last bits may differ between machines
+        return solution
