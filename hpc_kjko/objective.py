@@ -29,7 +29,7 @@ CONTINUE_BELOW = 0.1
 OUTLYING = 0.5
 
 
-Field = TypeVar("Field", ControlField, PotentialField)
+Field = TypeVar("Field", bound=ControlField | PotentialField)
 
 
 class Objective(nn.Module, Generic[Field]):

@@ -70,10 +70,17 @@ class PotentialField(nn.Module):
         return self.layers[-1].out_features
 
     @property
+    def of_velocity(self) -> slice:
+        """The monomials of v alone: v_k, v_k v_m, v_k³ and v_k⁴."""
+        dv = self.velocity_dims
+        return slice(self.width, self.width + 3 * dv + dv * (dv + 1) // 2)
+
+    @property
     def with_velocity(self) -> int:
-        """How many of the functions depend on v: the hidden layer and the monomials, which come first."""
+        """How many of the functions depend on v, which come first: the hidden layer, then monomials of v alone, then
+        those of v and x."""
         dv, beside = self.velocity_dims, self._beside
-        return self.width + dv * (1 + beside) + dv * (dv + 1) // 2 + (beside if self.periods else 0)
+        return self.of_velocity.stop + dv * beside + (beside if self.periods else 0)
 
     @property
     def _beside(self) -> int:
@@ -93,16 +100,14 @@ class PotentialField(nn.Module):
     def monomials(self, z: torch.Tensor) -> torch.Tensor:
         """The rest of the functions at inputs z: those of v, then those of x alone, the last of which is 1."""
         x, v = z[:, : self._beside], z[:, self._beside :]
-        one = torch.ones_like(z[:, :1])
-        first = (v[:, :, None] * torch.cat([one, x], dim=1)[:, None]).flatten(1)
         k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
-        parts = [first, v[:, k] * v[:, m]]
+        parts = [v, v[:, k] * v[:, m], v**3, v**4, (v[:, :, None] * x[:, None]).flatten(1)]
         if self.periods:
             parts += [(v * v).sum(1, keepdim=True) * x, x]
         else:
             i, j = torch.triu_indices(self._beside, self._beside)
             parts += [x, x[:, i] * x[:, j]]
-        return torch.cat([*parts, one], dim=1)
+        return torch.cat([*parts, torch.ones_like(z[:, :1])], dim=1)
 
     def functions(self, z: torch.Tensor) -> torch.Tensor:
         """All g [n, M] at inputs z."""
@@ -115,20 +120,25 @@ class PotentialField(nn.Module):
         second = torch.zeros(len(z), dv, dv, self.with_velocity, dtype=z.dtype, device=z.device)
         first[..., :width], second[..., :width] = self._hidden_derivatives(z)
         x, v = z[:, : self._beside], z[:, self._beside :]
-        with_x = torch.cat([torch.ones_like(z[:, :1]), x], dim=1)
-        at = width
-        for k in range(dv):
-            first[:, k, at : at + with_x.shape[1]] = with_x
-            at += with_x.shape[1]
+        axes, at = torch.arange(dv, device=z.device), width
+        first[:, axes, at + axes] = 1
+        at += dv
         for k, m in torch.triu_indices(dv, dv).T.tolist():
             first[:, k, at] += v[:, m]
             first[:, m, at] += v[:, k]
             second[:, k, m, at] += 1
             second[:, m, k, at] += 1
             at += 1
+        for power in (3, 4):
+            first[:, axes, at + axes] = power * v ** (power - 1)
+            second[:, axes, axes, at + axes] = power * (power - 1) * v ** (power - 2)
+            at += dv
+        for k in range(dv):
+            first[:, k, at : at + x.shape[1]] = x
+            at += x.shape[1]
         if self.periods:
             first[..., at:] = 2 * v[:, :, None] * x[:, None]
-            second.diagonal(dim1=1, dim2=2)[:, at:] = 2 * x[:, :, None]
+            second[:, axes, axes, at:] = 2 * x[:, None]
         return first, second
 
     def _hidden_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

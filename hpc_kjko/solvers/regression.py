@@ -7,8 +7,8 @@ linear part of the functional: for every u that is a gradient of the functions g
 
 has the expectation of the JKO functional if ∇v ψ̄ = ∇v log f. What is left of sampling noise is of the order h |∇v u|².
 
-ψ̄ is ψ with its part along the monomials of v corrected so that on their gradients the functional is the plain one, of
-the sample itself (implicit score matching, A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695): nothing else ties the
+ψ̄ is ψ corrected by monomials of v alone so that on their gradients the functional is the plain one, of the sample
+itself (implicit score matching, A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695): nothing else ties the
 sample's moments to ψ, and temperature would drift.
 """
 
@@ -173,9 +173,8 @@ class RegressionSolver(Solver):
         pull_on = self.temperature * (sums.gram @ corrected + sums.laplacian)
         hessian = a * sums.gram + step * self.temperature * sums.bending
         k = -self.temperature / a * corrected  # the minimiser without the exact log det's part in h
-        free = np.ones(len(k), bool)
-        if low_order_only:
-            free[: self.control.width] = False
+        free = np.full(len(k), not low_order_only)
+        free[self.control.of_velocity] = True
         made = 1
         for _ in range(MAX_NEWTON):
             pull, turned = self._pull(samples, k, step)
@@ -196,11 +195,11 @@ class RegressionSolver(Solver):
         return made
 
     def _corrected(self, sums: Sums, low_order_only: bool) -> np.ndarray:
-        """The coefficients of ψ̄ + ½|v|²/T: E[∇m·∇ψ̄] = −E[Δm] for every monomial m of v."""
+        """The coefficients of ψ̄ + ½|v|²/T: E[∇m·∇ψ̄] = −E[Δm] for every monomial m of v alone."""
         known = self.density[: self.control.with_velocity].cpu().numpy().copy()
         if low_order_only:
             known[:] = 0.0
-        low = slice(self.control.width, None)
+        low = self.control.of_velocity
         missed = sums.drag[low] / self.temperature - sums.laplacian[low] - sums.gram[low] @ known
         known[low] += self._solved(sums.gram[low, low], missed)
         return known
