@@ -299,6 +299,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         diagnostics.append(CollisionStep("sparse_nodes"))
     if collision.fits_log_f:
         diagnostics.append(CollisionStep("log_f_residual", "log_f_moved", "entropy_moved_total"))
+        if collision.held_out:
+            diagnostics.append(CollisionStep("disagreement", "disagreement_error"))
     if collision.held_out:
         free_energy = "collision_free_energy"
         totals = (f"{free_energy}_total", f"{free_energy}_total_error")

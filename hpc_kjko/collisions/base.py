@@ -43,6 +43,10 @@ class CollisionReport:
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.
+        disagreement: hT ∫f times the mean of ∇v·u + u·∇v ψ̄ over particles that were never fitted, 0 by Stein's identity
+            if ∇v ψ̄ = ∇v log f: by how much the fitted density and where particles are disagree on the change of the free
+            energy; 0 where none is fitted.
+        disagreement_error: its standard error over those particles.
         log_f_residual: root mean square, over all particles, of what the fitted ψ leaves of the log f that they carry;
             0 where none is fitted.
         log_f_moved: root mean square of what relaxation towards ψ changed log f by in this step (of a split one, the
@@ -68,6 +72,8 @@ class CollisionReport:
     collision_energy_total: float = 0.0
     collision_field_energy: float = 0.0
     sparse_nodes: float = 0.0
+    disagreement: float = 0.0
+    disagreement_error: float = 0.0
     log_f_residual: float = 0.0
     log_f_moved: float = 0.0
     entropy_moved: float = 0.0

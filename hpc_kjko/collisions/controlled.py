@@ -30,6 +30,8 @@ FEWEST = 16
 #: Near equilibrium one step in 741 rises by three standard errors by chance, and the same particles say so again of the
 #: step fitted anew, or split. Rises beyond this many are no chance.
 NO_CHANCE = 5.0
+#: A fitted density is not trusted if it is off by more than this part of what the step changes the free energy by.
+DISAGREEING = 0.5
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
 
@@ -74,8 +76,9 @@ class ControlledCollision(Collision):
         self.held_out = method.held_out
         #: Others than Adam take their hidden steps on one fold after another, whether or not some are held out.
         self._in_folds = method.held_out or method.solver != "adam"
-        #: Whether the solver is given the log-density that the particles carry.
+        #: Whether the solver is given the log-density that the particles carry; it has nothing to choose by others.
         self._with_log_f = method.solver == "regression"
+        self._choosing = method.held_out and not self._with_log_f
         #: Takes noise from the objective, where the method knows how.
         self.variate: ControlVariate | None = None
         #: Rows sorted by fold, where each fold begins, its mass, and its batches: all the same in every step.
@@ -117,6 +120,10 @@ class ControlledCollision(Collision):
         Collective."""
         return particles, {}
 
+    def score(self, particles: Particles, rows: slice) -> torch.Tensor | None:
+        """∇v log f [n, dv] at some rows of the pushed particles, as the fit had it; None where it had none."""
+        return None
+
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         return self._solve(particles, duration, start, splits=0)
 
@@ -157,6 +164,8 @@ class ControlledCollision(Collision):
             retries=attempt + one.retries + two.retries,
             collision_free_energy=one.collision_free_energy + two.collision_free_energy,
             collision_free_energy_error=one.collision_free_energy_error + two.collision_free_energy_error,
+            disagreement=one.disagreement + two.disagreement,
+            disagreement_error=one.disagreement_error + two.disagreement_error,
             log_f_residual=max(one.log_f_residual, two.log_f_residual),
             log_f_moved=max(one.log_f_moved, two.log_f_moved),
             entropy_moved=one.entropy_moved + two.entropy_moved,
@@ -173,6 +182,9 @@ class ControlledCollision(Collision):
         change, error = report.collision_free_energy, report.collision_free_energy_error
         if self.promises_decay and report.certificate < 0 and (attempt == 0 or change > NO_CHANCE * error):
             return f"the free energy of held-out particles rises (by {change:.3g} ± {error:.2g} in a collision step)"
+        wrong, error = abs(report.disagreement), report.disagreement_error
+        if attempt == 0 and wrong > max(NO_CHANCE * error, DISAGREEING * abs(change)):
+            return f"held-out particles disagree with the fitted density (by {wrong:.3g} ± {error:.2g} in a collision step)"
         return ""
 
     # -- where the network is evaluated --------------------------------------------------------------------------
@@ -237,12 +249,14 @@ class ControlledCollision(Collision):
             slices = [(k, slice(int(begin[k, p]), int(end[k, p]))) for p in range(number) for k in range(len(begin))]
             self._folds = order, edges[::number], masses.reshape(-1, number).sum(1), tuple(slices)
         order, edges, masses, parts_of_folds = self._folds
-        if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
+        if self._choosing and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
         z, share = whole.z[order], whole.share[order]
-        if self.held_out:
+        if self._choosing:
             share[: edges[-2]] /= masses[:-1].sum()
             share[edges[-2] :] /= masses[-1]
+        elif self.held_out:
+            share /= masses.sum()
         v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[order]
         tangents, known, log_f = (
             part[order] if part is not None else None for part in (whole.tangents, whole.known, whole.log_f)
@@ -252,7 +266,7 @@ class ControlledCollision(Collision):
             Sample(*dealt.rows(slice(a, b)), log_f[a:b] if log_f is not None else None)
             for a, b in itertools.pairwise(edges)
         ]
-        data = TrainingData(parts[:-1], parts[-1]) if self.held_out else TrainingData.unheld(*parts)
+        data = TrainingData(parts[:-1], parts[-1]) if self._choosing else TrainingData.unheld(*parts)
         return replace(data, batches=parts_of_folds)
 
     # -- the move ------------------------------------------------------------------------------------------------
@@ -267,7 +281,7 @@ class ControlledCollision(Collision):
         fitted = duration / self.order
         exact = self.problem.exact(start.time + fitted, self.collision_strength, self.temperature)
         smallest = np.inf
-        change = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        change, disagreement = (torch.zeros(len(v), dtype=torch.float64, device=v.device) for _ in range(2))
         averages = torch.zeros(2, 3, dtype=torch.float64, device=v.device)
         for rows in passes(len(particles.x), self.chunk):
             u, jacobian = field(rows)
@@ -290,9 +304,13 @@ class ControlledCollision(Collision):
                 exact_log_det = log_det if self.logdet == "exact" else tracked_log_det(jacobian, duration, "exact")
                 work = ((particles.v[rows] + 0.5 * duration * u).double() * u).sum(1)
                 change[rows] = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
+                if (fitted_score := self.score(particles, rows)) is not None:
+                    stein = jacobian.diagonal(dim1=1, dim2=2).sum(1).double() + (u.double() * fitted_score).sum(1)
+                    disagreement[rows] = duration * self.temperature * stein
             averages += summed_finely(share[rows, None] * terms)
         mean_square, mean_rest, drift_error = self.comm.sum(averages.cpu().numpy()).sum(0)
         mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
+        wrong, wrong_error = over_certifying(disagreement, particles, self.comm) if self.held_out else (0.0, 0.0)
         report = CollisionReport(
             dissipation=particles.mass * float(mean_square) / self.collision_strength,
             min_eigenvalue=self.comm.min(smallest),
@@ -302,6 +320,8 @@ class ControlledCollision(Collision):
             drift_error=float(drift_error) if exact is not None else float("nan"),
             collision_free_energy=particles.mass * mean,
             collision_free_energy_error=particles.mass * error,
+            disagreement=particles.mass * wrong,
+            disagreement_error=particles.mass * wrong_error,
         )
         return particles.move(v, log_f), report
 

@@ -36,7 +36,7 @@ class JKOCollision(ControlledCollision):
 
     def __init__(self, case: Case, comm: Communicator):
         super().__init__(case, comm)
-        if case.particles.control_variate:
+        if case.particles.control_variate and case.method.solver != "regression":  # log f has taken that noise
             self.variate = ControlVariate(self.temperature, comm)
         physics = {"collision_strength": self.collision_strength, "temperature": self.temperature}
         self.control: ControlField | PotentialField
@@ -67,7 +67,7 @@ class JKOCollision(ControlledCollision):
     def relaxed(self, particles: Particles, duration: float) -> tuple[Particles, dict[str, float]]:
         if not isinstance(self._solver, RegressionSolver):
             return particles, {}
-        part = -math.expm1(-self.relaxation * self.collision_strength * duration)
+        part = -math.expm1(-self.relaxation * self.collision_strength * duration) if self._solver.trusted else 0.0
         log_f, share = particles.log_f.clone(), particles.shares()
         sums = np.zeros((2, 2))
         for rows in passes(len(log_f), self.chunk):
@@ -81,6 +81,12 @@ class JKOCollision(ControlledCollision):
         residual = math.sqrt(square)
         of_log_f = {"log_f_residual": residual, "log_f_moved": part * residual}
         return particles.move(particles.v, log_f), {**of_log_f, "entropy_moved": particles.mass * part * float(mean)}
+
+    def score(self, particles: Particles, rows: slice) -> torch.Tensor | None:
+        if not isinstance(self._solver, RegressionSolver):
+            return None
+        v = particles.v[rows]
+        return self._solver.score(self.control.features(particles.x[rows], v).to(self.dtype), v)
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)

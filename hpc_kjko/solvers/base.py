@@ -56,8 +56,8 @@ class TrainingData:
             whole, with shares that add up to 1 over all of them and all ranks.
         select: particles that choose between fits; nowhere any if none are held out.
         held_out: whether some are, on some rank.
-        batches: parts of the folds, and of ``select`` as the last, that are spread over phase space and over ranks like
-            the whole too; in an order that does not depend on the ranks.
+        batches: parts of the folds that are spread over phase space and over ranks like the whole too, in an order that
+            does not depend on the ranks.
     """
 
     folds: list[Sample]

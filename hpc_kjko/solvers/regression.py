@@ -14,7 +14,7 @@ sample's moments to ψ, and temperature would drift.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
 from hpc_kjko.objective import OUTLYING, DensityObjective, linear_part
 from hpc_kjko.particles import passes
-from hpc_kjko.solvers.base import Batch, Sample, Solver, TrainingData
+from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
 #: For the conditioning of normal equations, in units of their diagonal: the data have no noise.
 RIDGE = 1e-8
@@ -75,37 +75,44 @@ class RegressionSolver(Solver):
         self._objective = comm.distribute(objective)
         self._parameters = dict(self.control.named_parameters())
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
-        #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant.
-        self.density = torch.zeros(0, dtype=torch.float64)
+        #: Whether the last step used ψ.
+        self.trusted = True
+        #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant. And that of ψ̄, of the functions
+        #: of v.
+        self.density, self.corrected = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
-        samples = [*data.folds, data.select]  # nothing is chosen by particles that are not fitted
-        made = 0
-        if not stiffer:
-            wanted = [self._wanted(sample) for sample in samples]
+        made, self.trusted = 0, not stiffer
+        if self.trusted:
+            wanted = [self._wanted(fold) for fold in data.folds]
             made = self.first_iterations if self.is_cold else self.iterations
-            self._train(samples, wanted, data.batches, made)
-            self._fit_density(samples, wanted)
-        return made + self._fit_field(samples, step, low_order_only=bool(stiffer))
+            self._train(data, wanted, made)
+            self.density, *_ = self._best_density(
+                [(fold.z, log_f, fold.share) for fold, log_f in zip(data.folds, wanted, strict=True)]
+            )
+        return made + self._fit_field(data.folds, step, low_order_only=not self.trusted)
 
     @torch.no_grad()
     def log_density(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """ψ [n] at inputs z and velocities v; float64."""
-        return self._fitted(z) - self._energy(v)
+        return self.control.functions(z).double() @ self.density - self._energy(v)
 
-    def _fitted(self, z: torch.Tensor) -> torch.Tensor:
-        return self.control.functions(z).double() @ self.density
+    @torch.no_grad()
+    def score(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """∇v ψ̄ [n, dv] at inputs z and velocities v; float64."""
+        return self.control.derivatives(z)[0].double() @ self.corrected - v.double() / self.temperature
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
         return 0.5 * (v.double() ** 2).sum(1) / self.temperature
 
     def state(self) -> dict[str, np.ndarray]:
-        return {**super().state(), "density": self.density.numpy(), "field": self.control.coefficients.cpu().numpy()}
+        found = {"density": self.density, "field": self.control.coefficients}
+        return {**super().state(), **{name: tensor.cpu().numpy() for name, tensor in found.items()}}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         super().load(arrays)
-        self.density = torch.from_numpy(np.array(arrays["density"]))
+        self.density = torch.from_numpy(np.array(arrays["density"])).to(self.control.coefficients)
         self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["field"])))
 
     # -- the density -------------------------------------------------------------------------------------------------
@@ -115,43 +122,49 @@ class RegressionSolver(Solver):
         assert sample.log_f is not None
         return sample.log_f + self._energy(sample.v)
 
-    def _train(
-        self, samples: list[Sample], wanted: list[torch.Tensor], batches: tuple[Batch, ...], iterations: int
-    ) -> None:
+    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> None:
         """Adam's steps on the hidden layers, each on a batch."""
-        trusted = [self._trusted(*pair) for pair in zip(samples, wanted, strict=True)]
         before, width = self.steps_made, self.control.width
         for k in range(before, before + iterations):
-            number, rows = batches[k % len(batches)]
-            z, share = samples[number].z[rows], trusted[number][rows]
-            gram, load = self._summed(self._density_sums, [(z, wanted[number][rows], share)])
-            if not gram[-1, -1] > 0:  # the mean of 1 · 1: a batch of few particles, all elsewhere
+            number, rows = data.batches[k % len(data.batches)]
+            z, log_f, share = data.folds[number].z[rows], wanted[number][rows], data.folds[number].share[rows]
+            c, (share,), mass = self._best_density([(z, log_f, share)])
+            if not mass > 0:  # a batch of few particles, all elsewhere
                 continue
-            c = torch.from_numpy(self._solved(gram, load)).to(z.device)
             self._density.coefficients = c[:width]
-            left = wanted[number][rows] - self.control.monomials(z).double() @ c[width:]
-            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=1 / float(gram[-1, -1]))
+            left = log_f - self.control.monomials(z).double() @ c[width:]
+            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=1 / mass)
             self._optimizer.step()
 
     @torch.no_grad()
-    def _fit_density(self, samples: list[Sample], wanted: list[torch.Tensor]) -> None:
-        """c on all fitted particles, and again while outliers have pulled at it."""
-        trusted = [sample.share for sample in samples]
-        for _ in range(MAX_REWEIGHTED):
-            rows = [(sample.z, *pair) for sample, *pair in zip(samples, wanted, trusted, strict=True)]
-            gram, load = self._summed(self._density_sums, rows)
-            self.density = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
-            before, trusted = trusted, [self._trusted(*pair) for pair in zip(samples, wanted, strict=True)]
-            if not self.comm.any(not all(map(torch.equal, before, trusted))):
-                break
+    def _best_density(
+        self, samples: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
+        """The c of least squares over some particles, again and again while outliers pull at it.
 
-    @torch.no_grad()
-    def _trusted(self, sample: Sample, wanted: torch.Tensor) -> torch.Tensor:
-        """The share of each particle [n] in a fit of ψ: smaller where ψ, as it is, misses by more than OUTLYING."""
-        if not len(self.density):
-            return sample.share
-        pieces = [(self._fitted(sample.z[rows]) - wanted[rows]).abs() for rows in passes(len(wanted))]
-        return sample.share * (OUTLYING / torch.cat(pieces).clamp(min=OUTLYING)).to(sample.share)
+        Args:
+            samples: z, what is wanted [n], and shares [n].
+
+        Returns:
+            c; the shares that count, smaller where it misses by more than OUTLYING; their sum over all ranks.
+        """
+        trusted = [share for *_, share in samples]
+        for _ in range(MAX_REWEIGHTED):
+            gram, load = self._summed(
+                self._density_sums, [(z, wanted, share) for (z, wanted, _), share in zip(samples, trusted, strict=True)]
+            )
+            c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
+            missed = [torch.cat([self._missed(c, z[r], wanted[r]) for r in passes(len(z))]) for z, wanted, _ in samples]
+            if not self.comm.any(any(bool((part > OUTLYING).any()) for part in missed)):
+                break
+            trusted = [
+                share * (OUTLYING / part.clamp(min=OUTLYING)).square().to(share)
+                for (*_, share), part in zip(samples, missed, strict=True)
+            ]
+        return c, trusted, float(gram[-1, -1])
+
+    def _missed(self, c: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return (self.control.functions(z).double() @ c - wanted).abs()
 
     def _density_sums(self, z: torch.Tensor, log_f: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         g = self.control.functions(z).double()
@@ -169,6 +182,7 @@ class RegressionSolver(Solver):
         """
         sums = Sums(*self._summed(self._field_sums, [(sample.z, sample.v, sample.share) for sample in samples]))
         corrected = self._corrected(sums, low_order_only)
+        self.corrected = torch.from_numpy(corrected).to(self.control.coefficients)
         a = 1 / self.collision_strength + step
         pull_on = self.temperature * (sums.gram @ corrected + sums.laplacian)
         hessian = a * sums.gram + step * self.temperature * sums.bending
@@ -238,7 +252,7 @@ class RegressionSolver(Solver):
 
     @torch.no_grad()
     def _summed(
-        self, function: Callable[..., list[torch.Tensor]], samples: list[tuple[torch.Tensor, ...]]
+        self, function: Callable[..., list[torch.Tensor]], samples: Sequence[tuple[torch.Tensor, ...]]
     ) -> list[np.ndarray]:
         """Sums over the particles of all ranks, of what ``function`` returns for some of the rows. Collective."""
         total: list[torch.Tensor] = []

@@ -23,15 +23,17 @@ def whole(tmp_path_factory):
     """The folder of the small case without interruption, on two ranks, by each solver."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.toml").write_text(SMALL_CASE)
-    for solver in ("adam", "varpro"):
+    for solver in ("adam", "varpro", "regression"):
         line = ("run", "small.toml", "--out", solver, "--set", f"method.solver={solver}")
         result = run_command(command("-m", "hpc_kjko", *line, ranks=2), folder)
         assert result.returncode == 0, result.stderr
     return folder
 
 
-@pytest.mark.parametrize("solver", ["adam", "varpro"])
-@pytest.mark.parametrize(("ranks", "other_ranks"), [(2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "other_ranks", "solver"),
+    [(2, 2, "adam"), (2, 2, "varpro"), (3, 1, "varpro"), (2, 2, "regression"), (3, 1, "regression")],
+)
 def test_a_restart_on_any_rank_count_equals_the_uninterrupted_run(
     ranks, other_ranks, solver, whole, kjko, small_case, tmp_path
 ):

@@ -30,6 +30,11 @@ def two_warm_beams(x, v):
 VARIANTS = {
     "varpro": {},
     "adam": {"method": {"hidden": [16, 16], "solver": "adam", "iterations": 3, "first_iterations": 10}},
+    "regression": {"method": {"solver": "regression", "hidden": [8, 8], "iterations": 4, "first_iterations": 20}},
+    "regression, in batches": {
+        "particles": {"count": 40009},
+        "method": {"solver": "regression", "hidden": [8, 8], "iterations": 7, "first_iterations": 14},
+    },
     "ampere": {"physics": {"collision_strength": 0.05, "field": "ampere"}},
     "dougherty": {"physics": {"collision_strength": 0.05, "collision_operator": "dougherty"}},
     "own density": {"problem": {"kind": "plasma", "initial_density": f"{__name__}:two_warm_beams"}},

@@ -1,0 +1,161 @@
+"""The solver that fits ψ to the log-density which the particles carry."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from hpc_kjko.collisions import StepStart
+from hpc_kjko.config import from_table
+from hpc_kjko.potential import PotentialField
+from hpc_kjko.simulation import Simulation
+from hpc_kjko.solvers.regression import RegressionSolver
+
+
+def beams(start="random", count=4096, solver="regression", step=0.02, **method):
+    """Two beams that are narrow beside the bath's thermal speed, and do not depend on x."""
+    return from_table(
+        {
+            "problem": {"kind": "periodic", "amplitude": 0.0, "beam_velocity": 1.5, "thermal_speed": 0.5},
+            "physics": {"collision_strength": 0.5},
+            "particles": {"count": count, "start": start},
+            "time": {"step": step, "end": step},
+            "method": {"solver": solver, "hidden": [32, 32], "first_iterations": 150, **method},
+        }
+    )
+
+
+def collided(case, comm, change=lambda particles: particles):
+    """Particles before and after a collision step from a case's start, its report, and the collision."""
+    simulation = Simulation.start(case, comm)
+    particles = change(simulation.state.particles)
+    after, report = simulation.collision.step(particles, case.time.step, StepStart(0, 0.0, particles))
+    return particles, after, report, simulation.collision
+
+
+@pytest.mark.parametrize(("periods", "dx", "dv"), [((3.0,), 1, 1), ((3.0,), 1, 3), (None, 2, 2), ((2.0, 3.0), 2, 3)])
+@pytest.mark.parametrize("hidden", [(5,), (7, 5)])
+def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
+    field = PotentialField(periods, dx, dv, hidden=hidden, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    x, v = (torch.randn(9, dims, dtype=torch.float64, generator=generator) for dims in (dx, dv))
+
+    def along(function, axis):
+        direction = torch.eye(dv, dtype=torch.float64)[axis].expand_as(v)
+        return torch.autograd.functional.jvp(function, v, direction)[1]
+
+    first, second = field.derivatives(field.features(x, v))
+    by_v = [along(lambda v: field.functions(field.features(x, v)), axis) for axis in range(dv)]
+    assert torch.allclose(torch.stack(by_v, 1)[..., : field.with_velocity], first, atol=1e-12)
+    assert not torch.stack(by_v, 1)[..., field.with_velocity :].any()  # the rest depends on x alone
+    again = [along(lambda v: field.derivatives(field.features(x, v))[0], axis) for axis in range(dv)]
+    assert torch.allclose(torch.stack(again, 1), second, atol=1e-12)
+    field.coefficients.copy_(torch.randn(field.with_velocity, dtype=torch.float64, generator=generator))
+    _, jacobian = field.with_jacobian(field.features(x, v))
+    assert torch.equal(jacobian, jacobian.transpose(1, 2))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_along_monomials_of_v_the_minimiser_is_that_of_the_sample(order, alone):
+    """The derivative of the plain JKO functional, of the fitted particles, along ∇m for m = v, v², v³, v⁴."""
+    case = beams(order=order, held_out=False, precision="float64", iterations=0, first_iterations=0)
+    particles, _, _, collision = collided(case, alone)
+    h, kappa, field = case.time.step / order, case.physics.collision_strength, collision.control
+    z = field.features(particles.x, particles.v)
+    first, second = field.derivatives(z)
+    u, jacobian = field.with_jacobian(z)
+    m = field.of_velocity
+    reached = u / kappa + particles.v + h * u
+    pull = second[:, 0, 0, m] / (1 + h * jacobian[:, 0])
+    derivative = (reached * first[:, 0, m] - pull).mean(0)
+    assert derivative.abs().max() < 1e-4 * pull.abs().mean()
+    assert u.abs().mean() > 0.1
+
+
+def test_the_field_is_that_of_log_f_and_not_of_the_sample(alone):
+    """Random particles: |u − u*|² against the exact score is less than half of that of a fit to positions. What is left
+    is the noise of four moments."""
+    errors = {}
+    for solver in ("varpro", "regression"):
+        _, _, report, collision = collided(beams(solver=solver, step=1e-3), alone)
+        exact = beams().problem
+        particles = Simulation.start(beams(), alone).state.particles
+        v = particles.v.requires_grad_()
+        score = torch.autograd.grad(exact.log_density(particles.x, v, 1.0).sum(), v)[0]
+        wanted = -0.5 * (v.detach() + score)
+        u = collision.field(particles, 1e-3, None)(slice(None))[0].detach()
+        errors[solver] = float(((u - wanted) ** 2).mean())
+        assert report.substeps == 1
+    assert errors["regression"] < 0.5 * errors["varpro"]
+
+
+def test_a_constant_added_to_log_f_moves_no_particle(alone):
+    before, after, *_ = collided(beams(), alone)
+    shift = lambda particles: particles.move(particles.v, particles.log_f + 3.0)  # noqa: E731
+    _, shifted, *_ = collided(beams(), alone, shift)
+    assert (after.v - shifted.v).pow(2).mean() < 1e-3 * (after.v - before.v).pow(2).mean()  # by rounding, in 300 steps
+    assert (after.log_f + 3.0 - shifted.log_f).pow(2).mean() < 1e-3 * (after.log_f - before.log_f).pow(2).mean()
+
+
+@pytest.mark.parametrize("off", [8.0, -8.0])
+def test_ten_particles_whose_log_f_is_off_change_little(off, alone):
+    def spoil(particles):
+        log_f = particles.log_f.clone()
+        log_f[torch.arange(10) * 400 + 7] += off
+        return particles.move(particles.v, log_f)
+
+    before, after, *_ = collided(beams(), alone)
+    _, spoilt, report, _ = collided(beams(), alone, spoil)
+    moved, other = after.v - before.v, spoilt.v - before.v
+    assert (other - moved).pow(2).mean() < 0.01 * moved.pow(2).mean()
+    assert report.substeps == 1 and report.certificate == 1
+    # they come back, by relaxation
+    ten = torch.arange(10) * 400 + 7
+    left = float((spoilt.log_f - after.log_f)[ten].mean()) / off
+    assert left == pytest.approx(math.exp(-2 * 0.5 * 0.02), abs=0.002)
+
+
+def test_a_step_with_a_density_of_the_wrong_sign_is_made_again_from_the_sample_alone(alone, monkeypatch):
+    fit = RegressionSolver._corrected
+
+    def wrong(self, sums, low_order_only):
+        self.density = -self.density
+        return fit(self, sums, low_order_only)
+
+    monkeypatch.setattr(RegressionSolver, "_corrected", wrong)
+    _, _, report, collision = collided(beams(), alone)
+    assert report.retries == 1 and report.substeps == 1 and report.certificate >= 0
+    assert report.log_f_moved == report.entropy_moved == 0  # nor does log f go over to such a density
+    assert not collision.control.coefficients[: collision.control.width].any()
+
+
+def test_what_relaxation_does_to_log_f_is_told(alone):
+    """log f moves by 1 − exp(−rκh) of what the fit leaves, and ∫f log f by the mean of that."""
+    case = beams(relaxation=4.0, iterations=0, first_iterations=0, hidden=[4])
+    still = beams(relaxation=0.0, iterations=0, first_iterations=0, hidden=[4])
+    _, moved, report, _ = collided(case, alone)
+    _, kept, none, _ = collided(still, alone)
+    change = moved.log_f - kept.log_f
+    assert report.log_f_residual == pytest.approx(none.log_f_residual) and report.log_f_residual > 0.1
+    assert none.log_f_moved == none.entropy_moved == 0
+    assert report.log_f_moved == pytest.approx(report.log_f_residual * -math.expm1(-0.04), rel=1e-6)
+    assert float(change.pow(2).mean().sqrt()) == pytest.approx(report.log_f_moved, rel=1e-6)
+    assert report.entropy_moved == pytest.approx(float(moved.mass * change.mean()), abs=1e-9)
+    assert dataclasses.replace(report).following(report).entropy_moved_total == report.entropy_moved
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ({"form": "nonsplit"}, "form"),
+        ({"logdet": "linear"}, "logdet"),
+        ({"activation": "leaky_relu"}, "activation"),
+        ({"hidden": []}, "hidden"),
+        ({"iterations": "auto"}, "iterations"),
+        ({"collision": "score_matching"}, "solver"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(method, named):
+    with pytest.raises(Exception, match=f"method.{named}"):
+        beams(**method)
