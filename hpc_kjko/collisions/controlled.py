@@ -184,7 +184,7 @@ class ControlledCollision(Collision):
             return f"the free energy of held-out particles rises (by {change:.3g} ± {error:.2g} in a collision step)"
         wrong, error = abs(report.disagreement), report.disagreement_error
         if attempt == 0 and wrong > max(NO_CHANCE * error, DISAGREEING * abs(change)):
-            return f"held-out particles disagree with the fitted density (by {wrong:.3g} ± {error:.2g} in a collision step)"
+            return f"held-out particles disagree with the fitted density (by {wrong:.3g} ± {error:.2g} in one step)"
         return ""
 
     # -- where the network is evaluated --------------------------------------------------------------------------
