@@ -7,7 +7,6 @@ with a checkpoint, 130 interrupted without one, 128 + n ended by signal n before
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import logging
 import math
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpc_kjko import __version__, usercode
-from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, one_of, ran_out_of_memory
 from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.terminal import write_in_any_encoding
 
@@ -236,18 +235,13 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         )
     verb = arguments[0]
     if not verb.startswith("-") and verb not in verbs:
-        raise UserError(f"{verb} is not a verb of kjko: {_nearest(verb, list(verbs))}")
+        raise UserError(f"{verb} is not a verb of kjko: {one_of(verb, verbs)}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
-        advice = _nearest(unknown[0], flags) if unknown[0].startswith("-") else "quote a name with spaces in it"
+        advice = one_of(unknown[0], flags) if unknown[0].startswith("-") else "quote a name with spaces in it"
         raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
     return options
-
-
-def _nearest(given: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
 
 
 def _count(text: str) -> int:
@@ -343,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid_help = "a key of the case and its values; given several times, all combinations"
     sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
+    sweeping.add_argument("--set", **{**change, "help": "change a key of the case in all runs"})
     sweeping.add_argument("--out", type=Path, metavar="DIR", help="a folder for the run folders")
     sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
     sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")

@@ -1,4 +1,7 @@
-"""The ways a run ends before its time."""
+"""The ways a run ends before its time, and what their sentences advise."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -35,3 +38,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """
     signs = ("MemoryError", "llocate memory", "Unable to allocate", "out of memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def similar(given: str, known: Iterable[str]) -> str:
+    """ "did you mean …?" with the nearest of what there is; empty if nothing is near."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def one_of(given: str, known: Iterable[str]) -> str:
+    """The same, or all that there is if nothing is near."""
+    known = list(known)
+    return similar(given, known) or f"it may be one of {', '.join(known)}"

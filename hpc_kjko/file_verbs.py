@@ -255,7 +255,7 @@ def sweep(options: argparse.Namespace) -> int:
         raise UserError(
             "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
         )
-    swept = Sweep.plan(options.case, options.grid, options.out)
+    swept = Sweep.plan(options.case, options.grid, options.out, options.set)
     if options.slurm:
         swept.require_free(options.slurm)
         swept.write()

@@ -64,7 +64,7 @@ def forget(monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "test_kept_code" not in path and "kept" not in path])
     for name in [name for name in sys.modules if name.partition(".")[0].endswith("_of_mine")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(usercode, "_KEPT", [])
+    monkeypatch.setattr(usercode, "_LAST", [])
     usercode.load.cache_clear()
     warn_once.cache_clear()
     importlib.invalidate_caches()
