@@ -215,7 +215,15 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace(": expected one argument", " needs a value")
+        if (named := message.removeprefix("the following arguments are required: ")) != message:
+            message = f"'{self.prog}' needs {named}"
         raise UserError(f"{message} (see '{self.prog} --help')")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            flag = "/".join(action.option_strings)
+            raise UserError(f"{flag} {value}: it may be one of {', '.join(action.choices)}")
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
@@ -239,27 +247,39 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
-        advice = one_of(unknown[0], flags) if unknown[0].startswith("-") else "quote a name with spaces in it"
+        names = [str(action.metavar) for action in verbs[verb]._actions if not action.option_strings]
+        advice = f"it takes {' and '.join(names) or 'none'}"
+        if unknown[0].startswith("-"):
+            advice = one_of(unknown[0], flags)
+        elif not Path(unknown[0]).exists():
+            advice += "; quote a name with spaces in it"
         raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
     return options
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} must be a number") from None
+
+
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return number
+    number = _number(text)
+    if not (number >= 1 and number.is_integer()):
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more, a whole number")
+    return int(number)
 
 
 def _finite(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} must be a finite number")
     return number
 
 
 def _not_negative(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a number, 0 or more")
     return number

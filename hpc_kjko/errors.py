@@ -40,13 +40,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def similar(given: str, known: Iterable[str]) -> str:
-    """ "did you mean …?" with the nearest of what there is; empty if nothing is near."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else ""
+def nearest(given: str, known: Iterable[str]) -> str:
+    """That of some names which a misspelt one was probably meant to be; empty if none is near."""
+    return "".join(difflib.get_close_matches(given, list(known), n=1))
 
 
 def one_of(given: str, known: Iterable[str]) -> str:
-    """The same, or all that there is if nothing is near."""
+    """The advice on a name that is none of those there are."""
     known = list(known)
-    return similar(given, known) or f"it may be one of {', '.join(known)}"
+    near = nearest(given, known)
+    return f"did you mean {near}?" if near else f"it may be one of {', '.join(known)}"

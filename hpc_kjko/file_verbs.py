@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpc_kjko import summary
+from hpc_kjko import casefile, summary
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.launcher import promised_ranks
@@ -180,6 +180,8 @@ def compare(options: argparse.Namespace) -> int:
         raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
     folder = _existing(options.run)
     reference = differences.reference_of(folder, options.reference)
+    if options.reference != differences.GRID and Path(options.reference).is_dir():
+        _say_other_case(folder, RunFolder(Path(options.reference)))
     found = differences.differences(_rows(folder), reference, options.column)
     time = found[0].time
     title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
@@ -222,6 +224,18 @@ def compare(options: argparse.Namespace) -> int:
         print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
         return DIFFERENT
     return DONE
+
+
+def _say_other_case(first: RunFolder, second: RunFolder) -> None:
+    """Name what two runs differ in, beside their seeds and their output: keys of their cases, and their own code."""
+    aside = {("particles", "seed")}
+    with contextlib.suppress(UserError):  # one is damaged, and is not needed here
+        keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
+        named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
+        files = {str(path.relative_to(second.code)): path for path in sorted(second.code.rglob("*.py"))}
+        named += [f"code/{path.relative_to(second.code)}" for path in first.changed_code(files)]
+        if named:
+            print(f"kjko: the runs differ in {', '.join(named)}", file=sys.stderr)
 
 
 def cases(options: argparse.Namespace) -> int:

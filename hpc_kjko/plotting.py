@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from hpc_kjko.binned import Marginal
 from hpc_kjko.casefile import RunCase
-from hpc_kjko.errors import DamagedFile, UserError
+from hpc_kjko.errors import DamagedFile, UserError, one_of
 from hpc_kjko.output import Snapshot, list_contents, read_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_equilibrium, read_series
@@ -95,7 +95,7 @@ def plot_run(
     case, series, out = RunCase(folder.case), read_series(folder.series), out or folder.figures
     for name in columns:
         if name not in series:
-            raise UserError(f"--column {name}: the run has no such column; it has {', '.join(series)}")
+            raise UserError(f"--column {name}: the run has no such column: {one_of(name, series)}")
     series = _within(series, window)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,7 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
     if error["type"] == "extra_forbidden":
         return unknown_key(key, _keys_at(model, error["loc"][:-1]))
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "array")
+    message = message.replace("a valid ", "a ")
     message = message[:1].lower() + message[1:]
     if error["type"] == "missing":
         return f"{key} is missing: every case needs it"

@@ -115,8 +115,13 @@ class Sweep:
         Raises:
             UserError: it cannot be written.
         """
-        manifest = {"software": _SOFTWARE, "case": str(self.case), "changes": list(self.changes)}
-        manifest["points"] = [asdict(point) for point in self.points]
+        points = [asdict(point) for point in self.points]
+        manifest = {
+            "software": _SOFTWARE,
+            "case": str(self.case),
+            "changes": list(self.changes),
+            "points": points,
+        }
         self._replace("sweep.json", json.dumps(manifest, indent=2) + "\n")
 
     def run(self, ranks: int) -> dict[str, str]:

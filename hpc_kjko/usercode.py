@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpc_kjko.errors import SolverFailure, UserError, one_of, similar
+from hpc_kjko.errors import SolverFailure, UserError, nearest, one_of
 
 
 def is_reference(text: str) -> bool:
@@ -77,8 +77,8 @@ def _advice_on(module_name: str, name: str, folders: list[str]) -> str:
     """What to write in place of a module that is not there; empty if nothing is known."""
     if module_name.endswith(".py"):
         return f': leave out .py, as in "{module_name.removesuffix(".py")}:{name}"'
-    near = similar(module_name, [module.name for module in pkgutil.iter_modules(folders)])
-    return f": {near}" if near else ""
+    near = nearest(module_name, [module.name for module in pkgutil.iter_modules(folders)])
+    return f": did you mean {near}?" if near else ""
 
 
 def _failed_import(given: str, module_name: str, failure: BaseException) -> str:
@@ -90,7 +90,7 @@ def _failed_import(given: str, module_name: str, failure: BaseException) -> str:
 
 
 def other_signature(function: Callable[..., Any], count: int) -> str:
-    """The arguments of a function, as in "(x)", if it cannot be called with so many; empty if it can, or nobody knows."""
+    """The arguments of a function, as in "(x)", if it cannot be called with so many; empty if it can."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # one in C
