@@ -38,6 +38,19 @@ def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
     assert "potential_energy" not in grid.stdout  # there is none
 
 
+def test_what_the_cases_differ_in_is_named(here, tmp_path):
+    assert here("compare", "mine", "other").stderr == ""
+    path = tmp_path / "other/case.toml"
+    text = path.read_text().replace("collision_strength = 0.1", "collision_strength = 0.2").replace("step = 0.1", "step = 0.05")
+    path.write_text(text.replace("seed = 0", "seed = 7").replace("every = 5", "every = 2"))
+    for name, constant in (("mine", 1), ("other", 2)):
+        (tmp_path / name / "code").mkdir()
+        (tmp_path / name / "code/start.py").write_text(f"A = {constant}")
+    result = here("compare", "mine", "other")
+    assert result.returncode == 0
+    assert result.stderr == "kjko: the runs differ in physics.collision_strength, time.step, code/start.py\n"
+
+
 def test_a_table_at_other_times_with_a_known_error(here, tmp_path):
     series = read_series(tmp_path / "mine/series.h5")
     times = np.linspace(0.25, 2.25, 9)  # 0.25, 0.5, 0.75, 1.0 are within the run
@@ -75,6 +88,11 @@ def test_differences_are_measured_where_both_are():
         (["nowhere", "mine"], "nowhere: not a run folder"),
         (["mine", "."], "not a run folder"),
         (["mine", "other", "--column", "pressure"], "--column pressure: the run has no such column"),
+        (["mine", "other", "--column", "entropi"], "the run has no such column: did you mean entropy?"),
+        (["mine", "other", "third"], "third is one argument too many for 'kjko compare': it takes A and B; quote"),
+        (["mine", "other", "late.csv"], "late.csv is one argument too many for 'kjko compare': it takes A and B\n"),
+        (["mine", "other", "--tolerance", "much"], "--tolerance: much must be a number"),
+        (["mine"], "'kjko compare' needs B"),
         (["mine", "other", "--tolerance", "-1"], "must be a number, 0 or more"),
         (["mine", "other", "--out", "figure.doc"], "ends in .png, .pdf or .svg"),
         (["mine", "late.csv"], "no time in common: the run has t = 0 to 1, the reference 5 to 6"),
