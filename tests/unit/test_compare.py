@@ -41,8 +41,8 @@ def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
 def test_what_the_cases_differ_in_is_named(here, tmp_path):
     assert here("compare", "mine", "other").stderr == ""
     path = tmp_path / "other/case.toml"
-    text = path.read_text().replace("collision_strength = 0.1", "collision_strength = 0.2").replace("step = 0.1", "step = 0.05")
-    path.write_text(text.replace("seed = 0", "seed = 7").replace("every = 5", "every = 2"))
+    text = path.read_text().replace("seed = 0", "seed = 7").replace("every = 5", "every = 2")
+    path.write_text(text.replace("strength = 0.1", "strength = 0.2").replace("step = 0.1", "step = 0.05"))
     for name, constant in (("mine", 1), ("other", 2)):
         (tmp_path / name / "code").mkdir()
         (tmp_path / name / "code/start.py").write_text(f"A = {constant}")
