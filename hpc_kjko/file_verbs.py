@@ -23,7 +23,7 @@ from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.runfolder import RunFolder
-from hpc_kjko.series import read_series
+from hpc_kjko.series import read_series, read_series_and_units
 from hpc_kjko.storage import damage, unfinished, writing
 from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
 
@@ -217,7 +217,8 @@ def compare(options: argparse.Namespace) -> int:
     if plotting:
         curves = {one.column: (one.time, one.values, one.reference) for one in found}
         with writing(options.out):
-            plotting.comparison(curves, (options.run.name, Path(options.reference).name), options.out)
+            _, units = read_series_and_units(folder.series)
+            plotting.comparison(curves, units, (options.run.name, Path(options.reference).name), options.out)
         print(options.out)
     if beyond:
         what = ", ".join(f"{found[number].column} by {found[number].relative_l2:.3g}" for number in beyond)

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from hpc_kjko import compare
 from hpc_kjko.config import from_table
@@ -24,9 +25,13 @@ def here(a_run, kjko_here, tmp_path):
     return kjko_here
 
 
-def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
+def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path, monkeypatch):
+    labels = []
+    label = Axes.set
+    monkeypatch.setattr(Axes, "set", lambda axes, **look: labels.append(look.get("ylabel")) or label(axes, **look))
     result = here("compare", "mine", "other", "--tolerance", "0.0909", "--out", "figure.png")
     assert result.returncode == 1 and "L2: kl by 0.0909\n" in result.stderr and "energy" not in result.stderr
+    assert labels[1:3] == ["field energy\n[normalised energy]", "entropy"]
     assert "5 times from 0 to 0.8" in result.stdout and (tmp_path / "figure.png").stat().st_size > 20_000
     assert here("compare", "mine", "other", "--column", "entropy", "--tolerance", "0").returncode == 0
 
