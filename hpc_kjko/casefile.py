@@ -7,12 +7,13 @@ every key that has an effect written out, so verbs that only look at a run read 
 from __future__ import annotations
 
 import codecs
-import difflib
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import UserError, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,25 +38,45 @@ def read(path: Path) -> dict[str, Any]:
         advice = ""
         if path.is_dir():
             advice = ": give the file, or 'kjko restart' a folder in which a run has begun"
-        elif near := difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1):
-            advice = f": did you mean {path.with_name(near[0])}?"
+        elif near := nearest(path.name, [other.name for other in path.parent.glob("*.toml")]):
+            advice = f": did you mean {path.with_name(near)}?"
         raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
     text = _decoded(path, raw).replace("\r\n", "\n")
     try:
         return parse(text)
     except (ValueError, RecursionError) as failure:
-        raise UserError(f"{path}: not a TOML file: {failure}") from None
+        raise UserError(f"{path}: not a TOML file: {failure}{_quotes(text, str(failure))}") from None
+
+
+def _quotes(text: str, failure: str) -> str:
+    """The advice for a word without quotes, where that is what TOML does not understand; else empty."""
+    place = re.search(r"Invalid value \(at line (\d+)", failure)
+    line = text.split("\n")[int(place[1]) - 1] if place else ""
+    word = re.fullmatch(r"\s*([\w.-]+)\s*=\s*([A-Za-z_][\w.:-]*)\s*(#.*)?", line)
+    return f': a text needs quotes, as in {word[1]} = "{word[2]}"' if word else ""
 
 
 def _decoded(path: Path, raw: bytes) -> str:
     """The text of a file in UTF-8, with or without the byte order mark that some editors put before it."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw:
+    every_other = max(raw[::2].count(0), raw[1::2].count(0))  # as of mostly Latin letters in UTF-16
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or every_other > len(raw) // 4:
         raise UserError(f"{path}: is not UTF-8 text (it looks like UTF-16): save it as UTF-8")
+    if b"\0" in raw:
+        raise UserError(f"{path}: is not a text file: give a case in TOML")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         line = raw.count(b"\n", 0, failure.start) + 1
         raise UserError(f"{path}: line {line} is not UTF-8 text: save the file as UTF-8") from None
+
+
+def differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Sections and keys in which two cases, as nested tables, are not the same."""
+    for section in sorted(first.keys() | second.keys()):
+        ours, theirs = (table.get(section, {}) for table in (first, second))
+        for key in sorted(ours.keys() | theirs.keys()):
+            if ours.get(key) != theirs.get(key):
+                yield section, key
 
 
 class RunCase:

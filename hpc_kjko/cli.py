@@ -7,7 +7,6 @@ with a checkpoint, 130 interrupted without one, 128 + n ended by signal n before
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import logging
 import math
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpc_kjko import __version__, usercode
-from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, ran_out_of_memory
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, one_of, ran_out_of_memory
 from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.terminal import write_in_any_encoding
 
@@ -216,7 +215,15 @@ def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace(": expected one argument", " needs a value")
+        if (named := message.removeprefix("the following arguments are required: ")) != message:
+            message = f"'{self.prog}' needs {named}"
         raise UserError(f"{message} (see '{self.prog} --help')")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            flag = "/".join(action.option_strings)
+            raise UserError(f"{flag} {value}: it may be one of {', '.join(action.choices)}")
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
@@ -236,36 +243,43 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         )
     verb = arguments[0]
     if not verb.startswith("-") and verb not in verbs:
-        raise UserError(f"{verb} is not a verb of kjko: {_nearest(verb, list(verbs))}")
+        raise UserError(f"{verb} is not a verb of kjko: {one_of(verb, verbs)}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
-        advice = _nearest(unknown[0], flags) if unknown[0].startswith("-") else "quote a name with spaces in it"
+        names = [str(action.metavar) for action in verbs[verb]._actions if not action.option_strings]
+        advice = f"it takes {' and '.join(names) or 'none'}"
+        if unknown[0].startswith("-"):
+            advice = one_of(unknown[0], flags)
+        elif not Path(unknown[0]).exists():
+            advice += "; quote a name with spaces in it"
         raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
     return options
 
 
-def _nearest(given: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} must be a number") from None
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return number
+    number = _number(text)
+    if not (number >= 1 and number.is_integer()):
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more, a whole number")
+    return int(number)
 
 
 def _finite(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} must be a finite number")
     return number
 
 
 def _not_negative(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a number, 0 or more")
     return number
@@ -343,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid_help = "a key of the case and its values; given several times, all combinations"
     sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
+    sweeping.add_argument("--set", **{**change, "help": "change a key of the case in all runs"})
     sweeping.add_argument("--out", type=Path, metavar="DIR", help="a folder for the run folders")
     sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
     sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")

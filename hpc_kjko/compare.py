@@ -38,7 +38,7 @@ def grid_columns(folder: RunFolder) -> Columns:
         UserError: the grid solver cannot do the case.
     """
     usercode.look_in(folder.code)
-    case = config.load(folder.case, of_a_run=True)
+    case = config.load(folder.case)  # which calls the user's code: only then is it known which files it is from
     say_changed_code(folder, case)
     reached = read_series(folder.series)["time"]
     solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)

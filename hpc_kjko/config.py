@@ -343,6 +343,7 @@ class Case(Section):
         Raises:
             UserError: the file is missing or not TOML, or a key is wrong; the message names it.
         """
+        usercode.look_in(Path(path).parent)
         return load(Path(path), overrides)
 
     @classmethod

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
 
@@ -87,7 +87,7 @@ def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> li
     for name in names:
         for columns, whose in ((ours, "the run"), (theirs, "the reference")):
             if name not in columns:
-                raise UserError(f"--column {name}: {whose} has no such column; it has {', '.join(columns)}")
+                raise UserError(f"--column {name}: {whose} has no such column: {one_of(name, columns)}")
     shared = [
         name for name in ours if name in theirs and name not in ("step", "time") and not name.startswith("seconds")
     ]

@@ -229,15 +229,14 @@ def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
 def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
     """Check that a checkpoint is of the folder's case, but for what restarts may change."""
     step = f"the checkpoint of step {saved.header['step']}"
-    ours, theirs = tables = casefile.read(folder.case), casefile.parse(saved.header["case"])
-    for section in sorted(ours.keys() | theirs.keys()):
-        first, second = (table.get(section, {}) for table in tables)
-        for key in sorted(first.keys() | second.keys()):
-            if first.get(key) != second.get(key) and key not in CHANGEABLE.get(section, ()):
-                raise UserError(
-                    f"{folder.case}: has {section}.{key} = {first.get(key)!r}, {step} was written with "
-                    f"{second.get(key)!r}: put back the file that belongs to the other, or start a new run"
-                )
+    ours, theirs = casefile.read(folder.case), casefile.parse(saved.header["case"])
+    for section, key in casefile.differing(ours, theirs):
+        if key not in CHANGEABLE.get(section, ()):
+            first, second = (table.get(section, {}).get(key) for table in (ours, theirs))
+            raise UserError(
+                f"{folder.case}: has {section}.{key} = {first!r}, {step} was written with {second!r}: put back the "
+                "file that belongs to the other, or start a new run"
+            )
 
 
 def _drive(

@@ -1,4 +1,7 @@
-"""The ways a run ends before its time."""
+"""The ways a run ends before its time, and what their sentences advise."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -35,3 +38,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """
     signs = ("MemoryError", "llocate memory", "Unable to allocate", "out of memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """That of some names which a misspelt one was probably meant to be; empty if none is near."""
+    return "".join(difflib.get_close_matches(given, list(known), n=1))
+
+
+def one_of(given: str, known: Iterable[str]) -> str:
+    """The advice on a name that is none of those there are."""
+    known = list(known)
+    near = nearest(given, known)
+    return f"did you mean {near}?" if near else f"it may be one of {', '.join(known)}"

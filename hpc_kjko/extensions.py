@@ -110,8 +110,11 @@ class OwnDiagnostic:
     def __init__(self, reference: str, case: Case):
         self.given = f'output.diagnostics = "{reference}"'
         make = usercode.load(reference, "output.diagnostics")
+        wanted = f"{self.given}: it must be a class (or a function) that takes the case, with columns, local and finish"
         if not callable(make):
-            raise UserError(f"{self.given}: it must be a class (or a function) that takes the case")
+            raise UserError(wanted)
+        if other := usercode.other_signature(make, 1):
+            raise UserError(f"{wanted}, its arguments are {other}")
         self._own = usercode.call(make, case, given=self.given)
         for name in ("columns", "local", "finish"):
             if not hasattr(self._own, name):

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpc_kjko import summary
+from hpc_kjko import casefile, summary
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.launcher import promised_ranks
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.runfolder import RunFolder
-from hpc_kjko.series import read_series
+from hpc_kjko.series import read_series, read_series_and_units
 from hpc_kjko.storage import damage, unfinished, writing
 from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
 
@@ -180,6 +180,8 @@ def compare(options: argparse.Namespace) -> int:
         raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
     folder = _existing(options.run)
     reference = differences.reference_of(folder, options.reference)
+    if options.reference != differences.GRID and Path(options.reference).is_dir():
+        _say_other_case(folder, RunFolder(Path(options.reference)))
     found = differences.differences(_rows(folder), reference, options.column)
     time = found[0].time
     title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
@@ -215,13 +217,26 @@ def compare(options: argparse.Namespace) -> int:
     if plotting:
         curves = {one.column: (one.time, one.values, one.reference) for one in found}
         with writing(options.out):
-            plotting.comparison(curves, (options.run.name, Path(options.reference).name), options.out)
+            _, units = read_series_and_units(folder.series)
+            plotting.comparison(curves, units, (options.run.name, Path(options.reference).name), options.out)
         print(options.out)
     if beyond:
         what = ", ".join(f"{found[number].column} by {found[number].relative_l2:.3g}" for number in beyond)
         print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
         return DIFFERENT
     return DONE
+
+
+def _say_other_case(first: RunFolder, second: RunFolder) -> None:
+    """Name what two runs differ in, beside their seeds and their output: keys of their cases, and their own code."""
+    aside = {("particles", "seed")}
+    with contextlib.suppress(UserError):  # one is damaged, and is not needed here
+        keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
+        named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
+        files = {str(path.relative_to(second.code)): path for path in sorted(second.code.rglob("*.py"))}
+        named += [f"code/{path.relative_to(second.code)}" for path in first.changed_code(files)]
+        if named:
+            print(f"kjko: the runs differ in {', '.join(named)}", file=sys.stderr)
 
 
 def cases(options: argparse.Namespace) -> int:
@@ -255,7 +270,7 @@ def sweep(options: argparse.Namespace) -> int:
         raise UserError(
             "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
         )
-    swept = Sweep.plan(options.case, options.grid, options.out)
+    swept = Sweep.plan(options.case, options.grid, options.out, options.set)
     if options.slurm:
         swept.require_free(options.slurm)
         swept.write()

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from hpc_kjko.binned import Marginal
 from hpc_kjko.casefile import RunCase
-from hpc_kjko.errors import DamagedFile, UserError
+from hpc_kjko.errors import DamagedFile, UserError, one_of
 from hpc_kjko.output import Snapshot, list_contents, read_snapshots
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_equilibrium, read_series
@@ -60,6 +60,8 @@ _HALF_TONES = {
     **{f"axes.{name}color": _GREY for name in ("edge", "label", "title")},
 }
 
+#: The percentage of the filled bins of phase space that the colours are made for.
+_BRIGHT = 99.5
 #: Columns that fall or grow over orders of magnitude.
 _LOGARITHMIC = ("field_energy", "wave_energy", "kl")
 _FROM_THE_START = (-math.inf, math.inf)
@@ -95,7 +97,7 @@ def plot_run(
     case, series, out = RunCase(folder.case), read_series(folder.series), out or folder.figures
     for name in columns:
         if name not in series:
-            raise UserError(f"--column {name}: the run has no such column; it has {', '.join(series)}")
+            raise UserError(f"--column {name}: the run has no such column: {one_of(name, series)}")
     series = _within(series, window)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -182,7 +184,7 @@ def pictures(folder: RunFolder, case: RunCase, series: Columns) -> Iterator[tupl
         yield "marginals", Picture(_png(panel), f"Distribution of {label}")
     frames = _snapshots(folder, _spread(steps, FRAMES))
     frames = [frame for frame in frames if frame.histograms]
-    brightest = max((frame.histograms[0].values.max() for frame in frames), default=0.0)
+    brightest = _brightest(frames)
     for frame in frames:
         png = _png(_phase_space_panel(frame, brightest, with_bar=True))
         yield "phase_space", Picture(png, f"Phase space at t = {frame.time:g}", frame.time)
@@ -234,11 +236,15 @@ def _ink() -> str:
 
 
 def comparison(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], labels: tuple[str, str], out: Path
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    units: Mapping[str, str],
+    labels: tuple[str, str],
+    out: Path,
 ) -> None:
     """Draw a run over its reference: a panel for each column, by its name, of times, values and the reference's.
 
     Args:
+        units: in words, by column.
         labels: what the run and the reference are called.
         out: the file.
     """
@@ -251,7 +257,8 @@ def comparison(
             axes.plot(time, values, color="C3", lw=1, label=labels[0])
             if name in _LOGARITHMIC and min(values.min(), reference.min()) > 0:
                 axes.set_yscale("log")
-            axes.set(xlabel="time  [1/ω$_p$]", title=name.replace("_", " "))
+            unit = "" if units[name] == "1" else f"\n[{units[name]}]"
+            axes.set(xlabel="time  [1/ω$_p$]", ylabel=f"{name.replace('_', ' ')}{unit}")
         for axes in grid.flat[len(curves) :]:
             axes.set_visible(False)
         grid[0, 0].legend()
@@ -283,28 +290,35 @@ def _field_energy(axes: Axes, series: Columns) -> None:
 
 
 def _energies(axes: Axes, series: Columns) -> None:
+    """How the energies change: a small wave beside a plasma's thermal energy would be a flat line."""
     total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
     for name in ("kinetic", "field", "potential"):
         if series[f"{name}_energy"].any():
-            axes.plot(series["time"], series[f"{name}_energy"], label=name)
-    axes.plot(series["time"], total, color=_ink(), lw=1, ls="--", label="total")
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]")
+            _change(axes, series["time"], series[f"{name}_energy"], name)
+    _change(axes, series["time"], total, "total", color=_ink(), lw=1, ls="--")
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel=f"{_SINCE.format(series['time'][0])}  [normalised]")
     axes.legend()
 
 
+#: What an axis of changes shows.
+_SINCE = "change since t = {:g}"
+
+
+def _change(axes: Axes, time: np.ndarray, values: np.ndarray, label: str, **look: Any) -> None:
+    axes.plot(time, values - values[0], label=f"{label}, from {values[0]:.4g}", **look)
+
+
 def _free_energy(axes: Axes, case: RunCase, series: Columns) -> None:
-    """Free energy with entropy, or ∫ f log f alone without a bath, and the dissipation identity."""
+    """Changes of free energy and entropy, or of ∫ f log f alone without a bath, and the dissipation identity."""
     time, in_bath = series["time"], "free_energy" in series
     if in_bath:
-        axes.plot(time, series["free_energy"], color="C2", label="free energy F")
-        axes.plot(time, case.number("physics.temperature") * series["entropy"], color="C4", label="T ∫ f log f")
+        _change(axes, time, series["free_energy"], "free energy F", color="C2")
+        _change(axes, time, case.number("physics.temperature") * series["entropy"], "T ∫ f log f", color="C4")
     else:
-        axes.plot(time, series["entropy"], color="C4", label="∫ f log f")
+        _change(axes, time, series["entropy"], "∫ f log f", color="C4")
     if "dissipation" in series:
-        falls, start = ("F", series["free_energy"][0]) if in_bath else ("∫ f log f", series["entropy"][0])
-        label = f"{falls} at t = {time[0]:g}, less ∫ dissipation dt"
-        axes.plot(time, start - dissipated(series), color=_ink(), lw=1, ls="--", label=label)
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy  [normalised]" if in_bath else "∫ f log f")
+        axes.plot(time, -dissipated(series), color=_ink(), lw=1, ls="--", label="−∫ dissipation dt")
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel=_SINCE.format(time[0]) + ("  [normalised]" if in_bath else ""))
     axes.legend()
 
 
@@ -393,15 +407,22 @@ def phase_space(case: RunCase, folder: RunFolder, window: Window) -> Figure | No
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure, grid = _axes(rows, columns, (3.6 * columns + 0.8, 3 * rows + 0.4), shared=True)
-    brightest = max(snapshot.histograms[0].values.max() for snapshot in chosen)
+    brightest = _brightest(chosen)
     for axes, snapshot in zip(grid.flat, chosen, strict=False):
         _phase_space_panel(snapshot, brightest)(axes)
         axes.label_outer()
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
-    figure.colorbar(grid[0, 0].images[0], ax=grid, label="f(x, v$_x$)", shrink=0.9)
+    figure.colorbar(grid[0, 0].images[0], ax=grid, label="f(x, v$_x$)", shrink=0.9, extend="max")
     figure.suptitle(_title(case))
     return figure
+
+
+def _brightest(snapshots: list[Snapshot]) -> float:
+    """The top of the colours of all: a few bins that noise makes large are beyond it."""
+    values = [snapshot.histograms[0].values for snapshot in snapshots]
+    filled = [of_one[of_one > 0] for of_one in values if of_one.any()]
+    return max((float(np.percentile(of_one, _BRIGHT)) for of_one in filled), default=0.0)
 
 
 def _phase_space_panel(snapshot: Snapshot, brightest: float, with_bar: bool = False) -> Panel:
@@ -421,7 +442,7 @@ def _phase_space_panel(snapshot: Snapshot, brightest: float, with_bar: bool = Fa
         axes.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="v$_x$  [v$_{th}$]")
         axes.grid(False)
         if with_bar:
-            axes.figure.colorbar(image, ax=axes, label="f(x, v$_x$)")
+            axes.figure.colorbar(image, ax=axes, label="f(x, v$_x$)", extend="max")
 
     return draw
 

@@ -32,6 +32,7 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Run a case from t = 0."""
     case, began = None, driver.process_began()
     with _stop_signals(comm) as stop, _log_on_console(comm):
+        usercode.look_in(options.case.parent)
         with comm.together():
             if comm.is_root:
                 case = config.load(options.case, options.set)

@@ -44,6 +44,8 @@ _HELD: dict[Path, Any] = {}  # the locks of this process
 _AT_WORK = ("new", "running")
 #: How often a lock is tried for: whoever asks whether a run is at work holds it for a moment.
 _LOCK_TRIES = 5
+#: So many run folders are named where one of them was meant.
+_SOME = 4
 #: The name of what a restart replaces.
 _ASIDE = "{}-before-{}"
 
@@ -285,7 +287,10 @@ class RunFolder:
         """
         with self.writing():
             if not self.case.exists():
-                raise UserError(f"{self.path}: not a run folder (it has no case.toml): give the folder that a run made")
+                advice = "give the folder that a run made"
+                if runs := sorted(str(case.parent) for case in self.path.glob("*/case.toml")):
+                    advice = f"it holds run folders, give one of them: {', '.join(runs[:_SOME])}"
+                raise UserError(f"{self.path}: not a run folder (it has no case.toml): {advice}")
         return self._noted()
 
     def _noted(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any, cast, get_args
@@ -10,7 +9,7 @@ from typing import Annotated, Any, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import UserError, one_of
 
 #: Sizes of the floating-point numbers in a case, other than 0.
 SMALLEST, LARGEST = 1e-12, 1e12
@@ -108,6 +107,7 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
     if error["type"] == "extra_forbidden":
         return unknown_key(key, _keys_at(model, error["loc"][:-1]))
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "array")
+    message = message.replace("a valid ", "a ")
     message = message[:1].lower() + message[1:]
     if error["type"] == "missing":
         return f"{key} is missing: every case needs it"
@@ -122,9 +122,7 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The sentence for a key that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-    advice = f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(known)}"
-    return f"{key} is not a known key: {advice}"
+    return f"{key} is not a known key: {one_of(key.rpartition('.')[2], known)}"
 
 
 def section_of(annotation: Any) -> type[Section] | None:

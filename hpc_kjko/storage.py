@@ -82,6 +82,8 @@ def writing(path: Path) -> Iterator[None]:
     except _REFUSED as error:
         if locks := _lock_advice(error):
             raise UserError(f"cannot write {path}: {locks}") from error
+        if _errno(error) == errno.ENOENT and not path.parent.exists():
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}: make it first") from error
         kind = DiskFailure if _errno(error) in DISK_ERRORS else UserError
         raise kind(
             f"cannot write {path} ({_reason(error)}): look at free space, quota and permissions of its folder"

@@ -12,6 +12,8 @@ from hpc_kjko.casefile import RunCase
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
 
+#: From so many particles of a rank on its memory is mostly theirs.
+_MANY = 10**6
 #: A column is mostly noise below so many times its noise floor.
 NOISY = 2.0
 
@@ -138,9 +140,8 @@ def memory(status: dict[str, Any], particles: float) -> dict[str, str]:
     """What a rank took at most, the interpreter and its libraries included, by what ``run.json`` says."""
     if "memory" not in status:
         return {}
-    ranks = status.get("ranks", 1)
-    per_particle = status["memory"] * ranks / particles
-    return {
-        "memory of rank 0": f"{status['memory'] / 1e9:.2f} GB",
-        "memory of all ranks": f"{per_particle:.0f} bytes a particle",
-    }
+    found = {"memory of rank 0": f"{status['memory'] / 1e6:.0f} MB"}
+    on_each = particles / status.get("ranks", 1)
+    if on_each >= _MANY:
+        found["memory of all ranks"] = f"{status['memory'] / on_each:.0f} bytes a particle"
+    return found

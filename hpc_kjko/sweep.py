@@ -43,27 +43,28 @@ class Point:
     name: str
     settings: dict[str, str]
 
-    @property
-    def options(self) -> list[str]:
-        """Those of ``kjko run``."""
-        return [word for key, value in self.settings.items() for word in ("--set", f"{key}={value}")]
-
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs in a folder, each in its own."""
+    """Runs in a folder, each in its own.
+
+    Attributes:
+        changes: what all of them change in the case, as ``section.key=value``.
+    """
 
     folder: Path
     case: Path
     points: list[Point]
+    changes: Sequence[str] = ()
 
     @classmethod
-    def plan(cls, case: Path, grids: Sequence[str], folder: Path) -> Sweep:
+    def plan(cls, case: Path, grids: Sequence[str], folder: Path, changes: Sequence[str] = ()) -> Sweep:
         """The product of the grids, every case of it checked, and the folder too. Nothing is written.
 
         Args:
             case: the case file.
             grids: ``section.key=v1,v2,…``, values in TOML.
+            changes: of keys that no grid has, ``section.key=value``.
 
         Raises:
             UserError: a grid or one of the cases is wrong, or the folder holds something else.
@@ -71,6 +72,9 @@ class Sweep:
         axes = dict(_axis(text) for text in grids)
         if len(axes) < len(grids):
             raise UserError("--grid: names a key twice: give all of its values in one")
+        for text in changes:
+            if text.partition("=")[0].strip() in axes:
+                raise UserError(f"--set {text}: --grid gives this key its values: leave one of the two out")
         keys = [key.partition(".")[2] for key in axes]
         labels = {key: key if keys.count(key.partition(".")[2]) > 1 else key.partition(".")[2] for key in axes}
         points: list[Point] = []
@@ -80,7 +84,7 @@ class Sweep:
             if any(name == point.name for point in points):
                 raise UserError(f"--grid: two of its points would have the same folder {name}: leave one of them out")
             points.append(Point(name, settings))
-        sweep = cls(folder, case, points)
+        sweep = cls(folder, case, points, changes)
         if folder.exists() and not (folder / "sweep.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: exists and is no sweep's folder: choose another --out")
         for point in points:
@@ -111,7 +115,13 @@ class Sweep:
         Raises:
             UserError: it cannot be written.
         """
-        manifest = {"software": _SOFTWARE, "case": str(self.case), "points": [asdict(point) for point in self.points]}
+        points = [asdict(point) for point in self.points]
+        manifest = {
+            "software": _SOFTWARE,
+            "case": str(self.case),
+            "changes": list(self.changes),
+            "points": points,
+        }
         self._replace("sweep.json", json.dumps(manifest, indent=2) + "\n")
 
     def run(self, ranks: int) -> dict[str, str]:
@@ -167,7 +177,7 @@ class Sweep:
                 for source in (self.case, *self.case.parent.glob("*.py")):
                     shutil.copy(source, given)
         points = [
-            f"{number}) name={shlex.quote(point.name)} options=({shlex.join(point.options)}) ;;"
+            f"{number}) name={shlex.quote(point.name)} options=({shlex.join(self._options(point))}) ;;"
             for number, point in enumerate(self.points)
         ]
         text = _SLURM.format(
@@ -247,15 +257,22 @@ class Sweep:
         if any(folder.checkpoints.glob("step*.h5")):
             return ["restart", str(folder.path)]
         force = ["--force"] if (folder.path / "run.json").exists() else []
-        return ["run", str(self.case), "--out", str(folder.path), *point.options, *force]
+        return ["run", str(self.case), "--out", str(folder.path), *self._options(point), *force]
+
+    def _overrides(self, point: Point) -> list[str]:
+        """What the run of a point changes in the case, as ``section.key=value``."""
+        return [*self.changes, *(f"{key}={value}" for key, value in point.settings.items())]
+
+    def _options(self, point: Point) -> list[str]:
+        """Those of ``kjko run`` for a point."""
+        return [word for text in self._overrides(point) for word in ("--set", text)]
 
     def _require_fit(self, point: Point) -> None:
         """Check the case of a point, and that its folder, if there is one, holds that very case."""
         from hpc_kjko import config  # brings torch, which the table of a sweep can do without
 
-        overrides = [f"{key}={value}" for key, value in point.settings.items()]
         try:
-            case = config.load(self.case, overrides)
+            case = config.Case.load(self.case, self._overrides(point))
         except UserError as mistake:
             raise UserError(f"{point.name}: {mistake}") from None
         folder = self._folder(point)

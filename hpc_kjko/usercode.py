@@ -7,16 +7,19 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
+import pkgutil
 import site
 import sys
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.errors import SolverFailure, UserError, nearest, one_of
 
 
 def is_reference(text: str) -> bool:
@@ -26,13 +29,15 @@ def is_reference(text: str) -> bool:
 
 #: Files of the modules that hold the user's code.
 _FILES: set[str] = set()
-#: Where modules are looked for at last: those that a run has kept.
-_KEPT: list[str] = []
+#: Where modules are looked for at last: beside the case, or where a run has kept them.
+_LAST: list[str] = []
+#: The longest text of an exception that is shown whole.
+_LONGEST = 400
 
 
 @functools.cache
 def load(reference: str, key: str) -> Any:
-    """The object that "module:name" refers to, from the Python path, the current folder, or what a run has kept.
+    """The object that "module:name" refers to, from the Python path, the current folder, or that of :func:`look_in`.
 
     Args:
         reference: ``"module:name"``; the module may be dotted.
@@ -44,25 +49,61 @@ def load(reference: str, key: str) -> Any:
     given = f'{key} = "{reference}"'
     module_name, _, name = reference.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
-        raise UserError(f'{given}: write code of your own as "module:name"')
-    _add_folders()
+        raise UserError(
+            f'{given}: write code of your own as "module:name", such as "mine:{name}" for {name} in the file mine.py'
+        )
+    folders = _add_folders()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as failure:
         # The module may be there and import, in its turn, one that is not.
         if f"{module_name}.".startswith(f"{failure.name}."):
-            places = ["on the Python path", "in the current folder", *(f"in {folder}" for folder in _KEPT)]
-            raise UserError(
-                f"{given}: there is no module {failure.name}, neither {' nor '.join(places)}"
-            ) from None
-        raise UserError(f"{given}: importing {module_name} failed ({_in_one_line(failure)})") from failure
+            places = ["on the Python path", "in the current folder", *(f"in {folder}" for folder in folders[1:])]
+            missing = f"{given}: there is no module {failure.name}, neither {' nor '.join(places)}"
+            raise UserError(f"{missing}{_advice_on(module_name, name, folders)}") from None
+        raise UserError(_failed_import(given, module_name, failure)) from failure
     except (Exception, SystemExit) as failure:
-        raise UserError(f"{given}: importing {module_name} failed ({_in_one_line(failure)})") from failure
+        raise UserError(_failed_import(given, module_name, failure)) from failure
     _FILES.add(str(getattr(module, "__file__", None)))
     if not hasattr(module, name):
         where = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
-        raise UserError(f"{given}: the module {module_name} has no {name}{where}")
+        own = [known for known, what in vars(module).items() if getattr(what, "__module__", None) == module_name]
+        advice = f": {one_of(name, own)}" if own else ""
+        raise UserError(f"{given}: the module {module_name} has no {name}{where}{advice}")
     return getattr(module, name)
+
+
+def _advice_on(module_name: str, name: str, folders: list[str]) -> str:
+    """What to write in place of a module that is not there; empty if nothing is known."""
+    if module_name.endswith(".py"):
+        return f': leave out .py, as in "{module_name.removesuffix(".py")}:{name}"'
+    near = nearest(module_name, [module.name for module in pkgutil.iter_modules(folders)])
+    return f": did you mean {near}?" if near else ""
+
+
+def _failed_import(given: str, module_name: str, failure: BaseException) -> str:
+    """The sentence for a module that raises when it is imported."""
+    what, where = _in_one_line(failure), _users_line(failure)
+    if isinstance(failure, SyntaxError) and failure.filename:
+        what, where = f"SyntaxError: {failure.msg}", f", in line {failure.lineno} of {_base(failure.filename)}"
+    return f"{given}: importing {module_name} failed: {what}{where}"
+
+
+def other_signature(function: Callable[..., Any], count: int) -> str:
+    """The arguments of a function, as in "(x)", if it cannot be called with so many; empty if it can."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # one in C
+        return ""
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return str(signature)
+    return ""
+
+
+#: What torch says of a tensor that was given to a function of numpy or math.
+_OTHER_MATHEMATICS = ("numpy() on Tensor", "tensor to numpy", "'numpy.ndarray' and 'Tensor'", "to Python scalars")
 
 
 def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
@@ -72,17 +113,18 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
         given: which key holds the function and what it says, for messages.
 
     Raises:
-        UserError: the function raised; the message says where.
+        UserError: the function raised; the message says where in the user's code. What is one already stays as it is.
         SolverFailure: the function's own.
     """
     try:
         return function(*arguments)
-    except SolverFailure:
+    except (SolverFailure, UserError):
         raise
     except Exception as failure:
-        frames = traceback.extract_tb(failure.__traceback__)[1:2]  # the first is the call above
-        where = "".join(f", in line {frame.lineno} of {os.path.basename(frame.filename)}" for frame in frames)
-        raise UserError(f"{given}: it raised {_in_one_line(failure)}{where}") from failure
+        what = f"it raised {_in_one_line(failure)}"
+        if any(sign in str(failure) for sign in _OTHER_MATHEMATICS):
+            what = "it mixes torch tensors with numpy or math: use torch.cos, torch.exp and so on instead of numpy's"
+        raise UserError(f"{given}: {what}{_users_line(failure)}") from failure
 
 
 def blame(failure: BaseException) -> str | None:
@@ -90,19 +132,35 @@ def blame(failure: BaseException) -> str | None:
     frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if frame.filename in _FILES]
     if not frames:
         return None
-    return f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}: raised {_in_one_line(failure)}"
+    return f"{_base(frames[-1].filename)}, line {frames[-1].lineno}: raised {_in_one_line(failure)}"
+
+
+def _users_line(failure: BaseException) -> str:
+    """The last line of the user's that an exception went through, to end a sentence; empty if it went through none."""
+    frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if _is_users(Path(frame.filename))]
+    return f", in line {frames[-1].lineno} of {_base(frames[-1].filename)}" if frames else ""
+
+
+def _is_users(file: Path) -> bool:
+    """Whether a file of a traceback is neither of this package, nor of Python, nor of what is installed."""
+    others = [Path(__file__).parent, *_installed()]
+    return not (file.name.startswith("<") or any(folder in file.resolve().parents for folder in others))
+
+
+def _base(file: str) -> str:
+    return os.path.basename(file)
 
 
 def look_in(folder: Path) -> None:
     """Look for modules in a folder too, at last, in place of one that was given before.
 
     Args:
-        folder: where a run keeps its modules; it need not exist.
+        folder: where the case lies, or where a run keeps its modules; it need not exist.
     """
-    for before in _KEPT:
+    for before in _LAST:
         if before in sys.path:
             sys.path.remove(before)
-    _KEPT[:] = [str(folder.resolve())] if folder.is_dir() else []
+    _LAST[:] = [str(folder.resolve())] if folder.is_dir() else []
 
 
 def files_of(table: Any) -> dict[str, Path]:
@@ -159,10 +217,14 @@ def _source_of(name: str) -> tuple[Path | None, list[Path]]:
     files = [file for package in packages for file in sorted(package.rglob("*.py"))]
     files = files or [Path(spec.origin or "").resolve()]
     folder = packages[0].parent if packages else files[0].parent
-    places = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    places += [*site.getsitepackages(), site.getusersitepackages()]
-    is_installed = any(Path(place).resolve() in (folder, *folder.parents) for place in places)
+    is_installed = any(place in (folder, *folder.parents) for place in _installed())
     return (None, []) if is_installed else (folder, files)
+
+
+def _installed() -> set[Path]:
+    """Folders of Python's own modules and of installed ones."""
+    places = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return {Path(place).resolve() for place in (*places, *site.getsitepackages(), site.getusersitepackages())}
 
 
 def _imported_by(file: Path) -> set[str]:
@@ -182,15 +244,16 @@ def _imported_by(file: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def _add_folders() -> None:
-    """Behind all other folders: a file that lies about must not hide an installed module."""
+def _add_folders() -> list[str]:
+    """Behind all other folders: a file that lies about must not hide an installed module. The current one first."""
     importlib.invalidate_caches()
-    folders = list(_KEPT)
+    folders = list(_LAST)
     with contextlib.suppress(OSError):  # the current folder may be gone
-        folders.insert(0, os.getcwd())
+        folders = list(dict.fromkeys([os.getcwd(), *_LAST]))
     sys.path += [folder for folder in folders if folder not in sys.path]
+    return folders
 
 
 def _in_one_line(failure: BaseException) -> str:
-    text = " ".join(f"{type(failure).__name__}: {failure}".split()).rstrip(":")
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    text = f"{type(failure).__name__}: {failure}".rstrip(": ")
+    return textwrap.shorten(text, _LONGEST, placeholder=" …")

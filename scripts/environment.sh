@@ -9,7 +9,8 @@
 set -euo pipefail
 
 if [ $# -lt 2 ] || [ $# -gt 3 ] || { [ $# -eq 3 ] && [ "$3" != editable ]; }; then
-    echo "usage: bash scripts/environment.sh VENV_DIR EXTRAS [editable]" >&2
+    echo "usage: bash scripts/environment.sh VENV_DIR EXTRAS [editable], for example" >&2
+    echo "    bash scripts/environment.sh .venv mpi,plot,analysis" >&2
     exit 2
 fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -88,6 +88,11 @@ class UserStart(Problem):
                 f"{self._density_given}: it must be a function f0(x, v), or an object with methods "
                 f"sample(points, temperature) and log_density(x, v, temperature), {lacks}"
             )
+        if other := usercode.other_signature(found, 2):
+            raise UserError(
+                f"{self._density_given}: it must be a function f0(x, v) of positions x [n, {self.space_dims}] and "
+                f"velocities v [n, {self.velocity_dims}], its arguments are {other}"
+            )
 
         def density(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             value: torch.Tensor = usercode.call(found, x, v, given=self._density_given)
@@ -233,7 +238,7 @@ def _check_start(problem: Problem, count: int, given: str) -> tuple[torch.Tensor
     _one_per_row(value, count, f"{given}: log_density must return a tensor [n]")
     if not _differentiable(value, v):
         raise UserError(
-            f"{given}: log_density cannot be differentiated in v: compute it from v by torch operations only"
+            f"{given}: it cannot be differentiated in v: compute it from v by torch operations only, such as torch.exp"
         )
     return x, v.detach()
 

@@ -29,6 +29,10 @@ _FAINT = 1e-8
 _FARTHEST = 1e4
 #: Largest root mean square of the relative error between the nodes.
 _ROUGH = 0.01
+#: What single precision may leave of the difference between both ends of a period.
+_ROUND_OFF = 3e-7
+
+_SAMPLER = "give an object with sample(points, temperature) and log_density(x, v, temperature) in its place"
 
 Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Nodes around each of n points, by index along some axes, and their shares in what lies between them.
@@ -54,8 +58,8 @@ class TabulatedDensity:
         reach: how far figures should show velocities: f0 is below 1e-5 of its maximum for any |v_j| above.
 
     Raises:
-        UserError: f0 is negative or not finite somewhere, or zero everywhere; it does not fall off; or it varies too
-            fast, or in too many dimensions together, for a table.
+        UserError: f0 is negative or not finite somewhere, or zero everywhere; it does not fall off, or is not
+            periodic; or it varies too fast, or in too many dimensions together, for a table.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class TabulatedDensity:
         self._names = [f"x_{j + 1}" for j in range(space_dims)] + [f"v_{j + 1}" for j in range(velocity_dims)]
         self._periods = periods
         boxes = self._extent()
+        self._require_periodic()
         self.reach = max(max(-low, high) for low, high in self._visible[space_dims:])
         base = self._typical
         largest = float(self._values(base[None])[0])
@@ -80,11 +85,12 @@ class TabulatedDensity:
             if len(axes) > max(_NODES):
                 names = ", ".join(self._names[j] for j in axes)
                 raise UserError(
-                    f"{given}: f0 is no product in {names}, and a table of {len(axes)} axes is too large: "
-                    "give an object with sample(points, temperature) and log_density(x, v, temperature)"
+                    f"{given}: f0 is no product in {names}, and a table of {len(axes)} axes is too large: {_SAMPLER}"
                 )
             grid = [np.linspace(*boxes[j], _NODES[len(axes)]) for j in axes]
             table = _Table(tuple(axes), grid, self._on_mesh(axes, grid, base) / largest)
+            if not table.integral > 0:
+                raise UserError(f"{given}: f0 is too narrow to be resolved: widen it, or {_SAMPLER}")
             log_integral += math.log(table.integral)
             self._tables.append(table)
         self._log_scale = math.log(mass) - log_integral
@@ -111,19 +117,25 @@ class TabulatedDensity:
             x, v = part[:, : self._space_dims], part[:, self._space_dims :]
             with torch.no_grad():
                 found = self._checked(self._function(x, v), len(part)).double().cpu().numpy()
-            for what, wrong in (("not finite", ~np.isfinite(found)), ("negative", found < 0)):
+            for what, wrong, right in (
+                ("not finite", ~np.isfinite(found), "a density is a finite number everywhere"),
+                ("negative", found < 0, "a density is at least 0 everywhere"),
+            ):
                 if wrong.any():
-                    place = zip(self._names, part[wrong][0].tolist(), strict=True)
-                    where = ", ".join(f"{name} = {value:.6g}" for name, value in place)
-                    raise UserError(f"{self._given}: f0 is {what} at {where}: a density is at least 0 everywhere")
+                    raise UserError(f"{self._given}: f0 is {what} at {self._place(part[wrong][0].tolist())}: {right}")
             values[start : start + _CHUNK] = found
         return values
 
+    def _place(self, coordinates: Sequence[float]) -> str:
+        return ", ".join(f"{name} = {value:.6g}" for name, value in zip(self._names, coordinates, strict=True))
+
     def _checked(self, value: object, count: int) -> torch.Tensor:
         if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.shape == (count,)):
-            got = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+            got = "None" if value is None else f"a {type(value).__name__}"
+            if isinstance(value, torch.Tensor):
+                got = f"a tensor {list(value.shape)} of {value.dtype}"
             raise UserError(
-                f"{self._given}: f0(x, v) must return a tensor [n] for x [n, {self._space_dims}] and "
+                f"{self._given}: f0(x, v) must return a floating-point tensor [n] for x [n, {self._space_dims}] and "
                 f"v [n, {len(self._names) - self._space_dims}], for n = {count} it returned {got}"
             )
         return value
@@ -154,14 +166,15 @@ class TabulatedDensity:
                 boxes[number] = (min(low for low, _ in seen), max(high for _, high in seen))
         for _ in range(40):
             wider = [end or box for end, box in zip(self._scanned(boxes), boxes, strict=True)]
-            settled = all(
-                abs(a - c) + abs(b - d) < 0.1 * (b - a) for (a, b), (c, d) in zip(boxes, wider, strict=True)
-            )
+            settled = all(abs(a - c) + abs(b - d) < 0.1 * (b - a) for (a, b), (c, d) in zip(boxes, wider, strict=True))
             boxes = wider
             if settled:
                 break
         if not self._values(self._typical[None])[0] > 0:
-            raise UserError(f"{self._given}: f0 is zero wherever it was looked at: give a positive density")
+            raise UserError(
+                f"{self._given}: f0 is zero wherever it was looked for, up to |v_j| = {_REACHES[-1]:g}: "
+                "give a density that is positive there"
+            )
         self._boxes = boxes
         return boxes
 
@@ -201,10 +214,37 @@ class TabulatedDensity:
             wider[j] = (start, end)
             if max(-start, end) > _FARTHEST:
                 raise UserError(
-                    f"{self._given}: f0 does not fall off along {self._names[j]}: it must be negligible within "
-                    f"{_FARTHEST:g}"
+                    f"{self._given}: f0 does not fall off along {self._names[j]}: it must be negligible where "
+                    f"|{self._names[j]}| is {_FARTHEST:g} or more"
                 )
         return wider
+
+    def _require_periodic(self) -> None:
+        """Compare f0 at both ends of each period, on lines through where it is largest and all over it.
+
+        What is steep also changes between neighbouring places on a line: only a larger difference is none of its own.
+        """
+        for j, length in enumerate(self._periods or ()):
+            lines = np.repeat(self._likely()[:, None], _SCAN + 1, axis=1)
+            lines[:, :, j] = np.linspace(0.0, length, _SCAN + 1)
+            values = self._values(lines.reshape(-1, len(self._names))).reshape(lines.shape[:2])
+            jump, steps = np.abs(values[:, -1] - values[:, 0]), np.abs(np.diff(values, axis=1)).max(1)
+            excess = (jump - steps) / np.maximum(values.max(1), 1e-300)
+            if excess.max() > _ROUND_OFF:
+                line = np.where(excess > _ROUND_OFF, values.max(1), 0.0).argmax()
+                place = [f"{name} = {z:.4g}" for name, z in zip(self._names, lines[line, 0], strict=True)]
+                raise UserError(
+                    f"{self._given}: f0 is not periodic along {self._names[j]}, which runs from 0 to problem.length = "
+                    f"{length:.8g}: at {', '.join(place[:j] + place[j + 1 :])} it is {values[line, 0]:.6g} at one end "
+                    f"and {values[line, -1]:.6g} at the other: make them the same, or change problem.length"
+                )
+
+    def _likely(self) -> np.ndarray:
+        """Places [n, dx + dv] where f0 is largest, as far as is known, and as many all over it."""
+        low, high = np.array(self._boxes).T
+        cloud = low + (high - low) * Sobol(len(self._names), seed=3).points(0, _SCAN)
+        values = self._values(cloud)
+        return np.concatenate([self._best, cloud[values > _FAINT * values.max()][:_PLACES]])
 
     def _factors(self) -> list[list[int]]:
         """The axes in groups: f0 is a product of one function of each group.
@@ -242,8 +282,7 @@ class TabulatedDensity:
         rough = float(np.sqrt((error**2).mean()))
         if rough > _ROUGH:
             raise UserError(
-                f"{self._given}: f0 varies too fast for its table: between nodes it is {rough:.1%} off; give an "
-                "object with sample(points, temperature) and log_density(x, v, temperature)"
+                f"{self._given}: f0 varies too fast for a table ({rough:.1%} off between nodes): {_SAMPLER}"
             )
 
 

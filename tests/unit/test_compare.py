@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from hpc_kjko import compare
 from hpc_kjko.config import from_table
@@ -24,9 +25,13 @@ def here(a_run, kjko_here, tmp_path):
     return kjko_here
 
 
-def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
+def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path, monkeypatch):
+    labels = []
+    label = Axes.set
+    monkeypatch.setattr(Axes, "set", lambda axes, **look: labels.append(look.get("ylabel")) or label(axes, **look))
     result = here("compare", "mine", "other", "--tolerance", "0.0909", "--out", "figure.png")
     assert result.returncode == 1 and "L2: kl by 0.0909\n" in result.stderr and "energy" not in result.stderr
+    assert labels[1:3] == ["field energy\n[normalised energy]", "entropy"]
     assert "5 times from 0 to 0.8" in result.stdout and (tmp_path / "figure.png").stat().st_size > 20_000
     assert here("compare", "mine", "other", "--column", "entropy", "--tolerance", "0").returncode == 0
 
@@ -36,6 +41,19 @@ def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
     for column in ("kinetic_energy", "entropy", "free_energy", "kl"):
         assert column in grid.stdout and column not in grid.stderr
     assert "potential_energy" not in grid.stdout  # there is none
+
+
+def test_what_the_cases_differ_in_is_named(here, tmp_path):
+    assert here("compare", "mine", "other").stderr == ""
+    path = tmp_path / "other/case.toml"
+    text = path.read_text().replace("seed = 0", "seed = 7").replace("every = 5", "every = 2")
+    path.write_text(text.replace("strength = 0.1", "strength = 0.2").replace("step = 0.1", "step = 0.05"))
+    for name, constant in (("mine", 1), ("other", 2)):
+        (tmp_path / name / "code").mkdir()
+        (tmp_path / name / "code/start.py").write_text(f"A = {constant}")
+    result = here("compare", "mine", "other")
+    assert result.returncode == 0
+    assert result.stderr == "kjko: the runs differ in physics.collision_strength, time.step, code/start.py\n"
 
 
 def test_a_table_at_other_times_with_a_known_error(here, tmp_path):
@@ -75,6 +93,11 @@ def test_differences_are_measured_where_both_are():
         (["nowhere", "mine"], "nowhere: not a run folder"),
         (["mine", "."], "not a run folder"),
         (["mine", "other", "--column", "pressure"], "--column pressure: the run has no such column"),
+        (["mine", "other", "--column", "entropi"], "the run has no such column: did you mean entropy?"),
+        (["mine", "other", "third"], "third is one argument too many for 'kjko compare': it takes A and B; quote"),
+        (["mine", "other", "late.csv"], "late.csv is one argument too many for 'kjko compare': it takes A and B\n"),
+        (["mine", "other", "--tolerance", "much"], "--tolerance: much must be a number"),
+        (["mine"], "'kjko compare' needs B"),
         (["mine", "other", "--tolerance", "-1"], "must be a number, 0 or more"),
         (["mine", "other", "--out", "figure.doc"], "ends in .png, .pdf or .svg"),
         (["mine", "late.csv"], "no time in common: the run has t = 0 to 1, the reference 5 to 6"),

@@ -101,7 +101,7 @@ def test_the_contract_of_the_readme_case(tmp_path):
         ({"problem": {"kind": "gaussian", "stiffness": True}}, "problem.stiffness", "array"),
         ({"problem": {**TWO_STREAM, "length": []}}, "problem.length", "at least 1"),
         ({"problem": TWO_STREAM, "time": {"step": -0.1}}, "time.step", "greater than 0"),
-        ({"problem": TWO_STREAM, "time": {"step": "0.1"}}, "time.step", "number"),
+        ({"problem": TWO_STREAM, "time": {"step": "0.1"}}, "time.step", "it should be a number"),
         ({"problem": TWO_STREAM, "time": {"step": float("nan")}}, "time.step", "finite"),
         ({"problem": TWO_STREAM, "time": {"end": 1.03}}, "time.end", "whole number"),
         ({"problem": TWO_STREAM, "particles": {"count": 0}}, "particles.count", "greater than or equal to 1"),
@@ -215,6 +215,12 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
             load(broken)
 
 
+def test_a_text_without_quotes_is_told_to_have_some(tmp_path):
+    (tmp_path / "case.toml").write_text("[problem]\nkind = plasma # mine\n")
+    with pytest.raises(UserError, match='a text needs quotes, as in kind = "plasma"$'):
+        load(tmp_path / "case.toml")
+
+
 CASE_TEXT = '# κ\n[problem]\nkind = "two_stream"  # é\n'
 
 
@@ -229,6 +235,7 @@ def test_a_case_file_may_come_from_an_editor_of_another_system(raw, tmp_path):
     [
         (CASE_TEXT.encode("utf-16"), "case.toml: is not UTF-8 text .it looks like UTF-16.: save it as UTF-8"),
         (CASE_TEXT.encode("utf-16-le"), "it looks like UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3" + bytes(range(256)), "is not a text file: give a case in TOML"),
         (CASE_TEXT.replace("κ", "k").encode("latin-1"), "case.toml: line 3 is not UTF-8 text: save the file as UTF-8"),
     ],
 )

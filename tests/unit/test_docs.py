@@ -313,6 +313,8 @@ def test_the_demo_installs_what_the_first_pages_use():
         (page,) = (page for page in PAGES if page.name == name)
         named = re.findall(r"pip install[^\n]*\[([\w,]+)\]", text_of(page))
         assert {extra for names in named for extra in names.split(",")} <= set(extras.split(","))
+    for path in ("README.md", "scripts/environment.sh"):  # how to do the same by hand
+        assert f"bash scripts/environment.sh .venv {extras}" in text_of(ROOT / path)
 
 
 # -- what keys mean --------------------------------------------------------------------------------------------------

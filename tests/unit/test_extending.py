@@ -62,6 +62,26 @@ class Abstract(Problem):
 """
 
 
+#: A start f0 each.
+STARTS = """
+import numpy as np
+import torch
+
+def matrix(x, v):
+    return torch.exp(-0.5 * v**2)
+def by_numpy(x, v):
+    return np.exp(-0.5 * v[:, 0] ** 2)
+def detached(x, v):
+    return torch.exp(-0.5 * v[:, 0].detach() ** 2)
+def of_x(x):
+    return x
+def misspelt(x, v):
+    return torch.exp(-w[:, 0] ** 2)
+def sloping(x, v):
+    return (1 + 0.1 * x[:, 0]) * torch.exp(-0.5 * v[:, 0] ** 2)
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The files of the page: a block whose first line names none goes on with mine.py."""
@@ -71,6 +91,9 @@ def folder(tmp_path_factory):
         with open(folder / (named[1] if named else "mine.py"), "a") as file:
             file.write(f"{text}\n\n")
     (folder / "mistaken.py").write_text(MISTAKES)
+    (folder / "starts.py").write_text(STARTS)
+    (folder / "unparsed.py").write_text("import torch\ndef f0(x, v)\n    return x\n")
+    (folder / "unimported.py").write_text("import torch\n\nimport no_such_module_of_mine\n")
     return folder
 
 
@@ -150,6 +173,7 @@ def test_a_start_of_ones_own(here):
         ("output.diagnostics", "mistaken:Words", "local must return the rank's sums as an array of numbers"),
         ("output.diagnostics", "mistaken:Nameless", "columns must be names"),
         ("output.diagnostics", "mine:two_clouds", "it must be a class"),
+        ("output.diagnostics", "starts:matrix", r"that takes the case, .* its arguments are \(x, v\)$"),
         ("problem.kind", "mine:Friction", "subclass of hpc_kjko.problems.Problem"),
         (
             "problem.kind",
@@ -165,6 +189,42 @@ def test_a_mistake_in_it_is_one_sentence_that_names_the_key(key, reference, says
     with pytest.raises(UserError, match=says) as mistake:
         run(Case.load("mine.toml", {key: reference, "time.end": 0.1}), "wrong", force=True, progress=False)
     assert key in str(mistake.value) and len(str(mistake.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("satrts:matrix", "there is no module satrts, neither on the Python path nor in the current folder: did you "
+         "mean starts\\?"),
+        ("starts.py:matrix", '.*: leave out .py, as in "starts:matrix"'),
+        ("code/starts.py:matrix", 'write code of your own as "module:name", .*'),
+        ("starts:martix", r"the module starts has no martix \(.*starts.py\): did you mean matrix\?"),
+        ("unparsed:f0", "importing unparsed failed: SyntaxError: .*, in line 2 of unparsed.py"),
+        ("unimported:f0", "importing unimported failed: ModuleNotFoundError: .*, in line 3 of unimported.py"),
+        ("starts:matrix", r"f0\(x, v\) must return a floating-point tensor \[n\] .* of torch.float64"),
+        ("starts:by_numpy", "it mixes torch tensors with numpy or math: use torch.cos.*, in line 8 of starts.py"),
+        ("starts:detached", "it cannot be differentiated in v: .*"),
+        ("starts:of_x", r"it must be a function f0\(x, v\) .*, its arguments are \(x\)"),
+        ("starts:misspelt", "it raised NameError: name 'w' is not defined, in line 14 of starts.py"),
+        ("starts:sloping", "f0 is not periodic along x_1, .* or change problem.length"),
+    ],
+)
+def test_a_mistake_in_a_start_is_said_once_and_in_the_users_own_file(reference, says, here):
+    with pytest.raises(UserError, match=rf'^problem.initial_density = "{reference}": {says}$') as mistake:
+        Case.from_table({"problem": {"kind": "plasma", "initial_density": reference}})
+    assert "UserError" not in str(mistake.value) and "custom.py" not in str(mistake.value)
+
+
+def test_a_module_beside_the_case_is_found_from_another_folder(here, folder, tmp_path, kjko_here):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "beside_the_case.py").write_text((folder / "bump.py").read_text())
+    case = tmp_path / "deep" / "case.toml"
+    case.write_text('[problem]\nkind = "plasma"\ninitial_density = "beside_the_case:bump_on_tail"\n')
+    few = ["--set", "particles.count=1024", "--set", "time.end=0.2", "--set", "problem.length=20.94395102393195"]
+    assert kjko_here("run", case, "--out", "beside", *few).returncode == 0
+    assert (tmp_path / "beside" / "code" / "beside_the_case.py").exists()
+    result = kjko_here("run", case, "--out", "not", "--set", "problem.initial_density=beside_the_cas:f")
+    assert f"nor in the current folder nor in {tmp_path}/deep: did you mean beside_the_case?" in result.stderr
 
 
 def test_an_error_in_the_middle_of_a_problems_own_code_is_a_sentence_too(here, kjko_here, folder):

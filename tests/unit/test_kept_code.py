@@ -64,7 +64,7 @@ def forget(monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "test_kept_code" not in path and "kept" not in path])
     for name in [name for name in sys.modules if name.partition(".")[0].endswith("_of_mine")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(usercode, "_KEPT", [])
+    monkeypatch.setattr(usercode, "_LAST", [])
     usercode.load.cache_clear()
     warn_once.cache_clear()
     importlib.invalidate_caches()
@@ -119,9 +119,9 @@ def test_a_restart_and_an_analysis_find_the_copy(elsewhere, capsys, caplog):
 @pytest.mark.parametrize("verb", ["series", "inspect", "watch", "compare", "plot", "report"])
 def test_verbs_that_only_read_files_never_import_it(verb, elsewhere, kept_run, capsys):
     for path in (elsewhere / "code").rglob("*.py"):
-        path.write_text("raise SystemExit('imported')")
+        path.write_text("raise SystemExit('is run')")
     assert main([verb, str(elsewhere), *{"watch": ["--once"], "compare": [str(kept_run)]}.get(verb, [])]) == 0
-    assert "imported" not in capsys.readouterr().err
+    assert "is run" not in capsys.readouterr().err
     data = open_run(elsewhere)
     assert "mean_x" in data.series and data.particles.x_1.shape == (2, 512) and data.histograms.f_x_1_v_1.shape[0] == 3
     assert "cloud_of_mine" not in sys.modules
@@ -142,6 +142,10 @@ def test_a_module_that_has_changed_is_used_and_said(elsewhere, tmp_path, caplog,
     assert "has changed since" not in caplog.text
     (tmp_path / "here" / "helper_of_mine.py").write_text("DEPTH = 0.75\n")
     assert main(["analyze", str(elsewhere)]) == 0
+    assert caplog.text.count("helper_of_mine.py has changed since the run began") == 1
+    caplog.clear()
+    forget(monkeypatch)
+    assert main(["compare", str(elsewhere), "grid", "--column", "kinetic_energy"]) == 0
     assert caplog.text.count("helper_of_mine.py has changed since the run began") == 1
     run(Case.load(elsewhere / "case.toml"), elsewhere, force=True, progress=False)  # begins with the code as it is
     assert not list(elsewhere.glob("code-before*"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from browser import Browser
 
+from hpc_kjko import plotting
 from hpc_kjko.output import read_snapshot
 from hpc_kjko.plotting import field_spectrum
 from hpc_kjko.series import SeriesWriter, read_series
@@ -119,3 +120,20 @@ def test_the_spectrum_adds_up_to_the_field_energy(a_run):
     shell = round(np.hypot(1, 1.5) / 0.5)
     assert energy[shell - 1] == pytest.approx(0.5 * 8 * np.pi**2 * 0.5)
     assert wavenumber[shell - 1] == pytest.approx(0.5 * shell)
+
+
+def test_a_small_wave_shows_beside_a_plasmas_thermal_energy():
+    time = np.linspace(0, 1, 5)
+    series = {"time": time, "kinetic_energy": 21 - 0.05 * time, "field_energy": 0.05 * time}
+    _, grid = plotting._axes(1, 1, (4, 3))
+    plotting._energies(grid[0, 0], series | {"potential_energy": 0 * time})
+    low, high = grid[0, 0].get_ylim()
+    assert high - low < 0.2 and "kinetic, from 21" in grid[0, 0].get_legend_handles_labels()[1]
+
+
+def test_one_noisy_bin_does_not_rule_the_colours_of_phase_space(a_run):
+    snapshot = read_snapshot(a_run / "snapshots", 10, slice(None))
+    before = plotting._brightest([snapshot])
+    values = snapshot.histograms[0].values
+    values[0, 0] = 1000 * values.max()
+    assert 0 < plotting._brightest([snapshot]) < 2 * before

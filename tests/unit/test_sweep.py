@@ -78,7 +78,8 @@ def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on
 def test_a_slurm_script_gives_each_job_its_run(kjko_here, small_case, tmp_path):
     (tmp_path / "mine.py").write_text("# beside the case")
     grids = ["--grid", "grid.cells=[16],[32]", "--grid", "particles.start=quiet,random"]
-    line = ["sweep", "small.toml", *grids, "--out", "a sweep", "--ranks", "3", "--slurm", "sweep.sbatch"]
+    of_all = ["--set", "time.end=0.5"]
+    line = ["sweep", "small.toml", *grids, *of_all, "--out", "a sweep", "--ranks", "3", "--slurm", "sweep.sbatch"]
     result = kjko_here(*line)
     assert result.returncode == 0 and "sbatch sweep.sbatch" in result.stdout, result.stderr
     script = (tmp_path / "sweep.sbatch").read_text()
@@ -96,7 +97,7 @@ def test_a_slurm_script_gives_each_job_its_run(kjko_here, small_case, tmp_path):
         return subprocess.run(["bash", "sweep.sbatch"], cwd=tmp_path, env=env, text=True, capture_output=True)
 
     out = tmp_path / "a sweep"
-    settings = ["--set", "grid.cells=[32]", "--set", "particles.start=quiet"]
+    settings = [*of_all, "--set", "grid.cells=[32]", "--set", "particles.start=quiet"]
     folder = out / "cells=32,start=quiet"
     assert job(2).stdout.splitlines() == ["3", str(out / "input/small.toml"), str(folder), *settings]
     assert job(4).returncode == 2
@@ -127,6 +128,8 @@ def test_a_slurm_script_gives_each_job_its_run(kjko_here, small_case, tmp_path):
             "was not made by kjko sweep",
         ),
         (["small.toml", "--grid", "time.end=0.5", "--out", "swept"], "end=0.5: holds a run of another case"),
+        (["small.toml", "--grid", "time.end=1.0", "--set", "time.end=2.0", "--out", "out"], "--grid gives this key"),
+        (["small.toml", "--grid", "time.end=1.0", "--set", "time.stpe=2.0", "--out", "out"], "did you mean step?"),
         (["thesis", "--table"], "thesis: not a sweep's folder"),
     ],
 )
@@ -149,11 +152,12 @@ def test_ranks_are_started_by_the_launcher(kjko_here, small_case, tmp_path, monk
     launcher.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/launched\nexit 75\n')
     launcher.chmod(0o755)
     monkeypatch.setenv("KJKO_LAUNCH", f"{launcher} --quiet")
-    result = kjko_here("sweep", small_case, "--grid", "particles.seed=1,2", "--ranks", "2", "--out", "out")
+    of_all = ("--set", "time.end=0.5")
+    result = kjko_here("sweep", small_case, "--grid", "particles.seed=1,2", "--ranks", "2", "--out", "out", *of_all)
     assert result.returncode == 75
     first, second = (tmp_path / "launched").read_text().splitlines()
     assert first.startswith("--quiet -n 2 ") and first.endswith(
-        f"run {small_case} --out out/seed=1 --set particles.seed=1"
+        f"run {small_case} --out out/seed=1 --set time.end=0.5 --set particles.seed=1"
     )
     assert second.endswith("--set particles.seed=2")
     monkeypatch.setenv("KJKO_LAUNCH", "no-such-launcher")

@@ -106,17 +106,50 @@ def maxwellian(v):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda x, v: maxwellian(v) - 0.1, "f0 is negative at x_1 = "),
-        (lambda x, v: maxwellian(v) / (v[:, 0] > 20), "f0 is not finite at x_1 = "),
-        (lambda x, v: 0 * v[:, 0], "f0 is zero wherever"),
+        (lambda x, v: maxwellian(v) - 0.1, "f0 is negative at x_1 = .*at least 0 everywhere$"),
+        (lambda x, v: maxwellian(v) / (v[:, 0] > 20), "f0 is not finite at x_1 = .*a finite number everywhere$"),
+        (lambda x, v: 0 * v[:, 0], r"f0 is zero wherever it was looked for, up to .v_j. = 128:"),
         (lambda x, v: torch.ones(len(v)), "does not fall off along v_1"),
-        (lambda x, v: torch.exp(-0.5 * v**2), "must return a tensor \\[n\\]"),
+        (lambda x, v: torch.exp(-0.5 * v**2), r"must return a floating-point tensor \[n\]"),
+        (lambda x, v: (v[:, 0].abs() < 1).long(), r"returned a tensor \[\d+\] of torch.int64$"),
+        (lambda x, v: None, "returned None$"),
+        (lambda x, v: torch.exp(-((v[:, 0] - 3) ** 2) / 1e-10), "too narrow to be resolved: widen it"),
         (lambda x, v: maxwellian(v) * (1 + 0.9 * torch.cos(4000 * x[:, 0])), "varies too fast"),
     ],
 )
 def test_what_is_no_density_is_refused_in_a_sentence(function, said):
     with pytest.raises(UserError, match=f"^problem.initial_density: .*{said}"):
         start_of(function)
+
+
+@pytest.mark.parametrize(
+    ("density", "axis"),
+    [
+        (lambda x, v: 1 + 0.1 * x[:, 0], "x_1"),
+        (lambda x, v: 1 + 1e-3 * torch.cos(0.51 * x[:, 0]), "x_1"),
+        (lambda x, v: 1 + torch.exp(-8 * x[:, 0] ** 2), "x_1"),
+        (lambda x, v: 1 + 0.1 * torch.cos(0.5 * x[:, 0]) + 0.01 * torch.sin(0.55 * x[:, 1]), "x_2"),
+        (lambda x, v: 1 + 0.1 * (v[:, 0] > 3) * x[:, 0], "x_1"),  # a few particles' density alone
+    ],
+)
+def test_what_is_not_periodic_is_refused(density, axis):
+    dims = 1 + (axis == "x_2")
+    with pytest.raises(UserError, match=f"not periodic along {axis}, which runs from 0 to problem.length = 12.56637"):
+        start_of(lambda x, v: maxwellian(v) * density(x, v), dv=dims, dx=dims, periods=(L,) * dims)
+
+
+@pytest.mark.parametrize(
+    "density",
+    [
+        lambda x, v: 1 + 0.5 * torch.sin(0.49999 * x[:, 0]),  # of a length that was rounded
+        lambda x, v: 1 + 0.5 * (x[:, 0] < 5),
+        lambda x, v: torch.exp(-20 * torch.sin(0.25 * x[:, 0]) ** 2),  # a clump at the seam
+        lambda x, v: torch.exp(-(((v[:, 0] - torch.sin(0.5 * x[:, 0])) / 0.05) ** 2)),  # a cold beam
+        lambda x, v: (1 + 1e-6 * torch.cos(0.5 * x[:, 0])).float(),
+    ],
+)
+def test_what_is_periodic_is_not_however_steep(density):
+    start_of(lambda x, v: maxwellian(v) * density(x, v))
 
 
 def test_too_many_dimensions_together_ask_for_a_sampler():

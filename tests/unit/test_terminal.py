@@ -244,11 +244,11 @@ def test_a_plot_of_some_columns_and_times(runs, kjko_here, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--column lk", "--column lk: the run has no such column; it has step, time,"),
+        ("--column lk", "--column lk: the run has no such column: it may be one of step, time,"),
         ("--from 2 --to 3", "--from 2 --to 3: the run has no row there; it has t = 0 to 1"),
         ("--from 3 --to 2", "--from 3 --to 2: the first time must not be after the last"),
         ("--from nan", "nan must be a finite number"),
-        ("--format jpg", "invalid choice: 'jpg'"),
+        ("--format jpg", "--format jpg: it may be one of png, pdf, svg"),
         ("--out small.toml", "cannot write small.toml"),
     ],
 )
