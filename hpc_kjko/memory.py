@@ -100,10 +100,14 @@ class _Sizes:
         return self.case.physics.collision_strength > 0 and self.case.method.collision not in others
 
     @property
+    def _regresses(self) -> bool:
+        return self._has_control and self.case.method.solver == "regression"
+
+    @property
     def _folds(self) -> int:
         """Parts that the particles of an inner solve are sorted into; 1 if they are not."""
         method = self.case.method
-        return FOLDS - 2 * method.held_out if method.held_out or method.solver == "varpro" else 1
+        return FOLDS - 2 * method.held_out if method.held_out or method.solver != "adam" else 1
 
     @property
     def _inputs(self) -> int:
@@ -159,7 +163,8 @@ class _Sizes:
             row += self._trained * (dv + 1)
             variate = DOUBLE * (dv + 1)
         copies = 2 if self._folds > 1 else 1  # as they are, and sorted by folds
-        held_out = 3 * DOUBLE * case.method.held_out
+        held_out = 4 * DOUBLE * case.method.held_out
+        row += 3 * DOUBLE * self._regresses  # log f, what ψ is to be, what it misses
         return pushed + frame + order + max(copies * row + variate, moved + held_out) + 2 * DOUBLE
 
     @property
@@ -175,6 +180,8 @@ class _Sizes:
         dv, widths = self._dims[1], self.case.method.hidden
         in_torch = not has_kernels() or max(self._widths) > 256
         layers = sum(widths) * (2 + 2 * dv) if in_torch else 0
+        if self._regresses:
+            layers = (2 * sum(widths) + self._features) * (1 + dv + dv * dv)
         solving = 0
         if not (has_kernels() and has_network(self._widths)) and not self.case.run.reproducible:
             solving = sum(widths) * (6 + 2 * dv) * self._trained
@@ -199,21 +206,28 @@ class _Sizes:
         if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
             return 0
         dv, together = self._dims[1], rows_together(case.particles.count)
+        if self._regresses:
+            return together * self._features * (1 + dv + dv * dv) * 4 * DOUBLE
         return together * (sum(case.method.hidden) * (6 + 2 * dv) * self._trained + self._features * dv * 4 * DOUBLE)
 
     @property
     def _features(self) -> int:
-        """M of variable projection; 0 with another solver."""
+        """M of variable projection or of a regression's functions; 0 with another solver."""
         method = self.case.method
-        if method.solver != "varpro" or not self._has_control:
+        if method.solver == "adam" or not self._has_control:
             return 0
         dx, dv = self._dims
+        if self._regresses:
+            beside = self._inputs - dv
+            return method.hidden[-1] + dv * (3 + beside) + (dv * (dv + 1) + beside * (beside + 3)) // 2 + 1
         skipped = (dv if self.case.problem.periods else dx + dv) if method.skip or not method.hidden else 0
         return (method.hidden[-1] if method.hidden else self._inputs) + skipped + 1
 
     @property
     def moments(self) -> float:
         """Variable projection's sums, of each fold, and the matrices of Newton's steps."""
+        if self._regresses:
+            return 12 * DOUBLE * self._features**2
         gram, hessian = self._features**2, (self._dims[1] * self._features) ** 2
         return DOUBLE * ((self._folds + 5) * (gram + hessian) + 10 * hessian)
 

@@ -44,8 +44,8 @@ class CollisionReport:
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.
         disagreement: hT ∫f times the mean of ∇v·u + u·∇v ψ̄ over particles that were never fitted, 0 by Stein's identity
-            if ∇v ψ̄ = ∇v log f: by how much the fitted density and where particles are disagree on the change of the free
-            energy; 0 where none is fitted.
+            if ∇v ψ̄ = ∇v log f: by how much the fitted density and where particles are disagree on the change of the
+            free energy; 0 where none is fitted.
         disagreement_error: its standard error over those particles.
         log_f_residual: root mean square, over all particles, of what the fitted ψ leaves of the log f that they carry;
             0 where none is fitted.

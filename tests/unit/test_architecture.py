@@ -13,7 +13,7 @@ PACKAGE = Path(hpc_kjko.__file__).parent
 LAYERS = [
     {"errors", "reference"},
     {"usercode", "casefile", "launcher", "binned"},
-    {"schema", "quasirandom", "comm", "limits", "control", "integrators", "native"},
+    {"schema", "quasirandom", "comm", "limits", "control", "potential", "integrators", "native"},
     {"problems"},
     {"particles"},
     {"exact"},

@@ -224,6 +224,8 @@ def defaults():
     plain = {"problem": {"kind": "two_stream"}, "method": {"collision": "velocity_matching"}}
     special = config.from_table(plain | {"physics": {"field": "external"}}).table()
     case = special | config.from_table({"problem": {"kind": "two_stream"}}).table()
+    regression = config.from_table({"problem": {"kind": "two_stream"}, "method": {"solver": "regression"}}).table()
+    case["method"] = regression["method"] | case["method"]
     in_words = {("method", "collision"), ("physics", "field"), ("method", "solver")}
     in_words |= {("method", key) for key in config.SOLVER_DEFAULTS["adam"]}
     for section, rows in tables().items():
