@@ -71,7 +71,7 @@ class PotentialField(nn.Module):
 
     @property
     def of_velocity(self) -> slice:
-        """The monomials of v alone: v_k, v_k v_m, v_k³ and v_k⁴."""
+        """The monomials of v alone: v_k, v_k v_m, v_k³/6 and v_k⁴/24."""
         dv = self.velocity_dims
         return slice(self.width, self.width + 3 * dv + dv * (dv + 1) // 2)
 
@@ -101,7 +101,7 @@ class PotentialField(nn.Module):
         """The rest of the functions at inputs z: those of v, then those of x alone, the last of which is 1."""
         x, v = z[:, : self._beside], z[:, self._beside :]
         k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
-        parts = [v, v[:, k] * v[:, m], v**3, v**4, (v[:, :, None] * x[:, None]).flatten(1)]
+        parts = [v, v[:, k] * v[:, m], v**3 / 6, v**4 / 24, (v[:, :, None] * x[:, None]).flatten(1)]
         if self.periods:
             parts += [(v * v).sum(1, keepdim=True) * x, x]
         else:
@@ -130,8 +130,8 @@ class PotentialField(nn.Module):
             second[:, m, k, at] += 1
             at += 1
         for power in (3, 4):
-            first[:, axes, at + axes] = power * v ** (power - 1)
-            second[:, axes, axes, at + axes] = power * (power - 1) * v ** (power - 2)
+            first[:, axes, at + axes] = v ** (power - 1) / math.factorial(power - 1)
+            second[:, axes, axes, at + axes] = v ** (power - 2) / math.factorial(power - 2)
             at += dv
         for k in range(dv):
             first[:, k, at : at + x.shape[1]] = x
@@ -162,5 +162,9 @@ class PotentialField(nn.Module):
         """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at inputs z; ``tangents`` is for other control fields."""
         assert tangents is None
         first, second = self.derivatives(z)
-        coefficients = self.coefficients.to(z.dtype)
-        return first @ coefficients, second @ coefficients
+        return combined(first, self.coefficients), combined(second, self.coefficients)
+
+
+def combined(functions: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    """Σ_m c_m g_m [n, ...] from functions [n, ..., M]: each row by itself, so that its bits depend on no other."""
+    return (functions * coefficients.to(functions.dtype)).sum(-1)

@@ -26,6 +26,7 @@ from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
 from hpc_kjko.objective import OUTLYING, DensityObjective, linear_part
 from hpc_kjko.particles import passes
+from hpc_kjko.potential import combined
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
 #: For the conditioning of normal equations, in units of their diagonal: the data have no noise.
@@ -95,12 +96,12 @@ class RegressionSolver(Solver):
     @torch.no_grad()
     def log_density(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """ψ [n] at inputs z and velocities v; float64."""
-        return self.control.functions(z).double() @ self.density - self._energy(v)
+        return combined(self.control.functions(z).double(), self.density) - self._energy(v)
 
     @torch.no_grad()
     def score(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """∇v ψ̄ [n, dv] at inputs z and velocities v; float64."""
-        return self.control.derivatives(z)[0].double() @ self.corrected - v.double() / self.temperature
+        return combined(self.control.derivatives(z)[0].double(), self.corrected) - v.double() / self.temperature
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
@@ -132,8 +133,9 @@ class RegressionSolver(Solver):
             if not mass > 0:  # a batch of few particles, all elsewhere
                 continue
             self._density.coefficients = c[:width]
-            left = log_f - self.control.monomials(z).double() @ c[width:]
-            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=1 / mass)
+            left = log_f - combined(self.control.monomials(z).double(), c[width:])
+            # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
+            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=len(data.batches))
             self._optimizer.step()
 
     @torch.no_grad()
@@ -164,7 +166,7 @@ class RegressionSolver(Solver):
         return c, trusted, float(gram[-1, -1])
 
     def _missed(self, c: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return (self.control.functions(z).double() @ c - wanted).abs()
+        return (combined(self.control.functions(z).double(), c) - wanted).abs()
 
     def _density_sums(self, z: torch.Tensor, log_f: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         g = self.control.functions(z).double()
@@ -235,7 +237,7 @@ class RegressionSolver(Solver):
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             _, second = self.control.derivatives(z)
             second = second.double()
-            matrix = linear_part(second @ coefficients, step)
+            matrix = linear_part(combined(second, coefficients), step)
             turned = determinant(matrix) <= 0
             matrix[turned] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=z.device)
             if matrix.shape[1] == 1:
