@@ -162,10 +162,10 @@ class JKOObjective(Objective[ControlField]):
         return (share * (running + kinetic - self.temperature * log_det)).sum()
 
     def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        z, v, share, tangents, known = rows
+        z, v, share, tangents, known = (*rows, None, None)[:5]  # mostly there are neither
         control = self.control
         if tangents is not None or not fused(control.widths, z, v, share, control.layers[0].weight):
-            return super().evaluate(step, *rows, with_gradient=with_gradient)
+            return super().evaluate(step, z, v, share, tangents, known, with_gradient=with_gradient)
         return fused_objective(
             (z, v, share, known),
             self.trained,
