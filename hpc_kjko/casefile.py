@@ -53,7 +53,11 @@ def _quotes(text: str, failure: str) -> str:
     place = re.search(r"Invalid value \(at line (\d+)", failure)
     line = text.split("\n")[int(place[1]) - 1] if place else ""
     word = re.fullmatch(r"\s*([\w.-]+)\s*=\s*([A-Za-z_][\w.:-]*)\s*(#.*)?", line)
-    return f': a text needs quotes, as in {word[1]} = "{word[2]}"' if word else ""
+    if not word:
+        return ""
+    if word[2] in ("True", "False"):
+        return f": write {word[1]} = {word[2].lower()}"
+    return f': a text needs quotes, as in {word[1]} = "{word[2]}"'
 
 
 def _decoded(path: Path, raw: bytes) -> str:

@@ -490,7 +490,7 @@ def _idle_keys(case: Case) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
     elif method.solver == "regression":
         yield "method", ("skip",), 'method.solver = "regression"'
-    else:
+    elif method.collision != "velocity_matching":
         yield "method", ("relaxation",), f'method.solver = "{method.solver}"'
     if method.collision == "none":
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'

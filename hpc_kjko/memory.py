@@ -181,7 +181,7 @@ class _Sizes:
         in_torch = not has_kernels() or max(self._widths) > 256
         layers = sum(widths) * (2 + 2 * dv) if in_torch else 0
         if self._regresses:
-            layers = (2 * sum(widths) + self._features) * (1 + dv + dv * dv)
+            layers = 2 * (2 * sum(widths) + self._features) * (1 + dv + dv * dv)
         solving = 0
         if not (has_kernels() and has_network(self._widths)) and not self.case.run.reproducible:
             solving = sum(widths) * (6 + 2 * dv) * self._trained
@@ -203,11 +203,13 @@ class _Sizes:
     def _pieces(self) -> float:
         """Of the particles that torch adds up at a time, where no kernel does."""
         case = self.case
-        if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
-            return 0
         dv, together = self._dims[1], rows_together(case.particles.count)
         if self._regresses:
+            if not case.run.reproducible:
+                together = case.method.chunk
             return together * self._features * (1 + dv + dv * dv) * 4 * DOUBLE
+        if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
+            return 0
         return together * (sum(case.method.hidden) * (6 + 2 * dv) * self._trained + self._features * dv * 4 * DOUBLE)
 
     @property

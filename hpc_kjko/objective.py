@@ -25,8 +25,6 @@ from hpc_kjko.potential import PotentialField
 #: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
 #: Only the objective does: a step that is taken has its true determinant, checked for every particle.
 CONTINUE_BELOW = 0.1
-#: A log f that a fit misses by more than this is an outlier to it.
-OUTLYING = 0.5
 
 
 Field = TypeVar("Field", bound=ControlField | PotentialField)
@@ -182,11 +180,7 @@ class JKOObjective(Objective[ControlField]):
 
 class DensityObjective(Objective[PotentialField]):
     """½ of the mean square of what ψ = Σ_m c_m g_m leaves of the log-density that the particles carry, for its hidden
-    layers, with c as it is.
-
-    A particle whose log f is far off counts with the distance and not its square (P. J. Huber,
-    doi:10.1214/aoms/1177703732).
-    """
+    layers, with c as it is."""
 
     def __init__(
         self, control: PotentialField, *, collision_strength: float, temperature: float, together: int = BLOCK
@@ -200,13 +194,12 @@ class DensityObjective(Objective[PotentialField]):
         """The sum over some particles.
 
         Args:
-            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n, 1]; the part of the whole
-                mass that each particle is [n].
+            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n, 1]; the weight of each
+                particle [n].
         """
         z, wanted, share, *_ = rows
-        missed = (self.control.hidden(z) @ self.coefficients.to(z) - wanted[:, 0]).abs()
-        near = missed.clamp(max=OUTLYING)
-        return (share * near * (missed - 0.5 * near)).sum()
+        missed = self.control.hidden(z) @ self.coefficients.to(z) - wanted[:, 0]
+        return 0.5 * (share * missed * missed).sum()
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,8 @@ class PotentialField(nn.Module):
         seed: of the random layers; the same on every rank and in every precision.
     """
 
-    #: k of the functions that depend on v [with_velocity], float64.
+    #: k of the functions that depend on v [with_velocity], float64. No buffer, which DistributedDataParallel would
+    #: broadcast before every one of Adam's steps.
     coefficients: torch.Tensor
     layers: Sequence[nn.Linear]
     #: As a control field has it: nothing leads past the hidden layers but the monomials.
@@ -60,9 +61,8 @@ class PotentialField(nn.Module):
                 bound = (1 if number else FIRST_LAYER) / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
-        self.register_buffer("coefficients", torch.zeros(self.with_velocity, dtype=torch.float64))
-        self.to(device=device)
-        layers.to(dtype)
+        self.to(device=device, dtype=dtype)
+        self.coefficients = torch.zeros(self.with_velocity, dtype=torch.float64, device=device)
 
     @property
     def width(self) -> int:

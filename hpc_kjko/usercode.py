@@ -123,7 +123,8 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
     except Exception as failure:
         what = f"it raised {_in_one_line(failure)}"
         if any(sign in str(failure) for sign in _OTHER_MATHEMATICS):
-            what = "it mixes torch tensors with numpy or math: use torch.cos, torch.exp and so on instead of numpy's"
+            mixes = "it mixes torch tensors with numpy, math or plain numbers: use torch.cos, torch.exp and so on"
+            what = f"{mixes} ({_in_one_line(failure)})"
         raise UserError(f"{given}: {what}{_users_line(failure)}") from failure
 
 
@@ -157,9 +158,16 @@ def look_in(folder: Path) -> None:
     Args:
         folder: where the case lies, or where a run keeps its modules; it need not exist.
     """
+    if _LAST == [str(folder.resolve())]:
+        return
     for before in _LAST:
         if before in sys.path:
             sys.path.remove(before)
+        # another case may have modules of the same names, and they are others
+        for name, module in list(sys.modules.items()):
+            if os.path.dirname(getattr(module, "__file__", None) or "") == before:
+                del sys.modules[name]
+    load.cache_clear()
     _LAST[:] = [str(folder.resolve())] if folder.is_dir() else []
 
 

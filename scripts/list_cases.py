@@ -49,9 +49,10 @@ def _keys(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
         key = field.alias or name
         if key == "kind":
             continue
-        default = _text(defaults.get(key))
-        if section is config.Method and key in config.SOLVER_DEFAULTS["adam"]:
-            default = ", ".join(f"{solver} {_text(keys[key])}" for solver, keys in config.SOLVER_DEFAULTS.items())
+        default = _text(defaults.get(key, field.default))
+        if section is config.Method and any(key in keys for keys in config.SOLVER_DEFAULTS.values()):
+            of_solvers = {solver: keys.get(key, field.default) for solver, keys in config.SOLVER_DEFAULTS.items()}
+            default = ", ".join(f"{solver} {_text(value)}" for solver, value in of_solvers.items())
         yield f"  {key} = {default}"
         yield f"      {meaning(section, name)}"
 
@@ -62,7 +63,7 @@ def _text(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 

@@ -59,16 +59,21 @@ jobs_and_faults() {
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
     python -m pytest -p no:cacheprovider --color=no --ignore=tests/faults/test_slurm.py tests/faults
 }
-streams=()
-for stream in physics jobs_and_faults; do
-    ("$stream") >"$logs/$stream" 2>&1 &
-    streams+=("$stream:$!")
-done
-python -m pytest -m "not parallel or parallel[1]" tests/unit
+set -m # each stream is a process group of its own, which the end of this script ends
+streams=(physics jobs_and_faults)
 for stream in "${streams[@]}"; do
-    wait "${stream#*:}" || { cat "$logs/${stream%:*}" && exit 1; }
-    cat "$logs/${stream%:*}"
+    ("$stream") >"$logs/$stream" 2>&1 &
 done
+trap 'kill -- $(jobs -p | sed "s/^/-/") 2>/dev/null; wait; rm -rf "$logs"' EXIT
+status=0
+python -m pytest -m "not parallel or parallel[1]" tests/unit || status=$?
+for number in "${!streams[@]}"; do
+    wait "%$((number + 1))" || status=$?
+    cat "$logs/${streams[number]}"
+done
+trap 'rm -rf "$logs"' EXIT
+set +m
+[ "$status" = 0 ] || exit "$status"
 
 if [ ! -e "$logs/no_parallel_h5py" ]; then
     export PYTHONPATH=$parallel_h5py

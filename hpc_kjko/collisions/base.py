@@ -136,6 +136,8 @@ class Collision(ABC):
     fits_log_f: bool = False
     #: Whether some particles are never fitted, and certify the step.
     held_out: bool = False
+    #: What the last step added to log f [n] beside the determinant of its map.
+    log_f_moved: torch.Tensor | float = 0.0
     #: T that velocities relax to, in units of the rest frame's.
     temperature: float
 

@@ -21,7 +21,7 @@ from hpc_kjko.exact import counts, rows_together, summed_finely
 from hpc_kjko.objective import linear_part, tracked_log_det
 from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, batches, folds, passes, passes_over
 from hpc_kjko.potential import PotentialField
-from hpc_kjko.solvers.base import Batch, Sample, TrainingData
+from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
@@ -81,8 +81,8 @@ class ControlledCollision(Collision):
         self._choosing = method.held_out and not self._with_log_f
         #: Takes noise from the objective, where the method knows how.
         self.variate: ControlVariate | None = None
-        #: Rows sorted by fold, where each fold begins, its mass, and its batches: all the same in every step.
-        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray, tuple[Batch, ...]] | None = None
+        #: Rows sorted by fold, or by batch, where each begins, its mass: all the same in every step.
+        self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
 
     def control_field(self, case: Case, parameters: int = 0) -> ControlField:
         """A network for this case's phase space, in the precision of the inner solve."""
@@ -125,6 +125,7 @@ class ControlledCollision(Collision):
         return None
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
+        self.log_f_moved = torch.zeros_like(particles.log_f)
         return self._solve(particles, duration, start, splits=0)
 
     def _solve(
@@ -140,6 +141,7 @@ class ControlledCollision(Collision):
                 raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
             trouble = self._trouble(report, attempt)
             if not trouble:
+                self.log_f_moved = self.log_f_moved + (relaxed.log_f - particles.log_f)
                 return moved, report
         if self.form != "split":
             raise SolverFailure(
@@ -230,44 +232,42 @@ class ControlledCollision(Collision):
         return self._dealt(whole, particles)
 
     def _dealt(self, whole: Sample, particles: Particles) -> TrainingData:
-        """The particles sorted by their folds."""
+        """The particles sorted by their folds; for a regression by batches of these."""
         if not self._in_folds:
             return TrainingData.unheld(whole)
         if self._folds is None:
-            fold = folds(particles.shard, whole.z.device)
-            batch, number = (
-                batches(particles.shard, whole.z.device) if self._with_log_f else (torch.zeros_like(fold), 1)
-            )
             chosen = (*_FITTED, SELECT) if self.held_out else range(FOLDS)
-            rows = [torch.nonzero((fold == k) & (batch == p))[:, 0] for k in chosen for p in range(number)]
-            shares = particles.shares()
-            total = particles.shard.total
-            masses = self.comm.sum(np.array([float(counts(shares[r], total).sum()) for r in rows])) / total
-            order = torch.cat(rows)
-            edges = np.cumsum([0, *map(len, rows)])
-            begin, end = (at.reshape(-1, number) - edges[:-1:number, None] for at in (edges[:-1], edges[1:]))
-            slices = [(k, slice(int(begin[k, p]), int(end[k, p]))) for p in range(number) for k in range(len(begin))]
-            self._folds = order, edges[::number], masses.reshape(-1, number).sum(1), tuple(slices)
-        order, edges, masses, parts_of_folds = self._folds
+            place = torch.full((FOLDS,), -1, device=whole.z.device)
+            place[list(chosen)] = torch.arange(len(chosen), device=place.device)
+            part = place[folds(particles.shard, place.device)]
+            number = len(chosen)
+            if self._with_log_f:
+                batch, batches_of_a_fold = batches(particles.shard, place.device)
+                part = torch.where(part < 0, part, part + number * batch)
+                number *= batches_of_a_fold
+            order = torch.argsort(part, stable=True)[int((part < 0).sum()) :]
+            edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
+            weights = counts(particles.shares(), particles.shard.total)[order]
+            mass = torch.bincount(part[order], weights=weights, minlength=number)
+            masses = self.comm.sum(mass.cpu().numpy()) / particles.shard.total
+            self._folds = order, edges, masses
+        order, edges, masses = self._folds
         if self._choosing and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
-        z, share = whole.z[order], whole.share[order]
+        scale = np.full(len(masses), masses.sum() if self.held_out else 1.0)
         if self._choosing:
-            share[: edges[-2]] /= masses[:-1].sum()
-            share[edges[-2] :] /= masses[-1]
-        elif self.held_out:
-            share /= masses.sum()
-        v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[order]
-        tangents, known, log_f = (
-            part[order] if part is not None else None for part in (whole.tangents, whole.known, whole.log_f)
-        )
-        dealt = Sample(z, v, share, tangents, known)
-        parts = [
-            Sample(*dealt.rows(slice(a, b)), log_f[a:b] if log_f is not None else None)
-            for a, b in itertools.pairwise(edges)
-        ]
-        data = TrainingData(parts[:-1], parts[-1]) if self._choosing else TrainingData.unheld(*parts)
-        return replace(data, batches=parts_of_folds)
+            scale[:-1], scale[-1] = masses[:-1].sum(), masses[-1]
+
+        def sample_of(rows: torch.Tensor, mass: float) -> Sample:
+            # In memory of its own, which is aligned. Where it begins in that of all depends on the ranks, and the order
+            # in which matrix products add up on that.
+            z = whole.z[rows]
+            v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[rows]
+            others = (whole.tangents, whole.known, whole.log_f)
+            return Sample(z, v, whole.share[rows] / mass, *(t[rows] if t is not None else None for t in others))
+
+        parts = [sample_of(order[a:b], mass) for (a, b), mass in zip(itertools.pairwise(edges), scale, strict=True)]
+        return TrainingData(parts[:-1], parts[-1]) if self._choosing else TrainingData.unheld(*parts)
 
     # -- the move ------------------------------------------------------------------------------------------------
 

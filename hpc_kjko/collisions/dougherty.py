@@ -89,11 +89,12 @@ class DoughertyCollision(Collision):
         totals = self._totals(particles)
         before = self._moments(particles, totals)
         velocity, thermal = self._at(before, particles)
-        growth = particles.v.shape[1] * torch.log(thermal[:, 0])
+        growth = particles.v.shape[1] * torch.log(thermal[:, 0]) if self.fits_log_f else 0.0  # of log f in that frame
         at_rest = particles.move((particles.v - velocity) / thermal, particles.log_f + growth)
         collided, report = self.method.step(at_rest, duration, start)
         if not self.comm.any(not torch.equal(collided.v, at_rest.v)):  # u ≡ 0: rounding errors are not to be certified
-            return particles, replace(report, sparse_nodes=before.sparse)
+            still = particles.move(particles.v, particles.log_f + self.method.log_f_moved)
+            return still, replace(report, sparse_nodes=before.sparse)
         collided = collided.move(torch.addcmul(velocity, thermal, collided.v), collided.log_f - growth)
         if self.grid:
             collided = self._restore_locally(collided, before, velocity)
@@ -102,11 +103,13 @@ class DoughertyCollision(Collision):
         if self.held_out:
             peculiar = (collided.v - velocity) / thermal
             energy = 0.5 * ((peculiar - at_rest.v) * (peculiar + at_rest.v)).double().sum(1) / self.temperature
-            change, error = over_certifying(energy + (collided.log_f - particles.log_f).double(), particles, self.comm)
+            by_map = collided.log_f - particles.log_f - self.method.log_f_moved
+            change, error = over_certifying(energy + by_map.double(), particles, self.comm)
         mass = particles.mass
         entropy: dict[str, Any] = {"collision_free_energy": mass * change, "collision_free_energy_error": mass * error}
-        dissipation = report.dissipation / self.temperature
-        return collided, replace(report, dissipation=dissipation, sparse_nodes=before.sparse, **entropy)
+        for name in ("dissipation", "disagreement", "disagreement_error"):
+            entropy[name] = getattr(report, name) / self.temperature
+        return collided, replace(report, sparse_nodes=before.sparse, **entropy)
 
     def state(self) -> dict[str, np.ndarray]:
         return self.method.state()

@@ -224,8 +224,11 @@ class TabulatedDensity:
 
         What is steep also changes between neighbouring places on a line: only a larger difference is none of its own.
         """
-        for j, length in enumerate(self._periods or ()):
-            lines = np.repeat(self._likely()[:, None], _SCAN + 1, axis=1)
+        if not self._periods:
+            return
+        likely = self._likely()
+        for j, length in enumerate(self._periods):
+            lines = np.repeat(likely[:, None], _SCAN + 1, axis=1)
             lines[:, :, j] = np.linspace(0.0, length, _SCAN + 1)
             values = self._values(lines.reshape(-1, len(self._names))).reshape(lines.shape[:2])
             jump, steps = np.abs(values[:, -1] - values[:, 0]), np.abs(np.diff(values, axis=1)).max(1)

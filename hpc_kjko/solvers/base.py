@@ -43,10 +43,6 @@ class Sample:
         return self.z[rows], self.v[rows], self.share[rows], tangents, known
 
 
-#: Number of a sample, and rows of it.
-Batch = tuple[int, slice]
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """This rank's particles for one inner solve.
@@ -56,20 +52,17 @@ class TrainingData:
             whole, with shares that add up to 1 over all of them and all ranks.
         select: particles that choose between fits; nowhere any if none are held out.
         held_out: whether some are, on some rank.
-        batches: parts of the folds that are spread over phase space and over ranks like the whole too, in an order that
-            does not depend on the ranks.
     """
 
     folds: list[Sample]
     select: Sample
     held_out: bool = True
-    batches: tuple[Batch, ...] = ()
 
     @classmethod
     def unheld(cls, *folds: Sample) -> TrainingData:
         """All particles to be fitted."""
         none = replace(folds[0], **{name: part[:0] for name, part in vars(folds[0]).items() if part is not None})
-        return cls(list(folds), none, False, tuple((number, slice(None)) for number in range(len(folds))))
+        return cls(list(folds), none, held_out=False)
 
 
 class Solver(ABC):

@@ -24,16 +24,19 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
-from hpc_kjko.objective import OUTLYING, DensityObjective, linear_part
+from hpc_kjko.objective import DensityObjective, linear_part
 from hpc_kjko.particles import passes
 from hpc_kjko.potential import combined
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
-#: For the conditioning of normal equations, in units of their diagonal: the data have no noise.
-RIDGE = 1e-8
+#: For the conditioning of normal equations, in units of their diagonal: the data have no noise. And what rounding may
+#: leave in sums.
+RIDGE, ROUNDING = 1e-8, 1e-10
+#: A log f that a fit misses by more than this is an outlier to it. Its weight falls with the square of the distance.
+OUTLYING = 0.5
 #: Newton's method has converged when a step changes u by less than this part of it, in mean square.
 CONVERGED = 1e-4
-MAX_NEWTON, MAX_REWEIGHTED = 8, 4
+MAX_NEWTON, MAX_REWEIGHTED = 20, 4
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class RegressionSolver(Solver):
 
     def state(self) -> dict[str, np.ndarray]:
         found = {"density": self.density, "field": self.control.coefficients}
-        return {**super().state(), **{name: tensor.cpu().numpy() for name, tensor in found.items()}}
+        return {**super().state(), **{name: tensor.cpu().numpy().copy() for name, tensor in found.items()}}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         super().load(arrays)
@@ -127,15 +130,15 @@ class RegressionSolver(Solver):
         """Adam's steps on the hidden layers, each on a batch."""
         before, width = self.steps_made, self.control.width
         for k in range(before, before + iterations):
-            number, rows = data.batches[k % len(data.batches)]
-            z, log_f, share = data.folds[number].z[rows], wanted[number][rows], data.folds[number].share[rows]
-            c, (share,), mass = self._best_density([(z, log_f, share)])
+            number = k % len(data.folds)
+            z, log_f = data.folds[number].z, wanted[number]
+            c, (share,), mass = self._best_density([(z, log_f, data.folds[number].share)])
             if not mass > 0:  # a batch of few particles, all elsewhere
                 continue
             self._density.coefficients = c[:width]
             left = log_f - combined(self.control.monomials(z).double(), c[width:])
             # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
-            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=len(data.batches))
+            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=len(data.folds))
             self._optimizer.step()
 
     @torch.no_grad()
@@ -148,16 +151,18 @@ class RegressionSolver(Solver):
             samples: z, what is wanted [n], and shares [n].
 
         Returns:
-            c; the shares that count, smaller where it misses by more than OUTLYING; their sum over all ranks.
+            c; the shares that it was found with, smaller where an earlier one missed by more than OUTLYING; their sum
+            over all ranks.
         """
         trusted = [share for *_, share in samples]
-        for _ in range(MAX_REWEIGHTED):
+        for attempt in range(MAX_REWEIGHTED):
             gram, load = self._summed(
                 self._density_sums, [(z, wanted, share) for (z, wanted, _), share in zip(samples, trusted, strict=True)]
             )
             c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
-            missed = [torch.cat([self._missed(c, z[r], wanted[r]) for r in passes(len(z))]) for z, wanted, _ in samples]
-            if not self.comm.any(any(bool((part > OUTLYING).any()) for part in missed)):
+            missed = [self._missed(c, z, wanted) for z, wanted, _ in samples]
+            outliers = any(bool((part > OUTLYING).any()) for part in missed)
+            if not self.comm.any(outliers) or attempt == MAX_REWEIGHTED - 1:
                 break
             trusted = [
                 share * (OUTLYING / part.clamp(min=OUTLYING)).square().to(share)
@@ -166,7 +171,10 @@ class RegressionSolver(Solver):
         return c, trusted, float(gram[-1, -1])
 
     def _missed(self, c: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return (combined(self.control.functions(z).double(), c) - wanted).abs()
+        pieces = passes(len(z), self._own.together)
+        with in_order(self._own.together):
+            fitted = [combined(self.control.functions(z[rows]).double(), c) for rows in pieces]
+        return (torch.cat(fitted) - wanted).abs()
 
     def _density_sums(self, z: torch.Tensor, log_f: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         g = self.control.functions(z).double()
@@ -186,25 +194,27 @@ class RegressionSolver(Solver):
         corrected = self._corrected(sums, low_order_only)
         self.corrected = torch.from_numpy(corrected).to(self.control.coefficients)
         a = 1 / self.collision_strength + step
-        pull_on = self.temperature * (sums.gram @ corrected + sums.laplacian)
+        force = self.temperature * (sums.gram @ corrected + sums.laplacian)
         hessian = a * sums.gram + step * self.temperature * sums.bending
-        k = -self.temperature / a * corrected  # the minimiser without the exact log det's part in h
-        free = np.full(len(k), not low_order_only)
+        free = np.full(len(corrected), not low_order_only)
         free[self.control.of_velocity] = True
-        made = 1
+        k, lowest, made = np.zeros_like(corrected), 0.0, 1  # u ≡ 0, where J is 0
+        change = -self.temperature / a * corrected  # to the minimiser of J without what is of order h in it
         for _ in range(MAX_NEWTON):
-            pull, turned = self._pull(samples, k, step)
+            pull, log_det = self._pull(samples, k + change, step)
             made += 1
-            if turned:
-                k = 0.5 * k
+            trial = k + change
+            value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
+            if not np.isfinite(trial).all():
+                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+            if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
+                change = 0.5 * change
                 continue
-            gradient = a * sums.gram @ k + pull_on - self.temperature * pull
+            k, lowest = trial, value
+            gradient = a * sums.gram @ k + force - self.temperature * pull
             change = np.zeros_like(k)
             change[free] = -self._solved(hessian[np.ix_(free, free)], gradient[free])
-            k = k + change
-            if not np.isfinite(k).all():
-                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
-            if change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k):
+            if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
                 break
         self.comm.bcast_array(k)
         self.control.coefficients.copy_(torch.from_numpy(k))
@@ -230,25 +240,26 @@ class RegressionSolver(Solver):
         laplacian = share @ second.diagonal(dim1=1, dim2=2).sum(2)
         return [weighted.T @ along, bending, weighted.T @ v.double().flatten(), laplacian]
 
-    def _pull(self, samples: list[Sample], k: np.ndarray, step: float) -> tuple[np.ndarray, bool]:
-        """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] at the field of k, and whether the map turns orientation at some particle."""
+    def _pull(self, samples: list[Sample], k: np.ndarray, step: float) -> tuple[np.ndarray, float]:
+        """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] and E[log det(I + h ∇v u)] at the field of k: the latter −∞ where the map turns
+        orientation at some particle."""
         coefficients = torch.from_numpy(k).to(self.control.coefficients)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-            _, second = self.control.derivatives(z)
-            second = second.double()
+            second, share = self.control.derivatives(z)[1].double(), share.double()
             matrix = linear_part(combined(second, coefficients), step)
-            turned = determinant(matrix) <= 0
+            det = determinant(matrix)
+            turned = ~(det > 0)
             matrix[turned] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=z.device)
+            log_det = (share * torch.log(torch.where(turned, 1.0, det))).sum()
             if matrix.shape[1] == 1:
-                pull = (share.double() / matrix[:, 0, 0]) @ second[:, 0, 0]
+                pull = (share / matrix[:, 0, 0]) @ second[:, 0, 0]
             else:
-                inverse = share.double()[:, None, None] * torch.linalg.inv(matrix)
-                pull = inverse.flatten() @ second.flatten(0, 2)
-            return [pull, turned.sum()[None].double()]
+                pull = (share[:, None, None] * torch.linalg.inv(matrix)).flatten() @ second.flatten(0, 2)
+            return [pull, log_det[None], turned.sum()[None].double()]
 
-        pull, turned = self._summed(sums, [(sample.z, sample.share) for sample in samples])
-        return pull, bool(turned[0] > 0)
+        pull, log_det, turned = self._summed(sums, [(sample.z, sample.share) for sample in samples])
+        return pull, -np.inf if turned[0] > 0 else float(log_det[0])
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
@@ -270,7 +281,7 @@ class RegressionSolver(Solver):
     def _solved(self, matrix: np.ndarray, load: np.ndarray) -> np.ndarray:
         """The solution of normal equations, the same on all ranks. Collective."""
         unit = np.sqrt(np.where(np.diag(matrix) > 0, np.diag(matrix), 1.0))
-        scaled = matrix / unit[:, None] / unit + RIDGE * np.eye(len(unit))
+        scaled = matrix / unit[:, None] / unit + np.diag(RIDGE + ROUNDING / unit**2)
         if not np.isfinite(scaled).all():
             raise SolverFailure("log f or a velocity is no longer finite: reduce time.step")
         solution = np.linalg.solve(scaled, load / unit) / unit

@@ -47,6 +47,7 @@ TRAINED = {"iterations": 20, "first_iterations": 200, "learning_rate": 1e-2, **Q
 METHODS = {
     "varpro": (QUICK, 0.01),
     "varpro, order 1": ({**QUICK, "order": 1}, 0.06),
+    "regression": ({**QUICK, "solver": "regression"}, 0.01),
     "adam": ({**TRAINED, "solver": "adam"}, 0.01),
     "score matching": ({**TRAINED, "collision": "score_matching"}, 0.07),
     "langevin": ({"collision": "langevin"}, 0.12),

@@ -215,9 +215,13 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
             load(broken)
 
 
-def test_a_text_without_quotes_is_told_to_have_some(tmp_path):
-    (tmp_path / "case.toml").write_text("[problem]\nkind = plasma # mine\n")
-    with pytest.raises(UserError, match='a text needs quotes, as in kind = "plasma"$'):
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [("kind = plasma # mine", 'a text needs quotes, as in kind = "plasma"$'), ("skip = True", "write skip = true$")],
+)
+def test_a_word_that_is_no_value_is_answered_with_what_to_write(line, advice, tmp_path):
+    (tmp_path / "case.toml").write_text(f"[problem]\n{line}\n")
+    with pytest.raises(UserError, match=advice):
         load(tmp_path / "case.toml")
 
 

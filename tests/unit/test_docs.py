@@ -227,7 +227,7 @@ def defaults():
     regression = config.from_table({"problem": {"kind": "two_stream"}, "method": {"solver": "regression"}}).table()
     case["method"] = regression["method"] | case["method"]
     in_words = {("method", "collision"), ("physics", "field"), ("method", "solver")}
-    in_words |= {("method", key) for key in config.SOLVER_DEFAULTS["adam"]}
+    in_words |= {("method", key) for keys in config.SOLVER_DEFAULTS.values() for key in keys}
     for section, rows in tables().items():
         for keys, *columns in rows:
             values = columns[0].split(", ") if len(keys) > 1 else columns[:1]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import command, run_command
 
 from hpc_kjko import Case, UserError, restart, run, usercode
@@ -202,7 +203,7 @@ def test_a_mistake_in_it_is_one_sentence_that_names_the_key(key, reference, says
         ("unparsed:f0", "importing unparsed failed: SyntaxError: .*, in line 2 of unparsed.py"),
         ("unimported:f0", "importing unimported failed: ModuleNotFoundError: .*, in line 3 of unimported.py"),
         ("starts:matrix", r"f0\(x, v\) must return a floating-point tensor \[n\] .* of torch.float64"),
-        ("starts:by_numpy", "it mixes torch tensors with numpy or math: use torch.cos.*, in line 8 of starts.py"),
+        ("starts:by_numpy", "it mixes torch tensors with numpy, math or plain numbers: use torch.cos.*, in line 8 of starts.py"),
         ("starts:detached", "it cannot be differentiated in v: .*"),
         ("starts:of_x", r"it must be a function f0\(x, v\) .*, its arguments are \(x\)"),
         ("starts:misspelt", "it raised NameError: name 'w' is not defined, in line 14 of starts.py"),
@@ -252,3 +253,16 @@ def test_a_method_of_ones_own_conserves_with_the_dougherty_operator(here):
     }
     series = run(Case.from_table(table), "dougherty", progress=False).series
     assert abs(series.collision_energy_total[-1]) < 1e-12 * series.kinetic_energy[0]
+
+
+def test_cases_in_two_folders_have_modules_of_the_same_name(tmp_path):
+    """One process, two cases, a mine.py beside each."""
+    found = []
+    for name, height in (("one", 1.0), ("two", 2.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "namesake.py").write_text(f"def phi(x):\n    return {height} * (x**2).sum(1)\n")
+        (folder / "case.toml").write_text('[problem]\nkind = "confined"\npotential = "namesake:phi"\n')
+        case = Case.load(folder / "case.toml")
+        found.append(float(case.problem.potential(torch.ones(1, 1, dtype=torch.float64))))
+    assert found[1] == 2 * found[0]
