@@ -203,7 +203,7 @@ def test_a_mistake_in_it_is_one_sentence_that_names_the_key(key, reference, says
         ("unparsed:f0", "importing unparsed failed: SyntaxError: .*, in line 2 of unparsed.py"),
         ("unimported:f0", "importing unimported failed: ModuleNotFoundError: .*, in line 3 of unimported.py"),
         ("starts:matrix", r"f0\(x, v\) must return a floating-point tensor \[n\] .* of torch.float64"),
-        ("starts:by_numpy", "it mixes torch tensors with numpy, math or plain numbers: use torch.cos.*, in line 8 of starts.py"),
+        ("starts:by_numpy", "it mixes torch tensors with numpy, math or .*: use torch.cos.*, in line 8 of starts.py"),
         ("starts:detached", "it cannot be differentiated in v: .*"),
         ("starts:of_x", r"it must be a function f0\(x, v\) .*, its arguments are \(x\)"),
         ("starts:misspelt", "it raised NameError: name 'w' is not defined, in line 14 of starts.py"),
