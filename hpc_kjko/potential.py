@@ -18,6 +18,8 @@ from torch import nn
 
 from hpc_kjko.control import features
 
+#: Networks see multiples of so many rows.
+ROWS = 128
 #: How many times wider than a later one the first layer is drawn: beams are narrower than the bath's thermal speed.
 FIRST_LAYER = 3.0
 
@@ -93,9 +95,10 @@ class PotentialField(nn.Module):
 
     def hidden(self, z: torch.Tensor) -> torch.Tensor:
         """The last hidden layer [n, width] at inputs z."""
+        h = _padded(z)
         for layer in self.layers:
-            z = torch.tanh(layer(z))
-        return z
+            h = torch.tanh(layer(h))
+        return h[: len(z)]
 
     def monomials(self, z: torch.Tensor) -> torch.Tensor:
         """The rest of the functions at inputs z: those of v, then those of x alone, the last of which is 1."""
@@ -118,7 +121,8 @@ class PotentialField(nn.Module):
         dv, width = self.velocity_dims, self.width
         first = torch.zeros(len(z), dv, self.with_velocity, dtype=z.dtype, device=z.device)
         second = torch.zeros(len(z), dv, dv, self.with_velocity, dtype=z.dtype, device=z.device)
-        first[..., :width], second[..., :width] = self._hidden_derivatives(z)
+        along, bent = self._hidden_derivatives(_padded(z))
+        first[..., :width], second[..., :width] = along[: len(z)], bent[: len(z)]
         x, v = z[:, : self._beside], z[:, self._beside :]
         axes, at = torch.arange(dv, device=z.device), width
         first[:, axes, at + axes] = 1
@@ -163,6 +167,11 @@ class PotentialField(nn.Module):
         assert tangents is None
         first, second = self.derivatives(z)
         return combined(first, self.coefficients), combined(second, self.coefficients)
+
+
+def _padded(z: torch.Tensor) -> torch.Tensor:
+    """Rows of zeros below z, up to a multiple of ROWS: products of a few rows add up in another order than of many."""
+    return nn.functional.pad(z, (0, 0, 0, -len(z) % ROWS))
 
 
 def combined(functions: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ on_ranks() { # RANKS [pytest arguments]
     fi
 }
 
-# Without arguments three streams share the cores: much of the last two is waiting for processes to start and to end.
+# Without arguments four streams share the cores: much of all but the physics is waiting for processes.
 if [ $# != 0 ]; then
     python -m pytest -m "not parallel or parallel[1]" "$@"
     for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
@@ -51,16 +51,16 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 physics() {
     nice bash scripts/install_chromium.sh || true # before others ask for apt-get's lock; tests say what they skip
     nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
-    python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
 }
+batch_jobs() { python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py; }
 jobs_and_faults() {
     for ranks in 2 3 4; do on_ranks "$ranks"; done
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
     python -m pytest -p no:cacheprovider --color=no --ignore=tests/faults/test_slurm.py tests/faults
 }
 set -m # each stream is a process group of its own, which the end of this script ends
-streams=(physics jobs_and_faults)
+streams=(physics jobs_and_faults batch_jobs)
 for stream in "${streams[@]}"; do
     ("$stream") >"$logs/$stream" 2>&1 &
 done
