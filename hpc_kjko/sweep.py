@@ -103,7 +103,7 @@ class Sweep:
             points = [Point(str(point["name"]), dict(point["settings"])) for point in manifest["points"]]
             if not points:
                 raise ValueError("no points")
-            return cls(folder, Path(manifest["case"]), points, [str(change) for change in manifest["changes"]])
+            return cls(folder, Path(manifest["case"]), points, [str(change) for change in manifest.get("changes", [])])
         except OSError:
             raise UserError(f"{folder}: not a sweep's folder (it has no sweep.json): give the --out of one") from None
         except (ValueError, KeyError, TypeError):
