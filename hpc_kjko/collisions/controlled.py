@@ -249,7 +249,7 @@ class ControlledCollision(Collision):
             edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
             weights = counts(particles.shares(), particles.shard.total)[order]
             mass = torch.bincount(part[order], weights=weights, minlength=number)
-            masses = self.comm.sum(mass.cpu().numpy()) / particles.shard.total
+            masses = self.comm.sum(mass.double().cpu().numpy()) / particles.shard.total  # integers where there are none
             self._folds = order, edges, masses
         order, edges, masses = self._folds
         if self._choosing and not masses[-1] > 0:  # a few particles, in fewer folds
