@@ -77,7 +77,7 @@ import os, time
 
 def potential(x):
     if len(x) in (1024, 2048) and not os.path.exists(os.environ["GO"]):  # the particles of a rank
-        time.sleep(0.4)
+        time.sleep(1.5)
     return 0.5 * (x**2).sum(1)
 """
 
