@@ -40,7 +40,7 @@ on_ranks() { # RANKS [pytest arguments]
     fi
 }
 
-# Without arguments four streams share the cores: much of all but the physics is waiting for processes.
+# Without arguments three streams share the cores: much of all but the physics is waiting for processes.
 if [ $# != 0 ]; then
     python -m pytest -m "not parallel or parallel[1]" "$@"
     for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
@@ -53,14 +53,13 @@ physics() {
     nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
 }
-batch_jobs() { python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py; }
 jobs_and_faults() {
     for ranks in 2 3 4; do on_ranks "$ranks"; done
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
     python -m pytest -p no:cacheprovider --color=no --ignore=tests/faults/test_slurm.py tests/faults
 }
 set -m # each stream is a process group of its own, which the end of this script ends
-streams=(physics jobs_and_faults batch_jobs)
+streams=(physics jobs_and_faults)
 for stream in "${streams[@]}"; do
     ("$stream") >"$logs/$stream" 2>&1 &
 done
@@ -74,6 +73,7 @@ done
 trap 'rm -rf "$logs"' EXIT
 set +m
 [ "$status" = 0 ] || exit "$status"
+python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py # alone: its jobs are to start in time
 
 if [ ! -e "$logs/no_parallel_h5py" ]; then
     export PYTHONPATH=$parallel_h5py

@@ -77,7 +77,7 @@ import os, time
 
 def potential(x):
     if len(x) in (1024, 2048) and not os.path.exists(os.environ["GO"]):  # the particles of a rank
-        time.sleep(1.5)
+        time.sleep(0.4)
     return 0.5 * (x**2).sum(1)
 """
 
@@ -104,14 +104,14 @@ class Cluster:
         return result.stdout.strip()
 
     def submit(self, script: str, *arguments: str, options: tuple[str, ...] = (), **env: str) -> str:
-        fitted = ("--nodes=1", "--ntasks-per-node=2", "--time=3", "--signal=B:USR1@60", *options)
+        fitted = ("--nodes=1", "--ntasks-per-node=2", "--time=2", "--signal=B:USR1@60", *options)
         job = Cluster(self.folder, {**self.env, **env})("sbatch", "--parsable", *fitted, f"jobs/{script}", *arguments)
         return job.partition(";")[0]
 
     def job(self, job: str) -> dict[str, str]:
         return dict(pair.split("=", 1) for pair in self("scontrol", "-o", "show", "job", job).split() if "=" in pair)
 
-    def wait(self, job: str, *states: str, restarts: str = "0", seconds: float = 240) -> None:
+    def wait(self, job: str, *states: str, restarts: str = "0", seconds: float = 150) -> None:
         deadline = time.monotonic() + seconds
         while (found := self.job(job))["JobState"] not in states or found["Restarts"] != restarts:
             assert time.monotonic() < deadline, f"{found}\n{self.output(job)}"
@@ -177,14 +177,14 @@ def steps_done(folder: Path) -> int:
     return len(read_series(folder / "series.h5")["step"]) if (folder / "series.h5").exists() else 0
 
 
-def wait_for(condition, seconds: float = 180) -> None:
+def wait_for(condition, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(360)
 def test_jobs_that_meet_the_time_limit_are_requeued_and_end_as_one_run(cluster):
     """One by srun, one by mpirun. SLURM sends its early signal when it next looks, twice a minute; meanwhile: a job
     that is cancelled, and one with nothing to do it with."""
