@@ -7,6 +7,7 @@ at the pushed state: the paper's eq. (18) (arXiv:2603.23901) for the linear ℓ;
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from typing import Any, Generic, Literal, TypeVar
@@ -20,7 +21,7 @@ from hpc_kjko.exact import UNIT, in_order, rounded
 from hpc_kjko.native.objective import fused
 from hpc_kjko.native.objective import objective as fused_objective
 from hpc_kjko.particles import BLOCK, passes
-from hpc_kjko.potential import PotentialField
+from hpc_kjko.potential import PotentialField, combined, filled, padded
 
 #: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
 #: Only the objective does: a step that is taken has its true determinant, checked for every particle.
@@ -180,26 +181,55 @@ class JKOObjective(Objective[ControlField]):
 
 class DensityObjective(Objective[PotentialField]):
     """½ of the mean square of what ψ = Σ_m c_m g_m leaves of the log-density that the particles carry, for its hidden
-    layers, with c as it is."""
+    layers, at the c that is best for them: so its derivative along c is 0, and the gradient that at fixed c."""
 
     def __init__(
         self, control: PotentialField, *, collision_strength: float, temperature: float, together: int = BLOCK
     ):
         super().__init__(control, together)
         self.collision_strength, self.temperature = collision_strength, temperature
-        #: c of the hidden layer.
-        self.coefficients = torch.zeros(control.width, dtype=torch.float64)
 
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         """The sum over some particles.
 
         Args:
-            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n, 1]; the weight of each
-                particle [n].
+            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n]; the weight of each
+                particle [n]; c of the hidden layer [width].
         """
-        z, wanted, share, *_ = rows
-        missed = self.control.hidden(z) @ self.coefficients.to(z) - wanted[:, 0]
-        return 0.5 * (share * missed * missed).sum()
+        z, wanted, share, c = rows
+        missed = self.control.hidden(z).double() @ c - wanted
+        return 0.5 * (share.double() * missed * missed).sum()
+
+    def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same without automatic differentiation, from every hidden layer [n, width of the layer] after the rows
+        of :meth:`part`; these have been found with c."""
+        z, wanted, share, c, *layers = rows
+        layers = layers or self.control.hidden_layers(z)
+        missed = combined(layers[-1].double(), c) - wanted
+        weighted = share.double() * missed
+        pieces = functools.partial(in_pieces, together=self.together)
+        value = rounded(0.5 * torch.bmm(pieces(weighted[:, None]).mT, pieces(missed[:, None])), UNIT).sum()
+        if not with_gradient:
+            return value, None
+        gradients: list[torch.Tensor] = []
+        pull = weighted[:, None].to(z) * c.to(z)
+        above: nn.Linear | None = None
+        for layer, h, before in reversed(list(zip(self.control.layers, layers, [z, *layers], strict=False))):
+            if above is not None:
+                pull = (padded(pull) @ above.weight)[: len(z)]
+            pull = pull * (1 - h * h)
+            inputs = torch.cat([before, torch.ones_like(before[:, :1])], dim=1)
+            sums = rounded(torch.bmm(pieces(pull).mT, pieces(inputs)).double(), UNIT).sum(0)
+            gradients = [sums[:, :-1].flatten(), sums[:, -1], *gradients]
+            above = layer
+        return value, torch.cat(gradients)
+
+
+def in_pieces(rows: torch.Tensor, together: int) -> torch.Tensor:
+    """Rows [n, k] as matrices of those that are added up together [pieces, together, k], the last filled with zeros."""
+    if together > BLOCK:  # not meant to have the same bits on any ranks
+        together = min(together, max(len(rows), 1))
+    return filled(rows, together).view(-1, together, rows.shape[1])
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:

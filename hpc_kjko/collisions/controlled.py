@@ -35,8 +35,8 @@ DISAGREEING = 0.5
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
 
-#: u [n, dv] and ∂u_k/∂ṽ_j [n, dv, dv] at some rows of the particles.
-Field = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
+#: u [n, dv] and ∂u_k/∂ṽ_j [n, dv, dv] at some rows of the particles; ∇v log f [n, dv] as the fit had it, if it had one.
+Field = Callable[[slice], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
 
 #: What u is a function of: its inputs are the same.
@@ -119,10 +119,6 @@ class ControlledCollision(Collision):
         """The pushed particles with the log f that they have before the move, and what the report says of it.
         Collective."""
         return particles, {}
-
-    def score(self, particles: Particles, rows: slice) -> torch.Tensor | None:
-        """∇v log f [n, dv] at some rows of the pushed particles, as the fit had it; None where it had none."""
-        return None
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         self.log_f_moved = torch.zeros_like(particles.log_f)
@@ -284,7 +280,7 @@ class ControlledCollision(Collision):
         change, disagreement = (torch.zeros(len(v), dtype=torch.float64, device=v.device) for _ in range(2))
         averages = torch.zeros(2, 3, dtype=torch.float64, device=v.device)
         for rows in passes(len(particles.x), self.chunk):
-            u, jacobian = field(rows)
+            u, jacobian, score = field(rows)
             log_det = tracked_log_det(jacobian, duration, self.logdet)
             v[rows] = particles.v[rows] + duration * u
             log_f[rows] = particles.log_f[rows] - log_det
@@ -297,15 +293,15 @@ class ControlledCollision(Collision):
             reached = particles.v[rows] + fitted * u
             terms[:, 1] = 0.5 * (reached.double() ** 2).sum(1) - self.temperature * seen.double()
             if exact is not None:
-                score = exact.score_v(particles.x[rows], reached)
-                wanted = -self.collision_strength * (reached + self.temperature * score)
+                wanted = exact.score_v(particles.x[rows], reached)
+                wanted = -self.collision_strength * (reached + self.temperature * wanted)
                 terms[:, 2] = ((u - wanted).double() ** 2).sum(1)
             if self.held_out:
                 exact_log_det = log_det if self.logdet == "exact" else tracked_log_det(jacobian, duration, "exact")
                 work = ((particles.v[rows] + 0.5 * duration * u).double() * u).sum(1)
                 change[rows] = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
-                if (fitted_score := self.score(particles, rows)) is not None:
-                    stein = jacobian.diagonal(dim1=1, dim2=2).sum(1).double() + (u.double() * fitted_score).sum(1)
+                if score is not None:
+                    stein = (jacobian.diagonal(dim1=1, dim2=2).sum(1) + (u * score).sum(1)).double()
                     disagreement[rows] = duration * self.temperature * stein
             averages += summed_finely(share[rows, None] * terms)
         mean_square, mean_rest, drift_error = self.comm.sum(averages.cpu().numpy()).sum(0)

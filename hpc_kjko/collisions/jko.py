@@ -16,9 +16,10 @@ from hpc_kjko.control import ControlField
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.exact import summed_finely
 from hpc_kjko.objective import DensityObjective, JKOObjective
-from hpc_kjko.particles import Particles, passes
-from hpc_kjko.potential import PotentialField
+from hpc_kjko.particles import Particles, at_once, passes
+from hpc_kjko.potential import PotentialField, combined
 from hpc_kjko.solvers import RegressionSolver, solver_of
+from hpc_kjko.solvers.regression import CACHED
 
 
 class JKOCollision(ControlledCollision):
@@ -51,6 +52,7 @@ class JKOCollision(ControlledCollision):
                 dtype=self.dtype,
                 device=comm.device,
             )
+            self.chunk = min(self.chunk, at_once(CACHED, comm.device))
             density = DensityObjective(self.control, together=self.together, **physics)
             self._solver = solver_of(case.method, density, comm)
         else:
@@ -82,15 +84,19 @@ class JKOCollision(ControlledCollision):
         of_log_f = {"log_f_residual": residual, "log_f_moved": part * residual}
         return particles.move(particles.v, log_f), {**of_log_f, "entropy_moved": particles.mass * part * float(mean)}
 
-    def score(self, particles: Particles, rows: slice) -> torch.Tensor | None:
-        if not isinstance(self._solver, RegressionSolver):
-            return None
-        v = particles.v[rows]
-        return self._solver.score(self.control.features(particles.x[rows], v).to(self.dtype), v)
-
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)
-        return lambda rows: control.with_jacobian(*self.inputs(control, particles, duration, start, rows))
+        if not isinstance(control, PotentialField):
+            return lambda rows: (*control.with_jacobian(*self.inputs(control, particles, duration, start, rows)), None)
+        assert isinstance(self._solver, RegressionSolver)
+        corrected = self._solver.corrected
+
+        def of_potential(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            first, second = control.derivatives(control.features(particles.x[rows], particles.v[rows]))
+            u, jacobian = combined(first, control.coefficients), combined(second, control.coefficients)
+            return u, control.matrix(jacobian), combined(first, corrected) - particles.v[rows] / self.temperature
+
+        return of_potential
 
     def state(self) -> dict[str, np.ndarray]:
         return self._solver.state()

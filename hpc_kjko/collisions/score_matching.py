@@ -52,10 +52,10 @@ class ScoreMatchingCollision(ControlledCollision):
         velocities = particles.v if self.form == "split" else start.particles.v
         identity = torch.eye(velocities.shape[1], dtype=velocities.dtype, device=velocities.device)
 
-        def u_and_jacobian(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        def u_and_jacobian(rows: slice) -> tuple[torch.Tensor, torch.Tensor, None]:
             score, jacobian = score_field.with_jacobian(*self.inputs(score_field, particles, duration, start, rows))
             kappa, temperature = self.collision_strength, self.temperature
-            return -kappa * (velocities[rows] + temperature * score), -kappa * (identity + temperature * jacobian)
+            return -kappa * (velocities[rows] + temperature * score), -kappa * (identity + temperature * jacobian), None
 
         return u_and_jacobian
 

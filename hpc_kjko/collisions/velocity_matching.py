@@ -100,7 +100,7 @@ class VelocityMatchingCollision(ControlledCollision):
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)
-        return lambda rows: control.with_jacobian(self._inputs(control, particles, start, rows))
+        return lambda rows: (*control.with_jacobian(self._inputs(control, particles, start, rows)), None)
 
     def _inputs(self, control: ControlField, particles: Particles, start: StepStart, rows: slice) -> torch.Tensor:
         """Time, scaled to [−1, 1], and the features of the pushed state."""

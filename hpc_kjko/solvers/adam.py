@@ -53,7 +53,7 @@ class AdamSolver(Solver):
     def _train(self, fit: list[Sample], step: float, iterations: int) -> int:
         lowest, best = float("inf"), self._copy()
         for _ in range(iterations):
-            value = self._total(self._backward(fit, step))
+            value = self._total(self._backward([fold.rows() for fold in fit], step))
             if value < lowest:
                 lowest, best = value, self._copy()
             self._optimizer.step()
@@ -66,7 +66,7 @@ class AdamSolver(Solver):
         lowest, best, best_at, made = self._value([data.select], step), self._copy(), 0, 0
         while made < most and made - best_at < AUTO_PATIENCE:
             for _ in range(AUTO_EVERY):
-                self._backward(data.folds, step)
+                self._backward([fold.rows() for fold in data.folds], step)
                 self._optimizer.step()
             made += AUTO_EVERY
             value = self._value([data.select], step)

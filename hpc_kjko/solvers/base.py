@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.objective import Objective
+
+#: Of some particles, what an objective takes: tensors [n, ...], or None.
+Rows = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,14 @@ class Solver(ABC):
             SolverFailure: the objective is not finite (on every rank).
         """
 
-    def _backward(self, samples: list[Sample], step: float, factor: float = 1.0) -> list[torch.Tensor]:
-        """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it."""
+    def _backward(self, samples: Sequence[Rows], step: float, factor: float = 1.0) -> list[torch.Tensor]:
+        """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it.
+
+        Args:
+            samples: what the objective takes of each.
+        """
         if self._objective is self._own:  # nothing is to be summed over ranks: without automatic differentiation
-            found = [self._own.evaluate(step, *sample.rows(), with_gradient=True) for sample in samples]
+            found = [self._own.evaluate(step, *sample, with_gradient=True) for sample in samples]
             self._own.leave(factor * torch.stack([gradient for _, gradient in found if gradient is not None]).sum(0))
             return [factor * value for value, _ in found]
         self._optimizer.zero_grad()
@@ -100,9 +108,9 @@ class Solver(ABC):
         losses = []
         with self.comm.no_sync(self._objective):
             for sample in others:
-                losses.append(factor * self._objective(step, *sample.rows()))
+                losses.append(factor * self._objective(step, *sample))
                 losses[-1].backward()
-        losses.append(factor * self._objective(step, *last.rows()))
+        losses.append(factor * self._objective(step, *last))
         losses[-1].backward()
         return losses
 

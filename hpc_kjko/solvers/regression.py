@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.control import determinant
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
-from hpc_kjko.objective import DensityObjective, linear_part
-from hpc_kjko.particles import passes
+from hpc_kjko.objective import DensityObjective, in_pieces, linear_part
+from hpc_kjko.particles import at_once, passes
 from hpc_kjko.potential import combined
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
@@ -34,9 +35,11 @@ from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 RIDGE, ROUNDING = 1e-8, 1e-10
 #: A log f that a fit misses by more than this is an outlier to it. Its weight falls with the square of the distance.
 OUTLYING = 0.5
-#: Newton's method has converged when a step changes u by less than this part of it, in mean square.
-CONVERGED = 1e-4
+#: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
+CONVERGED = 1e-3
 MAX_NEWTON, MAX_REWEIGHTED = 20, 4
+#: The functions and derivatives of so many particles fit into a core's cache; on a GPU of many more at once.
+CACHED = 2048
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,10 @@ class RegressionSolver(Solver):
         self.comm, self.control = comm, objective.control
         self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
         self.iterations, self.first_iterations = iterations, first_iterations
-        self._own, self._density = objective, objective
+        self._own = objective
+        #: Particles handled at a time: whole pieces of those that are added up together.
+        pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
+        self._at_once = pieces * objective.together
         self._objective = comm.distribute(objective)
         self._parameters = dict(self.control.named_parameters())
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
@@ -92,7 +98,10 @@ class RegressionSolver(Solver):
             made = self.first_iterations if self.is_cold else self.iterations
             self._train(data, wanted, made)
             self.density, *_ = self._best_density(
-                [(fold.z, log_f, fold.share) for fold, log_f in zip(data.folds, wanted, strict=True)]
+                [
+                    (self._functions_of(fold.z), log_f, fold.share)
+                    for fold, log_f in zip(data.folds, wanted, strict=True)
+                ]
             )
         return made + self._fit_field(data.folds, step, low_order_only=not self.trusted)
 
@@ -100,11 +109,6 @@ class RegressionSolver(Solver):
     def log_density(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """ψ [n] at inputs z and velocities v; float64."""
         return combined(self.control.functions(z).double(), self.density) - self._energy(v)
-
-    @torch.no_grad()
-    def score(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """∇v ψ̄ [n, dv] at inputs z and velocities v; float64."""
-        return combined(self.control.derivatives(z)[0].double(), self.corrected) - v.double() / self.temperature
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
@@ -119,6 +123,10 @@ class RegressionSolver(Solver):
         self.density = torch.from_numpy(np.array(arrays["density"])).to(self.control.coefficients)
         self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["field"])))
 
+    def _functions_of(self, z: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """g [n, M] at some of the inputs z, float64."""
+        return lambda rows: self.control.functions(z[rows]).double()
+
     # -- the density -------------------------------------------------------------------------------------------------
 
     def _wanted(self, sample: Sample) -> torch.Tensor:
@@ -129,57 +137,60 @@ class RegressionSolver(Solver):
     def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> None:
         """Adam's steps on the hidden layers, each on a batch."""
         before, width = self.steps_made, self.control.width
+        monomials: dict[int, torch.Tensor] = {}  # of each batch: the same in all steps
         for k in range(before, before + iterations):
             number = k % len(data.folds)
-            z, log_f = data.folds[number].z, wanted[number]
-            c, (share,), mass = self._best_density([(z, log_f, data.folds[number].share)])
+            fold, log_f = data.folds[number], wanted[number]
+            if number not in monomials:
+                monomials[number] = self.control.monomials(fold.z).double()
+            with torch.no_grad():
+                layers = self.control.hidden_layers(fold.z)
+                g = torch.cat([layers[-1].double(), monomials[number]], dim=1)
+            c, (share,), mass = self._best_density([(g.__getitem__, log_f, fold.share)])
             if not mass > 0:  # a batch of few particles, all elsewhere
                 continue
-            self._density.coefficients = c[:width]
-            left = log_f - combined(self.control.monomials(z).double(), c[width:])
+            left = log_f - combined(monomials[number], c[width:])
             # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
-            self._backward([Sample(z, left.to(z)[:, None], share)], 0.0, factor=len(data.folds))
+            self._backward([(fold.z, left, share, c[:width], *layers)], 0.0, factor=len(data.folds))
             self._optimizer.step()
 
     @torch.no_grad()
     def _best_density(
-        self, samples: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+        self, samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]]
     ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
         """The c of least squares over some particles, again and again while outliers pull at it.
 
         Args:
-            samples: z, what is wanted [n], and shares [n].
+            samples: g [n, M] at some rows, float64; what is wanted [n]; shares [n].
 
         Returns:
             c; the shares that it was found with, smaller where an earlier one missed by more than OUTLYING; their sum
             over all ranks.
         """
-        trusted = [share for *_, share in samples]
+        trusted = [share.double() for *_, share in samples]
         for attempt in range(MAX_REWEIGHTED):
-            gram, load = self._summed(
-                self._density_sums, [(z, wanted, share) for (z, wanted, _), share in zip(samples, trusted, strict=True)]
+            (normal,) = self._summed(
+                self._normal, [(g, wanted, share) for (g, wanted, _), share in zip(samples, trusted, strict=True)]
             )
+            gram, load = normal[:, :-1], normal[:, -1]
             c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
-            missed = [self._missed(c, z, wanted) for z, wanted, _ in samples]
+            missed = [self._missed(c, g, wanted) for g, wanted, _ in samples]
             outliers = any(bool((part > OUTLYING).any()) for part in missed)
             if not self.comm.any(outliers) or attempt == MAX_REWEIGHTED - 1:
                 break
             trusted = [
-                share * (OUTLYING / part.clamp(min=OUTLYING)).square().to(share)
+                share.double() * (OUTLYING / part.clamp(min=OUTLYING)).square()
                 for (*_, share), part in zip(samples, missed, strict=True)
             ]
         return c, trusted, float(gram[-1, -1])
 
-    def _missed(self, c: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        pieces = passes(len(z), self._own.together)
-        with in_order(self._own.together):
-            fitted = [combined(self.control.functions(z[rows]).double(), c) for rows in pieces]
-        return (torch.cat(fitted) - wanted).abs()
+    def _missed(self, c: torch.Tensor, g: Callable[[slice], torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+        pieces = passes(len(wanted), self._at_once)
+        return torch.cat([(combined(g(rows), c) - wanted[rows]).abs() for rows in pieces])
 
-    def _density_sums(self, z: torch.Tensor, log_f: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-        g = self.control.functions(z).double()
-        weighted = share.double()[:, None] * g
-        return [weighted.T @ g, weighted.T @ log_f]
+    def _normal(self, g: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+        """E[g gᵀ] and E[g log f], beside each other."""
+        return [self._products(share[:, None] * g, torch.cat([g, wanted[:, None]], dim=1))]
 
     # -- the field ---------------------------------------------------------------------------------------------------
 
@@ -198,24 +209,26 @@ class RegressionSolver(Solver):
         hessian = a * sums.gram + step * self.temperature * sums.bending
         free = np.full(len(corrected), not low_order_only)
         free[self.control.of_velocity] = True
-        k, lowest, made = np.zeros_like(corrected), 0.0, 1  # u ≡ 0, where J is 0
-        change = -self.temperature / a * corrected  # to the minimiser of J without what is of order h in it
+        # From u ≡ 0, where J is 0 and no pass is needed to know its gradient.
+        k, lowest, made = np.zeros_like(corrected), 0.0, 1
+        gradient, change = force - self.temperature * sums.laplacian, np.zeros_like(k)
         for _ in range(MAX_NEWTON):
-            pull, log_det = self._pull(samples, k + change, step)
-            made += 1
-            trial = k + change
-            value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
-            if not np.isfinite(trial).all():
-                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
-            if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
-                change = 0.5 * change
-                continue
-            k, lowest = trial, value
-            gradient = a * sums.gram @ k + force - self.temperature * pull
-            change = np.zeros_like(k)
             change[free] = -self._solved(hessian[np.ix_(free, free)], gradient[free])
             if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
+                k = k + change  # what is left is smaller by h |∇v u| than this was
                 break
+            while True:
+                trial = k + change
+                pull, log_det = self._pull(samples, trial, step)
+                made += 1
+                value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
+                if not np.isfinite(trial).all() or made > MAX_NEWTON:
+                    raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+                if self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
+                    break
+                change = 0.5 * change
+            k, lowest = trial, value
+            gradient = a * sums.gram @ k + force - self.temperature * pull
         self.comm.bcast_array(k)
         self.control.coefficients.copy_(torch.from_numpy(k))
         return made
@@ -232,13 +245,13 @@ class RegressionSolver(Solver):
 
     def _field_sums(self, z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         first, second = (part.double() for part in self.control.derivatives(z))
-        share = share.double()
-        along, bent = first.flatten(0, 1), second.flatten(0, 2)
-        dv = self.control.velocity_dims
-        weighted = share.repeat_interleave(dv)[:, None] * along
-        bending = (share.repeat_interleave(dv * dv)[:, None] * bent).T @ bent
-        laplacian = share @ second.diagonal(dim1=1, dim2=2).sum(2)
-        return [weighted.T @ along, bending, weighted.T @ v.double().flatten(), laplacian]
+        share, axes = share.double()[:, None, None], self.control.velocity_dims
+        twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)  # the mixed ones
+        weighted = share * torch.cat([first, v.double()[:, :, None]], dim=2)
+        bending = self._products(share * twice[:, None] * second, second)
+        laplacian = self._products(share, second[:, :axes].sum(1, keepdim=True))
+        gram, drag = self._products(weighted, first).split([first.shape[2], 1])
+        return [gram, bending, drag[0], laplacian[0]]
 
     def _pull(self, samples: list[Sample], k: np.ndarray, step: float) -> tuple[np.ndarray, float]:
         """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] and E[log det(I + h ∇v u)] at the field of k: the latter −∞ where the map turns
@@ -247,16 +260,17 @@ class RegressionSolver(Solver):
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             second, share = self.control.derivatives(z)[1].double(), share.double()
-            matrix = linear_part(combined(second, coefficients), step)
+            matrix = linear_part(self.control.matrix(combined(second, coefficients)), step)
             det = determinant(matrix)
             turned = ~(det > 0)
-            matrix[turned] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=z.device)
-            log_det = (share * torch.log(torch.where(turned, 1.0, det))).sum()
-            if matrix.shape[1] == 1:
-                pull = (share / matrix[:, 0, 0]) @ second[:, 0, 0]
-            else:
-                pull = (share[:, None, None] * torch.linalg.inv(matrix)).flatten() @ second.flatten(0, 2)
-            return [pull, log_det[None], turned.sum()[None].double()]
+            matrix[turned] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+            log_det = torch.log(torch.where(turned, 1.0, det))
+            inverse = 1 / matrix if matrix.shape[1] == 1 else torch.linalg.inv(matrix)
+            later, earlier = self.control.pairs.to(z.device)
+            weights = torch.where(later == earlier, 1.0, 2.0) * inverse[:, later, earlier]
+            pull = self._products((share[:, None] * weights)[:, :, None], second)
+            total = self._products(share[:, None, None], log_det[:, None, None])
+            return [pull[0], total[0], turned.sum()[None].double()]
 
         pull, log_det, turned = self._summed(sums, [(sample.z, sample.share) for sample in samples])
         return pull, -np.inf if turned[0] > 0 else float(log_det[0])
@@ -265,18 +279,33 @@ class RegressionSolver(Solver):
 
     @torch.no_grad()
     def _summed(
-        self, function: Callable[..., list[torch.Tensor]], samples: Sequence[tuple[torch.Tensor, ...]]
+        self, function: Callable[..., list[torch.Tensor]], samples: Sequence[tuple[Any, ...]]
     ) -> list[np.ndarray]:
-        """Sums over the particles of all ranks, of what ``function`` returns for some of the rows. Collective."""
+        """Sums over the particles of all ranks, of what ``function`` returns for some of them. Collective.
+
+        Args:
+            samples: arguments of the function for all rows, the last a tensor [n]; some may be functions of rows.
+        """
         total: list[torch.Tensor] = []
         with in_order(self._own.together):
             for sample in samples:
-                for rows in passes(len(sample[0]), self._own.together):
-                    found = [rounded(part, MOMENTS_UNIT) for part in function(*(tensor[rows] for tensor in sample))]
+                for rows in passes(len(sample[-1]), self._at_once):
+                    found = function(*(part(rows) if callable(part) else part[rows] for part in sample))
                     total = [one + other for one, other in zip(total, found, strict=True)] if total else found
         summed = self.comm.sum(torch.cat([part.flatten() for part in total]).cpu().numpy())
         edges = np.cumsum([part.numel() for part in total])[:-1]
         return [part.reshape(like.shape) for part, like in zip(np.split(summed, edges), total, strict=True)]
+
+    def _products(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Σ over particles (and what else each has) of products [k, m], from [n, ..., k] and [n, ..., m], float64.
+
+        The rows of a piece are added up by one matrix product, then rounded.
+        """
+        pieces = [in_pieces(part.flatten(1), self._own.together) for part in (left, right)]
+        one, other = (
+            part.view(len(part), -1, like.shape[-1]) for part, like in zip(pieces, (left, right), strict=True)
+        )
+        return rounded(torch.bmm(one.mT, other), MOMENTS_UNIT).sum(0)
 
     def _solved(self, matrix: np.ndarray, load: np.ndarray) -> np.ndarray:
         """The solution of normal equations, the same on all ranks. Collective."""

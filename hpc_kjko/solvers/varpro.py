@@ -157,7 +157,7 @@ class VarproSolver(Solver):
             made = min(first + ROUND, iterations)
             for k in range(first, made):
                 fold = data.folds[(before + k) % len(data.folds)]
-                self._backward([fold], step, factor=len(data.folds))
+                self._backward([fold.rows()], step, factor=len(data.folds))
                 self._optimizer.step()
             if not data.held_out:
                 continue
