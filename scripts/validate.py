@@ -6,7 +6,7 @@
 e1 … e6: the paper's examples; e7: 3D3V; e8: rates with and without collisions; long: three methods to t = 200; floor:
 noise of the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and
 collisionless rates of jobs/; seeds, order, stiff, equilibrium: few particles, orders in the step, strong collisions,
-10⁴ steps; dougherty: collisions that conserve.
+10⁴ steps; dougherty: collisions that conserve; drawn: cases drawn at random, by --seed.
 Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed. Small versions
 are in the tests.
 """
@@ -14,12 +14,14 @@ are in the tests.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from drawn import drawn
 from experiments import (
     COUNTS,
     FLOOR_COUNTS,
@@ -414,12 +416,14 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "stiff": stiff,
     "equilibrium": equilibrium,
     "dougherty": dougherty,
+    "drawn": drawn,
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(VALIDATIONS), default=[])
+    parser.add_argument("--seed", type=int, default=1, help="of the drawn cases (default 1)")
     parser.add_argument("--ranks", type=int, default=2, help="of the runs that are made (default 2)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/paper/runs"), help="run folders; finished ones are reused"
@@ -429,7 +433,8 @@ def main() -> int:
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(VALIDATIONS)}")
     runs = Experiments(options.out, options.ranks)
-    results = {name: VALIDATIONS[name](runs) for name in options.names or VALIDATIONS}
+    validations = {**VALIDATIONS, "drawn": functools.partial(drawn, seed=options.seed)}
+    results = {name: validations[name](runs) for name in options.names or validations}
     for name, passed in results.items():
         print(f"{name}: {'within its target' if passed else 'MISSES its target'}")
     return 0 if all(results.values()) else 1

@@ -1,0 +1,130 @@
+"""Two-stream cases drawn at random from what users take, against the grid solver, for validate.py.
+
+The seed alone says which cases they are: none is left out, and none drawn again. Of each case there are three runs, by
+`method.solver = "regression"`, by the default, and by the paper's scheme.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiments import PAPER_SCHEME, RUNS, Experiments, Run, relative_l2
+
+from hpc_kjko.validity import noise_floor
+
+#: How many cases, and the keys that make each of the three runs of one.
+CASES = 12
+METHODS = {
+    "regression": ("method.solver=regression",),
+    "default": (),
+    "paper": (*PAPER_SCHEME, "method.hidden=[16,16]", "method.learning_rate=1e-2", "method.held_out=false"),
+}
+#: What is asked: relative L² error of the field energy; error of ∫f log f, absolute or as a part of its change.
+FIELD, ENTROPY, ENTROPY_PART = 0.10, 0.03, 1e-3
+
+
+def table_of(random: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """A case: collisions, beams, wave, box, step, particles, each over its range; a scale over that of its logarithm."""
+    return {
+        "problem": {
+            "kind": "two_stream",
+            "velocity_dims": int(random.choice([1, 3])),
+            "beam_velocity": round(random.uniform(0.8, 3.0), 3),
+            "thermal_speed": round(random.uniform(0.3, 1.2), 3),
+            "amplitude": float(f"{np.exp(random.uniform(np.log(0.005), np.log(0.2))):.3g}"),
+            "length": round(random.uniform(2 * np.pi, 10 * np.pi), 3),
+        },
+        "physics": {"collision_strength": float(f"{np.exp(random.uniform(np.log(3e-3), 0.0)):.3g}")},
+        "particles": {
+            "count": round(np.exp(random.uniform(np.log(4096), np.log(65536)))),
+            "seed": int(random.integers(1000)),
+        },
+        "grid": {"cells": int(random.choice([64, 128]))},
+        "time": {"step": float(random.choice([0.05, 0.1, 0.2])), "end": 20.0},
+        "output": {"every": 1, "particles_every": 0, "histogram_every": 0},
+    }
+
+
+def draw(seed: int, folder: Path) -> list[str]:
+    """The names of the cases of a seed, whose files are written to a folder, and whose runs are known from now on."""
+    random, names = np.random.default_rng(seed), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, CASES + 1):
+        name = f"drawn_{seed}_{number}"
+        lines = [
+            line
+            for section, keys in table_of(random).items()
+            for line in (f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()))
+        ]
+        (folder / f"{name}.toml").write_text("\n".join(lines) + "\n")
+        job = str((folder / name).resolve())
+        RUNS.update({f"{name}_{method}": Run(job, changes) for method, changes in METHODS.items()})
+        names.append(name)
+    return names
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of a run against the grid solver.
+
+    Attributes:
+        field: relative L² error of the field energy, while it is above the noise floor; NaN if it never is.
+        entropy: largest error of ∫f log f; allowed: what is asked of it.
+        refused: steps that the certificate does not vouch for; None without certificates.
+    """
+
+    field: float
+    entropy: float
+    allowed: float
+    refused: int | None
+
+    @property
+    def is_good(self) -> bool:
+        return not self.field > FIELD and self.entropy <= self.allowed
+
+    def __str__(self) -> str:
+        field = "below noise" if np.isnan(self.field) else f"{100 * self.field:.1f} %"
+        refused = "–" if self.refused is None else str(self.refused)
+        return f"{field:>11s} {self.entropy:8.4f}{' ' if self.entropy <= self.allowed else '!'} {refused:>4s}"
+
+
+def errors_of(runs: Experiments, name: str) -> Errors:
+    case, series, grid = runs.case(name), runs.series(name), runs.reference(name)
+    field, entropy = (np.interp(series["time"], grid.times, values) for values in (grid.field_energy, grid.entropy))
+    # the other directions of v are at equilibrium with the bath all along
+    others = case.problem.velocity_dims - 1
+    entropy = entropy - 0.5 * others * case.problem.mass * (1 + np.log(2 * np.pi * case.physics.temperature))
+    above = field > noise_floor(case)["field_energy"]
+    return Errors(
+        relative_l2(series["field_energy"][above], field[above]) if above.any() else float("nan"),
+        float(np.abs(series["entropy"] - entropy).max()),
+        max(ENTROPY, ENTROPY_PART * float(np.ptp(entropy))),
+        int((series["certificate"][1:] != 1).sum()) if "certificate" in series else None,
+    )
+
+
+def drawn(runs: Experiments, seed: int = 1) -> bool:
+    """Field energy and entropy within what is asked in all cases, and better than the paper's scheme in all but one."""
+    names = draw(seed, runs.out.parent / "drawn")
+    print(f"seed {seed}; of each run: field energy, entropy (! is more than is asked), steps without certificate")
+    good, better = 0, 0
+    for name in names:
+        found = {method: errors_of(runs, f"{name}_{method}") for method in METHODS}
+        case = runs.case(f"{name}_regression")
+        problem, count = case.problem, case.particles.count
+        print(
+            f"{name}: 1D{problem.velocity_dims}V, κ = {case.physics.collision_strength:g}, "
+            f"beams ±{problem.beam_speed:g} of width {problem.thermal_speed:g}, amplitude {problem.amplitude:g}, "
+            f"L = {problem.periods[0]:g}, {case.grid.cells[0]} cells, h = {case.time.step:g}, {count} particles"
+        )
+        for method, errors in found.items():
+            print(f"    {method:10s} {errors}", flush=True)
+        ours, papers = found["regression"], found["paper"]
+        good += ours.is_good
+        better += not ours.field > papers.field and ours.entropy <= papers.entropy
+    print(f"regression: {good} of {CASES} as is asked, {better} better than the paper's scheme in both")
+    return good == CASES and better >= CASES - 1
