@@ -28,7 +28,7 @@ FIELD, ENTROPY, ENTROPY_PART = 0.10, 0.03, 1e-3
 
 
 def table_of(random: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """A case: collisions, beams, wave, box, step, particles, each over its range; scales over that of their logarithm."""
+    """A case: collisions, beams, wave, box, step, particles, each over its range, scales in their logarithm."""
     return {
         "problem": {
             "kind": "two_stream",
