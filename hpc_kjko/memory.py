@@ -21,7 +21,8 @@ from hpc_kjko.exact import rows_together
 from hpc_kjko.limits import Limit, memory_limits
 from hpc_kjko.native import available as has_kernels
 from hpc_kjko.native import has_network
-from hpc_kjko.particles import FOLDS, ON_GPU, PASS, Shard, at_once
+from hpc_kjko.particles import BATCH, FOLDS, ON_GPU, PASS, Shard, at_once
+from hpc_kjko.potential import CACHED
 
 #: What Python, torch, MPI and HDF5 take after the start, for code and small buffers.
 LIBRARIES = 70e6
@@ -49,15 +50,16 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
     """The parts of a rank of ``size`` that computes on ``device``, the largest first."""
     on_gpu = device.type == "cuda"
     here = len(Shard.of(case.particles.count, rank, size))
-    sizes = _Sizes(case)
+    sizes = _Sizes(case, device)
     found = [Part("libraries", "", LIBRARIES), Part("particles", "particles.count", here * sizes.particle, on_gpu)]
     if on_gpu:
         found.append(Part("particles on their way to files", "particles.count", here * sizes.state))
-    rows = min(here, at_once(case.method.chunk, device))
+    rows = min(here, sizes.chunk)
     passed = min(here, PASS * ON_GPU) * 12 * DOUBLE if on_gpu else 0  # on a CPU it is little
     found.append(Part("chunks of particles", "method.chunk", rows * sizes.chunk_row + passed, on_gpu))
     if sizes.network:
-        found.append(Part("network and its optimiser", "method.hidden", sizes.network + sizes.moments, on_gpu))
+        kept = min(here, sizes.kept_rows) * sizes.kept_row
+        found.append(Part("network and its optimiser", "method.hidden", sizes.network + sizes.moments + kept, on_gpu))
         if on_gpu:
             found.append(Part("network's moments", "method.hidden", sizes.moments))
     if case.grid:
@@ -75,6 +77,7 @@ class _Sizes:
     """Bytes of a particle, of a row of a chunk, of the network; numbers of a node of the mesh. All of one rank."""
 
     case: Case
+    device: torch.device
 
     # -- what the case says ------------------------------------------------------------------------------------
 
@@ -173,6 +176,12 @@ class _Sizes:
         return self.case.time.steps * self._inputs * self._trained if self._matches and self._has_control else 0
 
     @property
+    def chunk(self) -> int:
+        """Particles in a pass."""
+        chunk = self.case.method.chunk
+        return at_once(min(chunk, CACHED) if self._regresses else chunk, self.device)
+
+    @property
     def chunk_row(self) -> int:
         """Of a particle in a pass over a chunk, in which the field is evaluated."""
         if not self._has_control:
@@ -181,7 +190,7 @@ class _Sizes:
         in_torch = not has_kernels() or max(self._widths) > 256
         layers = sum(widths) * (2 + 2 * dv) if in_torch else 0
         if self._regresses:
-            layers = 2 * (2 * sum(widths) + self._features) * (1 + dv + dv * dv)
+            layers = 2 * (2 * sum(widths) + self._features) * (1 + dv + self._pairs)
         solving = 0
         if not (has_kernels() and has_network(self._widths)) and not self.case.run.reproducible:
             solving = sum(widths) * (6 + 2 * dv) * self._trained
@@ -206,11 +215,27 @@ class _Sizes:
         dv, together = self._dims[1], rows_together(case.particles.count)
         if self._regresses:
             if not case.run.reproducible:
-                together = case.method.chunk
-            return together * self._features * (1 + dv + dv * dv) * 4 * DOUBLE
+                together = at_once(case.method.chunk, self.device)
+            return max(self.chunk, together) * self._features * (1 + dv + self._pairs) * 4 * DOUBLE
         if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
             return 0
         return together * (sum(case.method.hidden) * (6 + 2 * dv) * self._trained + self._features * dv * 4 * DOUBLE)
+
+    @property
+    def _pairs(self) -> int:
+        """Second derivatives that are not alike."""
+        dv = self._dims[1]
+        return dv * (dv + 1) // 2
+
+    @property
+    def kept_rows(self) -> int:
+        """Particles of the batches of a regression, whose monomials are kept in all of a step's passes."""
+        method = self.case.method
+        return max(method.first_iterations, int(method.iterations)) * BATCH if self._regresses else 0
+
+    @property
+    def kept_row(self) -> int:
+        return DOUBLE * (self._features - self.case.method.hidden[-1]) if self._regresses else 0
 
     @property
     def _features(self) -> int:
@@ -264,7 +289,7 @@ class _Sizes:
 
 def state_bytes(case: Case) -> int:
     """Of x, v and log f of a particle, and of a weight of its own."""
-    return _Sizes(case).state
+    return _Sizes(case, torch.device("cpu")).state
 
 
 # -- what there is -------------------------------------------------------------------------------------------------

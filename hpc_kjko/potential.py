@@ -20,6 +20,8 @@ from hpc_kjko.control import features
 
 #: Networks see multiples of so many rows: products of a few rows add up in another order than of many.
 ROWS = 128
+#: The functions and derivatives of so many particles fit into a core's cache; on a GPU many more are handled at once.
+CACHED = 2048
 #: How many times wider than a later one the first layer is drawn: beams are narrower than the bath's thermal speed.
 FIRST_LAYER = 3.0
 

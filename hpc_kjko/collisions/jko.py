@@ -17,9 +17,8 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.exact import summed_finely
 from hpc_kjko.objective import DensityObjective, JKOObjective
 from hpc_kjko.particles import Particles, at_once, passes
-from hpc_kjko.potential import PotentialField, combined
+from hpc_kjko.potential import CACHED, PotentialField, combined
 from hpc_kjko.solvers import RegressionSolver, solver_of
-from hpc_kjko.solvers.regression import CACHED
 
 
 class JKOCollision(ControlledCollision):

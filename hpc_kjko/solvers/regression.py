@@ -27,7 +27,7 @@ from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import MOMENTS_UNIT, in_order, rounded
 from hpc_kjko.objective import DensityObjective, in_pieces, linear_part
 from hpc_kjko.particles import at_once, passes
-from hpc_kjko.potential import combined
+from hpc_kjko.potential import CACHED, combined
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 
 #: For the conditioning of normal equations, in units of their diagonal: the data have no noise. And what rounding may
@@ -38,8 +38,6 @@ OUTLYING = 0.5
 #: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
 CONVERGED = 1e-3
 MAX_NEWTON, MAX_REWEIGHTED = 20, 4
-#: The functions and derivatives of so many particles fit into a core's cache; on a GPU of many more at once.
-CACHED = 2048
 
 
 @dataclass(frozen=True)
