@@ -2,9 +2,10 @@
 
     ψ = Σ_m c_m g_m(x, v),    u = ∇v Φ,    Φ = Σ_m k_m g_m(x, v)
 
-with the same g: the last hidden layer of a small tanh network, some monomials of v alone and times what x enters as,
-and functions of x alone. The exact control field −κ (v + T ∇v log f) is a gradient in v, and a gradient's Jacobian is
-symmetric: −log det(I + h ∇v u) is convex in k.
+with the same g, the last hidden layer of a small tanh network and some monomials of v alone and times what x enters as;
+ψ has functions of x alone besides, and Φ has v_k³/6 and v_k⁴/24: their averages tie it to the sample, but a ψ that is
+fitted with them follows log f no better and E5's entropy is worse (docs/research.md). The exact control field
+−κ (v + T ∇v log f) is a gradient in v, and a gradient's Jacobian is symmetric: −log det(I + h ∇v u) is convex in k.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +31,9 @@ FIRST_LAYER = 3.0
 class PotentialField(nn.Module):
     """The functions g, and the control field u = ∇v Φ.
 
+    ψ's functions are those that depend on v, ``shared`` in number, then those of x alone. Φ's are the shared ones, then
+    powers of v.
+
     Args:
         periods: box lengths [dx], or None in unbounded space.
         space_dims, velocity_dims: dx and dv.
@@ -36,7 +41,7 @@ class PotentialField(nn.Module):
         seed: of the random layers; the same on every rank and in every precision.
     """
 
-    #: k of the functions that depend on v [with_velocity], float64. No buffer, which DistributedDataParallel would
+    #: k of Φ's functions [shared + 2 dv], float64. No buffer, which DistributedDataParallel would
     #: broadcast before every one of Adam's steps.
     coefficients: torch.Tensor
     layers: Sequence[nn.Linear]
@@ -66,7 +71,7 @@ class PotentialField(nn.Module):
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
         self.to(device=device, dtype=dtype)
-        self.coefficients = torch.zeros(self.with_velocity, dtype=torch.float64, device=device)
+        self.coefficients = torch.zeros(self.shared + 2 * velocity_dims, dtype=torch.float64, device=device)
 
     @property
     def width(self) -> int:
@@ -74,17 +79,17 @@ class PotentialField(nn.Module):
         return self.layers[-1].out_features
 
     @property
-    def of_velocity(self) -> slice:
-        """The monomials of v alone: v_k, v_k v_m, v_k³/6 and v_k⁴/24."""
-        dv = self.velocity_dims
-        return slice(self.width, self.width + 3 * dv + dv * (dv + 1) // 2)
+    def shared(self) -> int:
+        """How many functions ψ and Φ share: the hidden layer, v_k, v_k v_m, then monomials of v and x."""
+        dv, beside = self.velocity_dims, self._beside
+        return self.width + dv + dv * (dv + 1) // 2 + dv * beside + (beside if self.periods else 0)
 
     @property
-    def with_velocity(self) -> int:
-        """How many of the functions depend on v, which come first: the hidden layer, then monomials of v alone, then
-        those of v and x."""
-        dv, beside = self.velocity_dims, self._beside
-        return self.of_velocity.stop + dv * beside + (beside if self.periods else 0)
+    def of_velocity(self) -> np.ndarray:
+        """Where among Φ's functions the monomials of v alone are: v_k, v_k v_m, v_k³/6 and v_k⁴/24."""
+        dv, width, shared = self.velocity_dims, self.width, self.shared
+        low = np.arange(width, width + dv + dv * (dv + 1) // 2)
+        return np.concatenate([low, np.arange(shared, shared + 2 * dv)])
 
     @property
     def _beside(self) -> int:
@@ -108,10 +113,10 @@ class PotentialField(nn.Module):
         return self.hidden_layers(z)[-1]
 
     def monomials(self, z: torch.Tensor) -> torch.Tensor:
-        """The rest of the functions at inputs z: those of v, then those of x alone, the last of which is 1."""
+        """The rest of ψ's functions at inputs z: those of v, then those of x alone, the last of which is 1."""
         x, v = z[:, : self._beside], z[:, self._beside :]
         k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
-        parts = [v, v[:, k] * v[:, m], v**3 / 6, v**4 / 24, (v[:, :, None] * x[:, None]).flatten(1)]
+        parts = [v, v[:, k] * v[:, m], (v[:, :, None] * x[:, None]).flatten(1)]
         if self.periods:
             parts += [(v * v).sum(1, keepdim=True) * x, x]
         else:
@@ -120,11 +125,11 @@ class PotentialField(nn.Module):
         return torch.cat([*parts, torch.ones_like(z[:, :1])], dim=1)
 
     def functions(self, z: torch.Tensor) -> torch.Tensor:
-        """All g [n, M] at inputs z."""
+        """All of ψ's g [n, M] at inputs z."""
         return torch.cat([self.hidden(z), self.monomials(z)], dim=1)
 
     def derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """∂g/∂v_j [n, dv, with_velocity] and ∂²g/∂v_k∂v_m [n, pairs, with_velocity] of the functions of v."""
+        """∂g/∂v_j [n, dv, shared + 2 dv] and ∂²g/∂v_k∂v_m [n, pairs, shared + 2 dv] of Φ's functions."""
         along, bent = self._hidden_derivatives(z)
         first, second = self._monomial_derivatives(z)
         return torch.cat([along, first], -1), torch.cat([bent, second], -1)
@@ -137,9 +142,9 @@ class PotentialField(nn.Module):
         return torch.cat([torch.stack([axes, axes]), torch.tril_indices(dv, dv, -1)], dim=1)
 
     def _monomial_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the monomials: [n, dv, with_velocity - width] and [n, pairs, with_velocity - width]."""
+        """Those of all but the hidden layer."""
         dv, (later, earlier) = self.velocity_dims, self.pairs.tolist()
-        first = torch.zeros(len(z), dv, self.with_velocity - self.width, dtype=z.dtype, device=z.device)
+        first = torch.zeros(len(z), dv, len(self.coefficients) - self.width, dtype=z.dtype, device=z.device)
         second = torch.zeros(len(z), len(later), first.shape[2], dtype=z.dtype, device=z.device)
         x, v = z[:, : self._beside], z[:, self._beside :]
         axes, at = torch.arange(dv, device=z.device), 0
@@ -150,16 +155,17 @@ class PotentialField(nn.Module):
             first[:, m, at] += v[:, k]
             second[:, list(zip(earlier, later, strict=True)).index((k, m)), at] = 2 if k == m else 1
             at += 1
-        for power in (3, 4):
-            first[:, axes, at + axes] = v ** (power - 1) / math.factorial(power - 1)
-            second[:, axes, at + axes] = v ** (power - 2) / math.factorial(power - 2)
-            at += dv
         for k in range(dv):
             first[:, k, at : at + x.shape[1]] = x
             at += x.shape[1]
         if self.periods:
-            first[..., at:] = 2 * v[:, :, None] * x[:, None]
-            second[:, axes, at:] = 2 * x[:, None]
+            first[..., at : at + x.shape[1]] = 2 * v[:, :, None] * x[:, None]
+            second[:, axes, at : at + x.shape[1]] = 2 * x[:, None]
+            at += x.shape[1]
+        for power in (3, 4):
+            first[:, axes, at + axes] = v ** (power - 1) / math.factorial(power - 1)
+            second[:, axes, at + axes] = v ** (power - 2) / math.factorial(power - 2)
+            at += dv
         return first, second
 
     def _hidden_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

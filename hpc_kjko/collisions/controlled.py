@@ -30,8 +30,9 @@ FEWEST = 16
 #: Near equilibrium one step in 741 rises by three standard errors by chance, and the same particles say so again of the
 #: step fitted anew, or split. Rises beyond this many are no chance.
 NO_CHANCE = 5.0
-#: A fitted density is not trusted if it is off by more than this part of what the step changes the free energy by.
-DISAGREEING = 0.5
+#: A fitted density is not trusted if it is off by more than this part of what the step changes the free energy by, and
+#: by more than so many standard errors: by chance, one step in 16000.
+DISAGREEING, DISAGREEING_ERRORS = 0.5, 4.0
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
 
@@ -181,7 +182,7 @@ class ControlledCollision(Collision):
         if self.promises_decay and report.certificate < 0 and (attempt == 0 or change > NO_CHANCE * error):
             return f"the free energy of held-out particles rises (by {change:.3g} ± {error:.2g} in a collision step)"
         wrong, error = abs(report.disagreement), report.disagreement_error
-        if attempt == 0 and wrong > max(NO_CHANCE * error, DISAGREEING * abs(change)):
+        if attempt == 0 and wrong > max(DISAGREEING_ERRORS * error, DISAGREEING * abs(change)):
             return f"held-out particles disagree with the fitted density (by {wrong:.3g} ± {error:.2g} in one step)"
         return ""
 

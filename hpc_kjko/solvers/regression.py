@@ -233,12 +233,12 @@ class RegressionSolver(Solver):
 
     def _corrected(self, sums: Sums, low_order_only: bool) -> np.ndarray:
         """The coefficients of ψ̄ + ½|v|²/T: E[∇m·∇ψ̄] = −E[Δm] for every monomial m of v alone."""
-        known = self.density[: self.control.with_velocity].cpu().numpy().copy()
-        if low_order_only:
-            known[:] = 0.0
+        known = np.zeros_like(sums.laplacian)
+        if not low_order_only:
+            known[: self.control.shared] = self.density[: self.control.shared].cpu().numpy()
         low = self.control.of_velocity
         missed = sums.drag[low] / self.temperature - sums.laplacian[low] - sums.gram[low] @ known
-        known[low] += self._solved(sums.gram[low, low], missed)
+        known[low] += self._solved(sums.gram[np.ix_(low, low)], missed)
         return known
 
     def _field_sums(self, z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
