@@ -19,7 +19,7 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import counts, rows_together, summed_finely
 from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, batches, folds, passes, passes_over
+from hpc_kjko.particles import BATCH, BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, batches, folds, passes, passes_over
 from hpc_kjko.potential import PotentialField
 from hpc_kjko.solvers.base import Sample, TrainingData
 
@@ -239,9 +239,12 @@ class ControlledCollision(Collision):
             part = place[folds(particles.shard, place.device)]
             number = len(chosen)
             if self._with_log_f:
+                # Batches of BATCH particles and more: of several folds where these are smaller.
+                groups = max(1, min(number, number * particles.shard.total // (FOLDS * BATCH)))
+                part = torch.where(part < 0, part, part * groups // number)
                 batch, batches_of_a_fold = batches(particles.shard, place.device)
-                part = torch.where(part < 0, part, part + number * batch)
-                number *= batches_of_a_fold
+                part = torch.where(part < 0, part, part + groups * batch)
+                number = groups * batches_of_a_fold
             order = torch.argsort(part, stable=True)[int((part < 0).sum()) :]
             edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
             weights = counts(particles.shares(), particles.shard.total)[order]

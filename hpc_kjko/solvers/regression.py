@@ -207,26 +207,29 @@ class RegressionSolver(Solver):
         hessian = a * sums.gram + step * self.temperature * sums.bending
         free = np.full(len(corrected), not low_order_only)
         free[self.control.of_velocity] = True
+        def newton(gradient: np.ndarray) -> np.ndarray:
+            change = np.zeros_like(gradient)
+            change[free] = -self._solved(hessian[np.ix_(free, free)], gradient[free])
+            return change
+
         # From u ≡ 0, where J is 0 and no pass is needed to know its gradient.
         k, lowest, made = np.zeros_like(corrected), 0.0, 1
-        gradient, change = force - self.temperature * sums.laplacian, np.zeros_like(k)
+        change = newton(force - self.temperature * sums.laplacian)
         for _ in range(MAX_NEWTON):
-            change[free] = -self._solved(hessian[np.ix_(free, free)], gradient[free])
+            if not np.isfinite(change).all():
+                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+            trial = k + change
             if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
-                k = k + change  # what is left is smaller by h |∇v u| than this was
+                k = trial  # what is left is smaller by h |∇v u| than this was
                 break
-            while True:
-                trial = k + change
-                pull, log_det = self._pull(samples, trial, step)
-                made += 1
-                value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
-                if not np.isfinite(trial).all() or made > MAX_NEWTON:
-                    raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
-                if self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
-                    break
+            pull, log_det = self._pull(samples, trial, step)
+            made += 1
+            value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
+            if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
                 change = 0.5 * change
+                continue
             k, lowest = trial, value
-            gradient = a * sums.gram @ k + force - self.temperature * pull
+            change = newton(a * sums.gram @ k + force - self.temperature * pull)
         self.comm.bcast_array(k)
         self.control.coefficients.copy_(torch.from_numpy(k))
         return made

@@ -166,3 +166,16 @@ def test_what_relaxation_does_to_log_f_is_told(alone):
 def test_what_it_cannot_do_is_refused(method, named):
     with pytest.raises(Exception, match=f"method.{named}"):
         beams(**method)
+
+
+@pytest.mark.parametrize(("count", "batches"), [(700, 1), (2048, 1), (8192, 3), (16384, 7), (40000, 14)])
+def test_a_batch_has_as_many_particles_as_its_functions_need(count, batches, alone):
+    """At least 2048, or all that are fitted: a fold of few particles would be overfitted."""
+    case = beams(count=count, iterations=1, first_iterations=1)
+    simulation = Simulation.start(case, alone)
+    particles = simulation.state.particles
+    start = StepStart(0, 0.0, particles)
+    data = simulation.collision.training_data(simulation.collision.control, particles, case.time.step, start)
+    sizes = [len(fold.z) for fold in data.folds]
+    assert len(sizes) == batches and min(sizes) >= min(2048, sum(sizes)) and sum(sizes) >= 0.86 * count
+    assert float(sum(fold.share.double().sum() for fold in data.folds)) == pytest.approx(1.0, abs=1e-6)
