@@ -56,7 +56,8 @@ def quick_python() -> str:
     folder, pipe = Path(tempfile.mkdtemp()), subprocess.PIPE
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {forkserver.__file__} {folder}/socket "$@"\n')
+    asks = f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\nimport forkserver\n"
+    python.write_text(f"#!{sys.executable} -IS\n{asks}forkserver.ask('{folder}/socket', sys.argv[1:])\n")
     python.chmod(0o755)
     line = [sys.executable, forkserver.__file__, f"{folder}/socket"]
     server = subprocess.Popen(line, env=environment(), stdin=pipe, stdout=pipe, start_new_session=True)
@@ -109,6 +110,12 @@ def kjko_here(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     return call
+
+
+@pytest.fixture
+def quick_children(monkeypatch):
+    """What this process starts with ``sys.executable`` need not import torch again."""
+    monkeypatch.setattr(sys, "executable", quick_python())
 
 
 class Part(torch.nn.Module):

@@ -1,9 +1,9 @@
 """``python ARGUMENTS`` with torch and this package imported already, which is most of what a small command takes.
 
-A server, one for each pytest, imports them once and forks itself for every command. A command is started, also by
-mpirun, as ``python -IS forkserver.py SOCKET ARGUMENTS``: that process hands its arguments, folder, environment and
-standard streams to the server, passes the signals on that it gets, and ends as the command ends. If it is killed, so
-is the command. Only what is decided by an import, from environment variables for instance, is decided by the server's.
+A server, one for each pytest, imports them once and forks itself for every command. What is started instead of the
+command, also by mpirun, is a process that hands its arguments, folder, environment and standard streams to the server,
+passes on the signals that it gets, and ends as the command ends. If it is killed, so is the command. Only what an
+import decides, from environment variables for instance, is decided by that of the server.
 """
 
 import json
@@ -84,9 +84,10 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], strea
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace", buffering=1)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    text = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors, "closefd": False}
+    sys.stdin = sys.__stdin__ = open(0, **text)
+    sys.stdout = sys.__stdout__ = open(1, "w", **text)
+    sys.stderr = sys.__stderr__ = open(2, "w", **{**text, "errors": "backslashreplace"}, buffering=1)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -102,6 +103,4 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], strea
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        ask(sys.argv[1], sys.argv[2:])
     become(**serve(sys.argv[1]))

@@ -155,22 +155,25 @@ def test_an_error_that_did_not_reach_every_rank_ends_them_all(tmp_path, small_ca
     assert_loads(tmp_path / "out", 4)
 
 
-def start_endless(tmp_path, case, ranks):
+def start_endless(start, tmp_path, case, ranks):
     """A run that would go on for hours, once it is past its first steps."""
-    line = command("-m", "hpc_kjko", "run", case, "--out", "out", "--set", "time.end=100000.0", ranks=ranks)
+    line = start("-m", "hpc_kjko", "run", case, "--out", "out", "--set", "time.end=100000.0", ranks=ranks)
     process = subprocess.Popen(
         line, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "checkpoints").is_dir() or not any((tmp_path / "out" / "checkpoints").glob("step*")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.02)
     return process
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("SIGTERM", 1), ("SIGUSR2", 2), ("SIGINT", 1)])
-def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, tmp_path, small_case, kjko):
-    process = start_endless(tmp_path, small_case, ranks)
+@pytest.mark.parametrize(
+    ("name", "ranks", "start"), [("SIGTERM", 1, command), ("SIGUSR2", 2, command), ("SIGINT", 1, quick)]
+)
+def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, start, tmp_path, small_case, kjko):
+    """Also with nothing but mpirun and Python between the shell and the run (tests/forkserver.py)."""
+    process = start_endless(start, tmp_path, small_case, ranks)
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=30)
     assert process.returncode == 75, err
