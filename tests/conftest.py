@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import forkserver
+import h5py
 import hypothesis
 import pytest
 import torch
@@ -53,6 +54,8 @@ def quick(*arguments: str | Path, ranks: int = 1) -> list[str]:
 @functools.cache
 def quick_python() -> str:
     """Stands in for the Python interpreter; its server ends with this process."""
+    if h5py.get_config().mpi:  # whose import initialises MPI, which must be done after a fork
+        return sys.executable
     folder, pipe = Path(tempfile.mkdtemp()), subprocess.PIPE
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     python = folder / "python"
