@@ -54,6 +54,10 @@ def quick(*arguments: str | Path, ranks: int = 1) -> list[str]:
 @functools.cache
 def quick_python() -> str:
     """Stands in for the Python interpreter; its server ends with this process."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # before Linux 5.3
+        return sys.executable
     if h5py.get_config().mpi:  # whose import initialises MPI, which must be done after a fork
         return sys.executable
     folder, pipe = Path(tempfile.mkdtemp()), subprocess.PIPE
