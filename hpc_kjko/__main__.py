@@ -1,5 +1,6 @@
 """``python -m hpc_kjko``: the same program as the ``kjko`` command."""
 
+import gc
 import sys
 
 
@@ -9,7 +10,9 @@ def start() -> int:
         from hpc_kjko.cli import main
     except KeyboardInterrupt:
         return 130
-    return main()
+    code = main()
+    gc.freeze()  # else Python looks through all of torch for garbage before it ends: a second
+    return code
 
 
 if __name__ == "__main__":

@@ -103,14 +103,15 @@ DOUGHERTY_RUNS = {
     ),
 }
 QUICK_GAUSSIAN = (
-    *("particles.count=1024", "method.iterations=20", "method.first_iterations=150"),
-    *("method.learning_rate=0.05", "time.end=2.0"),
+    *("particles.count=1024", "method.iterations=12", "method.first_iterations=80"),
+    *("method.learning_rate=0.05", "time.end=1.0"),
 )
 #: More iterations, or fewer particles, and the linear functional of a network in 6D has no minimum.
 PAPER_NETWORK = ("method.iterations=20", "method.first_iterations=200", "particles.count=16384")
-QUICK_TANH = ("particles.count=1024", "method.iterations=10", "method.first_iterations=50", "time.end=2.0")
+QUICK_TANH = ("particles.count=1024", "method.iterations=5", "method.first_iterations=30", "time.end=1.0")
+QUICK_NETWORK = ("time.step=0.1", "output.histogram_every=10", "method.hidden=[16,16]", "method.first_iterations=40")
 QUICK_PLASMA = (
-    *("particles.count=1024", "problem.amplitude=0.02", "grid.cells=[32]", "time.step=0.2"),
+    *("particles.count=1024", "problem.amplitude=0.02", "grid.cells=[32]", "time.step=0.4", "method.hidden=[16,16]"),
     *("method.iterations=1", "method.first_iterations=40", "output.histogram_every=25"),
 )
 QUICK_WAVE = (
@@ -134,13 +135,13 @@ QUICK = {
     "e1_gaussian_3d": QUICK_GAUSSIAN,
     "e1_3d_tanh": QUICK_TANH,
     "e1_3d_tanh_score": QUICK_TANH,
-    "e2_confined": ("particles.count=2048", "method.iterations=10", "method.first_iterations=40"),
+    "e2_confined": (*QUICK_NETWORK, "particles.count=2048", "method.iterations=5"),
     "e2_paper": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
-    "e3_periodic_cosine": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
-    "e3_periodic_ratchet": ("particles.count=1024", "method.iterations=2", "method.first_iterations=40"),
-    "e4_confined_3d": ("particles.count=512", "method.iterations=2", "method.first_iterations=30"),
+    "e3_periodic_cosine": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
+    "e3_periodic_ratchet": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
+    "e4_confined_3d": (*QUICK_NETWORK, "particles.count=512", "method.iterations=2"),
     "e5_two_stream_weak": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
-    "e5_weak": QUICK_PLASMA,
+    "e5_weak": (*QUICK_PLASMA, "particles.count=4096"),
     "e5_weak_leaky": QUICK_PLASMA,
     "e5_two_stream_strong": QUICK_STRONG,
     "e6_two_stream_1d3v": QUICK_PLASMA,

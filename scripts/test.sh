@@ -48,18 +48,25 @@ if [ $# != 0 ]; then
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-physics() {
+physics_and_mpi_io() {
     nice bash scripts/install_chromium.sh || true # before others ask for apt-get's lock; tests say what they skip
     nice bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py" || touch "$logs/no_parallel_h5py"
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
+    if [ ! -e "$logs/no_parallel_h5py" ]; then
+        export PYTHONPATH=$parallel_h5py
+        for ranks in 2 3; do on_ranks "$ranks" tests/parallel/test_files_parallel.py; done
+        python -m pytest -p no:cacheprovider --color=no -m "not parallel" tests/faults -k "in_the_middle_of_writing"
+    else
+        echo "tests: no h5py with MPI could be built here, so files through MPI-IO are not tested"
+    fi
 }
 jobs_and_faults() {
     for ranks in 2 3 4; do on_ranks "$ranks"; done
-    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
-    python -m pytest -p no:cacheprovider --color=no --ignore=tests/faults/test_slurm.py tests/faults
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" \
+        --ignore=tests/faults/test_slurm.py tests/parallel tests/faults
 }
 set -m # each stream is a process group of its own, which the end of this script ends
-streams=(physics jobs_and_faults)
+streams=(physics_and_mpi_io jobs_and_faults)
 for stream in "${streams[@]}"; do
     ("$stream") >"$logs/$stream" 2>&1 &
 done
@@ -74,11 +81,3 @@ trap 'rm -rf "$logs"' EXIT
 set +m
 [ "$status" = 0 ] || exit "$status"
 python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py # alone: its jobs are to start in time
-
-if [ ! -e "$logs/no_parallel_h5py" ]; then
-    export PYTHONPATH=$parallel_h5py
-    for ranks in 2 3; do on_ranks "$ranks" tests/parallel/test_files_parallel.py; done
-    python -m pytest -m "not parallel" tests/faults -k "in_the_middle_of_writing"
-else
-    echo "tests: no h5py with MPI could be built here, so files through MPI-IO are not tested" >&2
-fi

@@ -1,13 +1,18 @@
 """What the tests share."""
 
+import atexit
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
+import forkserver
+import h5py
 import hypothesis
 import pytest
 import torch
@@ -40,6 +45,34 @@ def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
     return [*launcher, sys.executable, *map(str, arguments)]
 
 
+def quick(*arguments: str | Path, ranks: int = 1) -> list[str]:
+    """The same, where it does not matter that torch and the package are imported already (tests/forkserver.py)."""
+    *launcher, _ = command(ranks=ranks)
+    return [*launcher, quick_python(), *map(str, arguments)]
+
+
+@functools.cache
+def quick_python() -> str:
+    """Stands in for the Python interpreter; its server ends with this process."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # before Linux 5.3
+        return sys.executable
+    if h5py.get_config().mpi:  # whose import initialises MPI, which must be done after a fork
+        return sys.executable
+    folder, pipe = Path(tempfile.mkdtemp()), subprocess.PIPE
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    python = folder / "python"
+    asks = f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\nimport forkserver\n"
+    python.write_text(f"#!{sys.executable} -IS\n{asks}forkserver.ask('{folder}/socket', sys.argv[1:])\n")
+    python.chmod(0o755)
+    line = [sys.executable, forkserver.__file__, f"{folder}/socket"]
+    server = subprocess.Popen(line, env=environment(), stdin=pipe, stdout=pipe, start_new_session=True)
+    atexit.register(server.stdin.close)
+    assert server.stdout.readline() == b"ready\n"
+    return str(python)
+
+
 def environment() -> dict[str, str]:
     """One thread a rank, and nothing of an outer MPI job (the tests may themselves run under one)."""
     outer = ("OMPI_", "PMIX_", "PRTE_", "PMI_")
@@ -67,7 +100,7 @@ def kjko(tmp_path):
     """Run ``kjko ARGUMENTS`` in a scratch folder on ``ranks`` ranks."""
 
     def run(*arguments: str | Path, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-        return run_command(command("-m", "hpc_kjko", *arguments, ranks=ranks), tmp_path)
+        return run_command(quick("-m", "hpc_kjko", *arguments, ranks=ranks), tmp_path)
 
     return run
 
@@ -84,6 +117,12 @@ def kjko_here(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     return call
+
+
+@pytest.fixture
+def quick_children(monkeypatch):
+    """What this process starts with ``sys.executable`` need not import torch again."""
+    monkeypatch.setattr(sys, "executable", quick_python())
 
 
 class Part(torch.nn.Module):
@@ -170,7 +209,7 @@ def a_run(tmp_path_factory):
     """A finished run of the small case, to look at only."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "small.toml").write_text(SMALL_CASE)
-    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "a run"), folder)
+    result = run_command(quick("-m", "hpc_kjko", "run", "small.toml", "--out", "a run"), folder)
     assert result.returncode == 0, result.stderr
     return folder / "a run"
 

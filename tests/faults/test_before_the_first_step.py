@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_CASE, command, environment
+from conftest import SMALL_CASE, command, environment, quick
 
 from hpc_kjko import Case, UserError, restart, run
 from hpc_kjko.cli import main
@@ -65,7 +65,8 @@ def test_a_signal_before_the_first_step_ends_all_ranks_and_leaves_no_folder(wher
     (tmp_path / "case.toml").write_text(CASE)
     if where == "import":
         (tmp_path / "on-import").touch()
-    line = command("-m", "hpc_kjko", "run", "case.toml", "--out", "out", ranks=ranks)
+    start = command if ranks == 1 else quick
+    line = start("-m", "hpc_kjko", "run", "case.toml", "--out", "out", ranks=ranks)
     process = subprocess.Popen(
         line, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -10,7 +10,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from conftest import SMALL_CASE, command, environment, run_command
+from conftest import SMALL_CASE, environment, quick, run_command
 
 from hpc_kjko import UserError, open_run, restart
 from hpc_kjko.checkpoint import latest
@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_is_gone_and_goes_on(tmp_path, capsys):
         "    return advance(self)\n"
         "simulation.Simulation.advance = last\ncli.main(sys.argv[1:])\n"
     )
-    result = run_command(command(script, "run", "small.toml", "--out", "out"), tmp_path)
+    result = run_command(quick(script, "run", "small.toml", "--out", "out"), tmp_path)
     assert result.returncode == -signal.SIGKILL
     assert main(["inspect", str(tmp_path / "out")]) == 0
     assert "gone: process" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from conftest import SMALL_CASE, command, environment, run_command
+from conftest import SMALL_CASE, command, environment, quick, run_command
 
 from hpc_kjko import driver
 from hpc_kjko.checkpoint import latest, load
@@ -74,7 +74,7 @@ HARMLESS = {"first": "pass", "then": "pass", "x_too": "False"}
 def sabotage(what, tmp_path, case, ranks, **options):
     script = tmp_path / "sabotage.py"
     script.write_text(SABOTAGE.format(**{**HARMLESS, **what}))
-    return run_command(command(script, "run", case, "--out", "out", ranks=ranks), tmp_path, timeout=60, **options)
+    return run_command(quick(script, "run", case, "--out", "out", ranks=ranks), tmp_path, timeout=60, **options)
 
 
 def assert_loads(folder, step):
@@ -112,7 +112,7 @@ def test_numbers_that_are_lost_stop_all_ranks_with_one_message(what, says, ranks
 def test_a_network_that_explodes_leaves_a_checkpoint_of_the_last_good_step(kjko, small_case, tmp_path):
     script = tmp_path / "explodes.py"
     script.write_text(EXPLODES)
-    result = run_command(command(script, "run", small_case, "--out", "out", ranks=2), tmp_path, timeout=60)
+    result = run_command(quick(script, "run", small_case, "--out", "out", ranks=2), tmp_path, timeout=60)
     assert result.returncode == 1
     assert "step 1: " in result.stderr and "learning_rate" in result.stderr
     assert_loads(tmp_path / "out", 0)
@@ -130,7 +130,7 @@ def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(tmp
     """Of the checkpoint at step 8 some rows are written. Also run with an h5py for MPI (scripts/test.sh)."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED_WRITER)
-    result = run_command(command(script, "run", small_case, "--out", "out", ranks=2), tmp_path, timeout=60)
+    result = run_command(quick(script, "run", small_case, "--out", "out", ranks=2), tmp_path, timeout=60)
     assert result.returncode not in (0, 2, 75) and "signal 9" in result.stderr
     writer = "MPI-IO by all ranks" if h5py.get_config().mpi else "rank 0 gathers"
     assert writer in (tmp_path / "out/log.txt").read_text()
@@ -155,22 +155,25 @@ def test_an_error_that_did_not_reach_every_rank_ends_them_all(tmp_path, small_ca
     assert_loads(tmp_path / "out", 4)
 
 
-def start_endless(tmp_path, case, ranks):
+def start_endless(start, tmp_path, case, ranks):
     """A run that would go on for hours, once it is past its first steps."""
-    line = command("-m", "hpc_kjko", "run", case, "--out", "out", "--set", "time.end=100000.0", ranks=ranks)
+    line = start("-m", "hpc_kjko", "run", case, "--out", "out", "--set", "time.end=100000.0", ranks=ranks)
     process = subprocess.Popen(
         line, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "checkpoints").is_dir() or not any((tmp_path / "out" / "checkpoints").glob("step*")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.02)
     return process
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("SIGTERM", 1), ("SIGUSR2", 2), ("SIGINT", 1)])
-def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, tmp_path, small_case, kjko):
-    process = start_endless(tmp_path, small_case, ranks)
+@pytest.mark.parametrize(
+    ("name", "ranks", "start"), [("SIGTERM", 1, command), ("SIGUSR2", 2, command), ("SIGINT", 1, quick)]
+)
+def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, start, tmp_path, small_case, kjko):
+    """Also with nothing but mpirun and Python between the shell and the run (tests/forkserver.py)."""
+    process = start_endless(start, tmp_path, small_case, ranks)
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=30)
     assert process.returncode == 75, err
@@ -190,7 +193,7 @@ def test_a_signal_after_the_last_step_does_not_undo_it(tmp_path, small_case):
     script = tmp_path / "late.py"
     late = "code = cli.main(sys.argv[1:])\nos.kill(os.getpid(), signal.SIGUSR2)\nsys.exit(code)\n"
     script.write_text(f"import os, signal, sys\nfrom hpc_kjko import cli\n{late}")
-    result = run_command(command(script, "run", small_case, "--set", "time.end=0.1"), tmp_path)
+    result = run_command(quick(script, "run", small_case, "--set", "time.end=0.1"), tmp_path)
     assert result.returncode == 0, result.stderr
 
 
@@ -222,7 +225,7 @@ def finished(tmp_path_factory):
     """A run that is done; not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "small.toml").write_text(SMALL_CASE)
-    result = run_command(command("-m", "hpc_kjko", "run", "small.toml", "--out", "out"), folder)
+    result = run_command(quick("-m", "hpc_kjko", "run", "small.toml", "--out", "out"), folder)
     assert result.returncode == 0, result.stderr
     return folder / "out"
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import command, run_command
+from conftest import quick, run_command
 
 from hpc_kjko.analysis import analyse
 from hpc_kjko.comm import Communicator
@@ -44,7 +44,7 @@ def gaussian(tmp_path_factory):
     """The folder of a run with an exact solution."""
     folder = tmp_path_factory.mktemp("gaussian")
     (folder / "case.toml").write_text(GAUSSIAN)
-    result = run_command(command("-m", "hpc_kjko", "run", "case.toml", "--out", "run"), folder)
+    result = run_command(quick("-m", "hpc_kjko", "run", "case.toml", "--out", "run"), folder)
     assert result.returncode == 0, result.stderr
     return folder / "run"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SMALL_CASE, command, run_command
+from conftest import SMALL_CASE, quick, run_command
 
 from hpc_kjko.checkpoint import latest, load
 from hpc_kjko.comm import Communicator
@@ -25,7 +25,7 @@ def whole(tmp_path_factory):
     (folder / "small.toml").write_text(SMALL_CASE)
     for solver in ("adam", "varpro", "regression"):
         line = ("run", "small.toml", "--out", solver, "--set", f"method.solver={solver}")
-        result = run_command(command("-m", "hpc_kjko", *line, ranks=2), folder)
+        result = run_command(quick("-m", "hpc_kjko", *line, ranks=2), folder)
         assert result.returncode == 0, result.stderr
     return folder
 

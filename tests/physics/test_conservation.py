@@ -5,6 +5,7 @@ import pytest
 
 from hpc_kjko.config import from_table
 from hpc_kjko.diagnostics import measure
+from hpc_kjko.integrators import SymplecticMap, composition
 from hpc_kjko.simulation import Simulation
 
 PLASMA = {
@@ -19,6 +20,9 @@ def series(case_table, comm, steps, every=1, **sections):
     """Measured rows of a collisionless run, after every so many steps."""
     case = from_table({**case_table, "method": {"collision": "none"}, **sections})
     simulation = Simulation.start(case, comm)
+    if every > 1:  # many steps: without the stage of collisions, which only measures, and what is on both sides as one
+        push = SymplecticMap(1, tuple(stage for stage in simulation.stages if stage.action != "collide"))
+        simulation.stages = composition(push, (1.0,), 1).stages
     rows = [measure(simulation.diagnostics, simulation.state, comm)]
     for step in range(steps):
         simulation.state = simulation.advance()
@@ -33,20 +37,20 @@ def total_energy(rows):
 
 @pytest.mark.parametrize(("integrator", "bound"), [("euler", 0.12), ("verlet", 0.008)])
 def test_the_energy_error_of_an_oscillator_stays_bounded_over_ten_thousand_steps(integrator, bound, alone):
-    rows = series(OSCILLATOR, alone, 10_000, every=10, time={"step": 0.2, "end": 2.0, "integrator": integrator})
+    rows = series(OSCILLATOR, alone, 10_000, every=25, time={"step": 0.2, "end": 2.0, "integrator": integrator})
     error = np.abs(total_energy(rows) / total_energy(rows)[0] - 1)
-    assert error[:100].max() > 0.1 * bound  # there is an error to be bounded
+    assert error[:40].max() > 0.1 * bound  # there is an error to be bounded
     assert error.max() < bound
-    assert error[-100:].max() < 1.02 * error[:100].max()
+    assert error[-40:].max() < 1.02 * error[:40].max()
 
 
 @pytest.mark.parametrize(("integrator", "bound"), [("euler", 6e-3), ("verlet", 6e-3)])
 def test_the_energy_error_of_a_plasma_stays_bounded_over_ten_thousand_steps(integrator, bound, alone):
-    rows = series(PLASMA, alone, 10_000, every=10, time={"step": 0.1, "end": 1.0, "integrator": integrator})
+    rows = series(PLASMA, alone, 10_000, every=25, time={"step": 0.1, "end": 1.0, "integrator": integrator})
     error = np.abs(total_energy(rows) / total_energy(rows)[0] - 1)
     assert error.max() < bound
     # 1024 particles are chaotic: how far the error wanders differs from one rounding to the next
-    assert error[-100:].max() < 4 * error[:100].max()
+    assert error[-40:].max() < 4 * error[:40].max()
 
 
 @pytest.mark.parametrize(("integrator", "order", "expected"), [("euler", 1, 1), ("verlet", 1, 2), ("euler", 2, 2)])

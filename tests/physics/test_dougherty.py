@@ -61,17 +61,18 @@ def test_temperatures_become_equal_at_twice_the_collision_strength(method, alone
     First-order methods have an error of κh = 0.05 in the rate, Langevin particles their noise.
     """
     settings, tolerance = METHODS[method]
+    steps = 20 if method == "langevin" else 10  # of 0.1: noise is less of a longer decay
     case = case_of({**HOMOGENEOUS, "velocity_dims": 3}, 0.5, method=settings)
     start = Simulation.start(case, alone).state.particles.v.var(0, unbiased=False)
-    simulation, series = advanced(case, alone, 20)
+    simulation, series = advanced(case, alone, steps)
     temperatures = simulation.state.particles.v.var(0, unbiased=False).numpy()
     left = (temperatures[0] - temperatures[1:].mean()) / float(start[0] - start[1:].mean())
-    assert -math.log(left) / 2.0 == pytest.approx(1.0, abs=tolerance)
+    assert -math.log(left) / (0.1 * steps) == pytest.approx(1.0, abs=tolerance)
     assert abs(series["kinetic_energy"] - series["kinetic_energy"][0]).max() < 1e-13 * series["kinetic_energy"][0]
     assert abs(series["momentum_2"] - series["momentum_2"][0]).max() < 1e-12
     if "entropy" in series:
         exact = -0.5 * case.problem.mass * np.log(2 * math.pi * math.e * temperatures).sum()
-        assert series["entropy"][-1] == pytest.approx(exact, abs=0.015)  # of a fall by 1.95
+        assert series["entropy"][-1] == pytest.approx(exact, abs=0.015)  # of a fall by 1.7
     if "certificate" in series:
         assert (series["certificate"][1:] >= 0).all()
 

@@ -2,14 +2,12 @@
 
 import csv
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import exactly
+from conftest import exactly, quick, run_command
 
 from hpc_kjko.collisions.langevin import LangevinCollision
 from hpc_kjko.config import from_table
@@ -264,7 +262,8 @@ def test_what_cannot_be_done_is_said_in_one_sentence(sections, says):
 def test_the_bench_of_methods_runs_and_ranks_them(tmp_path):
     """Example 4 in its first four steps: exact solves at second order beat the paper's scheme several times over."""
     script = Path(__file__).parents[2] / "scripts" / "bench_methods.py"
-    subprocess.run([sys.executable, str(script), "e4", "--quick", "--out", str(tmp_path)], check=True)
+    done = run_command(quick(script, "e4", "--quick", "--out", tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr
     with (tmp_path / "bench_methods.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert float(rows["varpro, order 2"]["kl"]) < 0.5 * float(rows["paper's scheme"]["kl"])

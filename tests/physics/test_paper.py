@@ -245,5 +245,5 @@ def test_the_linear_theory_of_relaxing_beams_has_both_limits():
 # -- E7 --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_wave_in_3d3v_is_that_of_1d1v_along_an_axis_and_obliquely(tmp_path):
+def test_a_wave_in_3d3v_is_that_of_1d1v_along_an_axis_and_obliquely(tmp_path, quick_children):
     assert validate.e7(Experiments(tmp_path, quick=True))

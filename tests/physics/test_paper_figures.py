@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import command, run_command
+from conftest import quick, run_command
 
 from hpc_kjko.output import list_snapshots, read_snapshot
 from hpc_kjko.series import read_series
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def paper(tmp_path_factory) -> Path:
     """The folder of all figures and their runs."""
     out = tmp_path_factory.mktemp("paper")
-    done = run_command(command(SCRIPT, "--quick", "--out", out), out, timeout=580)
+    done = run_command(quick(SCRIPT, "--quick", "--out", out), out, timeout=580)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(out / "figures" / f"{name}.png") for name in FIGURES]
     return out
@@ -70,7 +70,7 @@ def test_weak_collisions_leave_a_vortex(paper):
 
 
 def test_an_unknown_figure_is_refused(tmp_path):
-    done = run_command(command(SCRIPT, "fig4", "fig12"), tmp_path)
+    done = run_command(quick(SCRIPT, "fig4", "fig12"), tmp_path)
     assert done.returncode == 2
     assert "fig12: not one of fig1, fig2" in done.stderr
     assert list(tmp_path.iterdir()) == []

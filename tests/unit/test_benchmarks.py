@@ -2,14 +2,12 @@
 
 import csv
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import command, run_command
+from conftest import quick, run_command
 
 from hpc_kjko import native
 from hpc_kjko.native import cuda
@@ -20,9 +18,8 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def rows_of(script, *arguments):
-    said = subprocess.run(
-        [sys.executable, SCRIPTS / script, "--quick", *arguments], capture_output=True, text=True, check=True
-    )
+    said = run_command(quick(SCRIPTS / script, "--quick", *arguments), SCRIPTS)
+    assert said.returncode == 0, said.stderr
     for heading in ("# machine: ", "# software: hpc_kjko ", "# compared with: ", "# --quick"):
         assert heading in said.stdout, f"{script} does not say its {heading}"
     lines = [line for line in said.stdout.splitlines() if not line.startswith("#")]
@@ -48,7 +45,7 @@ def test_a_benchmark_prints_its_lines(script, arguments, least):
 
 @pytest.mark.skipif(cuda.available(), reason="there is a GPU")
 def test_the_benchmark_of_a_gpu_says_that_there_is_none():
-    said = subprocess.run([sys.executable, SCRIPTS / "bench_gpu.py", "--quick"], capture_output=True, text=True)
+    said = run_command(quick(SCRIPTS / "bench_gpu.py", "--quick"), SCRIPTS)
     assert said.returncode == 1 and said.stderr.strip().endswith("this needs an NVIDIA GPU and CuPy.")
 
 
@@ -69,7 +66,7 @@ def test_every_benchmark_has_a_quick_size_and_a_heading(script):
 def test_scaling_is_measured_and_extrapolated(tmp_path):
     """On 1 and 2 ranks; the model agrees with the one that it was made from, and goes on to 10¹¹ particles."""
     table = tmp_path / "scaling.csv"
-    bench = command(SCRIPTS / "bench_scaling.py", "--quick", "--rounds", "1", "--steps", "2", "--out", table)
+    bench = quick(SCRIPTS / "bench_scaling.py", "--quick", "--rounds", "1", "--steps", "2", "--out", table)
     measured = run_command(bench, tmp_path, timeout=240)
     assert measured.returncode == 0, measured.stderr
     with table.open(newline="") as file:
@@ -81,9 +78,7 @@ def test_scaling_is_measured_and_extrapolated(tmp_path):
         phases = [float(row[phase]) for phase in ("push", "solve", "train", "move", "measure")]
         assert 0.8 * float(row["step"]) < sum(phases) < 1.3 * float(row["step"])  # of the slowest rank each
         assert float(row["memory"]) > 1e8 and (float(row["bytes"]) > 1e5 or row["ranks"] == "1")
-    model = run_command(
-        command(SCRIPTS / "scaling_model.py", table, "--measured-cells", 8, "--out", tmp_path), tmp_path
-    )
+    model = run_command(quick(SCRIPTS / "scaling_model.py", table, "--measured-cells", 8, "--out", tmp_path), tmp_path)
     assert model.returncode == 0, model.stderr
     first = next(line for line in model.stdout.splitlines() if line.startswith("  strong   1 ranks")).split()
     assert first[first.index("particles:") + 1] == first[first.index("model") + 1]

@@ -136,7 +136,7 @@ SMALL |= {r"^5$": "0.2", r"^grid.cells=32,64": "grid.cells=32", r"^2$": "1"}
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_page_can_be_followed(name, checkout, capsys, monkeypatch):
+def test_a_page_can_be_followed(name, checkout, capsys, monkeypatch, quick_children):
     """One rank does for many here, and small sizes for large ones."""
     (page,) = (page for page in PAGES if page.name == name)
     monkeypatch.setenv("SCRATCH", str(checkout / "scratch"))

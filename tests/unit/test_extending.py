@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import command, run_command
+from conftest import quick, run_command
 
 from hpc_kjko import Case, UserError, restart, run, usercode
 from hpc_kjko.cli import main
@@ -108,7 +108,7 @@ def here(folder, monkeypatch):
 @pytest.fixture(scope="module")
 def typed(folder):
     """The page's run, on two ranks."""
-    result = run_command(command("-m", "hpc_kjko", "run", "mine.toml", "--out", "two", ranks=2), folder)
+    result = run_command(quick("-m", "hpc_kjko", "run", "mine.toml", "--out", "two", ranks=2), folder)
     assert result.returncode == 0, result.stderr
     return folder / "two"
 
@@ -195,8 +195,10 @@ def test_a_mistake_in_it_is_one_sentence_that_names_the_key(key, reference, says
 @pytest.mark.parametrize(
     ("reference", "says"),
     [
-        ("satrts:matrix", "there is no module satrts, neither on the Python path nor in the current folder: did you "
-         "mean starts\\?"),
+        (
+            "satrts:matrix",
+            "there is no module satrts, neither on the Python path nor in the current folder: did you mean starts\\?",
+        ),
         ("starts.py:matrix", '.*: leave out .py, as in "starts:matrix"'),
         ("code/starts.py:matrix", 'write code of your own as "module:name", .*'),
         ("starts:martix", r"the module starts has no martix \(.*starts.py\): did you mean matrix\?"),

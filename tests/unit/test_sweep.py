@@ -24,7 +24,7 @@ def rows_of(folder):
 
 
 def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_again(
-    a_run, kjko_here, small_case, tmp_path
+    a_run, kjko_here, small_case, tmp_path, quick_children
 ):
     out = tmp_path / "a sweep"
     mine = shutil.copytree(a_run, out / "count=3000,collision_strength=0.1")
@@ -49,7 +49,9 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
     assert "strength" not in table.stdout  # the same in all
 
 
-def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on(kjko_here, small_case, tmp_path):
+def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on(
+    kjko_here, small_case, tmp_path, quick_children
+):
     line = ("sweep", small_case, "--grid", "time.end=1000.0,2000.0", "--grid", "output.every=0", "--out", "out")
     folder = tmp_path / "out" / "end=1000.0,every=0"
 

@@ -89,9 +89,7 @@ def test_a_cold_beam_far_out_and_a_power_law_are_found():
 
 
 def test_unbounded_space_and_six_dimensions():
-    start = start_of(
-        lambda x, v: torch.exp(-0.5 * ((x - 1) ** 2).sum(1) - 2 * (v**2).sum(1)), dv=3, dx=3, periods=None
-    )
+    start = start_of(lambda x, v: torch.exp(-0.5 * ((x - 1) ** 2).sum(1) - 2 * (v**2).sum(1)), dv=3, dx=3, periods=None)
     x, v = drawn(start, 6)
     assert x.mean(0) == pytest.approx([1, 1, 1], abs=1e-3) and v.var(0) == pytest.approx([0.25] * 3, rel=5e-3)
     zero = torch.zeros(1, 3, dtype=torch.float64)
