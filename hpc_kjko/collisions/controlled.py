@@ -19,7 +19,19 @@ from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import counts, rows_together, summed_finely
 from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import BATCH, BLOCK, CERTIFY, FOLDS, SELECT, Particles, at_once, batches, folds, passes, passes_over
+from hpc_kjko.particles import (
+    BATCH,
+    BLOCK,
+    CERTIFY,
+    FOLDS,
+    SELECT,
+    Particles,
+    at_once,
+    batches,
+    folds,
+    passes,
+    passes_over,
+)
 from hpc_kjko.potential import PotentialField
 from hpc_kjko.solvers.base import Sample, TrainingData
 
