@@ -1,6 +1,7 @@
 """scripts/drawn.py: cases that a seed alone decides, and what is said of their runs."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -32,9 +33,11 @@ def test_every_case_is_one_that_runs_and_the_ranges_are_used():
 
 
 def test_what_is_asked():
-    good = Errors(field=0.09, entropy=0.02, allowed=0.03, refused=0)
+    good = Errors(field=0.09, entropy=0.02, allowed=0.03, uncertified=0)
     assert good.is_good and "9.0 %" in str(good) and "!" not in str(good)
     assert dataclasses.replace(good, field=float("nan")).is_good
     assert not dataclasses.replace(good, field=0.11).is_good
     worse = dataclasses.replace(good, entropy=0.04)
     assert not worse.is_good and "!" in str(worse)
+    failed = Errors(field=math.inf, entropy=math.inf, allowed=0.03, uncertified=None)
+    assert not failed.is_good and "gave up" in str(failed)
