@@ -201,10 +201,9 @@ class DensityObjective(Objective[PotentialField]):
         return 0.5 * (share.double() * missed * missed).sum()
 
     def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The same without automatic differentiation, from every hidden layer [n, width of the layer] after the rows
-        of :meth:`part`; these have been found with c."""
+        """The same without automatic differentiation. After the rows of :meth:`part` come the hidden layers, each
+        [n, width of the layer], which c was found with."""
         z, wanted, share, c, *layers = rows
-        layers = layers or self.control.hidden_layers(z)
         missed = combined(layers[-1].double(), c) - wanted
         weighted = share.double() * missed
         pieces = functools.partial(in_pieces, together=self.together)

@@ -207,6 +207,7 @@ class RegressionSolver(Solver):
         hessian = a * sums.gram + step * self.temperature * sums.bending
         free = np.full(len(corrected), not low_order_only)
         free[self.control.of_velocity] = True
+
         def newton(gradient: np.ndarray) -> np.ndarray:
             change = np.zeros_like(gradient)
             change[free] = -self._solved(hessian[np.ix_(free, free)], gradient[free])

@@ -8,6 +8,7 @@ import torch
 
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.config import from_table
+from hpc_kjko.objective import DensityObjective
 from hpc_kjko.potential import PotentialField, combined
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.regression import RegressionSolver
@@ -58,6 +59,24 @@ def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
     again = torch.stack([along(lambda v: field.derivatives(field.features(x, v))[0], k) for k in range(dv)], 1)
     whole = torch.stack([field.matrix(second[..., m]) for m in range(first.shape[-1])], -1)
     assert torch.allclose(again, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [(5,), (7, 5)])
+def test_the_gradient_of_the_fit_is_that_of_automatic_differentiation(hidden):
+    field = PotentialField((3.0,), 1, 2, hidden=hidden, dtype=torch.float64)
+    objective, generator = (
+        DensityObjective(field, collision_strength=1.0, temperature=1.0, together=128),
+        torch.Generator(),
+    )
+    z, wanted, share, c = (
+        torch.rand(size, dtype=torch.float64, generator=generator) for size in ((300, 4), 300, 300, 5)
+    )
+    layers = [layer.detach() for layer in field.hidden_layers(z)]
+    value, gradient = objective.evaluate(0.0, z, wanted, share, c, *layers, with_gradient=True)
+    expected = objective.part(0.0, z, wanted, share, c)
+    assert float(value) == pytest.approx(float(expected.detach()), rel=1e-10)
+    wanted_gradient = torch.cat([part.flatten() for part in torch.autograd.grad(expected, objective.trained)])
+    assert torch.allclose(gradient, wanted_gradient, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize(("order", "dims"), [(1, 1), (2, 1), (2, 3)])
