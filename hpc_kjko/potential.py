@@ -131,8 +131,17 @@ class PotentialField(nn.Module):
     def derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """∂g/∂v_j [n, dv, shared + 2 dv] and ∂²g/∂v_k∂v_m [n, pairs, shared + 2 dv] of Φ's functions."""
         along, bent = self._hidden_derivatives(z)
-        first, second = self._monomial_derivatives(z)
+        first, second = self.monomial_derivatives(z)
         return torch.cat([along, first], -1), torch.cat([bent, second], -1)
+
+    def gradient(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """∇v Σ_m c_m g_m [n, dv], of Φ's functions, without the gradient of each."""
+        layers = self.hidden_layers(z)
+        pull = coefficients[: self.width].to(z).expand(len(z), -1)
+        for layer, h in reversed(list(zip(self.layers, layers, strict=True))):
+            pull = (padded(pull * (1 - h * h)) @ layer.weight)[: len(z)]
+        first, _ = self.monomial_derivatives(z)
+        return pull[:, -self.velocity_dims :] + combined(first, coefficients[self.width :])
 
     @property
     def pairs(self) -> torch.Tensor:
@@ -141,8 +150,8 @@ class PotentialField(nn.Module):
         axes = torch.arange(dv)
         return torch.cat([torch.stack([axes, axes]), torch.tril_indices(dv, dv, -1)], dim=1)
 
-    def _monomial_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of all but the hidden layer."""
+    def monomial_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of all but the hidden layer: [n, dv, shared + 2 dv − width] and [n, pairs, shared + 2 dv − width]."""
         dv, (later, earlier) = self.velocity_dims, self.pairs.tolist()
         first = torch.zeros(len(z), dv, len(self.coefficients) - self.width, dtype=z.dtype, device=z.device)
         second = torch.zeros(len(z), len(later), first.shape[2], dtype=z.dtype, device=z.device)

@@ -14,6 +14,7 @@ sample's moments to ψ, and temperature would drift.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,21 +39,42 @@ OUTLYING = 0.5
 #: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
 CONVERGED = 1e-3
 MAX_NEWTON, MAX_REWEIGHTED = 20, 4
+#: The hidden layers are left as they are once ψ misses log f by no more than this, root mean square over a batch.
+FAITHFUL = 2e-3
+#: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
+#: sample is averaged over all particles.
+FITTED_BATCHES = 16
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What the functional is made of, of the functions that depend on v: sums over the sample.
+    """What the functional is made of, of the functions that depend on v: averages over the fitted particles.
 
     Attributes:
         gram: E[∇g·∇g] [M, M]; bending: E[∇∇g : ∇∇g] [M, M].
-        drag: E[v·∇g] [M]; laplacian: E[Δg] [M].
+        laplacian: E[Δg] [M].
     """
 
     gram: np.ndarray
     bending: np.ndarray
-    drag: np.ndarray
     laplacian: np.ndarray
+
+
+@dataclass(frozen=True)
+class BestDensity:
+    """The c of least squares over some particles.
+
+    Attributes:
+        coefficients: c of all of ψ's functions, float64.
+        shares: those that c was found with, smaller where an earlier one missed by more than OUTLYING.
+        mass: the sum of those over all ranks.
+        residual: root mean square of what is missed, with these shares.
+    """
+
+    coefficients: torch.Tensor
+    shares: list[torch.Tensor]
+    mass: float
+    residual: float
 
 
 class RegressionSolver(Solver):
@@ -93,15 +115,18 @@ class RegressionSolver(Solver):
         made, self.trusted = 0, not stiffer
         if self.trusted:
             wanted = [self._wanted(fold) for fold in data.folds]
-            made = self.first_iterations if self.is_cold else self.iterations
-            self._train(data, wanted, made)
-            self.density, *_ = self._best_density(
-                [
-                    (self._functions_of(fold.z), log_f, fold.share)
-                    for fold, log_f in zip(data.folds, wanted, strict=True)
-                ]
-            )
-        return made + self._fit_field(data.folds, step, low_order_only=not self.trusted)
+            made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations)
+        fitted = self._fitted(len(data.folds))
+        if self.trusted:
+            self.density = self._best_density(
+                [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted]
+            ).coefficients
+        self._tie(data.folds)
+        return made + self._fit_field([data.folds[k] for k in fitted], step)
+
+    def _fitted(self, number: int) -> list[int]:
+        """Which of the batches c and k are solved for on in this step: the next ones in turn."""
+        return [(self.steps_made + k) % number for k in range(min(number, FITTED_BATCHES))]
 
     @torch.no_grad()
     def log_density(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -132,8 +157,8 @@ class RegressionSolver(Solver):
         assert sample.log_f is not None
         return sample.log_f + self._energy(sample.v)
 
-    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> None:
-        """Adam's steps on the hidden layers, each on a batch."""
+    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> int:
+        """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
         before, width = self.steps_made, self.control.width
         monomials: dict[int, torch.Tensor] = {}  # of each batch: the same in all steps
         for k in range(before, before + iterations):
@@ -144,26 +169,26 @@ class RegressionSolver(Solver):
             with torch.no_grad():
                 layers = self.control.hidden_layers(fold.z)
                 g = torch.cat([layers[-1].double(), monomials[number]], dim=1)
-            c, (share,), mass = self._best_density([(g.__getitem__, log_f, fold.share)])
-            if not mass > 0:  # a batch of few particles, all elsewhere
+            best = self._best_density([(g.__getitem__, log_f, fold.share)])
+            if not best.mass > 0:  # a batch of few particles, all elsewhere
                 continue
+            c = best.coefficients
             left = log_f - combined(monomials[number], c[width:])
             # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
-            self._backward([(fold.z, left, share, c[:width], *layers)], 0.0, factor=len(data.folds))
+            self._backward([(fold.z, left, best.shares[0], c[:width], *layers)], 0.0, factor=len(data.folds))
             self._optimizer.step()
+            if best.residual <= FAITHFUL:
+                return k + 1 - before
+        return iterations
 
     @torch.no_grad()
     def _best_density(
         self, samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
-        """The c of least squares over some particles, again and again while outliers pull at it.
+    ) -> BestDensity:
+        """The c of least squares over some particles, again and again while outliers pull at it. Collective.
 
         Args:
             samples: g [n, M] at some rows, float64; what is wanted [n]; shares [n].
-
-        Returns:
-            c; the shares that it was found with, smaller where an earlier one missed by more than OUTLYING; their sum
-            over all ranks.
         """
         trusted = [share.double() for *_, share in samples]
         for attempt in range(MAX_REWEIGHTED):
@@ -171,20 +196,26 @@ class RegressionSolver(Solver):
                 self._normal, [(g, wanted, share) for (g, wanted, _), share in zip(samples, trusted, strict=True)]
             )
             gram, load = normal[:, :-1], normal[:, -1]
+            mass = float(gram[-1, -1])  # E[1·1]
             c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
             missed = [self._missed(c, g, wanted) for g, wanted, _ in samples]
-            outliers = any(bool((part > OUTLYING).any()) for part in missed)
-            if not self.comm.any(outliers) or attempt == MAX_REWEIGHTED - 1:
+            square, outliers = self._summed(self._misses, list(zip(missed, trusted, strict=True)))
+            if not outliers or attempt == MAX_REWEIGHTED - 1:
                 break
             trusted = [
                 share.double() * (OUTLYING / part.clamp(min=OUTLYING)).square()
                 for (*_, share), part in zip(samples, missed, strict=True)
             ]
-        return c, trusted, float(gram[-1, -1])
+        return BestDensity(c, trusted, mass, math.sqrt(float(square[0, 0]) / mass) if mass > 0 else 0.0)
 
     def _missed(self, c: torch.Tensor, g: Callable[[slice], torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
         pieces = passes(len(wanted), self._at_once)
         return torch.cat([(combined(g(rows), c) - wanted[rows]).abs() for rows in pieces])
+
+    def _misses(self, missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+        """The sum of squares, and how many are outliers."""
+        square = self._products((share * missed)[:, None], missed[:, None])
+        return [square, (missed > OUTLYING).sum()[None].double()]
 
     def _normal(self, g: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         """E[g gᵀ] and E[g log f], beside each other."""
@@ -193,19 +224,42 @@ class RegressionSolver(Solver):
     # -- the field ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _fit_field(self, samples: list[Sample], step: float, low_order_only: bool) -> int:
+    def _tie(self, samples: list[Sample]) -> None:
+        """Set the coefficients of ψ̄ + ½|v|²/T so that E[∇m·∇ψ̄] = −E[Δm], for every monomial m of v alone.
+
+        Without ψ, where it is not trusted, they are the coefficients of these monomials alone.
+        """
+        known = np.zeros(len(self.control.coefficients))
+        if self.trusted:
+            known[: self.control.shared] = self.density[: self.control.shared].cpu().numpy()
+        low, coefficients = self.control.of_velocity, torch.from_numpy(known).to(self.control.coefficients)
+        at = torch.from_numpy(low - self.control.width).to(coefficients.device)
+        axes = self.control.velocity_dims
+
+        def sums(z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+            first, second = (part[..., at].double() for part in self.control.monomial_derivatives(z))
+            share = share.double()[:, None, None]
+            others = [v.double()[..., None], self.control.gradient(z, coefficients).double()[..., None]]
+            gram = self._products(share * first, torch.cat([first, *others], dim=2))
+            return [gram, self._products(share, second[:, :axes].sum(1, keepdim=True))[0]]
+
+        products, laplacian = self._summed(sums, [(sample.z, sample.v, sample.share) for sample in samples])
+        gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
+        known[low] += self._solved(gram, drag / self.temperature - laplacian - along)
+        self.corrected = torch.from_numpy(known).to(self.control.coefficients)
+
+    @torch.no_grad()
+    def _fit_field(self, samples: list[Sample], step: float) -> int:
         """Set k, the coefficients of Φ, to the minimiser; returns the number of passes over the particles.
 
-        Args:
-            low_order_only: leave ψ out, so that the functional is that of the sample alone, on gradients of monomials.
+        Where ψ is not trusted, u is a gradient of monomials of v alone.
         """
-        sums = Sums(*self._summed(self._field_sums, [(sample.z, sample.v, sample.share) for sample in samples]))
-        corrected = self._corrected(sums, low_order_only)
-        self.corrected = torch.from_numpy(corrected).to(self.control.coefficients)
+        *found, mass = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
+        sums, corrected = Sums(*(part / mass for part in found)), self.corrected.cpu().numpy()
         a = 1 / self.collision_strength + step
         force = self.temperature * (sums.gram @ corrected + sums.laplacian)
         hessian = a * sums.gram + step * self.temperature * sums.bending
-        free = np.full(len(corrected), not low_order_only)
+        free = np.full(len(corrected), self.trusted)
         free[self.control.of_velocity] = True
 
         def newton(gradient: np.ndarray) -> np.ndarray:
@@ -223,7 +277,7 @@ class RegressionSolver(Solver):
             if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
                 k = trial  # what is left is smaller by h |∇v u| than this was
                 break
-            pull, log_det = self._pull(samples, trial, step)
+            pull, log_det = (part / mass for part in self._pull(samples, trial, step))
             made += 1
             value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
             if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
@@ -235,25 +289,14 @@ class RegressionSolver(Solver):
         self.control.coefficients.copy_(torch.from_numpy(k))
         return made
 
-    def _corrected(self, sums: Sums, low_order_only: bool) -> np.ndarray:
-        """The coefficients of ψ̄ + ½|v|²/T: E[∇m·∇ψ̄] = −E[Δm] for every monomial m of v alone."""
-        known = np.zeros_like(sums.laplacian)
-        if not low_order_only:
-            known[: self.control.shared] = self.density[: self.control.shared].cpu().numpy()
-        low = self.control.of_velocity
-        missed = sums.drag[low] / self.temperature - sums.laplacian[low] - sums.gram[low] @ known
-        known[low] += self._solved(sums.gram[np.ix_(low, low)], missed)
-        return known
-
-    def _field_sums(self, z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+    def _field_sums(self, z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         first, second = (part.double() for part in self.control.derivatives(z))
         share, axes = share.double()[:, None, None], self.control.velocity_dims
         twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)  # the mixed ones
-        weighted = share * torch.cat([first, v.double()[:, :, None]], dim=2)
         bending = self._products(share * twice[:, None] * second, second)
         laplacian = self._products(share, second[:, :axes].sum(1, keepdim=True))
-        gram, drag = self._products(weighted, first).split([first.shape[2], 1])
-        return [gram, bending, drag[0], laplacian[0]]
+        gram = self._products(share * first, first)
+        return [gram, bending, laplacian[0], self._products(share, torch.ones_like(share))[0]]
 
     def _pull(self, samples: list[Sample], k: np.ndarray, step: float) -> tuple[np.ndarray, float]:
         """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] and E[log det(I + h ∇v u)] at the field of k: the latter −∞ where the map turns

@@ -11,6 +11,7 @@ from hpc_kjko.config import from_table
 from hpc_kjko.objective import DensityObjective
 from hpc_kjko.potential import PotentialField, combined
 from hpc_kjko.simulation import Simulation
+from hpc_kjko.solvers import regression
 from hpc_kjko.solvers.regression import RegressionSolver
 
 
@@ -53,6 +54,8 @@ def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
         return torch.cat([field.functions(field.features(x, v)), v**3 / 6, v**4 / 24], dim=1)
 
     first, second = field.derivatives(field.features(x, v))
+    c = torch.randn(first.shape[-1], dtype=torch.float64, generator=generator)
+    assert torch.allclose(field.gradient(field.features(x, v), c), first @ c, atol=1e-12)
     by_v, of_x = torch.stack([along(functions, axis) for axis in range(dv)], 1), slice(field.shared, -2 * dv)
     assert not by_v[..., of_x].any()
     assert torch.allclose(torch.cat([by_v[..., : field.shared], by_v[..., -2 * dv :]], -1), first, atol=1e-12)
@@ -143,13 +146,13 @@ def test_ten_particles_whose_log_f_is_off_change_little(off, alone):
 
 
 def test_a_step_with_a_density_of_the_wrong_sign_is_made_again_from_the_sample_alone(alone, monkeypatch):
-    fit = RegressionSolver._corrected
+    tie = RegressionSolver._tie
 
-    def wrong(self, sums, low_order_only):
+    def wrong(self, samples):
         self.density = -self.density
-        return fit(self, sums, low_order_only)
+        tie(self, samples)
 
-    monkeypatch.setattr(RegressionSolver, "_corrected", wrong)
+    monkeypatch.setattr(RegressionSolver, "_tie", wrong)
     _, _, report, collision = collided(beams(), alone)
     assert report.retries == 1 and report.substeps == 1 and report.certificate >= 0
     assert report.log_f_moved == report.entropy_moved == 0  # nor does log f go over to such a density
@@ -198,3 +201,32 @@ def test_a_batch_has_as_many_particles_as_its_functions_need(count, batches, alo
     sizes = [len(fold.z) for fold in data.folds]
     assert len(sizes) == batches and min(sizes) >= min(2048, sum(sizes)) and sum(sizes) >= 0.86 * count
     assert float(sum(fold.share.double().sum() for fold in data.folds)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_hidden_layers_that_show_log_f_are_left_alone(alone, monkeypatch):
+    """A Maxwellian is fitted at once: one of Adam's steps is made, not thirty. Beams take all of them."""
+    quiet = {"amplitude": 0.0, "beam_velocity": 0.0, "thermal_speed": 1.0}
+    case = from_table({**beams().table(), "problem": {"kind": "periodic", "space_dims": 1, **quiet}})
+    _, _, report, _ = collided(case, alone)
+    assert report.inner_iterations <= 4  # with Newton's
+    _, _, report, _ = collided(beams(first_iterations=30), alone)
+    assert report.inner_iterations >= 30
+    monkeypatch.setattr(regression, "FAITHFUL", 10.0)
+    assert collided(beams(first_iterations=30), alone)[2].inner_iterations <= 4
+
+
+def test_a_part_of_many_particles_is_enough_but_for_what_ties_the_fit_to_them(alone, monkeypatch):
+    """With a quarter of the batches u is the same within its noise, and the tie holds over all that are fitted."""
+    case = beams(count=16384, held_out=False)
+    before, after, *_ = collided(case, alone)
+    monkeypatch.setattr(regression, "FITTED_BATCHES", 2)
+    _, found, report, collision = collided(case, alone)
+    assert report.substeps == 1 and not report.retries
+    moved, off = after.v - before.v, found.v - after.v
+    assert off.pow(2).mean() < 1e-3 * moved.pow(2).mean()
+    field, c = collision.control, collision._solver.corrected
+    z = field.features(before.x, before.v).float()
+    first, second = (part[..., field.of_velocity].double() for part in field.derivatives(z))
+    score = field.gradient(z, c).double() - before.v  # of ψ̄, T = 1
+    left = ((first * score[..., None]).sum(1) + second[:, 0]).mean(0)
+    assert left.abs().max() < 1e-4 * second.abs().mean()
