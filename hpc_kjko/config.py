@@ -510,13 +510,14 @@ def _idle_keys(case: Case) -> Iterator[tuple[str, tuple[str, ...], str]]:
 def _method(table: dict[str, Any], without_collisions: bool, particles: int) -> dict[str, Any]:
     """[method] with the defaults that depend on others of its keys.
 
-    The JKO step is of second order with variable projection, except where another key asks for the paper's first order:
-    the linear log det, or a form that is not split. Without collisions order 2 would only push twice a step.
+    The JKO step is of second order and fitted to the carried log f, except where another key asks for the paper's first
+    order: the linear log det, or a form that is not split. Without collisions order 2 would only push twice a step.
     """
     is_jko = table.get("collision", "jko") == "jko"
-    first = without_collisions or table.get("logdet") == "linear" or table.get("form", "split") != "split"
-    solver = table.get("solver", "varpro" if is_jko else "adam")
-    order = 2 if is_jko and not first else 1
+    papers = table.get("logdet") == "linear" or table.get("form", "split") != "split"
+    smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden") != []
+    solver = table.get("solver", ("regression" if smooth and not papers else "varpro") if is_jko else "adam")
+    order = 2 if is_jko and not (papers or without_collisions) else 1
     defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}
     if solver == "varpro":
         few = min(1.0, math.sqrt(particles / ENOUGH_PARTICLES))

@@ -305,6 +305,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
         free_energy = "collision_free_energy"
         totals = (f"{free_energy}_total", f"{free_energy}_total_error")
         diagnostics.append(CollisionStep("certificate", free_energy, f"{free_energy}_error", *totals))
+    if collision.sees_wave:
+        diagnostics.append(CollisionStep("wave_error"))
     return diagnostics
 
 

@@ -22,7 +22,7 @@ from hpc_kjko.limits import Limit, memory_limits
 from hpc_kjko.native import available as has_kernels
 from hpc_kjko.native import has_network
 from hpc_kjko.particles import BATCH, FOLDS, ON_GPU, PASS, Shard, at_once
-from hpc_kjko.potential import CACHED
+from hpc_kjko.potential import CACHED, number_of_functions
 
 #: What Python, torch, MPI and HDF5 take after the start, for code and small buffers.
 LIBRARIES = 70e6
@@ -245,8 +245,7 @@ class _Sizes:
             return 0
         dx, dv = self._dims
         if self._regresses:
-            beside = self._inputs - dv
-            return method.hidden[-1] + dv * (3 + beside) + (dv * (dv + 1) + beside * (beside + 3)) // 2 + 1
+            return number_of_functions(method.hidden[-1], dx, dv, self.case.problem.periods is not None)
         skipped = (dv if self.case.problem.periods else dx + dv) if method.skip or not method.hidden else 0
         return (method.hidden[-1] if method.hidden else self._inputs) + skipped + 1
 

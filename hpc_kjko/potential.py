@@ -203,6 +203,13 @@ class PotentialField(nn.Module):
         return found
 
 
+def number_of_functions(width: int, space_dims: int, velocity_dims: int, periodic: bool) -> int:
+    """How many functions ψ and Φ have together, with a last hidden layer of some width."""
+    dv, beside = velocity_dims, (2 if periodic else 1) * space_dims
+    of_x = 2 * beside if periodic else beside * (beside + 3) // 2
+    return width + dv * (3 + beside) + dv * (dv + 1) // 2 + of_x + 1
+
+
 def padded(z: torch.Tensor) -> torch.Tensor:
     """Rows of zeros below z, up to a multiple of ROWS."""
     return filled(z, ROWS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Simulation:
         particles = Particles(**tensors, **whole, has_equal_weights=equal)
         simulation.collision.load(saved.state)
         simulation.step_index = saved.header["step"]
-        report = CollisionReport(**saved.header["collision"])
+        report = CollisionReport.loaded(saved.header["collision"])
         field = simulation.field_solver.resume(particles, saved.state)
         simulation.state = State(simulation.time, particles, field, report)
         return simulation
@@ -193,7 +193,7 @@ class Simulation:
         particles = self.state.particles
         names = ["x", "v", "log_f"] + ["weight"] * (not particles.has_equal_weights)
         rows = {name: getattr(particles, name).cpu().numpy() for name in names}
-        now = {"step": self.step_index, "time": self.time, "collision": vars(self.state.collision)}
+        now = {"step": self.step_index, "time": self.time, "collision": asdict(self.state.collision)}
         state = {**self.collision.state(), **self.field_solver.state(self.state.field)}
         return checkpoint.save(folder, self.comm, particles.shard, rows, state, {**header, **now})
 

@@ -107,9 +107,29 @@ def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarr
 
 
 def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
-    """What a reader of the results should know: the warnings that the run began with, and where its noise prevails."""
+    """What a reader of the results should know: the warnings that the run began with, whether its wave is right, and
+    where its noise prevails."""
     warnings = status.get("warnings")
-    return [*(warnings if isinstance(warnings, list) else []), *(noise_remarks(status, columns) if columns else [])]
+    found = list(warnings) if isinstance(warnings, list) else []
+    return [*found, *wave_remarks(columns), *noise_remarks(status, columns)] if columns else found
+
+
+#: A run in which collisions give the wave this part of its momentum or energy beside what is right is not to be trusted:
+#: its field energy is off by several times as much (docs/results.md).
+WAVE_OFF = 0.01
+
+
+def wave_remarks(columns: Columns) -> list[str]:
+    """A sentence if collisions have changed the wave otherwise than the operator does."""
+    off = columns.get("wave_error", np.zeros(0))
+    if not (off > WAVE_OFF).any():
+        return []
+    since = columns["time"][np.flatnonzero(off > WAVE_OFF)[0]]
+    return [
+        f"collisions gave the wave up to {off.max():.2g} of its momentum or energy too much or too little, above "
+        f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles or wider "
+        "method.hidden"
+    ]
 
 
 def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from hpc_kjko.config import Case
 from hpc_kjko.fields import ExternalField
 from hpc_kjko.particles import BLOCK
+from hpc_kjko.potential import number_of_functions
 from hpc_kjko.problems import PeriodicWave
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.quasirandom import Sobol
@@ -101,11 +102,18 @@ def _of_collisions(case: Case) -> list[str]:
                 f"problem.thermal_speed = {case.problem.thermal_speed:g} is cold for these collisions: they widen the "
                 f"beams by {stiff:.3g} of their own width in a step; use method.order = 1 or a smaller time.step"
             )
-    features = (method.hidden[-1] if method.hidden else 0) + case.problem.space_dims + case.problem.velocity_dims + 1
+    if case.method.solver == "regression":
+        dims = case.problem.space_dims, case.problem.velocity_dims
+        features = number_of_functions(method.hidden[-1], *dims, case.problem.periods is not None)
+        fitted = "the fitted log-density"
+    else:
+        features = (method.hidden[-1] if method.hidden else 0) + case.problem.space_dims
+        features += case.problem.velocity_dims + 1
+        fitted = "each component of the control field"
     if case.particles.count < FEW * features:
         found.append(
-            f"particles.count = {case.particles.count} for {features} coefficients in each component of the control "
-            f"field: it will follow the particles' noise; use at least {FEW * features}, or a smaller method.hidden"
+            f"particles.count = {case.particles.count} for {features} coefficients in {fitted}: it will follow the "
+            f"particles' noise; use at least {FEW * features}, or a smaller method.hidden"
         )
     return found
 

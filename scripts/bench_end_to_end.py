@@ -38,8 +38,9 @@ from hpc_kjko.simulation import Simulation
 VARIANTS = (
     ("paper's scheme", "torch"),
     ("paper's scheme", "native"),
-    ("varpro, order 2, 30 hidden steps (default)", "torch"),
-    ("varpro, order 2, 30 hidden steps (default)", "native"),
+    ("regression (default)", "torch"),
+    ("varpro, order 2, 30 hidden steps", "torch"),
+    ("varpro, order 2, 30 hidden steps", "native"),
     ("varpro, order 2, 10 hidden steps, 2h", "native"),
 )
 

@@ -39,18 +39,20 @@ PAPER = (
     *("method.solver=adam", "method.order=1", "method.logdet=linear"),
     *("method.iterations=50", "method.first_iterations=500", "method.learning_rate=RATE"),
 )
+VARPRO = ("method.solver=varpro", "method.hidden=[32,32]")
 METHODS = {
     "paper's scheme": PAPER,
     "adam, auto": (*PAPER, "method.logdet=exact", "method.iterations=auto", "method.held_out=true"),
-    "varpro, order 1": ("method.order=1", "method.iterations=2"),
-    "varpro, order 2": ("method.iterations=2",),
-    "varpro, order 2, 10 hidden steps, 2h": ("method.iterations=10", "time.step=2h"),
+    "varpro, order 1": (*VARPRO, "method.order=1", "method.iterations=2"),
+    "varpro, order 2": (*VARPRO, "method.iterations=2"),
+    "varpro, order 2, 10 hidden steps, 2h": (*VARPRO, "method.iterations=10", "time.step=2h"),
     "varpro, order 2, 10 hidden steps, 2h, all fitted": (
-        "method.iterations=10",
-        "time.step=2h",
-        "method.held_out=false",
+        *(*VARPRO, "method.iterations=10"),
+        *("time.step=2h", "method.held_out=false"),
     ),
-    "varpro, order 2, 30 hidden steps (default)": (),
+    "varpro, order 2, 30 hidden steps": VARPRO,
+    "regression (default)": (),
+    "regression (default), 2h": ("time.step=2h",),
     "score matching": (*PAPER, "method.collision=score_matching"),
     "Langevin": ("method.collision=langevin",),
 }

@@ -123,7 +123,7 @@ QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=10", "particles.count=2048")
 #: Noise floor of the field energy: when it is reached at a collision strength, numbers of particles, methods.
 FLOOR_ENDS = {1.0: 40.0, 0.1: 60.0}
 FLOOR_COUNTS = (16384, 65536)
-FLOOR_VARPRO = ("method.iterations=10",)
+FLOOR_VARPRO = ("method.solver=varpro", "method.iterations=10")
 FLOOR_METHODS = {
     "langevin": LANGEVIN,
     "varpro": FLOOR_VARPRO,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from hpc_kjko.collisions.witness import WaveExchange
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.exact import summed_finely
@@ -39,6 +41,7 @@ class CollisionReport:
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
         collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
+        sample_free_energy: ∫f times the mean of the same over all particles, fitted or not; 0 if none are held out.
         collision_energy: ∫½|v'|² f − ∫½|ṽ|² f over all particles: the kinetic energy that collisions gave them.
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
@@ -53,6 +56,8 @@ class CollisionReport:
             larger).
         entropy_moved: ∫f times the mean of that change: what it added to ∫f log f.
         entropy_moved_total: the sum of these since t = 0.
+        wave: what the step gave the moments of the problem's wave beside what the operator gives them; wave_total: the
+            same of all steps since t = 0.
         sparse_nodes: the part of the mesh's nodes with too few particles for moments of their own, which the Dougherty
             operator takes from the whole box there; 0 with a bath.
     """
@@ -68,6 +73,7 @@ class CollisionReport:
     collision_free_energy_error: float = 0.0
     collision_free_energy_total: float = 0.0
     collision_free_energy_total_error: float = 0.0
+    sample_free_energy: float = 0.0
     collision_energy: float = 0.0
     collision_energy_total: float = 0.0
     collision_field_energy: float = 0.0
@@ -78,6 +84,14 @@ class CollisionReport:
     log_f_moved: float = 0.0
     entropy_moved: float = 0.0
     entropy_moved_total: float = 0.0
+    wave: WaveExchange = WaveExchange()
+    wave_total: WaveExchange = WaveExchange()
+
+    @classmethod
+    def loaded(cls, table: dict[str, Any]) -> CollisionReport:
+        """From a table as ``dataclasses.asdict`` makes it."""
+        waves: dict[str, Any] = {name: WaveExchange(**table[name]) for name in ("wave", "wave_total") if name in table}
+        return cls(**(table | waves))
 
     @property
     def certificate(self) -> int:
@@ -85,6 +99,11 @@ class CollisionReport:
         is certain, as is normal near equilibrium."""
         change, error = self.collision_free_energy, self.collision_free_energy_error
         return int(change < -CERTAIN * error) - int(change > CERTAIN * error)
+
+    @property
+    def wave_error(self) -> float:
+        """The largest of what the wave's moments were given too much since t = 0, as a part of the moment."""
+        return self.wave_total.error
 
     def following(self, before: CollisionReport) -> CollisionReport:
         """This report with the totals up to it, given that of the step before."""
@@ -96,6 +115,7 @@ class CollisionReport:
             ),
             collision_energy_total=before.collision_energy_total + self.collision_energy,
             entropy_moved_total=before.entropy_moved_total + self.entropy_moved,
+            wave_total=self.wave.following(before.wave_total),
         )
 
     def with_energy(self, pushed: Particles, collided: Particles, comm: Communicator) -> CollisionReport:
@@ -136,6 +156,8 @@ class Collision(ABC):
     fits_log_f: bool = False
     #: Whether some particles are never fitted, and certify the step.
     held_out: bool = False
+    #: Whether the step measures what it gives the problem's wave.
+    sees_wave: bool = False
     #: What the last step added to log f [n] beside the determinant of its map.
     log_f_moved: torch.Tensor | float = 0.0
     #: T that velocities relax to, in units of the rest frame's.

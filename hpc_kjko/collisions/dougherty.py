@@ -76,6 +76,7 @@ class DoughertyCollision(Collision):
         self.method = method(case.model_copy(update={"physics": physics}), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out, self.fits_log_f = self.method.held_out, self.method.fits_log_f
+        self.sees_wave = self.method.sees_wave
         self.grid = grid_of(case)
         self.unit = UNIT if case.run.reproducible else 0.0
 

@@ -120,8 +120,8 @@ def test_ulimit_limits_the_address_space(monkeypatch, tmp_path):
         ("particles.count", ["particles.count=1e9"]),
         ("grid.cells", ["grid.cells=1000000000"]),
         ("method.hidden", ["method.hidden=[100000,100000]"]),
-        ("method.hidden", ["method.hidden=[32,20000]", "particles.count=2e6"]),  # varpro's moments
-        ("method.chunk", ["particles.count=5e7", "method.chunk=1e8"]),
+        ("method.hidden", ["method.solver=varpro", "method.hidden=[32,20000]", "particles.count=2e6"]),
+        ("method.chunk", ["method.solver=varpro", "particles.count=5e7", "method.chunk=1e8"]),
         ("time.end", ["problem.kind=gaussian", "method.collision=velocity_matching", "time.end=1e4"]),
     ],
 )

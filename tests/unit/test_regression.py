@@ -9,7 +9,7 @@ import torch
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.config import from_table
 from hpc_kjko.objective import DensityObjective
-from hpc_kjko.potential import PotentialField, combined
+from hpc_kjko.potential import PotentialField, combined, number_of_functions
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import regression
 from hpc_kjko.solvers.regression import RegressionSolver
@@ -54,6 +54,8 @@ def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
         return torch.cat([field.functions(field.features(x, v)), v**3 / 6, v**4 / 24], dim=1)
 
     first, second = field.derivatives(field.features(x, v))
+    more = [first.shape[-1] + field.functions(field.features(x, v)).shape[1] - field.shared]
+    assert more == [number_of_functions(hidden[-1], dx, dv, periods is not None)]
     c = torch.randn(first.shape[-1], dtype=torch.float64, generator=generator)
     assert torch.allclose(field.gradient(field.features(x, v), c), first @ c, atol=1e-12)
     by_v, of_x = torch.stack([along(functions, axis) for axis in range(dv)], 1), slice(field.shared, -2 * dv)
