@@ -114,7 +114,7 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     return [*found, *wave_remarks(columns), *noise_remarks(status, columns)] if columns else found
 
 
-#: A run in which collisions give the wave this part of its momentum or energy beside what is right is not to be trusted:
+#: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
 #: its field energy is off by several times as much (docs/results.md).
 WAVE_OFF = 0.01
 
