@@ -13,14 +13,15 @@ that the wave is given. Errors in them add up over a run, and noise does not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
 import torch
 
-#: A moment of the wave counts while it stands out of the noise by so many standard errors of independent particles.
-STANDING_OUT = 5.0
+#: A moment of the wave counts while its amplitude is so many times that of the noise of independent particles.
+STANDING_OUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class WaveExchange:
     """What the steps of a run have given the wave's moments, beside what is right.
 
     Attributes:
-        excess: of each moment, the sum over all steps of what it was given too much.
-        largest: its largest value in these steps, while it stood out of the noise; 0 before.
+        excess: of each moment, the sum over all steps of what it was given too much: first with the cosine, then with
+            the sine.
+        largest: the largest amplitude of the moment in these steps, while it stood out of the noise; 0 before.
     """
 
     excess: tuple[float, ...] = ()
@@ -38,8 +40,9 @@ class WaveExchange:
     @property
     def error(self) -> float:
         """The largest excess as a part of its moment; 0 without a wave."""
-        moments = zip(self.excess, self.largest, strict=True)
-        return max((abs(excess) / largest for excess, largest in moments if largest > 0), default=0.0)
+        number = len(self.largest)
+        moments = zip(self.excess[:number], self.excess[number:], self.largest, strict=True)
+        return max((math.hypot(*excess) / largest for *excess, largest in moments if largest > 0), default=0.0)
 
     def following(self, before: WaveExchange) -> WaveExchange:
         """Of this step and of all before it."""
@@ -72,13 +75,15 @@ class WaveWitness:
         drag = u + self.collision_strength * v
         heating = self.collision_strength * self.temperature * v.shape[1]
         parallel, pulled = v[:, : len(along)] @ along, drag[:, : len(along)] @ along
-        given = torch.cat([pulled[:, None] * wave, ((v * drag).sum(1) - heating)[:, None] * wave], dim=1)
-        moments = torch.cat([parallel[:, None] * wave, 0.5 * (v * v).sum(1, keepdim=True) * wave], dim=1)
+        given = torch.stack([pulled, (v * drag).sum(1) - heating], dim=1)
+        moments = torch.stack([parallel, 0.5 * (v * v).sum(1)], dim=1)
+        given, moments = ((part[:, None] * wave[:, :, None]).flatten(1) for part in (given, moments))
         return torch.cat([given, moments, moments**2], dim=1)
 
     def exchange(self, averages: np.ndarray, duration: float, particles: float) -> WaveExchange:
         """From averages of :meth:`terms` over all particles, which are as good as so many independent ones."""
         given, moments, squares = np.split(averages, 3)
-        noise = np.sqrt(np.maximum(squares - moments**2, 0.0) / particles)
-        largest = np.where(np.abs(moments) > STANDING_OUT * noise, np.abs(moments), 0.0)
+        variances = np.maximum(squares - moments**2, 0.0) / particles
+        amplitude, noise = (np.sqrt(part.reshape(2, -1).sum(0)) for part in (moments**2, variances))
+        largest = np.where(amplitude > STANDING_OUT * noise, amplitude, 0.0)
         return WaveExchange(tuple((duration * given).tolist()), tuple(largest.tolist()))

@@ -1,0 +1,83 @@
+"""What collisions give a wave, against what the Fokker–Planck operator gives it."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from hpc_kjko.collisions import JKOCollision
+from hpc_kjko.collisions.base import CollisionReport
+from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
+from hpc_kjko.config import from_table
+from hpc_kjko.simulation import Simulation
+from hpc_kjko.summary import WAVE_OFF, wave_remarks
+
+
+def beams(start="quiet", count=8192, amplitude=0.15, **problem):
+    return from_table(
+        {
+            "problem": {
+                **{"kind": "two_stream", "length": 12.566, "beam_velocity": 2.0, "thermal_speed": 0.5},
+                **{"amplitude": amplitude, **problem},
+            },
+            "physics": {"collision_strength": 0.3},
+            "particles": {"count": count, "start": start},
+            "grid": {"cells": 32},
+            "time": {"step": 0.1, "end": 1.0},
+            "method": {"hidden": [32, 32], "first_iterations": 150},
+        }
+    )
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_the_exact_field_gives_the_wave_nothing_too_much(dims, alone):
+    """Within four standard errors of independent particles; pure drag is off by the heat that it leaves out."""
+    case = beams(start="random", count=40000, amplitude=0.4, velocity_dims=dims)
+    particles = Simulation.start(case, alone).state.particles
+    x, v = particles.x, particles.v.detach().requires_grad_()
+    score = torch.autograd.grad(case.problem.log_density(x, v, 1.0).sum(), v)[0]
+    k = tuple(float(part) for part in case.problem.wave_vector)
+    witness, v = WaveWitness(k, 0.3, 1.0), v.detach()
+    excess = witness.terms(x, v, -0.3 * (v + score))[:, :4]
+    assert ((excess.mean(0) / excess.std(0)).abs() * 200 < 4).all()
+    excess = witness.terms(x, v, -0.3 * v)[:, :4]
+    assert float((excess.mean(0) / excess.std(0).clamp(min=1e-3)).abs().max()) * 200 > 10
+
+
+def test_a_wave_that_goes_wrong_in_certified_steps_is_seen(alone, monkeypatch):
+    """A force of 0.05 cos kx beside the collisions' own: far too small for the certificate."""
+    errors, field = [], JKOCollision.field
+    for force in (0.0, 0.05):
+
+        def pushed(self, particles, *arguments, force=force):
+            found, k = field(self, particles, *arguments), float(beams().problem.wave_vector[0])
+
+            def with_force(rows):
+                u, *others = found(rows)
+                return u + force * torch.cos(k * particles.x[rows]), *others
+
+            return with_force
+
+        monkeypatch.setattr(JKOCollision, "field", pushed)
+        simulation = Simulation.start(beams(), alone)
+        for _ in range(6):
+            simulation.state = simulation.advance()
+            simulation.step_index += 1
+            assert simulation.state.collision.certificate == 1
+        errors.append(simulation.state.collision.wave_error)
+    assert errors[0] < WAVE_OFF / 2 and errors[1] > 5 * WAVE_OFF
+    remark = lambda error: wave_remarks({"time": torch.tensor([0.0, 0.6]).numpy(), "wave_error": error})  # noqa: E731
+    assert remark(torch.tensor([0.0, errors[0]]).numpy()) == []
+    assert "do not trust the field energy" in remark(torch.tensor([0.0, errors[1]]).numpy())[0]
+
+
+def test_errors_add_up_and_survive_a_checkpoint():
+    one, other = WaveExchange((0.2, -0.2, 0.1, 0.0), (2.0, 0.0)), WaveExchange((0.1, 0.1, 0.3, 0.0), (1.0, 0.0))
+    total = other.following(one.following(WaveExchange()))
+    assert total.excess == pytest.approx((0.3, -0.1, 0.4, 0.0)) and total.largest == (2.0, 0.0)
+    assert total.error == pytest.approx(0.25) and WaveExchange().error == 0  # what never stood out does not count
+    report = CollisionReport(0, 1, 0, 0, 1, wave=other).following(CollisionReport(0, 1, 0, 0, 1, wave_total=one))
+    again = CollisionReport.loaded(json.loads(json.dumps(dataclasses.asdict(report))))
+    assert again.wave_error == report.wave_error == pytest.approx(0.25)
+    assert again.following(again).wave_total.excess == pytest.approx((0.4, 0.0, 0.7, 0.0))
