@@ -204,7 +204,7 @@ class Method(Section):
     logdet: Literal["exact", "linear"] = "exact"
     """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
     solver: Literal["adam", "varpro", "regression"] = "adam"
-    """How the inner problem is solved: `varpro`, `regression` or `adam`."""
+    """How the inner problem is solved: `regression`, `varpro` or `adam`."""
     iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
     """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""
     first_iterations: Cadence = 500

@@ -119,7 +119,7 @@ def test_cold_beams_in_three_dimensions(alone):
         "physics": {"collision_strength": 100.0},
         "particles": {"count": 8192},
         "time": {"step": 0.1, "end": 0.1},
-        "method": {"order": 1, "hidden": [16, 16]},
+        "method": {"solver": "varpro", "order": 1, "hidden": [16, 16]},
     }
     report = Simulation.start(from_table(table), alone).advance().collision
     assert report.certificate == 1 and report.retries == 0 and report.substeps == 1

@@ -14,7 +14,7 @@ from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.reference.grid_1d1v import solve
 from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers import VarproSolver
+from hpc_kjko.solvers import RegressionSolver, VarproSolver
 
 QUICK = {"hidden": [16, 16]}
 HOMOGENEOUS = {"kind": "landau_damping", "amplitude": 0.0, "thermal_speed": 1.6}
@@ -210,17 +210,18 @@ def test_what_a_step_does_to_momentum_and_energy_is_undone_with_its_determinant(
         assert float((moved.v**power).mean()) == pytest.approx(float((particles.v**power).mean()), abs=1e-13)
 
 
-def test_a_field_of_the_wrong_sign_stops_the_run(alone, monkeypatch):
+@pytest.mark.parametrize(("solver", "kind"), [("varpro", VarproSolver), ("regression", RegressionSolver)])
+def test_a_field_of_the_wrong_sign_stops_the_run(solver, kind, alone, monkeypatch):
     """Energy is kept all the same: only ∫f log f can tell."""
-    fit = VarproSolver.minimise
+    fit = kind.minimise
 
     def backwards(solver, *arguments):
         made = fit(solver, *arguments)
         solver.control.coefficients = -solver.control.coefficients
         return made
 
-    monkeypatch.setattr(VarproSolver, "minimise", backwards)
-    simulation = Simulation.start(case_of(BEAMS, 0.2), alone)
+    monkeypatch.setattr(kind, "minimise", backwards)
+    simulation = Simulation.start(case_of(BEAMS, 0.2, method={**QUICK, "solver": solver}), alone)
     with pytest.raises(SolverFailure, match="of held-out particles rises"):
         simulation.advance()
 
