@@ -139,7 +139,7 @@ QUICK = {
     "e2_paper": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
     "e3_periodic_cosine": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
     "e3_periodic_ratchet": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
-    "e4_confined_3d": (*QUICK_NETWORK, "particles.count=512", "method.iterations=2"),
+    "e4_confined_3d": (*QUICK_NETWORK, "particles.count=2048", "method.hidden=[32,32]", "method.iterations=20"),
     "e5_two_stream_weak": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
     "e5_weak": (*QUICK_PLASMA, "particles.count=4096"),
     "e5_weak_leaky": QUICK_PLASMA,

@@ -70,9 +70,9 @@ class ControlledCollision(Collision):
       O(h²) in each step.
 
     A step in which I + h sym ∇v u is not positive definite at every particle is fitted again, stiffer, then split in
-    two; so is a step in which the free energy of held-out particles rises, if the method promises that it falls and
-    chance does not explain the rise. What was done is in the report. The non-split form cannot be split: its push is
-    already made.
+    two (at once where the fit has log f to go by); so is a step in which the free energy of held-out particles rises,
+    if the method promises that it falls and chance does not explain the rise. What was done is in the report. The
+    non-split form cannot be split: its push is already made.
     """
 
     #: Whether a step that raises the free energy of held-out particles is refused, or only reported.
@@ -160,6 +160,8 @@ class ControlledCollision(Collision):
             if not trouble:
                 self.log_f_moved = self.log_f_moved + (relaxed.log_f - particles.log_f)
                 return moved, report
+            if self._with_log_f and not report.min_eigenvalue > 0 and splits < MAX_SPLITS:
+                break  # a density that fits log f is not to blame: the step is too long for it
         if self.form != "split":
             raise SolverFailure(
                 f'{trouble}, and the non-split form cannot be split: reduce time.step, or use method.form = "split"'

@@ -161,6 +161,15 @@ def test_a_step_with_a_density_of_the_wrong_sign_is_made_again_from_the_sample_a
     assert not collision.control.coefficients[: collision.control.width].any()
 
 
+def test_a_step_too_long_for_a_density_that_fits_is_split_and_not_fitted_to_monomials(alone):
+    """Between beams log f is convex: the midpoint map turns over there at κh = 0.4."""
+    problem = {"kind": "periodic", "space_dims": 1, "amplitude": 0.0, "beam_velocity": 2.4, "thermal_speed": 1.0}
+    case = from_table({**beams(step=0.8).table(), "problem": problem})
+    _, _, report, collision = collided(case, alone)
+    assert report.substeps > 1 and report.retries == 0 and report.certificate == 1
+    assert report.log_f_residual < 0.1 and collision.control.coefficients[: collision.control.width].any()
+
+
 def test_what_relaxation_does_to_log_f_is_told(alone):
     """log f moves by 1 − exp(−rκh) of what the fit leaves, and ∫f log f by the mean of that."""
     case = beams(relaxation=4.0, iterations=0, first_iterations=0, hidden=[4])
