@@ -307,7 +307,8 @@ class ControlledCollision(Collision):
         exact = self.problem.exact(start.time + fitted, self.collision_strength, self.temperature)
         smallest = np.inf
         change, disagreement = (torch.zeros(len(v), dtype=torch.float64, device=v.device) for _ in range(2))
-        averages = torch.zeros(2, 17, dtype=torch.float64, device=v.device)
+        columns = 5 + (self.wave.TERMS if self.wave else 0)
+        averages = torch.zeros(2, columns, dtype=torch.float64, device=v.device)
         for rows in passes(len(particles.x), self.chunk):
             u, jacobian, score = field(rows)
             log_det = tracked_log_det(jacobian, duration, self.logdet)
@@ -316,7 +317,7 @@ class ControlledCollision(Collision):
             if len(u):
                 eigenvalues = smallest_eigenvalue(linear_part(jacobian, duration))
                 smallest = float(np.minimum(smallest, float(eigenvalues.min())))  # keeps a NaN, as min() would not
-            terms = torch.zeros(len(u), 17, dtype=torch.float64, device=v.device)
+            terms = torch.zeros(len(u), columns, dtype=torch.float64, device=v.device)
             terms[:, 0] = (u.double() ** 2).sum(1)
             seen = log_det if self.order == 1 else tracked_log_det(jacobian, fitted, self.logdet)
             reached = particles.v[rows] + fitted * u
@@ -334,10 +335,11 @@ class ControlledCollision(Collision):
                     stein = (jacobian.diagonal(dim1=1, dim2=2).sum(1) + (u * score).sum(1)).double()
                     disagreement[rows] = duration * self.temperature * stein
             if self.wave:
-                terms[:, 4] = share[rows].double()
+                terms[:, 4] = share[rows]
                 terms[:, 5:] = self.wave.terms(particles.x[rows], reached, u)
             averages += summed_finely(share[rows, None] * terms)
-        mean_square, mean_rest, drift_error, of_all, evenness, *of_wave = self.comm.sum(averages.cpu().numpy()).sum(0)
+        sums = self.comm.sum(averages.cpu().numpy()).sum(0)
+        mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums
         mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
         wrong, wrong_error = over_certifying(disagreement, particles, self.comm) if self.held_out else (0.0, 0.0)
         report = CollisionReport(
@@ -352,7 +354,7 @@ class ControlledCollision(Collision):
             sample_free_energy=particles.mass * float(of_all),
             disagreement=particles.mass * wrong,
             disagreement_error=particles.mass * wrong_error,
-            wave=self.wave.exchange(np.array(of_wave), duration, 1 / evenness) if self.wave else WaveExchange(),
+            wave=self.wave.exchange(np.array(of_wave), duration, 1 / square_of_shares) if self.wave else WaveExchange(),
         )
         return particles.move(v, log_f), report
 

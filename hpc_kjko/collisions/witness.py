@@ -1,9 +1,9 @@
-"""A second witness: what collisions give a wave, against what the Fokker–Planck operator gives it.
+"""A witness for waves: what collisions give a wave, against what the Fokker–Planck operator gives it.
 
 The certificate sees whether the free energy falls. A weak wave is a small part of that, of second order in its
-amplitude, and can go wrong in steps that are all certified. But for every function m of phase
-space the operator changes ∫m f at the rate −κ ∫(v·∇m − T Δm) f, whatever f is, and a minimiser of the JKO functional
-moves particles by a u with
+amplitude, and can go wrong in steps that are all certified. But the operator changes ∫m f at the rate
+−κ ∫(v·∇m − T Δm) f for every function m of phase space, whatever f is. A minimiser of the JKO functional moves
+particles by a u with
 
     E[∇m·(u + κ v̂) − κ T Δm] = 0,    v̂ where the step evaluates f,
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -61,13 +62,16 @@ class WaveWitness:
         collision_strength, temperature: κ and T.
     """
 
+    #: Numbers that :meth:`terms` has of each particle.
+    TERMS: ClassVar[int] = 12
+
     wave_vector: tuple[float, ...]
     collision_strength: float
     temperature: float
 
     def terms(self, x: torch.Tensor, v: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Of each particle at x [n, dx] that u [n, dv] moves, v̂ [n, dv]: what each moment is given too much in a unit
-        of time, then the moments, then their squares; [n, 12], float64."""
+        of time, then the moments, then their squares; [n, TERMS], float64."""
         k = torch.tensor(self.wave_vector, dtype=torch.float64, device=x.device)
         phase, v, u = x.double() @ k, v.double(), u.double()
         along = k / torch.linalg.vector_norm(k)

@@ -254,7 +254,8 @@ class RegressionSolver(Solver):
 
         Where ψ is not trusted, u is a gradient of monomials of v alone.
         """
-        *found, mass = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
+        *found, masses = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
+        mass = float(masses[0])
         sums, corrected = Sums(*(part / mass for part in found)), self.corrected.cpu().numpy()
         a = 1 / self.collision_strength + step
         force = self.temperature * (sums.gram @ corrected + sums.laplacian)
@@ -277,7 +278,7 @@ class RegressionSolver(Solver):
             if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
                 k = trial  # what is left is smaller by h |∇v u| than this was
                 break
-            pull, log_det = (part / mass for part in self._pull(samples, trial, step))
+            pull, log_det = self._pull(samples, trial, step, mass)
             made += 1
             value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
             if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
@@ -298,7 +299,7 @@ class RegressionSolver(Solver):
         gram = self._products(share * first, first)
         return [gram, bending, laplacian[0], self._products(share, torch.ones_like(share))[0]]
 
-    def _pull(self, samples: list[Sample], k: np.ndarray, step: float) -> tuple[np.ndarray, float]:
+    def _pull(self, samples: list[Sample], k: np.ndarray, step: float, mass: float) -> tuple[np.ndarray, float]:
         """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] and E[log det(I + h ∇v u)] at the field of k: the latter −∞ where the map turns
         orientation at some particle."""
         coefficients = torch.from_numpy(k).to(self.control.coefficients)
@@ -318,7 +319,7 @@ class RegressionSolver(Solver):
             return [pull[0], total[0], turned.sum()[None].double()]
 
         pull, log_det, turned = self._summed(sums, [(sample.z, sample.share) for sample in samples])
-        return pull, -np.inf if turned[0] > 0 else float(log_det[0])
+        return pull / mass, -np.inf if turned[0] > 0 else float(log_det[0]) / mass
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
