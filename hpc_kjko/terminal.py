@@ -27,6 +27,8 @@ LINE_EVERY = 10.0
 _ROOM_FOR_TEXT, _ROOM_FOR_BAR = 80, 110
 #: What stands between the columns of a table.
 _GAP = "  "
+#: Seconds that ranks with nothing to say wait before a signal ends them.
+_SILENT = 1.0
 
 
 class StopSignals:
@@ -84,6 +86,8 @@ class StopSignals:
                 name = signal.Signals(number[0]).name
                 if says:
                     print(f"{says} {name} before the first step", file=sys.stderr, flush=True)
+                else:  # mpirun ends all ranks when the first has ended: not before rank 0 has said why
+                    time.sleep(_SILENT)
                 os._exit(128 + number[0])
 
         threading.Thread(target=wait, daemon=True).start()

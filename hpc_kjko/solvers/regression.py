@@ -358,7 +358,9 @@ class RegressionSolver(Solver):
         unit = np.sqrt(np.where(np.diag(matrix) > 0, np.diag(matrix), 1.0))
         scaled = matrix / unit[:, None] / unit + np.diag(RIDGE + ROUNDING / unit**2)
         if not np.isfinite(scaled).all():
-            raise SolverFailure("log f or a velocity is no longer finite: reduce time.step")
+            raise SolverFailure(
+                "log f, a velocity or the network is no longer finite: reduce time.step or method.learning_rate"
+            )
         solution = np.linalg.solve(scaled, load / unit) / unit
         self.comm.bcast_array(solution)  # last bits may differ between machines
         return solution

@@ -56,11 +56,11 @@ sys.exit(cli.main(sys.argv[1:]))
 EXPLODES = """
 import sys
 from hpc_kjko import cli, objective
-evaluate = objective.JKOObjective.evaluate
+evaluate = objective.DensityObjective.evaluate
 def exploded(self, *arguments, **options):
     value, gradient = evaluate(self, *arguments, **options)
-    return value * float("inf"), gradient
-objective.JKOObjective.evaluate = exploded
+    return value, gradient * float("inf")
+objective.DensityObjective.evaluate = exploded
 sys.exit(cli.main(sys.argv[1:]))
 """
 RAISE = {"first": "raise RuntimeError('rank 1 lost its way')"}

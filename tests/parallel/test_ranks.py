@@ -117,7 +117,8 @@ def test_external_field_affine_and_second_order(world):
 VARIANTS = {
     "score_matching": {"method": {"collision": "score_matching"}},
     "langevin": {"method": {"collision": "langevin"}},
-    "varpro, all fitted": {"method": {"held_out": False}},
+    "varpro, all fitted": {"method": {"solver": "varpro", "held_out": False}},
+    "regression, all fitted": {"method": {"held_out": False}},
     "adam": {"method": {"solver": "adam"}},
     "adam, first order": {"method": {"solver": "adam", "order": 1, "logdet": "linear"}},
     "auto": {"method": {"solver": "adam", "iterations": "auto", "held_out": True}},

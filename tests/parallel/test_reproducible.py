@@ -18,7 +18,7 @@ TWO_STREAM = {
     "particles": {"count": 5003},
     "grid": {"cells": 32},
     "time": {"step": 0.1, "end": 5.0},
-    "method": {"hidden": [16, 16], "iterations": 4, "first_iterations": 20},
+    "method": {"solver": "varpro", "hidden": [16, 16], "iterations": 4, "first_iterations": 20},
 }
 
 

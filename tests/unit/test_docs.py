@@ -180,7 +180,10 @@ def test_keys_that_are_named_exist(page):
             assert key in keys_of(section), f"{section}.{key}"
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("jobs/*"), *ROOT.glob("scripts/*")]), ids=lambda path: path.name)
+FILES = sorted([*ROOT.glob("jobs/*.*"), *ROOT.glob("scripts/*.*")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_keys_in_cases_and_scripts_exist(path):
     for section, key in re.findall(r"(?:--set |\")(\w+)\.(\w+)=", text_of(path)):
         assert section == "section" or key in keys_of(section), f"{section}.{key}"

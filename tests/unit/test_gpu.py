@@ -131,6 +131,7 @@ def test_a_run_on_a_gpu_is_that_of_the_cpu(dims):
 WAYS = {
     "paper": {"method": {"order": 1, "solver": "adam", "logdet": "linear", "first_iterations": 20, "iterations": 5}},
     "auto": {"method": {"solver": "adam", "iterations": "auto", "held_out": True, "first_iterations": 20}},
+    "varpro": {"method": {"solver": "varpro"}},
     "leaky_relu": {"method": {"activation": "leaky_relu"}},
     "one layer": {"method": {"hidden": [20]}},
     "double": {"method": {"precision": "float64"}},
