@@ -111,7 +111,24 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     where its noise prevails."""
     warnings = status.get("warnings")
     found = list(warnings) if isinstance(warnings, list) else []
-    return [*found, *wave_remarks(columns), *noise_remarks(status, columns)] if columns else found
+    return [*found, *fit_remarks(columns), *wave_remarks(columns), *noise_remarks(status, columns)] if columns else found
+
+
+#: With a fit that misses log f by more than this the entropy goes wrong in some time units (docs/research.md).
+FIT_OFF = 0.05
+
+
+def fit_remarks(columns: Columns) -> list[str]:
+    """A sentence if the fitted density has missed the log f that particles carry."""
+    missed = columns.get("log_f_residual", np.zeros(0))
+    if not (missed > FIT_OFF).any():
+        return []
+    since = columns["time"][np.flatnonzero(missed > FIT_OFF)[0]]
+    return [
+        f"the fitted density missed log f by up to {missed.max():.2g} (root mean square), and by more than {FIT_OFF:g} "
+        f"first at t = {since:g}: do not trust the entropy after that; use wider method.hidden, more method.iterations "
+        "or a smaller time.step"
+    ]
 
 
 #: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:

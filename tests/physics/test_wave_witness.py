@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from hpc_kjko.collisions.base import CollisionReport
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
 from hpc_kjko.config import from_table
 from hpc_kjko.simulation import Simulation
-from hpc_kjko.summary import WAVE_OFF, wave_remarks
+from hpc_kjko.summary import WAVE_OFF, fit_remarks, wave_remarks
 
 
 def beams(start="quiet", count=8192, amplitude=0.15, **problem):
@@ -70,6 +71,15 @@ def test_a_wave_that_goes_wrong_in_certified_steps_is_seen(alone, monkeypatch):
     remark = lambda error: wave_remarks({"time": torch.tensor([0.0, 0.6]).numpy(), "wave_error": error})  # noqa: E731
     assert remark(torch.tensor([0.0, errors[0]]).numpy()) == []
     assert "do not trust the field energy" in remark(torch.tensor([0.0, errors[1]]).numpy())[0]
+
+
+def test_a_fit_that_misses_log_f_is_told():
+    time = np.array([0.0, 0.1, 0.2])
+    quiet, told = (
+        fit_remarks({"time": time, "log_f_residual": np.array([0.0, 0.01, worst])}) for worst in (0.04, 0.3)
+    )
+    assert quiet == [] and "missed log f by up to 0.3" in told[0] and "first at t = 0.2" in told[0]
+    assert fit_remarks({}) == []
 
 
 def test_errors_add_up_and_survive_a_checkpoint():
