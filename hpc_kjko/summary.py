@@ -111,7 +111,9 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     where its noise prevails."""
     warnings = status.get("warnings")
     found = list(warnings) if isinstance(warnings, list) else []
-    return [*found, *fit_remarks(columns), *wave_remarks(columns), *noise_remarks(status, columns)] if columns else found
+    if columns:
+        found += [*fit_remarks(columns), *wave_remarks(columns), *noise_remarks(status, columns)]
+    return found
 
 
 #: With a fit that misses log f by more than this the entropy goes wrong in some time units (docs/research.md).
