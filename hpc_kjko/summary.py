@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,15 +123,19 @@ FIT_OFF = 0.05
 
 def fit_remarks(columns: Columns) -> list[str]:
     """A sentence if the fitted density has missed the log f that particles carry."""
-    missed = columns.get("log_f_residual", np.zeros(0))
-    if not (missed > FIT_OFF).any():
-        return []
-    since = columns["time"][np.flatnonzero(missed > FIT_OFF)[0]]
     return [
-        f"the fitted density missed log f by up to {missed.max():.2g} (root mean square), and by more than {FIT_OFF:g} "
+        f"the fitted density missed log f by up to {most:.2g} (root mean square), and by more than {FIT_OFF:g} "
         f"first at t = {since:g}: do not trust the entropy after that; use wider method.hidden, more method.iterations "
         "or a smaller time.step"
+        for since, most in _beyond(columns, "log_f_residual", FIT_OFF)
     ]
+
+
+def _beyond(columns: Columns, name: str, limit: float) -> Iterator[tuple[float, float]]:
+    """When a column first exceeds a limit, and its largest value; nothing if it never does, or is not there."""
+    values = columns.get(name, np.zeros(0))
+    if (values > limit).any():
+        yield float(columns["time"][np.flatnonzero(values > limit)[0]]), float(values.max())
 
 
 #: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
@@ -140,14 +145,11 @@ WAVE_OFF = 0.01
 
 def wave_remarks(columns: Columns) -> list[str]:
     """A sentence if collisions have changed the wave otherwise than the operator does."""
-    off = columns.get("wave_error", np.zeros(0))
-    if not (off > WAVE_OFF).any():
-        return []
-    since = columns["time"][np.flatnonzero(off > WAVE_OFF)[0]]
     return [
-        f"collisions gave the wave up to {off.max():.2g} of its momentum or energy too much or too little, above "
+        f"collisions gave the wave up to {most:.2g} of its momentum or energy too much or too little, above "
         f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles or wider "
         "method.hidden"
+        for since, most in _beyond(columns, "wave_error", WAVE_OFF)
     ]
 
 

@@ -199,7 +199,7 @@ class RegressionSolver(Solver):
             mass = float(gram[-1, -1])  # E[1·1]
             c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
             missed = [self._missed(c, g, wanted) for g, wanted, _ in samples]
-            square, outliers = self._summed(self._misses, list(zip(missed, trusted, strict=True)))
+            square, outliers = self._summed(self._sums_missed, list(zip(missed, trusted, strict=True)))
             if not outliers or attempt == MAX_REWEIGHTED - 1:
                 break
             trusted = [
@@ -212,7 +212,7 @@ class RegressionSolver(Solver):
         pieces = passes(len(wanted), self._at_once)
         return torch.cat([(combined(g(rows), c) - wanted[rows]).abs() for rows in pieces])
 
-    def _misses(self, missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+    def _sums_missed(self, missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         """The sum of squares, and how many are outliers."""
         square = self._products((share * missed)[:, None], missed[:, None])
         return [square, (missed > OUTLYING).sum()[None].double()]
