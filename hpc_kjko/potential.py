@@ -112,6 +112,12 @@ class PotentialField(nn.Module):
         """The last hidden layer [n, width] at inputs z."""
         return self.hidden_layers(z)[-1]
 
+    def velocity_monomials(self, z: torch.Tensor) -> torch.Tensor:
+        """Φ's functions of v alone at inputs z, in the order of :attr:`of_velocity`."""
+        v = z[:, self._beside :]
+        k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
+        return torch.cat([v, v[:, k] * v[:, m], v**3 / 6, v**4 / 24], dim=1)
+
     def monomials(self, z: torch.Tensor) -> torch.Tensor:
         """The rest of ψ's functions at inputs z: those of v, then those of x alone, the last of which is 1."""
         x, v = z[:, : self._beside], z[:, self._beside :]

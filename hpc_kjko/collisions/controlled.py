@@ -93,7 +93,6 @@ class ControlledCollision(Collision):
         self._in_folds = method.held_out or method.solver != "adam"
         #: Whether the solver is given the log-density that the particles carry; it has nothing to choose by others.
         self._with_log_f = method.solver == "regression"
-        self._choosing = method.held_out and not self._with_log_f
         #: Watches the wave of a problem that has one, through steps that are minimisers.
         self.wave: WaveWitness | None = None
         if self.promises_decay and isinstance(problem, PeriodicWave) and self.collision_strength > 0:
@@ -270,6 +269,8 @@ class ControlledCollision(Collision):
                 batch, batches_of_a_fold = batches(particles.shard, place.device)
                 part = torch.where(part < 0, part, part + groups * batch)
                 number = groups * batches_of_a_fold
+                if self.held_out:
+                    part, number = torch.where(part < 0, number, part), number + 1
             order = torch.argsort(part, stable=True)[int((part < 0).sum()) :]
             edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
             weights = counts(particles.shares(), particles.shard.total)[order]
@@ -277,11 +278,11 @@ class ControlledCollision(Collision):
             masses = self.comm.sum(mass.double().cpu().numpy()) / particles.shard.total  # integers where there are none
             self._folds = order, edges, masses
         order, edges, masses = self._folds
-        if self._choosing and not masses[-1] > 0:  # a few particles, in fewer folds
+        if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
-        scale = np.full(len(masses), masses.sum() if self.held_out else 1.0)
-        if self._choosing:
-            scale[:-1], scale[-1] = masses[:-1].sum(), masses[-1]
+        scale = np.full(len(masses), masses[:-1].sum() if self.held_out else 1.0)
+        if self.held_out and not self._with_log_f:
+            scale[-1] = masses[-1]
 
         def sample_of(rows: torch.Tensor, mass: float) -> Sample:
             # In memory of its own, which is aligned. Where it begins in that of all depends on the ranks, and the order
@@ -292,7 +293,7 @@ class ControlledCollision(Collision):
             return Sample(z, v, whole.share[rows] / mass, *(t[rows] if t is not None else None for t in others))
 
         parts = [sample_of(order[a:b], mass) for (a, b), mass in zip(itertools.pairwise(edges), scale, strict=True)]
-        return TrainingData(parts[:-1], parts[-1]) if self._choosing else TrainingData.unheld(*parts)
+        return TrainingData(parts[:-1], parts[-1]) if self.held_out else TrainingData.unheld(*parts)
 
     # -- the move ------------------------------------------------------------------------------------------------
 

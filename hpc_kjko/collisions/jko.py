@@ -70,18 +70,19 @@ class JKOCollision(ControlledCollision):
             return particles, {}
         part = -math.expm1(-self.relaxation * self.collision_strength * duration) if self._solver.trusted else 0.0
         log_f, share = particles.log_f.clone(), particles.shares()
-        sums = np.zeros((2, 2))
+        sums = np.zeros((2, 3))
         for rows in passes(len(log_f), self.chunk):
             v = particles.v[rows]
             z = self.control.features(particles.x[rows], v).to(self.dtype)
-            missed = self._solver.log_density(z, v) - particles.log_f[rows].double()
-            log_f[rows] += (part * missed).to(log_f)
-            terms = torch.stack([missed, missed**2], dim=1)
+            own = particles.log_f[rows].double()
+            fitted, tied = self._solver.log_densities(z, v)
+            change = part * (tied - own)
+            log_f[rows] += change.to(log_f)
+            terms = torch.stack([(fitted - own) ** 2, change**2, change], dim=1)
             sums += summed_finely(share[rows, None] * terms).cpu().numpy()
-        mean, square = self.comm.sum(sums).sum(0)
-        residual = math.sqrt(square)
-        of_log_f = {"log_f_residual": residual, "log_f_moved": part * residual}
-        return particles.move(particles.v, log_f), {**of_log_f, "entropy_moved": particles.mass * part * float(mean)}
+        missed, moved, mean = self.comm.sum(sums).sum(0)
+        report = {"log_f_residual": math.sqrt(missed), "log_f_moved": math.sqrt(moved)}
+        return particles.move(particles.v, log_f), {**report, "entropy_moved": particles.mass * float(mean)}
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)

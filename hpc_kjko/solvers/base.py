@@ -54,12 +54,13 @@ class TrainingData:
     Attributes:
         folds: those that are fitted, in disjoint parts that are each spread over phase space and over ranks like the
             whole, with shares that add up to 1 over all of them and all ranks.
-        select: particles that choose between fits; nowhere any if none are held out.
+        others: particles that are not fitted; nowhere any if none are held out. They choose between fits. A regression
+            chooses between none: those which certify are left, for what ties its density to the whole sample.
         held_out: whether some are, on some rank.
     """
 
     folds: list[Sample]
-    select: Sample
+    others: Sample
     held_out: bool = True
 
     @classmethod

@@ -110,6 +110,8 @@ class RegressionSolver(Solver):
         #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant. And that of ψ̄, of the functions
         #: of v.
         self.density, self.corrected = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        #: By how much ψ̄'s coefficients of monomials of v alone exceed ψ's, and the mean of what that adds to ψ.
+        self._correction, self._level = torch.zeros(0, dtype=torch.float64), 0.0
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         made, self.trusted = 0, not stiffer
@@ -121,7 +123,7 @@ class RegressionSolver(Solver):
             self.density = self._best_density(
                 [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted]
             ).coefficients
-        self._tie(data.folds)
+        self._tie([*data.folds, data.others])
         return made + self._fit_field([data.folds[k] for k in fitted], step)
 
     def _fitted(self, number: int) -> list[int]:
@@ -129,9 +131,10 @@ class RegressionSolver(Solver):
         return [(self.steps_made + k) % number for k in range(min(number, FITTED_BATCHES))]
 
     @torch.no_grad()
-    def log_density(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """ψ [n] at inputs z and velocities v; float64."""
-        return combined(self.control.functions(z).double(), self.density) - self._energy(v)
+    def log_densities(self, z: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """ψ and ψ̄ [n] at inputs z and velocities v, with the same mean over all particles; float64."""
+        fitted = combined(self.control.functions(z).double(), self.density) - self._energy(v)
+        return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) - self._level
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
@@ -241,11 +244,17 @@ class RegressionSolver(Solver):
             share = share.double()[:, None, None]
             others = [v.double()[..., None], self.control.gradient(z, coefficients).double()[..., None]]
             gram = self._products(share * first, torch.cat([first, *others], dim=2))
-            return [gram, self._products(share, second[:, :axes].sum(1, keepdim=True))[0]]
+            laplacian = self._products(share, second[:, :axes].sum(1, keepdim=True))[0]
+            own = torch.cat([self.control.velocity_monomials(z.double()), torch.ones_like(share[:, 0])], dim=1)
+            return [gram, laplacian, self._products(share[:, 0], own)[0]]
 
-        products, laplacian = self._summed(sums, [(sample.z, sample.v, sample.share) for sample in samples])
+        found = self._summed(sums, [(sample.z, sample.v, sample.share) for sample in samples])
+        products, laplacian, (*mean, mass) = found
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
-        known[low] += self._solved(gram, drag / self.temperature - laplacian - along)
+        correction = self._solved(gram, drag / self.temperature - laplacian - along)
+        known[low] += correction
+        self._correction = torch.from_numpy(correction).to(self.control.coefficients)
+        self._level = float(correction @ np.array(mean)) / float(mass)
         self.corrected = torch.from_numpy(known).to(self.control.coefficients)
 
     @torch.no_grad()
