@@ -212,7 +212,8 @@ class Method(Section):
     learning_rate: Positive = 5e-3
     """Learning rate of Adam."""
     relaxation: Annotated[float, Field(ge=0)] = 2.0
-    """With `regression`: log f goes over to the fitted density at this rate times `collision_strength`."""
+    """With `regression`: log f goes over to the fitted density, tied to the sample, at this rate times
+    `collision_strength`."""
     held_out: bool = False
     """Keep a quarter of the particles out of the fit: half of them choose, half certify each step."""
     hidden: Counts = (32, 32)

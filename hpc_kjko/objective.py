@@ -184,10 +184,16 @@ class DensityObjective(Objective[PotentialField]):
     layers, at the c that is best for them: so its derivative along c is 0, and the gradient that at fixed c."""
 
     def __init__(
-        self, control: PotentialField, *, collision_strength: float, temperature: float, together: int = BLOCK
+        self,
+        control: PotentialField,
+        *,
+        collision_strength: float,
+        temperature: float,
+        mass: float = 1.0,
+        together: int = BLOCK,
     ):
         super().__init__(control, together)
-        self.collision_strength, self.temperature = collision_strength, temperature
+        self.collision_strength, self.temperature, self.mass = collision_strength, temperature, mass
 
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         """The sum over some particles.

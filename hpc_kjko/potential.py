@@ -60,7 +60,7 @@ class PotentialField(nn.Module):
         device: torch.device | None = None,
     ):
         super().__init__()
-        self.periods, self.velocity_dims = periods, velocity_dims
+        self.periods, self.space_dims, self.velocity_dims = periods, space_dims, velocity_dims
         widths = [(2 if periods else 1) * space_dims + velocity_dims, *hidden]
         layers = nn.ModuleList(nn.Linear(m, n, dtype=torch.float64) for m, n in zip(widths, widths[1:], strict=False))
         self.layers = cast("Sequence[nn.Linear]", layers)

@@ -52,7 +52,7 @@ class CollisionReport:
         disagreement_error: its standard error over those particles.
         log_f_residual: root mean square, over all particles, of what the fitted ψ leaves of the log f that they carry;
             0 where none is fitted.
-        log_f_moved: root mean square of what relaxation towards ψ changed log f by in this step (of a split one, the
+        log_f_moved: root mean square of what relaxation towards ψ̄ changed log f by in this step (of a split one, the
             larger).
         entropy_moved: ∫f times the mean of that change: what it added to ∫f log f.
         entropy_moved_total: the sum of these since t = 0.

@@ -28,8 +28,9 @@ class JKOCollision(ControlledCollision):
     overshoot where the step is too long for it.
 
     With ``method.solver = "regression"`` u is a gradient, and J is made with the log-density that the particles carry
-    (:mod:`~hpc_kjko.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u, so
-    that nothing would damp it as diffusion does: log f relaxes towards ψ, by 1 − exp(−rκh) of the difference in a step.
+    (:mod:`~hpc_kjko.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u, nor do
+    moments that ψ has and ψ̄, which is tied to the sample, has not. Nothing would damp them as diffusion does: log f
+    relaxes towards ψ̄, by 1 − exp(−rκh) of the difference in a step.
     """
 
     promises_decay = True
@@ -52,7 +53,7 @@ class JKOCollision(ControlledCollision):
                 device=comm.device,
             )
             self.chunk = min(self.chunk, at_once(CACHED, comm.device))
-            density = DensityObjective(self.control, together=self.together, **physics)
+            density = DensityObjective(self.control, mass=problem.mass, together=self.together, **physics)
             self._solver = solver_of(case.method, density, comm)
         else:
             self.control = self.control_field(case)

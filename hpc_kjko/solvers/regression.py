@@ -30,6 +30,7 @@ from hpc_kjko.objective import DensityObjective, in_pieces, linear_part
 from hpc_kjko.particles import at_once, passes
 from hpc_kjko.potential import CACHED, combined
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
+from hpc_kjko.solvers.normalisation import Normalisation
 
 #: For the conditioning of normal equations, in units of their diagonal: the data have no noise. And what rounding may
 #: leave in sums.
@@ -99,6 +100,9 @@ class RegressionSolver(Solver):
         self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
         self.iterations, self.first_iterations = iterations, first_iterations
         self._own = objective
+        self._normalisation = Normalisation(
+            self.control.periods, self.control.space_dims + self.control.velocity_dims, objective.mass, comm.device
+        )
         #: Particles handled at a time: whole pieces of those that are added up together.
         pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
         self._at_once = pieces * objective.together
@@ -110,8 +114,8 @@ class RegressionSolver(Solver):
         #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant. And that of ψ̄, of the functions
         #: of v.
         self.density, self.corrected = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-        #: By how much ψ̄'s coefficients of monomials of v alone exceed ψ's, and the mean of what that adds to ψ.
-        self._correction, self._level = torch.zeros(0, dtype=torch.float64), 0.0
+        #: By how much ψ̄'s coefficients of monomials of v alone exceed ψ's, and what is taken from its constant.
+        self._correction, self._above = torch.zeros(0, dtype=torch.float64), 0.0
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         made, self.trusted = 0, not stiffer
@@ -132,9 +136,10 @@ class RegressionSolver(Solver):
 
     @torch.no_grad()
     def log_densities(self, z: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """ψ and ψ̄ [n] at inputs z and velocities v, with the same mean over all particles; float64."""
+        """ψ and ψ̄ [n] at inputs z and velocities v: with the same mean over all particles, but for what is known of
+        ∫e^ψ̄; float64."""
         fitted = combined(self.control.functions(z).double(), self.density) - self._energy(v)
-        return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) - self._level
+        return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) - self._above
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
@@ -237,7 +242,7 @@ class RegressionSolver(Solver):
             known[: self.control.shared] = self.density[: self.control.shared].cpu().numpy()
         low, coefficients = self.control.of_velocity, torch.from_numpy(known).to(self.control.coefficients)
         at = torch.from_numpy(low - self.control.width).to(coefficients.device)
-        axes = self.control.velocity_dims
+        axes, unbounded = self.control.velocity_dims, 2 * len(self.control.periods or ())
 
         def sums(z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part[..., at].double() for part in self.control.monomial_derivatives(z))
@@ -246,16 +251,31 @@ class RegressionSolver(Solver):
             gram = self._products(share * first, torch.cat([first, *others], dim=2))
             laplacian = self._products(share, second[:, :axes].sum(1, keepdim=True))[0]
             own = torch.cat([self.control.velocity_monomials(z.double()), torch.ones_like(share[:, 0])], dim=1)
-            return [gram, laplacian, self._products(share[:, 0], own)[0]]
+            y = torch.cat([z.double()[:, unbounded:], torch.ones_like(share[:, 0])], dim=1)
+            moments = self._products(share[:, 0] * y, y)
+            return [gram, laplacian, self._products(share[:, 0], own)[0], moments]
 
         found = self._summed(sums, [(sample.z, sample.v, sample.share) for sample in samples])
-        products, laplacian, (*mean, mass) = found
+        products, laplacian, (*mean, mass), moments = found
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
         correction = self._solved(gram, drag / self.temperature - laplacian - along)
         known[low] += correction
-        self._correction = torch.from_numpy(correction).to(self.control.coefficients)
-        self._level = float(correction @ np.array(mean)) / float(mass)
         self.corrected = torch.from_numpy(known).to(self.control.coefficients)
+        self._correction = torch.from_numpy(correction).to(self.control.coefficients)
+        self._above = float(correction @ np.array(mean)) / float(mass)
+        if self.trusted:
+            self._above += self._excess_mass(moments[-1, :-1] / mass, moments[:-1, :-1] / mass)
+
+    def _excess_mass(self, mean: np.ndarray, square: np.ndarray) -> float:
+        """What is known of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ] of the coordinates that are not periodic. Collective."""
+
+        def tied(places: torch.Tensor) -> torch.Tensor:
+            x, v = places[:, : self.control.space_dims], places[:, self.control.space_dims :]
+            z = self.control.features(x, v).to(self.control.layers[0].weight.dtype)
+            return self.log_densities(z, v)[1]
+
+        with in_order(self._own.together):
+            return float(self.comm.bcast(self._normalisation.excess(tied, mean, square)))
 
     @torch.no_grad()
     def _fit_field(self, samples: list[Sample], step: float) -> int:
