@@ -48,18 +48,21 @@ if [ $# != 0 ]; then
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-physics() {
-    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics
+physics() { # but for the paper's examples
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics "${paper[@]/#/--ignore=}"
 }
-mpi_io() { # first of all what others would wait for: Chromium, whose tests say that they skip without it
+paper=(tests/physics/test_paper.py tests/physics/test_paper_figures.py)
+mpi_io_and_paper() { # first of all what others would wait for: Chromium, whose tests say that they skip without it
     bash scripts/install_chromium.sh || true
     if bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py"; then
         export PYTHONPATH=$parallel_h5py
         for ranks in 2 3; do on_ranks "$ranks" tests/parallel/test_files_parallel.py; done
         python -m pytest -p no:cacheprovider --color=no -m "not parallel" tests/faults -k "in_the_middle_of_writing"
+        unset PYTHONPATH
     else
         echo "tests: no h5py with MPI could be built here, so files through MPI-IO are not tested"
     fi
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" "${paper[@]}"
 }
 jobs_and_faults() {
     for ranks in 2 3 4; do on_ranks "$ranks"; done
@@ -67,7 +70,7 @@ jobs_and_faults() {
         --ignore=tests/faults/test_slurm.py tests/parallel tests/faults
 }
 set -m # each stream is a process group of its own, which the end of this script ends
-streams=(mpi_io physics jobs_and_faults)
+streams=(mpi_io_and_paper physics jobs_and_faults)
 for stream in "${streams[@]}"; do
     ("$stream") >"$logs/$stream" 2>&1 &
 done
