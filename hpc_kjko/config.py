@@ -516,7 +516,7 @@ def _method(table: dict[str, Any], without_collisions: bool, particles: int) -> 
     """
     is_jko = table.get("collision", "jko") == "jko"
     papers = table.get("logdet") == "linear" or table.get("form", "split") != "split"
-    smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden") != []
+    smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden", True)
     solver = table.get("solver", ("regression" if smooth and not papers else "varpro") if is_jko else "adam")
     order = 2 if is_jko and not (papers or without_collisions) else 1
     defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}

@@ -158,7 +158,7 @@ def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, st
         return {}
     return {
         f"steps in which {summary.certified_quantity(case)} fell": summary.tally_text(columns),
-        "change in all collisions": f"{fall} (of particles that were never fitted)",
+        "change in all collisions": f"{fall} (of particles that are held out of the fit)",
     }
 
 

@@ -189,7 +189,7 @@ class DensityObjective(Objective[PotentialField]):
         *,
         collision_strength: float,
         temperature: float,
-        mass: float = 1.0,
+        mass: float,
         together: int = BLOCK,
     ):
         super().__init__(control, together)

@@ -115,19 +115,16 @@ class PotentialField(nn.Module):
     def velocity_monomials(self, z: torch.Tensor) -> torch.Tensor:
         """Φ's functions of v alone at inputs z, in the order of :attr:`of_velocity`."""
         v = z[:, self._beside :]
-        k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
-        return torch.cat([v, v[:, k] * v[:, m], v**3 / 6, v**4 / 24], dim=1)
+        return torch.cat([v, _products(v), v**3 / 6, v**4 / 24], dim=1)
 
     def monomials(self, z: torch.Tensor) -> torch.Tensor:
         """The rest of ψ's functions at inputs z: those of v, then those of x alone, the last of which is 1."""
         x, v = z[:, : self._beside], z[:, self._beside :]
-        k, m = torch.triu_indices(self.velocity_dims, self.velocity_dims)
-        parts = [v, v[:, k] * v[:, m], (v[:, :, None] * x[:, None]).flatten(1)]
+        parts = [v, _products(v), (v[:, :, None] * x[:, None]).flatten(1)]
         if self.periods:
             parts += [(v * v).sum(1, keepdim=True) * x, x]
         else:
-            i, j = torch.triu_indices(self._beside, self._beside)
-            parts += [x, x[:, i] * x[:, j]]
+            parts += [x, _products(x)]
         return torch.cat([*parts, torch.ones_like(z[:, :1])], dim=1)
 
     def functions(self, z: torch.Tensor) -> torch.Tensor:
@@ -225,6 +222,12 @@ def filled(rows: torch.Tensor, together: int) -> torch.Tensor:
     """Rows of zeros below rows [n, k], up to a multiple of ``together``: at least so many."""
     missing = -len(rows) % together if len(rows) else together
     return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+def _products(y: torch.Tensor) -> torch.Tensor:
+    """y_k y_m with k ≤ m of rows y [n, d]: [n, d (d + 1)/2]."""
+    k, m = torch.triu_indices(y.shape[1], y.shape[1])
+    return y[:, k] * y[:, m]
 
 
 def _tanh(a: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,7 @@ INCONCLUSIVE = (
 
 
 def fall(columns: Columns) -> str | None:
-    """By how much the collisions changed that of particles that were never fitted; None without certificates."""
+    """By how much the collisions changed that of held-out particles; None without certificates."""
     if "certificate" not in columns:
         return None
     change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
@@ -147,8 +147,8 @@ def wave_remarks(columns: Columns) -> list[str]:
     """A sentence if collisions have changed the wave otherwise than the operator does."""
     return [
         f"collisions gave the wave up to {most:.2g} of its momentum or energy too much or too little, above "
-        f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles or wider "
-        "method.hidden"
+        f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles, wider "
+        "method.hidden or a smaller time.step"
         for since, most in _beyond(columns, "wave_error", WAVE_OFF)
     ]
 

@@ -33,10 +33,11 @@ class CollisionReport:
             was not split; 0: no step).
         drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
-        retries: fits that were made again because the step was not invertible or not certified.
-        collision_free_energy: ∫f times the mean of ½|v'|² − ½|ṽ|² − T log det(I + h ∇v u) over particles that were
-            never fitted: what the step added to the free energy. With the Dougherty operator, the same in the local
-            rest frame with Θ for T, over Θ: what it added to ∫f log f. 0 if none, or too few, are held out.
+        retries: fits that were made again because the step was not invertible or not certified, or held-out particles
+            disagreed with the fitted density.
+        collision_free_energy: ∫f times the mean of ½|v'|² − ½|ṽ|² − T log det(I + h ∇v u) over particles that are
+            held out of the fit: what the step added to the free energy. With the Dougherty operator, the same in the
+            local rest frame with Θ for T, over Θ: what it added to ∫f log f. 0 if none, or too few, are held out.
         collision_free_energy_error: its standard error over those particles (indicative for a quiet start, whose
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
@@ -46,7 +47,7 @@ class CollisionReport:
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.
-        disagreement: hT ∫f times the mean of ∇v·u + u·∇v ψ̄ over particles that were never fitted, 0 by Stein's identity
+        disagreement: hT ∫f times the mean of ∇v·u + u·∇v ψ̄ over held-out particles, 0 by Stein's identity
             if ∇v ψ̄ = ∇v log f: by how much the fitted density and where particles are disagree on the change of the
             free energy; 0 where none is fitted.
         disagreement_error: its standard error over those particles.
@@ -95,7 +96,7 @@ class CollisionReport:
 
     @property
     def certificate(self) -> int:
-        """1: the free energy of particles never fitted falls, by more than 3 standard errors; −1: it rises; 0: neither
+        """1: the free energy of held-out particles falls, by more than 3 standard errors; −1: it rises; 0: neither
         is certain, as is normal near equilibrium."""
         change, error = self.collision_free_energy, self.collision_free_energy_error
         return int(change < -CERTAIN * error) - int(change > CERTAIN * error)
@@ -154,7 +155,7 @@ class Collision(ABC):
     has_control: bool = True
     #: Whether the step fits a density to the log f that particles carry.
     fits_log_f: bool = False
-    #: Whether some particles are never fitted, and certify the step.
+    #: Whether some particles are held out of the fit, and certify the step.
     held_out: bool = False
     #: Whether the step measures what it gives the problem's wave.
     sees_wave: bool = False

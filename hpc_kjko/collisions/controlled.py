@@ -39,7 +39,7 @@ from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
-#: With fewer particles that were never fitted there is no standard error worth the name, and no certificate.
+#: With fewer held-out particles there is no standard error worth the name, and no certificate.
 FEWEST = 16
 #: Near equilibrium one step in 741 rises by three standard errors by chance, and the same particles say so again of the
 #: step fitted anew, or split. Rises beyond this many are no chance.
@@ -93,9 +93,12 @@ class ControlledCollision(Collision):
         self._in_folds = method.held_out or method.solver != "adam"
         #: Whether the solver is given the log-density that the particles carry; it has nothing to choose by others.
         self._with_log_f = method.solver == "regression"
-        #: Watches the wave of a problem that has one, through steps that are minimisers.
+        self._choosing = method.held_out and not self._with_log_f
+        #: Watches the wave of a problem that has one, through steps that are minimisers. The Dougherty operator gives
+        #: no wave momentum or energy, and what its step gives in the rest frame is taken back.
         self.wave: WaveWitness | None = None
-        if self.promises_decay and isinstance(problem, PeriodicWave) and self.collision_strength > 0:
+        can_tell = case.particles.start == "quiet" and case.physics.collision_operator == "bath"
+        if self.promises_decay and can_tell and isinstance(problem, PeriodicWave) and self.collision_strength > 0:
             vector = tuple(float(k) for k in problem.wave_vector)
             self.wave = WaveWitness(vector, self.collision_strength, self.temperature)
         self.sees_wave = self.wave is not None
@@ -281,7 +284,7 @@ class ControlledCollision(Collision):
         if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
         scale = np.full(len(masses), masses[:-1].sum() if self.held_out else 1.0)
-        if self.held_out and not self._with_log_f:
+        if self._choosing:
             scale[-1] = masses[-1]
 
         def sample_of(rows: torch.Tensor, mass: float) -> Sample:
@@ -293,7 +296,9 @@ class ControlledCollision(Collision):
             return Sample(z, v, whole.share[rows] / mass, *(t[rows] if t is not None else None for t in others))
 
         parts = [sample_of(order[a:b], mass) for (a, b), mass in zip(itertools.pairwise(edges), scale, strict=True)]
-        return TrainingData(parts[:-1], parts[-1]) if self.held_out else TrainingData.unheld(*parts)
+        if self._choosing:
+            return TrainingData(parts[:-1], parts[-1])
+        return TrainingData.unheld(*parts[:-1], certify=parts[-1:]) if self.held_out else TrainingData.unheld(*parts)
 
     # -- the move ------------------------------------------------------------------------------------------------
 
@@ -361,7 +366,7 @@ class ControlledCollision(Collision):
 
 
 def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicator) -> tuple[float, float]:
-    """The mean of values [n] over the particles that are never fitted, and its standard error. Collective.
+    """The mean of values [n] over the particles that certify, and its standard error. Collective.
 
     Both are 0 with fewer than FEWEST of them.
     """

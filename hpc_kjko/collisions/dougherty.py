@@ -63,7 +63,7 @@ class DoughertyCollision(Collision):
     smoothed by the shape functions, twice. A last shift and scale of all velocities, by as little as that leaves,
     restores total momentum and kinetic energy to round-off. The correction never raises ∫f log f at fixed n, U and Θ:
     by Gibbs' inequality it takes the divergence from their Maxwellian down. By that divergence the step is certified,
-    on particles that are never fitted, as the moments of these few alone are not kept.
+    on held-out particles, as the moments of these few alone are not kept.
 
     Args:
         method: the collision step of a bath that is made in the rest frame.
@@ -76,7 +76,6 @@ class DoughertyCollision(Collision):
         self.method = method(case.model_copy(update={"physics": physics}), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out, self.fits_log_f = self.method.held_out, self.method.fits_log_f
-        self.sees_wave = self.method.sees_wave
         self.grid = grid_of(case)
         self.unit = UNIT if case.run.reproducible else 0.0
 

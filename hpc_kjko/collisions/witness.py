@@ -8,7 +8,8 @@ particles by a u with
     E[∇m·(u + κ v̂) − κ T Δm] = 0,    v̂ where the step evaluates f,
 
 but for the noise of the sample. With m = v∥ and ½|v|² times cos k·x and sin k·x these are the momentum and the energy
-that the wave is given. Errors in them add up over a run, and noise does not.
+that the wave is given. Systematic errors in them add up over a run. So does noise of independent particles, to more
+than what is to be seen: the witness is for a quiet start, and for as long as the wave stands out.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class WaveExchange:
     """What the steps of a run have given the wave's moments, beside what is right.
 
     Attributes:
-        excess: of each moment, the sum over all steps of what it was given too much: first with the cosine, then with
-            the sine.
-        largest: the largest amplitude of the moment in these steps, while it stood out of the noise; 0 before.
+        excess: of each moment, the sum over all steps in which it stood out of the noise of what it was given too
+            much: first with the cosine, then with the sine.
+        largest: the largest amplitude of the moment in these steps; 0 without any.
     """
 
     excess: tuple[float, ...] = ()
@@ -89,5 +90,6 @@ class WaveWitness:
         given, moments, squares = np.split(averages, 3)
         variances = np.maximum(squares - moments**2, 0.0) / particles
         amplitude, noise = (np.sqrt(part.reshape(2, -1).sum(0)) for part in (moments**2, variances))
-        largest = np.where(amplitude > STANDING_OUT * noise, amplitude, 0.0)
-        return WaveExchange(tuple((duration * given).tolist()), tuple(largest.tolist()))
+        seen = amplitude > STANDING_OUT * noise
+        excess = duration * given.reshape(2, -1) * seen
+        return WaveExchange(tuple(excess.flatten().tolist()), tuple((amplitude * seen).tolist()))

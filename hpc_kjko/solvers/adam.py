@@ -46,7 +46,7 @@ class AdamSolver(Solver):
             made = self._until_held_out_stalls(data, step, self.first_iterations if self.is_cold else AUTO_MOST)
         else:
             made = self._train(data.folds, step, self.first_iterations if self.is_cold else self.iterations)
-        if stiffer and data.held_out and self._value([data.others], step) > 0:  # a field of zero does better
+        if stiffer and data.held_out and self._value([data.select], step) > 0:  # a field of zero does better
             self._own.control.coefficients = torch.zeros_like(self._own.control.coefficients)
         return made
 
@@ -63,13 +63,13 @@ class AdamSolver(Solver):
 
     def _until_held_out_stalls(self, data: TrainingData, step: float, most: int) -> int:
         """Train until the held-out objective has not fallen for a while; keep the iterate where it was lowest."""
-        lowest, best, best_at, made = self._value([data.others], step), self._copy(), 0, 0
+        lowest, best, best_at, made = self._value([data.select], step), self._copy(), 0, 0
         while made < most and made - best_at < AUTO_PATIENCE:
             for _ in range(AUTO_EVERY):
                 self._backward([fold.rows() for fold in data.folds], step)
                 self._optimizer.step()
             made += AUTO_EVERY
-            value = self._value([data.others], step)
+            value = self._value([data.select], step)
             if value < lowest:
                 lowest, best, best_at = value, self._copy(), made
         self._restore(best)

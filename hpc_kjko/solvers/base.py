@@ -54,20 +54,21 @@ class TrainingData:
     Attributes:
         folds: those that are fitted, in disjoint parts that are each spread over phase space and over ranks like the
             whole, with shares that add up to 1 over all of them and all ranks.
-        others: particles that are not fitted; nowhere any if none are held out. They choose between fits. A regression
-            chooses between none: those which certify are left, for what ties its density to the whole sample.
+        select: particles that choose between fits; nowhere any if none are held out for that.
         held_out: whether some are, on some rank.
+        certify: those that certify, where a solver takes some averages over all particles.
     """
 
     folds: list[Sample]
-    others: Sample
+    select: Sample
     held_out: bool = True
+    certify: Sequence[Sample] = ()
 
     @classmethod
-    def unheld(cls, *folds: Sample) -> TrainingData:
-        """All particles to be fitted."""
+    def unheld(cls, *folds: Sample, certify: Sequence[Sample] = ()) -> TrainingData:
+        """Particles of which none choose."""
         none = replace(folds[0], **{name: part[:0] for name, part in vars(folds[0]).items() if part is not None})
-        return cls(list(folds), none, held_out=False)
+        return cls(list(folds), none, held_out=False, certify=certify)
 
 
 class Solver(ABC):

@@ -7,9 +7,9 @@ linear part of the functional: for every u that is a gradient of the functions g
 
 has the expectation of the JKO functional if ∇v ψ̄ = ∇v log f. What is left of sampling noise is of the order h |∇v u|².
 
-ψ̄ is ψ corrected by monomials of v alone so that on their gradients the functional is the plain one, of the sample
-itself (implicit score matching, A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695): nothing else ties the
-sample's moments to ψ, and temperature would drift.
+ψ̄ is ψ corrected by monomials of v alone so that on their gradients the functional is, but for terms of the order h,
+the plain one of the sample itself (implicit score matching, A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695): nothing
+else ties the sample's moments to ψ, and temperature would drift.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from hpc_kjko.potential import CACHED, combined
 from hpc_kjko.solvers.base import Sample, Solver, TrainingData
 from hpc_kjko.solvers.normalisation import Normalisation
 
-#: For the conditioning of normal equations, in units of their diagonal: the data have no noise. And what rounding may
-#: leave in sums.
+#: For the conditioning of normal equations, in units of their diagonal: the data have no noise. The other is for what
+#: rounding may leave in sums.
 RIDGE, ROUNDING = 1e-8, 1e-10
 #: A log f that a fit misses by more than this is an outlier to it. Its weight falls with the square of the distance.
 OUTLYING = 0.5
@@ -107,6 +107,8 @@ class RegressionSolver(Solver):
         pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
         self._at_once = pieces * objective.together
         self._objective = comm.distribute(objective)
+        #: How many fits were made: it says which batches c and k are solved for on.
+        self._turn = 0
         self._parameters = dict(self.control.named_parameters())
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
         #: Whether the last step used ψ.
@@ -114,11 +116,12 @@ class RegressionSolver(Solver):
         #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant. And that of ψ̄, of the functions
         #: of v.
         self.density, self.corrected = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-        #: By how much ψ̄'s coefficients of monomials of v alone exceed ψ's, and what is taken from its constant.
-        self._correction, self._above = torch.zeros(0, dtype=torch.float64), 0.0
+        #: By how much ψ̄'s coefficients of monomials of v alone, and its constant, exceed ψ's.
+        self._correction, self._constant = torch.zeros(0, dtype=torch.float64), 0.0
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         made, self.trusted = 0, not stiffer
+        self._turn += self.trusted
         if self.trusted:
             wanted = [self._wanted(fold) for fold in data.folds]
             made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations)
@@ -127,19 +130,19 @@ class RegressionSolver(Solver):
             self.density = self._best_density(
                 [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted]
             ).coefficients
-        self._tie([*data.folds, data.others])
+        self._tie([*data.folds, *data.certify])
         return made + self._fit_field([data.folds[k] for k in fitted], step)
 
     def _fitted(self, number: int) -> list[int]:
         """Which of the batches c and k are solved for on in this step: the next ones in turn."""
-        return [(self.steps_made + k) % number for k in range(min(number, FITTED_BATCHES))]
+        return [(self._turn * FITTED_BATCHES + k) % number for k in range(min(number, FITTED_BATCHES))]
 
     @torch.no_grad()
     def log_densities(self, z: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """ψ and ψ̄ [n] at inputs z and velocities v: with the same mean over all particles, but for what is known of
         ∫e^ψ̄; float64."""
         fitted = combined(self.control.functions(z).double(), self.density) - self._energy(v)
-        return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) - self._above
+        return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) + self._constant
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
@@ -147,10 +150,12 @@ class RegressionSolver(Solver):
 
     def state(self) -> dict[str, np.ndarray]:
         found = {"density": self.density, "field": self.control.coefficients}
-        return {**super().state(), **{name: tensor.cpu().numpy().copy() for name, tensor in found.items()}}
+        arrays = {name: tensor.cpu().numpy().copy() for name, tensor in found.items()}
+        return {**super().state(), **arrays, "turn": np.array(self._turn)}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         super().load(arrays)
+        self._turn = int(arrays["turn"])
         self.density = torch.from_numpy(np.array(arrays["density"])).to(self.control.coefficients)
         self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["field"])))
 
@@ -242,7 +247,7 @@ class RegressionSolver(Solver):
             known[: self.control.shared] = self.density[: self.control.shared].cpu().numpy()
         low, coefficients = self.control.of_velocity, torch.from_numpy(known).to(self.control.coefficients)
         at = torch.from_numpy(low - self.control.width).to(coefficients.device)
-        axes, unbounded = self.control.velocity_dims, 2 * len(self.control.periods or ())
+        axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
 
         def sums(z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part[..., at].double() for part in self.control.monomial_derivatives(z))
@@ -251,7 +256,7 @@ class RegressionSolver(Solver):
             gram = self._products(share * first, torch.cat([first, *others], dim=2))
             laplacian = self._products(share, second[:, :axes].sum(1, keepdim=True))[0]
             own = torch.cat([self.control.velocity_monomials(z.double()), torch.ones_like(share[:, 0])], dim=1)
-            y = torch.cat([z.double()[:, unbounded:], torch.ones_like(share[:, 0])], dim=1)
+            y = torch.cat([z.double()[:, of_box:], torch.ones_like(share[:, 0])], dim=1)
             moments = self._products(share[:, 0] * y, y)
             return [gram, laplacian, self._products(share[:, 0], own)[0], moments]
 
@@ -261,10 +266,10 @@ class RegressionSolver(Solver):
         correction = self._solved(gram, drag / self.temperature - laplacian - along)
         known[low] += correction
         self.corrected = torch.from_numpy(known).to(self.control.coefficients)
-        self._correction = torch.from_numpy(correction).to(self.control.coefficients)
-        self._above = float(correction @ np.array(mean)) / float(mass)
         if self.trusted:
-            self._above += self._excess_mass(moments[-1, :-1] / mass, moments[:-1, :-1] / mass)
+            self._correction = torch.from_numpy(correction).to(self.control.coefficients)
+            self._constant = -float(correction @ np.array(mean)) / float(mass)
+            self._constant -= self._excess_mass(moments[-1, :-1] / mass, moments[:-1, :-1] / mass)
 
     def _excess_mass(self, mean: np.ndarray, square: np.ndarray) -> float:
         """What is known of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ] of the coordinates that are not periodic. Collective."""

@@ -152,7 +152,7 @@ class VarproSolver(Solver):
             self.control.coefficients = self._trained_coefficients
         lowest, best, best_at = math.inf, [], 0
         if data.held_out:
-            lowest, best = self._value([data.others], step), self._copy()
+            lowest, best = self._value([data.select], step), self._copy()
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
             for k in range(first, made):
@@ -161,7 +161,7 @@ class VarproSolver(Solver):
                 self._optimizer.step()
             if not data.held_out:
                 continue
-            value = self._value([data.others], step)
+            value = self._value([data.select], step)
             if value < lowest:
                 lowest, best, best_at = value, self._copy(), made
             elif made - best_at >= PATIENCE * ROUND:
@@ -192,7 +192,7 @@ class VarproSolver(Solver):
             c = np.zeros_like(c)
             fit, select = self._moments(data, c, step)
             made += 1
-        rounding = 0.1 * torch.finfo(data.others.z.dtype).eps * self.temperature / step
+        rounding = 0.1 * torch.finfo(data.select.z.dtype).eps * self.temperature / step
         hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
         ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
@@ -272,7 +272,7 @@ class VarproSolver(Solver):
         shapes = [(dv, m), (3,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
         first, *others = (self._local(fold, c, step, not known) for fold in data.folds)
         total = sum(others, first)
-        local = torch.stack([total, self._local(data.others, c, step, not known)]).cpu().numpy()
+        local = torch.stack([total, self._local(data.select, c, step, not known)]).cpu().numpy()
         edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         found = []
         for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):

@@ -73,6 +73,26 @@ def test_a_wave_that_goes_wrong_in_certified_steps_is_seen(alone, monkeypatch):
     assert "do not trust the field energy" in remark(torch.tensor([0.0, errors[1]]).numpy())[0]
 
 
+@pytest.mark.parametrize(("keys", "told"), [({}, True), ({"start": "random"}, False), ({"dougherty": True}, False)])
+def test_the_column_is_there_where_it_can_tell(keys, told, alone):
+    """Not where noise alone would add up to more, nor with an operator that gives a wave nothing."""
+    dougherty, table = keys.pop("dougherty", False), beams(**keys).table()
+    operator = {"collision_operator": "dougherty"} if dougherty else {}
+    case = from_table({**table, "physics": {"collision_strength": 0.3, **operator}})
+    simulation = Simulation.start(case, alone)
+    assert ("wave_error" in simulation._row(simulation.state, 0, 0.0)) == told
+
+
+def test_noise_does_not_add_up_once_the_wave_has_gone():
+    """Its moments no longer stand out: what collisions give them is noise, and is left out."""
+    witness = WaveWitness((0.5,), 0.3, 1.0)
+    standing = np.array([1e-3] * 4 + [0.2] * 4 + [1.0] * 4)
+    sunk = np.array([1e-3] * 4 + [0.01] * 4 + [1.0] * 4)
+    seen, gone = (witness.exchange(terms, 0.1, 1e4) for terms in (standing, sunk))
+    assert seen.excess == pytest.approx((1e-4,) * 4) and seen.error == pytest.approx(1e-4 / 0.2)
+    assert gone.excess == (0, 0, 0, 0) and gone.error == 0
+
+
 def test_a_fit_that_misses_log_f_is_told():
     time = np.array([0.0, 0.1, 0.2])
     quiet, told = (
