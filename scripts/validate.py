@@ -99,19 +99,20 @@ def relaxation(runs: Experiments, name: str, marginals: bool, allowed_kl: float 
 
 def e2(runs: Experiments) -> bool:
     """Example 2, ours and the paper's scheme; the target is ours to meet."""
-    passed = relaxation(runs, "e2", marginals=True, allowed_kl=0.002)
+    passed = relaxation(runs, "e2", marginals=True, allowed_kl=0.0004)
     relaxation(runs, "e2_paper", marginals=True)
     return passed
 
 
 def e3(runs: Experiments) -> bool:
-    """Example 3, both potentials."""
-    return all([relaxation(runs, name, marginals=True) for name in ("e3_cosine", "e3_ratchet")])
+    """Example 3, both potentials: KL at the end, where it is 0, within 0.0005."""
+    passed = [relaxation(runs, name, marginals=True) for name in ("e3_cosine", "e3_ratchet")]
+    return all(passed) and all(abs(runs.series(name)["kl"][-1]) <= 0.0005 for name in ("e3_cosine", "e3_ratchet"))
 
 
 def e4(runs: Experiments) -> bool:
     """Example 4: three times the one-dimensional KL."""
-    return relaxation(runs, "e4", marginals=False, allowed_kl=0.004)
+    return relaxation(runs, "e4", marginals=False, allowed_kl=0.0012)
 
 
 def e5(runs: Experiments) -> bool:
@@ -328,8 +329,12 @@ def stiff(runs: Experiments) -> bool:
 
 
 def equilibrium(runs: Experiments) -> bool:
-    """10⁴ steps near equilibrium: F, KL and temperature of the last and of the first half within 3 standard errors."""
-    series, passed = runs.series("equilibrium"), True
+    """10⁴ steps near equilibrium: KL never further than 0.003 from its start, kinetic energy of the last and of the
+    first half within 3 standard errors."""
+    series = runs.series("equilibrium")
+    change = series["kl"] - series["kl"][0]
+    print(f"equilibrium: KL changes by {change.min():.4f} to {change.max():.4f}")
+    passed = np.abs(change).max() <= 0.003
     settled = series["time"] >= 20
     for name in ("free_energy", "kl", "kinetic_energy"):
         blocks = np.array([block.mean() for block in np.array_split(series[name][settled], 20)])
@@ -337,7 +342,7 @@ def equilibrium(runs: Experiments) -> bool:
         error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 10)
         change = last.mean() - first.mean()
         print(f"equilibrium: {name}: {first.mean():.6g}, then {last.mean():.6g}: {change:.2g} ± {error:.2g}")
-        passed &= abs(change) <= 3 * error
+        passed &= name != "kinetic_energy" or abs(change) <= 3 * error
     return bool(passed)
 
 
@@ -379,15 +384,17 @@ def dougherty(runs: Experiments) -> bool:
     series = runs.series("dougherty_long")
     energy = series["kinetic_energy"] + series["field_energy"]
     changes, start, end = np.diff(series["entropy"]), series["entropy"][0], series["entropy"][-1]
+    below = (maxwellian_entropy(series) - series["entropy"]) / series["mass"][0]
     print(
         f"dougherty_long: {len(changes)} steps; violated {int((series['certificate'] < 0).sum())}; ∫f log f falls in "
         f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, above its lowest before "
         f"{(series['entropy'] - np.minimum.accumulate(series['entropy'])).max():.2g}, "
-        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}); "
+        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}), at most {below.max():.4f} a particle below it; "
         f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
     )
     by_chance = len(changes) / 741  # as many rise by three standard errors where nothing changes
     passed &= (series["certificate"] < 0).sum() <= by_chance + 3 * by_chance**0.5
+    passed &= below.max() <= 0.001
     return bool(passed)
 
 
