@@ -389,7 +389,8 @@ def dougherty(runs: Experiments) -> bool:
         f"dougherty_long: {len(changes)} steps; violated {int((series['certificate'] < 0).sum())}; ∫f log f falls in "
         f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, above its lowest before "
         f"{(series['entropy'] - np.minimum.accumulate(series['entropy'])).max():.2g}, "
-        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}), at most {below.max():.4f} a particle below it; "
+        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}), "
+        f"at most {below.max():.4f} a particle below it; "
         f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
     )
     by_chance = len(changes) / 741  # as many rise by three standard errors where nothing changes
