@@ -117,8 +117,8 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     return found
 
 
-#: With a fit that misses log f by 0.04 all the time the entropy goes wrong by 0.05 in some time units, with 0.02 by 0.01
-#: (docs/research.md). A single step may miss more: it is the mean of some, and of all so far, that counts.
+#: With a fit that misses log f by 0.04 all the time the entropy goes wrong by 0.05 in some time units, with 0.02 by
+#: 0.01 (docs/research.md). A single step may miss more: it is the mean of some, and of all so far, that counts.
 FIT_OFF, SOME = 0.03, 10
 
 
