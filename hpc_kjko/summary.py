@@ -120,16 +120,27 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
 #: With a fit that misses log f by 0.04 all the time the entropy goes wrong by 0.05 in some time units, with 0.02 by
 #: 0.01 (docs/research.md). A single step may miss more: it is the mean of some, and of all so far, that counts.
 FIT_OFF, SOME = 0.03, 10
+#: The part of the steps that may be made without the fitted density.
+UNUSED = 0.05
 
 
 def fit_remarks(columns: Columns) -> list[str]:
-    """A sentence if the fitted density has missed the log f that particles carry."""
-    squares = columns.get("log_f_residual", np.zeros(1))[1:] ** 2  # the first row is of the start
+    """Sentences if the fitted density has missed the log f that particles carry, or could not be used."""
+    if "log_f_residual" not in columns:
+        return []
+    steps, unused = len(columns["time"]) - 1, int((columns["retries"][1:] > 0).sum())
+    found = []
+    if unused > UNUSED * steps:
+        found.append(
+            f"in {unused} of {steps} steps the fitted density could not be used, and the field was of a few moments "
+            "alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
+        )
+    squares = columns["log_f_residual"][1:] ** 2  # the first row is of the start
     so_far = np.sqrt(np.cumsum(squares) / np.arange(1, len(squares) + 1))[min(SOME, len(squares)) - 1 :]
-    return [
+    return found + [
         f"the fitted density misses log f by up to {most:.2g} (root mean square over particles and steps so far), and "
         f"by more than {FIT_OFF:g} from t = {since:g} on: do not trust the entropy after that; use wider "
-        "method.hidden, more method.iterations or a smaller time.step"
+        "method.hidden, more method.iterations, a smaller time.step or the default method.learning_rate"
         for since, most in _beyond(columns, so_far, FIT_OFF)
     ]
 

@@ -12,7 +12,7 @@ import torch
 
 from hpc_kjko.config import Case
 from hpc_kjko.fields import ExternalField
-from hpc_kjko.particles import BLOCK
+from hpc_kjko.particles import BLOCK, uniform_points
 from hpc_kjko.potential import number_of_functions
 from hpc_kjko.problems import PeriodicWave
 from hpc_kjko.problems.beams import PerturbedBeams
@@ -92,15 +92,15 @@ def _of_collisions(case: Case) -> list[str]:
             f"κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: use "
             "method.order = 1 or a smaller time.step"
         )
-    elif method.order == 2 and isinstance(case.problem, PerturbedBeams):
-        target = case.physics.temperature
-        if case.physics.collision_operator == "dougherty":
+    elif method.order == 2:
+        coldest, target = _thermal_speed(case), case.physics.temperature
+        if case.physics.collision_operator == "dougherty" and isinstance(case.problem, PerturbedBeams):
             target = case.problem.thermal_speed**2 + case.problem.beam_speed**2 / case.problem.velocity_dims
-        stiff = kh * target / case.problem.thermal_speed**2
+        stiff = kh * target / coldest**2
         if stiff > MIDPOINT:
             found.append(
-                f"problem.thermal_speed = {case.problem.thermal_speed:g} is cold for these collisions: they widen the "
-                f"beams by {stiff:.3g} of their own width in a step; use method.order = 1 or a smaller time.step"
+                f"the start, of thermal speed {coldest:.3g}, is cold for these collisions: they widen it by "
+                f"{stiff:.3g} of its own width in a step; use method.order = 1 or a smaller time.step"
             )
     if case.method.solver == "regression":
         dims = case.problem.space_dims, case.problem.velocity_dims
@@ -116,6 +116,15 @@ def _of_collisions(case: Case) -> list[str]:
             f"particles' noise; use at least {FEW * features}, or a smaller method.hidden"
         )
     return found
+
+
+def _thermal_speed(case: Case) -> float:
+    """The smallest at the start: of a beam, or the deviation of a component of v."""
+    problem = case.problem
+    if isinstance(problem, PerturbedBeams):
+        return problem.thermal_speed
+    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
+    return float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
 
 
 def _of_plasma(case: Case) -> list[str]:

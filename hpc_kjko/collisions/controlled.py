@@ -47,6 +47,8 @@ NO_CHANCE = 5.0
 #: A fitted density is not trusted if it is off by more than this part of what the step changes the free energy by, and
 #: by more than so many standard errors: by chance, one step in 16000.
 DISAGREEING, DISAGREEING_ERRORS = 0.5, 4.0
+#: A density that misses log f by no more than this, root mean square, is not to blame for a map that turns over.
+FITTING = 0.1
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
 
@@ -70,9 +72,9 @@ class ControlledCollision(Collision):
       O(h²) in each step.
 
     A step in which I + h sym ∇v u is not positive definite at every particle is fitted again, stiffer, then split in
-    two (at once where the fit has log f to go by); so is a step in which the free energy of held-out particles rises,
-    if the method promises that it falls and chance does not explain the rise. What was done is in the report. The
-    non-split form cannot be split: its push is already made.
+    two (at once where the fit follows the carried log f); so is a step in which the free energy of held-out particles
+    rises, if the method promises that it falls and chance does not explain the rise. What was done is in the report.
+    The non-split form cannot be split: its push is already made.
     """
 
     #: Whether a step that raises the free energy of held-out particles is refused, or only reported.
@@ -138,9 +140,13 @@ class ControlledCollision(Collision):
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         """The u that :meth:`fit` found, in the particles' own precision."""
 
-    def relaxed(self, particles: Particles, duration: float) -> tuple[Particles, dict[str, Any]]:
+    def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, Any]]:
         """The pushed particles with the log f that they have before the move, and what the report says of it.
-        Collective."""
+        Collective.
+
+        Args:
+            agreed: whether held-out particles agree with the fitted density, as far as is known.
+        """
         return particles, {}
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
@@ -150,10 +156,10 @@ class ControlledCollision(Collision):
     def _solve(
         self, particles: Particles, duration: float, start: StepStart, splits: int
     ) -> tuple[Particles, CollisionReport]:
-        iterations = 0
+        iterations, agreed = 0, True
         for attempt in range(2):
             iterations += self.fit(particles, duration, start, stiffer=attempt)
-            relaxed, of_log_f = self.relaxed(particles, duration)
+            relaxed, of_log_f = self.relaxed(particles, duration, agreed)
             moved, report = self._move(relaxed, duration, start, iterations)
             report = replace(replace(report, **of_log_f), retries=attempt)
             if not np.isfinite(report.min_eigenvalue):
@@ -162,7 +168,9 @@ class ControlledCollision(Collision):
             if not trouble:
                 self.log_f_moved = self.log_f_moved + (relaxed.log_f - particles.log_f)
                 return moved, report
-            if self._with_log_f and not report.min_eigenvalue > 0 and splits < MAX_SPLITS:
+            agreed = not self._disagreement(report)
+            fits = self._with_log_f and report.log_f_residual <= FITTING
+            if fits and not report.min_eigenvalue > 0 and splits < MAX_SPLITS:
                 break  # a density that fits log f is not to blame: the step is too long for it
         if self.form != "split":
             raise SolverFailure(
@@ -208,10 +216,14 @@ class ControlledCollision(Collision):
         noise = attempt > 0 and (report.sample_free_energy <= 0 if self._with_log_f else change <= NO_CHANCE * error)
         if self.promises_decay and report.certificate < 0 and not noise:
             return f"the free energy of held-out particles rises (by {change:.3g} ± {error:.2g} in a collision step)"
+        return self._disagreement(report) if attempt == 0 else ""
+
+    def _disagreement(self, report: CollisionReport) -> str:
+        """That held-out particles disagree with the fitted density, in words; nothing if they do not."""
         wrong, error = abs(report.disagreement), report.disagreement_error
-        if attempt == 0 and wrong > max(DISAGREEING_ERRORS * error, DISAGREEING * abs(change)):
-            return f"held-out particles disagree with the fitted density (by {wrong:.3g} ± {error:.2g} in one step)"
-        return ""
+        if wrong <= max(DISAGREEING_ERRORS * error, DISAGREEING * abs(report.collision_free_energy)):
+            return ""
+        return f"held-out particles disagree with the fitted density (by {wrong:.3g} ± {error:.2g} in one step)"
 
     # -- where the network is evaluated --------------------------------------------------------------------------
 

@@ -66,10 +66,10 @@ class JKOCollision(ControlledCollision):
         return self._solver.minimise(data, duration / self.order, stiffer)
 
     @torch.no_grad()
-    def relaxed(self, particles: Particles, duration: float) -> tuple[Particles, dict[str, float]]:
+    def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, float]]:
         if not isinstance(self._solver, RegressionSolver):
             return particles, {}
-        part = -math.expm1(-self.relaxation * self.collision_strength * duration) if self._solver.trusted else 0.0
+        part = -math.expm1(-self.relaxation * self.collision_strength * duration) if agreed else 0.0
         log_f, share = particles.log_f.clone(), particles.shares()
         sums = np.zeros((2, 3))
         for rows in passes(len(log_f), self.chunk):

@@ -42,6 +42,9 @@ CONVERGED = 1e-3
 MAX_NEWTON, MAX_REWEIGHTED = 20, 4
 #: The hidden layers are left as they are once ψ misses log f by no more than this, root mean square over a batch.
 FAITHFUL = 2e-3
+#: ψ does not follow what is narrower in v than this times κ √T and the step of the functional. So fine a structure is
+#: roughness of log f, and a field along its gradient turns the map over. Of the second order in the step.
+FINEST = 2.0
 #: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
 #: sample is averaged over all particles.
 FITTED_BATCHES = 16
@@ -54,16 +57,18 @@ class Sums:
     Attributes:
         gram: E[∇g·∇g] [M, M]; bending: E[∇∇g : ∇∇g] [M, M].
         laplacian: E[Δg] [M].
+        mass: the part of the whole mass that these particles have.
     """
 
     gram: np.ndarray
     bending: np.ndarray
     laplacian: np.ndarray
+    mass: float
 
 
 @dataclass(frozen=True)
 class BestDensity:
-    """The c of least squares over some particles.
+    """The c of penalised least squares over some particles.
 
     Attributes:
         coefficients: c of all of ψ's functions, float64.
@@ -107,6 +112,8 @@ class RegressionSolver(Solver):
         pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
         self._at_once = pieces * objective.together
         self._objective = comm.distribute(objective)
+        #: E[∇g·∇g] of ψ's functions that depend on v, as of the last fit.
+        self._steepness = np.zeros((0, 0))
         #: How many fits were made: it says which batches c and k are solved for on.
         self._turn = 0
         self._parameters = dict(self.control.named_parameters())
@@ -122,16 +129,20 @@ class RegressionSolver(Solver):
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         made, self.trusted = 0, not stiffer
         self._turn += self.trusted
+        stiffness = (FINEST * self.collision_strength * step) ** 2 * self.temperature
         if self.trusted:
             wanted = [self._wanted(fold) for fold in data.folds]
-            made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations)
+            made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations, stiffness)
         fitted = self._fitted(len(data.folds))
+        samples = [data.folds[k] for k in fitted]
+        sums = self._averages(samples)
         if self.trusted:
+            self._steepness = sums.gram[: self.control.shared, : self.control.shared]
             self.density = self._best_density(
-                [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted]
+                [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted], stiffness
             ).coefficients
         self._tie([*data.folds, *data.certify])
-        return made + self._fit_field([data.folds[k] for k in fitted], step)
+        return made + self._fit_field(samples, sums, step)
 
     def _fitted(self, number: int) -> list[int]:
         """Which of the batches c and k are solved for on in this step: the next ones in turn."""
@@ -150,14 +161,15 @@ class RegressionSolver(Solver):
 
     def state(self) -> dict[str, np.ndarray]:
         found = {"density": self.density, "field": self.control.coefficients}
-        arrays = {name: tensor.cpu().numpy().copy() for name, tensor in found.items()}
-        return {**super().state(), **arrays, "turn": np.array(self._turn)}
+        arrays = {f"regression/{name}": tensor.cpu().numpy().copy() for name, tensor in found.items()}
+        numbers = {"regression/turn": np.array(self._turn), "regression/steepness": self._steepness}
+        return {**super().state(), **arrays, **numbers}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         super().load(arrays)
-        self._turn = int(arrays["turn"])
-        self.density = torch.from_numpy(np.array(arrays["density"])).to(self.control.coefficients)
-        self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["field"])))
+        self._turn, self._steepness = int(arrays["regression/turn"]), np.array(arrays["regression/steepness"])
+        self.density = torch.from_numpy(np.array(arrays["regression/density"])).to(self.control.coefficients)
+        self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["regression/field"])))
 
     def _functions_of(self, z: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         """g [n, M] at some of the inputs z, float64."""
@@ -170,7 +182,7 @@ class RegressionSolver(Solver):
         assert sample.log_f is not None
         return sample.log_f + self._energy(sample.v)
 
-    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> int:
+    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int, stiffness: float) -> int:
         """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
         before, width = self.steps_made, self.control.width
         monomials: dict[int, torch.Tensor] = {}  # of each batch: the same in all steps
@@ -182,7 +194,7 @@ class RegressionSolver(Solver):
             with torch.no_grad():
                 layers = self.control.hidden_layers(fold.z)
                 g = torch.cat([layers[-1].double(), monomials[number]], dim=1)
-            best = self._best_density([(g.__getitem__, log_f, fold.share)])
+            best = self._best_density([(g.__getitem__, log_f, fold.share)], stiffness)
             if not best.mass > 0:  # a batch of few particles, all elsewhere
                 continue
             c = best.coefficients
@@ -196,12 +208,13 @@ class RegressionSolver(Solver):
 
     @torch.no_grad()
     def _best_density(
-        self, samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]]
+        self, samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]], stiffness: float
     ) -> BestDensity:
-        """The c of least squares over some particles, again and again while outliers pull at it. Collective.
+        """The c of penalised least squares over some particles, again and again while outliers pull at it. Collective.
 
         Args:
             samples: g [n, M] at some rows, float64; what is wanted [n]; shares [n].
+            stiffness: what E|∇v (ψ + ½|v|²/T)|² costs.
         """
         trusted = [share.double() for *_, share in samples]
         for attempt in range(MAX_REWEIGHTED):
@@ -210,6 +223,8 @@ class RegressionSolver(Solver):
             )
             gram, load = normal[:, :-1], normal[:, -1]
             mass = float(gram[-1, -1])  # E[1·1]
+            shared = len(self._steepness)
+            gram[:shared, :shared] += stiffness * mass * self._steepness
             c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
             missed = [self._missed(c, g, wanted) for g, wanted, _ in samples]
             square, outliers = self._summed(self._sums_missed, list(zip(missed, trusted, strict=True)))
@@ -283,14 +298,12 @@ class RegressionSolver(Solver):
             return float(self.comm.bcast(self._normalisation.excess(tied, mean, square)))
 
     @torch.no_grad()
-    def _fit_field(self, samples: list[Sample], step: float) -> int:
+    def _fit_field(self, samples: list[Sample], sums: Sums, step: float) -> int:
         """Set k, the coefficients of Φ, to the minimiser; returns the number of passes over the particles.
 
         Where ψ is not trusted, u is a gradient of monomials of v alone.
         """
-        *found, masses = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
-        mass = float(masses[0])
-        sums, corrected = Sums(*(part / mass for part in found)), self.corrected.cpu().numpy()
+        mass, corrected = sums.mass, self.corrected.cpu().numpy()
         a = 1 / self.collision_strength + step
         force = self.temperature * (sums.gram @ corrected + sums.laplacian)
         hessian = a * sums.gram + step * self.temperature * sums.bending
@@ -323,6 +336,11 @@ class RegressionSolver(Solver):
         self.comm.bcast_array(k)
         self.control.coefficients.copy_(torch.from_numpy(k))
         return made
+
+    @torch.no_grad()
+    def _averages(self, samples: list[Sample]) -> Sums:
+        *found, masses = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
+        return Sums(*(part / masses[0] for part in found), mass=float(masses[0]))
 
     def _field_sums(self, z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         first, second = (part.double() for part in self.control.derivatives(z))

@@ -97,13 +97,23 @@ def test_a_fit_that_misses_log_f_is_told():
     """All the time, or by a single step that is far off; not by one that is off a little."""
 
     def remarks(*residuals):
-        return fit_remarks({"time": 0.1 * np.arange(len(residuals)), "log_f_residual": np.array(residuals)})
+        time = 0.1 * np.arange(len(residuals))
+        return fit_remarks({"time": time, "log_f_residual": np.array(residuals), "retries": np.zeros(len(time))})
 
     assert remarks(0.0) == remarks(0.0, *[0.01] * 10, 0.05, *[0.01] * 10) == remarks(0.0, 0.08, *[0.01] * 20) == []
     assert "from t = 1 on" in remarks(0.0, *[0.04] * 20)[0] and "from t = 0.2 on" in remarks(0.0, 0.04, 0.04)[0]
     (late,) = remarks(0.0, *[0.01] * 15, 0.2)
     assert "up to 0.051 (root mean square over particles and steps so far)" in late and "from t = 1.6 on" in late
     assert fit_remarks({}) == []
+
+
+def test_steps_without_the_fitted_density_are_told_if_they_are_many():
+    columns = {"time": 0.1 * np.arange(101), "log_f_residual": np.full(101, 0.005), "retries": np.zeros(101)}
+    columns["retries"][1:6] = 1
+    assert fit_remarks(columns) == []
+    columns["retries"][6:8] = 3
+    (told,) = fit_remarks(columns)
+    assert "in 7 of 100 steps the fitted density could not be used" in told
 
 
 def test_errors_add_up_and_survive_a_checkpoint():
