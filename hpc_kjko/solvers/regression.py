@@ -44,7 +44,7 @@ MAX_NEWTON, MAX_REWEIGHTED = 20, 4
 FAITHFUL = 2e-3
 #: ψ does not follow what is narrower in v than this times κ √T and the step of the functional. So fine a structure is
 #: roughness of log f, and a field along its gradient turns the map over. Of the second order in the step.
-FINEST = 2.0
+FINEST = 0.25
 #: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
 #: sample is averaged over all particles.
 FITTED_BATCHES = 16
@@ -339,8 +339,9 @@ class RegressionSolver(Solver):
 
     @torch.no_grad()
     def _averages(self, samples: list[Sample]) -> Sums:
-        *found, masses = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
-        return Sums(*(part / masses[0] for part in found), mass=float(masses[0]))
+        found = self._summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
+        gram, bending, laplacian, (mass,) = found
+        return Sums(gram / mass, bending / mass, laplacian / mass, float(mass))
 
     def _field_sums(self, z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         first, second = (part.double() for part in self.control.derivatives(z))

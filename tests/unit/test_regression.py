@@ -335,7 +335,7 @@ def test_a_restart_is_to_the_bit_with_every_field(field, others, alone, tmp_path
 def test_a_dent_in_log_f_that_is_narrower_than_a_step_resolves_is_not_followed(alone):
     """Particles between v = 0.5 and 0.53 whose log f is 0.4 low. A fit that follows the edge pushes them with u of the
     order κT 0.4/0.03, and the map turns over."""
-    case = maxwellian("quiet", step=0.4, first_iterations=300)
+    case = maxwellian("quiet", step=0.8, first_iterations=300)
 
     def spoil(particles):
         v = particles.v[:, 0]

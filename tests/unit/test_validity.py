@@ -32,16 +32,17 @@ def test_the_jobs_are_inside(path):
     ("changes", "said", "key"),
     [
         ({"physics.collision_strength": 15.0}, "κh = 1.5", "method.order = 1"),
-        ({"physics.collision_strength": 1.0, "problem.thermal_speed": 0.2}, "2.5 of their own width", "time.step"),
+        ({"physics.collision_strength": 1.0, "problem.thermal_speed": 0.2}, "2.5 of its own width", "time.step"),
         (
             {
                 "physics.collision_operator": "dougherty",
                 "physics.collision_strength": 1.0,
                 "problem.thermal_speed": 0.5,
             },
-            "2.4 of their own width",
+            "2.4 of its own width",
             "time.step",
         ),
+        ({"problem.kind": "confined", "problem.std_v": [0.1], "time.step": 0.05}, "thermal speed 0.1", "time.step"),
         ({"method.collision": "score_matching", "physics.collision_strength": 8.0}, "κh = 0.8", "time.step"),
         ({"time.step": 0.8, "time.end": 8.0, "problem.length": 62.8}, "phase is off by 2.7%", "time.step"),
         ({"time.step": 2.5, "time.end": 5.0, "problem.length": 125.6}, "unstable", "time.step"),
