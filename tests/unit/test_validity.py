@@ -42,7 +42,11 @@ def test_the_jobs_are_inside(path):
             "2.4 of its own width",
             "time.step",
         ),
-        ({"problem.kind": "confined", "problem.std_v": [0.1], "time.step": 0.05}, "thermal speed 0.1", "time.step"),
+        (
+            {"problem.kind": "confined", "problem.std_v": [0.1], "physics.collision_strength": 1.0},
+            "10 of its own width",
+            "order",
+        ),
         ({"method.collision": "score_matching", "physics.collision_strength": 8.0}, "κh = 0.8", "time.step"),
         ({"time.step": 0.8, "time.end": 8.0, "problem.length": 62.8}, "phase is off by 2.7%", "time.step"),
         ({"time.step": 2.5, "time.end": 5.0, "problem.length": 125.6}, "unstable", "time.step"),
