@@ -166,8 +166,8 @@ def test_a_field_that_is_never_invertible_ends_in_advice_and_leaves_the_state(al
 
 @pytest.mark.parametrize("strength", [2.0, 5.0])
 def test_the_default_stays_at_equilibrium_with_stiff_collisions(strength, alone):
-    """κh = 0.2 and 0.5: from 3/κ on no step is split, and log f stays smooth. A ψ that follows the roughness of log f makes more of
-    it in every step, until all steps are in 64 pieces."""
+    """κh = 0.2 and 0.5: from 3/κ on no step is split, and log f stays smooth. A ψ that follows the roughness of log f
+    makes more of it in every step, until all steps are in 64 pieces."""
     case = from_table(
         {
             "problem": {"kind": "two_stream", "length": 31.4159265, "beam_velocity": 2.4, "amplitude": 0.005},
@@ -182,6 +182,6 @@ def test_the_default_stays_at_equilibrium_with_stiff_collisions(strength, alone)
         simulation.state, simulation.step_index = simulation.advance(), step + 1
         report = simulation.state.collision
         if simulation.time > 3 / strength:
-            assert report.substeps == 1 and report.log_f_residual < 0.02 and report.min_eigenvalue > 0.9
+            assert report.substeps == 1 and report.log_f_residual < 0.02 and report.min_eigenvalue > 0.8
     row = simulation._row(simulation.state, case.time.steps, 0.0)
     assert abs(row["kl"]) < 0.02 * math.exp(-2 * strength * 2.5) + 1.5e-3
