@@ -42,9 +42,10 @@ CONVERGED = 1e-3
 MAX_NEWTON, MAX_REWEIGHTED = 20, 4
 #: The hidden layers are left as they are once ψ misses log f by no more than this, root mean square over a batch.
 FAITHFUL = 2e-3
-#: ψ does not follow what is narrower in v than this times κ √T and the step of the functional. So fine a structure is
-#: roughness of log f, and a field along its gradient turns the map over. Of the second order in the step.
-FINEST = 0.25
+#: What E|∇v (ψ + ½|v|²/T)|² costs beside the squares that ψ misses, in units of T: this times (κ h')⁴ with the step h'
+#: of the functional, and at most. So ψ follows nothing narrower than the root of that: it would be roughness of log f,
+#: and a field along its gradient turns the map over. Of a higher order in the step than the step's own error.
+SMOOTH, SMOOTHEST = 32.0, 0.01
 #: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
 #: sample is averaged over all particles.
 FITTED_BATCHES = 16
@@ -112,8 +113,6 @@ class RegressionSolver(Solver):
         pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
         self._at_once = pieces * objective.together
         self._objective = comm.distribute(objective)
-        #: E[∇g·∇g] of ψ's functions that depend on v, as of the last fit.
-        self._steepness = np.zeros((0, 0))
         #: How many fits were made: it says which batches c and k are solved for on.
         self._turn = 0
         self._parameters = dict(self.control.named_parameters())
@@ -129,17 +128,17 @@ class RegressionSolver(Solver):
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         made, self.trusted = 0, not stiffer
         self._turn += self.trusted
-        stiffness = (FINEST * self.collision_strength * step) ** 2 * self.temperature
         if self.trusted:
             wanted = [self._wanted(fold) for fold in data.folds]
-            made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations, stiffness)
+            made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations)
         fitted = self._fitted(len(data.folds))
         samples = [data.folds[k] for k in fitted]
         sums = self._averages(samples)
         if self.trusted:
-            self._steepness = sums.gram[: self.control.shared, : self.control.shared]
+            smooth = min(SMOOTH * (self.collision_strength * step) ** 4, SMOOTHEST) * self.temperature
             self.density = self._best_density(
-                [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted], stiffness
+                [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted],
+                smooth * sums.gram[: self.control.shared, : self.control.shared],
             ).coefficients
         self._tie([*data.folds, *data.certify])
         return made + self._fit_field(samples, sums, step)
@@ -162,12 +161,11 @@ class RegressionSolver(Solver):
     def state(self) -> dict[str, np.ndarray]:
         found = {"density": self.density, "field": self.control.coefficients}
         arrays = {f"regression/{name}": tensor.cpu().numpy().copy() for name, tensor in found.items()}
-        numbers = {"regression/turn": np.array(self._turn), "regression/steepness": self._steepness}
-        return {**super().state(), **arrays, **numbers}
+        return {**super().state(), **arrays, "regression/turn": np.array(self._turn)}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         super().load(arrays)
-        self._turn, self._steepness = int(arrays["regression/turn"]), np.array(arrays["regression/steepness"])
+        self._turn = int(arrays["regression/turn"])
         self.density = torch.from_numpy(np.array(arrays["regression/density"])).to(self.control.coefficients)
         self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["regression/field"])))
 
@@ -182,7 +180,7 @@ class RegressionSolver(Solver):
         assert sample.log_f is not None
         return sample.log_f + self._energy(sample.v)
 
-    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int, stiffness: float) -> int:
+    def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> int:
         """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
         before, width = self.steps_made, self.control.width
         monomials: dict[int, torch.Tensor] = {}  # of each batch: the same in all steps
@@ -194,7 +192,7 @@ class RegressionSolver(Solver):
             with torch.no_grad():
                 layers = self.control.hidden_layers(fold.z)
                 g = torch.cat([layers[-1].double(), monomials[number]], dim=1)
-            best = self._best_density([(g.__getitem__, log_f, fold.share)], stiffness)
+            best = self._best_density([(g.__getitem__, log_f, fold.share)])
             if not best.mass > 0:  # a batch of few particles, all elsewhere
                 continue
             c = best.coefficients
@@ -208,13 +206,15 @@ class RegressionSolver(Solver):
 
     @torch.no_grad()
     def _best_density(
-        self, samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]], stiffness: float
+        self,
+        samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]],
+        penalty: np.ndarray | None = None,
     ) -> BestDensity:
         """The c of penalised least squares over some particles, again and again while outliers pull at it. Collective.
 
         Args:
             samples: g [n, M] at some rows, float64; what is wanted [n]; shares [n].
-            stiffness: what E|∇v (ψ + ½|v|²/T)|² costs.
+            penalty: of the coefficients of functions that depend on v, a quadratic form; none in the fits that train.
         """
         trusted = [share.double() for *_, share in samples]
         for attempt in range(MAX_REWEIGHTED):
@@ -223,8 +223,8 @@ class RegressionSolver(Solver):
             )
             gram, load = normal[:, :-1], normal[:, -1]
             mass = float(gram[-1, -1])  # E[1·1]
-            shared = len(self._steepness)
-            gram[:shared, :shared] += stiffness * mass * self._steepness
+            if penalty is not None:
+                gram[: len(penalty), : len(penalty)] += mass * penalty
             c = torch.from_numpy(self._solved(gram, load)).to(self.control.coefficients)
             missed = [self._missed(c, g, wanted) for g, wanted, _ in samples]
             square, outliers = self._summed(self._sums_missed, list(zip(missed, trusted, strict=True)))
