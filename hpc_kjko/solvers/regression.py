@@ -45,7 +45,7 @@ FAITHFUL = 2e-3
 #: What E|∇v (ψ + ½|v|²/T)|² costs beside the squares that ψ misses, in units of T: this times (κ h')⁴ with the step h'
 #: of the functional, and at most. So ψ follows nothing narrower than the root of that: it would be roughness of log f,
 #: and a field along its gradient turns the map over. Of a higher order in the step than the step's own error.
-SMOOTH, SMOOTHEST = 32.0, 0.01
+SMOOTH, SMOOTHEST = 32.0, 0.003
 #: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
 #: sample is averaged over all particles.
 FITTED_BATCHES = 16

@@ -177,7 +177,7 @@ def test_stiff_collisions_lead_to_the_local_maxwellian(stiffness, alone):
     wanted = collision._moments(particles, collision._totals(particles))
     for index in range(5):
         particles, report = collision.step(particles, 0.1, StepStart(index, 0.1 * index, particles))
-        assert report.certificate >= 0 and report.substeps == 1
+        assert report.certificate >= 0 and report.substeps <= 2
     found = collision._moments(particles, collision._totals(particles))
     assert np.abs(found.velocity - wanted.velocity).max() < 2e-3
     assert np.abs(found.temperature / wanted.temperature - 1).max() < 5e-3
