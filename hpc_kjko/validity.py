@@ -124,7 +124,8 @@ def _thermal_speed(case: Case) -> float:
     if isinstance(problem, PerturbedBeams):
         return problem.thermal_speed
     points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
-    return float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
+    deviation = float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
+    return deviation or math.inf  # velocities that are all alike have no width to compare with
 
 
 def _of_plasma(case: Case) -> list[str]:

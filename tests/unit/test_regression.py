@@ -320,12 +320,10 @@ def test_a_restart_is_to_the_bit_with_every_field(field, others, alone, tmp_path
     }
     case = from_table(table)
     simulation = Simulation.start(case, alone)
-    states = [simulation.state]
     for step in range(4):
         if step == 2:
             resumed = Simulation.resume(case, alone, load(simulation.save(tmp_path, {}), alone))
         simulation.state, simulation.step_index = simulation.advance(), step + 1
-        states.append(simulation.state)
     for step in (2, 3):
         resumed.state, resumed.step_index = resumed.advance(), step + 1
     for name in ("x", "v", "log_f"):
