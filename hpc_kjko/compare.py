@@ -15,6 +15,7 @@ from hpc_kjko.diagnostics import collision_strength
 from hpc_kjko.differences import COLUMNS, Columns
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import ExternalField
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.density import Density
 from hpc_kjko.reference.grid_1d1v import GridSolution, TooNarrow, solve
@@ -144,7 +145,7 @@ def grid_solution(
     problem, physics = case.problem, case.physics
     (window_x,), (window_v,) = problem.window
     velocity_max = max(_REACH, _REACH_V * window_v[1], _REACH * math.sqrt(physics.temperature))
-    if physics.collision_operator == "dougherty" and isinstance(problem, PerturbedBeams):
+    if OPERATORS[physics.collision_operator].frame == "local" and isinstance(problem, PerturbedBeams):
         # beams end in one Maxwellian as hot as their energy has it
         velocity_max = max(velocity_max, _REACH * math.hypot(problem.thermal_speed, problem.beam_speed))
     if problem.periods is None:

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from hpc_kjko import casefile, usercode
 from hpc_kjko.casefile import parse
 from hpc_kjko.errors import UserError
+from hpc_kjko.operators import OPERATORS, Bath
 from hpc_kjko.problems import (
     KINDS,
     CustomProblem,
@@ -359,7 +360,7 @@ class Case(Section):
     def equilibrium(self) -> Density | None:
         """The stationary density that collisions lead to in the problem's own potential, where it is known: with the
         Dougherty operator it depends on the energy that a run has. It may take a second or two to find: ask once."""
-        if self.physics.collision_operator != "bath":
+        if OPERATORS[self.physics.collision_operator].frame != "bath":
             return None
         return self.problem.equilibrium(self.physics.temperature)
 
@@ -447,7 +448,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
             check_own_problem(problem)
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
-    local_moments = physics.get("collision_operator") == "dougherty" and problem.periods and not problem.is_homogeneous
+    operator = OPERATORS.get(physics.get("collision_operator", "bath"), Bath)
+    local_moments = operator.frame == "local" and problem.periods and not problem.is_homogeneous
     needs_grid = physics["field"] != "external" or local_moments
     if needs_grid or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
@@ -568,17 +570,18 @@ def _require_possible(case: Case) -> None:
                 f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
                 "leave it out"
             )
-    if physics.collision_operator == "dougherty":
+    operator = OPERATORS[physics.collision_operator]
+    if operator.frame == "local":
         needs = None
         if case.problem.periods is None:
             needs = f'a periodic box, and problem.kind = "{case.problem.kind}" is unbounded: use "bath"'
         elif method.form != "split":
             needs = f'method.form = "split", not "{method.form}"'
         if needs:
-            raise UserError(f'physics.collision_operator = "dougherty" needs {needs}')
+            raise UserError(f'physics.collision_operator = "{physics.collision_operator}" needs {needs}')
     if particles.control_variate:
         needs = None
-        if physics.collision_operator != "bath":
+        if operator.frame != "bath":
             needs = 'physics.collision_operator = "bath": its Maxwellian is what is known of f'
         elif physics.field == "external":
             needs = 'a self-consistent field, physics.field = "poisson" or "ampere"'

@@ -25,6 +25,7 @@ from hpc_kjko.exact import counts, summed, summed_finely
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
 from hpc_kjko.histograms import MARGINAL_BINS, coordinates, local_marginals, marginal_errors
 from hpc_kjko.mesh import Grid
+from hpc_kjko.operators import OPERATORS, Operator
 from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import PeriodicWave, Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
@@ -270,7 +271,8 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
     Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
     density where none is known.
     """
-    problem, strength, conserving = case.problem, collision_strength(case), case.physics.collision_operator != "bath"
+    problem, strength = case.problem, collision_strength(case)
+    conserving = OPERATORS[case.physics.collision_operator].frame == "local"
     exact = exact_solution(case)
     equilibrium = case.equilibrium()
     diagnostics: list[Diagnostic] = [
@@ -332,7 +334,9 @@ def require_finite(row: dict[str, float]) -> None:
             raise SolverFailure(f"{name} is no longer finite: reduce time.step or method.learning_rate")
 
 
-def initial_report(particles: Particles, case: Case, collision: Collision, comm: Communicator) -> CollisionReport:
+def initial_report(
+    particles: Particles, case: Case, operator: Operator, collision: Collision, comm: Communicator
+) -> CollisionReport:
     """The collision columns at t = 0, where no step has been made: exact, from the initial density.
 
     The dissipation is (1/κ) ∫∫ |u*|² f with u* = −κ (v + T ∇v log f0), in the rest frame of the collisions; the
@@ -349,13 +353,13 @@ def initial_report(particles: Particles, case: Case, collision: Collision, comm:
                 (score,) = torch.autograd.grad(log_density.sum(), v)
             mean, scale = (part[rows] if isinstance(part, torch.Tensor) else part for part in (velocity, unit))
             at_rest = (v.detach() - mean) / scale
-            drag = at_rest + collision.temperature * scale * score
+            drag = at_rest + operator.temperature * scale * score
             square += float(summed(share[rows] * (drag.double() ** 2).sum(1)))
             kinetic += 0.5 * float(summed(share[rows] * (at_rest.double() ** 2).sum(1)))
     mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
     dissipation = collision_strength(case) * particles.mass * mean_square
-    if case.physics.collision_operator != "bath":
-        dissipation /= collision.temperature
+    if operator.frame == "local":
+        dissipation /= operator.temperature
     return CollisionReport(dissipation, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
 

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from hpc_kjko import collisions, diagnostics, usercode
-from hpc_kjko.collisions import METHODS, Collision, CollisionReport
+from hpc_kjko.collisions import METHODS, Collision, CollisionReport, CollisionSettings
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.diagnostics import Diagnostic, State
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import FieldSolver
 from hpc_kjko.integrators import PHASES
-from hpc_kjko.particles import Particles
+from hpc_kjko.mesh import Grid
+from hpc_kjko.operators import OPERATORS
+from hpc_kjko.particles import BLOCK, Particles, uniform_points
+from hpc_kjko.problems import PeriodicWave
 
 
 def collision_class(case: Case) -> type[Collision]:
@@ -41,7 +44,7 @@ def collision_class(case: Case) -> type[Collision]:
     return found
 
 
-def collision_of(case: Case, comm: Communicator) -> Collision:
+def collision_of(case: Case, settings: CollisionSettings, comm: Communicator) -> Collision:
     """The collision step of a case; κ = 0 has none. Collective.
 
     Raises:
@@ -50,17 +53,60 @@ def collision_of(case: Case, comm: Communicator) -> Collision:
     with comm.together():
         kind = collision_class(case)
     if not usercode.is_reference(case.method.collision):
-        return collisions.collision_of(case, comm)
+        return collisions.collision_of(settings, comm, METHODS[case.method.collision])
     given = f'method.collision = "{case.method.collision}"'
 
-    def own(case: Case, comm: Communicator) -> Collision:
-        made: Collision = usercode.call(kind, case, comm, given=given)
-        vars(made).setdefault("temperature", case.physics.temperature)
+    def own(settings: CollisionSettings, comm: Communicator) -> Collision:
+        made: Collision = usercode.call(kind, settings, comm, given=given)
         for name in ("prepare", "step", "state", "load"):
             vars(made)[name] = functools.partial(_checked, getattr(made, name), name, given)
         return made
 
-    return collisions.collision_of(case, comm, own)
+    return collisions.collision_of(settings, comm, own)
+
+
+def collision_settings(case: Case, grid: Grid | None, comm: Communicator) -> CollisionSettings:
+    """What a case has for its collision step, on its mesh. Collective.
+
+    Raises:
+        UserError: on all ranks, where the operator needs a temperature that the start does not have.
+    """
+    physics, problem = case.physics, case.problem
+    kind, temperature = OPERATORS[physics.collision_operator], physics.temperature
+    if kind.frame == "local":
+        with comm.together():
+            temperature = _initial_temperature(case)
+    wave_vector: tuple[float, ...] | None = None
+    if isinstance(problem, PeriodicWave) and case.particles.start == "quiet" and kind.frame == "bath":
+        # a random start is too noisy for a wave, and in the local frame collisions exchange nothing with one
+        wave_vector = tuple(float(k) for k in problem.wave_vector)
+    return CollisionSettings(
+        operator=kind(physics.collision_strength, temperature),
+        problem=problem,
+        method=case.method,
+        velocity_matching=case.velocity_matching,
+        count=case.particles.count,
+        seed=case.particles.seed,
+        control_variate=case.particles.control_variate,
+        wave_vector=wave_vector,
+        grid=grid,
+        end=case.time.end,
+        steps=case.time.steps,
+        reproducible=case.run.reproducible,
+    )
+
+
+def _initial_temperature(case: Case) -> float:
+    """|v − U|²/dv of the initial density, from some of its quiet points: a unit, the same in every part of a run."""
+    problem = case.problem
+    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
+    temperature = float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
+    if not temperature > 0:
+        raise UserError(
+            f'physics.collision_operator = "{case.physics.collision_operator}" needs a plasma with a temperature, and '
+            "all velocities of this problem's start are alike"
+        )
+    return temperature
 
 
 def _checked(method: Callable[..., Any], name: str, given: str, *arguments: Any) -> Any:

@@ -21,6 +21,7 @@ from hpc_kjko.exact import rows_together
 from hpc_kjko.limits import Limit, memory_limits
 from hpc_kjko.native import available as has_kernels
 from hpc_kjko.native import has_network
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.particles import BATCH, FOLDS, ON_GPU, PASS, Shard, at_once
 from hpc_kjko.potential import CACHED, number_of_functions
 
@@ -144,6 +145,10 @@ class _Sizes:
         return (dx + 2 * dv) * self._real + carried  # x, v of two stages
 
     @property
+    def _has_local_moments(self) -> bool:
+        return OPERATORS[self.case.physics.collision_operator].frame == "local"
+
+    @property
     def _collision(self) -> int:
         """The pushed x and v, and what collisions make of them."""
         dx, dv = self._dims
@@ -152,7 +157,7 @@ class _Sizes:
         if case.physics.collision_strength == 0 or case.method.collision == "none":
             return pushed
         frame = 0
-        if case.physics.collision_operator == "dougherty":
+        if self._has_local_moments:
             frame = (3 * dv + 2) * real + DOUBLE * (dv + 2)  # rest frame, velocities in it, what is deposited
         moved = (dv + 1) * real
         if not self._has_control:
@@ -274,7 +279,7 @@ class _Sizes:
         if case.grid and case.grid.solver == "distributed":
             solve += 2 * (1 + dx)
         moments = 0.0
-        if case.physics.collision_operator == "dougherty":
+        if self._has_local_moments:
             moments = (3.5 + shared) * (dv + 2)
         drawing = 5 * dx + 6 if case.particles.start == "grid" else 0
         return max(fields + solve + moments, drawing)
@@ -283,7 +288,7 @@ class _Sizes:
     def node_on_gpu(self) -> float:
         """Numbers of a node on a GPU: what is deposited, and the field that is gathered."""
         dx, dv = self._dims
-        return 3 * (1 + dx) + (2 * (dv + 2) if self.case.physics.collision_operator == "dougherty" else 0)
+        return 3 * (1 + dx) + (2 * (dv + 2) if self._has_local_moments else 0)
 
 
 def state_bytes(case: Case) -> int:

@@ -20,6 +20,7 @@ from hpc_kjko.control import ControlField, determinant
 from hpc_kjko.exact import UNIT, in_order, rounded
 from hpc_kjko.native.objective import fused
 from hpc_kjko.native.objective import objective as fused_objective
+from hpc_kjko.operators import Operator
 from hpc_kjko.particles import BLOCK, passes
 from hpc_kjko.potential import PotentialField, combined, filled, padded
 
@@ -125,14 +126,12 @@ class JKOObjective(Objective[ControlField]):
         self,
         control: ControlField,
         *,
-        collision_strength: float,
-        temperature: float,
+        operator: Operator,
         logdet: Literal["exact", "linear"],
         together: int = BLOCK,
     ):
         super().__init__(control, together)
-        self.collision_strength, self.temperature = collision_strength, temperature
-        self.logdet = logdet
+        self.operator, self.logdet = operator, logdet
 
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         """The sum over some particles.
@@ -154,11 +153,11 @@ class JKOObjective(Objective[ControlField]):
                 log_det = tracked_log_det(jacobian, step, "linear")
             else:
                 log_det = continued_log(determinant(linear_part(jacobian, step)))
-        running = step / (2 * self.collision_strength) * (u * u).sum(1)
+        running = step / (2 * self.operator.collision_strength) * (u * u).sum(1)
         kinetic = step * ((v + 0.5 * step * u) * u).sum(1)  # ½|v + h u|² − ½|v|²
         if known is not None:
             log_det = log_det - step * known * divergence
-        return (share * (running + kinetic - self.temperature * log_det)).sum()
+        return (share * (running + kinetic - self.operator.temperature * log_det)).sum()
 
     def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         z, v, share, tangents, known = (*rows, None, None)[:5]  # mostly there are neither
@@ -171,8 +170,8 @@ class JKOObjective(Objective[ControlField]):
             activation=control.activation,
             logdet=self.logdet,
             step=step,
-            collision_strength=self.collision_strength,
-            temperature=self.temperature,
+            collision_strength=self.operator.collision_strength,
+            temperature=self.operator.temperature,
             together=self.together,
             unit=UNIT,
             with_gradient=with_gradient,
@@ -187,13 +186,12 @@ class DensityObjective(Objective[PotentialField]):
         self,
         control: PotentialField,
         *,
-        collision_strength: float,
-        temperature: float,
+        operator: Operator,
         mass: float,
         together: int = BLOCK,
     ):
         super().__init__(control, together)
-        self.collision_strength, self.temperature, self.mass = collision_strength, temperature, mass
+        self.operator, self.mass = operator, mass
 
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         """The sum over some particles.

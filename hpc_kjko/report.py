@@ -14,6 +14,7 @@ import numpy as np
 from hpc_kjko import __version__, plotting, summary
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import DamagedFile, UserError
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.output import list_snapshots
 from hpc_kjko.plotting import Picture
 from hpc_kjko.runfolder import RunFolder
@@ -151,7 +152,7 @@ def _headline(case: RunCase, columns: summary.Columns, rows: int) -> dict[str, s
 
 def _what(case: RunCase) -> dict[str, str]:
     """The case in a few lines."""
-    in_bath = case.collision_operator == "bath"
+    in_bath = OPERATORS[case.collision_operator].frame == "bath"
     method = collision = case.word("method.collision")
     if method == "jko":
         order, logdet, solver = (case.value(f"method.{key}") for key in ("order", "logdet", "solver"))

@@ -18,6 +18,7 @@ from hpc_kjko.compare import say_changed_code
 from hpc_kjko.control import ControlField
 from hpc_kjko.native import cuda
 from hpc_kjko.objective import JKOObjective
+from hpc_kjko.operators import Bath
 from hpc_kjko.runfolder import RunFolder, provenance
 from hpc_kjko.simulation import Outcome
 from hpc_kjko.storage import ShardedFile, hdf5_problem
@@ -153,7 +154,7 @@ def _try_collectives(comm: Communicator) -> str:
         return "an allreduce over the ranks gives a wrong sum: use the mpirun that belongs to this Python's MPI"
     try:
         control = ControlField(None, 1, 1, hidden=(), device=comm.device)
-        objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear")
+        objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet="linear")
         one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
         distributed = comm.distribute(objective)
         distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()

@@ -17,7 +17,7 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.consistency import require_consistent_start
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.extensions import collision_of, series_diagnostics
+from hpc_kjko.extensions import collision_of, collision_settings, series_diagnostics
 from hpc_kjko.fields import field_solver_of, grid_of
 from hpc_kjko.integrators import MAPS, PHASES, compose
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
@@ -39,7 +39,8 @@ class Simulation:
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = grid_of(case)
         self.field_solver = field_solver_of(case, self.grid, comm)
-        self.collision = collision_of(case, comm)
+        self.settings = collision_settings(case, self.grid, comm)
+        self.collision = collision_of(case, self.settings, comm)
         self.diagnostics = series_diagnostics(case, self.collision, self.field_solver, comm)
         self.step_index, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
         self.state: State
@@ -69,7 +70,7 @@ class Simulation:
             )
         diagnostics.require_finite_potential(simulation.field_solver, particles, comm)
         field = simulation.field_solver.start(particles)
-        report = diagnostics.initial_report(particles, case, simulation.collision, comm)
+        report = diagnostics.initial_report(particles, case, simulation.settings.operator, simulation.collision, comm)
         simulation.state = State(0.0, particles, field, report)
         for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
             if not math.isfinite(value):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpc_kjko.casefile import RunCase
+from hpc_kjko.operators import OPERATORS
 
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
@@ -75,7 +76,7 @@ def tally_text(columns: Columns) -> str:
 
 def certified_quantity(case: RunCase) -> str:
     """What collisions must lower, in words."""
-    return "the free energy" if case.collision_operator == "bath" else "∫f log f"
+    return OPERATORS[case.collision_operator].falls
 
 
 #: What the least clear of the verdicts means.

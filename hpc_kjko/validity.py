@@ -12,6 +12,7 @@ import torch
 
 from hpc_kjko.config import Case
 from hpc_kjko.fields import ExternalField
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.particles import BLOCK, uniform_points
 from hpc_kjko.potential import number_of_functions
 from hpc_kjko.problems import PeriodicWave
@@ -94,7 +95,7 @@ def _of_collisions(case: Case) -> list[str]:
         )
     elif method.order == 2:
         coldest, target = _thermal_speed(case), case.physics.temperature
-        if case.physics.collision_operator == "dougherty" and isinstance(case.problem, PerturbedBeams):
+        if OPERATORS[case.physics.collision_operator].frame == "local" and isinstance(case.problem, PerturbedBeams):
             target = case.problem.thermal_speed**2 + case.problem.beam_speed**2 / case.problem.velocity_dims
         stiff = kh * target / coldest**2
         if stiff > MIDPOINT:

@@ -32,6 +32,7 @@ from hpc_kjko.exact import UNIT
 from hpc_kjko.mesh import Grid
 from hpc_kjko.native import cuda
 from hpc_kjko.objective import JKOObjective
+from hpc_kjko.operators import Bath
 from hpc_kjko.particles import Particles, Shard, equal_weights
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.base import Sample
@@ -105,7 +106,7 @@ def bench_network(space: str, count: int, matmul: float) -> None:
 def bench_objective(control: ControlField, logdet: Any, sample: Sample, line: Callable[..., None]) -> None:
     """The objective with its gradient, and the moments."""
     objective = JKOObjective(
-        control, collision_strength=COLLISION_STRENGTH, temperature=TEMPERATURE, logdet=logdet, together=1024
+        control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet=logdet, together=1024
     )
     count, few, dv = len(sample.z), min(len(sample.z), 4 * PIECE), control.velocity_dims
 

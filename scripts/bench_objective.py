@@ -22,6 +22,7 @@ import torch
 from hpc_kjko import native
 from hpc_kjko.control import LEAKY_SLOPE, ControlField
 from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective
+from hpc_kjko.operators import Bath
 
 #: (periods, dx, dv)
 SPACES = {"1D1V": ((1.0,), 1, 1), "1D3V": ((1.0,), 1, 3), "3D3V": ((1.0, 1.0, 1.0), 3, 3)}
@@ -200,7 +201,7 @@ def measure(space: str, width: int, activation: str, logdet: str, count: int, th
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         control.layers[-1].weight.copy_(0.1 * torch.randn(dv, width, generator=generator))
-    objective = JKOObjective(control, collision_strength=COLLISION_STRENGTH, temperature=TEMPERATURE, logdet=logdet)
+    objective = JKOObjective(control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet=logdet)
     x, v = torch.rand(count, dx, generator=generator), torch.randn(count, dv, generator=generator)
     particles = control.features(x, v), v, torch.full((count,), 1 / count)
     by_hand = ByHand(objective)

@@ -4,7 +4,7 @@ A method is that of a bath; :mod:`~hpc_kjko.collisions.dougherty` makes of it on
 
 from collections.abc import Callable
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
+from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.langevin import LangevinCollision
@@ -12,7 +12,6 @@ from hpc_kjko.collisions.none import NoCollision
 from hpc_kjko.collisions.score_matching import ScoreMatchingCollision
 from hpc_kjko.collisions.velocity_matching import VelocityMatchingCollision
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 
 METHODS: dict[str, type[Collision]] = {
     "jko": JKOCollision,
@@ -24,15 +23,16 @@ METHODS: dict[str, type[Collision]] = {
 
 
 def collision_of(
-    case: Case, comm: Communicator, method: Callable[[Case, Communicator], Collision] | None = None
+    settings: CollisionSettings,
+    comm: Communicator,
+    method: Callable[[CollisionSettings, Communicator], Collision],
 ) -> Collision:
-    """The collision step of a case, by one of METHODS or a given one; κ = 0 has none. Collective."""
-    if case.physics.collision_strength == 0:
-        return NoCollision(case, comm)
-    method = method or METHODS[case.method.collision]
-    if case.physics.collision_operator == "dougherty" and method is not NoCollision:
-        return DoughertyCollision(case, comm, method)
-    return method(case, comm)
+    """The collision step of an operator, by one of METHODS or one like them; κ = 0 has none. Collective."""
+    if settings.operator.collision_strength == 0 or method is NoCollision:
+        return NoCollision(settings, comm)
+    if settings.operator.frame == "local":
+        return DoughertyCollision(settings, comm, method)
+    return method(settings, comm)
 
 
-__all__ = ["METHODS", "Collision", "CollisionReport", "StepStart", "collision_of"]
+__all__ = ["METHODS", "Collision", "CollisionReport", "CollisionSettings", "StepStart", "collision_of"]

@@ -12,9 +12,12 @@ import torch
 
 from hpc_kjko.collisions.witness import WaveExchange
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
+from hpc_kjko.config import Method, VelocityMatching
 from hpc_kjko.exact import summed_finely
+from hpc_kjko.mesh import Grid
+from hpc_kjko.operators import Operator
 from hpc_kjko.particles import Particles, passes_over
+from hpc_kjko.problems import Problem
 
 #: Standard errors beyond which a change of free energy is taken for one.
 CERTAIN = 3.0
@@ -132,6 +135,36 @@ class CollisionReport:
 
 
 @dataclass(frozen=True)
+class CollisionSettings:
+    """All that a collision step is made from.
+
+    Attributes:
+        operator: what the particles collide with.
+        problem: their start, and the space that they live in.
+        method: how the step is made; velocity_matching: the settings of that method, where it is taken.
+        count: particles of all ranks; seed: of their start, and of networks and noise.
+        control_variate: whether the known equilibrium takes noise from what is learnt.
+        wave_vector: k [dx] of the wave that the step is watched for; None if none could be told from noise.
+        grid: the mesh of local moments, if there is one.
+        end: the last time, in 1/ω_p; steps: those from 0 to the end.
+        reproducible: whether sums over particles have the same bits on any number of ranks.
+    """
+
+    operator: Operator
+    problem: Problem
+    method: Method
+    velocity_matching: VelocityMatching | None
+    count: int
+    seed: int
+    control_variate: bool
+    wave_vector: tuple[float, ...] | None
+    grid: Grid | None
+    end: float
+    steps: int
+    reproducible: bool
+
+
+@dataclass(frozen=True)
 class StepStart:
     """The step of the run that a collision is part of.
 
@@ -161,12 +194,10 @@ class Collision(ABC):
     sees_wave: bool = False
     #: What the last step added to log f [n] beside the determinant of its map.
     log_f_moved: torch.Tensor | float = 0.0
-    #: T that velocities relax to, in units of the rest frame's.
-    temperature: float
 
     @abstractmethod
-    def __init__(self, case: Case, comm: Communicator):
-        """The method as the case sets it up. Collective."""
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        """The method as it is set up. Collective."""
 
     def prepare(self, rehearse: Callable[[], bool]) -> bool:
         """What a method must do once before the first step of a run; most have nothing to do. Collective.

@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
+from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField, smallest_eigenvalue
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
@@ -34,7 +33,6 @@ from hpc_kjko.particles import (
     passes_over,
 )
 from hpc_kjko.potential import PotentialField
-from hpc_kjko.problems import PeriodicWave
 from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
@@ -80,15 +78,15 @@ class ControlledCollision(Collision):
     #: Whether a step that raises the free energy of held-out particles is refused, or only reported.
     promises_decay: ClassVar[bool] = False
 
-    def __init__(self, case: Case, comm: Communicator):
-        method, problem = case.method, case.problem
-        self.comm, self.problem = comm, problem
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        method = settings.method
+        self.comm, self.settings, self.problem, self.operator = comm, settings, settings.problem, settings.operator
         #: Particles handled at a time by full passes: whole blocks.
         self.chunk = -(-at_once(method.chunk, comm.device) // BLOCK) * BLOCK
         #: Particles that an objective adds up before it rounds.
-        self.together = rows_together(case.particles.count) if case.run.reproducible else self.chunk
+        self.together = rows_together(settings.count) if settings.reproducible else self.chunk
         self.order, self.logdet, self.form = method.order, method.logdet, method.form
-        self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
+        self.temperature = self.operator.temperature
         self.dtype = getattr(torch, method.precision)
         self.held_out = method.held_out
         #: Others than Adam take their hidden steps on one fold after another, whether or not some are held out.
@@ -96,29 +94,26 @@ class ControlledCollision(Collision):
         #: Whether the solver is given the log-density that the particles carry; it has nothing to choose by others.
         self._with_log_f = method.solver == "regression"
         self._choosing = method.held_out and not self._with_log_f
-        #: Watches the wave of a problem that has one, through steps that are minimisers. The Dougherty operator gives
-        #: no wave momentum or energy, and what its step gives in the rest frame is taken back.
+        #: Watches the wave through steps that are minimisers.
         self.wave: WaveWitness | None = None
-        can_tell = case.particles.start == "quiet" and case.physics.collision_operator == "bath"
-        if self.promises_decay and can_tell and isinstance(problem, PeriodicWave) and self.collision_strength > 0:
-            vector = tuple(float(k) for k in problem.wave_vector)
-            self.wave = WaveWitness(vector, self.collision_strength, self.temperature)
+        if self.promises_decay and settings.wave_vector:
+            self.wave = WaveWitness(settings.wave_vector, self.operator)
         self.sees_wave = self.wave is not None
         #: Takes noise from the objective, where the method knows how.
         self.variate: ControlVariate | None = None
         #: Rows sorted by fold, or by batch, where each begins, its mass: all the same in every step.
         self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
 
-    def control_field(self, case: Case, parameters: int = 0) -> ControlField:
-        """A network for this case's phase space, in the precision of the inner solve."""
-        problem, method = case.problem, case.method
+    def control_field(self, parameters: int = 0) -> ControlField:
+        """A network for this phase space, in the precision of the inner solve."""
+        problem, method = self.problem, self.settings.method
         return ControlField(
             problem.periods,
             problem.space_dims,
             problem.velocity_dims,
             hidden=method.hidden,
             activation=method.activation,
-            seed=case.particles.seed,
+            seed=self.settings.seed,
             dtype=self.dtype,
             device=self.comm.device,
             parameters=parameters,
@@ -322,7 +317,7 @@ class ControlledCollision(Collision):
         field = self.field(particles, duration, start)
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
-        exact = self.problem.exact(start.time + fitted, self.collision_strength, self.temperature)
+        exact = self.problem.exact(start.time + fitted, self.operator.collision_strength, self.temperature)
         smallest = np.inf
         change, disagreement = (torch.zeros(len(v), dtype=torch.float64, device=v.device) for _ in range(2))
         columns = 5 + (self.wave.TERMS if self.wave else 0)
@@ -341,8 +336,7 @@ class ControlledCollision(Collision):
             reached = particles.v[rows] + fitted * u
             terms[:, 1] = 0.5 * (reached.double() ** 2).sum(1) - self.temperature * seen.double()
             if exact is not None:
-                wanted = exact.score_v(particles.x[rows], reached)
-                wanted = -self.collision_strength * (reached + self.temperature * wanted)
+                wanted = self.operator.control(reached, exact.score_v(particles.x[rows], reached))
                 terms[:, 2] = ((u - wanted).double() ** 2).sum(1)
             if self.held_out:
                 exact_log_det = log_det if self.logdet == "exact" else tracked_log_det(jacobian, duration, "exact")
@@ -361,9 +355,9 @@ class ControlledCollision(Collision):
         mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
         wrong, wrong_error = over_certifying(disagreement, particles, self.comm) if self.held_out else (0.0, 0.0)
         report = CollisionReport(
-            dissipation=particles.mass * float(mean_square) / self.collision_strength,
+            dissipation=particles.mass * float(mean_square) / self.operator.collision_strength,
             min_eigenvalue=self.comm.min(smallest),
-            objective=float(fitted / (2 * self.collision_strength) * mean_square + mean_rest),
+            objective=float(fitted / (2 * self.operator.collision_strength) * mean_square + mean_rest),
             inner_iterations=iterations,
             substeps=1,
             drift_error=float(drift_error) if exact is not None else float("nan"),

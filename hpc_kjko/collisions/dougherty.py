@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
+from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import over_certifying
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
-from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.errors import SolverFailure
 from hpc_kjko.exact import UNIT, summed_finely
-from hpc_kjko.fields import grid_of
-from hpc_kjko.particles import BLOCK, Particles, passes_over, uniform_points
+from hpc_kjko.operators import Bath
+from hpc_kjko.particles import Particles, passes_over
 
 #: A node with so many particles takes half of its U and Θ from the whole box, one with ten times as many a hundredth.
 SPARSE = 4.0
@@ -69,15 +68,20 @@ class DoughertyCollision(Collision):
         method: the collision step of a bath that is made in the rest frame.
     """
 
-    def __init__(self, case: Case, comm: Communicator, method: Callable[[Case, Communicator], Collision]):
-        self.comm = comm
-        self.temperature = _initial_temperature(case)
-        physics = case.physics.model_copy(update={"temperature": self.temperature})
-        self.method = method(case.model_copy(update={"physics": physics}), comm)
+    def __init__(
+        self,
+        settings: CollisionSettings,
+        comm: Communicator,
+        method: Callable[[CollisionSettings, Communicator], Collision],
+    ):
+        self.comm, self.temperature = comm, settings.operator.temperature
+        at_rest = Bath(settings.operator.collision_strength, self.temperature)
+        # This operator gives no wave momentum or energy, and what its step gives in the rest frame is taken back.
+        self.method = method(replace(settings, operator=at_rest, wave_vector=None), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out, self.fits_log_f = self.method.held_out, self.method.fits_log_f
-        self.grid = grid_of(case)
-        self.unit = UNIT if case.run.reproducible else 0.0
+        self.grid = settings.grid
+        self.unit = UNIT if settings.reproducible else 0.0
 
     def prepare(self, rehearse: Callable[[], bool]) -> bool:
         return self.method.prepare(rehearse)
@@ -193,16 +197,3 @@ def _rescaled(particles: Particles, old: torch.Tensor, new: torch.Tensor, growth
     """v ← new + growth (v − old), with the log-density of the moved particles."""
     log_f = particles.log_f - particles.v.shape[1] * torch.log(growth[..., 0])
     return particles.move(torch.addcmul(new, growth, particles.v - old), log_f)
-
-
-def _initial_temperature(case: Case) -> float:
-    """|v − U|²/dv of the initial density, from some of its quiet points: a unit, the same in every part of a run."""
-    problem = case.problem
-    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
-    temperature = float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
-    if not temperature > 0:
-        raise UserError(
-            'physics.collision_operator = "dougherty" needs a plasma with a temperature, and all velocities of this '
-            "problem's start are alike"
-        )
-    return temperature

@@ -8,10 +8,9 @@ import math
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import StepStart
+from hpc_kjko.collisions.base import CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.exact import summed_finely
@@ -35,31 +34,32 @@ class JKOCollision(ControlledCollision):
 
     promises_decay = True
 
-    def __init__(self, case: Case, comm: Communicator):
-        super().__init__(case, comm)
-        if case.particles.control_variate and case.method.solver != "regression":  # log f has taken that noise
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        super().__init__(settings, comm)
+        problem, method = settings.problem, settings.method
+        if settings.control_variate and method.solver != "regression":  # log f has taken that noise
             self.variate = ControlVariate(self.temperature, comm)
-        physics = {"collision_strength": self.collision_strength, "temperature": self.temperature}
         self.control: ControlField | PotentialField
-        if case.method.solver == "regression":
-            problem, method = case.problem, case.method
+        if method.solver == "regression":
             self.control = PotentialField(
                 problem.periods,
                 problem.space_dims,
                 problem.velocity_dims,
                 hidden=method.hidden,
-                seed=case.particles.seed,
+                seed=settings.seed,
                 dtype=self.dtype,
                 device=comm.device,
             )
             self.chunk = min(self.chunk, at_once(CACHED, comm.device))
-            density = DensityObjective(self.control, mass=problem.mass, together=self.together, **physics)
-            self._solver = solver_of(case.method, density, comm)
+            density = DensityObjective(self.control, operator=self.operator, mass=problem.mass, together=self.together)
+            self._solver = solver_of(method, density, comm)
         else:
-            self.control = self.control_field(case)
-            objective = JKOObjective(self.control, logdet=self.logdet, together=self.together, **physics)
-            self._solver = solver_of(case.method, objective, comm)
-        self.fits_log_f, self.relaxation = isinstance(self._solver, RegressionSolver), case.method.relaxation
+            self.control = self.control_field()
+            objective = JKOObjective(
+                self.control, operator=self.operator, logdet=self.logdet, together=self.together
+            )
+            self._solver = solver_of(method, objective, comm)
+        self.fits_log_f, self.relaxation = isinstance(self._solver, RegressionSolver), method.relaxation
 
     def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         data = self.training_data(self.control, particles, duration, start)
@@ -69,7 +69,7 @@ class JKOCollision(ControlledCollision):
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, float]]:
         if not isinstance(self._solver, RegressionSolver):
             return particles, {}
-        part = -math.expm1(-self.relaxation * self.collision_strength * duration) if agreed else 0.0
+        part = -math.expm1(-self.relaxation * self.operator.collision_strength * duration) if agreed else 0.0
         log_f, share = particles.log_f.clone(), particles.shares()
         sums = np.zeros((2, 3))
         for rows in passes(len(log_f), self.chunk):

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
+from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.none import mean_kinetic_energy
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.particles import BLOCK, Particles, passes, random_points
 
 
@@ -28,13 +27,13 @@ class LangevinCollision(Collision):
     tracks_log_f = False
     has_control = False
 
-    def __init__(self, case: Case, comm: Communicator):
-        self.comm, self.seed = comm, case.particles.seed
-        self.collision_strength, self.temperature = case.physics.collision_strength, case.physics.temperature
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        self.comm, self.seed = comm, settings.seed
+        self.operator = settings.operator
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
-        damping = math.exp(-self.collision_strength * duration)
-        spread = math.sqrt(self.temperature * -math.expm1(-2 * self.collision_strength * duration))
+        damping = math.exp(-self.operator.collision_strength * duration)
+        spread = math.sqrt(self.operator.temperature * -math.expm1(-2 * self.operator.collision_strength * duration))
         v, dims = torch.empty_like(particles.v), particles.v.shape[1]
         for rows in passes(len(v), BLOCK):
             # stream 0 of the seed drew the particles

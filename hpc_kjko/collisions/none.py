@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, StepStart
+from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.exact import summed
 from hpc_kjko.particles import Particles, passes_over
 
@@ -16,8 +15,8 @@ class NoCollision(Collision):
 
     has_control = False
 
-    def __init__(self, case: Case, comm: Communicator):
-        self.comm, self.temperature = comm, case.physics.temperature
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        self.comm = comm
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         return particles, CollisionReport(0.0, 1.0, mean_kinetic_energy(particles, self.comm), 0, 0)

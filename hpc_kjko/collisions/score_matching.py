@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import StepStart
+from hpc_kjko.collisions.base import CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField
 from hpc_kjko.objective import Objective
 from hpc_kjko.particles import Particles
@@ -39,10 +38,10 @@ class ScoreMatchingCollision(ControlledCollision):
     (our reading of the paper's eq. 35; N. M. Boffi, E. Vanden-Eijnden, arXiv:2206.04642).
     """
 
-    def __init__(self, case: Case, comm: Communicator):
-        super().__init__(case, comm)
-        self.control = self.control_field(case)
-        self._solver = solver_of(case.method, ScoreObjective(self.control, self.together), comm)
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        super().__init__(settings, comm)
+        self.control = self.control_field()
+        self._solver = solver_of(settings.method, ScoreObjective(self.control, self.together), comm)
 
     def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
         return self._solver.minimise(self.training_data(self.control, particles, duration, start), duration, stiffer)
@@ -54,8 +53,7 @@ class ScoreMatchingCollision(ControlledCollision):
 
         def u_and_jacobian(rows: slice) -> tuple[torch.Tensor, torch.Tensor, None]:
             score, jacobian = score_field.with_jacobian(*self.inputs(score_field, particles, duration, start, rows))
-            kappa, temperature = self.collision_strength, self.temperature
-            return -kappa * (velocities[rows] + temperature * score), -kappa * (identity + temperature * jacobian), None
+            return self.operator.control(velocities[rows], score), self.operator.control(identity, jacobian), None
 
         return u_and_jacobian
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import CollisionReport, StepStart
+from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import UserError
 from hpc_kjko.objective import Objective
+from hpc_kjko.operators import Operator
 from hpc_kjko.particles import Particles
 from hpc_kjko.solvers.adam import AdamSolver
 from hpc_kjko.solvers.base import Sample, TrainingData
@@ -28,15 +28,15 @@ class VelocityObjective(Objective[ControlField]):
     h → 0 of the linear functional of :class:`~hpc_kjko.objective.JKOObjective`.
     """
 
-    def __init__(self, control: ControlField, together: int, collision_strength: float, temperature: float):
+    def __init__(self, control: ControlField, together: int, operator: Operator):
         super().__init__(control, together)
-        self.collision_strength, self.temperature = collision_strength, temperature
+        self.operator = operator
 
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         z, v, share, *_ = rows
         u, divergence = self.control.with_divergence(z)
-        drag = (v * u).sum(1) - self.temperature * divergence
-        return (share * (0.5 * (u * u).sum(1) + self.collision_strength * drag)).sum()
+        drag = (v * u).sum(1) - self.operator.temperature * divergence
+        return (share * (0.5 * (u * u).sum(1) + self.operator.collision_strength * drag)).sum()
 
 
 class VelocityMatchingCollision(ControlledCollision):
@@ -50,20 +50,20 @@ class VelocityMatchingCollision(ControlledCollision):
     L. Li, S. Hurault, J. Solomon, arXiv:2301.13737.
     """
 
-    def __init__(self, case: Case, comm: Communicator):
-        super().__init__(case, comm)
+    def __init__(self, settings: CollisionSettings, comm: Communicator):
+        super().__init__(settings, comm)
         self.held_out = False  # a particle held out at one time would have been fitted at another
-        settings = case.velocity_matching
-        assert settings is not None  # config has seen to it
-        self.end, self.steps, self.outer_iterations = case.time.end, case.time.steps, settings.outer_iterations
-        self.control = self.control_field(case, parameters=1)
-        objective = VelocityObjective(self.control, self.together, self.collision_strength, self.temperature)
+        matching = settings.velocity_matching
+        assert matching is not None  # config has seen to it
+        self.end, self.steps, self.outer_iterations = settings.end, settings.steps, matching.outer_iterations
+        self.control = self.control_field(parameters=1)
+        objective = VelocityObjective(self.control, self.together, self.operator)
         self._solver = AdamSolver(
             objective,
             comm,
-            iterations=settings.iterations,
-            first_iterations=settings.iterations,
-            learning_rate=settings.learning_rate,
+            iterations=matching.iterations,
+            first_iterations=matching.iterations,
+            learning_rate=matching.learning_rate,
         )
         self._trained_until = 0.0
         self._rehearsing = False

@@ -22,6 +22,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from hpc_kjko.operators import Operator
+
 #: A moment of the wave counts while its amplitude is so many times that of the noise of independent particles.
 STANDING_OUT = 3.0
 
@@ -60,15 +62,14 @@ class WaveWitness:
 
     Args:
         wave_vector: k [dx].
-        collision_strength, temperature: κ and T.
+        operator: what its particles collide with.
     """
 
     #: Numbers that :meth:`terms` has of each particle.
     TERMS: ClassVar[int] = 12
 
     wave_vector: tuple[float, ...]
-    collision_strength: float
-    temperature: float
+    operator: Operator
 
     def terms(self, x: torch.Tensor, v: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Of each particle at x [n, dx] that u [n, dv] moves, v̂ [n, dv]: what each moment is given too much in a unit
@@ -77,8 +78,9 @@ class WaveWitness:
         phase, v, u = x.double() @ k, v.double(), u.double()
         along = k / torch.linalg.vector_norm(k)
         wave = torch.stack([torch.cos(phase), torch.sin(phase)], dim=1)
-        drag = u + self.collision_strength * v
-        heating = self.collision_strength * self.temperature * v.shape[1]
+        strength = self.operator.collision_strength
+        drag = u + strength * v
+        heating = strength * self.operator.temperature * v.shape[1]
         parallel, pulled = v[:, : len(along)] @ along, drag[:, : len(along)] @ along
         given = torch.stack([pulled, (v * drag).sum(1) - heating], dim=1)
         moments = torch.stack([parallel, 0.5 * (v * v).sum(1)], dim=1)

@@ -103,7 +103,7 @@ class RegressionSolver(Solver):
         learning_rate: float,
     ):
         self.comm, self.control = comm, objective.control
-        self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
+        self.operator = objective.operator
         self.iterations, self.first_iterations = iterations, first_iterations
         self._own = objective
         self._normalisation = Normalisation(
@@ -135,7 +135,7 @@ class RegressionSolver(Solver):
         samples = [data.folds[k] for k in fitted]
         sums = self._averages(samples)
         if self.trusted:
-            smooth = min(SMOOTH * (self.collision_strength * step) ** 4, SMOOTHEST) * self.temperature
+            smooth = min(SMOOTH * (self.operator.collision_strength * step) ** 4, SMOOTHEST) * self.operator.temperature
             self.density = self._best_density(
                 [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted],
                 smooth * sums.gram[: self.control.shared, : self.control.shared],
@@ -156,7 +156,7 @@ class RegressionSolver(Solver):
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
-        return 0.5 * (v.double() ** 2).sum(1) / self.temperature
+        return 0.5 * (v.double() ** 2).sum(1) / self.operator.temperature
 
     def state(self) -> dict[str, np.ndarray]:
         found = {"density": self.density, "field": self.control.coefficients}
@@ -278,7 +278,7 @@ class RegressionSolver(Solver):
         found = self._summed(sums, [(sample.z, sample.v, sample.share) for sample in samples])
         products, laplacian, (*mean, mass), moments = found
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
-        correction = self._solved(gram, drag / self.temperature - laplacian - along)
+        correction = self._solved(gram, drag / self.operator.temperature - laplacian - along)
         known[low] += correction
         self.corrected = torch.from_numpy(known).to(self.control.coefficients)
         if self.trusted:
@@ -304,9 +304,9 @@ class RegressionSolver(Solver):
         Where ψ is not trusted, u is a gradient of monomials of v alone.
         """
         mass, corrected = sums.mass, self.corrected.cpu().numpy()
-        a = 1 / self.collision_strength + step
-        force = self.temperature * (sums.gram @ corrected + sums.laplacian)
-        hessian = a * sums.gram + step * self.temperature * sums.bending
+        a = 1 / self.operator.collision_strength + step
+        force = self.operator.temperature * (sums.gram @ corrected + sums.laplacian)
+        hessian = a * sums.gram + step * self.operator.temperature * sums.bending
         free = np.full(len(corrected), self.trusted)
         free[self.control.of_velocity] = True
 
@@ -317,7 +317,7 @@ class RegressionSolver(Solver):
 
         # From u ≡ 0, where J is 0 and no pass is needed to know its gradient.
         k, lowest, made = np.zeros_like(corrected), 0.0, 1
-        change = newton(force - self.temperature * sums.laplacian)
+        change = newton(force - self.operator.temperature * sums.laplacian)
         for _ in range(MAX_NEWTON):
             if not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
@@ -327,12 +327,12 @@ class RegressionSolver(Solver):
                 break
             pull, log_det = self._pull(samples, trial, step, mass)
             made += 1
-            value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.temperature / step * log_det
-            if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.temperature / step)):
+            value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.operator.temperature / step * log_det
+            if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.operator.temperature / step)):
                 change = 0.5 * change
                 continue
             k, lowest = trial, value
-            change = newton(a * sums.gram @ k + force - self.temperature * pull)
+            change = newton(a * sums.gram @ k + force - self.operator.temperature * pull)
         self.comm.bcast_array(k)
         self.control.coefficients.copy_(torch.from_numpy(k))
         return made

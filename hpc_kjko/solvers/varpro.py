@@ -119,7 +119,7 @@ class VarproSolver(Solver):
         learning_rate: float,
     ):
         self.comm, self.control = comm, objective.control
-        self.temperature, self.collision_strength = objective.temperature, objective.collision_strength
+        self.operator = objective.operator
         self.logdet = objective.logdet
         self.iterations, self.first_iterations = iterations, first_iterations
         #: C where Adam's steps have led it, once there were any.
@@ -184,7 +184,7 @@ class VarproSolver(Solver):
     @torch.no_grad()
     def _project(self, data: TrainingData, step: float, stiffer: int = 0, affine: bool = False) -> int:
         """Set the output layer to the minimiser; returns the number of passes over the particles."""
-        functional = _Functional(step, 1 / self.collision_strength + step, self.temperature)
+        functional = _Functional(step, 1 / self.operator.collision_strength + step, self.operator.temperature)
         c = self.control.coefficients.double().cpu().numpy()
         fit, select = self._moments(data, c, step)
         made = 1
@@ -192,7 +192,7 @@ class VarproSolver(Solver):
             c = np.zeros_like(c)
             fit, select = self._moments(data, c, step)
             made += 1
-        rounding = 0.1 * torch.finfo(data.select.z.dtype).eps * self.temperature / step
+        rounding = 0.1 * torch.finfo(data.select.z.dtype).eps * self.operator.temperature / step
         hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
         ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
@@ -313,7 +313,7 @@ class VarproSolver(Solver):
             g, q = self.control.basis(z, tangents)
             if whole and known is not None:
                 through = ((share * known).double() @ q.flatten(1).double()).view(dv, m)
-                load += rounded(self.temperature * through, MOMENTS_UNIT)
+                load += rounded(self.operator.temperature * through, MOMENTS_UNIT)
             if self.logdet == "exact":
                 # In double: 1 + h ∇v u of an affine field is the same number everywhere, and so is its rounding error.
                 matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)
@@ -347,7 +347,7 @@ class VarproSolver(Solver):
             activation=self.control.activation,
             logdet=self.logdet,
             step=step,
-            temperature=self.temperature,
+            temperature=self.operator.temperature,
             together=self._own.together,
             unit=MOMENTS_UNIT,
             finer=FINER,

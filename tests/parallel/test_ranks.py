@@ -19,6 +19,7 @@ from hpc_kjko.histograms import phase_space_histograms
 from hpc_kjko.limits import Limit
 from hpc_kjko.mesh import Grid
 from hpc_kjko.objective import JKOObjective
+from hpc_kjko.operators import Bath
 from hpc_kjko.particles import BLOCK
 from hpc_kjko.simulation import Simulation
 
@@ -183,7 +184,7 @@ def test_the_distributed_gradient_is_the_serial_one(dims, hidden, world):
             3 * torch.rand(total, 1, dtype=torch.float64, generator=generator),
             torch.randn(total, dims, dtype=torch.float64, generator=generator),
         )[rows]
-        objective = JKOObjective(control, collision_strength=0.3, temperature=1.1, logdet="exact")
+        objective = JKOObjective(control, operator=Bath(0.3, 1.1), logdet="exact")
         module = comm.distribute(objective) if distribute else objective
         share = torch.full((256,), 1 / total, dtype=torch.float64)
         pieces = [z[i : i + 256] for i in range(0, max(len(z), 1), 256)]

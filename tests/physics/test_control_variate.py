@@ -15,6 +15,7 @@ from hpc_kjko.diagnostics import measure
 from hpc_kjko.fields import AmpereSolver, PoissonSolver
 from hpc_kjko.mesh import Grid
 from hpc_kjko.objective import JKOObjective
+from hpc_kjko.operators import Bath
 from hpc_kjko.particles import Shard, draw
 from hpc_kjko.problems import KINDS
 from hpc_kjko.simulation import Simulation
@@ -116,7 +117,7 @@ def test_the_objective_keeps_its_mean_and_loses_its_noise(dims, velocity_dims, l
     """Its gradient in the output layer, over independent batches of particles. Stein's identity with ∇β included."""
     torch.manual_seed(0)
     control = ControlField((8.0,) * dims, dims, velocity_dims, hidden=(6, 6), dtype=torch.float64)
-    objective = JKOObjective(control, collision_strength=1.0, temperature=TEMPERATURE, logdet=logdet)
+    objective = JKOObjective(control, operator=Bath(1.0, TEMPERATURE), logdet=logdet)
     torch.nn.init.normal_(control.layers[0].weight)
     torch.nn.init.normal_(control.layers[2].weight, std=1e-2)
     gradients, window = [], 0.9 * WINDOW

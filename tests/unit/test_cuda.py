@@ -25,6 +25,7 @@ from hpc_kjko.exact import UNIT
 from hpc_kjko.native import cuda, cuda_network, cuda_particles
 from hpc_kjko.native import objective as fused
 from hpc_kjko.objective import JKOObjective, linear_part, tracked_log_det
+from hpc_kjko.operators import Bath
 from hpc_kjko.particles import Particles, Shard, drifted, equal_weights, folds
 from hpc_kjko.solvers.base import Sample
 from hpc_kjko.solvers.varpro import VarproSolver
@@ -144,7 +145,7 @@ def test_an_inner_solve_stays_on_its_device(space, logdet):
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.zeros(2, device=meta) + torch.zeros(2)
     control = ControlField(periods, dx, dv, skip=True, device=meta)
-    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet=logdet)
+    objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet=logdet)
     x, v, share = (torch.zeros(size, device=meta) for size in ((100, dx), (100, dv), (100,)))
     z = control.features(x, v)
     tangents = torch.zeros(100, dv, z.shape[1], device=meta)
@@ -302,7 +303,7 @@ def test_an_objective_on_a_gpu_is_launched_there(space, logdet, launched):
     pretend(objective)
     value, gradient = value_and_gradient(objective, [pretended(part) for part in particles])
     assert launched == ["evaluate_objective"]
-    assert abs(value - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.temperature * STEP)
+    assert abs(value - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.operator.temperature * STEP)
     assert torch.linalg.norm(gradient - wanted[1]) <= 1e-6 * torch.linalg.norm(wanted[1])
 
 

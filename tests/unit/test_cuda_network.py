@@ -45,7 +45,8 @@ def evaluate(objective, particles, **options):
     control = objective.control
     parameters = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
     settings = dict(tanh=control.activation == "tanh", exact=objective.logdet == "exact", step=STEP)
-    settings |= dict(collision_strength=objective.collision_strength, temperature=objective.temperature)
+    operator = objective.operator
+    settings |= dict(collision_strength=operator.collision_strength, temperature=operator.temperature)
     settings |= dict(together=objective.together, unit=UNIT)
     return cuda_network.objective((z, v, share, known), parameters, **settings, **({"with_gradient": True} | options))
 
@@ -55,7 +56,8 @@ def assert_agrees(objective, particles):
     true_value, true_gradient = exact(objective, particles)
     if objective.control.skip is not None:  # the last of the kernel's parameters, the first of the module's
         true_gradient = true_gradient.roll(-objective.control.skip.numel())
-    running = objective.temperature * float(particles[2].sum()) * STEP  # of the size of the terms that cancel in J
+    # of the size of the terms that cancel in J
+    running = objective.operator.temperature * float(particles[2].sum()) * STEP
     assert abs(value - true_value) <= 1e-6 * max(abs(true_value), running)
     assert torch.linalg.norm(gradient - true_gradient) <= 1e-6 * torch.linalg.norm(true_gradient)
 
@@ -82,7 +84,8 @@ def sum_moments(objective, particles, **options):
     control = objective.control
     parameters = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
     settings = dict(tanh=control.activation == "tanh", exact=objective.logdet == "exact", step=STEP, whole=True)
-    settings |= dict(temperature=objective.temperature, together=objective.together, unit=MOMENTS_UNIT, finer=FINER)
+    settings |= dict(temperature=objective.operator.temperature, together=objective.together)
+    settings |= dict(unit=MOMENTS_UNIT, finer=FINER)
     return cuda_network.moments((z, v, share, known), parameters, **(settings | options))
 
 

@@ -32,7 +32,7 @@ def test_the_objective_on_a_gpu(network):
     moved = [None if part is None else part.cuda() for part in particles]
     objective.cuda().forget()
     value, gradient = value_and_gradient(objective, moved)  # by the objective's own choice of a kernel
-    assert abs(value.cpu() - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.temperature * STEP)
+    assert abs(value.cpu() - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.operator.temperature * STEP)
     assert torch.linalg.norm(gradient.cpu() - wanted[1]) <= 1e-6 * torch.linalg.norm(wanted[1])
 
 

@@ -15,6 +15,7 @@ from hpc_kjko.config import from_table
 from hpc_kjko.control import ControlField
 from hpc_kjko.diagnostics import measure
 from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective, linear_part
+from hpc_kjko.operators import Bath
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.base import Sample
 from hpc_kjko.solvers.varpro import VarproSolver
@@ -48,7 +49,7 @@ def objective_of(space, *, width=32, activation="tanh", logdet="exact", skip=Tru
         for parameter in [*control.layers[-1].parameters(), *([control.skip] if skip else [])]:
             fan_in = width if parameter.shape[-1] == width else 1
             parameter.copy_(size * torch.randn(parameter.shape, generator=generator) / math.sqrt(fan_in))
-    return JKOObjective(control, collision_strength=1.3, temperature=0.8, logdet=logdet)
+    return JKOObjective(control, operator=Bath(1.3, 0.8), logdet=logdet)
 
 
 def folding(objective):
@@ -87,7 +88,8 @@ def exact(objective, particles):
 def assert_agrees(objective, particles):
     value, gradient = value_and_gradient(objective, particles)
     true_value, true_gradient = exact(objective, particles)
-    running = objective.temperature * float(particles[2].sum()) * STEP  # of the size of the terms that cancel in J
+    # of the size of the terms that cancel in J
+    running = objective.operator.temperature * float(particles[2].sum()) * STEP
     assert abs(value - true_value) <= 1e-6 * max(abs(true_value), running)
     assert torch.linalg.norm(gradient - true_gradient) <= 1e-6 * torch.linalg.norm(true_gradient)
 
@@ -173,7 +175,7 @@ def test_no_particle_is_not_in_the_moments_where_the_map_is_singular(alone):
             parameter.zero_()
         control.layers[0].weight[0, 1] = control.layers[1].weight[0, 0] = 1.0
         control.layers[2].weight[0, 0] = -8.0
-    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="exact")
+    objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet="exact")
     solver = VarproSolver(objective, alone, iterations=1, first_iterations=1, learning_rate=1e-3)
     z = torch.full((5, 2), 3.0)
     moments = solver._local(
@@ -289,7 +291,7 @@ def test_what_no_kernel_is_compiled_for_is_left_to_torch():
     periods, dx, dv = SPACES["1D1V"]
     for hidden in ((), (32,), (16, 32), (24, 24)):
         control = ControlField(periods, dx, dv, hidden=hidden, seed=1)
-        objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="exact")
+        objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet="exact")
         assert objective(STEP, *particles_of(objective, 10)).isfinite()
 
 

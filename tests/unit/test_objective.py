@@ -8,6 +8,7 @@ from conftest import Part
 
 from hpc_kjko.control import ControlField
 from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective, continued_log, linear_part, tracked_log_det
+from hpc_kjko.operators import Bath
 
 KAPPA, TEMPERATURE, STEP = 0.8, 1.3, 0.4
 
@@ -44,7 +45,7 @@ def minimise_output_layer(control, z, logdet):
     (All layers at once would have no minimum: with finitely many particles a network can sharpen its features without
     end. Choosing where to stop is the inner solver's business, not this condition's.)
     """
-    objective = Part(JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet))
+    objective = Part(JKOObjective(control, operator=Bath(KAPPA, TEMPERATURE), logdet=logdet))
     layer = control.layers[-1]
     shapes = [layer.weight.shape, layer.bias.shape]
 
@@ -147,7 +148,7 @@ def test_chunks_add_up_and_an_empty_shard_adds_nothing():
     x, v = correlated_gaussian(1)
     control = ControlField(None, 1, 1, hidden=(8, 8), dtype=torch.float64)
     torch.nn.init.normal_(control.layers[-1].weight)
-    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="exact")
+    objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet="exact")
     z = control.features(x, v)
     pieces = sum(objective(0.1, *rows_of(z, control, slice(i, i + 300))) for i in range(0, len(z), 300))
     assert float(pieces.detach()) == pytest.approx(float(objective(0.1, *rows_of(z, control)).detach()), rel=1e-13)
@@ -180,7 +181,7 @@ def test_the_objective_is_the_papers_functional_less_its_value_without_control()
     x, v = correlated_gaussian(2, count=200)
     control = ControlField(None, 2, 2, hidden=(8, 8), dtype=torch.float64)
     torch.nn.init.normal_(control.layers[-1].weight, std=0.3)
-    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet="linear")
+    objective = JKOObjective(control, operator=Bath(KAPPA, TEMPERATURE), logdet="linear")
 
     def field(v_row, x_row):
         return control(control.features(x_row[None], v_row[None]))[0]
@@ -203,7 +204,7 @@ def test_leaky_relu_gradients_of_hidden_layers_are_not_those_of_the_functional(a
     control = ControlField(None, 1, 1, hidden=(6, 6), activation=activation, dtype=torch.float64)
     with torch.no_grad():
         control.layers[-1].weight.normal_(0, 0.5, generator=generator)
-    objective = JKOObjective(control, collision_strength=1.0, temperature=1.0, logdet="linear", together=count)
+    objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet="linear", together=count)
     z = torch.randn(count, 2, generator=generator, dtype=torch.float64)
     share = torch.full((count,), 1 / count, dtype=torch.float64)
     objective(0.1, z, z[:, 1:], share).backward()

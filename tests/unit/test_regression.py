@@ -10,6 +10,7 @@ from hpc_kjko.checkpoint import load
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.config import from_table
 from hpc_kjko.objective import DensityObjective
+from hpc_kjko.operators import Bath
 from hpc_kjko.potential import PotentialField, combined, number_of_functions
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import regression
@@ -77,7 +78,7 @@ def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
 def test_the_gradient_of_the_fit_is_that_of_automatic_differentiation(hidden):
     field = PotentialField((3.0,), 1, 2, hidden=hidden, dtype=torch.float64)
     objective, generator = (
-        DensityObjective(field, collision_strength=1.0, temperature=1.0, mass=1.0, together=128),
+        DensityObjective(field, operator=Bath(1.0, 1.0), mass=1.0, together=128),
         torch.Generator(),
     )
     z, wanted, share, c = (

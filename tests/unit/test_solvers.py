@@ -11,6 +11,7 @@ from hpc_kjko.config import from_table
 from hpc_kjko.control import ControlField
 from hpc_kjko.errors import UserError
 from hpc_kjko.objective import JKOObjective
+from hpc_kjko.operators import Bath
 from hpc_kjko.particles import BLOCK, FOLDS, Shard, folds, uniform_points
 from hpc_kjko.solvers import AdamSolver, VarproSolver, varpro
 from hpc_kjko.solvers.base import Sample, TrainingData
@@ -32,7 +33,7 @@ def banana(dims, count, seed=0):
 
 
 def solver_of(control, comm, kind=VarproSolver, logdet="exact", **settings):
-    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet)
+    objective = JKOObjective(control, operator=Bath(KAPPA, TEMPERATURE), logdet=logdet)
     defaults = {"iterations": 0, "first_iterations": 0, "learning_rate": 1e-2}
     return kind(objective, comm, **{**defaults, **settings})
 
@@ -50,7 +51,7 @@ def test_varpros_output_layer_is_stationary(dims, logdet, variate, alone, monkey
     if variate:  # whatever numbers a control variate might give
         sample = replace(sample, v=torch.sin(sample.v) + 0.3, known=0.4 * torch.cos(sample.v[:, 0]))
     solver_of(control, alone, logdet=logdet).minimise(TrainingData.unheld(sample), STEP)
-    objective = JKOObjective(control, collision_strength=KAPPA, temperature=TEMPERATURE, logdet=logdet)
+    objective = JKOObjective(control, operator=Bath(KAPPA, TEMPERATURE), logdet=logdet)
     value = objective(STEP, *sample.rows(slice(None)))
     value.backward()
     assert float(value.detach()) < -0.01
