@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_kjko.binned import Binned
 from hpc_kjko.comm import Communicator
 from hpc_kjko.compare import grid_densities
 from hpc_kjko.config import Case
@@ -26,8 +27,6 @@ from hpc_kjko.extensions import collision_class
 from hpc_kjko.histograms import (
     BINS,
     MARGINAL_BINS,
-    Histogram,
-    Marginal,
     histograms_of,
     local_histograms,
     local_marginals,
@@ -40,6 +39,7 @@ from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import SeriesWriter
+from hpc_kjko.species import ONLY
 from hpc_kjko.storage import partial_name, warn_once, writing
 
 #: Averages of logarithms of densities: the particles' own, and those that are known.
@@ -51,8 +51,7 @@ class Measured:
     """What is measured of one snapshot: a row of numbers by name, and densities."""
 
     row: dict[str, float]
-    histograms: list[Histogram]
-    marginals: list[Marginal]
+    binned: Binned
 
 
 class Analysis:
@@ -74,7 +73,7 @@ class Analysis:
         self.comm = comm
         self._exact: Callable[[float], Density] | None = exact_solution(case)
         self._equilibrium = case.equilibrium()
-        self._tracks_log_f = collision_class(case).tracks_log_f
+        self._tracks_log_f = collision_class(case.method.collision).tracks_log_f
         low, high = torch.tensor([*case.problem.window[0], *case.problem.window[1]], dtype=torch.float64).T
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
         kinds = (("x", case.problem.space_dims), ("v", case.problem.velocity_dims))
@@ -115,10 +114,9 @@ class Analysis:
         if known:
             errors = marginal_errors(in_marginals, self.problem, next(iter(known.values())))
             row |= {f"marginal_l1_{name}": error for name, error in zip(self._coordinates, errors, strict=True)}
-        mass = self.problem.mass
-        return Measured(
-            row, histograms_of(mass * in_histograms, self.problem), marginals_of(mass * in_marginals, self.problem)
-        )
+        mass, problem = self.problem.mass, self.problem
+        binned = Binned(histograms_of(mass * in_histograms, problem), marginals_of(mass * in_marginals, problem))
+        return Measured(row, binned)
 
     def _known(self, step: int, time: float) -> dict[str, Density]:
         exact = {"exact": self._exact(time)} if self._exact else {}
@@ -220,8 +218,8 @@ def analyse(
                 time=measured.row["time"],
                 time_step=case.time.step,
                 run_attributes=header,
-                histograms=measured.histograms,
-                marginals=measured.marginals,
+                names=[ONLY],
+                binned=[measured.binned],
             )
         )
         rows.append(measured.row)
@@ -237,7 +235,7 @@ def analyse(
 def _marginal_lines(measured: Measured) -> list[list[Any]]:
     """Lines of marginals.csv: step, time, coordinate, centre of the bin, density."""
     lines = []
-    for marginal in measured.marginals:
+    for marginal in measured.binned.marginals:
         (low, high), bins = marginal.range, len(marginal.values)
         centres = low + (np.arange(bins) + 0.5) * ((high - low) / bins)
         start = [int(measured.row["step"]), measured.row["time"], f"{marginal.kind}_{marginal.axis + 1}"]

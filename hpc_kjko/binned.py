@@ -37,3 +37,11 @@ class Marginal:
     axis: int
     values: np.ndarray
     range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Binned:
+    """Of one species, histograms of its phase space, one for each space dimension, and marginals, x first."""
+
+    histograms: list[Histogram]
+    marginals: list[Marginal]

@@ -4,9 +4,9 @@ Plain HDF5 with numbers and JSON, nothing that could be executed. Every byte tha
 
     manifest           JSON: the caller's header; type, shape and checksum of every dataset below
     sha256             attribute of the manifest: its digest
-    particles/NAME     rows of all ranks
-    block_crc32/NAME   CRC-32 of each global block of these rows
-    state/NAME         what all ranks hold alike (network, optimiser)
+    particles/SPECIES/NAME     rows of all ranks
+    block_crc32/SPECIES/NAME   CRC-32 of each global block of these rows
+    state/NAME         what all ranks hold alike (networks, optimisers)
 
 A checksum belongs to a block and not to a rank's shard, so that any number of ranks can verify its own rows.
 """
@@ -32,10 +32,23 @@ from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.particles import BLOCK, Shard
 from hpc_kjko.storage import ShardedFile, reading, unfinished
 
-_FORMAT = "hpc_kjko checkpoint 1"
+_FORMAT = "hpc_kjko checkpoint 2"
 _ANOTHER = "restart from another checkpoint of this run, or run it anew"
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a rank has of a species.
+
+    Attributes:
+        shard: its rows among those of all ranks.
+        arrays: these rows [stop - start, ...] by name.
+    """
+
+    shard: Shard
+    arrays: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -44,22 +57,19 @@ class Checkpoint:
 
     Attributes:
         header: what :func:`save` was given, as JSON keeps it (tuples become lists).
-        shard: the rows of this rank among those of the file.
-        particles: this rank's rows [stop - start, ...] by name.
+        species: this rank's rows of each species, by its name.
         state: arrays by name, the same on every rank.
     """
 
     header: dict[str, Any]
-    shard: Shard
-    particles: dict[str, np.ndarray]
+    species: dict[str, Rows]
     state: dict[str, np.ndarray]
 
 
 def save(
     folder: Path | str,
     comm: Communicator,
-    shard: Shard,
-    particles: Mapping[str, np.ndarray],
+    species: Mapping[str, Rows],
     state: Mapping[str, np.ndarray],
     header: dict[str, Any],
 ) -> Path:
@@ -70,9 +80,8 @@ def save(
     Args:
         folder: made if missing.
         comm: the ranks of the run.
-        shard: which global rows this rank holds.
-        particles: this rank's rows [stop - start, ...] by name.
-        state: arrays by name ("network/layers.0.weight"), rank 0's.
+        species: this rank's rows of each species, by its name.
+        state: arrays by name ("collisions/electrons/network/layers.0.weight"), rank 0's.
         header: what JSON can hold, rank 0's; ``header["step"]`` names the file.
 
     Returns:
@@ -81,14 +90,21 @@ def save(
     Raises:
         UserError: on all ranks, when it cannot be written; earlier checkpoints are still there.
     """
-    checksums = {name: np.concatenate(comm.allgather(_block_checksums(rows))) for name, rows in particles.items()}
+    particles = {
+        f"{name}/{array}": (values, rows.shard)
+        for name, rows in species.items()
+        for array, values in rows.arrays.items()
+    }
+    checksums = {
+        name: np.concatenate(comm.allgather(_block_checksums(values))) for name, (values, _) in particles.items()
+    }
     manifest = {
         "format": _FORMAT,
         "header": header,
-        "total": shard.total,
+        "totals": {name: rows.shard.total for name, rows in species.items()},
         "particles": {
-            name: _entry(rows.dtype, (shard.total, *rows.shape[1:]), checksums[name])
-            for name, rows in particles.items()
+            name: _entry(values.dtype, (shard.total, *values.shape[1:]), checksums[name])
+            for name, (values, shard) in particles.items()
         },
         "state": {name: _entry(array.dtype, array.shape, array) for name, array in state.items()},
     }
@@ -97,8 +113,8 @@ def save(
     with ShardedFile(path, comm) as file:
         file.array("manifest", np.bytes_(text))
         file.attributes("manifest", {"sha256": hashlib.sha256(text).hexdigest()})
-        for name, rows in particles.items():
-            file.rows(f"particles/{name}", rows, shard)
+        for name, (values, shard) in particles.items():
+            file.rows(f"particles/{name}", values, shard)
             file.array(f"block_crc32/{name}", checksums[name])
         for name, array in state.items():
             file.array(f"state/{name}", array)
@@ -180,10 +196,12 @@ def _read(path: Path, rank: int, size: int, advice: str) -> Checkpoint:
         manifest = json.loads(text)
         if manifest["format"] != _FORMAT:
             raise ValueError(f"its format is '{manifest['format']}', this version reads '{_FORMAT}'")
-        shard = Shard.of(manifest["total"], rank, size)
-        particles = {name: _read_rows(file, name, entry, shard) for name, entry in manifest["particles"].items()}
+        species = {name: Rows(Shard.of(total, rank, size), {}) for name, total in manifest["totals"].items()}
+        for path_of_rows, entry in manifest["particles"].items():
+            name, _, array = path_of_rows.partition("/")
+            species[name].arrays[array] = _read_rows(file, path_of_rows, entry, species[name].shard)
         state = {name: _read_array(file, f"state/{name}", entry) for name, entry in manifest["state"].items()}
-        return Checkpoint(manifest["header"], shard, particles, state)
+        return Checkpoint(manifest["header"], species, state)
 
 
 def _read_rows(file: h5py.File, name: str, entry: dict[str, Any], shard: Shard) -> np.ndarray:

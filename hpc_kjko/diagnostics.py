@@ -9,13 +9,14 @@ Normalisation: mean density 1 in a periodic box (∫f = V), ∫f = 1 in unbounde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from hpc_kjko.assembly import SpeciesPlan
 from hpc_kjko.collisions import Collision, CollisionReport
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
@@ -25,20 +26,45 @@ from hpc_kjko.exact import counts, summed, summed_finely
 from hpc_kjko.fields import AmpereSolver, ExternalField, ExternalSolver, FieldSolver, MeshField, PoissonSolver
 from hpc_kjko.histograms import MARGINAL_BINS, coordinates, local_marginals, marginal_errors
 from hpc_kjko.mesh import Grid
-from hpc_kjko.operators import OPERATORS, Operator
 from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import PeriodicWave, Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
+from hpc_kjko.species import Plasma
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything known at one time level t^n: particles, the field of those very positions, the last collision."""
+    """Everything known at one time level t^n.
+
+    Attributes:
+        species: all species with their particles.
+        field: that of those very positions.
+        collisions: of each species, what the last collision step did.
+    """
 
     time: float
-    particles: Particles
+    species: Plasma
     field: MeshField | ExternalField
-    collision: CollisionReport
+    collisions: tuple[CollisionReport, ...]
+
+    @property
+    def particles(self) -> Particles:
+        """Those of the only species."""
+        (one,) = self.species
+        return one.particles
+
+    @property
+    def collision(self) -> CollisionReport:
+        """What the last collision step of the only species did."""
+        (one,) = self.collisions
+        return one
+
+    def of(self, number: int) -> State:
+        """The same with one species alone, by its number."""
+        part, field = slice(number, number + 1), self.field
+        if isinstance(field, MeshField):
+            field = replace(field, densities=field.densities[part])
+        return State(self.time, self.species[part], field, self.collisions[part])
 
 
 class Diagnostic(Protocol):
@@ -59,13 +85,16 @@ class Diagnostic(Protocol):
 
 
 class Invariants:
-    """mass ∫f (of the deposited density where there is a mesh) and momentum ∫ v f."""
+    """mass Σ m ∫f (of the deposited densities where there is a mesh) and momentum Σ m ∫ v f."""
 
     def __init__(self, velocity_dims: int):
         self.columns = ("mass", *(f"momentum_{axis + 1}" for axis in range(velocity_dims)))
 
     def local(self, state: State) -> np.ndarray:
-        particles, share = state.particles, state.particles.shares()
+        return np.concatenate([self._sums(one.particles) for one in state.species])
+
+    def _sums(self, particles: Particles) -> np.ndarray:
+        share = particles.shares()
         number, momentum = 0.0, np.zeros((2, particles.v.shape[1]))
         for rows in passes_over(particles.v):
             weight = share[rows]
@@ -74,33 +103,40 @@ class Invariants:
         return np.append(number, momentum)
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        field = state.field
-        particles = state.particles
-        if isinstance(field, MeshField):
-            mass = float(field.density.sum()) * field.grid.cell_volume
-        else:
-            mass = particles.mass * float(sums[0]) / particles.shard.total
-        momentum = sums[1:].reshape(2, -1).sum(0)
-        return mass, *map(float, particles.mass * momentum)
+        field, mass, momentum = state.field, 0.0, np.zeros(len(self.columns) - 1)
+        for number, (one, (counted, *parts)) in enumerate(
+            zip(state.species, sums.reshape(len(state.species), -1), strict=True)
+        ):
+            total = one.particles.total_weight
+            if isinstance(field, MeshField):
+                mass += one.mass * float(field.densities[number].sum()) * field.grid.cell_volume
+            else:
+                mass += one.mass * total * float(counted) / one.particles.shard.total
+            momentum += one.mass * total * np.reshape(parts, (2, -1)).sum(0)
+        return mass, *map(float, momentum)
 
 
 class Energies:
-    """Kinetic ∫½|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ; where log f is tracked, entropy ∫ f log f
-    and, in a bath, the free energy F = kinetic + field + potential + T · entropy (the paper's discrete energy, eq. 39).
+    """Kinetic Σ ∫½m|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ; where log f is tracked, entropy
+    Σ ∫ f log f and, where all species are in baths, the free energy F = kinetic + field + potential + Σ T ∫ f log f
+    (the paper's discrete energy, eq. 39).
 
     Args:
-        temperature: T of the bath; None without one.
+        temperatures: T of each species' bath; None where one has none.
     """
 
-    def __init__(self, problem: Problem, temperature: float | None, tracks_log_f: bool):
-        self.problem, self.temperature = problem, temperature
+    def __init__(self, problem: Problem, temperatures: Sequence[float] | None, tracks_log_f: bool):
+        self.problem, self.temperatures = problem, temperatures
         self.columns: tuple[str, ...] = ("kinetic_energy", "field_energy", "potential_energy")
         if tracks_log_f:
-            self.columns += ("entropy",) if temperature is None else ("entropy", "free_energy")
+            self.columns += ("entropy",) if temperatures is None else ("entropy", "free_energy")
 
     def local(self, state: State) -> np.ndarray:
-        particles, share, sums = state.particles, state.particles.shares(), np.zeros(3)
         external = isinstance(state.field, ExternalField)
+        return np.concatenate([self._sums(one.particles, external) for one in state.species])
+
+    def _sums(self, particles: Particles, external: bool) -> np.ndarray:
+        share, sums = particles.shares(), np.zeros(3)
         for rows in passes_over(particles.x):
             weight = share[rows]
             sums[0] += 0.5 * float(summed(weight * (particles.v[rows].double() ** 2).sum(1)))
@@ -110,10 +146,71 @@ class Energies:
         return sums
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        kinetic, potential, entropy = map(float, state.particles.mass * sums)
+        kinetic, potential, entropy, heat = 0.0, 0.0, 0.0, 0.0
+        for number, (one, parts) in enumerate(zip(state.species, sums.reshape(-1, 3), strict=True)):
+            of_kinetic, of_potential, of_entropy = map(float, one.particles.total_weight * parts)
+            kinetic, potential = kinetic + one.mass * of_kinetic, potential + of_potential
+            entropy += of_entropy
+            heat += self.temperatures[number] * of_entropy if self.temperatures else 0.0
         energies = (kinetic, state.field.energy, potential)
-        free_energy = sum(energies) + (self.temperature or 0.0) * entropy
-        return (*energies, entropy, free_energy)[: len(self.columns)]
+        return (*energies, entropy, sum(energies) + heat)[: len(self.columns)]
+
+
+class SpeciesEnergies:
+    """Kinetic energy ∫½m|v|² f of the only species and, where log f is tracked, its entropy ∫ f log f."""
+
+    def __init__(self, tracks_log_f: bool):
+        self.columns = ("kinetic_energy", "entropy")[: 1 + tracks_log_f]
+
+    def local(self, state: State) -> np.ndarray:
+        particles, share, sums = state.particles, state.particles.shares(), np.zeros(2)
+        for rows in passes_over(particles.x):
+            sums[0] += 0.5 * float(summed(share[rows] * (particles.v[rows].double() ** 2).sum(1)))
+            sums[1] += float(summed(share[rows] * particles.log_f[rows].double()))
+        return sums
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        (one,) = state.species
+        kinetic, entropy = map(float, one.particles.total_weight * sums)
+        return (one.mass * kinetic, entropy)[: len(self.columns)]
+
+
+class Temperatures:
+    """m (⟨v_i²⟩ − ⟨v_i⟩²) in each direction, of all particles of the only species."""
+
+    def __init__(self, velocity_dims: int):
+        self.columns = tuple(f"temperature_{axis + 1}" for axis in range(velocity_dims))
+
+    def local(self, state: State) -> np.ndarray:
+        particles, share = state.particles, state.particles.shares()
+        sums = np.zeros((2, 2 * particles.v.shape[1]))
+        for rows in passes_over(particles.v):
+            v = particles.v[rows].double()
+            sums += summed_finely(share[rows, None] * torch.cat([v, v * v], dim=1)).cpu().numpy()
+        return sums.ravel()
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        mean, square = np.reshape(sums.reshape(2, -1).sum(0), (2, -1))
+        (one,) = state.species
+        return tuple(map(float, one.mass * (square - mean**2)))
+
+
+class OfSpecies:
+    """A diagnostic of one species alone, of several, whose columns bear its name.
+
+    Args:
+        number: which species; name: its name.
+    """
+
+    def __init__(self, number: int, name: str, diagnostic: Diagnostic):
+        self.number, self.diagnostic = number, diagnostic
+        self.columns = tuple(f"{name}_{column}" for column in diagnostic.columns)
+
+    def local(self, state: State) -> np.ndarray:
+        return self.diagnostic.local(state.of(self.number))
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        return self.diagnostic.finish(sums, state.of(self.number))
 
 
 class RelativeEntropy:
@@ -265,21 +362,52 @@ def exact_solution(case: Case) -> Callable[[float], Density] | None:
     return exact
 
 
-def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolver[Any]) -> list[Diagnostic]:
+def series_diagnostics(
+    case: Case, plans: Sequence[SpeciesPlan], steps: Sequence[Collision], field_solver: FieldSolver[Any]
+) -> list[Diagnostic]:
     """The diagnostics of the time series, in the order of its columns.
 
     Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
-    density where none is known.
+    density where none is known. With several species there are totals first, then the columns of each species.
+
+    Args:
+        plans, steps: of each species, and its collision step.
     """
-    problem, strength = case.problem, collision_strength(case)
-    conserving = OPERATORS[case.physics.collision_operator].frame == "local"
-    exact = exact_solution(case)
-    equilibrium = case.equilibrium()
+    problem = case.problem
+    in_baths = all(plan.collision.operator.frame == "bath" for plan in plans)
     diagnostics: list[Diagnostic] = [
         Invariants(problem.velocity_dims),
-        Energies(problem, None if conserving else case.physics.temperature, collision.tracks_log_f),
+        Energies(
+            problem,
+            [plan.mass * plan.collision.operator.temperature for plan in plans] if in_baths else None,
+            all(step.tracks_log_f for step in steps),
+        ),
     ]
-    if collision.tracks_log_f and equilibrium is not None:
+    if isinstance(field_solver, PoissonSolver) and isinstance(problem, PeriodicWave):
+        of_field: list[Diagnostic] = [WaveEnergy(field_solver.grid, problem.wave_vector)]
+    else:
+        of_field = []
+    if isinstance(field_solver, AmpereSolver):
+        of_field.append(GaussLaw(field_solver))
+    if len(plans) == 1:
+        return diagnostics + _of_species(case, plans[0], steps[0], field_solver, of_field)
+    diagnostics += of_field
+    for number, (plan, step) in enumerate(zip(plans, steps, strict=True)):
+        own: list[Diagnostic] = [Invariants(problem.velocity_dims), SpeciesEnergies(step.tracks_log_f)]
+        own += _of_species(case, plan, step, field_solver, [])
+        diagnostics += [OfSpecies(number, plan.name, diagnostic) for diagnostic in own]
+    return diagnostics
+
+
+def _of_species(
+    case: Case, plan: SpeciesPlan, step: Collision, field_solver: FieldSolver[Any], of_field: list[Diagnostic]
+) -> list[Diagnostic]:
+    """What is measured of one species; ``of_field`` is what is measured of the field, and stands among it."""
+    problem, strength, conserving = plan.start, collision_strength(case), plan.collision.operator.frame == "local"
+    exact = exact_solution(case)
+    equilibrium = None if conserving else problem.equilibrium(plan.temperature)
+    diagnostics: list[Diagnostic] = []
+    if step.tracks_log_f and equilibrium is not None:
         diagnostics.append(RelativeEntropy(equilibrium))
     if exact is not None:
         diagnostics.append(MarginalErrors(problem, exact))
@@ -287,27 +415,24 @@ def series_diagnostics(case: Case, collision: Collision, field_solver: FieldSolv
             diagnostics.append(MomentErrors(exact))
     elif equilibrium is not None:
         diagnostics.append(MarginalErrors(problem, lambda time: equilibrium))
-    if isinstance(field_solver, PoissonSolver) and isinstance(problem, PeriodicWave):
-        diagnostics.append(WaveEnergy(field_solver.grid, problem.wave_vector))
-    if isinstance(field_solver, AmpereSolver):
-        diagnostics.append(GaussLaw(field_solver))
+    diagnostics += [Temperatures(problem.velocity_dims), *of_field]
     if isinstance(field_solver, PoissonSolver) and field_solver.variate:
         diagnostics += [WeightNoise(field_solver.variate), CollisionStep("collision_field_energy")]
-    if collision.has_control:
+    if step.has_control:
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if exact and strength else [])))
         diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
     diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
     if conserving:
         diagnostics.append(CollisionStep("sparse_nodes"))
-    if collision.fits_log_f:
+    if step.fits_log_f:
         diagnostics.append(CollisionStep("log_f_residual", "log_f_moved", "entropy_moved_total"))
-        if collision.held_out:
+        if step.held_out:
             diagnostics.append(CollisionStep("disagreement", "disagreement_error"))
-    if collision.held_out:
+    if step.held_out:
         free_energy = "collision_free_energy"
         totals = (f"{free_energy}_total", f"{free_energy}_total_error")
         diagnostics.append(CollisionStep("certificate", free_energy, f"{free_energy}_error", *totals))
-    if collision.sees_wave:
+    if step.sees_wave:
         diagnostics.append(CollisionStep("wave_error"))
     return diagnostics
 
@@ -335,21 +460,21 @@ def require_finite(row: dict[str, float]) -> None:
 
 
 def initial_report(
-    particles: Particles, case: Case, operator: Operator, collision: Collision, comm: Communicator
+    particles: Particles, plan: SpeciesPlan, collision: Collision, comm: Communicator
 ) -> CollisionReport:
-    """The collision columns at t = 0, where no step has been made: exact, from the initial density.
+    """The collision columns of a species at t = 0, where no step has been made: exact, from the initial density.
 
-    The dissipation is (1/κ) ∫∫ |u*|² f with u* = −κ (v + T ∇v log f0), in the rest frame of the collisions; the
+    The dissipation is (m/κ) ∫∫ |u*|² f with u* = −κ (v + Θ ∇v log f0), in the rest frame of the collisions; the
     objective is J(u ≡ 0) = mean ½|v|² there.
     """
     velocity, unit = collision.rest_frame(particles)
     square, kinetic = 0.0, 0.0
-    share = particles.shares()
+    operator, share = plan.collision.operator, particles.shares()
     with comm.together():
         for rows in passes_over(particles.x):
             x, v = particles.x[rows], particles.v[rows].detach().requires_grad_()
             with torch.enable_grad():
-                log_density = case.problem.log_density(x, v, case.physics.temperature)
+                log_density = plan.start.log_density(x, v, plan.temperature)
                 (score,) = torch.autograd.grad(log_density.sum(), v)
             mean, scale = (part[rows] if isinstance(part, torch.Tensor) else part for part in (velocity, unit))
             at_rest = (v.detach() - mean) / scale
@@ -357,13 +482,14 @@ def initial_report(
             square += float(summed(share[rows] * (drag.double() ** 2).sum(1)))
             kinetic += 0.5 * float(summed(share[rows] * (at_rest.double() ** 2).sum(1)))
     mean_square, mean_kinetic = map(float, comm.sum(np.array([square, kinetic])))
-    dissipation = collision_strength(case) * particles.mass * mean_square
+    strength = operator.collision_strength if plan.collision.method.collision != "none" else 0.0
+    dissipation = strength * plan.mass * particles.total_weight * mean_square
     if operator.frame == "local":
-        dissipation /= operator.temperature
+        dissipation /= plan.mass * operator.temperature
     return CollisionReport(dissipation, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
 
-def require_finite_potential(field_solver: FieldSolver, particles: Particles, comm: Communicator) -> None:
+def require_finite_potential(field_solver: FieldSolver, plasma: Plasma, comm: Communicator) -> None:
     """Check an external potential at every particle. Collective.
 
     Raises:
@@ -372,6 +498,7 @@ def require_finite_potential(field_solver: FieldSolver, particles: Particles, co
     if not isinstance(field_solver, ExternalSolver):
         return
     with comm.together():
+        particles = plasma[0].particles
         for rows in passes_over(particles.x):
             bad = ~torch.isfinite(field_solver.problem.potential(particles.x[rows]))
             if bad.any():

@@ -130,7 +130,8 @@ def resume(
                 f"higher, as in --set time.end={config.end_after(2 * saved.header['step'], case.time.step)}"
             )
         comm.select_device(case.run.device)
-        memory.require(case, comm, held=sum(rows.nbytes for rows in saved.particles.values()))
+        held = sum(array.nbytes for rows in saved.species.values() for array in rows.arrays.values())
+        memory.require(case, comm, held=held)
         with _memory_named(case, comm):
             simulation = Simulation.resume(case, comm, saved)
             _begin(stop, comm)

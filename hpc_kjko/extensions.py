@@ -6,12 +6,13 @@ What it does wrong, and Python tells of, ends a run as a mistake of the user's i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hpc_kjko import collisions, diagnostics, usercode
+from hpc_kjko.assembly import SpeciesPlan
 from hpc_kjko.collisions import METHODS, Collision, CollisionReport, CollisionSettings
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
@@ -19,19 +20,15 @@ from hpc_kjko.diagnostics import Diagnostic, State
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import FieldSolver
 from hpc_kjko.integrators import PHASES
-from hpc_kjko.mesh import Grid
-from hpc_kjko.operators import OPERATORS
-from hpc_kjko.particles import BLOCK, Particles, uniform_points
-from hpc_kjko.problems import PeriodicWave
+from hpc_kjko.particles import Particles
 
 
-def collision_class(case: Case) -> type[Collision]:
-    """The class of a case's collision method.
+def collision_class(name: str) -> type[Collision]:
+    """The class of a collision method, of METHODS or of the user's own.
 
     Raises:
         UserError: it is the user's and cannot be had, or is no collision method.
     """
-    name = case.method.collision
     if not usercode.is_reference(name):
         return METHODS[name]
     given, found = f'method.collision = "{name}"', usercode.load(name, "method.collision")
@@ -39,22 +36,23 @@ def collision_class(case: Case) -> type[Collision]:
         raise UserError(f"{given}: it must be a subclass of hpc_kjko.collisions.Collision")
     if found.__abstractmethods__:
         raise UserError(f"{given}: it has no {', '.join(sorted(found.__abstractmethods__))}")
-    if case.particles.control_variate and not found.tracks_log_f:
-        raise UserError(f"particles.control_variate = true needs collisions that track log f, and {given} does not")
     return found
 
 
-def collision_of(case: Case, settings: CollisionSettings, comm: Communicator) -> Collision:
-    """The collision step of a case; κ = 0 has none. Collective.
+def collision_of(settings: CollisionSettings, comm: Communicator) -> Collision:
+    """The collision step of a species; κ = 0 has none. Collective.
 
     Raises:
         UserError: on all ranks, where the method is the user's and cannot be had.
     """
+    name = settings.method.collision
+    given = f'method.collision = "{name}"'
     with comm.together():
-        kind = collision_class(case)
-    if not usercode.is_reference(case.method.collision):
-        return collisions.collision_of(settings, comm, METHODS[case.method.collision])
-    given = f'method.collision = "{case.method.collision}"'
+        kind = collision_class(name)
+        if settings.control_variate and not kind.tracks_log_f:
+            raise UserError(f"particles.control_variate = true needs collisions that track log f, and {given} does not")
+    if not usercode.is_reference(name):
+        return collisions.collision_of(settings, comm, kind)
 
     def own(settings: CollisionSettings, comm: Communicator) -> Collision:
         made: Collision = usercode.call(kind, settings, comm, given=given)
@@ -63,50 +61,6 @@ def collision_of(case: Case, settings: CollisionSettings, comm: Communicator) ->
         return made
 
     return collisions.collision_of(settings, comm, own)
-
-
-def collision_settings(case: Case, grid: Grid | None, comm: Communicator) -> CollisionSettings:
-    """What a case has for its collision step, on its mesh. Collective.
-
-    Raises:
-        UserError: on all ranks, where the operator needs a temperature that the start does not have.
-    """
-    physics, problem = case.physics, case.problem
-    kind, temperature = OPERATORS[physics.collision_operator], physics.temperature
-    if kind.frame == "local":
-        with comm.together():
-            temperature = _initial_temperature(case)
-    wave_vector: tuple[float, ...] | None = None
-    if isinstance(problem, PeriodicWave) and case.particles.start == "quiet" and kind.frame == "bath":
-        # a random start is too noisy for a wave, and in the local frame collisions exchange nothing with one
-        wave_vector = tuple(float(k) for k in problem.wave_vector)
-    return CollisionSettings(
-        operator=kind(physics.collision_strength, temperature),
-        problem=problem,
-        method=case.method,
-        velocity_matching=case.velocity_matching,
-        count=case.particles.count,
-        seed=case.particles.seed,
-        control_variate=case.particles.control_variate,
-        wave_vector=wave_vector,
-        grid=grid,
-        end=case.time.end,
-        steps=case.time.steps,
-        reproducible=case.run.reproducible,
-    )
-
-
-def _initial_temperature(case: Case) -> float:
-    """|v − U|²/dv of the initial density, from some of its quiet points: a unit, the same in every part of a run."""
-    problem = case.problem
-    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
-    temperature = float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
-    if not temperature > 0:
-        raise UserError(
-            f'physics.collision_operator = "{case.physics.collision_operator}" needs a plasma with a temperature, and '
-            "all velocities of this problem's start are alike"
-        )
-    return temperature
 
 
 def _checked(method: Callable[..., Any], name: str, given: str, *arguments: Any) -> Any:
@@ -127,14 +81,18 @@ def _checked(method: Callable[..., Any], name: str, given: str, *arguments: Any)
 
 
 def series_diagnostics(
-    case: Case, collision: Collision, field_solver: FieldSolver[Any], comm: Communicator
+    case: Case,
+    plans: Sequence[SpeciesPlan],
+    steps: Sequence[Collision],
+    field_solver: FieldSolver[Any],
+    comm: Communicator,
 ) -> list[Diagnostic]:
     """The diagnostics of a run, those of the user's last. Collective.
 
     Raises:
         UserError: on all ranks, where one cannot be had, is no diagnostic, or has a column that is there already.
     """
-    found = diagnostics.series_diagnostics(case, collision, field_solver)
+    found = diagnostics.series_diagnostics(case, plans, steps, field_solver)
     with comm.together():
         for reference in case.output.diagnostics:
             own = OwnDiagnostic(reference, case)

@@ -5,29 +5,37 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import scipy.fft
 import torch
 
 from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT
 from hpc_kjko.mesh import Grid, MassMatrix, SlabSpectrum, Spectrum
 from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import Problem
+from hpc_kjko.species import Plasma, Species, moved
 
 
 @dataclass(frozen=True)
 class MeshField:
-    """A self-consistent field: density, potential [*cells] and electric field [*cells, dx], and what acts on x."""
+    """A self-consistent field.
+
+    Attributes:
+        densities: n_a of each species [species, *cells].
+        charge_density: Σ q_a n_a [*cells].
+        potential: φ [*cells]; electric: E [*cells, dx].
+    """
 
     grid: Grid
-    density: np.ndarray
+    densities: np.ndarray
+    charge_density: np.ndarray
     potential: np.ndarray
     electric: np.ndarray
 
@@ -37,7 +45,7 @@ class MeshField:
         return 0.5 * float(np.sum(self.electric**2)) * self.grid.cell_volume
 
     def acceleration(self, x: torch.Tensor) -> torch.Tensor:
-        """E at the particles: [n, dx]."""
+        """E at x [n, dx]: [n, dx], the acceleration of a particle with q/m = 1."""
         return self.grid.gather(torch.from_numpy(self.electric).to(x.device), x)
 
     def kick(self, particles: Particles, duration: float) -> Particles:
@@ -101,21 +109,21 @@ class FieldSolver(ABC, Generic[F]):
     """What turns particles into the field that acts on them."""
 
     @abstractmethod
-    def start(self, particles: Particles) -> F:
+    def start(self, plasma: Plasma) -> F:
         """The field of these particles at t = 0. Collective."""
 
     @abstractmethod
-    def drift(self, field: F, particles: Particles, duration: float) -> tuple[F, Particles]:
+    def drift(self, field: F, plasma: Plasma, duration: float) -> tuple[F, Plasma]:
         """The field and the particles once these have drifted for ``duration``. Collective."""
 
-    def kick(self, field: F, particles: Particles, duration: float) -> tuple[F, Particles]:
+    def kick(self, field: F, plasma: Plasma, duration: float) -> tuple[F, Plasma]:
         """The field and the particles once it has acted on their velocities for ``duration``, at fixed x. Collective.
 
-        Most fields depend on x alone and stay as they are: v ← v + duration · a(x).
+        Most fields depend on x alone and stay as they are: v ← v + duration · (q/m) a(x).
         """
-        return field, field.kick(particles, duration)
+        return field, moved(plasma, [field.kick(one.particles, duration * one.charge_to_mass) for one in plasma])
 
-    def after_collision(self, field: F, before: Particles, after: Particles) -> tuple[F, float]:
+    def after_collision(self, field: F, before: Plasma, after: Plasma) -> tuple[F, float]:
         """The field once velocities and log f have changed, and by how much that changed its energy. Collective.
 
         Only with a control variate, whose weights depend on them, does either change.
@@ -126,20 +134,20 @@ class FieldSolver(ABC, Generic[F]):
         """What a checkpoint must hold of a field that the positions alone do not determine, alike on every rank."""
         return {}
 
-    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> F:
+    def resume(self, plasma: Plasma, arrays: dict[str, np.ndarray]) -> F:
         """The field of a run that goes on from :meth:`state`. Collective."""
-        return self.start(particles)
+        return self.start(plasma)
 
 
 class PoissonSolver(FieldSolver[MeshField]):
-    """−Δφ = n − n̄ on the periodic mesh, E = −∇φ, by FFT.
+    """−Δφ = ρ − ρ̄ on the periodic mesh, ρ = Σ q_a n_a, E = −∇φ, by FFT. A uniform background makes the box neutral.
 
-    The density of every rank is summed by an allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E; with
-    ``"replicated"`` every rank solves for itself, which saves the broadcast; with ``"distributed"`` each transforms a
-    part of the mesh. The potential stays with the ranks that solved: elsewhere it is zero.
+    The densities of every rank are summed by one allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E;
+    with ``"replicated"`` every rank solves for itself, which saves the broadcast; with ``"distributed"`` each
+    transforms a part of the mesh. The potential stays with the ranks that solved: elsewhere it is zero.
 
     Args:
-        variate: takes noise from what the particles deposit; its weights change with v and log f.
+        variate: takes noise from what the particles of the only species deposit; its weights change with v and log f.
         unit: what each particle adds to a density at a node is rounded to (:mod:`hpc_kjko.exact`); 0: not at all.
     """
 
@@ -154,51 +162,71 @@ class PoissonSolver(FieldSolver[MeshField]):
         self.grid, self.comm, self.solver, self.variate, self.unit = grid, comm, solver, variate, unit
         self.spectrum: Spectrum | SlabSpectrum = SlabSpectrum(grid, comm) if solver == "distributed" else Spectrum(grid)
 
-    def start(self, particles: Particles) -> MeshField:
+    def start(self, plasma: Plasma) -> MeshField:
         """The field of the particles of all ranks. Collective.
 
         Raises:
             SolverFailure: a position is not finite (on every rank).
         """
-        return self.solve(self.density(particles))
+        return self.field_of(self.densities(plasma), plasma)
 
-    def density(self, particles: Particles) -> np.ndarray:
-        """n [*cells] of the particles of all ranks. Collective."""
-        local = self.grid.deposit(particles.x, self.deposited(particles)[None], self.unit)
-        return self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
+    def densities(self, plasma: Plasma) -> np.ndarray:
+        """n_a [species, *cells] of the particles of all ranks. Collective."""
+        local = [self.grid.deposit(one.particles.x, self.deposited(one)[None], self.unit) for one in plasma]
+        return self.summed(local, plasma)
 
-    def deposited(self, particles: Particles) -> torch.Tensor:
-        """The mass that each particle deposits [n]. Collective."""
-        return self.variate.masses(particles) if self.variate else particles.weight
+    def deposited(self, species: Species) -> torch.Tensor:
+        """The weight that each particle deposits [n]. Collective."""
+        return self.variate.masses(species.particles) if self.variate else species.particles.weight
 
-    def whole(self, density: np.ndarray, mass: float) -> np.ndarray:
-        """The density with what the control variate took: a constant, such that the mass is that of the particles."""
+    def summed(self, local: Sequence[torch.Tensor], plasma: Plasma) -> np.ndarray:
+        """n_a [species, *cells] over all ranks, with what the control variate took: a constant, such that the total
+        is that of the particles. Collective.
+
+        Args:
+            local: of each species what this rank has [1, *cells].
+        """
+        densities = self.comm.sum(torch.cat(list(local)).cpu().numpy())
+        return self.restored(densities, plasma)
+
+    def restored(self, densities: np.ndarray, plasma: Plasma) -> np.ndarray:
+        """Densities [species, *cells] with the constant that a control variate took from each."""
         if not self.variate:
-            return density
-        return density + (mass / (density.size * self.grid.cell_volume) - density.mean())
+            return densities
+        totals = [
+            one.particles.total_weight / (density.size * self.grid.cell_volume) - density.mean()
+            for one, density in zip(plasma, densities, strict=True)
+        ]
+        return np.stack([density + total for density, total in zip(densities, totals, strict=True)])
 
-    def drift(self, field: MeshField, particles: Particles, duration: float) -> tuple[MeshField, Particles]:
-        carried = self.deposited(particles)[None]  # no drift changes it
-        x, local = self.grid.drift(particles.x, particles.v, duration, carried, self.unit)
-        density = self.whole(self.comm.sum(local.cpu().numpy())[0], particles.mass)
-        return self.solve(density), replace(particles, x=x)
+    def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[MeshField, Plasma]:
+        drifted, local = [], []
+        for one in plasma:
+            particles = one.particles
+            carried = self.deposited(one)[None]  # no drift changes it
+            x, density = self.grid.drift(particles.x, particles.v, duration, carried, self.unit)
+            drifted.append(replace(particles, x=x))
+            local.append(density)
+        return self.field_of(self.summed(local, plasma), plasma), moved(plasma, drifted)
 
-    def after_collision(self, field: MeshField, before: Particles, after: Particles) -> tuple[MeshField, float]:
+    def after_collision(self, field: MeshField, before: Plasma, after: Plasma) -> tuple[MeshField, float]:
         if not self.variate:
             return field, 0.0
         pushed = self.reweighted(field, before)
         collided = self.reweighted(pushed, after)
         return collided, collided.energy - pushed.energy
 
-    def reweighted(self, field: MeshField, particles: Particles) -> MeshField:
+    def reweighted(self, field: MeshField, plasma: Plasma) -> MeshField:
         """The field of the same positions with the weights that the particles have now. Collective."""
-        return self.start(particles)
+        return self.start(plasma)
 
     def state(self, field: MeshField) -> dict[str, np.ndarray]:
-        return {"field/density": field.density} if self.variate else {}
+        return {"field/densities": field.densities} if self.variate else {}
 
-    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
-        return self.solve(self.saved(arrays, "density", self.grid.cells)) if self.variate else self.start(particles)
+    def resume(self, plasma: Plasma, arrays: dict[str, np.ndarray]) -> MeshField:
+        if not self.variate:
+            return self.start(plasma)
+        return self.field_of(self.saved(arrays, "densities", (len(plasma), *self.grid.cells)), plasma)
 
     def saved(self, arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
         """An array of :meth:`state`.
@@ -211,32 +239,37 @@ class PoissonSolver(FieldSolver[MeshField]):
             raise UserError(f"the checkpoint's field has the shape {array.shape}, the case {shape}")
         return array
 
-    def solve(self, density: np.ndarray) -> MeshField:
-        """The field of a density [*cells], the same on every rank.
+    def field_of(self, densities: np.ndarray, plasma: Plasma) -> MeshField:
+        """The field of densities [species, *cells], the same on every rank.
 
         Raises:
-            SolverFailure: the density is not finite.
+            SolverFailure: a density is not finite.
         """
-        _require_finite(density)
+        charge = charge_density(densities, plasma)
+        _require_finite(charge)
+        return MeshField(self.grid, densities, charge, *self.solve(charge))
+
+    def solve(self, charge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """φ [*cells] and E [*cells, dx] of a charge density [*cells], the same on every rank."""
         if isinstance(self.spectrum, SlabSpectrum):
-            return MeshField(self.grid, density, *self.spectrum.solve(density))
-        potential, electric = np.zeros_like(density), np.empty((*density.shape, density.ndim))
+            return self.spectrum.solve(charge)
+        potential, electric = np.zeros_like(charge), np.empty((*charge.shape, charge.ndim))
         if self.solver == "replicated" or self.comm.is_root:
-            potential_hat = self.spectrum.inverse_laplacian * scipy.fft.rfftn(density)
+            potential_hat = self.spectrum.inverse_laplacian * scipy.fft.rfftn(charge)
             potential = self.spectrum.back(potential_hat)
             for axis, gradient in enumerate(self.spectrum.gradient):
                 electric[..., axis] = self.spectrum.back(-gradient * potential_hat)
         if self.solver == "root":
             self.comm.bcast_array(electric)
-        return MeshField(self.grid, density, potential, electric)
+        return potential, electric
 
 
 class AmpereSolver(PoissonSolver):
-    """∂t E = −(J − mean J), J = ∫ v f dv: Vlasov-Ampère-Fokker-Planck (paper's eq. 13), E carried along in time.
+    """∂t E = −(J − mean J), J = Σ q_a ∫ v f_a dv: Vlasov-Ampère-Fokker-Planck (paper's eq. 13), E carried in time.
 
     A drift changes E by the current of the particles half way along it: second order in the step. In two and three
     dimensions E takes the curl-free part of J, Ê_t = −k (k·Ĵ)/|k|²: without it a curl would grow that the Poisson
-    equation does not have. Gauss's law ∇·E = n − n̄ is then kept as well as the step and the mesh allow; see
+    equation does not have. Gauss's law ∇·E = ρ − ρ̄ is then kept as well as the step and the mesh allow; see
     :meth:`gauss_residual`. No current goes with the noise that a control variate's weights take or bring as they
     change between drifts: E changes by the field of that change of density.
 
@@ -258,48 +291,53 @@ class AmpereSolver(PoissonSolver):
         super().__init__(grid, comm, solver, variate, unit)
         self.initial = initial
 
-    def start(self, particles: Particles) -> MeshField:
-        field = super().start(particles)
+    def start(self, plasma: Plasma) -> MeshField:
+        field = super().start(plasma)
         if self.initial == "zero":
             nothing = np.zeros_like(field.electric)
             return replace(field, electric=nothing, potential=np.zeros_like(field.potential))
         return field
 
-    def drift(self, field: MeshField, particles: Particles, duration: float) -> tuple[MeshField, Particles]:
+    def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[MeshField, Plasma]:
         if self.variate:
-            field = self.reweighted(field, particles)
-        carried, velocity = self.deposited(particles), particles.v[:, : len(self.grid.cells)]
-        momentum = (carried[:, None] * velocity).T
-        _, flux = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum, self.unit)
-        x, deposit = self.grid.drift(particles.x, particles.v, duration, carried[None], self.unit)
-        summed = self.comm.sum(torch.cat([deposit, flux]).cpu().numpy())
-        density, current = summed[0], summed[1:]
-        _require_finite(density)
-        density = self.whole(density, particles.mass)
-        electric, potential = field.electric.copy(), np.zeros_like(density)
+            field = self.reweighted(field, plasma)
+        drifted, local = [], []
+        for one in plasma:
+            particles = one.particles
+            carried, velocity = self.deposited(one), particles.v[:, : len(self.grid.cells)]
+            momentum = (carried[:, None] * velocity).T
+            _, flux = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum, self.unit)
+            x, deposit = self.grid.drift(particles.x, particles.v, duration, carried[None], self.unit)
+            drifted.append(replace(particles, x=x))
+            local.append(torch.cat([deposit, flux]))
+        summed = self.comm.sum(torch.stack(local).cpu().numpy())
+        densities, current = self.restored(summed[:, 0], plasma), charge_density(summed[:, 1:], plasma)
+        charge = charge_density(densities, plasma)
+        _require_finite(charge)
+        electric, potential = field.electric.copy(), np.zeros_like(charge)
         if self.solver == "replicated" or self.comm.is_root:
             electric -= duration * self.spectrum.curl_free(np.stack(list(current), axis=-1))
             potential = self.spectrum.potential_of(electric)
         if self.solver == "root":
             self.comm.bcast_array(electric)
-        return MeshField(self.grid, density, potential, electric), replace(particles, x=x)
+        return MeshField(self.grid, densities, charge, potential, electric), moved(plasma, drifted)
 
     def gauss_residual(self, field: MeshField) -> float:
-        """max |∇·E − (n − n̄)| over the mesh, in the spectral derivative."""
+        """max |∇·E − (ρ − ρ̄)| over the mesh, in the spectral derivative."""
         divergence = self.spectrum.divergence(field.electric)
-        return float(np.abs(divergence - self.spectrum.resolved(field.density)).max())
+        return float(np.abs(divergence - self.spectrum.resolved(field.charge_density)).max())
 
-    def reweighted(self, field: MeshField, particles: Particles) -> MeshField:
-        density = self.density(particles)
-        change = self.solve(density - field.density)
+    def reweighted(self, field: MeshField, plasma: Plasma) -> MeshField:
+        densities = self.densities(plasma)
+        change = self.field_of(densities - field.densities, plasma)
         potential, electric = field.potential + change.potential, field.electric + change.electric
-        return MeshField(self.grid, density, potential, electric)
+        return MeshField(self.grid, densities, charge_density(densities, plasma), potential, electric)
 
     def state(self, field: MeshField) -> dict[str, np.ndarray]:
         return {**super().state(field), "field/electric": field.electric}
 
-    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> MeshField:
-        field = super().resume(particles, arrays)
+    def resume(self, plasma: Plasma, arrays: dict[str, np.ndarray]) -> MeshField:
+        field = super().resume(plasma, arrays)
         electric = self.saved(arrays, "electric", field.electric.shape)
         return replace(field, electric=electric, potential=self.spectrum.potential_of(electric))
 
@@ -307,8 +345,9 @@ class AmpereSolver(PoissonSolver):
 class ConservingAmpereSolver(AmpereSolver):
     """Ampère's law with kinetic + field energy exact to round-off, whatever the step: E changes in the kick.
 
-    While x stays, particles and field are a linear oscillator: dv/dt = E(x), dE/dt = −P J and therefore dJ/dt = M E,
-    with P the projection on curl-free fields of zero mean and M the mass matrix. A kick is its exact flow, which keeps
+    While x stays, particles and field are a linear oscillator: dv/dt = (q/m) E(x), dE/dt = −P J and therefore
+    dJ/dt = M E, with P the projection on curl-free fields of zero mean and M the sum of all species' mass matrices,
+    each times q²/m. A kick is its exact flow, which keeps
     kinetic + field energy because gather and deposit are adjoint; a drift changes neither E nor any velocity. So every
     composition of the two conserves energy, and has the order that it has with other fields. Momentum is not exact:
     like Gauss's law (:meth:`gauss_residual`) it holds as well as step and mesh allow.
@@ -321,50 +360,59 @@ class ConservingAmpereSolver(AmpereSolver):
     doi:10.1016/j.jcp.2025.114098, conserve energy explicitly instead, by a correction of each particle's push.
     """
 
-    def start(self, particles: Particles) -> CoupledField:
-        return self._coupled(super().start(particles), particles)
+    def start(self, plasma: Plasma) -> CoupledField:
+        return self._coupled(super().start(plasma), plasma)
 
-    def resume(self, particles: Particles, arrays: dict[str, np.ndarray]) -> CoupledField:
-        return self._coupled(super().resume(particles, arrays), particles)
+    def resume(self, plasma: Plasma, arrays: dict[str, np.ndarray]) -> CoupledField:
+        return self._coupled(super().resume(plasma, arrays), plasma)
 
-    def drift(self, field: MeshField, particles: Particles, duration: float) -> tuple[CoupledField, Particles]:
-        after = particles.drift(duration)
+    def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[CoupledField, Plasma]:
+        after = moved(plasma, [one.particles.drift(duration) for one in plasma])
         return self._coupled(field, after), after
 
-    def kick(self, field: MeshField, particles: Particles, duration: float) -> tuple[CoupledField, Particles]:
+    def kick(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[CoupledField, Plasma]:
         assert isinstance(field, CoupledField)
-        momentum = particles.weight[:, None] * particles.v[:, : len(self.grid.cells)]
-        local = self.grid.deposit(particles.x, momentum.T, self.unit)
-        current = np.moveaxis(self.comm.sum(local.cpu().numpy()), 0, -1)
-        flow, potential = np.empty((2, *field.electric.shape)), np.zeros_like(field.density)
+        local = []
+        for one in plasma:
+            momentum = one.particles.weight[:, None] * one.particles.v[:, : len(self.grid.cells)]
+            local.append(self.grid.deposit(one.particles.x, momentum.T, self.unit))
+        summed = self.comm.sum(torch.stack(local).cpu().numpy())
+        current = np.moveaxis(charge_density(summed, plasma), 0, -1)
+        flow, potential = np.empty((2, *field.electric.shape)), np.zeros_like(field.charge_density)
         if self.solver == "replicated" or self.comm.is_root:
             flow[:] = self._flow(field, current, duration)
             potential = self.spectrum.potential_of(flow[0])
         if self.solver == "root":
             self.comm.bcast_array(flow)
         electric, mean = flow
-        kicked = replace(field, electric=mean).kick(particles, duration)
+        _, kicked = super().kick(replace(field, electric=mean), plasma, duration)
         return replace(field, electric=electric, potential=potential), kicked
 
-    def _coupled(self, field: MeshField, particles: Particles) -> CoupledField:
+    def _coupled(self, field: MeshField, plasma: Plasma) -> CoupledField:
         """The same E, at other positions.
 
         Raises:
             SolverFailure: one of them is not finite (on every rank).
         """
-        entries = self.comm.sum(self.grid.mass_matrix(particles.x, particles.weight, self.unit).cpu().numpy())
-        mass_matrix = MassMatrix(self.grid, entries)
-        density = (mass_matrix @ np.ones((*self.grid.cells, 1)))[..., 0]  # its row sums: shape functions add up to one
-        _require_finite(density)
-        return CoupledField(self.grid, density, field.potential, field.electric, mass_matrix)
+        local = [self.grid.mass_matrix(one.particles.x, one.particles.weight, self.unit) for one in plasma]
+        entries = self.comm.sum(torch.stack(local).cpu().numpy())
+        one_everywhere = np.ones((*self.grid.cells, 1))  # shape functions add up to one: row sums are the density
+        densities = np.stack([(MassMatrix(self.grid, own) @ one_everywhere)[..., 0] for own in entries])
+        charge = charge_density(densities, plasma)
+        _require_finite(charge)
+        response = sum(one.charge * one.charge_to_mass * own for one, own in zip(plasma, entries, strict=True))
+        return CoupledField(
+            self.grid, densities, charge, field.potential, field.electric, MassMatrix(self.grid, response)
+        )
 
     def _flow(self, field: CoupledField, current: np.ndarray, duration: float) -> tuple[np.ndarray, np.ndarray]:
         """E after ``duration`` and its mean until then, [*cells, dx] each: dE/dt = −P J, dJ/dt = M E.
 
-        M has no eigenvalue above its largest row sum, the density's maximum: term k is within (√n_max t)^k / k!. In
-        pieces of √n_max t ≤ 1 no term is larger than the state, and no digits are lost.
+        M has no eigenvalue above its largest row sum, that of Σ q_a² n_a / m_a: term k is within (ω t)^k / k!, where
+        ω² is that sum. In pieces of ω t ≤ 1 no term is larger than the state, and no digits are lost.
         """
-        angle = math.sqrt(field.density.max()) * abs(duration)
+        largest = float((field.mass_matrix @ np.ones((*self.grid.cells, 1))).max())
+        angle = math.sqrt(largest) * abs(duration)
         pieces, electric = max(1, math.ceil(angle)), field.electric
         step, impulse = duration / pieces, np.zeros_like(electric)
         for _ in range(pieces):
@@ -389,36 +437,20 @@ class ExternalSolver(FieldSolver[ExternalField]):
     def __init__(self, problem: Problem, comm: Communicator):
         self.problem, self.comm = problem, comm
 
-    def start(self, particles: Particles) -> ExternalField:
+    def start(self, plasma: Plasma) -> ExternalField:
         return ExternalField(self.problem)
 
-    def drift(self, field: ExternalField, particles: Particles, duration: float) -> tuple[ExternalField, Particles]:
-        return field, particles.drift(duration)
+    def drift(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:
+        return field, moved(plasma, [one.particles.drift(duration) for one in plasma])
 
-    def kick(self, field: ExternalField, particles: Particles, duration: float) -> tuple[ExternalField, Particles]:
+    def kick(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:
         with self.comm.together():  # a potential of the user's may fail on one rank only
-            return super().kick(field, particles, duration)
+            return super().kick(field, plasma, duration)
 
 
-def grid_of(case: Case) -> Grid | None:
-    """The mesh of a case, if it has one."""
-    mesh, periods = case.grid, case.problem.periods
-    return Grid(mesh.cells, periods, mesh.shape_order) if mesh and periods else None
-
-
-def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
-    """The field solver that a case asks for, on its mesh."""
-    physics = case.physics
-    if physics.field == "external":
-        return ExternalSolver(case.problem, comm)
-    assert grid is not None and case.grid is not None  # config has seen to it
-    variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
-    unit = UNIT if case.run.reproducible else 0.0
-    if physics.field == "poisson":
-        return PoissonSolver(grid, comm, case.grid.solver, variate, unit)
-    assert case.grid.solver != "distributed"
-    ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
-    return ampere(grid, comm, case.grid.solver, physics.initial_field, variate, unit)
+def charge_density(densities: np.ndarray, plasma: Plasma) -> np.ndarray:
+    """Σ q_a n_a of densities, or of fluxes [species, ...]: [...]."""
+    return np.add.reduce([one.charge * density for one, density in zip(plasma, densities, strict=True)])
 
 
 def _require_finite(density: np.ndarray) -> None:

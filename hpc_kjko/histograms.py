@@ -18,7 +18,7 @@ from hpc_kjko.problems.density import Density
 def phase_space_histograms(particles: Particles, problem: Problem, comm: Communicator) -> list[Histogram]:
     """The (x_i, v_i) histograms of all ranks' particles, one per space dimension. Collective."""
     numbers = comm.sum(local_histograms(particles, problem))
-    return histograms_of(numbers * (particles.mass / particles.shard.total), problem)
+    return histograms_of(numbers * (particles.total_weight / particles.shard.total), problem)
 
 
 def histograms_of(masses: np.ndarray, problem: Problem) -> list[Histogram]:
@@ -47,7 +47,7 @@ def local_histograms(particles: Particles, problem: Problem) -> np.ndarray:
 def marginals(particles: Particles, problem: Problem, comm: Communicator) -> list[Marginal]:
     """The marginals of all ranks' particles, x_1 … then v_1 …. Collective."""
     numbers = comm.sum(local_marginals(particles, problem))
-    return marginals_of(numbers * (particles.mass / particles.shard.total), problem)
+    return marginals_of(numbers * (particles.total_weight / particles.shard.total), problem)
 
 
 def marginals_of(masses: np.ndarray, problem: Problem) -> list[Marginal]:

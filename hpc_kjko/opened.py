@@ -18,7 +18,7 @@ import numpy as np
 
 from hpc_kjko import config, usercode
 from hpc_kjko.errors import UserError
-from hpc_kjko.output import HISTOGRAMS, SPECIES, list_snapshots, open_snapshot, skipping_damaged
+from hpc_kjko.output import HISTOGRAMS, list_snapshots, open_snapshot, skipping_damaged, species_of
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series_and_units
 
@@ -31,6 +31,7 @@ _UNITS = {
     "x": "v_th/omega_p",
     "v": "v_th",
     "density": "mean density",
+    "rho": "mean charge density",
     "potential": "m v_th^2/e",
     "E": "m v_th omega_p/e",
     "weight": "mass",
@@ -64,7 +65,8 @@ class Run:
             not installed.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, species: str | None = None):
+        self._chosen = species
         self._folder = RunFolder(Path(folder))
         self._folder.status()  # refuses what is not a run folder
         self.path = self._folder.path
@@ -95,6 +97,30 @@ class Run:
         usercode.look_in(self._folder.code)
         return config.load(self._folder.case, of_a_run=True)
 
+    @functools.cached_property
+    def species(self) -> list[str]:
+        """The names of the species, in the order of the case; those of snapshots, if there are any."""
+        names: list[str] = []
+        for step in list_snapshots(self._folder.snapshots)[:1]:
+            with skipping_damaged(), open_snapshot(self._folder.snapshots, step) as iteration:
+                names = species_of(iteration)
+        return names
+
+    def of(self, species: str) -> Run:
+        """The same run, where ``particles``, ``histograms`` and ``marginals`` are those of another species than the
+        first.
+
+        Raises:
+            UserError: the run has none of this name.
+        """
+        if species not in self.species:
+            raise UserError(f'the run has no species "{species}": it has {", ".join(self.species)}')
+        return Run(self.path, species)
+
+    @property
+    def _name(self) -> str:
+        return self._chosen or next(iter(self.species), "")
+
     @property
     def series(self) -> xarray.Dataset:
         """The time series: every column over ``time``, with ``step`` as a second coordinate. In memory."""
@@ -108,9 +134,13 @@ class Run:
 
     @property
     def fields(self) -> xarray.Dataset:
-        """``density``, ``potential``, ``E_1`` … over ``time`` and the cell centres ``x_1`` …."""
+        """``density``, ``potential``, ``E_1`` … over ``time`` and the cell centres ``x_1`` ….
+
+        With several species each has a ``density_NAME``, and ``rho`` is the charge density.
+        """
         components = [(f"E/{label}", f"E_{axis}", "E") for axis, label in enumerate(_AXES, 1)]
-        meshes = [("density", "density", "density"), ("potential", "potential", "potential"), *components]
+        densities = [(name, name, "density") for name in ("density", *(f"density_{one}" for one in self.species))]
+        meshes = [*densities, ("rho", "rho", "rho"), ("potential", "potential", "potential"), *components]
         missing = "fields: run the case with output.every above 0 (an external field is not written)"
         return self._meshes("meshes", meshes, missing)
 
@@ -120,7 +150,9 @@ class Run:
         meshes = [
             (f"phase_space_{label}_v{label}", f"f_x_{axis}_v_{axis}", "f_x_v") for axis, label in enumerate(_AXES, 1)
         ]
-        return self._meshes(HISTOGRAMS, meshes, "histograms: run the case with output.histogram_every above 0")
+        return self._meshes(
+            f"{HISTOGRAMS}/{self._name}", meshes, "histograms: run the case with output.histogram_every above 0"
+        )
 
     @property
     def marginals(self) -> xarray.Dataset:
@@ -130,7 +162,9 @@ class Run:
             for kind in "xv"
             for axis, label in enumerate(_AXES, 1)
         ]
-        return self._meshes(HISTOGRAMS, meshes, "marginals: run the case with output.histogram_every above 0")
+        return self._meshes(
+            f"{HISTOGRAMS}/{self._name}", meshes, "marginals: run the case with output.histogram_every above 0"
+        )
 
     @property
     def particles(self) -> xarray.Dataset:
@@ -140,7 +174,7 @@ class Run:
         by which other readers follow it. The last time is that of the end of the run; at each of these times there are
         fields, histograms and marginals too.
         """
-        species = f"particles/{SPECIES}"
+        species = f"particles/{self._name}"
         records = [("position", "x"), ("momentum", "v")]
         names = {
             f"{species}/{record}/{label}": (f"{kind}_{axis}", _UNITS[kind])
@@ -153,7 +187,8 @@ class Run:
         for path, item in found.items():
             name, unit = names[path]
             dims = ("time", "particle")[: len(item.shape) + 1]
-            variables[name] = (dims, _lazy(self._folder.snapshots, path, item), {"units": unit})
+            mass = f"{species}/mass" if name.startswith("v_") else None  # files have momenta
+            variables[name] = (dims, _lazy(self._folder.snapshots, path, item, mass), {"units": unit})
         xr, coordinates = _xarray(), _times(found)
         if f"{species}/id" in self._contents:
             path, item = f"{species}/id", self._contents[f"{species}/id"]
@@ -258,8 +293,12 @@ def _times(found: dict[str, _Item]) -> dict[str, Any]:
     return {"time": ("time", item.times, {"units": _UNITS["time"]}), "step": ("time", item.steps)}
 
 
-def _lazy(folder: Path, path: str, item: _Item) -> Any:
-    """A dataset of all snapshots as one array [steps, ...] that reads what is selected of it, when it is needed."""
+def _lazy(folder: Path, path: str, item: _Item, divisor: str | None = None) -> Any:
+    """A dataset of all snapshots as one array [steps, ...] that reads what is selected of it, when it is needed.
+
+    Args:
+        divisor: the path of a constant that its values are divided by.
+    """
     _xarray()
     from xarray.backends import BackendArray
     from xarray.core import indexing
@@ -281,7 +320,8 @@ def _lazy(folder: Path, path: str, item: _Item) -> Any:
 
         def _of(self, step: int, key: tuple[Any, ...]) -> Any:
             with open_snapshot(folder, int(step)) as iteration:
-                return _dataset(iteration, path)[key]
+                values = _dataset(iteration, path)[key]
+                return values / iteration[divisor].attrs["value"] if divisor else values
 
     return indexing.LazilyIndexedArray(Snapshots())
 

@@ -1,12 +1,15 @@
 """Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, an HDF5 file a step.
 
-All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density 1, particle
-mass 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
+All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density, charge and mass of the
+reference species 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
+
+A case that names no species has one, ``markers``, and a mesh ``density``. Several species have a mesh
+``density_NAME`` each, and ``rho`` is the charge density.
 
 All meshes are meshes of space: other readers take the domain from any of them. Phase-space histograms and marginals
 have the attributes of meshes, but are in a group of their own, ``histograms``, which other readers pass over.
 
-A tool that divides the momentum by m c, as openPMD-viewer does, divides by c = 299792458 here.
+Momenta are m v. A tool that divides them by m c, as openPMD-viewer does, divides by c = 299792458 here.
 """
 
 from __future__ import annotations
@@ -24,17 +27,15 @@ import h5py
 import numpy as np
 
 from hpc_kjko import __version__
-from hpc_kjko.binned import Histogram, Marginal
-from hpc_kjko.errors import DamagedFile
+from hpc_kjko.binned import Binned, Histogram, Marginal
+from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.storage import ShardedFile, reading, warn_once
 
 if TYPE_CHECKING:  # these bring torch, which readers of files can do without
     from hpc_kjko.comm import Communicator
     from hpc_kjko.fields import MeshField
-    from hpc_kjko.particles import Particles
+    from hpc_kjko.species import Species
 
-#: The particle species in the files.
-SPECIES = "markers"
 #: The group of phase-space histograms and marginals in an iteration.
 HISTOGRAMS = "histograms"
 
@@ -48,10 +49,12 @@ _POWERS = {
     "positionOffset": (1, 0, 0, 0),
     "momentum": (1, 1, -1, 0),
     "mass": (0, 1, 0, 0),
+    "charge": (0, 0, 1, 1),
     "weighting": (0, 0, 0, 0),
     "id": (0, 0, 0, 0),
     "log_f": (0, 0, 0, 0),
     "density": (-3, 0, 0, 0),
+    "rho": (-3, 0, 1, 1),
     "potential": (2, 1, -3, -1),
     "E": (1, 1, -3, -1),
     "phase_space": (-2, 0, 1, 0),
@@ -68,10 +71,10 @@ def write_snapshot(
     time: float,
     time_step: float,
     run_attributes: dict[str, Any],
-    particles: Particles | None = None,
+    names: Sequence[str],
+    species: Sequence[Species] = (),
     meshes: MeshField | None = None,
-    histograms: Sequence[Histogram] | None = None,
-    marginals: Sequence[Marginal] | None = None,
+    binned: Sequence[Binned] = (),
 ) -> Path:
     """Write what is due at a step into ``folder/data%08d.h5``. Collective.
 
@@ -81,9 +84,10 @@ def write_snapshot(
         step: its number; time: t = step · time_step in 1/ω_p.
         time_step: h in 1/ω_p.
         run_attributes: what the run says of itself (strings and numbers): attributes of the file, rank 0's.
-        particles: this rank's particles.
+        names: of all species of the run.
+        species: all of them with this rank's particles, if these are due.
         meshes: the fields, rank 0's.
-        histograms, marginals: of all ranks' particles.
+        binned: of all ranks' particles of each species.
 
     Returns:
         The file.
@@ -106,30 +110,39 @@ def write_snapshot(
     }
     if meshes:
         attributes["meshesPath"] = "meshes/"
-    if particles:
+    if species:
         attributes["particlesPath"] = "particles/"
     with ShardedFile(path, comm) as file:
         file.group(iteration)
         file.attributes("/", comm.bcast(attributes))
-        file.attributes(iteration, {"time": float(time), "dt": float(time_step), "timeUnitSI": 1.0})
+        about = {"time": float(time), "dt": float(time_step), "timeUnitSI": 1.0, "species": list(names)}
+        file.attributes(iteration, about)
         if meshes:
-            _write_fields(file, f"{iteration}/meshes", meshes)
-        for histogram in histograms or ():
-            _write_histogram(file, f"{iteration}/{HISTOGRAMS}", histogram)
-        for marginal in marginals or ():
-            _write_marginal(file, f"{iteration}/{HISTOGRAMS}", marginal)
-        if particles:
-            _write_particles(file, f"{iteration}/particles/{SPECIES}", particles)
+            _write_fields(file, f"{iteration}/meshes", meshes, names)
+        for name, of_species in zip(names, binned, strict=False):
+            group = f"{iteration}/{HISTOGRAMS}/{name}"
+            for histogram in of_species.histograms:
+                _write_histogram(file, group, histogram)
+            for marginal in of_species.marginals:
+                _write_marginal(file, group, marginal)
+        for one in species:
+            _write_particles(file, f"{iteration}/particles/{one.name}", one)
     return path
 
 
-def _write_fields(file: ShardedFile, meshes: str, fields: MeshField) -> None:
+def _write_fields(file: ShardedFile, meshes: str, fields: MeshField, names: Sequence[str]) -> None:
     grid = fields.grid
     labels = list(_AXES[: len(grid.cells)])
     lower = [0.0] * len(labels)
-    for name, values in (("density", fields.density), ("potential", fields.potential)):
+    scalars = [("potential", "potential", fields.potential)]
+    if len(names) == 1:
+        scalars.append(("density", "density", fields.densities[0]))
+    else:
+        scalars.append(("rho", "rho", fields.charge_density))
+        scalars += [(f"density_{name}", "density", own) for name, own in zip(names, fields.densities, strict=True)]
+    for name, quantity, values in scalars:
         file.array(f"{meshes}/{name}", values)
-        file.attributes(f"{meshes}/{name}", _mesh(name, labels, lower, grid.spacing) | _component(len(labels)))
+        file.attributes(f"{meshes}/{name}", _mesh(quantity, labels, lower, grid.spacing) | _component(len(labels)))
     file.group(f"{meshes}/E")
     file.attributes(f"{meshes}/E", _mesh("E", labels, lower, grid.spacing))
     for axis, label in enumerate(labels):
@@ -159,33 +172,33 @@ def _label(kind: str, axis: int) -> str:
     return ("v" if kind == "v" else "") + _AXES[axis]
 
 
-def _write_particles(file: ShardedFile, species: str, particles: Particles) -> None:
+def _write_particles(file: ShardedFile, group: str, species: Species) -> None:
+    particles = species.particles
     shard = particles.shard
 
     def constant(name: str, value: float) -> None:
-        file.group(f"{species}/{name}")
-        file.attributes(
-            f"{species}/{name}", {"value": value, "shape": np.array([shard.total], np.uint64), "unitSI": 1.0}
-        )
+        file.group(f"{group}/{name}")
+        file.attributes(f"{group}/{name}", {"value": value, "shape": np.array([shard.total], np.uint64), "unitSI": 1.0})
 
     def varying(name: str, rows: Any) -> None:
-        file.rows(f"{species}/{name}", rows if isinstance(rows, np.ndarray) else rows.cpu().numpy(), shard)
-        file.attributes(f"{species}/{name}", {"unitSI": 1.0})
+        file.rows(f"{group}/{name}", rows if isinstance(rows, np.ndarray) else rows.cpu().numpy(), shard)
+        file.attributes(f"{group}/{name}", {"unitSI": 1.0})
 
     for axis, label in enumerate(_AXES[: particles.x.shape[1]]):
         varying(f"position/{label}", particles.x[:, axis])
         constant(f"positionOffset/{label}", 0.0)
     for axis, label in enumerate(_AXES[: particles.v.shape[1]]):
-        varying(f"momentum/{label}", particles.v[:, axis])
+        varying(f"momentum/{label}", species.mass * particles.v[:, axis])
     varying("log_f", particles.log_f)
     varying("id", np.arange(shard.start, shard.stop, dtype=np.uint64))
-    constant("mass", 1.0)
+    constant("mass", species.mass)
+    constant("charge", species.charge)
     if particles.has_equal_weights:
-        constant("weighting", particles.mass / shard.total)
+        constant("weighting", particles.total_weight / shard.total)
     else:
         varying("weighting", particles.weight)
-    for record in ("position", "positionOffset", "momentum", "mass", "weighting", "log_f", "id"):
-        file.attributes(f"{species}/{record}", _record(record))
+    for record in ("position", "positionOffset", "momentum", "mass", "charge", "weighting", "log_f", "id"):
+        file.attributes(f"{group}/{record}", _record(record))
 
 
 def _record(quantity: str) -> dict[str, Any]:
@@ -266,16 +279,42 @@ def list_contents(folder: Path | str) -> dict[int, set[str]]:
     return contents
 
 
-def read_snapshots(folder: Path | str, steps: Sequence[int], *, fields: bool = True) -> list[Snapshot]:
+def species_of(iteration: h5py.Group) -> list[str]:
+    """The names of the species of a run, in the order of its case, from what a file holds of its step."""
+    return [name if isinstance(name, str) else name.decode() for name in iteration.attrs["species"]]
+
+
+def _one_species(iteration: h5py.Group, wanted: str | None) -> str:
+    """The species to read: that of this name, or the first.
+
+    Raises:
+        UserError: the run has none of this name.
+    """
+    names = species_of(iteration)
+    if wanted is not None and wanted not in names:
+        raise UserError(f'the run has no species "{wanted}": it has {", ".join(names)}')
+    return wanted or names[0]
+
+
+def read_snapshots(
+    folder: Path | str, steps: Sequence[int], *, fields: bool = True, species: str | None = None
+) -> list[Snapshot]:
     """Those of some steps that are sound, by :func:`read_snapshot`."""
     found = []
     for step in steps:
         with skipping_damaged():
-            found.append(read_snapshot(folder, step, fields=fields))
+            found.append(read_snapshot(folder, step, fields=fields, species=species))
     return found
 
 
-def read_snapshot(folder: Path | str, step: int, particles: slice | None = None, *, fields: bool = True) -> Snapshot:
+def read_snapshot(
+    folder: Path | str,
+    step: int,
+    particles: slice | None = None,
+    *,
+    fields: bool = True,
+    species: str | None = None,
+) -> Snapshot:
     """Read the snapshot of a step.
 
     Args:
@@ -283,20 +322,22 @@ def read_snapshot(folder: Path | str, step: int, particles: slice | None = None,
         step: one of :func:`list_snapshots`.
         particles: which rows of particles to read, as ``slice(None, None, 100)`` for every hundredth.
         fields: whether to read density, potential and E, which are large in three dimensions.
+        species: whose density, histograms, marginals and particles; by default of the first species of the case.
 
     Raises:
-        UserError: there is no such file, or it is damaged.
+        UserError: there is no such file, it is damaged, or it has no such species.
     """
     path = _path(folder, step)
     with reading(path, "snapshot", _ADVICE) as file:
         iteration = file[f"data/{step}"]
         contents: dict[str, Any] = {}
+        name = _one_species(iteration, species)
         if fields and "meshesPath" in file.attrs:
-            contents |= _read_fields(iteration["meshes"])
+            contents |= _read_fields(iteration["meshes"], name)
         if HISTOGRAMS in iteration:
-            contents |= _read_histograms(iteration[HISTOGRAMS])
+            contents |= _read_histograms(iteration[f"{HISTOGRAMS}/{name}"])
         if particles is not None and "particlesPath" in file.attrs:
-            contents |= _read_particles(iteration[f"particles/{SPECIES}"], particles)
+            contents |= _read_particles(iteration[f"particles/{name}"], particles)
         return Snapshot(step, float(iteration.attrs["time"]), _text(file.attrs), **contents)
 
 
@@ -307,8 +348,8 @@ class ParticleFile:
         time: in 1/ω_p; total: how many particles there are; has_equal_weights: whether all carry the same mass.
     """
 
-    def __init__(self, iteration: h5py.Group):
-        self._species = iteration[f"particles/{SPECIES}"]
+    def __init__(self, iteration: h5py.Group, species: str | None = None):
+        self._species = iteration[f"particles/{_one_species(iteration, species)}"]
         self.time = float(iteration.attrs["time"])
         self.total = len(self._species["log_f"])
         self.has_equal_weights = isinstance(self._species["weighting"], h5py.Group)
@@ -324,14 +365,14 @@ def list_particles(folder: Path | str) -> list[int]:
 
 
 @contextlib.contextmanager
-def particle_file(folder: Path | str, step: int) -> Iterator[ParticleFile]:
-    """The particles of a step of :func:`list_particles`, on this rank.
+def particle_file(folder: Path | str, step: int, species: str | None = None) -> Iterator[ParticleFile]:
+    """The particles of one species at a step of :func:`list_particles`, on this rank; by default of the first.
 
     Raises:
-        UserError: there is no such file, or it is found damaged, now or inside the block.
+        UserError: there is no such file or species, or it is found damaged, now or inside the block.
     """
     with open_snapshot(folder, step) as iteration:
-        yield ParticleFile(iteration)
+        yield ParticleFile(iteration, species)
 
 
 @contextlib.contextmanager
@@ -346,13 +387,14 @@ def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
         yield file[f"data/{step}"]
 
 
-def _read_fields(meshes: h5py.Group) -> dict[str, Any]:
+def _read_fields(meshes: h5py.Group, species: str) -> dict[str, Any]:
     electric = [component[()] for component in meshes["E"].values()]
+    density = meshes["density" if "density" in meshes else f"density_{species}"]
     return {
-        "density": meshes["density"][()],
+        "density": density[()],
         "potential": meshes["potential"][()],
         "electric": np.stack(electric, axis=-1),
-        "spacing": meshes["density"].attrs["gridSpacing"],
+        "spacing": density.attrs["gridSpacing"],
     }
 
 
@@ -382,7 +424,7 @@ def _read_particles(species: h5py.Group, rows: slice) -> dict[str, Any]:
     varies = isinstance(species["weighting"], h5py.Dataset)
     return {
         "position": vector("position"),
-        "velocity": vector("momentum"),
+        "velocity": vector("momentum") / float(species["mass"].attrs["value"]),
         "log_f": species["log_f"][rows],
         "weighting": species["weighting"][rows] if varies else float(species["weighting"].attrs["value"]),
     }

@@ -51,13 +51,13 @@ class Particles:
 
     Attributes:
         x: positions [n, dx]; v: velocities [n, dv]; log_f: log-density at the particles [n].
-        weight: the mass that each particle carries [n], float64; over all ranks they add up to ``mass`` (weights by
-            density as well as the positions sample it). Equal weights are one number seen n times,
+        weight: the part of ∫f that each particle carries [n], float64; over all ranks they add up to ``total_weight``
+            (weights by density as well as the positions sample it). Equal weights are one number seen n times,
             which takes no memory (:func:`equal_weights`).
         shard: which global rows these are.
-        mass: ∫f of the whole ensemble.
+        total_weight: ∫f of the whole ensemble.
         periods: box lengths [dx], or None in unbounded space.
-        has_equal_weights: whether all particles of all ranks carry ``mass / shard.total``.
+        has_equal_weights: whether all particles of all ranks carry ``total_weight / shard.total``.
     """
 
     x: torch.Tensor
@@ -65,15 +65,15 @@ class Particles:
     log_f: torch.Tensor
     weight: torch.Tensor
     shard: Shard
-    mass: float
+    total_weight: float
     periods: tuple[float, ...] | None
     has_equal_weights: bool = True
 
     def shares(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """The part of the whole mass that each particle is: [n]. An ensemble mean is the sum of share · quantity."""
+        """The part of ∫f that each particle is: [n]. An ensemble mean is the sum of share · quantity."""
         if self.has_equal_weights:
             return equal_weights(1.0, self.shard, self.weight.device, dtype)
-        return (self.weight / self.mass).to(dtype)
+        return (self.weight / self.total_weight).to(dtype)
 
     def drift(self, duration: float) -> Particles:
         """x ← x + duration · v, wrapped into the periodic box."""
@@ -103,10 +103,10 @@ def drifted(x: torch.Tensor, v: torch.Tensor, duration: float, periods: tuple[fl
 
 
 def equal_weights(
-    mass: float, shard: Shard, device: torch.device | None = None, dtype: torch.dtype = torch.float64
+    total_weight: float, shard: Shard, device: torch.device | None = None, dtype: torch.dtype = torch.float64
 ) -> torch.Tensor:
-    """``mass / shard.total`` for each particle of a rank: [n], in the memory of one number."""
-    return torch.full((1,), mass / shard.total, dtype=dtype, device=device).expand(len(shard))
+    """``total_weight / shard.total`` for each particle of a rank: [n], in the memory of one number."""
+    return torch.full((1,), total_weight / shard.total, dtype=dtype, device=device).expand(len(shard))
 
 
 def folds(shard: Shard, device: torch.device | None = None) -> torch.Tensor:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc_kjko.binned import Binned
 from hpc_kjko.comm import Communicator
 from hpc_kjko.diagnostics import unit_of
 from hpc_kjko.errors import DamagedFile
@@ -58,7 +59,7 @@ class Recorder:
                 self._series.append(row)
         due = _due_outputs(simulation)
         if any(due.values()):
-            state, problem = simulation.state, simulation.case.problem
+            state = simulation.state
             field = state.field if isinstance(state.field, MeshField) else None
             write_snapshot(
                 self.folder.snapshots,
@@ -67,13 +68,21 @@ class Recorder:
                 time=simulation.time,
                 time_step=simulation.case.time.step,
                 run_attributes=self.header,
-                particles=state.particles if due["particles"] else None,
+                names=[one.name for one in state.species],
+                species=state.species if due["particles"] else (),
                 meshes=field if due["meshes"] else None,
-                histograms=phase_space_histograms(state.particles, problem, self.comm) if due["histograms"] else None,
-                marginals=marginals(state.particles, problem, self.comm) if due["histograms"] else None,
+                binned=self._binned(simulation) if due["histograms"] else (),
             )
         if step and _due(step, simulation.case.output.checkpoint_every):
             self.checkpoint(simulation)
+
+    def _binned(self, simulation: Simulation) -> list[Binned]:
+        """Histograms and marginals of each species. Collective."""
+        found = []
+        for plan, species in zip(simulation.plans, simulation.state.species, strict=True):
+            histograms = phase_space_histograms(species.particles, plan.start, self.comm)
+            found.append(Binned(histograms, marginals(species.particles, plan.start, self.comm)))
+        return found
 
     def checkpoint(self, simulation: Simulation) -> Path:
         """Write the whole state, unless this step's is there already; the series is brought up to it first."""

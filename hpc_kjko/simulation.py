@@ -9,20 +9,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from hpc_kjko import checkpoint, config, diagnostics
+from hpc_kjko.assembly import SpeciesPlan, field_solver_of, grid_of, plans_of
 from hpc_kjko.collisions import CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
 from hpc_kjko.consistency import require_consistent_start
 from hpc_kjko.diagnostics import State
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.extensions import collision_of, collision_settings, series_diagnostics
-from hpc_kjko.fields import field_solver_of, grid_of
+from hpc_kjko.extensions import collision_of, series_diagnostics
 from hpc_kjko.integrators import MAPS, PHASES, compose
-from hpc_kjko.particles import Particles, Shard, draw, equal_weights
+from hpc_kjko.particles import Particles, equal_weights
 from hpc_kjko.problems import is_users_own
 from hpc_kjko.recorder import Recorder
+from hpc_kjko.species import Species, moved
 
 Outcome = Literal["finished", "stopped"]
 
@@ -38,16 +40,16 @@ class Simulation:
         self.case, self.comm = case, comm
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = grid_of(case)
+        self.plans = plans_of(case, self.grid, comm)
         self.field_solver = field_solver_of(case, self.grid, comm)
-        self.settings = collision_settings(case, self.grid, comm)
-        self.collision = collision_of(case, self.settings, comm)
-        self.diagnostics = series_diagnostics(case, self.collision, self.field_solver, comm)
+        self.collisions = tuple(collision_of(plan.collision, comm) for plan in self.plans)
+        self.diagnostics = series_diagnostics(case, self.plans, self.collisions, self.field_solver, comm)
         self.step_index, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
         self.state: State
 
     @classmethod
     def start(cls, case: config.Case, comm: Communicator) -> Simulation:
-        """A run at t = 0: particles drawn from the problem's initial density.
+        """A run at t = 0: particles drawn from the initial density of each species.
 
         Raises:
             UserError: that density makes no finite state, or it is the user's own and not that of the particles which
@@ -57,21 +59,14 @@ class Simulation:
         with comm.together():
             if comm.is_root and is_users_own(case.problem):
                 require_consistent_start(case)
-            particles = draw(
-                case.problem,
-                Shard.of(case.particles.count, comm.rank, comm.size),
-                start=case.particles.start,
-                weights=case.particles.weights,
-                cells=case.grid.cells if case.grid else None,
-                seed=case.particles.seed,
-                temperature=case.physics.temperature,
-                dtype=getattr(torch, case.particles.precision),
-                device=comm.device,
-            )
-        diagnostics.require_finite_potential(simulation.field_solver, particles, comm)
-        field = simulation.field_solver.start(particles)
-        report = diagnostics.initial_report(particles, case, simulation.settings.operator, simulation.collision, comm)
-        simulation.state = State(0.0, particles, field, report)
+            plasma = tuple(plan.drawn(case, comm) for plan in simulation.plans)
+        diagnostics.require_finite_potential(simulation.field_solver, plasma, comm)
+        field = simulation.field_solver.start(plasma)
+        reports = tuple(
+            diagnostics.initial_report(species.particles, plan, collision, comm)
+            for species, plan, collision in zip(plasma, simulation.plans, simulation.collisions, strict=True)
+        )
+        simulation.state = State(0.0, plasma, field, reports)
         for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
             if not math.isfinite(value):
                 raise UserError(f"{name} is not finite at t = 0: look at the numbers of [problem] and [physics]")
@@ -81,18 +76,12 @@ class Simulation:
     def resume(cls, case: config.Case, comm: Communicator, saved: checkpoint.Checkpoint) -> Simulation:
         """A run as a checkpoint left it, on this run's number of ranks."""
         simulation = cls(case, comm)
-        tensors: dict[str, Any] = {
-            name: torch.from_numpy(rows).to(comm.device) for name, rows in saved.particles.items()
-        }
-        equal = "weight" not in tensors
-        tensors.setdefault("weight", equal_weights(case.problem.mass, saved.shard, comm.device))
-        whole: dict[str, Any] = {"shard": saved.shard, "mass": case.problem.mass, "periods": case.problem.periods}
-        particles = Particles(**tensors, **whole, has_equal_weights=equal)
-        simulation.collision.load(saved.state)
+        plasma = tuple(plan.species(_loaded(plan, saved, comm)) for plan in simulation.plans)
+        simulation._load(saved.state)
         simulation.step_index = saved.header["step"]
-        report = CollisionReport.loaded(saved.header["collision"])
-        field = simulation.field_solver.resume(particles, saved.state)
-        simulation.state = State(simulation.time, particles, field, report)
+        reports = tuple(CollisionReport.loaded(saved.header["collisions"][plan.name]) for plan in simulation.plans)
+        field = simulation.field_solver.resume(plasma, saved.state)
+        simulation.state = State(simulation.time, plasma, field, reports)
         return simulation
 
     @property
@@ -133,7 +122,7 @@ class Simulation:
                 return "stopped"
         while self.step_index < self.case.time.steps:
             started = time.perf_counter()
-            before = self.collision.state()
+            before = self._collision_state()
             try:
                 state = self.advance()
                 row = self._row(state, self.step_index + 1, time.perf_counter() - started)
@@ -141,7 +130,7 @@ class Simulation:
             except (SolverFailure, UserError) as failure:
                 if isinstance(failure, UserError) and self.comm.size > 1 and not failure.shared:
                     raise  # the other ranks know nothing of it, and would not join in a checkpoint
-                self.collision.load(before)
+                self._load(before)
                 kept = recorder.checkpoint(self)
                 raise type(failure)(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
             self.state, self.step_index = state, self.step_index + 1
@@ -159,21 +148,28 @@ class Simulation:
         The stages are those of the composition: drifts move x, and the field follows; kicks use it; the collision step
         sees the pushed state (x̃, ṽ) and moves v only.
         """
-        h, start = self.case.time.step, StepStart(self.step_index, self.time, self.state.particles)
-        particles, field, report = self.state.particles, self.state.field, self.state.collision
+        h, plasma, field = self.case.time.step, self.state.species, self.state.field
+        reports = list(self.state.collisions)
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         for stage in self.stages:
             duration, started = stage.fraction * h, time.perf_counter()
             if stage.action == "drift":
-                field, particles = self.field_solver.drift(field, particles, duration)
+                field, plasma = self.field_solver.drift(field, plasma, duration)
             elif stage.action == "kick":
-                field, particles = self.field_solver.kick(field, particles, duration)
+                field, plasma = self.field_solver.kick(field, plasma, duration)
             else:
-                pushed, (particles, report) = particles, self.collision.step(particles, duration, start)
-                field, jump = self.field_solver.after_collision(field, pushed, particles)
-                report = replace(report, collision_field_energy=jump).with_energy(pushed, particles, self.comm)
+                pushed, collided = plasma, []
+                for number, (species, collision) in enumerate(zip(pushed, self.collisions, strict=True)):
+                    start = StepStart(self.step_index, self.time, self.state.species[number].particles)
+                    particles, report = collision.step(species.particles, duration, start)
+                    reports[number] = report.with_energy(species.particles, particles, species.mass, self.comm)
+                    collided.append(particles)
+                plasma = moved(pushed, collided)
+                field, jump = self.field_solver.after_collision(field, pushed, plasma)
+                reports = [replace(report, collision_field_energy=jump) for report in reports]
             self.seconds[stage.phase] += time.perf_counter() - started
-        return State((self.step_index + 1) * h, particles, field, report.following(self.state.collision))
+        following = (new.following(old) for new, old in zip(reports, self.state.collisions, strict=True))
+        return State((self.step_index + 1) * h, plasma, field, tuple(following))
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
         """What the collisions want done before the first step; False if halted before it was done."""
@@ -187,17 +183,52 @@ class Simulation:
             self.state, self.step_index = state, 0
             return not stopped
 
-        return self.collision.prepare(rehearse)
+        return all(collision.prepare(rehearse) for collision in self.collisions)
 
     def save(self, folder: Path, header: dict[str, Any]) -> Path:
         """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
-        particles = self.state.particles
-        names = ["x", "v", "log_f"] + ["weight"] * (not particles.has_equal_weights)
-        rows = {name: getattr(particles, name).cpu().numpy() for name in names}
-        now = {"step": self.step_index, "time": self.time, "collision": asdict(self.state.collision)}
-        state = {**self.collision.state(), **self.field_solver.state(self.state.field)}
-        return checkpoint.save(folder, self.comm, particles.shard, rows, state, {**header, **now})
+        rows = {
+            species.name: checkpoint.Rows(species.particles.shard, _saved(species)) for species in self.state.species
+        }
+        reports = zip(self.plans, self.state.collisions, strict=True)
+        collisions = {plan.name: asdict(report) for plan, report in reports}
+        now = {"step": self.step_index, "time": self.time, "collisions": collisions}
+        state = {**self._collision_state(), **self.field_solver.state(self.state.field)}
+        return checkpoint.save(folder, self.comm, rows, state, {**header, **now})
+
+    def _collision_state(self) -> dict[str, np.ndarray]:
+        """What the collision steps of all species depend on, by the name of the species."""
+        return {
+            f"collisions/{plan.name}/{name}": array
+            for plan, collision in zip(self.plans, self.collisions, strict=True)
+            for name, array in collision.state().items()
+        }
+
+    def _load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what :meth:`_collision_state` found."""
+        for plan, collision in zip(self.plans, self.collisions, strict=True):
+            prefix = f"collisions/{plan.name}/"
+            collision.load(
+                {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            )
 
     def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
         measured = diagnostics.measure(self.diagnostics, state, self.comm)
         return dict(step=float(step), time=step * self.case.time.step, **measured, seconds=seconds, **self.seconds)
+
+
+def _saved(species: Species) -> dict[str, np.ndarray]:
+    """The rows of a species that a checkpoint holds."""
+    particles = species.particles
+    names = ["x", "v", "log_f"] + ["weight"] * (not particles.has_equal_weights)
+    return {name: getattr(particles, name).cpu().numpy() for name in names}
+
+
+def _loaded(plan: SpeciesPlan, saved: checkpoint.Checkpoint, comm: Communicator) -> Particles:
+    """The particles of a species as a checkpoint holds them."""
+    rows, total = saved.species[plan.name], plan.start.mass
+    tensors: dict[str, Any] = {name: torch.from_numpy(array).to(comm.device) for name, array in rows.arrays.items()}
+    equal = "weight" not in tensors
+    tensors.setdefault("weight", equal_weights(total, rows.shard, comm.device))
+    whole: dict[str, Any] = {"shard": rows.shard, "total_weight": total, "periods": plan.start.periods}
+    return Particles(**tensors, **whole, has_equal_weights=equal)

@@ -37,6 +37,7 @@ from hpc_kjko.particles import Particles, Shard, equal_weights
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers.base import Sample
 from hpc_kjko.solvers.varpro import VarproSolver
+from hpc_kjko.species import plasma_of
 
 WIDTH = 32
 #: Particles at a time, for what torch does.
@@ -167,10 +168,15 @@ def bench_step(count: int, reproducible: bool, precision: str, steps: int) -> No
     }
     rows["v"] += 0.05 * torch.randn_like(rows["v"])  # or copies would stay together
     particles = Particles(
-        **rows, weight=equal_weights(few.mass, shard, comm.device), shard=shard, mass=few.mass, periods=few.periods
+        **rows,
+        weight=equal_weights(few.total_weight, shard, comm.device),
+        shard=shard,
+        total_weight=few.total_weight,
+        periods=few.periods,
     )
-    simulation.state = replace(drawn, particles=particles, field=simulation.field_solver.start(particles))
-    del drawn, few, rows, particles
+    plasma = plasma_of(particles)
+    simulation.state = replace(drawn, species=plasma, field=simulation.field_solver.start(plasma))
+    del drawn, few, rows, particles, plasma
     torch.cuda.reset_peak_memory_stats()
     for step in range(steps):
         torch.cuda.synchronize()

@@ -42,6 +42,7 @@ from hpc_kjko.config import from_table
 from hpc_kjko.fields import PoissonSolver
 from hpc_kjko.mesh import Grid
 from hpc_kjko.particles import Particles, Shard, draw, equal_weights
+from hpc_kjko.species import plasma_of
 
 STEP = 0.1
 #: The two-stream case of jobs/two_stream.toml.
@@ -106,7 +107,8 @@ def sorting(x: torch.Tensor, cells: int) -> torch.Tensor:
 def pushed(particles: Particles, grid: Grid, steps: int) -> Callable[[], float]:
     """Leapfrog steps from the same start, velocities half a step ahead; returns |Ê_1| after the last drift."""
     solver = PoissonSolver(grid, Communicator())
-    start, ahead = solver.kick(solver.start(particles), particles, 0.5 * STEP)
+    plasma = plasma_of(particles)
+    start, ahead = solver.kick(solver.start(plasma), plasma, 0.5 * STEP)
 
     def advance() -> float:
         field, state = start, ahead

@@ -97,8 +97,8 @@ def worker(options: argparse.Namespace) -> None:
         (solver, "drift", "push"),
         (solver, "kick", "push"),
         (solver, "solve", "solve"),
-        (simulation.collision, "fit", "train"),
-        (simulation.collision, "_move", "move"),
+        (simulation.collisions[0], "fit", "train"),
+        (simulation.collisions[0], "_move", "move"),
     ):
         clock.watch(owner, name, phase)
     steps = []

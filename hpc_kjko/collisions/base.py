@@ -28,7 +28,7 @@ class CollisionReport:
     """What a collision step did, over all ranks; each is a column of the time series.
 
     Attributes:
-        dissipation: (1/κ) ∫∫ |u|² f, the rate at which the free energy falls; NaN if the method has no u.
+        dissipation: (m/κ) ∫∫ |u|² f, the rate at which the free energy falls; NaN if the method has no u.
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (of the smallest substep).
         objective: the JKO functional at the step that was taken, whatever the method minimised.
         inner_iterations: iterations of the inner solver.
@@ -38,7 +38,7 @@ class CollisionReport:
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
         retries: fits that were made again because the step was not invertible or not certified, or held-out particles
             disagreed with the fitted density.
-        collision_free_energy: ∫f times the mean of ½|v'|² − ½|ṽ|² − T log det(I + h ∇v u) over particles that are
+        collision_free_energy: ∫f times the mean of ½m|v'|² − ½m|ṽ|² − T log det(I + h ∇v u) over particles that are
             held out of the fit: what the step added to the free energy. With the Dougherty operator, the same in the
             local rest frame with Θ for T, over Θ: what it added to ∫f log f. 0 if none, or too few, are held out.
         collision_free_energy_error: its standard error over those particles (indicative for a quiet start, whose
@@ -46,7 +46,7 @@ class CollisionReport:
         collision_free_energy_total: the sum of the changes since t = 0.
         collision_free_energy_total_error: the sum of their errors, which bounds that of the sum.
         sample_free_energy: ∫f times the mean of the same over all particles, fitted or not; 0 if none are held out.
-        collision_energy: ∫½|v'|² f − ∫½|ṽ|² f over all particles: the kinetic energy that collisions gave them.
+        collision_energy: ∫½m|v'|² f − ∫½m|ṽ|² f over all particles: the kinetic energy that collisions gave them.
         collision_energy_total: the sum of these since t = 0.
         collision_field_energy: by how much the collision changed ½∫|E|² dx through the weights of a control variate,
             whose noise depends on v and log f; 0 without one.
@@ -122,8 +122,8 @@ class CollisionReport:
             wave_total=self.wave.following(before.wave_total),
         )
 
-    def with_energy(self, pushed: Particles, collided: Particles, comm: Communicator) -> CollisionReport:
-        """This report with the energy that the step gave the particles. Collective.
+    def with_energy(self, pushed: Particles, collided: Particles, mass: float, comm: Communicator) -> CollisionReport:
+        """This report with the energy that the step gave particles of some mass. Collective.
 
         Summed as ½(v' − ṽ)·(v' + ṽ): the difference of two large sums would lose its digits.
         """
@@ -131,7 +131,7 @@ class CollisionReport:
         for rows in passes_over(pushed.v):
             old, new = pushed.v[rows].double(), collided.v[rows].double()
             change += summed_finely(share[rows] * ((new - old) * (new + old)).sum(1)).cpu().numpy()
-        return replace(self, collision_energy=0.5 * pushed.mass * float(comm.sum(change).sum()))
+        return replace(self, collision_energy=0.5 * mass * pushed.total_weight * float(comm.sum(change).sum()))
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ class CollisionSettings:
     Attributes:
         operator: what the particles collide with.
         problem: their start, and the space that they live in.
+        mass: of a particle; what a step does to energies is reported in its units.
         method: how the step is made; velocity_matching: the settings of that method, where it is taken.
         count: particles of all ranks; seed: of their start, and of networks and noise.
         control_variate: whether the known equilibrium takes noise from what is learnt.
@@ -152,6 +153,7 @@ class CollisionSettings:
 
     operator: Operator
     problem: Problem
+    mass: float
     method: Method
     velocity_matching: VelocityMatching | None
     count: int

@@ -354,18 +354,19 @@ class ControlledCollision(Collision):
         mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums
         mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
         wrong, wrong_error = over_certifying(disagreement, particles, self.comm) if self.held_out else (0.0, 0.0)
+        energy = self.settings.mass * particles.total_weight
         report = CollisionReport(
-            dissipation=particles.mass * float(mean_square) / self.operator.collision_strength,
+            dissipation=energy * float(mean_square) / self.operator.collision_strength,
             min_eigenvalue=self.comm.min(smallest),
             objective=float(fitted / (2 * self.operator.collision_strength) * mean_square + mean_rest),
             inner_iterations=iterations,
             substeps=1,
             drift_error=float(drift_error) if exact is not None else float("nan"),
-            collision_free_energy=particles.mass * mean,
-            collision_free_energy_error=particles.mass * error,
-            sample_free_energy=particles.mass * float(of_all),
-            disagreement=particles.mass * wrong,
-            disagreement_error=particles.mass * wrong_error,
+            collision_free_energy=energy * mean,
+            collision_free_energy_error=energy * error,
+            sample_free_energy=energy * float(of_all),
+            disagreement=energy * wrong,
+            disagreement_error=energy * wrong_error,
             wave=self.wave.exchange(np.array(of_wave), duration, 1 / square_of_shares) if self.wave else WaveExchange(),
         )
         return particles.move(v, log_f), report

@@ -77,7 +77,7 @@ class DoughertyCollision(Collision):
         self.comm, self.temperature = comm, settings.operator.temperature
         at_rest = Bath(settings.operator.collision_strength, self.temperature)
         # This operator gives no wave momentum or energy, and what its step gives in the rest frame is taken back.
-        self.method = method(replace(settings, operator=at_rest, wave_vector=None), comm)
+        self.method = method(replace(settings, operator=at_rest, mass=1.0, wave_vector=None), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out, self.fits_log_f = self.method.held_out, self.method.fits_log_f
         self.grid = settings.grid
@@ -109,8 +109,8 @@ class DoughertyCollision(Collision):
             energy = 0.5 * ((peculiar - at_rest.v) * (peculiar + at_rest.v)).double().sum(1) / self.temperature
             by_map = collided.log_f - particles.log_f - self.method.log_f_moved
             change, error = over_certifying(energy + by_map.double(), particles, self.comm)
-        mass = particles.mass
-        entropy: dict[str, Any] = {"collision_free_energy": mass * change, "collision_free_energy_error": mass * error}
+        change, error = particles.total_weight * change, particles.total_weight * error
+        entropy: dict[str, Any] = {"collision_free_energy": change, "collision_free_energy_error": error}
         for name in ("dissipation", "disagreement", "disagreement_error"):
             entropy[name] = getattr(report, name) / self.temperature
         return collided, replace(report, sparse_nodes=before.sparse, **entropy)
@@ -152,7 +152,7 @@ class DoughertyCollision(Collision):
         occupied = np.where(density > 0, density, 1.0)
         mean = np.stack(momentum, axis=-1) / occupied[..., None]
         spread = np.maximum(square / occupied - (mean**2).sum(-1), 0.0) / v.shape[1]
-        number = density * (particles.shard.total * self.grid.cell_volume / particles.mass)  # of average weight
+        number = density * (particles.shard.total * self.grid.cell_volume / particles.total_weight)  # of average weight
         own = (number**2 / (number**2 + SPARSE**2))[..., None]
         return Moments(
             own * mean + (1 - own) * totals.velocity,

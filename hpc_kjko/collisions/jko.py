@@ -55,9 +55,7 @@ class JKOCollision(ControlledCollision):
             self._solver = solver_of(method, density, comm)
         else:
             self.control = self.control_field()
-            objective = JKOObjective(
-                self.control, operator=self.operator, logdet=self.logdet, together=self.together
-            )
+            objective = JKOObjective(self.control, operator=self.operator, logdet=self.logdet, together=self.together)
             self._solver = solver_of(method, objective, comm)
         self.fits_log_f, self.relaxation = isinstance(self._solver, RegressionSolver), method.relaxation
 
@@ -83,7 +81,7 @@ class JKOCollision(ControlledCollision):
             sums += summed_finely(share[rows, None] * terms).cpu().numpy()
         missed, moved, mean = self.comm.sum(sums).sum(0)
         report = {"log_f_residual": math.sqrt(missed), "log_f_moved": math.sqrt(moved)}
-        return particles.move(particles.v, log_f), {**report, "entropy_moved": particles.mass * float(mean)}
+        return particles.move(particles.v, log_f), {**report, "entropy_moved": particles.total_weight * float(mean)}
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)

@@ -134,7 +134,7 @@ def test_a_snapshot_that_breaks_while_it_is_read_is_skipped(damaged, caplog):
     """It opens; what it holds of particles and histograms is another thing than was written."""
     folder = damaged("log", "deleted")
     with h5py.File(folder / FILES["snapshot"], "r+") as file:
-        del file["data/5/particles/markers/log_f"], file["data/5/histograms/marginal_x"].attrs["gridSpacing"]
+        del file["data/5/particles/markers/log_f"], file["data/5/histograms/markers/marginal_x"].attrs["gridSpacing"]
     assert main(["plot", str(folder)]) == 0 and main(["analyze", str(folder)]) == 0
     assert caplog.text.count("skipped: ") == 2  # once for each thing that is wrong
     assert read_series(folder / "analysis/moments.h5")["step"].tolist() == [0, 10]

@@ -46,7 +46,7 @@ import os, signal, sys
 from hpc_kjko import cli, storage
 rows = storage.ShardedFile.rows
 def killed(self, path, *arguments, **options):
-    if path == "particles/v" and "step00000008" in self.path.name and self._comm.rank == self._comm.size - 1:
+    if path == "particles/markers/v" and "step00000008" in self.path.name and self._comm.rank == self._comm.size - 1:
         os.kill(os.getpid(), signal.SIGKILL)
     rows(self, path, *arguments, **options)
 storage.ShardedFile.rows = killed
@@ -80,7 +80,7 @@ def sabotage(what, tmp_path, case, ranks, **options):
 def assert_loads(folder, step):
     state = load(latest(folder / "checkpoints"), Communicator())
     assert state.header["step"] == step
-    assert all(np.isfinite(rows).all() for name, rows in state.particles.items())
+    assert all(np.isfinite(rows).all() for name, rows in state.species["markers"].arrays.items())
 
 
 @pytest.mark.parametrize(("what", "says"), [(RAISE, "rank 1: RuntimeError: rank 1 lost its way"), (KILL, "signal 9")])

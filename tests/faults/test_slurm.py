@@ -229,8 +229,9 @@ def test_jobs_that_meet_the_time_limit_are_requeued_and_end_as_one_run(cluster):
         state = load(latest(work / name / "checkpoints"), Communicator())
         for column in {name for name in expected if not name.startswith("seconds")}:
             np.testing.assert_array_equal(series[column], expected[column], err_msg=column)
-        for key, rows in final.particles.items():
-            np.testing.assert_array_equal(state.particles[key], rows, err_msg=key)
+        (name,) = final.species
+        for key, rows in final.species[name].arrays.items():
+            np.testing.assert_array_equal(state.species[name].arrays[key], rows, err_msg=key)
     assert cluster.job(cancelled)["Restarts"] == cluster.job(no_gpu)["Restarts"] == "0"
 
 

@@ -16,6 +16,7 @@ from hpc_kjko.particles import BLOCK, Shard, draw
 from hpc_kjko.reference.gaussian import gaussian_moments
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series
+from hpc_kjko.species import ONLY, Species
 
 GAUSSIAN = """
 [problem]
@@ -83,7 +84,8 @@ def test_the_results_have_the_same_bits_on_any_number_of_ranks(weights, world, t
         case, particles = scattered(count, weights)
         if world.is_root:
             run = RunFolder(folder)
-            options = {"time": 0.0, "time_step": 0.1, "run_attributes": {}, "particles": particles}
+            options = {"time": 0.0, "time_step": 0.1, "run_attributes": {}, "names": [ONLY]}
+            options["species"] = [Species(ONLY, 1.0, 1.0, particles)]
             write_snapshot(run.snapshots, Communicator(), step=0, **options)
         world.barrier()
         for size, group in groups.items():

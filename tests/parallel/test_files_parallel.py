@@ -18,6 +18,7 @@ from hpc_kjko.fields import MeshField
 from hpc_kjko.mesh import Grid
 from hpc_kjko.output import read_snapshot, write_snapshot
 from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
+from hpc_kjko.species import ONLY, Species
 from hpc_kjko.storage import ShardedFile
 
 BAD_DISK = "look at free space"
@@ -154,7 +155,8 @@ def test_a_checkpoint_moves_between_rank_counts_and_damage_is_everybodys_error(c
                 local = {name: mine(rows, groups[saving])[0] for name, rows in expected.items()}
                 shard = mine(expected["x"], groups[saving])[1]
                 header = {"step": saving, "host": "a" * (1 + comm.rank)}
-                assert checkpoint.save(path.parent, groups[saving], shard, local, state, header) == path
+                species = {ONLY: checkpoint.Rows(shard, local)}
+                assert checkpoint.save(path.parent, groups[saving], species, state, header) == path
             comm.barrier()
             for loading in (1, 2, 3):
                 if comm.rank < loading:
@@ -163,8 +165,9 @@ def test_a_checkpoint_moves_between_rank_counts_and_damage_is_everybodys_error(c
                     np.testing.assert_array_equal(found.state["network/layers.0.weight"], np.arange(6.0).reshape(2, 3))
                     for name, rows in expected.items():
                         local, shard = mine(rows, groups[loading])
-                        assert found.shard == shard and found.particles[name].dtype == rows.dtype
-                        np.testing.assert_array_equal(found.particles[name], local)
+                        there = found.species[ONLY]
+                        assert there.shard == shard and there.arrays[name].dtype == rows.dtype
+                        np.testing.assert_array_equal(there.arrays[name], local)
             comm.barrier()
 
     if comm.is_root:  # a byte of the last block, which the last rank reads
@@ -186,7 +189,7 @@ def test_a_snapshot_holds_the_particles_of_all_ranks(comm, folder):
     here = slice(shard.start, shard.stop)
     tensors = [torch.from_numpy(rows[here].copy()) for rows in (position, velocity, velocity[:, 0])]
     potential = np.full(4, 1.0 - comm.rank)  # solved by rank 0 alone
-    field = MeshField(Grid((4,), (2.0,)), np.ones(4), potential, np.ones((4, 1)))
+    field = MeshField(Grid((4,), (2.0,)), np.ones((1, 4)), np.ones(4), potential, np.ones((4, 1)))
     path = write_snapshot(
         folder,
         comm,
@@ -194,7 +197,8 @@ def test_a_snapshot_holds_the_particles_of_all_ranks(comm, folder):
         time=0.0,
         time_step=0.1,
         run_attributes={"host": "a" * (1 + comm.rank)},
-        particles=Particles(*tensors, equal_weights(2.0, shard), shard, 2.0, (2.0,)),
+        names=[ONLY],
+        species=[Species(ONLY, 1.0, 1.0, Particles(*tensors, equal_weights(2.0, shard), shard, 2.0, (2.0,)))],
         meshes=field,
     )
     assert check_file(str(path))[0] == 0

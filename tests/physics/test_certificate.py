@@ -129,7 +129,7 @@ def test_cold_beams_in_three_dimensions(alone):
 @pytest.mark.parametrize(("errors", "refused"), [(2.0, (False, False)), (4.0, (True, False)), (6.0, (True, True))])
 def test_a_rise_that_may_be_chance_is_fitted_anew_and_taken(errors, refused, alone):
     """Ten thousand steps near equilibrium have some beyond three standard errors; splitting asks the same particles."""
-    collision = Simulation.start(gaussian(width=1.5), alone).collision
+    collision = Simulation.start(gaussian(width=1.5), alone).collisions[0]
     report = CollisionReport(
         **{"dissipation": 0.0, "min_eigenvalue": 1.0, "objective": 0.0, "inner_iterations": 1, "substeps": 1},
         **{"drift_error": 0.0, "collision_free_energy": 1e-5 * errors, "collision_free_energy_error": 1e-5},

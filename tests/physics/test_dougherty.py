@@ -15,6 +15,7 @@ from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.reference.grid_1d1v import solve
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.solvers import RegressionSolver, VarproSolver
+from hpc_kjko.species import plasma_of
 
 QUICK = {"hidden": [16, 16]}
 HOMOGENEOUS = {"kind": "landau_damping", "amplitude": 0.0, "thermal_speed": 1.6}
@@ -115,7 +116,7 @@ def test_a_drifting_hot_maxwellian_stays_put(alone):
     """No bath pulls it to rest or cools it: what moves particles is what the fit takes for structure."""
     simulation = Simulation.start(case_of(HOMOGENEOUS, 1.0, count=16384), alone)
     particles = simulation.state.particles
-    simulation.state = replace(simulation.state, particles=replace(particles, v=particles.v + 3.0))
+    simulation.state = replace(simulation.state, species=plasma_of(replace(particles, v=particles.v + 3.0)))
     start, entropy = simulation.state.particles.v.clone(), float(particles.log_f.mean())
     for _ in range(30):
         simulation.state = simulation.advance()
@@ -173,7 +174,7 @@ def test_stiff_collisions_lead_to_the_local_maxwellian(stiffness, alone):
     sections = {"grid": {"cells": 32, "shape_order": 2}, "method": {"order": 1}}
     case = case_of({"kind": "two_stream", "length": 10.0}, stiffness / 0.1, count=16384, **sections)
     simulation = Simulation.start(case, alone)
-    collision, particles = simulation.collision, with_profiles(simulation)
+    collision, particles = simulation.collisions[0], with_profiles(simulation)
     wanted = collision._moments(particles, collision._totals(particles))
     for index in range(5):
         particles, report = collision.step(particles, 0.1, StepStart(index, 0.1 * index, particles))
@@ -194,7 +195,7 @@ def test_stiff_collisions_lead_to_the_local_maxwellian(stiffness, alone):
 def test_what_a_step_does_to_momentum_and_energy_is_undone_with_its_determinant(problem, alone, monkeypatch):
     """A method that only shifts and scales the peculiar velocities has done nothing, once they are restored."""
     simulation = Simulation.start(case_of(problem, 1.0, **({} if problem is BEAMS else {"grid": {"cells": 16}})), alone)
-    collision, particles = simulation.collision, simulation.state.particles
+    collision, particles = simulation.collisions[0], simulation.state.particles
     inner = collision.method.step
 
     def shift_and_scale(at_rest, duration, start):

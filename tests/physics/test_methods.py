@@ -91,9 +91,9 @@ def test_the_nonsplit_jacobian_is_that_of_the_whole_map(alone):
     problem = {"kind": "periodic", "space_dims": 2, "length": [1.0, 2.0]}
     case = case_of(problem, particles={"count": 40}, method={"form": "nonsplit", "hidden": [8, 8]})
     simulation = Simulation.start(case, alone)
-    control = simulation.collision.control
+    control = simulation.collisions[0].control
     torch.nn.init.normal_(control.layers[-1].weight, std=1.0, generator=torch.Generator().manual_seed(3))
-    simulation.collision.fit = lambda *_, **__: 0  # as it is
+    simulation.collisions[0].fit = lambda *_, **__: 0  # as it is
     before, after = simulation.state.particles, simulation.advance().particles
     h = case.time.step
 
@@ -164,7 +164,7 @@ def test_langevin_kicks_have_the_law_of_the_ornstein_uhlenbeck_process(alone):
 
     noises = []
     for index in (0, 1):
-        after, report = simulation.collision.step(before, 0.3, StepStart(index, 0.0, before))
+        after, report = simulation.collisions[0].step(before, 0.3, StepStart(index, 0.0, before))
         noise = (after.v - math.exp(-0.6) * before.v) / math.sqrt(0.5 * (1 - math.exp(-1.2)))
         noises.append(noise[:, 0].numpy())
         assert abs(noises[-1].mean()) < 4 / math.sqrt(40_000)
@@ -206,10 +206,10 @@ def test_velocity_matching_cannot_go_on_past_the_time_it_was_trained_for(alone):
     training = {"outer_iterations": 1, "iterations": 2}
     short = Simulation.start(from_table({**table, "method": method, "velocity_matching": training}), alone)
     short.prepare()
-    arrays = short.collision.state()
+    arrays = short.collisions[0].state()
     longer = {**table, "time": {"step": 0.1, "end": 0.4}, "method": method, "velocity_matching": training}
     with pytest.raises(UserError, match="time.end = 0.4: velocity matching has trained its field up to t = 0.2"):
-        Simulation.start(from_table(longer), alone).collision.load(arrays)
+        Simulation.start(from_table(longer), alone).collisions[0].load(arrays)
 
 
 def test_velocity_matching_stops_while_it_trains_and_goes_on_later(alone):
@@ -223,11 +223,11 @@ def test_velocity_matching_stops_while_it_trains_and_goes_on_later(alone):
     assert not stopped.prepare(lambda: next(answers))
     assert stopped.step_index == 0 and stopped.state.time == 0.0
     resumed = Simulation.start(case, alone)
-    resumed.collision.load(stopped.collision.state())
+    resumed.collisions[0].load(stopped.collisions[0].state())
     assert resumed.prepare() and straight.prepare()
-    kept = resumed.collision.state()
+    kept = resumed.collisions[0].state()
     assert resumed.prepare()  # has nothing left to do
-    assert all(np.array_equal(kept[name], array) for name, array in resumed.collision.state().items())
+    assert all(np.array_equal(kept[name], array) for name, array in resumed.collisions[0].state().items())
 
 
 # -- what cannot be done ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hpc_kjko.diagnostics import measure
 from hpc_kjko.histograms import marginals, phase_space_histograms
 from hpc_kjko.particles import Shard, equal_weights
 from hpc_kjko.simulation import Simulation
+from hpc_kjko.species import plasma_of
 
 
 def case_of(count, **sections):
@@ -42,12 +43,14 @@ def test_a_weighted_ensemble_is_the_one_with_its_particles_duplicated(collision,
     duplicated = Simulation.start(case_of(total, method=method), alone)
     one, shard = weighted.state.particles, Shard(0, total, total)
     many = {name: getattr(one, name).repeat_interleave(copies, dim=0) for name in ("x", "v", "log_f")}
+    weight = copies.double() * (one.total_weight / total)
     for simulation, particles in (
-        (weighted, dataclasses.replace(one, has_equal_weights=False, weight=copies.double() * (one.mass / total))),
-        (duplicated, dataclasses.replace(one, **many, weight=equal_weights(one.mass, shard), shard=shard)),
+        (weighted, dataclasses.replace(one, has_equal_weights=False, weight=weight)),
+        (duplicated, dataclasses.replace(one, **many, weight=equal_weights(one.total_weight, shard), shard=shard)),
     ):
-        field = simulation.field_solver.start(particles)
-        simulation.state = dataclasses.replace(simulation.state, particles=particles, field=field)
+        plasma = plasma_of(particles)
+        field = simulation.field_solver.start(plasma)
+        simulation.state = dataclasses.replace(simulation.state, species=plasma, field=field)
     for _ in range(2):
         for simulation in (weighted, duplicated):
             simulation.state = simulation.advance()
@@ -73,7 +76,7 @@ def test_density_weights_carry_the_density_on_uniform_positions(start, alone):
     particles, length = density.particles, 31.4159265
     assert stats.kstest(particles.x[:, 0].numpy() / length, "uniform").pvalue > 1e-3
     assert float(particles.weight.sum()) == pytest.approx(length, rel=1e-2 if start == "random" else 1e-4)
-    mode = [2 * abs(np.fft.rfft(state.field.density)[1]) / 16 for state in (equal, density)]
+    mode = [2 * abs(np.fft.rfft(state.field.charge_density)[1]) / 16 for state in (equal, density)]
     smoothing = np.sinc(1 / 16) ** 2  # the shape function's share of the first mode
     assert mode == pytest.approx([0.4 * smoothing] * 2, abs=0.03 if start == "random" else 2e-3)
     # ∫ g over a test function g by importance: Σ w g/f, with log f the density that the weighted particles sample

@@ -19,14 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_kjko import checkpoint, series
+from hpc_kjko.binned import Binned
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import MeshField
 from hpc_kjko.histograms import Histogram
 from hpc_kjko.mesh import Grid
-from hpc_kjko.output import SPECIES, list_snapshots, read_snapshot, write_snapshot
+from hpc_kjko.output import list_snapshots, read_snapshot, write_snapshot
 from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.series import SeriesWriter, read_series
+from hpc_kjko.species import ONLY, Species
 from hpc_kjko.storage import ShardedFile
 
 with warnings.catch_warnings():
@@ -222,9 +224,13 @@ def state(dx: int, dv: int, dtype: torch.dtype = torch.float64) -> tuple[Particl
     tensors = [torch.from_numpy(rng.random(shape)).to(dtype) for shape in ((total, dx), (total, dv), (total,))]
     shard = Shard(0, total, total)
     particles = Particles(*tensors, equal_weights(6.0, shard), shard, 6.0, lengths)
-    field = MeshField(Grid(cells, lengths), *(rng.random(shape) for shape in (cells, cells, (*cells, dx))))
+    field = MeshField(Grid(cells, lengths), *(rng.random(shape) for shape in ((1, *cells), cells, cells, (*cells, dx))))
     histograms = [Histogram(axis, rng.random((7, 8)), (0.0, lengths[axis]), (-4.0, 5.0)) for axis in range(dx)]
     return particles, field, histograms
+
+
+def species_of(particles: Particles) -> Species:
+    return Species(ONLY, 1.0, 1.0, particles)
 
 
 def write(folder, alone, step=100, **parts):
@@ -235,6 +241,7 @@ def write(folder, alone, step=100, **parts):
         time=0.1 * step,
         time_step=0.1,
         run_attributes={"git": "abc", "ranks": 1},
+        names=[ONLY],
         **parts,
     )
 
@@ -243,7 +250,7 @@ def write(folder, alone, step=100, **parts):
 @pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (3, 3)])
 def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
     particles, field, histograms = state(dx, dv, dtype)
-    path = write(tmp_path, alone, particles=particles, meshes=field, histograms=histograms)
+    path = write(tmp_path, alone, species=[species_of(particles)], meshes=field, binned=[Binned(histograms, [])])
     assert path == tmp_path / "data00000100.h5"
 
     errors, warned = check_file(str(path))
@@ -256,7 +263,8 @@ def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
         "abc",
         1,
     )
-    for name in ("density", "potential", "electric"):
+    np.testing.assert_array_equal(found.density, field.densities[0])
+    for name in ("potential", "electric"):
         np.testing.assert_array_equal(getattr(found, name), getattr(field, name))
     np.testing.assert_array_equal(found.spacing, field.grid.spacing)
     for name, tensor in (("position", particles.x), ("velocity", particles.v), ("log_f", particles.log_f)):
@@ -273,13 +281,13 @@ def test_a_snapshot_is_openpmd_and_comes_back(tmp_path, alone, dx, dv, dtype):
 @pytest.mark.parametrize(("dx", "dv"), [(1, 1), (1, 3), (2, 2), (3, 3)])
 def test_openpmd_viewer_shows_a_snapshot(tmp_path, alone, dx, dv):
     particles, field, histograms = state(dx, dv)
-    write(tmp_path, alone, particles=particles, meshes=field, histograms=histograms)
+    write(tmp_path, alone, species=[species_of(particles)], meshes=field, binned=[Binned(histograms, [])])
     viewer = OpenPMDTimeSeries(str(tmp_path), backend="h5py")
     assert list(viewer.iterations) == [100] and viewer.t[0] == 10.0
 
     last = "xyz"[dv - 1]
     names = ["x", f"u{last}", "w", "log_f", "id"]
-    x, u, w, log_f, number = viewer.get_particle(names, species=SPECIES, iteration=100)
+    x, u, w, log_f, number = viewer.get_particle(names, species=ONLY, iteration=100)
     np.testing.assert_array_equal(x, particles.x[:, 0])
     np.testing.assert_allclose(u * 299792458, particles.v[:, -1], rtol=1e-14)  # it divides momentum by m c
     np.testing.assert_array_equal(w, np.full(300, 6.0 / 300))
@@ -293,7 +301,7 @@ def test_openpmd_viewer_shows_a_snapshot(tmp_path, alone, dx, dv):
         centres = (np.arange(field.grid.cells[axis]) + 0.5) * field.grid.spacing[axis]
         np.testing.assert_allclose(getattr(info, label), centres)
     density, info = viewer.get_field("density", iteration=100)
-    np.testing.assert_array_equal(density, field.density)
+    np.testing.assert_array_equal(density, field.densities[0])
     assert [info.axes[axis] for axis in range(dx)] == list("xyz"[:dx])
 
 
@@ -302,7 +310,7 @@ def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, 
     """The library behind ParaView's reader, which is stricter than the viewer."""
     particles, field, histograms = state(dx, dv)
     for step in (0, 100):
-        write(tmp_path, alone, step, particles=particles, meshes=field, histograms=histograms)
+        write(tmp_path, alone, step, species=[species_of(particles)], meshes=field, binned=[Binned(histograms, [])])
     series = openpmd_api.Series(f"{tmp_path}/data%08T.h5", openpmd_api.Access.read_only)
     assert series.openPMD == "1.1.0" and series.software == "hpc_kjko" and list(series.iterations) == [0, 100]
     iteration = series.iterations[100]
@@ -319,7 +327,7 @@ def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, 
         assert mesh.axis_labels == axes and mesh.grid_global_offset == [0.0] * dx
     chunks = [electric[axis].load_chunk() for axis in axes] + [density.load_chunk()]
 
-    markers = iteration.particles[SPECIES]
+    markers = iteration.particles[ONLY]
     scalar = openpmd_api.Record_Component.SCALAR
     assert markers["momentum"].unit_dimension == [1, 1, -1, 0, 0, 0, 0]
     assert list(markers["momentum"]) == list("xyz"[:dv]) and list(markers["position"]) == axes
@@ -330,7 +338,7 @@ def test_openpmd_api_reads_meshes_particles_units_and_time(tmp_path, alone, dx, 
 
     for axis, values in enumerate(chunks[:dx]):
         np.testing.assert_array_equal(values, field.electric[..., axis])
-    np.testing.assert_array_equal(chunks[-1], field.density)
+    np.testing.assert_array_equal(chunks[-1], field.densities[0])
     assert density.unit_SI == 1.0 and density.position == [0.5] * dx
     np.testing.assert_array_equal(found[0], particles.x[100:150, 0])
     np.testing.assert_array_equal(found[1], particles.v[:, -1])
@@ -346,20 +354,24 @@ def test_yt_takes_the_domain_of_x_from_a_snapshot(tmp_path, alone, dx, dv):
     yt = pytest.importorskip("yt", reason="yt is heavy, and not among the packages of the tests")
     yt.set_log_level(50)
     particles, field, histograms = state(dx, dv)
-    data = yt.load(write(tmp_path, alone, particles=particles, meshes=field, histograms=histograms))
+    data = yt.load(
+        write(tmp_path, alone, species=[species_of(particles)], meshes=field, binned=[Binned(histograms, [])])
+    )
     assert data.dimensionality == dx and list(data.domain_dimensions[:dx]) == list(field.grid.cells)
     assert not data.domain_left_edge.d[:dx].any()
     np.testing.assert_allclose(data.domain_right_edge.d[:dx], field.grid.lengths)
     np.testing.assert_allclose(data.index.grids[0].dds.d[:dx], field.grid.spacing)
-    fields = {"density": field.density, **{f"E_{'xyz'[axis]}": field.electric[..., axis] for axis in range(dx)}}
+    fields = {"density": field.densities[0], **{f"E_{'xyz'[axis]}": field.electric[..., axis] for axis in range(dx)}}
     for name, values in fields.items():
         np.testing.assert_array_equal(data.index.grids[0]["openPMD", name].d.ravel(), values.ravel())
 
 
 @pytest.mark.parametrize("part", ["particles", "meshes", "histograms"])
 def test_a_snapshot_holds_only_what_was_due(tmp_path, alone, part):
-    parts = dict(zip(("particles", "meshes", "histograms"), state(1, 1), strict=True))
-    path = write(tmp_path, alone, **{part: parts[part]})
+    particles, field, histograms = state(1, 1)
+    parts = {"particles": {"species": [species_of(particles)]}, "meshes": {"meshes": field}}
+    parts["histograms"] = {"binned": [Binned(histograms, [])]}
+    path = write(tmp_path, alone, **parts[part])
     assert check_file(str(path))[0] == 0
     found = read_snapshot(tmp_path, 100, particles=slice(None))
     assert (found.position is not None) == (part == "particles")
@@ -406,13 +418,15 @@ HEADER = {"time": 0.1, "case": "kind = 'gaussian'\nname = \"β\"", "nested": {"l
 
 
 def save(folder, alone, step=1):
-    return checkpoint.save(folder, alone, Shard(0, ROWS, ROWS), PARTICLES, STATE, HEADER | {"step": step})
+    return checkpoint.save(
+        folder, alone, {ONLY: checkpoint.Rows(Shard(0, ROWS, ROWS), PARTICLES)}, STATE, HEADER | {"step": step}
+    )
 
 
 def assert_whole(found: checkpoint.Checkpoint, step: int) -> None:
     assert found.header == HEADER | {"step": step}
-    assert found.shard == Shard(0, ROWS, ROWS)
-    for arrays, expected in ((found.particles, PARTICLES), (found.state, STATE)):
+    assert list(found.species) == [ONLY] and found.species[ONLY].shard == Shard(0, ROWS, ROWS)
+    for arrays, expected in ((found.species[ONLY].arrays, PARTICLES), (found.state, STATE)):
         assert arrays.keys() == expected.keys()
         for name, array in arrays.items():
             assert (array.dtype, array.shape) == (expected[name].dtype, expected[name].shape)
@@ -457,22 +471,22 @@ def test_values_that_were_exchanged_are_found(tmp_path, alone):
     """HDF5 would not notice: the file is in order, its numbers are another run's."""
 
     def change_rows(file):
-        file["particles/x"][BLOCK] = 0.5
+        file[f"particles/{ONLY}/x"][BLOCK] = 0.5
 
     def change_rows_and_their_checksum(file):
-        file["particles/x"][0] = 0.5
-        file["block_crc32/x"][0] = zlib.crc32(file["particles/x"][:BLOCK])
+        file[f"particles/{ONLY}/x"][0] = 0.5
+        file[f"block_crc32/{ONLY}/x"][0] = zlib.crc32(file[f"particles/{ONLY}/x"][:BLOCK])
 
     def change_type_of_rows(file):
-        rows = file["particles/x"][()].view(np.int32)
-        del file["particles/x"]
-        file["particles/x"] = rows
+        rows = file[f"particles/{ONLY}/x"][()].view(np.int32)
+        del file[f"particles/{ONLY}/x"]
+        file[f"particles/{ONLY}/x"] = rows
 
     def change_state(file):
         file["state/optimiser/steps"][()] = 8
 
     def change_checksums(file):
-        file["block_crc32/x"][0] = 8
+        file[f"block_crc32/{ONLY}/x"][0] = 8
 
     def change_header(file):
         text = file["manifest"][()]
@@ -481,9 +495,9 @@ def test_values_that_were_exchanged_are_found(tmp_path, alone):
         file["manifest"].attrs["sha256"] = np.bytes_(b"0" * 64)
 
     def shorten(file):
-        rows = file["particles/log_f"][:-1]
-        del file["particles/log_f"]
-        file["particles/log_f"] = rows
+        rows = file[f"particles/{ONLY}/log_f"][:-1]
+        del file[f"particles/{ONLY}/log_f"]
+        file[f"particles/{ONLY}/log_f"] = rows
 
     def change_type_of_state(file):
         values = file["state/flags"][()].astype(np.int8)
@@ -520,10 +534,10 @@ def test_files_of_another_kind_are_refused(tmp_path, alone):
             SeriesWriter.resume(path, 0)
     path = save(tmp_path, alone)
     with h5py.File(path, "r+") as file:  # written by a version to come
-        manifest = file["manifest"][()].replace(b"checkpoint 1", b"checkpoint 2")
+        manifest = file["manifest"][()].replace(b"checkpoint 2", b"checkpoint 1")
         file["manifest"][()] = np.bytes_(manifest)
         file["manifest"].attrs["sha256"] = np.bytes_(hashlib.sha256(manifest).hexdigest())
-    with pytest.raises(UserError, match="format is 'hpc_kjko checkpoint 2'"):
+    with pytest.raises(UserError, match="format is 'hpc_kjko checkpoint 1'"):
         checkpoint.load(path, alone)
 
 

@@ -43,8 +43,8 @@ def collided(case, comm, change=lambda particles: particles):
     """Particles before and after a collision step from a case's start, its report, and the collision."""
     simulation = Simulation.start(case, comm)
     particles = change(simulation.state.particles)
-    after, report = simulation.collision.step(particles, case.time.step, StepStart(0, 0.0, particles))
-    return particles, after, report, simulation.collision
+    after, report = simulation.collisions[0].step(particles, case.time.step, StepStart(0, 0.0, particles))
+    return particles, after, report, simulation.collisions[0]
 
 
 @pytest.mark.parametrize(("periods", "dx", "dv"), [((3.0,), 1, 1), ((3.0,), 1, 3), (None, 2, 2), ((2.0, 3.0), 2, 3)])
@@ -192,7 +192,7 @@ def test_what_relaxation_does_to_log_f_is_told(alone):
     assert report.log_f_residual == pytest.approx(float(missed.pow(2).mean().sqrt()), rel=1e-6)
     assert report.log_f_moved == pytest.approx(float(tied.pow(2).mean().sqrt()) * -math.expm1(-0.04), rel=1e-6)
     assert float(change.pow(2).mean().sqrt()) == pytest.approx(report.log_f_moved, rel=1e-6)
-    assert report.entropy_moved == pytest.approx(float(moved.mass * change.mean()), abs=1e-9)
+    assert report.entropy_moved == pytest.approx(float(moved.total_weight * change.mean()), abs=1e-9)
     assert dataclasses.replace(report).following(report).entropy_moved_total == report.entropy_moved
 
 
@@ -217,7 +217,8 @@ def test_where_the_mass_of_the_density_can_be_told_log_f_goes_over_to_the_right_
     shift = lambda particles: particles.move(particles.v, particles.log_f + 0.05)  # noqa: E731
     before, after, report, _ = collided(maxwellian("quiet", step=0.2), alone, shift)
     assert float((after.log_f - before.log_f).mean()) == pytest.approx(0.05 * math.expm1(-2 * 0.5 * 0.2), rel=0.01)
-    assert report.entropy_moved == pytest.approx(float(after.mass) * 0.05 * math.expm1(-2 * 0.5 * 0.2), rel=0.01)
+    expected = float(after.total_weight) * 0.05 * math.expm1(-2 * 0.5 * 0.2)
+    assert report.entropy_moved == pytest.approx(expected, rel=0.01)
     _, kept, *_ = collided(beams(step=0.2), alone)
     _, shifted, *_ = collided(beams(step=0.2), alone, shift)
     assert float((shifted.log_f - kept.log_f).mean()) == pytest.approx(0.05, rel=0.03)
@@ -246,7 +247,7 @@ def test_a_batch_has_as_many_particles_as_its_functions_need(count, batches, alo
     simulation = Simulation.start(case, alone)
     particles = simulation.state.particles
     start = StepStart(0, 0.0, particles)
-    data = simulation.collision.training_data(simulation.collision.control, particles, case.time.step, start)
+    data = simulation.collisions[0].training_data(simulation.collisions[0].control, particles, case.time.step, start)
     sizes = [len(fold.z) for fold in data.folds]
     assert len(sizes) == batches and min(sizes) >= min(2048, sum(sizes)) and sum(sizes) >= 0.86 * count
     assert float(sum(fold.share.double().sum() for fold in data.folds)) == pytest.approx(1.0, abs=1e-6)
@@ -268,7 +269,7 @@ def test_hidden_layers_that_show_log_f_are_left_alone(alone, monkeypatch):
 def test_all_particles_have_their_turn_whether_or_not_hidden_steps_are_made(alone, monkeypatch):
     monkeypatch.setattr(regression, "FITTED_BATCHES", 3)
     simulation = Simulation.start(beams(count=16384, iterations=0, first_iterations=0), alone)
-    solver, fitted, chosen = simulation.collision._solver, set(), RegressionSolver._fitted
+    solver, fitted, chosen = simulation.collisions[0]._solver, set(), RegressionSolver._fitted
 
     def recorded(self, number):
         fitted.update(found := chosen(self, number))
@@ -278,7 +279,7 @@ def test_all_particles_have_their_turn_whether_or_not_hidden_steps_are_made(alon
     monkeypatch.setattr(RegressionSolver, "_fitted", recorded)
     for _ in range(3):
         particles = simulation.state.particles
-        simulation.collision.step(particles, 0.02, StepStart(0, 0.0, particles))
+        simulation.collisions[0].step(particles, 0.02, StepStart(0, 0.0, particles))
     assert fitted == set(range(7)) and solver.steps_made == 0
 
 
