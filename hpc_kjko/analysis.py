@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_kjko.assembly import exact_solution
 from hpc_kjko.binned import Binned
 from hpc_kjko.comm import Communicator
 from hpc_kjko.compare import grid_densities
 from hpc_kjko.config import Case
-from hpc_kjko.diagnostics import exact_solution, unit_of
+from hpc_kjko.diagnostics import unit_of
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.exact import summed
 from hpc_kjko.extensions import collision_class

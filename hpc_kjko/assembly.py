@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from hpc_kjko.mesh import Grid
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.particles import BLOCK, Particles, Shard, draw, uniform_points
 from hpc_kjko.problems import PeriodicWave, Problem
+from hpc_kjko.problems.density import Density
 from hpc_kjko.species import ONLY, Species
 
 
@@ -75,6 +77,26 @@ def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[Species
     return (only,)
 
 
+def collision_strength(case: Case) -> float:
+    """κ; 0 in a run without collisions."""
+    return case.physics.collision_strength if case.method.collision != "none" else 0.0
+
+
+def exact_solution(case: Case) -> Callable[[float], Density] | None:
+    """The exact density at a time, where it is known."""
+
+    def exact(time: float) -> Density:
+        density = case.problem.exact(time, collision_strength(case), case.physics.temperature)
+        assert density is not None  # known at one time, known at all
+        return density
+
+    if any(case.physics.magnetic_field):
+        return None
+    if case.physics.field != "external" or case.problem.exact(0.0, 0.0, case.physics.temperature) is None:
+        return None
+    return exact
+
+
 def collision_settings(case: Case, grid: Grid | None, comm: Communicator) -> CollisionSettings:
     """What a case has for its collision step, on its mesh. Collective.
 
@@ -93,6 +115,7 @@ def collision_settings(case: Case, grid: Grid | None, comm: Communicator) -> Col
     return CollisionSettings(
         operator=kind(physics.collision_strength, temperature),
         problem=problem,
+        exact=exact_solution(case),
         mass=1.0,
         method=case.method,
         velocity_matching=case.velocity_matching,
@@ -128,6 +151,12 @@ def grid_of(case: Case) -> Grid | None:
 
 def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
     """The field solver that a case asks for, on its mesh."""
+    solver = _field_solver(case, grid, comm)
+    solver.magnetic_field = case.physics.magnetic_field if any(case.physics.magnetic_field) else None
+    return solver
+
+
+def _field_solver(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
     physics = case.physics
     if physics.field == "external":
         return ExternalSolver(case.problem, comm)

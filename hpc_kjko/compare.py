@@ -11,7 +11,7 @@ import scipy.ndimage
 import torch
 
 from hpc_kjko import config, usercode
-from hpc_kjko.diagnostics import collision_strength
+from hpc_kjko.assembly import collision_strength
 from hpc_kjko.differences import COLUMNS, Columns
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import ExternalField

@@ -38,6 +38,7 @@ from hpc_kjko.schema import (
     NonNegative,
     Positive,
     Section,
+    Vector,
     Whole,
     unknown_key,
     validate,
@@ -67,6 +68,10 @@ class Physics(Section):
     """The force on the particles: `poisson`, `ampere` or `external`."""
     initial_field: Literal["poisson", "zero"] = "poisson"
     """E at t = 0 with `ampere`: `poisson`, which satisfies Gauss's law, or `zero`."""
+
+    magnetic_field: Annotated[Vector, Field(min_length=3, max_length=3)] = (0.0, 0.0, 0.0)
+    """B, uniform and constant, in which particles gyrate with the frequency `(q/m) |B|`; needs two velocity dimensions
+    or three."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Physics:
@@ -541,6 +546,16 @@ def _require_possible(case: Case) -> None:
             f'method.form = "{method.form}" is for symplectic Euler: set time.integrator = "euler", '
             f'not "{case.time.integrator}"'
         )
+    if any(physics.magnetic_field):
+        dims = case.problem.velocity_dims
+        if dims < 2 or (dims == 2 and any(physics.magnetic_field[:2])):
+            other = "a field along x_3" if dims == 2 else "2 with a field along x_3"
+            raise UserError(
+                f"physics.magnetic_field = {list(physics.magnetic_field)} turns velocities out of "
+                f"problem.velocity_dims = {dims}: use 3, or {other}"
+            )
+        if method.form != "split":
+            raise UserError(f'physics.magnetic_field needs method.form = "split", not "{method.form}"')
     if isinstance(case.problem, CustomProblem) and physics.field != "external":
         raise UserError(
             f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '

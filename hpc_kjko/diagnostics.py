@@ -344,24 +344,6 @@ class CollisionStep:
         return tuple(float(getattr(state.collision, name)) for name in self.columns)
 
 
-def collision_strength(case: Case) -> float:
-    """κ; 0 in a run without collisions."""
-    return case.physics.collision_strength if case.method.collision != "none" else 0.0
-
-
-def exact_solution(case: Case) -> Callable[[float], Density] | None:
-    """The exact density at a time, where it is known."""
-
-    def exact(time: float) -> Density:
-        density = case.problem.exact(time, collision_strength(case), case.physics.temperature)
-        assert density is not None  # known at one time, known at all
-        return density
-
-    if case.physics.field != "external" or case.problem.exact(0.0, 0.0, case.physics.temperature) is None:
-        return None
-    return exact
-
-
 def series_diagnostics(
     case: Case, plans: Sequence[SpeciesPlan], steps: Sequence[Collision], field_solver: FieldSolver[Any]
 ) -> list[Diagnostic]:
@@ -390,21 +372,21 @@ def series_diagnostics(
     if isinstance(field_solver, AmpereSolver):
         of_field.append(GaussLaw(field_solver))
     if len(plans) == 1:
-        return diagnostics + _of_species(case, plans[0], steps[0], field_solver, of_field)
+        return diagnostics + _of_species(plans[0], steps[0], field_solver, of_field)
     diagnostics += of_field
     for number, (plan, step) in enumerate(zip(plans, steps, strict=True)):
         own: list[Diagnostic] = [Invariants(problem.velocity_dims), SpeciesEnergies(step.tracks_log_f)]
-        own += _of_species(case, plan, step, field_solver, [])
+        own += _of_species(plan, step, field_solver, [])
         diagnostics += [OfSpecies(number, plan.name, diagnostic) for diagnostic in own]
     return diagnostics
 
 
 def _of_species(
-    case: Case, plan: SpeciesPlan, step: Collision, field_solver: FieldSolver[Any], of_field: list[Diagnostic]
+    plan: SpeciesPlan, step: Collision, field_solver: FieldSolver[Any], of_field: list[Diagnostic]
 ) -> list[Diagnostic]:
     """What is measured of one species; ``of_field`` is what is measured of the field, and stands among it."""
-    problem, strength, conserving = plan.start, collision_strength(case), plan.collision.operator.frame == "local"
-    exact = exact_solution(case)
+    problem, settings = plan.start, plan.collision
+    conserving, exact = settings.operator.frame == "local", settings.exact
     equilibrium = None if conserving else problem.equilibrium(plan.temperature)
     diagnostics: list[Diagnostic] = []
     if step.tracks_log_f and equilibrium is not None:
@@ -419,7 +401,7 @@ def _of_species(
     if isinstance(field_solver, PoissonSolver) and field_solver.variate:
         diagnostics += [WeightNoise(field_solver.variate), CollisionStep("collision_field_energy")]
     if step.has_control:
-        diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if exact and strength else [])))
+        diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if exact else [])))
         diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
     diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
     if conserving:

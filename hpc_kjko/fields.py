@@ -17,8 +17,9 @@ from hpc_kjko.comm import Communicator
 from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.exact import UNIT
+from hpc_kjko.gyration import Gyration
 from hpc_kjko.mesh import Grid, MassMatrix, SlabSpectrum, Spectrum
-from hpc_kjko.particles import Particles, passes_over
+from hpc_kjko.particles import Particles, drifted, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.species import Plasma, Species, moved
 
@@ -106,7 +107,13 @@ F = TypeVar("F", MeshField, ExternalField)
 
 
 class FieldSolver(ABC, Generic[F]):
-    """What turns particles into the field that acts on them."""
+    """What turns particles into the field that acts on them.
+
+    Attributes:
+        magnetic_field: a uniform B [3] in which particles drift, or None without one.
+    """
+
+    magnetic_field: tuple[float, ...] | None = None
 
     @abstractmethod
     def start(self, plasma: Plasma) -> F:
@@ -122,6 +129,20 @@ class FieldSolver(ABC, Generic[F]):
         Most fields depend on x alone and stay as they are: v ← v + duration · (q/m) a(x).
         """
         return field, moved(plasma, [field.kick(one.particles, duration * one.charge_to_mass) for one in plasma])
+
+    def free_motion(self, species: Species, duration: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean velocities of a drift, and the velocities after it, [n, dv] each: the same without a magnetic field."""
+        v = species.particles.v
+        if self.magnetic_field is None or duration == 0:
+            return v, v
+        rate = [species.charge_to_mass * component for component in self.magnetic_field]
+        return Gyration.of(rate, duration, v.shape[1]).velocities(v)
+
+    def drifted(self, species: Species, duration: float) -> Particles:
+        """The particles of a species after a drift."""
+        velocity, after = self.free_motion(species, duration)
+        particles = species.particles
+        return replace(particles, x=drifted(particles.x, velocity, duration, particles.periods), v=after)
 
     def after_collision(self, field: F, before: Plasma, after: Plasma) -> tuple[F, float]:
         """The field once velocities and log f have changed, and by how much that changed its energy. Collective.
@@ -200,14 +221,15 @@ class PoissonSolver(FieldSolver[MeshField]):
         return np.stack([density + total for density, total in zip(densities, totals, strict=True)])
 
     def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[MeshField, Plasma]:
-        drifted, local = [], []
+        arrived, local = [], []
         for one in plasma:
             particles = one.particles
             carried = self.deposited(one)[None]  # no drift changes it
-            x, density = self.grid.drift(particles.x, particles.v, duration, carried, self.unit)
-            drifted.append(replace(particles, x=x))
+            velocity, after = self.free_motion(one, duration)
+            x, density = self.grid.drift(particles.x, velocity, duration, carried, self.unit)
+            arrived.append(replace(particles, x=x, v=after))
             local.append(density)
-        return self.field_of(self.summed(local, plasma), plasma), moved(plasma, drifted)
+        return self.field_of(self.summed(local, plasma), plasma), moved(plasma, arrived)
 
     def after_collision(self, field: MeshField, before: Plasma, after: Plasma) -> tuple[MeshField, float]:
         if not self.variate:
@@ -301,14 +323,14 @@ class AmpereSolver(PoissonSolver):
     def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[MeshField, Plasma]:
         if self.variate:
             field = self.reweighted(field, plasma)
-        drifted, local = [], []
+        arrived, local = [], []
         for one in plasma:
             particles = one.particles
-            carried, velocity = self.deposited(one), particles.v[:, : len(self.grid.cells)]
-            momentum = (carried[:, None] * velocity).T
-            _, flux = self.grid.drift(particles.x, particles.v, 0.5 * duration, momentum, self.unit)
-            x, deposit = self.grid.drift(particles.x, particles.v, duration, carried[None], self.unit)
-            drifted.append(replace(particles, x=x))
+            carried, (velocity, after) = self.deposited(one), self.free_motion(one, duration)
+            momentum = (carried[:, None] * velocity[:, : len(self.grid.cells)]).T
+            _, flux = self.grid.drift(particles.x, velocity, 0.5 * duration, momentum, self.unit)
+            x, deposit = self.grid.drift(particles.x, velocity, duration, carried[None], self.unit)
+            arrived.append(replace(particles, x=x, v=after))
             local.append(torch.cat([deposit, flux]))
         summed = self.comm.sum(torch.stack(local).cpu().numpy())
         densities, current = self.restored(summed[:, 0], plasma), charge_density(summed[:, 1:], plasma)
@@ -320,7 +342,7 @@ class AmpereSolver(PoissonSolver):
             potential = self.spectrum.potential_of(electric)
         if self.solver == "root":
             self.comm.bcast_array(electric)
-        return MeshField(self.grid, densities, charge, potential, electric), moved(plasma, drifted)
+        return MeshField(self.grid, densities, charge, potential, electric), moved(plasma, arrived)
 
     def gauss_residual(self, field: MeshField) -> float:
         """max |∇·E − (ρ − ρ̄)| over the mesh, in the spectral derivative."""
@@ -367,7 +389,7 @@ class ConservingAmpereSolver(AmpereSolver):
         return self._coupled(super().resume(plasma, arrays), plasma)
 
     def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[CoupledField, Plasma]:
-        after = moved(plasma, [one.particles.drift(duration) for one in plasma])
+        after = moved(plasma, [self.drifted(one, duration) for one in plasma])
         return self._coupled(field, after), after
 
     def kick(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[CoupledField, Plasma]:
@@ -441,7 +463,7 @@ class ExternalSolver(FieldSolver[ExternalField]):
         return ExternalField(self.problem)
 
     def drift(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:
-        return field, moved(plasma, [one.particles.drift(duration) for one in plasma])
+        return field, moved(plasma, [self.drifted(one, duration) for one in plasma])
 
     def kick(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:
         with self.comm.together():  # a potential of the user's may fail on one rank only

@@ -18,6 +18,7 @@ from hpc_kjko.mesh import Grid
 from hpc_kjko.operators import Operator
 from hpc_kjko.particles import Particles, passes_over
 from hpc_kjko.problems import Problem
+from hpc_kjko.problems.density import Density
 
 #: Standard errors beyond which a change of free energy is taken for one.
 CERTAIN = 3.0
@@ -141,6 +142,7 @@ class CollisionSettings:
     Attributes:
         operator: what the particles collide with.
         problem: their start, and the space that they live in.
+        exact: the exact density at a time, where it is known.
         mass: of a particle; what a step does to energies is reported in its units.
         method: how the step is made; velocity_matching: the settings of that method, where it is taken.
         count: particles of all ranks; seed: of their start, and of networks and noise.
@@ -153,6 +155,7 @@ class CollisionSettings:
 
     operator: Operator
     problem: Problem
+    exact: Callable[[float], Density] | None
     mass: float
     method: Method
     velocity_matching: VelocityMatching | None

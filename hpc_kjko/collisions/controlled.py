@@ -317,7 +317,7 @@ class ControlledCollision(Collision):
         field = self.field(particles, duration, start)
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
-        exact = self.problem.exact(start.time + fitted, self.operator.collision_strength, self.temperature)
+        exact = self.settings.exact(start.time + fitted) if self.settings.exact else None
         smallest = np.inf
         change, disagreement = (torch.zeros(len(v), dtype=torch.float64, device=v.device) for _ in range(2))
         columns = 5 + (self.wave.TERMS if self.wave else 0)

@@ -16,7 +16,7 @@ LAYERS = [
     {"schema", "quasirandom", "comm", "limits", "control", "potential", "integrators", "native"},
     {"problems"},
     {"particles"},
-    {"species"},
+    {"species", "gyration"},
     {"exact"},
     {"objective"},
     {"mesh", "control_variate", "histograms"},

@@ -533,7 +533,7 @@ def test_files_of_another_kind_are_refused(tmp_path, alone):
         with pytest.raises(UserError, match=str(path)):
             SeriesWriter.resume(path, 0)
     path = save(tmp_path, alone)
-    with h5py.File(path, "r+") as file:  # written by a version to come
+    with h5py.File(path, "r+") as file:  # written by another version
         manifest = file["manifest"][()].replace(b"checkpoint 2", b"checkpoint 1")
         file["manifest"][()] = np.bytes_(manifest)
         file["manifest"].attrs["sha256"] = np.bytes_(hashlib.sha256(manifest).hexdigest())
