@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from hpc_kjko import usercode
 from hpc_kjko.collisions import CollisionSettings
 from hpc_kjko.comm import Communicator
 from hpc_kjko.config import Case
 from hpc_kjko.control_variate import ControlVariate
+from hpc_kjko.drive import Drive, UsersField, WaveField
 from hpc_kjko.errors import UserError
 from hpc_kjko.exact import UNIT
 from hpc_kjko.fields import AmpereSolver, ConservingAmpereSolver, ExternalSolver, FieldSolver, PoissonSolver
 from hpc_kjko.mesh import Grid
-from hpc_kjko.operators import OPERATORS
+from hpc_kjko.operators import OPERATORS, Operator
 from hpc_kjko.particles import BLOCK, Particles, Shard, draw, uniform_points
 from hpc_kjko.problems import PeriodicWave, Problem
 from hpc_kjko.problems.density import Density
@@ -71,10 +75,43 @@ def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[Species
     Raises:
         UserError: on all ranks, where an operator needs a temperature that the start does not have.
     """
-    settings = collision_settings(case, grid, comm)
-    temperature, particles = case.physics.temperature, case.particles
-    only = SpeciesPlan(ONLY, 1.0, 1.0, case.problem, temperature, particles.count, particles.seed, settings)
-    return (only,)
+    particles, physics = case.particles, case.physics
+    with comm.together():
+        if not case.species:
+            collision = _collision_settings(
+                case,
+                grid,
+                start=case.problem,
+                operator=_operator(
+                    physics.collision_operator, physics.collision_strength, case.problem, physics.temperature
+                ),
+                mass=1.0,
+                count=particles.count,
+                seed=particles.seed,
+            )
+            seeds = particles.count, particles.seed
+            return (SpeciesPlan(ONLY, 1.0, 1.0, case.problem, physics.temperature, *seeds, collision),)
+        plans = []
+        for name, species in case.species.items():
+            thermal, seed = species.temperature / species.mass, seed_of(particles.seed, name)
+            collision = _collision_settings(
+                case,
+                grid,
+                start=species.start,
+                operator=_operator(species.collision_operator, species.collision_strength, species.start, thermal),
+                mass=species.mass,
+                count=species.count,
+                seed=seed,
+            )
+            plans.append(
+                SpeciesPlan(name, species.charge, species.mass, species.start, thermal, species.count, seed, collision)
+            )
+        return tuple(plans)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """The seed of a species of several: different species draw different numbers, whatever others there are."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def collision_strength(case: Case) -> float:
@@ -97,30 +134,23 @@ def exact_solution(case: Case) -> Callable[[float], Density] | None:
     return exact
 
 
-def collision_settings(case: Case, grid: Grid | None, comm: Communicator) -> CollisionSettings:
-    """What a case has for its collision step, on its mesh. Collective.
-
-    Raises:
-        UserError: on all ranks, where the operator needs a temperature that the start does not have.
-    """
-    physics, problem = case.physics, case.problem
-    kind, temperature = OPERATORS[physics.collision_operator], physics.temperature
-    if kind.frame == "local":
-        with comm.together():
-            temperature = _initial_temperature(case)
+def _collision_settings(
+    case: Case, grid: Grid | None, *, start: Problem, operator: Operator, mass: float, count: int, seed: int
+) -> CollisionSettings:
+    """What a case has for the collision step of a species, on its mesh."""
     wave_vector: tuple[float, ...] | None = None
-    if isinstance(problem, PeriodicWave) and case.particles.start == "quiet" and kind.frame == "bath":
+    if isinstance(start, PeriodicWave) and case.particles.start == "quiet" and operator.frame == "bath":
         # a random start is too noisy for a wave, and in the local frame collisions exchange nothing with one
-        wave_vector = tuple(float(k) for k in problem.wave_vector)
+        wave_vector = tuple(float(k) for k in start.wave_vector)
     return CollisionSettings(
-        operator=kind(physics.collision_strength, temperature),
-        problem=problem,
+        operator=operator,
+        problem=start,
         exact=exact_solution(case),
-        mass=1.0,
+        mass=mass,
         method=case.method,
         velocity_matching=case.velocity_matching,
-        count=case.particles.count,
-        seed=case.particles.seed,
+        count=count,
+        seed=seed,
         control_variate=case.particles.control_variate,
         wave_vector=wave_vector,
         grid=grid,
@@ -130,23 +160,47 @@ def collision_settings(case: Case, grid: Grid | None, comm: Communicator) -> Col
     )
 
 
-def _initial_temperature(case: Case) -> float:
-    """|v − U|²/dv of the initial density, from some of its quiet points: a unit, the same in every part of a run."""
-    problem = case.problem
-    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
-    temperature = float(problem.sample(points, case.physics.temperature)[1].var(axis=0).mean())
-    if not temperature > 0:
-        raise UserError(
-            f'physics.collision_operator = "{case.physics.collision_operator}" needs a plasma with a temperature, and '
-            "all velocities of this problem's start are alike"
-        )
-    return temperature
+def _operator(name: str, strength: float, start: Problem, temperature: float) -> Operator:
+    """An operator of OPERATORS; in the local frame the unit of velocities is the thermal speed of the start.
+
+    Raises:
+        UserError: all velocities of the start are alike.
+    """
+    kind = OPERATORS[name]
+    if kind.frame == "local":
+        points = uniform_points("quiet", 0, 0, BLOCK, start.space_dims + start.velocity_dims)
+        temperature = float(start.sample(points, temperature)[1].var(axis=0).mean())
+        if not temperature > 0:
+            raise UserError(
+                f'physics.collision_operator = "{name}" needs a plasma with a temperature, and all velocities of this '
+                "problem's start are alike"
+            )
+    return kind(strength, temperature)
 
 
 def grid_of(case: Case) -> Grid | None:
     """The mesh of a case, if it has one."""
     mesh, periods = case.grid, case.problem.periods
     return Grid(mesh.cells, periods, mesh.shape_order) if mesh and periods else None
+
+
+def drive_of(case: Case, comm: Communicator) -> Drive | None:
+    """The driven field of a case, if it has one. Collective.
+
+    Raises:
+        UserError: on all ranks, where it is the user's and cannot be had.
+    """
+    settings = case.physics.drive
+    if settings is None:
+        return None
+    if isinstance(settings, str):
+        with comm.together():
+            return Drive(UsersField(usercode.load(settings, "physics.drive"), f'physics.drive = "{settings}"'), comm)
+    assert case.problem.periods is not None  # config has seen to it
+    mode = (*settings.mode, *[0] * (case.problem.space_dims - len(settings.mode)))
+    k = tuple(2 * math.pi * number / length for number, length in zip(mode, case.problem.periods, strict=True))
+    until = math.inf if settings.until is None else settings.until
+    return Drive(WaveField(settings.amplitude, k, settings.frequency, settings.rise, until), comm)
 
 
 def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:

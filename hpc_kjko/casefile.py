@@ -98,8 +98,10 @@ class RunCase:
 
     def value(self, key: str, default: Any = None) -> Any:
         """What the case holds there; ``default`` where it holds nothing."""
-        section, _, name = key.partition(".")
-        table = self.table.get(section)
+        *path, name = key.split(".")
+        table: Any = self.table
+        for part in path:
+            table = table.get(part) if isinstance(table, dict) else None
         return table.get(name, default) if isinstance(table, dict) else default
 
     def number(self, key: str) -> float:
@@ -119,12 +121,31 @@ class RunCase:
     @property
     def collision_strength(self) -> float:
         """κ; 0 without collisions, where the case has no such key."""
-        return 0.0 if self._is_without_collisions else self.number("physics.collision_strength")
+        if self._is_without_collisions:
+            return 0.0
+        if self.species:
+            return max(self.number(f"species.{name}.collision_strength") for name in self.species)
+        return self.number("physics.collision_strength")
 
     @property
     def collision_operator(self) -> str:
         """What particles collide with; "bath" without collisions, where the case has no such key."""
-        return "bath" if self._is_without_collisions else self.word("physics.collision_operator")
+        if self._is_without_collisions or self.species:
+            return "bath"
+        return self.word("physics.collision_operator")
+
+    @property
+    def particle_count(self) -> int:
+        """Number of particles of all species and ranks."""
+        if self.species:
+            return sum(int(self.number(f"species.{name}.count")) for name in self.species)
+        return int(self.number("particles.count"))
+
+    @property
+    def species(self) -> list[str]:
+        """The names of the species; none where the case names none."""
+        table = self.table.get("species", {})
+        return list(table) if isinstance(table, dict) else []
 
     @property
     def _is_without_collisions(self) -> bool:

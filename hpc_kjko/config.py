@@ -5,13 +5,14 @@ The names here are the public contract of a case.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kjko import casefile, usercode
@@ -23,11 +24,13 @@ from hpc_kjko.problems import (
     CustomProblem,
     PeriodicProblem,
     PeriodicWave,
+    Plasma,
     Problem,
     UserStart,
     check_own_problem,
     own_problem,
 )
+from hpc_kjko.problems.base import Mode
 from hpc_kjko.problems.density import Density
 from hpc_kjko.schema import (
     LARGEST,
@@ -44,6 +47,7 @@ from hpc_kjko.schema import (
     validate,
     whole,
 )
+from hpc_kjko.species_section import SpeciesSettings, species_sections
 
 #: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -52,6 +56,37 @@ if TYPE_CHECKING:
     OneOrTwo = Literal[1, 2]
 else:  # for a Literal True and 1.0 would do as well
     OneOrTwo = Annotated[Whole, Field(ge=1, le=2)]
+
+
+class DriveSettings(Section):
+    """A driven wave, `E₀ cos(k·x − ωt)` along k."""
+
+    amplitude: float
+    """E₀ of the driven wave."""
+    mode: Mode = (1,)
+    """Periods of the driven wave in the box: one number for a wave along x_1, or one per space dimension."""
+    frequency: float
+    """ω of the driven wave."""
+    rise: NonNegative = 0.0
+    """How long the drive takes to rise, and to fall before it ends."""
+    until: Positive | None = None
+    """When the drive ends; without it the drive does not end."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DriveSettings:
+        if not any(self.mode):
+            raise ValueError("physics.drive.mode is zero: a driven wave needs a period in the box")
+        if self.until is not None and self.until < 2 * self.rise:
+            raise ValueError(
+                f"physics.drive.until = {self.until} leaves no time to rise and fall: it must be at least twice "
+                f"physics.drive.rise = {self.rise}"
+            )
+        return self
+
+
+def _drive(value: Any) -> Any:
+    """A table of a driven wave, or the name of a field of the user's own."""
+    return DriveSettings.model_validate(value) if isinstance(value, dict) else value
 
 
 class Physics(Section):
@@ -72,6 +107,9 @@ class Physics(Section):
     magnetic_field: Annotated[Vector, Field(min_length=3, max_length=3)] = (0.0, 0.0, 0.0)
     """B, uniform and constant, in which particles gyrate with the frequency `(q/m) |B|`; needs two velocity dimensions
     or three."""
+
+    drive: Annotated[DriveSettings | str | None, BeforeValidator(_drive)] = None
+    """A driven electric field: the table of a wave, or `module:name` of a function E(x, t) of your own."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Physics:
@@ -120,6 +158,14 @@ class GridSettings(Section):
     """Who solves for the field: `root`, `replicated` or `distributed`."""
 
 
+#: Keys that each species has for itself, and keys of [problem] that all share.
+NOT_BESIDE_SPECIES = (
+    "particles.count",
+    "physics.temperature",
+    "physics.collision_strength",
+    "physics.collision_operator",
+)
+OF_THE_BOX = ("kind", "length", "space_dims", "velocity_dims")
 #: The most steps that a run may have.
 MOST_STEPS = 10**9
 
@@ -326,6 +372,7 @@ class Case(Section):
     """A whole run. Build it with :meth:`load` or :meth:`from_table`, which fill in what depends on the problem."""
 
     problem: SerializeAsAny[Problem]
+    species: dict[str, SpeciesSettings] = {}
     physics: Physics
     particles: ParticleSettings = ParticleSettings()
     grid: GridSettings | None = None
@@ -365,7 +412,7 @@ class Case(Section):
     def equilibrium(self) -> Density | None:
         """The stationary density that collisions lead to in the problem's own potential, where it is known: with the
         Dougherty operator it depends on the energy that a run has. It may take a second or two to find: ask once."""
-        if OPERATORS[self.physics.collision_operator].frame != "bath":
+        if OPERATORS[self.physics.collision_operator].frame != "bath" or self.species:
             return None
         return self.problem.equilibrium(self.physics.temperature)
 
@@ -375,6 +422,14 @@ class Case(Section):
         Keys that have no effect in it are left out.
         """
         table = self.model_dump(mode="json", exclude_none=True)
+        if self.species:
+            table["species"] = {name: species.table() for name, species in self.species.items()}
+            table["problem"] = {key: table["problem"][key] for key in OF_THE_BOX}
+            for key in NOT_BESIDE_SPECIES:
+                section, _, name = key.partition(".")
+                del table[section][name]
+        else:
+            del table["species"]
         for section, keys, _ in _idle_keys(self):
             table[section] = {key: value for key, value in table[section].items() if key not in keys}
         return table
@@ -408,7 +463,7 @@ def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     Raises:
         UserError: an override that is not of that form.
     """
-    table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
+    table = copy.deepcopy(table)
     if isinstance(overrides, str):
         raise UserError(f'overrides = "{overrides}": give a list, ["{overrides}"], or a table, {{"time.end": 20.0}}')
     changes = overrides.items() if isinstance(overrides, Mapping) else map(_target_and_value, overrides)
@@ -416,9 +471,13 @@ def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         section, _, key = target.partition(".")
         if not (section and key):
             raise UserError(f"{target}: write it as section.key, for example time.end")
-        if not isinstance(table.setdefault(section, {}), dict):
-            raise UserError(f"{target}: [{section}] is not a table in this case")
-        table[section][key] = value
+        *path, key = target.split(".")
+        place: Any = table
+        for depth, name in enumerate(path, 1):
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{target}: [{'.'.join(path[:depth])}] is not a table in this case")
+        place[key] = value
     return table
 
 
@@ -446,6 +505,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         if not isinstance(section, dict):
             raise UserError(f"{name} must be a table: write it as [{name}]")
     problem = _problem(table.get("problem", {}))
+    species = _species_of(table, problem, of_a_run=of_a_run)
     if not of_a_run:
         if isinstance(problem, UserStart):
             problem = problem.checked()
@@ -453,6 +513,10 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
             check_own_problem(problem)
     physics = {"field": problem.default_field, **table.get("physics", {})}
     sections = {**table, "physics": physics}
+    if species:
+        # the strongest collisions and all particles, for what is said of a case as a whole
+        physics["collision_strength"] = max(one.collision_strength for one in species.values())
+        sections["particles"] = {**table.get("particles", {}), "count": sum(one.count for one in species.values())}
     operator = OPERATORS.get(physics.get("collision_operator", "bath"), Bath)
     local_moments = operator.frame == "local" and problem.periods and not problem.is_homogeneous
     needs_grid = physics["field"] != "external" or local_moments
@@ -465,13 +529,15 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
-    count = whole(table.get("particles", {}).get("count"))
+    count = whole(sections.get("particles", {}).get("count"))
+    if species:
+        count = min(one.count for one in species.values())
     sections["method"] = _method(
         table.get("method", {}),
         without_collisions=physics.get("collision_strength") == 0,
         particles=count if isinstance(count, int) and count > 0 else ParticleSettings().count,
     )
-    case = validate(Case, {**sections, "problem": problem})
+    case = validate(Case, {**sections, "problem": problem, "species": species})
     _require_possible(case)
     grid = _fitting_grid(case)
     fitting = case.model_copy(update={"grid": grid if needs_grid or case.particles.start == "grid" else None})
@@ -480,6 +546,31 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         fitting = from_table(fitting.table(), of_a_run=of_a_run)
         fitting._idle = idle
     return fitting
+
+
+def _species_of(table: dict[str, Any], problem: Problem, *, of_a_run: bool) -> dict[str, SpeciesSettings]:
+    """The species of a case, in the box of its problem; none where it names none.
+
+    Raises:
+        UserError: a species is wrong, or a key has another place beside species.
+    """
+    if "species" not in table:
+        return {}
+    if not isinstance(problem, Plasma):
+        raise UserError(f'[species] needs problem.kind = "plasma", not "{problem.kind}": starts are those of species')
+    if not table["species"]:
+        raise UserError("[species] is empty: name a species, as in [species.electrons], or leave it out")
+    given = {f"{section}.{key}" for section in ("problem", "particles", "physics") for key in table.get(section, {})}
+    for key in sorted(given):
+        if key in NOT_BESIDE_SPECIES or (key.startswith("problem.") and key.partition(".")[2] not in OF_THE_BOX):
+            name = next(iter(table["species"]))
+            raise UserError(f"{key} has no place beside [species]: each has its own, as in [species.{name}]")
+    if table.get("particles", {}).get("control_variate"):
+        raise UserError("particles.control_variate = true is for a case of one species: leave it out beside [species]")
+    if table.get("physics", {}).get("field") == "external":
+        raise UserError('physics.field = "external" is for one species: beside [species] use "poisson" or "ampere"')
+    box = {key: getattr(problem, key) for key in OF_THE_BOX if key != "kind"}
+    return species_sections(table["species"], box, of_a_run=of_a_run)
 
 
 def _idle_in(table: dict[str, Any], case: Case) -> Iterator[str]:
@@ -556,6 +647,7 @@ def _require_possible(case: Case) -> None:
             )
         if method.form != "split":
             raise UserError(f'physics.magnetic_field needs method.form = "split", not "{method.form}"')
+    _require_possible_drive(case)
     if isinstance(case.problem, CustomProblem) and physics.field != "external":
         raise UserError(
             f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
@@ -610,6 +702,28 @@ def _require_possible(case: Case) -> None:
             raise UserError(f"particles.control_variate = true needs {needs}")
     if particles.start == "grid" and case.grid is None:
         raise UserError('particles.start = "grid" places particles by the cells of a mesh: add [grid]')
+
+
+def _require_possible_drive(case: Case) -> None:
+    """Refuse a driven field that the box or the method cannot do."""
+    drive, method = case.physics.drive, case.method
+    if drive is None:
+        return
+    if method.form != "split" or method.collision == "velocity_matching":
+        key = "form" if method.form != "split" else "collision"
+        raise UserError(f'physics.drive cannot do method.{key} = "{getattr(method, key)}": it changes with time')
+    if isinstance(drive, str):
+        if not usercode.is_reference(drive):
+            raise UserError(
+                f'physics.drive = "{drive}": give a table, [physics.drive], or "module:name" of a function E(x, t)'
+            )
+    elif case.problem.periods is None:
+        raise UserError(f'[physics.drive] needs a periodic box, and problem.kind = "{case.problem.kind}" is unbounded')
+    elif len(drive.mode) > case.problem.space_dims:
+        raise UserError(
+            f"physics.drive.mode has {len(drive.mode)} numbers for problem.space_dims = {case.problem.space_dims}: "
+            "give one for each axis, or one for a wave along x_1"
+        )
 
 
 def _problem(table: dict[str, Any]) -> Problem:

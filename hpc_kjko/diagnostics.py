@@ -40,12 +40,14 @@ class State:
         species: all species with their particles.
         field: that of those very positions.
         collisions: of each species, what the last collision step did.
+        drive_energy: what a driven field has given the particles since t = 0.
     """
 
     time: float
     species: Plasma
     field: MeshField | ExternalField
     collisions: tuple[CollisionReport, ...]
+    drive_energy: float = 0.0
 
     @property
     def particles(self) -> Particles:
@@ -64,7 +66,7 @@ class State:
         part, field = slice(number, number + 1), self.field
         if isinstance(field, MeshField):
             field = replace(field, densities=field.densities[part])
-        return State(self.time, self.species[part], field, self.collisions[part])
+        return replace(self, species=self.species[part], field=field, collisions=self.collisions[part])
 
 
 class Diagnostic(Protocol):
@@ -211,6 +213,18 @@ class OfSpecies:
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         return self.diagnostic.finish(sums, state.of(self.number))
+
+
+class DriveEnergy:
+    """The energy that a driven field has given the particles since t = 0."""
+
+    columns = ("drive_energy",)
+
+    def local(self, state: State) -> np.ndarray:
+        return np.zeros(0)
+
+    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
+        return (state.drive_energy,)
 
 
 class RelativeEntropy:
@@ -365,12 +379,13 @@ def series_diagnostics(
             all(step.tracks_log_f for step in steps),
         ),
     ]
-    if isinstance(field_solver, PoissonSolver) and isinstance(problem, PeriodicWave):
-        of_field: list[Diagnostic] = [WaveEnergy(field_solver.grid, problem.wave_vector)]
-    else:
-        of_field = []
+    of_field: list[Diagnostic] = []
+    if isinstance(field_solver, PoissonSolver) and isinstance(plans[0].start, PeriodicWave):
+        of_field.append(WaveEnergy(field_solver.grid, plans[0].start.wave_vector))
     if isinstance(field_solver, AmpereSolver):
         of_field.append(GaussLaw(field_solver))
+    if case.physics.drive is not None:
+        of_field.append(DriveEnergy())
     if len(plans) == 1:
         return diagnostics + _of_species(plans[0], steps[0], field_solver, of_field)
     diagnostics += of_field

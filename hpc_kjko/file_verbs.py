@@ -84,7 +84,7 @@ def inspect(options: argparse.Namespace) -> int:
         **(_about_series(columns, case) if columns else {}),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
-        **(summary.memory(status, case.number("particles.count")) if case else {}),
+        **(summary.memory(status, case.particle_count) if case else {}),
         "incomplete files": ", ".join(
             str(path.relative_to(folder.path))
             for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
@@ -107,7 +107,7 @@ def inspect(options: argparse.Namespace) -> int:
 def _about_case(case: RunCase) -> dict[str, str]:
     return {
         "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.collision_strength:g}, "
-        f"{case.number('particles.count')} particles, {case.word('method.collision')}",
+        f"{case.particle_count} particles, {case.word('method.collision')}",
     }
 
 

@@ -229,7 +229,8 @@ def draw(
         x_rows, v_rows = torch.from_numpy(x_drawn), torch.from_numpy(v_drawn)
         x[rows], v[rows] = x_rows.to(device, dtype), v_rows.to(device, dtype)
         with torch.no_grad():  # a density of the user's may have parameters to train
-            log_f[rows] = problem.log_density(x_rows, v_rows, temperature).to(device, dtype)
+            own = problem.log_density(x_rows, v_rows, temperature)
+            log_f[rows] = (own + math.log(problem.mean_density)).to(device, dtype)
     return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods, has_equal_weights=weights == "equal")
 
 

@@ -313,7 +313,8 @@ def _free_energy(axes: Axes, case: RunCase, series: Columns) -> None:
     time, in_bath = series["time"], "free_energy" in series
     if in_bath:
         _change(axes, time, series["free_energy"], "free energy F", color="C2")
-        _change(axes, time, case.number("physics.temperature") * series["entropy"], "T ∫ f log f", color="C4")
+        energies = sum(series[f"{kind}_energy"] for kind in ("kinetic", "field", "potential"))
+        _change(axes, time, series["free_energy"] - energies, "T ∫ f log f", color="C4")
     else:
         _change(axes, time, series["entropy"], "∫ f log f", color="C4")
     if "dissipation" in series:
@@ -513,5 +514,5 @@ def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> lis
 
 def _title(case: RunCase) -> str:
     kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
-    particles, step = case.number("particles.count"), case.number("time.step")
+    particles, step = case.particle_count, case.number("time.step")
     return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {step:g}"

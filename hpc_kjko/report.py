@@ -150,9 +150,19 @@ def _headline(case: RunCase, columns: summary.Columns, rows: int) -> dict[str, s
     return found
 
 
+def _collisions(case: RunCase) -> str:
+    """What particles collide with, and how strongly; of several species, of each."""
+    if case.species:
+        each = {name: case.number(f"species.{name}.collision_strength") for name in case.species}
+        operators = {name: case.word(f"species.{name}.collision_operator") for name in case.species}
+        return ", ".join(f"{name}: κ = {strength:g} ({operators[name]})" for name, strength in each.items())
+    if OPERATORS[case.collision_operator].frame == "bath":
+        return f"κ = {case.collision_strength:g}, with a bath of T = {case.number('physics.temperature'):g}"
+    return f"κ = {case.collision_strength:g}, {case.collision_operator} operator"
+
+
 def _what(case: RunCase) -> dict[str, str]:
     """The case in a few lines."""
-    in_bath = OPERATORS[case.collision_operator].frame == "bath"
     method = collision = case.word("method.collision")
     if method == "jko":
         order, logdet, solver = (case.value(f"method.{key}") for key in ("order", "logdet", "solver"))
@@ -163,15 +173,10 @@ def _what(case: RunCase) -> dict[str, str]:
     return {
         "problem": f"{case.word('problem.kind')}, {case.dims}",
         "field": case.word("physics.field") + (f" on {' × '.join(map(str, cells))} cells" if cells else ""),
-        "collisions": f"κ = {case.collision_strength:g}, "
-        + (
-            f"with a bath of T = {case.number('physics.temperature'):g}"
-            if in_bath
-            else f"{case.collision_operator} operator"
-        ),
+        "collisions": _collisions(case),
         "collision step": collision,
         **({"network": network} if method not in ("langevin", "none") else {}),
-        "particles": f"{case.number('particles.count')}, {start} start, {weights} weights, seed {seed}"
+        "particles": f"{case.particle_count}, {start} start, {weights} weights, seed {seed}"
         + (", control variate" if case.value("particles.control_variate") else ""),
         "time": f"{case.steps} steps of {case.number('time.step'):g} to t = {case.number('time.end'):g}, "
         f"{case.value('time.integrator')}",
@@ -216,14 +221,14 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
     timings = {}
     if rows > 1:
         seconds = columns["seconds"][1:]
-        of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.number("particles.count")
+        of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.particle_count
         timings = {
             "all steps": _duration(seconds.sum()),
             "a step, median": f"{np.median(seconds):.3g} s",
             "a step, fastest and slowest": f"{seconds.min():.3g} s, {seconds.max():.3g} s",
             "a particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
-    return timings | summary.memory(status, case.number("particles.count"))
+    return timings | summary.memory(status, case.particle_count)
 
 
 def _files(folder: RunFolder) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hpc_kjko import checkpoint, config, diagnostics
-from hpc_kjko.assembly import SpeciesPlan, field_solver_of, grid_of, plans_of
+from hpc_kjko.assembly import SpeciesPlan, drive_of, field_solver_of, grid_of, plans_of
 from hpc_kjko.collisions import CollisionReport, StepStart
 from hpc_kjko.comm import Communicator
 from hpc_kjko.consistency import require_consistent_start
@@ -41,7 +41,7 @@ class Simulation:
         self.stages = compose(MAPS[case.time.integrator], case.method.order)
         self.grid = grid_of(case)
         self.plans = plans_of(case, self.grid, comm)
-        self.field_solver = field_solver_of(case, self.grid, comm)
+        self.field_solver, self.drive = field_solver_of(case, self.grid, comm), drive_of(case, comm)
         self.collisions = tuple(collision_of(plan.collision, comm) for plan in self.plans)
         self.diagnostics = series_diagnostics(case, self.plans, self.collisions, self.field_solver, comm)
         self.step_index, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
@@ -81,7 +81,7 @@ class Simulation:
         simulation.step_index = saved.header["step"]
         reports = tuple(CollisionReport.loaded(saved.header["collisions"][plan.name]) for plan in simulation.plans)
         field = simulation.field_solver.resume(plasma, saved.state)
-        simulation.state = State(simulation.time, plasma, field, reports)
+        simulation.state = State(simulation.time, plasma, field, reports, saved.header["drive_energy"])
         return simulation
 
     @property
@@ -149,12 +149,19 @@ class Simulation:
         sees the pushed state (x̃, ṽ) and moves v only.
         """
         h, plasma, field = self.case.time.step, self.state.species, self.state.field
-        reports = list(self.state.collisions)
+        reports, energy, time_reached = list(self.state.collisions), self.state.drive_energy, self.time
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         for stage in self.stages:
             duration, started = stage.fraction * h, time.perf_counter()
             if stage.action == "drift":
                 field, plasma = self.field_solver.drift(field, plasma, duration)
+                time_reached += duration
+            elif stage.action == "kick" and self.drive:
+                driven = self.drive.at(plasma, time_reached)
+                plasma, before = self.drive.kick(plasma, driven, 0.5 * duration)
+                field, plasma = self.field_solver.kick(field, plasma, duration)
+                plasma, after = self.drive.kick(plasma, driven, 0.5 * duration)
+                energy += before + after
             elif stage.action == "kick":
                 field, plasma = self.field_solver.kick(field, plasma, duration)
             else:
@@ -169,7 +176,7 @@ class Simulation:
                 reports = [replace(report, collision_field_energy=jump) for report in reports]
             self.seconds[stage.phase] += time.perf_counter() - started
         following = (new.following(old) for new, old in zip(reports, self.state.collisions, strict=True))
-        return State((self.step_index + 1) * h, plasma, field, tuple(following))
+        return State((self.step_index + 1) * h, plasma, field, tuple(following), energy)
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
         """What the collisions want done before the first step; False if halted before it was done."""
@@ -193,6 +200,7 @@ class Simulation:
         reports = zip(self.plans, self.state.collisions, strict=True)
         collisions = {plan.name: asdict(report) for plan, report in reports}
         now = {"step": self.step_index, "time": self.time, "collisions": collisions}
+        now["drive_energy"] = self.state.drive_energy
         state = {**self._collision_state(), **self.field_solver.state(self.state.field)}
         return checkpoint.save(folder, self.comm, rows, state, {**header, **now})
 

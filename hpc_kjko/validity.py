@@ -18,6 +18,7 @@ from hpc_kjko.potential import number_of_functions
 from hpc_kjko.problems import PeriodicWave
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.quasirandom import Sobol
+from hpc_kjko.species_section import SpeciesSettings
 
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
 #: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
@@ -46,9 +47,9 @@ def noise_floor(case: Case) -> dict[str, float]:
 
     Independent particles give the two waves cos k·x and sin k·x the energy (V/N) S(k)²/(k² + 1/T) together: at thermal
     equilibrium, their field shielded by the plasma (C. K. Birdsall, A. B. Langdon, Plasma Physics via Computer
-    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh.
+    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh, and with several species.
     """
-    if case.physics.field == "external" or case.grid is None or case.problem.periods is None:
+    if case.physics.field == "external" or case.grid is None or case.problem.periods is None or case.species:
         return {}
     volume, periods, cells = case.problem.mass, case.problem.periods, case.grid.cells
     power = 2 * (case.grid.shape_order + 1)
@@ -81,6 +82,8 @@ def _of_collisions(case: Case) -> list[str]:
     method, strength = case.method, case.physics.collision_strength
     if strength == 0 or method.collision in ("none", "langevin"):
         return []
+    if case.species:
+        return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]
     kh = strength * case.time.step
     found = []
     if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
@@ -119,6 +122,25 @@ def _of_collisions(case: Case) -> list[str]:
     return found
 
 
+def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
+    """What the collision step of one species of several is not good at."""
+    kh, found = species.collision_strength * case.time.step, []
+    if case.method.order == 2 and kh > MIDPOINT:
+        found.append(
+            f"species.{name}: κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: use "
+            "method.order = 1 or a smaller time.step"
+        )
+    if kh > 0 and case.method.solver == "regression":
+        dims = case.problem.space_dims, case.problem.velocity_dims
+        needed = FEW * number_of_functions(case.method.hidden[-1], *dims, True)
+        if species.count < needed:
+            found.append(
+                f"species.{name}.count = {species.count}: the fitted log-density will follow the particles' noise; use "
+                f"at least {needed}, or a smaller method.hidden"
+            )
+    return found
+
+
 def _thermal_speed(case: Case) -> float:
     """The smallest at the start: of a beam, or the deviation of a component of v."""
     problem = case.problem
@@ -132,13 +154,18 @@ def _thermal_speed(case: Case) -> float:
 def _of_plasma(case: Case) -> list[str]:
     assert case.grid is not None and case.problem.periods is not None  # config has seen to it
     found, step, (_, windows) = [], case.time.step, case.problem.window
-    if step > PUSH:
-        unstable = "; from 2 on the push is unstable" if step >= 2 else ""
+    frequency, coldest = 1.0, math.sqrt(case.physics.temperature)
+    if case.species:
+        charged = [one for one in case.species.values() if one.charge]
+        frequency = math.sqrt(sum(one.charge**2 * one.density / one.mass for one in charged))
+        lengths = [math.sqrt(one.temperature / one.density) / abs(one.charge) for one in charged]
+        coldest = min(lengths, default=math.inf)
+    if (angle := frequency * step) > PUSH:
+        unstable = "; from 2 on the push is unstable" if angle >= 2 else ""
         found.append(
-            f"time.step = {step:g} is long for plasma oscillations, of which one takes 2π: their phase is off by "
-            f"{(step**2 / 24):.1%}{unstable}; use 0.2 or less"
+            f"time.step = {step:g} is long for plasma oscillations, of which one takes {2 * math.pi / frequency:.3g}: "
+            f"their phase is off by {(angle**2 / 24):.1%}{unstable}; use {0.2 / frequency:.2g} or less"
         )
-    coldest = math.sqrt(case.physics.temperature)
     if isinstance(case.problem, PerturbedBeams):
         coldest = min(coldest, case.problem.thermal_speed)
     coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
@@ -152,7 +179,7 @@ def _of_plasma(case: Case) -> list[str]:
             f"particles.count = {case.particles.count} is less than one particle for each of the "
             f"{math.prod(case.grid.cells)} cells: use more particles or fewer grid.cells"
         )
-    if isinstance(case.problem, PeriodicWave):
+    if isinstance(case.problem, PeriodicWave) and not case.species:
         found += _of_wave(case, case.problem, max(high for _, high in windows))
     return found
 
@@ -233,7 +260,7 @@ def _of_particles(case: Case, ranks: int) -> list[str]:
             f"{ranks - blocks} of {ranks} ranks hold no particles, which are dealt in blocks of {BLOCK}: use "
             f"{blocks} for {count} particles"
         )
-    if case.particles.start == "quiet" and count & (count - 1):
+    if case.particles.start == "quiet" and count & (count - 1) and not case.species:
         nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)
         found.append(f"a quiet start is quietest with a power of two: particles.count = {nearest} would be one")
     return found

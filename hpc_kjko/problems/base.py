@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, PrivateAttr, model_validator
 
 from hpc_kjko.problems.density import Density, Equilibrium
 from hpc_kjko.schema import Dimension, Lengths, Section, Whole
@@ -32,6 +32,26 @@ class Problem(Section):
     velocity_dims: int
     """Dimensions of velocity, at least `space_dims` and at most 3."""
 
+    #: Mean density, temperature and particle mass of a species; 1 where there is one species, in the units of the code.
+    _density: float = PrivateAttr(1.0)
+    _temperature: float = PrivateAttr(1.0)
+    _particle_mass: float = PrivateAttr(1.0)
+
+    def of_species(self, density: float, temperature: float, particle_mass: float) -> Problem:
+        """The same start for a species: of this mean density, in windows of its thermal speed.
+
+        ``log_density`` stays that of mean density 1: :func:`~hpc_kjko.particles.draw` adds the logarithm of
+        :attr:`mean_density`.
+        """
+        changed = self.model_copy()
+        changed._density, changed._temperature, changed._particle_mass = density, temperature, particle_mass
+        return changed
+
+    @property
+    def mean_density(self) -> float:
+        """Of its species."""
+        return self._density
+
     @property
     @abstractmethod
     def periods(self) -> tuple[float, ...] | None:
@@ -44,8 +64,8 @@ class Problem(Section):
 
     @property
     def mass(self) -> float:
-        """Total mass ∫f: the box volume, or 1 in unbounded space."""
-        return float(np.prod(self.periods)) if self.periods else 1.0
+        """Total mass ∫f: the box volume times the mean density, or 1 in unbounded space."""
+        return self._density * float(np.prod(self.periods)) if self.periods else 1.0
 
     @abstractmethod
     def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +134,7 @@ class PeriodicBox(Problem):
         """The homogeneous Maxwellian of the problem's mass: stationary without a force, and in the field of a neutral
         plasma."""
         flat = (np.ones(2),) * self.space_dims
-        box, log_volume = tuple((0.0, length) for length in self.periods), math.log(self.mass)
+        box, log_volume = tuple((0.0, length) for length in self.periods), math.log(self.mass / self._density)
         return Equilibrium(self.potential, temperature, self.velocity_dims, self.mass, log_volume, box, flat)
 
 

@@ -1,0 +1,111 @@
+"""The ``[species.NAME]`` sections of a case: what the particles of a species are, and how they start."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr
+
+from hpc_kjko import usercode
+from hpc_kjko.errors import UserError
+from hpc_kjko.problems import STARTS, Plasma, Problem
+from hpc_kjko.schema import Count, NonNegative, Positive, Section, validate
+
+#: Keys of a start that the box of all species has.
+_OF_THE_BOX = ("kind", "length", "space_dims", "velocity_dims")
+#: Columns of the time series begin with a species' name, and so do names in files.
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class SpeciesSettings(Section):
+    """One species of several: its particles, its start, and what they collide with. The keys of its start, as
+    `amplitude`, stand here too."""
+
+    charge: Annotated[float, Field(ge=-1e6, le=1e6)]
+    """q of a particle, in units of the elementary charge; 0 feels no field."""
+    mass: Positive
+    """m of a particle, in units of the mass of the reference species."""
+    count: Count
+    """Number of particles of all ranks together; choose a power of two for a quiet start."""
+    temperature: Positive = 1.0
+    """T of its bath, and of a `maxwellian` start, in units of the reference temperature."""
+    density: Positive = 1.0
+    """Mean density, in units of the reference density."""
+    initial: str = "maxwellian"
+    """Its start: `maxwellian`, `beams`, `bump_on_tail`, `bi_maxwellian`, `kappa`, or `module:name` of an f0 of your
+    own."""
+    collision_strength: NonNegative = 0.0
+    """κ of its collisions; 0 switches them off."""
+    collision_operator: Literal["bath", "dougherty"] = "bath"
+    """What its particles collide with: a `bath` at its temperature, or their like, `dougherty`."""
+
+    _start: Problem = PrivateAttr()
+
+    @property
+    def start(self) -> Problem:
+        """Its initial density, with its mean density, temperature and mass."""
+        return self._start
+
+    def table(self) -> dict[str, Any]:
+        """Its keys and those of its start, as a case file has them."""
+        start = self._start.model_dump(mode="json", exclude_none=True, exclude={*_OF_THE_BOX, "initial_density"})
+        return self.model_dump(mode="json") | start
+
+
+def species_sections(table: Mapping[str, Any], box: Mapping[str, Any], *, of_a_run: bool) -> dict[str, SpeciesSettings]:
+    """The species of a case, each with its start.
+
+    Args:
+        table: the ``[species]`` table of the case.
+        box: ``length``, ``space_dims`` and ``velocity_dims`` of the box.
+        of_a_run: whether code of the user's that is named here was checked when the run began.
+
+    Raises:
+        UserError: one sentence for each mistake.
+    """
+    found = {}
+    for name, keys in table.items():
+        if not isinstance(keys, dict):
+            raise UserError(f"species.{name} must be a table: write it as [species.{name}]")
+        if not _NAME.fullmatch(name):
+            raise UserError(
+                f"species.{name}: a name of a species has small letters, digits and underscores, and begins with a "
+                "letter, as in [species.electrons]"
+            )
+        found[name] = _species(f"species.{name}", keys, box, of_a_run=of_a_run)
+    for name in found:
+        for other in found:
+            if name != other and name.startswith(f"{other}_"):
+                raise UserError(f"species.{name}: its columns would look like those of {other}: give it another name")
+    return found
+
+
+def _species(where: str, keys: dict[str, Any], box: Mapping[str, Any], *, of_a_run: bool) -> SpeciesSettings:
+    own = {key: value for key, value in keys.items() if key in SpeciesSettings.model_fields}
+    of_start = {key: value for key, value in keys.items() if key not in own}
+    settings: SpeciesSettings = validate(SpeciesSettings, own, where)
+    for key in _OF_THE_BOX:
+        if key in of_start:
+            advice = f'the start is {where}.initial = "…"' if key == "kind" else f"all species share problem.{key}"
+            raise UserError(f"{where}.{key}: {advice}")
+    kind = settings.initial
+    try:
+        if usercode.is_reference(kind):
+            start: Problem = validate(Plasma, {"kind": "plasma", **box, "initial_density": kind, **of_start}, where)
+            if not of_a_run:
+                assert isinstance(start, Plasma)
+                start = start.checked()
+        elif kind in STARTS:
+            start = validate(STARTS[kind], {"kind": kind, **box, **of_start}, where)
+        else:
+            known = ", ".join(f'"{name}"' for name in STARTS)
+            raise UserError(
+                f'{where}.initial = "{kind}" is not known: it may be {known}, or "module:name" of your own code'
+            )
+    except UserError as failure:
+        text = str(failure).replace("problem.initial_density", f"{where}.initial").replace("problem.", f"{where}.")
+        raise UserError(text) from None
+    settings._start = start.of_species(settings.density, settings.temperature, settings.mass)
+    return settings
