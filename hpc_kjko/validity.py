@@ -15,7 +15,7 @@ from hpc_kjko.fields import ExternalField
 from hpc_kjko.particles import BLOCK, uniform_points
 from hpc_kjko.potential import number_of_functions
 from hpc_kjko.problems import PeriodicWave
-from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.quasirandom import Sobol
 
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
@@ -94,8 +94,8 @@ def _of_collisions(case: Case) -> list[str]:
         )
     elif method.order == 2:
         coldest, target = _thermal_speed(case), case.physics.temperature
-        if case.physics.collision_operator == "dougherty" and isinstance(case.problem, PerturbedBeams):
-            target = case.problem.thermal_speed**2 + case.problem.beam_speed**2 / case.problem.velocity_dims
+        if case.physics.collision_operator == "dougherty" and isinstance(case.problem, PerturbedWave):
+            target = float(case.problem.variances(target).mean())
         stiff = kh * target / coldest**2
         if stiff > MIDPOINT:
             found.append(
@@ -121,8 +121,8 @@ def _of_collisions(case: Case) -> list[str]:
 def _thermal_speed(case: Case) -> float:
     """The smallest at the start: of a beam, or the deviation of a component of v."""
     problem = case.problem
-    if isinstance(problem, PerturbedBeams):
-        return problem.thermal_speed
+    if isinstance(problem, PerturbedWave):
+        return problem.coldest(case.physics.temperature)
     points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
     deviation = float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
     return deviation or math.inf  # velocities that are all alike have no width to compare with
@@ -138,8 +138,8 @@ def _of_plasma(case: Case) -> list[str]:
             f"{(step**2 / 24):.1%}{unstable}; use 0.2 or less"
         )
     coldest = math.sqrt(case.physics.temperature)
-    if isinstance(case.problem, PerturbedBeams):
-        coldest = min(coldest, case.problem.thermal_speed)
+    if isinstance(case.problem, PerturbedWave):
+        coldest = min(coldest, case.problem.coldest(case.physics.temperature))
     coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
     if coarse > COARSE * coldest:
         found.append(
@@ -189,7 +189,7 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
 
 def _starting_amplitude(problem: PeriodicWave, temperature: float) -> float:
     """α of the wave α cos k·x in the density at the start; 0 if there is none that could be told from rounding."""
-    if isinstance(problem, PerturbedBeams):
+    if isinstance(problem, PerturbedWave):
         return abs(problem.amplitude)
     if problem.is_homogeneous:
         return 0.0
