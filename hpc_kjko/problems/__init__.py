@@ -7,6 +7,7 @@ from hpc_kjko.problems.density import Density, Equilibrium, GaussianDensity
 from hpc_kjko.problems.gaussian import Gaussian
 from hpc_kjko.problems.periodic import Periodic
 from hpc_kjko.problems.plasma import LandauDamping, Plasma, TwoStream
+from hpc_kjko.problems.starts import Beams, BiMaxwellian, BumpOnTail, Kappa, Maxwellian
 
 __all__ = [
     "KINDS",
@@ -27,6 +28,11 @@ __all__ = [
 KINDS: dict[str, type[Problem]] = {
     "two_stream": TwoStream,
     "landau_damping": LandauDamping,
+    "maxwellian": Maxwellian,
+    "beams": Beams,
+    "bump_on_tail": BumpOnTail,
+    "bi_maxwellian": BiMaxwellian,
+    "kappa": Kappa,
     "plasma": Plasma,
     "gaussian": Gaussian,
     "confined": Confined,
