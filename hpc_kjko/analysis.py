@@ -184,7 +184,7 @@ def analyse(
     Args:
         folder: the run's; case: its case.
         header: what the analysis says of itself, into every HDF5 file, rank 0's.
-        against_grid: measure against the grid solver's f too, which rank 0 finds (1D1V).
+        against_grid: measure against the grid solver's f too, which rank 0 finds (where it can).
 
     Returns:
         The files.

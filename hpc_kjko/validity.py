@@ -16,7 +16,7 @@ from hpc_kjko.operators import OPERATORS
 from hpc_kjko.particles import BLOCK, uniform_points
 from hpc_kjko.potential import number_of_functions
 from hpc_kjko.problems import PeriodicWave
-from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.quasirandom import Sobol
 from hpc_kjko.species_section import SpeciesSettings
 
@@ -47,7 +47,8 @@ def noise_floor(case: Case) -> dict[str, float]:
 
     Independent particles give the two waves cos k·x and sin k·x the energy (V/N) S(k)²/(k² + 1/T) together: at thermal
     equilibrium, their field shielded by the plasma (C. K. Birdsall, A. B. Langdon, Plasma Physics via Computer
-    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh, and with several species.
+    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh, and with
+    several species.
     """
     if case.physics.field == "external" or case.grid is None or case.problem.periods is None or case.species:
         return {}
@@ -98,8 +99,8 @@ def _of_collisions(case: Case) -> list[str]:
         )
     elif method.order == 2:
         coldest, target = _thermal_speed(case), case.physics.temperature
-        if OPERATORS[case.physics.collision_operator].frame == "local" and isinstance(case.problem, PerturbedBeams):
-            target = case.problem.thermal_speed**2 + case.problem.beam_speed**2 / case.problem.velocity_dims
+        if OPERATORS[case.physics.collision_operator].frame == "local" and isinstance(case.problem, PerturbedWave):
+            target = float(case.problem.variances(target).mean())
         stiff = kh * target / coldest**2
         if stiff > MIDPOINT:
             found.append(
@@ -127,8 +128,8 @@ def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
     kh, found = species.collision_strength * case.time.step, []
     if case.method.order == 2 and kh > MIDPOINT:
         found.append(
-            f"species.{name}: κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: use "
-            "method.order = 1 or a smaller time.step"
+            f"species.{name}: κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: "
+            "use method.order = 1 or a smaller time.step"
         )
     if kh > 0 and case.method.solver == "regression":
         dims = case.problem.space_dims, case.problem.velocity_dims
@@ -144,8 +145,8 @@ def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
 def _thermal_speed(case: Case) -> float:
     """The smallest at the start: of a beam, or the deviation of a component of v."""
     problem = case.problem
-    if isinstance(problem, PerturbedBeams):
-        return problem.thermal_speed
+    if isinstance(problem, PerturbedWave):
+        return problem.coldest(case.physics.temperature)
     points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
     deviation = float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
     return deviation or math.inf  # velocities that are all alike have no width to compare with
@@ -166,8 +167,8 @@ def _of_plasma(case: Case) -> list[str]:
             f"time.step = {step:g} is long for plasma oscillations, of which one takes {2 * math.pi / frequency:.3g}: "
             f"their phase is off by {(angle**2 / 24):.1%}{unstable}; use {0.2 / frequency:.2g} or less"
         )
-    if isinstance(case.problem, PerturbedBeams):
-        coldest = min(coldest, case.problem.thermal_speed)
+    if isinstance(case.problem, PerturbedWave):
+        coldest = min(coldest, case.problem.coldest(case.physics.temperature))
     coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
     if coarse > COARSE * coldest:
         found.append(
@@ -217,7 +218,7 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
 
 def _starting_amplitude(problem: PeriodicWave, temperature: float) -> float:
     """α of the wave α cos k·x in the density at the start; 0 if there is none that could be told from rounding."""
-    if isinstance(problem, PerturbedBeams):
+    if isinstance(problem, PerturbedWave):
         return abs(problem.amplitude)
     if problem.is_homogeneous:
         return 0.0

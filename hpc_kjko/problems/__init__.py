@@ -7,15 +7,18 @@ from hpc_kjko.problems.density import Density, Equilibrium, GaussianDensity
 from hpc_kjko.problems.gaussian import Gaussian
 from hpc_kjko.problems.periodic import Periodic
 from hpc_kjko.problems.plasma import LandauDamping, Plasma, TwoStream
+from hpc_kjko.problems.starts import Beams, BiMaxwellian, BumpOnTail, Kappa, Maxwellian
 
 __all__ = [
     "KINDS",
+    "STARTS",
     "CustomProblem",
     "Density",
     "Equilibrium",
     "GaussianDensity",
     "PeriodicProblem",
     "PeriodicWave",
+    "Plasma",
     "Problem",
     "UserStart",
     "check_own_problem",
@@ -23,10 +26,19 @@ __all__ = [
     "own_problem",
 ]
 
+#: The starts of a plasma, or of each of its species.
+STARTS: dict[str, type[PeriodicWave]] = {
+    "maxwellian": Maxwellian,
+    "beams": Beams,
+    "bump_on_tail": BumpOnTail,
+    "bi_maxwellian": BiMaxwellian,
+    "kappa": Kappa,
+}
 #: What ``[problem] kind`` may be.
 KINDS: dict[str, type[Problem]] = {
     "two_stream": TwoStream,
     "landau_damping": LandauDamping,
+    **STARTS,
     "plasma": Plasma,
     "gaussian": Gaussian,
     "confined": Confined,

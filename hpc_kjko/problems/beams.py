@@ -1,107 +1,58 @@
-"""The start that the periodic problems share: a cosine in space, two beams in velocity."""
+"""Starts of two beams: what the two-stream instability, Landau damping and the paper's Example 3 share."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from scipy.special import ndtri
 
-from hpc_kjko.problems.base import PeriodicProblem, PeriodicWave
-from hpc_kjko.problems.density import Equilibrium
+from hpc_kjko.problems.perturbed import LOG_2PI, PerturbedWave, log_maxwellian
 from hpc_kjko.schema import Positive
 
-_LOG_2PI = math.log(2 * math.pi)
-_SMALLEST = 2.0**-64
-
-Amplitude = Annotated[float, Field(gt=-1, lt=1)]
+#: The smallest of the uniform numbers that serve as a probability.
+SMALLEST = 2.0**-64
 
 
-class PerturbedBeams(PeriodicWave, PeriodicProblem):
-    """f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)](v_∥) · Maxwellian(T) in the other velocity directions.
-
-    v_∥ is the velocity along the wave vector k, whose first component is positive: oblique waves are those along x_1,
-    turned.
-    """
+class PerturbedBeams(PerturbedWave):
+    """f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)](v_∥) · Maxwellian(T) in the other velocity directions."""
 
     thermal_speed: Positive = 1.0
     """σ, the thermal speed of a beam."""
-    amplitude: Amplitude
-    """α of the density, between −1 and 1."""
 
     @property
     def beam_speed(self) -> float:
         """Drift ±v_b of the two halves of the plasma."""
         return 0.0
 
-    @property
-    def is_homogeneous(self) -> bool:
-        return self.amplitude == 0
-
-    def _turn(self) -> np.ndarray | None:
-        """The reflection [dv, dv] between v_1 and v_∥, if they differ."""
-        difference = -np.append(self.wave_vector, np.zeros(self.velocity_dims - self.space_dims)) / self.wavenumber
-        difference[0] += 1
-        square = difference @ difference
-        return np.eye(self.velocity_dims) - 2 * np.outer(difference, difference) / square if square > 0 else None
-
-    def spatial_density(self, x: np.ndarray) -> np.ndarray:
-        return 1 + self.amplitude * np.cos(x @ self.wave_vector)
-
-    def positions(self, points: np.ndarray) -> np.ndarray:
-        x, (first, *others) = points * np.asarray(self.periods), self.wave_vector
-        along = _perturbed_position(points[:, 0], self.periods[0], first, self.amplitude)
-        x[:, 0] = np.mod(along - x[:, 1:] @ np.array(others) / first, self.periods[0])
-        x[:, 0][x[:, 0] >= self.periods[0]] = 0.0  # the remainder of -1e-20 rounds up to the length itself
-        return x
-
     def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
         v = math.sqrt(temperature) * ndtri(points)
         # One coordinate serves both to choose the beam and to place the particle in it: low discrepancy survives.
         second = points[:, 0] >= 0.5
-        within = np.clip(2 * points[:, 0] - second, _SMALLEST, 1 - 2**-53)
+        within = np.clip(2 * points[:, 0] - second, SMALLEST, 1 - 2**-53)
         v[:, 0] = np.where(second, -self.beam_speed, self.beam_speed) + self.thermal_speed * ndtri(within)
-        turn = self._turn()
-        return v if turn is None else v @ turn
+        return self.from_wave(v)
 
     def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
-        turn = self._turn()
-        if turn is not None:
-            v = v @ torch.from_numpy(turn).to(v)
-        phase = x @ torch.from_numpy(self.wave_vector).to(x)
-        log_profile = torch.log1p(self.amplitude * torch.cos(phase))
+        v = self.to_wave(v)
         drifts = torch.tensor([self.beam_speed, -self.beam_speed], dtype=v.dtype, device=v.device)
         squares = ((v[:, :1] - drifts) / self.thermal_speed) ** 2
-        log_beams = torch.logsumexp(-0.5 * squares, dim=1) - math.log(2 * self.thermal_speed) - 0.5 * _LOG_2PI
-        transverse = v[:, 1:]
-        log_maxwellian = -0.5 * (transverse**2).sum(1) / temperature
-        log_maxwellian = log_maxwellian - 0.5 * transverse.shape[1] * (_LOG_2PI + math.log(temperature))
-        return log_profile + log_beams + log_maxwellian
+        log_beams = torch.logsumexp(-0.5 * squares, dim=1) - math.log(2 * self.thermal_speed) - 0.5 * LOG_2PI
+        return self.log_profile(x) + log_beams + log_maxwellian(v[:, 1:], temperature)
 
-    def equilibrium(self, temperature: float) -> Equilibrium | None:
-        return self.maxwellian(temperature)
+    def variances(self, temperature: float) -> np.ndarray:
+        along = self.thermal_speed**2 + self.beam_speed**2
+        return np.array([along] + [temperature] * (self.velocity_dims - 1))
+
+    def coldest(self, temperature: float) -> float:
+        across = [math.sqrt(temperature)] * (self.velocity_dims - 1)
+        return min([self.thermal_speed, *across])
+
+    def other_directions(self, temperature: float) -> list[tuple[float, float]] | None:
+        return [(0.0, temperature)] * (self.velocity_dims - 1)
 
     @property
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
         reach = self.beam_speed + 4.5 * self.thermal_speed
         return tuple((0.0, length) for length in self.periods), ((-reach, reach),) * self.velocity_dims
-
-
-def _perturbed_position(uniform: np.ndarray, length: float, wavenumber: float, amplitude: float) -> np.ndarray:
-    """Invert the cumulative density (x + (α/k) sin kx) / L by Newton's method, kept inside a shrinking bracket."""
-    target = uniform * length
-    slack = abs(amplitude) / wavenumber
-    low, high = target - slack, target + slack
-    x = target.copy()
-    for _ in range(60):
-        excess = x + amplitude / wavenumber * np.sin(wavenumber * x) - target
-        low, high = np.where(excess > 0, low, x), np.where(excess > 0, x, high)
-        newton = x - excess / (1 + amplitude * np.cos(wavenumber * x))
-        newton = np.where((newton < low) | (newton > high), 0.5 * (low + high), newton)
-        change, x = np.abs(newton - x).max(initial=0.0), newton
-        if change < 1e-15 * length:
-            break
-    return np.clip(x, 0.0, np.nextafter(length, 0.0))

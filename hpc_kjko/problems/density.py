@@ -76,7 +76,7 @@ class GaussianDensity(Density):
 
     def marginal(self, kind: Literal["x", "v"], axis: int, edges: np.ndarray) -> np.ndarray:
         coordinate = axis if kind == "x" else len(self.mean) // 2 + axis
-        return _normal_bins(edges, self.mean[coordinate], math.sqrt(self.covariance[coordinate, coordinate]))
+        return normal_bins(edges, self.mean[coordinate], math.sqrt(self.covariance[coordinate, coordinate]))
 
     def _deviation(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         precision = torch.as_tensor(np.linalg.inv(self.covariance), dtype=v.dtype, device=v.device)
@@ -113,7 +113,7 @@ class Equilibrium(Density):
 
     def marginal(self, kind: Literal["x", "v"], axis: int, edges: np.ndarray) -> np.ndarray:
         if kind == "v":
-            return _normal_bins(edges, 0.0, math.sqrt(self.temperature))
+            return normal_bins(edges, 0.0, math.sqrt(self.temperature))
         return _fourier_bins(self.profiles[axis], *self.box[axis], edges)
 
 
@@ -216,7 +216,7 @@ def _on_grid(potential: Potential, box: Box, points: int) -> np.ndarray:
     return np.where(np.isnan(values), np.inf, values)
 
 
-def _normal_bins(edges: np.ndarray, mean: float, width: float) -> np.ndarray:
+def normal_bins(edges: np.ndarray, mean: float, width: float) -> np.ndarray:
     """Probabilities of N(mean, width²) in bins: [m]."""
     scaled = (np.asarray(edges) - mean) / width
     # Differences of the smaller tail: far out on the right the distribution function is 1 to rounding.

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from hpc_kjko.problems.beams import Amplitude, PerturbedBeams
+from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.custom import CustomProblem
+from hpc_kjko.problems.perturbed import Amplitude
 from hpc_kjko.schema import Dimension, Lengths, NonNegative
 
 
@@ -54,3 +55,6 @@ class Periodic(CustomProblem, PerturbedBeams):
 
     def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
         return PerturbedBeams.log_density(self, x, v, temperature)
+
+    def other_directions(self, temperature: float) -> list[tuple[float, float]] | None:
+        return None if self.starts_from_user_code else super().other_directions(temperature)

@@ -1,15 +1,18 @@
 """``kjko compare``: a run against itself, another run, a table, the grid solver."""
 
 import csv
+import functools
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 
-from hpc_kjko import compare
+from hpc_kjko import casefile, compare
 from hpc_kjko.config import from_table
 from hpc_kjko.differences import differences
+from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import SeriesWriter, read_series
 
 
@@ -124,10 +127,77 @@ def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, here, tmp_path):
     assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
-def test_the_grid_solver_refuses_what_it_cannot_do(here, tmp_path):
+TWO_STREAM = {"kind": "two_stream", "velocity_dims": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "dims"),
+    [
+        ({"problem": {"kind": "kappa", "velocity_dims": 2}}, "1D2V"),  # v_1 and v_2 are not independent
+        ({"problem": TWO_STREAM, "physics": {"collision_operator": "dougherty"}}, "1D2V"),  # one T of both
+        ({"problem": TWO_STREAM | {"space_dims": 2}, "grid": {"cells": 16}}, "2D2V"),
+        ({"problem": {"kind": "plasma", "velocity_dims": 3}}, "1D3V"),
+    ],
+)
+def test_the_grid_solver_refuses_what_it_cannot_do(changes, dims, here, tmp_path):
     path = tmp_path / "mine/case.toml"
-    path.write_text(path.read_text().replace("velocity_dims = 1", "velocity_dims = 2"))
-    assert "is for 1D1V, and the run is 1D2V" in here("compare", "mine", "grid").stderr
+    path.write_text(from_table(casefile.read(path) | changes).toml())
+    assert f"is for 1D1V, and the run is {dims}" in here("compare", "mine", "grid").stderr
+
+
+RELAXING = {
+    "problem": {"kind": "bi_maxwellian", "velocity_dims": 3, "temperatures": [1.0, 2.5, 0.4], "amplitude": 0.0},
+    "physics": {"collision_strength": 0.7, "temperature": 1.3, "field": "external"},
+    "time": {"step": 0.1, "end": 1.0},
+}
+RELAXING["problem"]["mean_velocity"] = [0.5, -1.0, 0.2]
+
+
+def gaussian_at(time):
+    """Mean and variance of each direction."""
+    left = np.exp(-0.7 * time)
+    return left * np.array([0.5, -1.0, 0.2]), 1.3 + left**2 * (np.array([1.0, 2.5, 0.4]) - 1.3)
+
+
+def test_directions_beside_the_first_relax_in_the_grid_solution_too():
+    """Without a force every direction is a Gaussian whose mean and variance are known."""
+    case = from_table(RELAXING)
+    solution = compare.grid_solution(case, cells=(8, 512))
+    mean, variance = gaussian_at(solution.times[:, None])
+    mass, energy = 4 * np.pi, 0.5 * (mean**2 + variance).sum(1)
+    entropy = -0.5 * (1 + np.log(2 * np.pi * variance)).sum(1)
+    kl = 0.5 * (variance / 1.3 - 1 - np.log(variance / 1.3) + mean**2 / 1.3).sum(1)
+    assert solution.kinetic_energy == pytest.approx(mass * energy, rel=1e-3)
+    assert solution.entropy == pytest.approx(mass * entropy, rel=1e-3)
+    assert solution.free_energy == pytest.approx(mass * (energy + 1.3 * entropy), rel=1e-3)
+    assert solution.relative_entropy == pytest.approx(mass * kl, abs=1e-3 * mass)
+
+
+def test_the_grid_solvers_density_has_all_directions(tmp_path, monkeypatch):
+    case = from_table(RELAXING)
+    monkeypatch.setattr(compare, "grid_solution", functools.partial(compare.grid_solution, cells=(8, 512)))
+    (tmp_path / "case.toml").write_text(case.toml())
+    start, end = compare.grid_densities(RunFolder(tmp_path), case, [0.0, 1.0])
+    generator = torch.Generator().manual_seed(0)
+    x, v = (torch.rand(50, dims, dtype=torch.float64, generator=generator) for dims in (1, 3))
+    assert torch.allclose(start.log_density(x, v), case.problem.log_density(x, v, 1.3), atol=1e-3)
+    mean, variance = (torch.from_numpy(part) for part in gaussian_at(1.0))
+    wanted = -0.5 * ((v - mean) ** 2 / variance + torch.log(2 * np.pi * variance)).sum(1)
+    assert torch.allclose(end.log_density(x, v), wanted, atol=2e-3)
+    assert torch.allclose(end.score_v(x, v), (mean - v) / variance, atol=5e-3)
+    for axis in range(3):
+        edges = mean[axis].item() + np.sqrt(variance[axis].item()) * np.array([-1.0, 0.0, 1.0])
+        assert end.marginal("v", axis, edges) == pytest.approx([0.34134475] * 2, abs=2e-3)
+
+
+def test_the_grid_is_widened_for_a_tail_that_falls_as_a_power():
+    """At the ends of the first grid the tail is below the tolerance, and what is beyond them still counts."""
+    table = {"kind": "kappa", "kappa_index": 2.5, "amplitude": 0.1}
+    case = from_table({"problem": table, "time": {"step": 0.1, "end": 0.1}})
+    solution = compare.grid_solution(case, cells=(16, 256), substeps=1)
+    assert solution.v[-1] > 1.5 * case.problem.window[1][0][1]
+    assert solution.mass == pytest.approx(4 * np.pi, rel=1e-5)
+    assert solution.kinetic_energy[0] == pytest.approx(2 * np.pi, rel=1e-2)
 
 
 def test_the_grid_is_widened_until_it_holds_f(monkeypatch):

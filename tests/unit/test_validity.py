@@ -47,6 +47,27 @@ def test_the_jobs_are_inside(path):
             "10 of its own width",
             "order",
         ),
+        (
+            {
+                "problem.kind": "bump_on_tail",
+                "problem.bump_thermal_speed": 0.2,
+                "physics.collision_strength": 1.0,
+            },
+            "2.5 of its own width",
+            "time.step",
+        ),
+        (
+            {
+                "problem.kind": "bi_maxwellian",
+                "problem.velocity_dims": 3,
+                "problem.temperatures": [4.0, 4.0, 0.1],
+                "physics.collision_operator": "dougherty",
+                "physics.collision_strength": 1.0,
+            },
+            "2.7 of its own width",  # 0.1 · 8.1/3 / 0.1
+            "time.step",
+        ),
+        ({"problem.kind": "kappa", "problem.kappa_index": 1.6, "problem.length": 128.0}, "4 Debye", "grid.cells"),
         ({"method.collision": "score_matching", "physics.collision_strength": 8.0}, "κh = 0.8", "time.step"),
         ({"time.step": 0.8, "time.end": 8.0, "problem.length": 62.8}, "phase is off by 2.7%", "time.step"),
         ({"time.step": 2.5, "time.end": 5.0, "problem.length": 125.6}, "unstable", "time.step"),
