@@ -1,9 +1,10 @@
-"""The oracles of several species: against one species, closed forms, and other integrals."""
+"""The oracles of several species: against one species, closed forms, other integrals, each other, and invariants."""
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.optimize import brentq
+from scipy.signal import argrelmax
 
 from hpc_kjko.reference import dispersion
 from hpc_kjko.reference.dispersion import (
@@ -15,6 +16,7 @@ from hpc_kjko.reference.dispersion import (
     species_root,
     two_stream_growth_rate,
 )
+from hpc_kjko.reference.grid_1d1v import GridSpecies, TooNarrow, solve, solve_species
 
 ELECTRONS = SpeciesTerm(charge=-1, mass=1, density=1, temperature=1)
 DRIFTING = SpeciesTerm(charge=-1, mass=1, density=1, temperature=1, drift=4)
@@ -25,6 +27,20 @@ LIGHT_IONS = SpeciesTerm(charge=1, mass=25, density=1, temperature=1)
 def maxwellian(term, v):
     variance = term.temperature / term.mass
     return term.density * np.exp(-((v - term.drift) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+
+
+def on_grid(term, wavenumber, amplitude, half_width=8.0, velocity_cells=128, **collisions):
+    """A Maxwellian with a wave in its density, on a grid of so many thermal speeds to both sides of its drift."""
+    half_range = half_width * term.thermal_speed
+    return GridSpecies(
+        lambda x, v: (1 + amplitude * np.cos(wavenumber * x)) * maxwellian(term, v),
+        term.charge,
+        term.mass,
+        term.density,
+        (term.drift - half_range, term.drift + half_range),
+        velocity_cells,
+        **collisions,
+    )
 
 
 # ---- dispersion relation
@@ -223,3 +239,200 @@ def test_cold_plasma_has_both_hybrid_frequencies():
         assert np.abs(frequencies - expected).min() < 1e-6
     harmonics = np.union1d(field * np.arange(1, 5), field / 2.5 * np.arange(1, 12))
     assert sum(np.abs(harmonics - frequency).min() > 1e-6 for frequency in frequencies) == 2
+
+
+# ---- grid solver
+
+
+@pytest.mark.parametrize("operator, collision_strength", [("bath", 0.0), ("bath", 0.3), ("dougherty", 0.3)])
+def test_one_species_is_the_one_species_solver(operator, collision_strength):
+    term, times = SpeciesTerm(1, 1, 1, 0.8), [0.5, 2.0]
+    only = on_grid(term, 0.5, 0.3, 8.0, 64, collision_strength=collision_strength, collision_operator=operator)
+    new = solve_species([only], 4 * np.pi, 2.0, 0.1, 16, snapshot_times=times)
+    old = solve(
+        only.initial_density,
+        4 * np.pi,
+        collision_strength,
+        1.0,
+        2.0,
+        0.1,
+        (16, 64),
+        only.velocity_range[1],
+        collision_operator=operator,
+        snapshot_times=times,
+    )
+    assert (new.final[0] == old.final).all() and (new.snapshots[0] == old.snapshots).all()
+    assert (new.x == old.x).all() and (new.v[0] == old.v).all() and (new.times == old.times).all()
+    assert (new.number[0] == old.mass).all() and (new.momentum[0] == old.momentum).all()
+    assert (new.kinetic_energy[0] == old.kinetic_energy).all() and (new.field_energy == old.field_energy).all()
+    assert (new.entropy[0] == old.entropy).all()
+
+
+def test_halves_of_a_species_make_the_whole():
+    term = SpeciesTerm(-1, 1, 1, 1)
+    whole = solve_species([on_grid(term, 0.5, 0.4)], 4 * np.pi, 3.0, 0.1, 16)
+    halves = solve_species([on_grid(SpeciesTerm(-1, 1, 0.5, 1), 0.5, 0.4)] * 2, 4 * np.pi, 3.0, 0.1, 16)
+    assert halves.final[0] + halves.final[1] == pytest.approx(whole.final[0], abs=1e-13)
+    assert halves.field_energy == pytest.approx(whole.field_energy, rel=1e-12)
+
+
+def test_charge_mass_and_density_scale():
+    """The same q^2 n / m and T / m move alike; energies go with the mass."""
+    one = solve_species([on_grid(SpeciesTerm(1, 1, 1, 1), 0.5, 0.4)], 4 * np.pi, 3.0, 0.1, 16)
+    two = solve_species([on_grid(SpeciesTerm(-2, 8, 2, 8), 0.5, 0.4)], 4 * np.pi, 3.0, 0.1, 16)
+    assert two.final[0] == pytest.approx(2 * one.final[0], abs=1e-13)
+    assert two.kinetic_energy == pytest.approx(16 * one.kinetic_energy, rel=1e-12)
+    assert two.field_energy == pytest.approx(16 * one.field_energy, rel=1e-12)
+
+
+def test_buneman_growth():
+    k, terms = 0.3, [DRIFTING, LIGHT_IONS]
+    species = [on_grid(DRIFTING, k, 1e-6, 9.0), on_grid(LIGHT_IONS, k, 0.0, 7.0)]
+    run = solve_species(species, 2 * np.pi / k, 60.0, 0.1, 8)
+    window = run.times > 35
+    growth = 0.5 * np.polyfit(run.times[window], np.log(run.field_energy[window]), 1)[0]
+    assert growth == pytest.approx(species_root(k, terms).imag, rel=0.002)
+
+
+def test_ion_acoustic_wave():
+    """After the electrons' wave and the ions' transient are damped away."""
+    k, terms = 0.5, [ELECTRONS, COLD_IONS]
+    species = [on_grid(ELECTRONS, k, 1e-5), on_grid(COLD_IONS, k, 1e-5, velocity_cells=64)]
+    run = solve_species(species, 2 * np.pi / k, 400.0, 0.2, 8)
+    window = run.times > 200
+    log_energy = np.log(run.field_energy[window])
+    i = argrelmax(log_energy)[0]
+    before, at, after = log_energy[i - 1], log_energy[i], log_energy[i + 1]
+    offset = 0.5 * (before - after) / (before - 2 * at + after)
+    peak_time = run.times[window][i] + 0.2 * offset
+    gamma = 0.5 * np.polyfit(peak_time, at - 0.25 * (before - after) * offset, 1)[0]
+    omega = np.pi / np.polyfit(np.arange(len(i)), peak_time, 1)[0]
+    root = species_root(k, terms)
+    assert gamma == pytest.approx(root.imag, rel=0.005)
+    assert omega == pytest.approx(root.real, rel=0.001)
+
+
+def test_two_species_invariants():
+    """Without collisions numbers and momentum are kept to rounding, the energy to second order in the step."""
+    k, ions = 0.5, SpeciesTerm(1, 4, 1, 1)
+    species = [on_grid(SpeciesTerm(-1, 1, 1, 1, 1.5), k, 0.3, 10.0, 384), on_grid(ions, k, -0.2, 10.0, 192)]
+    errors = []
+    for step in (0.1, 0.05):
+        run = solve_species(species, 2 * np.pi / k, 10.0, step, 16)
+        assert np.ptp(run.number, axis=1).max() < 1e-12 * run.number[0, 0]
+        assert np.ptp(run.momentum.sum(axis=0)) < 1e-12 * run.number[0, 0]
+        assert np.ptp(run.momentum[0]) > 0.1  # which goes to the ions and back
+        assert run.total_energy == pytest.approx(run.kinetic_energy.sum(axis=0) + run.field_energy, rel=1e-14)
+        errors.append(np.ptp(run.total_energy) / run.total_energy[0])
+    assert errors[1] < 5e-4
+    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
+
+
+def test_every_species_relaxes_to_its_bath():
+    """Uniform species: d<v>/dt = -kappa <v>, d<v^2>/dt = 2 kappa (T/m - <v^2>), to second order in dv."""
+    errors = []
+    for n_v in (128, 256):
+        warmed = on_grid(SpeciesTerm(-1, 1, 1, 0.5), 1.0, 0.0, 12.0, n_v, collision_strength=0.5, temperature=1.0)
+        cooled = on_grid(SpeciesTerm(1, 4, 0.5, 1, 0.5), 1.0, 0.0, 8.0, n_v, collision_strength=1.0, temperature=0.6)
+        run = solve_species([warmed, cooled], 1.0, 1.0, 0.1, 4)
+        assert run.momentum[0] == pytest.approx(np.zeros(11), abs=1e-12)
+        # The second has m n <v> = 1 and m n <v^2> / 2 = 0.5 at first; n T / 2 is 0.5 and 0.15.
+        momentum = np.exp(-run.times)
+        energies = 0.5 - 0.25 * np.exp(-run.times), 0.15 + 0.35 * np.exp(-2 * run.times)
+        assert run.kinetic_energy[:, 0] == pytest.approx([0.25, 0.5], rel=1e-9)
+        errors.append(
+            [
+                np.abs(run.momentum[1] - momentum).max(),
+                np.abs(run.kinetic_energy[0] - energies[0]).max(),
+                np.abs(run.kinetic_energy[1] - energies[1]).max(),
+            ]
+        )
+    assert max(errors[1]) < 1e-3
+    assert np.log2(np.divide(errors[0], errors[1])) == pytest.approx([2.0, 2.0, 2.0], abs=0.1)
+
+
+def test_common_bath_lowers_the_free_energy():
+    k, ions = 0.5, SpeciesTerm(1, 4, 1, 1)
+    bath = dict(collision_strength=0.2, temperature=1.0)
+    species = [on_grid(SpeciesTerm(-1, 1, 1, 0.8, 0.3), k, 0.4, **bath), on_grid(ions, k, -0.2, **bath)]
+    run = solve_species(species, 2 * np.pi / k, 10.0, 0.1, 16)
+    free_energy = run.total_energy + run.entropy.sum(axis=0)
+    assert np.diff(free_energy).max() < 0
+    assert np.ptp(run.number, axis=1).max() < 1e-12 * run.number[0, 0]
+    # Two Maxwellians at rest: n log n - n/2 log(2 pi e T/m), and n T / 2 of kinetic energy.
+    equilibrium = run.x.size * (run.x[1] - run.x[0]) * (1 - 0.5 * np.log(2 * np.pi * np.e) * 2 + 0.5 * np.log(4))
+    assert equilibrium < free_energy[-1] < equilibrium + 0.1 * (free_energy[0] - equilibrium)
+
+
+# ---- walls
+
+
+def test_a_particle_bounces():
+    """A blob without charge against its images: f(x - vt) unfolded at the walls."""
+    length, time = 10.0, 6.0
+
+    def blob(x, v):
+        return np.exp(-((x - 6) ** 2) / 0.5 - (v - 1.5) ** 2 / 0.02)
+
+    density = np.pi * np.sqrt(0.5 * 0.02) / length
+    one = GridSpecies(blob, 0.0, 2.0, density, (-3.0, 3.0), 256)
+    run = solve_species([one], length, time, 0.1, 64, walls=True)
+    x, v = run.x[:, None], run.v[0][None, :]
+    exact = sum(blob(x - v * time + shift, v) + blob(-x + v * time + shift, -v) for shift in (-20, 0, 20))
+    assert run.final[0] == pytest.approx(exact, abs=1e-4)
+    assert run.final[0].shape == (64, 256) and run.x[-1] < length
+    assert run.momentum[0, -1] == pytest.approx(-run.momentum[0, 0], rel=1e-6)
+    assert run.number[0] == pytest.approx(density * length, rel=1e-6)
+    assert run.kinetic_energy[0] == pytest.approx(run.kinetic_energy[0, 0], rel=1e-6)
+
+
+def test_a_wave_between_walls_is_half_of_a_periodic_one():
+    k = 0.5
+    species = [on_grid(SpeciesTerm(-1, 1, 1, 1), k, 0.3), on_grid(SpeciesTerm(1, 4, 1, 1), k, 0.0)]
+    whole = solve_species(species, 2 * np.pi / k, 5.0, 0.1, 32)
+    half = solve_species(species, np.pi / k, 5.0, 0.1, 16, walls=True)
+    assert half.field_energy == pytest.approx(whole.field_energy / 2, rel=1e-10, abs=1e-14)
+    assert half.kinetic_energy == pytest.approx(whole.kinetic_energy / 2, rel=1e-12)
+    assert half.final[0] == pytest.approx(whole.final[0][:16], abs=1e-13)
+    # A box that does not begin at 0 has its walls at its own ends.
+    shifted = [
+        GridSpecies(
+            lambda x, v, one=one: one.initial_density(x - 1, v),
+            one.charge,
+            one.mass,
+            velocity_range=one.velocity_range,
+            velocity_cells=one.velocity_cells,
+        )
+        for one in species
+    ]
+    moved = solve_species(shifted, np.pi / k, 5.0, 0.1, 16, left=1.0, walls=True)
+    assert moved.field_energy == pytest.approx(half.field_energy, rel=1e-10, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(density=2.0), "mean density"),
+        (dict(velocity_range=(-3.0, 8.0)), "velocity_range"),
+        (dict(velocity_range=(8.0, -8.0)), "velocity_range"),
+        (dict(mass=0.0), "mass"),
+        (dict(collision_strength=-1.0), "collision_strength"),
+        (dict(velocity_cells=2), "cells"),
+    ],
+)
+def test_species_refused(change, message):
+    arguments = dict(initial_density=lambda x, v: maxwellian(ELECTRONS, v) + 0 * x, velocity_cells=32) | change
+    with pytest.raises(ValueError, match=message):
+        solve_species([GridSpecies(**arguments)], 4 * np.pi, 1.0, 0.1, 8)
+
+
+def test_species_box_refused():
+    with pytest.raises(ValueError, match="at least one species"):
+        solve_species([], 1.0, 1.0, 0.1)
+    with pytest.raises(ValueError, match="symmetric"):
+        solve_species([on_grid(DRIFTING, 0.5, 0.0)], 1.0, 1.0, 0.1, walls=True)
+    with pytest.raises(ValueError, match="length"):
+        solve_species([on_grid(ELECTRONS, 0.5, 0.0)], 0.0, 1.0, 0.1)
+    heated = on_grid(ELECTRONS, 0.5, 0.0, 5.0, collision_strength=5.0, temperature=9.0)
+    with pytest.raises(TooNarrow, match="enlarge velocity_range"):
+        solve_species([heated], 4 * np.pi, 1.0, 0.1, 8)
