@@ -8,6 +8,10 @@ continued below the real axis (Landau 1946) by the plasma dispersion function (F
 
     Z(zeta) = i sqrt(pi) w(zeta),   w the Faddeeva function.
 
+Several species enter as one :class:`SpeciesTerm` for each Maxwellian. Charges, masses and densities are then in
+units of a species with omega_p = 1, as a rule the electrons; with T = 1 its Debye length is 1. Across a uniform
+magnetic field the waves are Bernstein's, undamped, with frequencies between the gyrofrequencies' harmonics.
+
 With collisions (Lenard & Bernstein 1958, doi:10.1103/PhysRev.112.1456: a fixed bath, which keeps neither
 momentum nor energy) the state is the Maxwellian of the bath. Hermite functions of v turn the linearised
 equation into an eigenvalue problem with -n kappa on the diagonal. For kappa > 0 the eigenmodes are discrete
@@ -16,14 +20,40 @@ doi:10.1103/PhysRevLett.83.1974); at kappa = 0 itself any finite number of Hermi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
-from scipy.special import wofz
+from scipy.special import ive, wofz
 
 # The eigenvalue problem is dense: 1500 modes take some seconds.
 MAX_MODES = 1500
+
+
+@dataclass(frozen=True)
+class SpeciesTerm:
+    """One Maxwellian of a homogeneous plasma. A species that is a sum of Maxwellians has a term for each.
+
+    The thermal speed is sqrt(T/m), the plasma frequency is |q| sqrt(n/m). A fixed background neutralises the sum.
+    """
+
+    charge: float  #: q; electrons have -1 where they are the unit species
+    mass: float  #: m > 0
+    density: float  #: mean density n > 0
+    temperature: float  #: T > 0, m times the variance of v
+    drift: float = 0.0  #: mean velocity along the wavevector
+
+    def __post_init__(self) -> None:
+        _require_positive(mass=self.mass, density=self.density, temperature=self.temperature)
+
+    @property
+    def thermal_speed(self) -> float:
+        return float(np.sqrt(self.temperature / self.mass))
+
+    @property
+    def plasma_frequency(self) -> float:
+        return float(abs(self.charge) * np.sqrt(self.density / self.mass))
 
 
 def dielectric_function(
@@ -74,6 +104,66 @@ def two_stream_growth_rate(wavenumber: float, beam_velocity: float, thermal_spee
             "take a smaller wavenumber, faster or colder beams; v0 > 1.31 sigma and about k v0 < 1 are needed"
         )
     return brentq(epsilon, 0.0, np.sqrt(0.125) * (1 + 1e-6), xtol=1e-14, rtol=1e-13)
+
+
+def species_dielectric_function(
+    frequency: complex | np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm]
+) -> complex | np.ndarray:
+    """Dielectric function of a collisionless plasma of several species; its zeros are the modes.
+
+    epsilon = 1 + sum_a omega_a^2 / (k sigma_a)^2 [ 1 + zeta_a Z(zeta_a) ],
+    zeta_a = (omega/k - u_a) / (sqrt 2 sigma_a),   omega_a^2 = q_a^2 n_a / m_a,   sigma_a^2 = T_a / m_a
+
+    Args:
+        frequency: complex omega, any shape; so is the result.
+        wavenumber: k > 0.
+        terms: the Maxwellians of all species.
+    """
+    epsilon: complex | np.ndarray = 1.0 + 0.0j
+    for term in terms:
+        zeta = (frequency / wavenumber - term.drift) / (np.sqrt(2) * term.thermal_speed)
+        epsilon += (term.plasma_frequency / (wavenumber * term.thermal_speed)) ** 2 * _thermal_response(zeta)
+    return epsilon
+
+
+def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex | None = None) -> complex:
+    """Complex frequency of a mode of several species: ion-acoustic waves, Buneman's and beam instabilities.
+
+    Newton's method from a grid of starts around every drift, as wide as every thermal and plasma frequency.
+    Without a guess the mode is the fastest growing or least damped one. The argument principle then confirms that
+    no zero lies above it. Of a pair with the same growth rate it is the one of larger Re omega.
+
+    Sources: Buneman 1959, doi:10.1103/PhysRev.115.503; Fried & Gould 1961, Phys. Fluids 4, 139.
+
+    Args:
+        wavenumber: k > 0.
+        terms: the Maxwellians of all species.
+        guess: omega near the wanted mode. Then the mode is the nearest one found, which may be far from a poor guess.
+
+    Raises:
+        ValueError: k not positive, no charged species, or the search has missed a zero above the found one.
+    """
+    _require_positive(wavenumber=wavenumber)
+    terms = [term for term in terms if term.charge]
+    if not terms:
+        raise ValueError("a wave needs at least one charged species")
+    centres = {wavenumber * term.drift for term in terms}
+    widths = {np.sqrt(2) * wavenumber * term.thermal_speed for term in terms}
+    widths |= {term.plasma_frequency for term in terms}
+    widths |= {float(np.linalg.norm([term.plasma_frequency for term in terms]))}
+    grid = (np.linspace(-4, 4, 17)[:, None] + 1j * np.linspace(-3, 1, 13)).ravel()
+    starts = np.concatenate([centre + width * grid for centre in centres for width in widths])
+    roots = _newton(starts if guess is None else np.append(starts, guess), wavenumber, terms)
+    if guess is not None:
+        return complex(roots[np.argmin(np.abs(roots - guess))])
+    highest = roots[np.argmax(roots.imag)]
+    # What rounding may put between the growth rates of a pair, far less than what is between different modes.
+    margin = 1e-6 * min(term.plasma_frequency for term in terms) + 1e-9 * abs(highest)
+    pair = roots[roots.imag > highest.imag - margin]
+    root = complex(pair[np.argmax(pair.real)])
+    if _zeros_above(highest.imag + margin, wavenumber, terms):
+        raise ValueError(f"the mode {root:.6g} at k = {wavenumber} is not the fastest growing one: give a guess")
+    return root
 
 
 def landau_root(wavenumber: float, thermal_speed: float = 1.0) -> complex:
@@ -238,6 +328,141 @@ def linear_field_history(
     start = background.astype(complex)
     solution = solve_ivp(rate, (times[0], times[-1]), start, t_eval=times, rtol=1e-8, atol=1e-12, method="DOP853")
     return np.abs(solution.y[0] / start[0])
+
+
+def bernstein_frequencies(
+    wavenumber: float, magnetic_field: float, terms: Sequence[SpeciesTerm], count: int = 4
+) -> np.ndarray:
+    """Real frequencies of electrostatic waves across a uniform magnetic field, k at right angles to B.
+
+    They are the zeros of
+
+        epsilon = 1 - sum_a omega_a^2 / (k sigma_a)^2 sum_{n>0} e^-l I_n(l) 2 n^2 Omega_a^2 / (omega^2 - n^2 Omega_a^2),
+        l = (k sigma_a / Omega_a)^2,   Omega_a = |q_a| B / m_a.
+
+    Between poles epsilon rises with omega^2 from -infinity to infinity. So each gap between successive harmonics
+    n Omega_a of any species holds one frequency, and below the lowest harmonic there is none. For k -> 0 one
+    species has its upper hybrid frequency, sqrt(omega_a^2 + Omega_a^2), and the harmonics n Omega_a with n > 1.
+
+    Sources: Bernstein 1958, doi:10.1103/PhysRev.109.10; T. H. Stix, Waves in Plasmas (1992).
+
+    Args:
+        wavenumber: k > 0.
+        magnetic_field: B > 0, in units where a unit charge of unit mass gyrates at the frequency B.
+        terms: the Maxwellians of all mobile species, without drift.
+        count: how many frequencies. With ions and electrons many of the lowest lie between harmonics of the ions.
+
+    Returns:
+        Shape (count,), rising.
+
+    Raises:
+        ValueError: arguments out of range, no charged species, or a drift, which B would turn.
+    """
+    _require_positive(wavenumber=wavenumber, magnetic_field=magnetic_field, count=count)
+    terms = [term for term in terms if term.charge]
+    if not terms:
+        raise ValueError("a wave needs at least one charged species")
+    if any(term.drift for term in terms):
+        raise ValueError("a drift across the magnetic field is no steady state: every drift must be 0")
+    poles_of, strengths_of = [], []
+    for term in terms:
+        gyrofrequency = abs(term.charge) * magnetic_field / term.mass
+        thermal = wavenumber * term.thermal_speed
+        gyration = (thermal / gyrofrequency) ** 2
+        # e^-l I_n(l) falls like exp(-n^2/2l) for large l and like (l/2)^n/n! for small l.
+        n = np.arange(1, count + 31 + int(9 * np.sqrt(gyration)))
+        poles_of.append((n * gyrofrequency) ** 2)
+        strengths_of.append(2 * (term.plasma_frequency / thermal) ** 2 * poles_of[-1] * ive(n, gyration))
+    poles, strengths = np.concatenate(poles_of), np.concatenate(strengths_of)
+    # Harmonics that coincide but for rounding leave no gap.
+    distinct = np.unique(poles)
+    distinct = distinct[np.append(True, np.diff(distinct) > 1e-12 * distinct[1:])]
+
+    def epsilon(square: float) -> float:
+        return float(1 - (strengths / (square - poles)).sum())
+
+    squares = np.empty(count)
+    for i, (low, high) in enumerate(zip(distinct[:count], distinct[1 : count + 1], strict=True)):
+        margin = 1e-11 * (high - low)
+        # A harmonic that hardly couples has its zero within the margin.
+        if epsilon(low + margin) >= 0:
+            squares[i] = low
+        elif epsilon(high - margin) <= 0:
+            squares[i] = high
+        else:
+            squares[i] = brentq(epsilon, low + margin, high - margin, xtol=1e-14 * high, rtol=1e-13)
+    return np.sqrt(squares)
+
+
+def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm]) -> np.ndarray:
+    """Zeros of the dielectric function that Newton's method reaches from the starts, with repetitions."""
+    frequency = starts.astype(complex)
+    found = []
+    # Far below the axis Z overflows; starts that run off there become nan.
+    with np.errstate(all="ignore"):
+        for _ in range(60):
+            epsilon, slope = np.ones_like(frequency), np.zeros_like(frequency)
+            for term in terms:
+                width = np.sqrt(2) * wavenumber * term.thermal_speed
+                zeta = (frequency - wavenumber * term.drift) / width
+                response = _thermal_response(zeta)
+                strength = 2 * (term.plasma_frequency / width) ** 2
+                epsilon += strength * response
+                # (1 + zeta Z)' with Z' = -2 (1 + zeta Z)
+                slope += strength * ((response - 1) / zeta - 2 * zeta * response) / width
+            correction = epsilon / slope
+            frequency = frequency - correction
+            converged = np.abs(correction) < 1e-9 * np.abs(frequency)
+            found.append(frequency[converged])
+            frequency = frequency[~converged & np.isfinite(frequency)]
+    roots = np.concatenate(found)
+    if not len(roots):
+        raise ValueError(f"no mode found at k = {wavenumber}")
+    return roots
+
+
+def _zeros_above(floor: float, wavenumber: float, terms: Sequence[SpeciesTerm]) -> int:
+    """Number of zeros of the dielectric function with Im omega > floor, by the argument principle.
+
+    The function has no poles and tends to 1 far away, so the line Im omega = floor is the whole contour.
+    """
+    widths = {np.sqrt(2) * wavenumber * term.thermal_speed for term in terms}
+    widths |= {term.plasma_frequency for term in terms}
+    centres = {wavenumber * term.drift for term in terms}
+    farthest = 1e3 * (max(widths) + max(abs(centre) for centre in centres))
+    steps = [width * np.sinh(np.linspace(-1, 1, 801) * np.arcsinh(farthest / width)) for width in widths]
+    real = np.unique(np.concatenate([centre + step for centre in centres for step in steps]))
+    with np.errstate(all="ignore"):
+        epsilon = np.asarray(species_dielectric_function(real + 1j * floor, wavenumber, terms))
+        for _ in range(60):
+            turn = np.angle(epsilon[1:] / epsilon[:-1])
+            coarse = np.flatnonzero(np.abs(turn) > 0.5)
+            if not len(coarse):
+                break
+            middle = 0.5 * (real[coarse] + real[coarse + 1])
+            real = np.insert(real, coarse + 1, middle)
+            between = np.asarray(species_dielectric_function(middle + 1j * floor, wavenumber, terms))
+            epsilon = np.insert(epsilon, coarse + 1, between)
+    turns = float(turn.sum()) / (2 * np.pi)
+    if not abs(turns - round(turns)) < 1e-2:
+        raise ValueError(f"the zeros above Im omega = {floor:.3g} at k = {wavenumber} cannot be counted: give a guess")
+    return round(turns)
+
+
+def _thermal_response(zeta: complex | np.ndarray) -> complex | np.ndarray:
+    """1 + zeta Z(zeta), also for cold species, where 1 and zeta Z(zeta) cancel but for -1/(2 zeta^2).
+
+    There it is the asymptotic series -sum_n (2n - 1)!! / (2 zeta^2)^n, ten terms of it. Below the real axis
+    Landau's continuation adds 2 i sqrt(pi) zeta exp(-zeta^2).
+    """
+    far = np.abs(zeta) > 12  # so that the eleventh term is below 1e-14 of the first
+    square = np.where(far, zeta, 1.0) ** 2
+    series = np.ones_like(square)
+    for n in range(10, 1, -1):
+        series = 1 + (2 * n - 1) / (2 * square) * series
+    with np.errstate(over="ignore", invalid="ignore"):
+        continuation = np.where(np.imag(zeta) < 0, 2j * np.sqrt(np.pi) * zeta * np.exp(-square), 0.0)
+    return np.where(far, continuation - series / (2 * square), 1 + zeta * _plasma_dispersion(zeta))
 
 
 def _plasma_dispersion(zeta: complex | np.ndarray) -> complex | np.ndarray:

@@ -7,6 +7,12 @@ Dougherty operator of like-particle collisions, kappa d_v( (v - U) f + Theta d_v
 U(x) and temperature Theta(x) of f itself.
 Units: omega_p = 1, mean density 1; T is a velocity squared, the square of the bath's thermal speed.
 
+:func:`solve_species` has several species of charge q, mass m and mean density, each with its own grid of v:
+
+    d_t f + v d_x f + (q/m) E d_v f = kappa d_v( v f + (T/m) d_v f ),   dE/dx = sum q n minus its mean
+
+in units of the species with q^2 n = m = 1; T is m times a velocity squared. The box may have reflecting walls.
+
 One step of length h is the Strang composition (second order in h; Strang 1968, doi:10.1137/0705041)
 
     drift h/2 | kick h/2 | collide h | kick h/2 | drift h/2
@@ -25,7 +31,7 @@ as more cells agree.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -61,6 +67,50 @@ class GridSolution:
     relative_entropy: np.ndarray  #: int f log(f/f_inf), f_inf ~ exp(-(v^2/2 + phi)/T) of the same mass
     final: np.ndarray  #: (cells[0], cells[1]) f at ``end``
     snapshots: np.ndarray  #: (len(snapshot_times), cells[0], cells[1]) f at the snapshot times
+
+
+@dataclass(frozen=True)
+class GridSpecies:
+    """One species of :func:`solve_species`, with its grid of velocities and its collisions."""
+
+    initial_density: Callable[[np.ndarray, np.ndarray], np.ndarray]  #: f(x, v, t = 0) as for :func:`solve`
+    charge: float = 1.0  #: q; a species without charge feels no field
+    mass: float = 1.0  #: m > 0
+    density: float = 1.0  #: mean density, which f must have on the grid
+    velocity_range: tuple[float, float] = (-8.0, 8.0)  #: where f must stay negligible at both ends
+    velocity_cells: int = 512
+    collision_strength: float = 0.0  #: kappa >= 0, in omega_p. 0 skips the collision step.
+    temperature: float = 1.0  #: T > 0 of the bath
+    collision_operator: Literal["bath", "dougherty"] = "bath"  #: Dougherty's knows no bath
+
+
+@dataclass(frozen=True)
+class SpeciesSolution:
+    """A solution of :func:`solve_species`.
+
+    Series of the species have shape (species, steps + 1), those of the whole plasma (steps + 1,). Integrals run
+    over the box.
+    """
+
+    x: np.ndarray  #: (cells_x,) cell centres
+    v: tuple[np.ndarray, ...]  #: (velocity_cells,) cell centres of each species
+    times: np.ndarray
+    number: np.ndarray  #: int f
+    momentum: np.ndarray  #: m int v f
+    kinetic_energy: np.ndarray  #: m/2 int v^2 f
+    entropy: np.ndarray  #: int f log f, where undershoots f < 0 count as f = 0
+    field_energy: np.ndarray  #: 1/2 int E^2 dx
+    total_energy: np.ndarray  #: field energy + kinetic energy of all species
+    final: tuple[np.ndarray, ...]  #: (cells_x, velocity_cells) f of each species at ``end``
+    snapshots: tuple[np.ndarray, ...]  #: (len(snapshot_times), cells_x, velocity_cells) f of each species
+
+
+@dataclass(frozen=True)
+class _GivenField:
+    """A static field in place of the Poisson equation: its a(x) and phi(x) at the cell centres."""
+
+    acceleration: np.ndarray
+    potential: np.ndarray
 
 
 def solve(
@@ -110,101 +160,245 @@ def solve(
         raise ValueError(f"collision_strength must not be negative, got {collision_strength}")
     if potential is not None and acceleration is None:
         raise ValueError("a potential needs its acceleration = -d(potential)/dx: give both or neither")
+    x = left + length / cells[0] * (np.arange(cells[0]) + 0.5)
+    given = None
+    phi = np.zeros(cells[0])
+    if acceleration is not None:
+        phi = np.broadcast_to(np.nan if potential is None else potential(x), cells[0])
+        given = _GivenField(np.broadcast_to(acceleration(x), cells[0]), phi)
+    only = GridSpecies(
+        initial_density,
+        velocity_range=(-velocity_max, velocity_max),
+        velocity_cells=cells[1],
+        collision_strength=collision_strength,
+        temperature=temperature,
+        collision_operator=collision_operator,
+    )
+    run, potential_energy = _evolve(
+        [only], x, length, end, step, snapshot_times, given=given, range_name="velocity_max"
+    )
+    (mass,), (momentum,), (kinetic,), (entropy,) = run.number, run.momentum, run.kinetic_energy, run.entropy
+    partition = np.sqrt(2 * np.pi * temperature) * np.exp(-phi / temperature).sum() * (length / cells[0])
+    return GridSolution(
+        x=run.x,
+        v=run.v[0],
+        times=run.times,
+        mass=mass,
+        momentum=momentum,
+        kinetic_energy=kinetic,
+        field_energy=run.field_energy,
+        potential_energy=potential_energy,
+        entropy=entropy,
+        free_energy=kinetic + run.field_energy + potential_energy + temperature * entropy,
+        relative_entropy=entropy + (kinetic + potential_energy) / temperature + mass * np.log(partition / mass),
+        final=run.final[0],
+        snapshots=run.snapshots[0],
+    )
+
+
+def solve_species(
+    species: Sequence[GridSpecies],
+    length: float,
+    end: float,
+    step: float,
+    cells_x: int = 128,
+    *,
+    left: float = 0.0,
+    walls: bool = False,
+    snapshot_times: Sequence[float] = (),
+) -> SpeciesSolution:
+    """Solve the 1D1V Vlasov-Poisson-Fokker-Planck equations of several species in their common field.
+
+    What the charges lack to neutrality is made up by a fixed uniform background.
+
+    Args:
+        species: the mobile species.
+        length: L of the box in x.
+        end: final time, in 1/omega_p, a multiple of ``step``.
+        step: time step h, in 1/omega_p.
+        cells_x: number of cells in x.
+        left: x runs over (left, left + length).
+        walls: the box ends in walls that reflect particles and carry no charge, so that E = 0 there; else x is
+            periodic. The box and its mirror image, f(-x, -v) for a wall at 0, are solved as one periodic box. So
+            velocity ranges must be symmetric, and f even in v at the walls, else its jump there is smeared.
+        snapshot_times: multiples of ``step`` in [0, end] at which f is kept.
+
+    Raises:
+        TooNarrow: f of a species is not negligible at the ends of its velocity range, at any time.
+        ValueError: inconsistent arguments.
+    """
+    if not species:
+        raise ValueError("at least one species is needed")
+    if length <= 0 or step <= 0 or end < 0:
+        raise ValueError("length and step must be positive and end not negative")
+    for one in species:
+        low, high = one.velocity_range
+        if one.mass <= 0 or one.density <= 0 or one.temperature <= 0 or low >= high:
+            raise ValueError("mass, density, temperature and the width of velocity_range must be positive")
+        if min(cells_x, one.velocity_cells) < 4:
+            raise ValueError(f"cells must be at least 4 in x and in v, got {cells_x} and {one.velocity_cells}")
+        if one.collision_strength < 0:
+            raise ValueError(f"collision_strength must not be negative, got {one.collision_strength}")
+        if walls and low != -high:
+            raise ValueError(f"between walls a velocity_range must be symmetric, got {one.velocity_range}")
+    boxes = 2 if walls else 1
+    x = left + length / cells_x * (np.arange(boxes * cells_x) + 0.5)
+    if walls:
+        species = [replace(one, initial_density=_mirrored(one.initial_density)) for one in species]
+    run, _ = _evolve(species, x, boxes * length, end, step, snapshot_times, inside=cells_x)
+    return run
+
+
+class _Phase:
+    """f of one species on its grid, and the sub-flows that one step is made of."""
+
+    def __init__(self, species: GridSpecies, x: np.ndarray, wavenumber_x: np.ndarray, step: float) -> None:
+        (low, high), n_v = species.velocity_range, species.velocity_cells
+        self.species = species
+        self.step = step
+        self.dv = (high - low) / n_v
+        self.v = low + self.dv * (np.arange(n_v) + 0.5)
+        self.f = np.broadcast_to(species.initial_density(x[:, None], self.v[None, :]), (len(x), n_v)).astype(np.float64)
+        self.wavenumber = 2 * np.pi * np.fft.rfftfreq(n_v, self.dv)
+        self.filter = _filter(self.wavenumber)
+        self.drift_half = _filter(wavenumber_x)[:, None] * np.exp(-0.5j * step * np.outer(wavenumber_x, self.v))
+        self.collide: Callable[[np.ndarray], np.ndarray] | None = None
+        duration = step * species.collision_strength
+        if duration > 0 and species.collision_operator == "dougherty":
+            self.collide = _dougherty(self.v, self.wavenumber, duration)
+        elif duration > 0:
+            matrix = expm(duration * _chang_cooper(self.v, species.temperature / species.mass)).T
+            # Columns sum to 1 up to the rounding of expm, which would add up to a drift of the mass.
+            self.collide = (matrix / matrix.sum(axis=1, keepdims=True)).__rmatmul__
+
+    def density(self) -> np.ndarray:
+        return self.f.sum(axis=1) * self.dv
+
+    def drift(self) -> None:
+        self.f = _translate(self.f, self.drift_half, axis=0)
+
+    def kick_and_collide(self, field: np.ndarray) -> None:
+        acceleration = self.species.charge / self.species.mass * field
+        kick_half = self.filter * np.exp(-0.5j * self.step * np.outer(acceleration, self.wavenumber))
+        if self.collide is None:
+            self.f = _translate(self.f, kick_half**2, axis=1)
+        else:
+            self.f = _translate(self.f, kick_half, axis=1)
+            self.f = self.collide(self.f)
+            self.f = _translate(self.f, kick_half, axis=1)
+
+
+def _evolve(
+    species: Sequence[GridSpecies],
+    x: np.ndarray,
+    length: float,
+    end: float,
+    step: float,
+    snapshot_times: Sequence[float],
+    *,
+    inside: int | None = None,
+    given: _GivenField | None = None,
+    range_name: str = "velocity_range",
+) -> tuple[SpeciesSolution, np.ndarray]:
+    """The solution in the periodic box of x, and the potential energy in a given field.
+
+    Integrals and kept arrays are of the first ``inside`` cells, of all by default. Messages call the velocity range
+    ``range_name``.
+    """
     n_steps = _step_index(end, step)
     snapshot_steps = [_step_index(t, step) for t in snapshot_times]
     if any(n < 0 or n > n_steps for n in snapshot_steps):
         raise ValueError(f"snapshot times must lie in [0, {end}], got {list(snapshot_times)}")
-
-    n_x, n_v = cells
-    dx, dv = length / n_x, 2 * velocity_max / n_v
-    x = left + dx * (np.arange(n_x) + 0.5)
-    v = -velocity_max + dv * (np.arange(n_v) + 0.5)
-    wavenumber_x = 2 * np.pi * np.fft.rfftfreq(n_x, dx)
-    wavenumber_v = 2 * np.pi * np.fft.rfftfreq(n_v, dv)
-
-    f = np.broadcast_to(initial_density(x[:, None], v[None, :]), (n_x, n_v)).astype(np.float64)
-    if acceleration is not None:
-        given_field = np.broadcast_to(acceleration(x), n_x)
-        phi = np.broadcast_to(np.nan if potential is None else potential(x), n_x)
-    else:
-        given_field = None
-        phi = np.zeros(n_x)
-        missing = 1 - f.mean() * 2 * velocity_max
+    dx = length / len(x)
+    wavenumber_x = 2 * np.pi * np.fft.rfftfreq(len(x), dx)
+    phases = [_Phase(one, x, wavenumber_x, step) for one in species]
+    for phase in phases if given is None else []:
+        low, high = phase.species.velocity_range
+        relative = phase.f.mean() * (high - low) / phase.species.density
+        missing = 1 - relative
         if abs(missing) > 1e-5:
-            at_ends = np.abs(f[:, [0, -1]]).max()
+            at_ends = np.abs(phase.f[:, [0, -1]]).max()
             # Beyond the ends a tail that falls faster than 1/v^3 holds less than this.
-            in_tails = velocity_max * at_ends
-            is_cut_off = at_ends > BOUNDARY_TOLERANCE * f.max() or 0 < missing < in_tails
+            in_tails = 0.5 * (high - low) * at_ends / phase.species.density
+            is_cut_off = at_ends > BOUNDARY_TOLERANCE * phase.f.max() or 0 < missing < in_tails
             raise (TooNarrow if is_cut_off else ValueError)(
-                f"the mean density is {f.mean() * 2 * velocity_max:.8g} on the grid, it must be 1: "
-                "normalise initial_density, or enlarge velocity_max if it cuts f off"
+                f"the mean density is {relative * phase.species.density:.8g} on the grid, it must be "
+                f"{phase.species.density:g}: normalise initial_density, or enlarge {range_name} if it cuts f off"
             )
 
-    def field(f: np.ndarray) -> np.ndarray:
-        return given_field if given_field is not None else _poisson(f.sum(axis=1) * dv, wavenumber_x)
+    def field() -> np.ndarray:
+        if given is not None:
+            return given.acceleration
+        charge_density = np.sum([phase.species.charge * phase.density() for phase in phases], axis=0)
+        return _poisson(charge_density, wavenumber_x)
 
-    drift_half = _filter(wavenumber_x)[:, None] * np.exp(-0.5j * step * np.outer(wavenumber_x, v))
-    filter_v = _filter(wavenumber_v)
-    collide: Callable[[np.ndarray], np.ndarray] | None = None
-    if collision_strength > 0 and collision_operator == "dougherty":
-        collide = _dougherty(v, wavenumber_v, step * collision_strength)
-    elif collision_strength > 0:
-        matrix = expm(step * collision_strength * _chang_cooper(v, temperature)).T
-        # Columns sum to 1 up to the rounding of expm, which would add up to a drift of the mass.
-        collide = (matrix / matrix.sum(axis=1, keepdims=True)).__rmatmul__
-
-    series = np.empty((n_steps + 1, 6))
-    snapshots = np.empty((len(snapshot_steps), n_x, n_v))
+    inside = len(x) if inside is None else inside
+    series = np.empty((4, len(phases), n_steps + 1))
+    field_energy, potential_energy = np.zeros(n_steps + 1), np.zeros(n_steps + 1)
+    snapshots = [np.empty((len(snapshot_steps), inside, len(phase.v))) for phase in phases]
     for n in range(n_steps + 1):
         if n > 0:
-            f = _translate(f, drift_half, axis=0)
-            kick_half = filter_v * np.exp(-0.5j * step * np.outer(field(f), wavenumber_v))
-            if collide is None:
-                f = _translate(f, kick_half**2, axis=1)
-            else:
-                f = _translate(f, kick_half, axis=1)
-                f = collide(f)
-                f = _translate(f, kick_half, axis=1)
-            f = _translate(f, drift_half, axis=0)
+            for phase in phases:
+                phase.drift()
+            kick = field()
+            for phase in phases:
+                phase.kick_and_collide(kick)
+                phase.drift()
 
-        boundary = np.abs(f[:, [0, -1]]).max() / f.max()
-        if not boundary < BOUNDARY_TOLERANCE:
-            raise TooNarrow(
-                f"f at v = +-{velocity_max} is {boundary:.1e} of its maximum at t = {n * step:.6g} "
-                f"(limit {BOUNDARY_TOLERANCE:.0e}): enlarge velocity_max, or refine v if f filaments"
+        if given is None:
+            field_energy[n] = 0.5 * (field()[:inside] ** 2).sum() * dx
+        for i, phase in enumerate(phases):
+            boundary = np.abs(phase.f[:, [0, -1]]).max() / phase.f.max()
+            if not boundary < BOUNDARY_TOLERANCE:
+                low, high = phase.species.velocity_range
+                ends = f"+-{high}" if low == -high else f"{low} or {high}"
+                raise TooNarrow(
+                    f"f at v = {ends} is {boundary:.1e} of its maximum at t = {n * step:.6g} "
+                    f"(limit {BOUNDARY_TOLERANCE:.0e}): enlarge {range_name}, or refine v if f filaments"
+                )
+            f, v, dv, mass = phase.f[:inside], phase.v, phase.dv, phase.species.mass
+            marginal_v = f.sum(axis=0) * dx
+            positive = np.maximum(f, 0.0)
+            series[:, i, n] = (
+                marginal_v.sum() * dv,
+                mass * (v * marginal_v).sum() * dv,
+                (0.5 * mass * v**2 * marginal_v).sum() * dv,
+                xlogy(positive, positive).sum() * dx * dv,
             )
-        marginal_v = f.sum(axis=0) * dx
-        density = f.sum(axis=1) * dv
-        positive = np.maximum(f, 0.0)
-        series[n] = (
-            marginal_v.sum() * dv,
-            (v * marginal_v).sum() * dv,
-            (0.5 * v**2 * marginal_v).sum() * dv,
-            0.5 * (field(f) ** 2).sum() * dx if given_field is None else 0.0,
-            (phi * density).sum() * dx,
-            xlogy(positive, positive).sum() * dx * dv,
-        )
-        for i, snapshot_step in enumerate(snapshot_steps):
-            if snapshot_step == n:
-                snapshots[i] = f
+            if given is not None:
+                potential_energy[n] += (given.potential * phase.density()).sum() * dx
+            for j, snapshot_step in enumerate(snapshot_steps):
+                if snapshot_step == n:
+                    snapshots[i][j] = f
 
-    mass, momentum, kinetic, field_energy, potential_energy, entropy = series.T.copy()
-    partition = np.sqrt(2 * np.pi * temperature) * np.exp(-phi / temperature).sum() * dx
-    return GridSolution(
-        x=x,
-        v=v,
+    number, momentum, kinetic, entropy = series
+    solution = SpeciesSolution(
+        x=x[:inside],
+        v=tuple(phase.v for phase in phases),
         times=step * np.arange(n_steps + 1),
-        mass=mass,
+        number=number,
         momentum=momentum,
         kinetic_energy=kinetic,
-        field_energy=field_energy,
-        potential_energy=potential_energy,
         entropy=entropy,
-        free_energy=kinetic + field_energy + potential_energy + temperature * entropy,
-        relative_entropy=entropy + (kinetic + potential_energy) / temperature + mass * np.log(partition / mass),
-        final=f,
-        snapshots=snapshots,
+        field_energy=field_energy,
+        total_energy=field_energy + kinetic.sum(axis=0),
+        final=tuple(phase.f[:inside] for phase in phases),
+        snapshots=tuple(snapshots),
     )
+    return solution, potential_energy
+
+
+def _mirrored(
+    density: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The density in the first half of x, and its mirror image with the opposite velocity in the second half."""
+
+    def both(x: np.ndarray, v: np.ndarray) -> np.ndarray:
+        inner = x[: len(x) // 2]
+        f = np.broadcast_to(density(inner, v), (len(inner), v.size))
+        return np.concatenate([f, f[::-1, ::-1]])
+
+    return both
 
 
 def _step_index(time: float, step: float) -> int:
