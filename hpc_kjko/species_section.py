@@ -98,7 +98,8 @@ def _species(where: str, keys: dict[str, Any], box: Mapping[str, Any], *, of_a_r
                 assert isinstance(start, Plasma)
                 start = start.checked()
         elif kind in STARTS:
-            start = validate(STARTS[kind], {"kind": kind, **box, **of_start}, where)
+            # without a wave unless it asks for one: the others may have theirs
+            start = validate(STARTS[kind], {"kind": kind, **box, "amplitude": 0.0, **of_start}, where)
         else:
             known = ", ".join(f'"{name}"' for name in STARTS)
             raise UserError(

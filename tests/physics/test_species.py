@@ -1,0 +1,243 @@
+"""Several species: waves and instabilities of electrons and ions, what is conserved, and collisions of each."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import curve_fit
+
+from hpc_kjko.assembly import seed_of
+from hpc_kjko.collisions import StepStart
+from hpc_kjko.config import from_table
+from hpc_kjko.diagnostics import measure
+from hpc_kjko.errors import UserError
+from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
+from hpc_kjko.reference.grid_1d1v import GridSpecies, solve_species
+from hpc_kjko.simulation import Simulation
+
+ELECTRONS = {"charge": -1.0, "mass": 1.0, "count": 8192}
+IONS = {"charge": 1.0, "mass": 25.0, "count": 8192}
+
+
+def table_of(electrons=None, ions=None, **sections):
+    return {
+        "problem": {"kind": "plasma", "length": 4 * np.pi, **sections.pop("problem", {})},
+        "species": {"electrons": {**ELECTRONS, **(electrons or {})}, "ions": {**IONS, **(ions or {})}},
+        "grid": {"cells": 32, **sections.pop("grid", {})},
+        "time": {"step": 0.1, "end": 5.0, **sections.pop("time", {})},
+        **sections,
+    }
+
+
+def run(comm, table):
+    """The simulation at its end, and its rows."""
+    simulation = Simulation.start(from_table(table), comm)
+    rows = [measure(simulation.diagnostics, simulation.state, comm)]
+    while simulation.step_index < simulation.case.time.steps:
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        rows.append(measure(simulation.diagnostics, simulation.state, comm))
+    return simulation, {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_the_buneman_instability_grows_as_theory_and_the_grid_have_it(alone):
+    """Electrons that stream through ions of 25 times their mass, k = 0.3: γ within 3 %, field energy within 5 %."""
+    drift, mass, amplitude, k = 4.0, 25.0, 4e-3, 0.3
+    table = table_of(
+        {"mean_velocity": drift, "amplitude": amplitude, "count": 65536},
+        {"mass": mass, "count": 65536},
+        problem={"length": 2 * np.pi / k},
+        time={"step": 0.1, "end": 25.0},
+    )
+    _, rows = run(alone, table)
+    time = 0.1 * np.arange(len(rows["wave_energy"]))
+    window = (time > 16) & (time < 25)
+    growth = 0.5 * np.polyfit(time[window], np.log(rows["wave_energy"][window]), 1)[0]
+    terms = [SpeciesTerm(-1.0, 1.0, 1.0, 1.0, drift), SpeciesTerm(1.0, mass, 1.0, 1.0)]
+    assert growth == pytest.approx(species_root(k, terms).imag, rel=0.03)
+
+    def electrons(x, v):
+        return (1 + amplitude * np.cos(k * x)) * np.exp(-0.5 * (v - drift) ** 2) / np.sqrt(2 * np.pi)
+
+    def ions(x, v):
+        return np.exp(-0.5 * mass * v**2) * np.sqrt(mass / (2 * np.pi)) + 0 * x
+
+    grid = solve_species(
+        [
+            GridSpecies(electrons, -1.0, 1.0, velocity_range=(-5.0, 13.0)),
+            GridSpecies(ions, 1.0, mass, velocity_range=(-2.0, 2.0)),
+        ],
+        2 * np.pi / k,
+        25.0,
+        0.1,
+        cells_x=64,
+    )
+    assert np.linalg.norm(rows["field_energy"] - grid.field_energy) < 0.05 * np.linalg.norm(grid.field_energy)
+
+
+def test_an_ion_acoustic_wave_has_its_frequency_and_damping(alone):
+    """k λ_D = 0.5, cold ions of 100 times the electrons' mass: a quick version of ``ions`` in scripts/validate.py."""
+    mass, temperature, k = 100.0, 0.1, 0.5
+    wave = {"amplitude": 0.05, "count": 131072}
+    table = table_of(wave, {**wave, "mass": mass, "temperature": temperature}, time={"step": 0.4, "end": 360.0})
+    _, rows = run(alone, table)
+    time = 0.4 * np.arange(len(rows["wave_energy"]))
+    late = time >= 160  # before that the ions' own thermal motion hides the wave's damping
+
+    def energy(t, scale, rate, frequency, phase, noise):
+        return scale * np.exp(2 * rate * t) * np.cos(frequency * t + phase) ** 2 + noise
+
+    wanted = species_root(
+        k, [SpeciesTerm(-1.0, 1.0, 1.0, 1.0), SpeciesTerm(1.0, mass, 1.0, temperature)], 0.05 - 0.003j
+    )
+    fits = [
+        curve_fit(energy, time[late], rows["wave_energy"][late], (1e-3, -0.004, 0.055, phase, 0), maxfev=10_000)
+        for phase in (0.0, 1.0, 2.0)
+    ]
+    (_, damping, frequency, *_), _ = min(fits, key=lambda fit: fit[1][2, 2])
+    assert frequency == pytest.approx(wanted.real, rel=0.02)
+    assert damping == pytest.approx(wanted.imag, rel=0.2)
+
+
+def test_momentum_and_energy_of_the_box_are_kept(alone):
+    """Without collisions: momentum m v of both together to 1e-12, energy to round-off with Ampère's law."""
+    waves = ({"amplitude": 0.1, "mean_velocity": 1.0}, {"amplitude": 0.2})
+    _, rows = run(alone, table_of(*waves))
+    assert np.ptp(rows["momentum_1"]) < 1e-12 * rows["momentum_1"][0]
+    assert np.ptp(rows["electrons_momentum_1"]) > 1e-4
+    exchanged = np.diff(rows["electrons_momentum_1"]) + np.diff(rows["ions_momentum_1"])
+    assert np.abs(exchanged).max() < 1e-12 * rows["momentum_1"][0]
+
+    exact = {"physics": {"field": "ampere"}, "time": {"step": 0.5, "end": 20.0, "energy_conserving": True}}
+    _, rows = run(alone, table_of(*waves, **exact))
+    total = rows["kinetic_energy"] + rows["field_energy"]
+    assert np.ptp(rows["field_energy"]) > 1e-2 and np.ptp(total) < 1e-11 * total[0]
+
+
+def test_totals_are_those_of_all_species(alone):
+    """Mass, momentum, energies and entropy are sums; moments of the start are what the case says."""
+    table = table_of(
+        {"mean_velocity": 0.5, "density": 2.0},
+        {"temperature": 0.3, "density": 2.0, "mean_velocity": 0.1},
+        time={"step": 0.1, "end": 0.1},
+    )
+    _, rows = run(alone, table)
+    first = {name: values[0] for name, values in rows.items()}
+    for name in ("mass", "momentum_1", "kinetic_energy", "entropy"):
+        assert first[name] == pytest.approx(first[f"electrons_{name}"] + first[f"ions_{name}"], rel=1e-14)
+    volume = 4 * np.pi
+    assert first["electrons_mass"] == pytest.approx(2 * volume) and first["ions_mass"] == pytest.approx(50 * volume)
+    assert first["ions_momentum_1"] == pytest.approx(50 * volume * 0.1, rel=1e-3)
+    assert first["electrons_temperature_1"] == pytest.approx(1.0, rel=1e-3)
+    assert first["ions_temperature_1"] == pytest.approx(0.3, rel=1e-3)
+    heat = 2 * volume * (-0.5 * np.log(2 * np.pi * np.e * 0.3 / 25) + np.log(2.0))
+    assert first["ions_entropy"] == pytest.approx(heat, rel=1e-3)
+    assert first["ions_kl"] == pytest.approx(0.5 * 25 * 0.01 / 0.3, rel=0.02)  # of the drift alone
+
+
+def test_each_species_relaxes_to_its_own_bath(alone):
+    """Two temperatures in each, κ of each: exact moments, and the free energy of all falls in certified steps."""
+    table = table_of(
+        {"initial": "beams", "beam_velocity": 1.0, "thermal_speed": 0.6, "collision_strength": 0.5},
+        {"initial": "beams", "beam_velocity": 0.3, "thermal_speed": 0.2, "collision_strength": 0.2, "temperature": 0.5},
+        problem={"velocity_dims": 1},
+        time={"step": 0.1, "end": 3.0},
+    )
+    _, rows = run(alone, table)
+    for name, start, end, strength in (("electrons", 1.36, 1.0, 0.5), ("ions", 25 * 0.13, 0.5, 0.2)):
+        wanted = end + (start - end) * np.exp(-2 * strength * 3.0)
+        assert rows[f"{name}_temperature_1"][-1] == pytest.approx(wanted, rel=0.01)
+        verdicts = rows[f"{name}_certificate"][1:]
+        assert (verdicts >= 0).all() and (verdicts[:8] == 1).all()
+        assert (np.diff(rows[f"{name}_kl"]) < 0).all()
+        energy = rows[f"{name}_collision_energy_total"][-1]
+        assert energy == pytest.approx(np.ptp(rows[f"{name}_kinetic_energy"]) * np.sign(wanted - start), rel=0.02)
+    assert (np.diff(rows["free_energy"]) < 0).all()
+
+
+def test_dougherty_collisions_keep_each_species_own_momentum_and_energy(alone):
+    """Field-free, as both are homogeneous: what one loses the other would show."""
+    dougherty = {"collision_operator": "dougherty", "collision_strength": 0.3, "initial": "beams"}
+    table = table_of(
+        {**dougherty, "mean_velocity": 0.5, "amplitude": 0.0, "beam_velocity": 1.5, "thermal_speed": 0.7},
+        {**dougherty, "amplitude": 0.0, "beam_velocity": 0.2, "thermal_speed": 0.2},
+        time={"step": 0.1, "end": 2.0},
+        method={"solver": "varpro", "hidden": [16]},
+    )
+    simulation = Simulation.start(from_table(table), alone)
+    for species, collision in zip(simulation.state.species, simulation.collisions, strict=True):
+        start = species.particles
+        after, report = collision.step(start, 0.2, StepStart(0, 0.0, start))
+        assert float((after.v - start.v).abs().max()) > 1e-3
+        for power in (1, 2):
+            before, now = float((start.v**power).sum()), float((after.v**power).sum())
+            assert now == pytest.approx(before, abs=1e-10 * len(start.v))
+        assert report.certificate == 1
+
+
+def test_species_draw_their_own_numbers_whatever_others_there_are(alone):
+    """The same species beside another, and in another order; two alike are not the same particles."""
+    table = table_of({"amplitude": 0.1}, {"mass": 1.0, "charge": 1.0, "amplitude": 0.1})
+    first = Simulation.start(from_table(table), alone).state.species
+    table["species"] = dict(reversed(table["species"].items()))
+    second = Simulation.start(from_table(table), alone).state.species
+    assert [one.name for one in first] == ["electrons", "ions"] == [one.name for one in second][::-1]
+    assert torch.equal(first[0].particles.v, second[1].particles.v)
+    assert not torch.equal(first[0].particles.v, first[1].particles.v)
+    table["particles"] = {"start": "random"}
+    one, other = (species.particles.v[:, 0] for species in Simulation.start(from_table(table), alone).state.species)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.05
+    assert seed_of(0, "ions") != seed_of(1, "ions") and 0 <= seed_of(2**63 - 1, "e") < 2**63
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"particles": {"count": 100}}, "particles.count has no place beside .species.: .* .species.electrons."),
+        ({"physics": {"temperature": 2.0}}, "physics.temperature has no place"),
+        ({"problem": {"initial_density": "maxwellian"}}, "problem.initial_density has no place"),
+        ({"problem": {"kind": "two_stream"}}, '.species. needs problem.kind = "plasma"'),
+        ({"physics": {"field": "external"}}, 'physics.field = "external" is for one species'),
+        ({"particles": {"control_variate": True}}, "particles.control_variate"),
+        ({"species": {"electrons": {**ELECTRONS, "mass": -1.0}}}, "species.electrons.mass = -1.0"),
+        ({"species": {"electrons": {"mass": 1.0, "count": 10}}}, "species.electrons.charge is missing"),
+        (
+            {"species": {"electrons": {**ELECTRONS, "initial": "ring"}}},
+            'species.electrons.initial = "ring" is not known',
+        ),
+        ({"species": {"electrons": {**ELECTRONS, "amplitud": 0.1}}}, "species.electrons.amplitud is not a known key"),
+        ({"species": {"electrons": {**ELECTRONS, "beam_velocity": 1.0}}}, "species.electrons.beam_velocity is not"),
+        (
+            {"species": {"electrons": {**ELECTRONS, "mean_velocity": [0.0, 1.0]}}},
+            "species.electrons.mean_velocity has 2",
+        ),
+        ({"species": {"electrons": {**ELECTRONS, "length": 3.0}}}, "all species share problem.length"),
+        ({"species": {"Electrons": ELECTRONS}}, "species.Electrons: a name of a species has small letters"),
+        ({"species": {"e": ELECTRONS, "e_hot": ELECTRONS}}, "its columns would look like those of e"),
+        ({"species": {}}, ".species. is empty"),
+        ({"species": {"electrons": 3}}, "species.electrons must be a table"),
+        (
+            {"species": {"electrons": {**ELECTRONS, "initial": "bi_maxwellian", "temperatures": [1.0, 2.0]}}},
+            "species.electrons.temperatures has 2 entries",
+        ),
+    ],
+)
+def test_a_case_of_species_that_cannot_be_is_refused(change, says):
+    table = table_of()
+    for section, keys in change.items():
+        table[section] = keys if section == "species" else {**table.get(section, {}), **keys}
+    with pytest.raises(UserError, match=says):
+        from_table(table)
+
+
+def test_a_case_of_species_comes_back_from_its_text():
+    table = table_of(
+        {"initial": "bump_on_tail", "bump_velocity": 3.0},
+        {"initial": "kappa", "kappa_index": 4.0, "collision_operator": "dougherty", "collision_strength": 0.1},
+        physics={"drive": {"amplitude": 0.1, "frequency": 1.0, "until": 5.0}},
+    )
+    case = from_table(table)
+    again = from_table(case.table())
+    assert again.table() == case.table()
+    assert case.table()["species"]["ions"]["kappa_index"] == 4.0
+    assert "count" not in case.table()["particles"] and "temperature" not in case.table()["physics"]
+    assert type(again.species["electrons"].start) is type(case.species["electrons"].start)
