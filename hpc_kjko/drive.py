@@ -43,9 +43,9 @@ class WaveField:
 
     def ramp(self, time: float) -> float:
         """The part of the amplitude that is there at a time."""
-        if not 0 <= time < self.until:
+        if time >= self.until:
             return 0.0
-        nearest = min(time, self.until - time)
+        nearest = min(abs(time), self.until - time)  # a stage of the first step may reach back before t = 0
         return math.sin(0.5 * math.pi * nearest / self.rise) ** 2 if nearest < self.rise else 1.0
 
 

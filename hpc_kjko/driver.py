@@ -351,6 +351,10 @@ def _log_start(
     log.info("files: %s", ShardedFile.describe(comm))
     on_each = forecast.particles_on_each(case.particles.count, comm.size)
     log.info("%d particles, %s on each rank", case.particles.count, on_each)
+    if case.species:
+        charge = sum(species.charge * species.density for species in case.species.values())
+        background = f"a uniform background of charge density {-charge:.6g} makes the box neutral"
+        log.info("species %s: %s", ", ".join(case.species), background if charge else "together they are neutral")
     for sentence in warnings:
         log.warning("%s", sentence)
 
