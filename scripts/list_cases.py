@@ -35,9 +35,12 @@ def page() -> str:
     case = config.from_table({"problem": {"kind": "two_stream"}}).table()
     for name, field in config.Case.model_fields.items():
         section = section_of(field.annotation)
-        if name != "problem" and section is not None:
-            defaults = case.get(name) or section().model_dump(mode="json")
-            lines += [f"[{name}]", *_keys(section, defaults), ""]
+        if name not in ("problem", "species") and section is not None:
+            lines += [f"[{name}]", *_keys(section, case.get(name, {})), ""]
+        if name == "species":
+            lines += ["[species.NAME]", *_keys(config.SpeciesSettings, {}), ""]
+        if name == "physics":
+            lines += ["[physics.drive]", *_keys(config.DriveSettings, {}), ""]
     for key, names in {"method.collision": METHODS, "method.solver": SOLVERS, "time.integrator": MAPS}.items():
         lines.append(f"{key}: {', '.join(names)}")
     return "\n".join(lines) + "\n"
@@ -49,7 +52,8 @@ def _keys(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
         key = field.alias or name
         if key == "kind":
             continue
-        default = _text(defaults.get(key, field.default))
+        without = "required" if field.is_required() else _text(field.default)
+        default = _text(defaults[key]) if key in defaults else without
         if section is config.Method and any(key in keys for keys in config.SOLVER_DEFAULTS.values()):
             of_solvers = {solver: keys.get(key, field.default) for solver, keys in config.SOLVER_DEFAULTS.items()}
             default = ", ".join(f"{solver} {_text(value)}" for solver, value in of_solvers.items())

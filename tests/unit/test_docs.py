@@ -22,6 +22,9 @@ from hpc_kjko.simulation import Simulation
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS = {name: field.annotation for name, field in config.Case.model_fields.items()}
+SECTIONS |= {"species": config.SpeciesSettings, "drive": config.DriveSettings}
+#: Headings of tables that are not simply the section's name.
+HEADINGS = {"## [species.NAME]": "species", "### [physics.drive]": "drive"}
 #: Run here one after the other, as they stand; commands of the other pages are only looked at.
 FOLLOWED = ["README.md", "quickstart.md", "analysis.md"]
 #: What a page may ask for that is not here to be run.
@@ -195,7 +198,9 @@ def tables():
     """Rows of the tables of docs/configuration.md by section: (keys, default, …)."""
     found, section = {}, None
     for line in text_of(ROOT / "docs" / "configuration.md").splitlines():
-        if line.startswith("## "):
+        if line in HEADINGS:
+            section = HEADINGS[line]
+        elif line.startswith("## "):
             heading = re.fullmatch(r"## \[(\w+)\]", line)
             section = heading[1] if heading else None
         elif section and line.startswith("| `"):
@@ -229,6 +234,11 @@ def defaults():
     case = special | config.from_table({"problem": {"kind": "two_stream"}}).table()
     regression = config.from_table({"problem": {"kind": "two_stream"}, "method": {"solver": "regression"}}).table()
     case["method"] = regression["method"] | case["method"]
+    one = {"charge": 1.0, "mass": 1.0, "count": 1024}
+    several = {"problem": {"kind": "plasma"}, "species": {"one": one}}
+    driven = {"physics": {"drive": {"amplitude": 0.1, "frequency": 1.0}}}
+    case["species"] = config.from_table(several).table()["species"]["one"]
+    case["drive"] = config.from_table(several | driven).table()["physics"]["drive"]
     in_words = {("method", "collision"), ("physics", "field"), ("method", "solver")}
     in_words |= {("method", key) for keys in config.SOLVER_DEFAULTS.values() for key in keys}
     for section, rows in tables().items():
@@ -238,7 +248,7 @@ def defaults():
                 if section != "problem" and (section, key) not in in_words and literal(text) is not None:
                     yield section, key, literal(text), case
     kinds = []
-    for line in text_of(ROOT / "docs" / "configuration.md").partition("## [physics]")[0].splitlines():
+    for line in text_of(ROOT / "docs" / "configuration.md").partition("## [species.NAME]")[0].splitlines():
         if line.startswith("`"):
             kinds = [kind for kind in re.findall(r"`(\w+)`", line.partition(":")[0]) if kind in KINDS]
         if line.startswith("| `") and kinds:
@@ -267,11 +277,12 @@ def test_every_column_of_the_series_is_explained():
         {"problem": {"kind": "landau_damping"}, "physics": {"field": "ampere"}, "particles": {"count": 1024}},
         {"problem": {"kind": "gaussian"}, "particles": {"count": 1024}},
         {"problem": {"kind": "two_stream"}, "physics": {"collision_operator": "dougherty"}},
+        {"problem": {"kind": "two_stream"}, "physics": {"drive": {"amplitude": 0.1, "frequency": 1.0}}},
     ]
     for table in tables:
         simulation = Simulation(config.from_table(table), Communicator())
         names = {name for diagnostic in simulation.diagnostics for name in diagnostic.columns}
-        names = {re.sub(r"(momentum|marginal_l1_[xv])_\d", r"\1_1", name) for name in names}
+        names = {re.sub(r"(momentum|temperature|marginal_l1_[xv])_\d", r"\1_1", name) for name in names}
         assert names <= explained
 
 
