@@ -25,7 +25,7 @@ from scipy.special import expit
 from hpc_kjko import config
 from hpc_kjko.errors import UserError
 from hpc_kjko.particles import Shard, draw
-from hpc_kjko.problems import UserStart
+from hpc_kjko.problems import Problem, UserStart
 
 #: Particles that are drawn for the test.
 SAMPLE = 4096
@@ -39,17 +39,20 @@ _FAR = 3.0
 _CHUNK = 256
 
 
-def require_consistent_start(case: config.Case) -> None:
-    """Test the initial density of a case on particles drawn for that alone.
+def require_consistent_start(case: config.Case, problem: Problem, temperature: float, key: str = "problem") -> None:
+    """Test an initial density of a case, at the temperature T/m, on particles drawn for that alone.
 
     With 4096 particles the test finds, of a Gaussian in two to six dimensions of phase space: a mean that is off by
     0.15 of its width, a variance that is 1.3 times or 0.8 times what is said, and a mass that is 5 % off. It knows
     nothing of what fewer than about a hundredth of the particles do.
 
+    Args:
+        problem: the initial density; temperature: T/m.
+        key: the section of the case that names it.
+
     Raises:
         UserError: naming ``log_density`` or ``mass``, and the coordinate that gave it away.
     """
-    problem, temperature = case.problem, case.physics.temperature
     particles = draw(
         problem,
         Shard.of(SAMPLE, 0, 1),
@@ -61,7 +64,7 @@ def require_consistent_start(case: config.Case) -> None:
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
-    log_mass = math.log(problem.mass)
+    log_mass = math.log(problem.mass / problem.mean_density)
 
     def log_density(z: np.ndarray) -> np.ndarray:
         x, v = torch.from_numpy(z).split([problem.space_dims, problem.velocity_dims], dim=1)
@@ -76,7 +79,7 @@ def require_consistent_start(case: config.Case) -> None:
         return
     given = f'problem.kind = "{problem.kind}"'
     if isinstance(problem, UserStart):
-        given = f'problem.initial_density = "{problem.initial_density}"'
+        given = f'{key}.{"initial_density" if key == "problem" else "initial"} = "{problem.initial_density}"'
     log_excess = _log_excess(bridges)
     rest = np.abs(_disagreement(bridges, log_excess))
     if rest.max() <= CERTAIN:

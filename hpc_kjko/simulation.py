@@ -57,8 +57,10 @@ class Simulation:
         """
         simulation = cls(case, comm)
         with comm.together():
-            if comm.is_root and is_users_own(case.problem):
-                require_consistent_start(case)
+            for plan in simulation.plans if comm.is_root else ():
+                if is_users_own(plan.start):
+                    key = f"species.{plan.name}" if case.species else "problem"
+                    require_consistent_start(case, plan.start, plan.temperature, key)
             plasma = tuple(plan.drawn(case, comm) for plan in simulation.plans)
         diagnostics.require_finite_potential(simulation.field_solver, plasma, comm)
         field = simulation.field_solver.start(plasma)

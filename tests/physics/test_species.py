@@ -248,3 +248,26 @@ def test_a_case_of_species_comes_back_from_its_text():
     assert case.table()["species"]["ions"]["kappa_index"] == 4.0
     assert "count" not in case.table()["particles"] and "temperature" not in case.table()["physics"]
     assert type(again.species["electrons"].start) is type(case.species["electrons"].start)
+
+
+def test_a_start_of_the_users_own_serves_a_species_and_must_agree_with_itself(alone, tmp_path, monkeypatch):
+    """An f0 as a function gives the particles, the density and the entropy of the built-in start."""
+    (tmp_path / "starts_of_mine.py").write_text(
+        "import numpy as np\nimport torch\nfrom scipy.special import ndtri\n\n\n"
+        "def cold(x, v):\n    return (1 + 0.1 * torch.cos(0.5 * x[:, 0])) * torch.exp(-0.5 * v[:, 0] ** 2 / 0.04)\n\n\n"
+        "class Wrong:\n"
+        "    def sample(self, points, temperature):\n"
+        "        return 4 * np.pi * points[:, :1], 0.2 * ndtri(points[:, 1:])\n\n"
+        "    def log_density(self, x, v, temperature):\n"
+        "        return -0.5 * v[:, 0] ** 2 / 0.09 - np.log(0.3 * np.sqrt(2 * np.pi))\n\n\n"
+        "wrong = Wrong()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    ions = {"density": 0.7, "mass": 25.0, "temperature": 1.0}
+    ours = Simulation.start(from_table(table_of({}, {**ions, "amplitude": 0.1})), alone)
+    own = Simulation.start(from_table(table_of({}, {**ions, "initial": "starts_of_mine:cold"})), alone)
+    first, second = (measure(run.diagnostics, run.state, alone) for run in (ours, own))
+    for name in ("mass", "kinetic_energy", "entropy"):
+        assert second[f"ions_{name}"] == pytest.approx(first[f"ions_{name}"], rel=2e-3), name
+    with pytest.raises(UserError, match="species.ions.initial = .starts_of_mine:wrong.* log_density"):
+        Simulation.start(from_table(table_of({}, {**ions, "initial": "starts_of_mine:wrong"})), alone)

@@ -13,6 +13,10 @@ from hpc_kjko.consistency import CERTAIN, SAMPLE, require_consistent_start
 from hpc_kjko.problems import KINDS
 
 
+def require(case):
+    require_consistent_start(case, case.problem, case.physics.temperature)
+
+
 def disagreement(z, log_density, periods=None):
     """The largest, in standard errors, of a sample z [n, d] with equal shares."""
     bridges = consistency._bridges(z, np.full(len(z), 1 / len(z)), periods, log_density)
@@ -60,13 +64,13 @@ def test_narrow_beams_and_heavy_tails_are_no_false_alarm(width):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_built_in_starts_are_consistent(kind):
-    require_consistent_start(from_table({"problem": {"kind": kind}}))
+    require(from_table({"problem": {"kind": kind}}))
 
 
 @pytest.mark.parametrize("particles", [{"start": "grid"}, {"weights": "density"}])
 def test_so_are_their_other_ways_to_be_drawn_in_three_dimensions(particles):
     problem = {"kind": "two_stream", "space_dims": 2, "velocity_dims": 3, "amplitude": 0.5, "mode": [1, 2]}
-    require_consistent_start(from_table({"problem": problem, "particles": particles, "grid": {"cells": 64}}))
+    require(from_table({"problem": problem, "particles": particles, "grid": {"cells": 64}}))
 
 
 OWN = """
