@@ -10,6 +10,7 @@ Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND,
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,14 +132,21 @@ def _of_run(
     """What draws each figure of a run, by the name of its file; field energy first."""
     panels = series_panels(case, series)
     energies: list[str] = [name for name in ("energies", "free_energy") if name in panels]
-    return {
+    drawings: dict[str, Callable[[], Figure | None]] = {
         "field_energy": lambda: _row(case, panels, ["field_energy"]),
         "energies": lambda: _row(case, panels, energies),
         "relative_entropy": lambda: _row(case, panels, ["relative_entropy"]),
-        "marginals": lambda: marginals(case, folder, series, window),
-        "phase_space": lambda: phase_space(case, folder, window),
-        "spectrum": lambda: spectrum(case, folder, window),
     }
+    for species in _each_species(case):
+        name = f"_{species}" if species else ""
+        drawings[f"marginals{name}"] = functools.partial(marginals, case, folder, series, window, species)
+        drawings[f"phase_space{name}"] = functools.partial(phase_space, case, folder, window, species)
+    return drawings | {"spectrum": lambda: spectrum(case, folder, window)}
+
+
+def _each_species(case: RunCase) -> Sequence[str | None]:
+    """The names of a case's species; None where it names none."""
+    return case.species or [None]
 
 
 def _of_columns(case: RunCase, series: Columns, names: Sequence[str]) -> dict[str, Callable[[], Figure | None]]:
@@ -180,14 +188,16 @@ def pictures(folder: RunFolder, case: RunCase, series: Columns) -> Iterator[tupl
         no_bath = name == "free_energy" and "free_energy" not in series
         yield name, Picture(_png(panel), "∫ f log f against time" if no_bath else TEXTS[name])
     steps = _steps_with(folder, "histograms")
-    for label, panel in marginal_panels(folder, series):
-        yield "marginals", Picture(_png(panel), f"Distribution of {label}")
+    for species in _each_species(case):
+        of = f" of {species}" if species else ""
+        for label, panel in marginal_panels(folder, series, species=species):
+            yield "marginals", Picture(_png(panel), f"Distribution of {label}{of}")
     frames = _snapshots(folder, _spread(steps, FRAMES))
     frames = [frame for frame in frames if frame.histograms]
-    brightest = _brightest(frames)
+    brightest, of = _brightest(frames), f" of {case.species[0]}" if case.species else ""
     for frame in frames:
         png = _png(_phase_space_panel(frame, brightest, with_bar=True))
-        yield "phase_space", Picture(png, f"Phase space at t = {frame.time:g}", frame.time)
+        yield "phase_space", Picture(png, f"Phase space{of} at t = {frame.time:g}", frame.time)
     fields = _snapshots(folder, _spread(_steps_with(folder, "fields"), TIMES), fields=True)
     if fields:
         yield "spectrum", Picture(_png(_spectrum_panel(fields)), TEXTS["spectrum"])
@@ -345,9 +355,11 @@ def _seconds(axes: Axes, series: Columns) -> None:
 # -- panels of the snapshots -----------------------------------------------------------------------------------------
 
 
-def marginals(case: RunCase, folder: RunFolder, series: Columns, window: Window) -> Figure | None:
+def marginals(
+    case: RunCase, folder: RunFolder, series: Columns, window: Window, species: str | None = None
+) -> Figure | None:
     """Marginals of every coordinate at several times, and the equilibrium's; None without snapshots of them."""
-    panels = [panel for _, panel in marginal_panels(folder, series, window)]
+    panels = [panel for _, panel in marginal_panels(folder, series, window, species)]
     if not panels:
         return None
     columns = min(3, len(panels))
@@ -359,15 +371,15 @@ def marginals(case: RunCase, folder: RunFolder, series: Columns, window: Window)
         axes.get_legend().remove()
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle(_title(case))
+    figure.suptitle(_title(case, species))
     return figure
 
 
 def marginal_panels(
-    folder: RunFolder, series: Columns, window: Window = _FROM_THE_START
+    folder: RunFolder, series: Columns, window: Window = _FROM_THE_START, species: str | None = None
 ) -> list[tuple[str, Panel]]:
     """One of each coordinate, with its name; none without snapshots."""
-    snapshots = _snapshots(folder, _spread(_steps_with(folder, "histograms", window), TIMES))
+    snapshots = _snapshots(folder, _spread(_steps_with(folder, "histograms", window), TIMES), species=species)
     if not snapshots:
         return []
     known: dict[tuple[str, int], Marginal] = {}
@@ -380,7 +392,9 @@ def marginal_panels(
                 found = snapshot.marginals[number]
                 low, high = found.range
                 edges = np.linspace(low, high, len(found.values) + 1)
-                mass = series["mass"][0] if series else (found.values * np.diff(edges)).sum()
+                # the mass of a case's only species is ∫f; of one of several, what the window holds of it
+                whole = (found.values * np.diff(edges)).sum()
+                mass = series["mass"][0] if series and species is None else whole
                 axes.plot(0.5 * (edges[1:] + edges[:-1]), found.values / mass, lw=1.2, label=f"t = {snapshot.time:g}")
             if (wanted := known.get((found.kind, found.axis))) is not None:
                 edges = np.linspace(*wanted.range, len(wanted.values) + 1)
@@ -399,9 +413,9 @@ def marginal_panels(
     return [(f"{kind}{axis if numbered else ''}", panel(i)) for i, (kind, axis) in enumerate(coordinates)]
 
 
-def phase_space(case: RunCase, folder: RunFolder, window: Window) -> Figure | None:
+def phase_space(case: RunCase, folder: RunFolder, window: Window, species: str | None = None) -> Figure | None:
     """Phase-space density of (x, v_x) at several times; None without snapshots of it."""
-    chosen = _snapshots(folder, _spread(_steps_with(folder, "histograms", window), PANELS))
+    chosen = _snapshots(folder, _spread(_steps_with(folder, "histograms", window), PANELS), species=species)
     chosen = [snapshot for snapshot in chosen if snapshot.histograms]
     if not chosen:
         return None
@@ -415,7 +429,7 @@ def phase_space(case: RunCase, folder: RunFolder, window: Window) -> Figure | No
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
     figure.colorbar(grid[0, 0].images[0], ax=grid, label="f(x, v$_x$)", shrink=0.9, extend="max")
-    figure.suptitle(_title(case))
+    figure.suptitle(_title(case, species))
     return figure
 
 
@@ -508,11 +522,15 @@ def _spread(steps: list[int], most: int) -> list[int]:
     return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
 
 
-def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False) -> list[Snapshot]:
-    return read_snapshots(folder.snapshots, steps, fields=fields)
+def _snapshots(
+    folder: RunFolder, steps: list[int], fields: bool = False, species: str | None = None
+) -> list[Snapshot]:
+    return read_snapshots(folder.snapshots, steps, fields=fields, species=species)
 
 
-def _title(case: RunCase) -> str:
+def _title(case: RunCase, species: str | None = None) -> str:
+    if species:
+        return f"{species}: {_title(case)}"
     kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
     particles, step = case.particle_count, case.number("time.step")
     return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {step:g}"
