@@ -34,6 +34,7 @@ from hpc_kjko.histograms import (
     marginal_errors,
     marginals_of,
 )
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.output import ParticleFile, list_particles, particle_file, write_snapshot
 from hpc_kjko.particles import BLOCK, PASS, Particles, Shard, equal_weights, passes
 from hpc_kjko.problems import Problem
@@ -56,29 +57,46 @@ class Measured:
 
 
 class Analysis:
-    """Measures the particles of a run's snapshots.
+    """Measures the particles of one species in a run's snapshots.
 
     The known density is the exact solution where the problem has one, else a reference if there is one, else the
     equilibrium; of what a run cannot have there is no column, as in its time series.
 
     Args:
+        species: its name; None in a case that names none.
         references: other densities to measure against, by step.
 
     Raises:
         UserError: code of the user's that the case names cannot be had.
     """
 
-    def __init__(self, case: Case, comm: Communicator, references: Mapping[int, Density] | None = None):
+    def __init__(
+        self,
+        case: Case,
+        comm: Communicator,
+        references: Mapping[int, Density] | None = None,
+        species: str | None = None,
+    ):
         self._references = references or {}
         self.problem: Problem = case.problem
-        self.comm = comm
+        self.comm, self._species, self._particle_mass = comm, species, 1.0
         self._exact: Callable[[float], Density] | None = exact_solution(case)
         self._equilibrium = case.equilibrium()
+        if species is not None:
+            settings = case.species[species]
+            self.problem, self._particle_mass = settings.start, settings.mass
+            if OPERATORS[settings.collision_operator].frame == "bath":
+                self._equilibrium = self.problem.equilibrium(settings.temperature / settings.mass)
         self._tracks_log_f = collision_class(case.method.collision).tracks_log_f
-        low, high = torch.tensor([*case.problem.window[0], *case.problem.window[1]], dtype=torch.float64).T
+        low, high = torch.tensor([*self.problem.window[0], *self.problem.window[1]], dtype=torch.float64).T
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
-        kinds = (("x", case.problem.space_dims), ("v", case.problem.velocity_dims))
+        kinds = (("x", self.problem.space_dims), ("v", self.problem.velocity_dims))
         self._coordinates = [f"{kind}_{axis + 1}" for kind, dims in kinds for axis in range(dims)]
+
+    @property
+    def species(self) -> str:
+        """The name of the species in files."""
+        return self._species or ONLY
 
     def measure(self, folder: Path | str, step: int) -> Measured:
         """Measure the snapshot of a step. Collective.
@@ -95,7 +113,7 @@ class Analysis:
             sums = np.zeros(1 + dims + dims * dims + LOGS)
             in_histograms = np.zeros((self.problem.space_dims, BINS, BINS))
             in_marginals = np.zeros((dims, MARGINAL_BINS))
-            with particle_file(folder, step) as file:
+            with particle_file(folder, step, self._species) as file:
                 known = self._known(step, file.time)
                 mine = Shard.of(file.total, self.comm.rank, self.comm.size)
                 for first in range(mine.start, mine.stop, PASS):
@@ -159,7 +177,8 @@ class Analysis:
         mean = centre + reach * first
         covariance = np.outer(reach, reach) * (second - np.outer(first, first))
         v_squares = (np.diag(covariance) + mean**2)[self.problem.space_dims :]
-        row = {"mass": mass * share, "kinetic_energy": 0.5 * mass * v_squares.sum()}
+        row = {"mass": self._particle_mass * mass * share}
+        row["kinetic_energy"] = 0.5 * self._particle_mass * mass * v_squares.sum()
         row |= {f"mean_{name}": value for name, value in zip(names, mean, strict=True)}
         for i, j in zip(*np.triu_indices(dims), strict=True):
             row[f"covariance_{names[i]}_{names[j]}"] = covariance[i, j]
@@ -179,7 +198,8 @@ def analyse(
     """Measure all snapshots with particles into ``folder.analysis``. Collective. Damaged ones are skipped and named.
 
     ``moments.h5`` and ``moments.csv`` have a row for each snapshot; ``data%08d.h5``, in the openPMD standard, its
-    histograms and marginals; ``marginals.csv`` all marginals.
+    histograms and marginals; ``marginals.csv`` all marginals. With several species each has a folder of these, by its
+    name.
 
     Args:
         folder: the run's; case: its case.
@@ -201,8 +221,20 @@ def analyse(
             densities = grid_densities(folder, case, [step * case.time.step for step in steps])
             references = dict(zip(steps, densities, strict=True))
     steps, references = comm.bcast((steps, references))
-    with comm.together():
-        analysis = Analysis(case, comm, references)
+    files: list[Path] = []
+    for species in case.species or (None,):
+        with comm.together():
+            analysis = Analysis(case, comm, references, species)
+        into = folder.analysis / species if species else folder.analysis
+        files += _analysed(analysis, folder, into, steps, case.time.step, header)
+    return files
+
+
+def _analysed(
+    analysis: Analysis, folder: RunFolder, into: Path, steps: list[int], time_step: float, header: dict[str, Any]
+) -> list[Path]:
+    """The files of one analysis of all steps. Collective."""
+    comm, name = analysis.comm, analysis.species
     files, rows, lines = [], [], []
     for step in steps:
         try:
@@ -213,13 +245,13 @@ def analyse(
             continue
         files.append(
             write_snapshot(
-                folder.analysis,
+                into,
                 comm,
                 step=step,
                 time=measured.row["time"],
-                time_step=case.time.step,
+                time_step=time_step,
                 run_attributes=header,
-                names=[ONLY],
+                names=[name],
                 binned=[measured.binned],
             )
         )
@@ -229,7 +261,7 @@ def analyse(
         raise UserError(f"{folder.snapshots}: all snapshots with particles are damaged")
     with comm.together():
         if comm.is_root:
-            files += _write_tables(folder.analysis, rows, lines, header)
+            files += _write_tables(into, rows, lines, header)
     return files
 
 

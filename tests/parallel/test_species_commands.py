@@ -121,6 +121,14 @@ def test_files_hold_each_species_for_other_readers_too(case, kjko, tmp_path):
     np.testing.assert_allclose(fields.rho, 2 * fields.density_ions - fields.density_electrons, atol=1e-12)
     assert float(fields.density_ions.mean()) == pytest.approx(0.4)
     assert run.of("ions").histograms.f_x_1_v_1.isel(time=-1).sum() > 0
+    analysed = kjko("analyze", "out", ranks=2)
+    assert analysed.returncode == 0, analysed.stderr
+    series = read_series(tmp_path / "out" / "series.h5")
+    for name in ("electrons", "ions"):
+        moments = read_series(tmp_path / "out" / "analysis" / name / "moments.h5")
+        assert list(moments["step"]) == [0, 4, 8]
+        for column in ("mass", "kinetic_energy", "entropy"):
+            np.testing.assert_allclose(moments[column], series[f"{name}_{column}"][::4], rtol=1e-9)
     for verb in (("inspect", "out"), ("plot", "out"), ("series", "out")):
         shown = kjko(*verb)
         assert shown.returncode == 0, shown.stderr
