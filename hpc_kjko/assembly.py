@@ -180,8 +180,12 @@ def _operator(name: str, strength: float, start: Problem, temperature: float) ->
 
 def grid_of(case: Case) -> Grid | None:
     """The mesh of a case, if it has one."""
-    mesh, periods = case.grid, case.problem.periods
-    return Grid(mesh.cells, periods, mesh.shape_order) if mesh and periods else None
+    mesh, torus, walls = case.grid, case.problem.torus, case.problem.walls
+    if not mesh or not torus:
+        return None
+    doubled = walls.axes if walls else (False,) * len(torus)
+    cells = tuple(2 * number if wall else number for number, wall in zip(mesh.cells, doubled, strict=True))
+    return Grid(cells, torus, mesh.shape_order)
 
 
 def drive_of(case: Case, comm: Communicator) -> Drive | None:
@@ -196,9 +200,8 @@ def drive_of(case: Case, comm: Communicator) -> Drive | None:
     if isinstance(settings, str):
         with comm.together():
             return Drive(UsersField(usercode.load(settings, "physics.drive"), f'physics.drive = "{settings}"'), comm)
-    assert case.problem.periods is not None  # config has seen to it
     mode = (*settings.mode, *[0] * (case.problem.space_dims - len(settings.mode)))
-    k = tuple(2 * math.pi * number / length for number, length in zip(mode, case.problem.periods, strict=True))
+    k = tuple(2 * math.pi * number / length for number, length in zip(mode, case.problem.torus or (), strict=True))
     until = math.inf if settings.until is None else settings.until
     return Drive(WaveField(settings.amplitude, k, settings.frequency, settings.rise, until), comm)
 
@@ -218,7 +221,7 @@ def _field_solver(case: Case, grid: Grid | None, comm: Communicator) -> FieldSol
     variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
     unit = UNIT if case.run.reproducible else 0.0
     if physics.field == "poisson":
-        return PoissonSolver(grid, comm, case.grid.solver, variate, unit)
+        return PoissonSolver(grid, comm, case.grid.solver, variate, unit, case.problem.walls)
     assert case.grid.solver != "distributed"
     ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
     return ampere(grid, comm, case.grid.solver, physics.initial_field, variate, unit)

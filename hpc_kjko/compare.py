@@ -56,6 +56,13 @@ def say_changed_code(folder: RunFolder, case: config.Case) -> None:
 
 def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSolution:
     """The grid's solution of a run's own case; settings as for :func:`grid_solution`."""
+    for there, what in (
+        (case.species, "several species"),
+        (case.physics.drive is not None, "a drive"),
+        (case.problem.walls is not None, "walls"),
+    ):
+        if there:
+            raise UserError(f"{folder.path}: the grid solver has no {what}: compare with another run or a CSV file")
     if _others_at_start(case) is None:
         dims = f"{case.problem.space_dims}D{case.problem.velocity_dims}V"
         raise UserError(
@@ -144,8 +151,6 @@ def _others_at_start(case: config.Case) -> list[tuple[float, float]] | None:
     """
     problem = case.problem
     physics = case.physics
-    if case.species or physics.drive is not None:
-        return None
     if problem.space_dims == problem.velocity_dims == 1:
         return []
     if problem.space_dims > 1 or any(physics.magnetic_field) or not isinstance(problem, PerturbedWave):

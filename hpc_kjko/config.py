@@ -165,7 +165,7 @@ NOT_BESIDE_SPECIES = (
     "physics.collision_strength",
     "physics.collision_operator",
 )
-OF_THE_BOX = ("kind", "length", "space_dims", "velocity_dims")
+OF_THE_BOX = ("kind", "length", "boundary", "space_dims", "velocity_dims")
 #: The most steps that a run may have.
 MOST_STEPS = 10**9
 
@@ -435,6 +435,13 @@ class Case(Section):
         return table
 
     @property
+    def collision_operators(self) -> tuple[str, ...]:
+        """The operators of all species."""
+        if not self.species:
+            return (self.physics.collision_operator,)
+        return tuple(species.collision_operator for species in self.species.values())
+
+    @property
     def idle(self) -> tuple[str, ...]:
         """Sentences on the keys that were given and have no effect."""
         return self._idle
@@ -648,6 +655,24 @@ def _require_possible(case: Case) -> None:
         if method.form != "split":
             raise UserError(f'physics.magnetic_field needs method.form = "split", not "{method.form}"')
     _require_possible_drive(case)
+    if case.problem.walls:
+        needs = None
+        if physics.field == "ampere":
+            needs = 'physics.field = "poisson" or "external", not "ampere"'
+        elif case.grid and case.grid.solver == "distributed":
+            needs = 'grid.solver = "root" or "replicated", not "distributed"'
+        elif any(physics.magnetic_field):
+            needs = "no physics.magnetic_field"
+        elif particles.control_variate:
+            needs = "particles.control_variate = false"
+        elif method.form != "split":
+            needs = f'method.form = "split", not "{method.form}"'
+        elif isinstance(case.problem, UserStart) and case.problem.starts_from_user_code:
+            needs = "one of the built-in starts"
+        elif any(operator != "bath" for operator in case.collision_operators):
+            needs = 'collision_operator = "bath"'
+        if needs:
+            raise UserError(f"problem.boundary with walls needs {needs}")
     if isinstance(case.problem, CustomProblem) and physics.field != "external":
         raise UserError(
             f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '

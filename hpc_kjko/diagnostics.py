@@ -111,7 +111,7 @@ class Invariants:
         ):
             total = one.particles.total_weight
             if isinstance(field, MeshField):
-                mass += one.mass * float(field.densities[number].sum()) * field.grid.cell_volume
+                mass += one.mass * float(field.densities[number].sum()) * field.node_volume
             else:
                 mass += one.mass * total * float(counted) / one.particles.shard.total
             momentum += one.mass * total * np.reshape(parts, (2, -1)).sum(0)
@@ -309,7 +309,8 @@ class WaveEnergy:
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         assert isinstance(state.field, MeshField)
         amplitude = (self.wave * state.field.electric).reshape(-1, state.field.electric.shape[-1]).sum(0)
-        return (self.volume * float(np.sum(np.abs(amplitude) ** 2)),)
+        part = state.field.walls.part if state.field.walls else 1.0
+        return (part * self.volume * float(np.sum(np.abs(amplitude) ** 2)),)
 
 
 class GaussLaw:

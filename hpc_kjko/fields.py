@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from hpc_kjko.mesh import Grid, MassMatrix, SlabSpectrum, Spectrum
 from hpc_kjko.particles import Particles, drifted, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.species import Plasma, Species, moved
+from hpc_kjko.walls import Walls
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class MeshField:
         densities: n_a of each species [species, *cells].
         charge_density: Σ q_a n_a [*cells].
         potential: φ [*cells]; electric: E [*cells, dx].
+        walls: of the box, if it has any: then the mesh is that of the torus, with images.
     """
 
     grid: Grid
@@ -39,11 +41,17 @@ class MeshField:
     charge_density: np.ndarray
     potential: np.ndarray
     electric: np.ndarray
+    walls: Walls | None = field(default=None, kw_only=True)
 
     @property
     def energy(self) -> float:
         """Field energy ½ ∫ |E|² dx."""
-        return 0.5 * float(np.sum(self.electric**2)) * self.grid.cell_volume
+        return 0.5 * float(np.sum(self.electric**2)) * self.node_volume
+
+    @property
+    def node_volume(self) -> float:
+        """The volume inside that a node of the mesh stands for."""
+        return self.grid.cell_volume * (self.walls.part if self.walls else 1.0)
 
     def acceleration(self, x: torch.Tensor) -> torch.Tensor:
         """E at x [n, dx]: [n, dx], the acceleration of a particle with q/m = 1."""
@@ -142,7 +150,7 @@ class FieldSolver(ABC, Generic[F]):
         """The particles of a species after a drift."""
         velocity, after = self.free_motion(species, duration)
         particles = species.particles
-        return replace(particles, x=drifted(particles.x, velocity, duration, particles.periods), v=after)
+        return particles.arrived(drifted(particles.x, velocity, duration, particles.periods), after)
 
     def after_collision(self, field: F, before: Plasma, after: Plasma) -> tuple[F, float]:
         """The field once velocities and log f have changed, and by how much that changed its energy. Collective.
@@ -170,6 +178,7 @@ class PoissonSolver(FieldSolver[MeshField]):
     Args:
         variate: takes noise from what the particles of the only species deposit; its weights change with v and log f.
         unit: what each particle adds to a density at a node is rounded to (:mod:`hpc_kjko.exact`); 0: not at all.
+        walls: of the box, if it has any; ``grid`` is that of the torus then.
     """
 
     def __init__(
@@ -179,8 +188,10 @@ class PoissonSolver(FieldSolver[MeshField]):
         solver: Literal["root", "replicated", "distributed"] = "root",
         variate: ControlVariate | None = None,
         unit: float = UNIT,
+        walls: Walls | None = None,
     ):
         self.grid, self.comm, self.solver, self.variate, self.unit = grid, comm, solver, variate, unit
+        self.walls = walls
         self.spectrum: Spectrum | SlabSpectrum = SlabSpectrum(grid, comm) if solver == "distributed" else Spectrum(grid)
 
     def start(self, plasma: Plasma) -> MeshField:
@@ -221,6 +232,9 @@ class PoissonSolver(FieldSolver[MeshField]):
         return np.stack([density + total for density, total in zip(densities, totals, strict=True)])
 
     def drift(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[MeshField, Plasma]:
+        if self.walls:
+            reflected = moved(plasma, [self.drifted(one, duration) for one in plasma])
+            return self.start(reflected), reflected
         arrived, local = [], []
         for one in plasma:
             particles = one.particles
@@ -269,7 +283,27 @@ class PoissonSolver(FieldSolver[MeshField]):
         """
         charge = charge_density(densities, plasma)
         _require_finite(charge)
-        return MeshField(self.grid, densities, charge, *self.solve(charge))
+        if self.walls:
+            if self.walls.conducting:
+                background = charge.sum() / (charge.size * self.walls.part)
+                charge = self.walls.with_images(charge, -1.0) - background * self._uniform()
+            else:
+                charge = self.walls.with_images(charge, 1.0)
+            densities = self.walls.with_images(densities, 1.0)
+        return MeshField(self.grid, densities, charge, *self.solve(charge), walls=self.walls)
+
+    def _uniform(self) -> np.ndarray:
+        """What a uniform density of 1 inside leaves on the nodes of the torus with images of the opposite sign."""
+        assert self.walls is not None
+        found = np.ones(self.grid.cells)
+        at_wall = 3 / 4 if self.grid.shape_order == 1 else 2 / 3  # a node beside a wall sees images, by its shape
+        for axis, (number, wall) in enumerate(zip(self.grid.cells, self.walls.axes, strict=True)):
+            if wall:
+                profile = np.ones(number // 2)
+                profile[[0, -1]] = at_wall
+                sides = np.concatenate([profile, -profile])
+                found = found * sides.reshape([-1 if other == axis else 1 for other in range(len(self.grid.cells))])
+        return found
 
     def solve(self, charge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """φ [*cells] and E [*cells, dx] of a charge density [*cells], the same on every rank."""

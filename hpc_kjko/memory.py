@@ -65,6 +65,8 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
             found.append(Part("network's moments", "method.hidden", sizes.moments))
     if case.grid:
         nodes = math.prod(case.grid.cells)
+        if walls := case.problem.walls:
+            nodes = round(nodes / walls.part)  # the mesh of the torus
         found.append(Part("mesh and field", "grid.cells", nodes * DOUBLE * sizes.node(size)))
         if on_gpu:
             found.append(Part("mesh", "grid.cells", nodes * DOUBLE * sizes.node_on_gpu, on_gpu))
@@ -268,7 +270,7 @@ class _Sizes:
         """Numbers of a node: two fields, derivatives in Fourier space, the wave, and what a solve needs."""
         case, (dx, dv) = self.case, self._dims
         shared = float(ranks > 1)  # the sum over ranks is an array of its own
-        fields = 2 * (3 + dx) + (1 + 2 * dx) / 2 if case.physics.field != "external" else 0.0
+        fields = 2 * (2 + max(1, len(case.species)) + dx) + (1 + 2 * dx) / 2 if case.physics.field != "external" else 0.0
         solve = 2 + (2 + 2 * dx) + shared if fields else 0.0
         if case.physics.field == "ampere":
             solve += 1 + 4 * dx + shared * dx

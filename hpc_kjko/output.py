@@ -131,7 +131,11 @@ def write_snapshot(
 
 
 def _write_fields(file: ShardedFile, meshes: str, fields: MeshField, names: Sequence[str]) -> None:
-    grid = fields.grid
+    grid, walls = fields.grid, fields.walls
+
+    def inside(values: np.ndarray) -> np.ndarray:
+        return walls.inside(values) if walls else values
+
     labels = list(_AXES[: len(grid.cells)])
     lower = [0.0] * len(labels)
     scalars = [("potential", "potential", fields.potential)]
@@ -141,12 +145,12 @@ def _write_fields(file: ShardedFile, meshes: str, fields: MeshField, names: Sequ
         scalars.append(("rho", "rho", fields.charge_density))
         scalars += [(f"density_{name}", "density", own) for name, own in zip(names, fields.densities, strict=True)]
     for name, quantity, values in scalars:
-        file.array(f"{meshes}/{name}", values)
+        file.array(f"{meshes}/{name}", inside(values))
         file.attributes(f"{meshes}/{name}", _mesh(quantity, labels, lower, grid.spacing) | _component(len(labels)))
     file.group(f"{meshes}/E")
     file.attributes(f"{meshes}/E", _mesh("E", labels, lower, grid.spacing))
     for axis, label in enumerate(labels):
-        file.array(f"{meshes}/E/{label}", fields.electric[..., axis])
+        file.array(f"{meshes}/E/{label}", inside(fields.electric[..., axis]))
         file.attributes(f"{meshes}/E/{label}", _component(len(labels)))
 
 

@@ -14,6 +14,7 @@ import torch
 from hpc_kjko.native import particles as kernels
 from hpc_kjko.problems import PeriodicProblem, Problem
 from hpc_kjko.quasirandom import Sobol
+from hpc_kjko.walls import Walls
 
 #: Particles per global block: the unit in which particles are dealt to ranks and checksummed in files.
 BLOCK = 1024
@@ -56,7 +57,8 @@ class Particles:
             which takes no memory (:func:`equal_weights`).
         shard: which global rows these are.
         total_weight: ∫f of the whole ensemble.
-        periods: box lengths [dx], or None in unbounded space.
+        periods: of the torus that they live on [dx], or None in unbounded space.
+        walls: of their box, if it has any.
         has_equal_weights: whether all particles of all ranks carry ``total_weight / shard.total``.
     """
 
@@ -68,6 +70,7 @@ class Particles:
     total_weight: float
     periods: tuple[float, ...] | None
     has_equal_weights: bool = True
+    walls: Walls | None = None
 
     def shares(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """The part of ∫f that each particle is: [n]. An ensemble mean is the sum of share · quantity."""
@@ -76,8 +79,14 @@ class Particles:
         return (self.weight / self.total_weight).to(dtype)
 
     def drift(self, duration: float) -> Particles:
-        """x ← x + duration · v, wrapped into the periodic box."""
-        return replace(self, x=drifted(self.x, self.v, duration, self.periods))
+        """x ← x + duration · v, wrapped into the periodic box or reflected by its walls."""
+        return self.arrived(drifted(self.x, self.v, duration, self.periods), self.v)
+
+    def arrived(self, x: torch.Tensor, v: torch.Tensor) -> Particles:
+        """The particles at x on the torus [n, dx] with velocities v [n, dv], those beyond a wall turned back."""
+        if self.walls and self.periods:
+            x, v = self.walls.reflected(x, v, self.periods)
+        return replace(self, x=x, v=v)
 
     def kick(self, duration: float, acceleration: torch.Tensor) -> Particles:
         """v ← v + duration · acceleration [n, dx], on the first dx velocity components."""
@@ -231,7 +240,8 @@ def draw(
         with torch.no_grad():  # a density of the user's may have parameters to train
             own = problem.log_density(x_rows, v_rows, temperature)
             log_f[rows] = (own + math.log(problem.mean_density)).to(device, dtype)
-    return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods, has_equal_weights=weights == "equal")
+    equal, walls = weights == "equal", problem.walls
+    return Particles(x, v, log_f, weight, shard, problem.mass, problem.torus, has_equal_weights=equal, walls=walls)
 
 
 class CellSampler:

@@ -132,6 +132,7 @@ def _of_run(
     """What draws each figure of a run, by the name of its file; field energy first."""
     panels = series_panels(case, series)
     energies: list[str] = [name for name in ("energies", "free_energy") if name in panels]
+    has_walls = set(case.value("problem.boundary", ["periodic"])) != {"periodic"}
     drawings: dict[str, Callable[[], Figure | None]] = {
         "field_energy": lambda: _row(case, panels, ["field_energy"]),
         "energies": lambda: _row(case, panels, energies),
@@ -141,7 +142,8 @@ def _of_run(
         name = f"_{species}" if species else ""
         drawings[f"marginals{name}"] = functools.partial(marginals, case, folder, series, window, species)
         drawings[f"phase_space{name}"] = functools.partial(phase_space, case, folder, window, species)
-    return drawings | {"spectrum": lambda: spectrum(case, folder, window)}
+    # the waves of the spectrum are those of a periodic box
+    return drawings if has_walls else drawings | {"spectrum": lambda: spectrum(case, folder, window)}
 
 
 def _each_species(case: RunCase) -> Sequence[str | None]:

@@ -29,26 +29,26 @@ Cadence = Annotated[Whole, Field(ge=0, le=10**12)]
 Dimension = Annotated[Whole, Field(ge=1, le=3)]
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """TOML arrays become tuples (sections are immutable); a scalar becomes a tuple of one."""
     if isinstance(value, list | tuple):
-        return tuple(_as_tuple(entry) if isinstance(entry, list) else entry for entry in value)
+        return tuple(as_tuple(entry) if isinstance(entry, list) else entry for entry in value)
     return (value,)
 
 
-def _rows_as_tuples(value: Any) -> Any:
+def _rowsas_tuples(value: Any) -> Any:
     """A TOML array of arrays becomes a tuple of tuples."""
     if isinstance(value, list | tuple):
         return tuple(tuple(row) if isinstance(row, list) else row for row in value)
     return value
 
 
-Lengths = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-Widths = Annotated[tuple[Annotated[float, Field(ge=1e-6)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
-Vector = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
+Lengths = Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Widths = Annotated[tuple[Annotated[float, Field(ge=1e-6)], ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
+Vector = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rowsas_tuples)]
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -240,5 +240,5 @@ def _loaded(plan: SpeciesPlan, saved: checkpoint.Checkpoint, comm: Communicator)
     tensors: dict[str, Any] = {name: torch.from_numpy(array).to(comm.device) for name, array in rows.arrays.items()}
     equal = "weight" not in tensors
     tensors.setdefault("weight", equal_weights(total, rows.shard, comm.device))
-    whole: dict[str, Any] = {"shard": rows.shard, "total_weight": total, "periods": plan.start.periods}
-    return Particles(**tensors, **whole, has_equal_weights=equal)
+    whole: dict[str, Any] = {"shard": rows.shard, "total_weight": total, "periods": plan.start.torus}
+    return Particles(**tensors, **whole, has_equal_weights=equal, walls=plan.start.walls)

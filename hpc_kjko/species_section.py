@@ -14,7 +14,7 @@ from hpc_kjko.problems import STARTS, Plasma, Problem
 from hpc_kjko.schema import Count, NonNegative, Positive, Section, validate
 
 #: Keys of a start that the box of all species has.
-_OF_THE_BOX = ("kind", "length", "space_dims", "velocity_dims")
+_OF_THE_BOX = ("kind", "length", "boundary", "space_dims", "velocity_dims")
 #: Columns of the time series begin with a species' name, and so do names in files.
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -59,7 +59,7 @@ def species_sections(table: Mapping[str, Any], box: Mapping[str, Any], *, of_a_r
 
     Args:
         table: the ``[species]`` table of the case.
-        box: ``length``, ``space_dims`` and ``velocity_dims`` of the box.
+        box: ``length``, ``boundary``, ``space_dims`` and ``velocity_dims`` of the box.
         of_a_run: whether code of the user's that is named here was checked when the run began.
 
     Raises:

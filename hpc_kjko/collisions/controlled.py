@@ -108,7 +108,7 @@ class ControlledCollision(Collision):
         """A network for this phase space, in the precision of the inner solve."""
         problem, method = self.problem, self.settings.method
         return ControlField(
-            problem.periods,
+            problem.torus,
             problem.space_dims,
             problem.velocity_dims,
             hidden=method.hidden,

@@ -42,7 +42,7 @@ class JKOCollision(ControlledCollision):
         self.control: ControlField | PotentialField
         if method.solver == "regression":
             self.control = PotentialField(
-                problem.periods,
+                problem.torus,
                 problem.space_dims,
                 problem.velocity_dims,
                 hidden=method.hidden,

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from hpc_kjko.problems.density import Density, Equilibrium
-from hpc_kjko.schema import Dimension, Lengths, Section, Whole
+from hpc_kjko.schema import Dimension, Lengths, Section, Whole, as_tuple
+from hpc_kjko.walls import Walls
 
 
 class Problem(Section):
@@ -56,6 +57,18 @@ class Problem(Section):
     @abstractmethod
     def periods(self) -> tuple[float, ...] | None:
         """Box lengths [dx], or None in unbounded space."""
+
+    @property
+    def walls(self) -> Walls | None:
+        """The walls of its box, if it has any."""
+        return None
+
+    @property
+    def torus(self) -> tuple[float, ...] | None:
+        """Periods [dx] of what is periodic in x: of the box, or of a box with its mirror image between walls."""
+        if self.periods is None or self.walls is None:
+            return self.periods
+        return tuple(2 * length if wall else length for length, wall in zip(self.periods, self.walls.axes, strict=True))
 
     @property
     def is_homogeneous(self) -> bool:
@@ -104,6 +117,12 @@ class Problem(Section):
         """Where the density lives: (low, high) per x dimension and per v dimension, for histograms and figures."""
 
 
+#: What is at the ends of each axis of a box.
+Boundaries = Annotated[
+    tuple[Literal["periodic", "insulating", "conducting"], ...], BeforeValidator(as_tuple), Field(min_length=1)
+]
+
+
 class PeriodicBox(Problem):
     """A problem in a periodic box."""
 
@@ -111,6 +130,9 @@ class PeriodicBox(Problem):
     velocity_dims: Dimension = 1
     length: Lengths
     """Box length, in v_th/ω_p: one number, or one per space dimension."""
+    boundary: Boundaries = ("periodic",)
+    """What is at the ends of the box: `periodic`, or walls that reflect particles, `insulating` or `conducting`; one
+    for all axes, or one per space dimension."""
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> PeriodicBox:
@@ -124,7 +146,20 @@ class PeriodicBox(Problem):
                 f"problem.length has {len(self.length)} entries: give one number, or one for each of the "
                 f"{self.space_dims} space dimension(s)"
             )
+        if len(self.boundary) not in (1, self.space_dims):
+            raise ValueError(
+                f"problem.boundary has {len(self.boundary)} entries: give one, or one for each of the "
+                f"{self.space_dims} space dimension(s)"
+            )
+        if {"insulating", "conducting"} <= set(self.boundary):
+            raise ValueError('problem.boundary: walls are all "insulating" or all "conducting", beside "periodic" axes')
         return self
+
+    @property
+    def walls(self) -> Walls | None:
+        kinds = self.boundary * self.space_dims if len(self.boundary) == 1 else self.boundary
+        axes = tuple(kind != "periodic" for kind in kinds)
+        return Walls(axes, "conducting" in kinds) if any(axes) else None
 
     @property
     def periods(self) -> tuple[float, ...]:
@@ -171,7 +206,8 @@ Mode = Annotated[
 
 
 class PeriodicWave(PeriodicBox):
-    """A problem about one wave in a periodic box, cos k·x with k_j = 2π mode_j / length_j."""
+    """A problem about one wave in a box, cos k·x with k_j = 2π mode_j / length_j, and π mode_j / length_j between
+    walls."""
 
     mode: Mode = (1,)
     """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension."""
@@ -192,7 +228,7 @@ class PeriodicWave(PeriodicBox):
         """k of the wave [dx]."""
         mode = np.zeros(self.space_dims)
         mode[: len(self.mode)] = self.mode
-        return 2 * math.pi * mode / np.asarray(self.periods)
+        return 2 * math.pi * mode / np.asarray(self.torus)
 
     @property
     def wavenumber(self) -> float:

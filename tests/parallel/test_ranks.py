@@ -243,3 +243,20 @@ def test_a_dry_run_speaks_of_all_ranks(world):
     lines = list(driver.dry_run(case_of(COUNTS[0]) if world.is_root else None, world))
     assert lines[0] == f"particles: {COUNTS[0]} in all; ranks: 2, with 2065 to 3072 particles each"
     assert any("its 2 ranks together would take" in line for line in lines)
+
+
+@pytest.mark.parallel(3)
+def test_walls_on_three_ranks_have_the_bits_of_one(world):
+    table = {
+        "problem": {"kind": "landau_damping", "amplitude": 0.2, "boundary": "conducting"},
+        "particles": {"count": 4096},
+        "grid": {"cells": 16},
+        "time": {"step": 0.1, "end": 1.0},
+        "method": {"collision": "none"},
+    }
+    ours, alone = (Simulation.start(from_table(table), comm) for comm in (world, Communicator()))
+    for _ in range(10):
+        for simulation in (ours, alone):
+            simulation.state, simulation.step_index = simulation.advance(), simulation.step_index + 1
+    assert np.array_equal(ours.state.field.electric, alone.state.field.electric)
+    assert np.array_equal(gathered(ours.state, world), gathered(alone.state, alone.comm))

@@ -12,7 +12,7 @@ PACKAGE = Path(hpc_kjko.__file__).parent
 #: From the ground up; a module may import from its own line and those above it.
 LAYERS = [
     {"errors", "reference"},
-    {"usercode", "casefile", "launcher", "binned", "operators"},
+    {"usercode", "casefile", "launcher", "binned", "operators", "walls"},
     {"schema", "quasirandom", "comm", "limits", "control", "potential", "integrators", "native"},
     {"problems"},
     {"particles"},
