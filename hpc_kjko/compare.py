@@ -214,7 +214,8 @@ def grid_solution(
         problem = problem.first_direction()
     (window_x,), (window_v,) = problem.window
     velocity_max = max(_REACH, _REACH_V * window_v[1], _REACH * math.sqrt(physics.temperature))
-    if OPERATORS[physics.collision_operator].frame == "local" and isinstance(problem, PerturbedWave):
+    is_local = OPERATORS[physics.collision_operator].frame == "local"
+    if is_local and isinstance(problem, PerturbedWave):
         # beams end in one Maxwellian as hot as their energy has it
         velocity_max = max(velocity_max, _REACH * math.sqrt(problem.variances(physics.temperature)[0]))
     if problem.periods is None:
@@ -244,7 +245,7 @@ def grid_solution(
                 case.time.step / substeps,
                 cells=cells,
                 velocity_max=velocity_max,
-                collision_operator=physics.collision_operator,
+                collision_operator="dougherty" if is_local else "bath",
                 left=left,
                 snapshot_times=snapshot_times,
                 **given,

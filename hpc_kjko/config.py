@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from hpc_kjko import casefile, usercode
 from hpc_kjko.casefile import parse
 from hpc_kjko.errors import UserError
+from hpc_kjko.integrators import MAPS
 from hpc_kjko.operators import OPERATORS, Bath
 from hpc_kjko.problems import (
     KINDS,
@@ -43,18 +44,21 @@ from hpc_kjko.schema import (
     Section,
     Vector,
     Whole,
+    among,
     unknown_key,
     validate,
     whole,
 )
-from hpc_kjko.species_section import SpeciesSettings, species_sections
+from hpc_kjko.species_section import OperatorName, SpeciesSettings, species_sections
 
 #: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
 Overrides = Sequence[str] | Mapping[str, Any]
 
 if TYPE_CHECKING:
     OneOrTwo = Literal[1, 2]
+    MapName = str
 else:  # for a Literal True and 1.0 would do as well
+    MapName = among(MAPS)
     OneOrTwo = Annotated[Whole, Field(ge=1, le=2)]
 
 
@@ -92,7 +96,7 @@ def _drive(value: Any) -> Any:
 class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
-    collision_operator: Literal["bath", "dougherty"] = "bath"
+    collision_operator: OperatorName = "bath"
     """What particles collide with: `bath` or `dougherty`."""
     collision_strength: NonNegative = 0.01
     """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ;
@@ -190,7 +194,7 @@ class TimeSettings(Section):
     """Time step h, in 1/ω_p."""
     end: Positive = 50.0
     """The last time: a whole number of steps."""
-    integrator: Literal["euler", "verlet", "forest_ruth"] = "verlet"
+    integrator: MapName = "verlet"
     """Symplectic map of the push: `euler` (order 1), `verlet` (2) or `forest_ruth` (4)."""
     energy_conserving: bool = False
     """With `ampere`: kinetic + field energy is exact to round-off without collisions."""
@@ -232,6 +236,11 @@ SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "adam": {"iterations": 50, "first_iterations": 500, "learning_rate": 5e-3, "skip": False, "held_out": False},
 }
 
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = among(SOLVER_DEFAULTS)
+
 #: Keys of [method] that only a fit in each step has, and those that only a control field has.
 _OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_out", "relaxation")
 _OF_A_CONTROL_FIELD = ("form", "logdet", "hidden", "skip", "activation", "precision", "chunk")
@@ -255,7 +264,7 @@ class Method(Section):
     """Order in time of push and collisions together: 1 or 2."""
     logdet: Literal["exact", "linear"] = "exact"
     """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
-    solver: Literal["adam", "varpro", "regression"] = "adam"
+    solver: SolverName = "adam"
     """How the inner problem is solved: `regression`, `varpro` or `adam`."""
     iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
     """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""

@@ -270,7 +270,8 @@ class _Sizes:
         """Numbers of a node: two fields, derivatives in Fourier space, the wave, and what a solve needs."""
         case, (dx, dv) = self.case, self._dims
         shared = float(ranks > 1)  # the sum over ranks is an array of its own
-        fields = 2 * (2 + max(1, len(case.species)) + dx) + (1 + 2 * dx) / 2 if case.physics.field != "external" else 0.0
+        densities = max(1, len(case.species))
+        fields = 2 * (2 + densities + dx) + (1 + 2 * dx) / 2 if case.physics.field != "external" else 0.0
         solve = 2 + (2 + 2 * dx) + shared if fields else 0.0
         if case.physics.field == "ampere":
             solve += 1 + 4 * dx + shared * dx

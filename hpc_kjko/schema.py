@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kjko.errors import UserError, one_of
@@ -36,7 +36,19 @@ def as_tuple(value: Any) -> Any:
     return (value,)
 
 
-def _rowsas_tuples(value: Any) -> Any:
+def among(names: Collection[str]) -> Any:
+    """The type of a key whose value is one of some names; later ones are known too."""
+
+    def known(value: str) -> str:
+        if value not in names:
+            *others, last = (repr(name) for name in names)
+            raise PydanticCustomError("among", f"should be {', '.join(others)} or {last}")
+        return value
+
+    return Annotated[str, AfterValidator(known)]
+
+
+def _rows_as_tuples(value: Any) -> Any:
     """A TOML array of arrays becomes a tuple of tuples."""
     if isinstance(value, list | tuple):
         return tuple(tuple(row) if isinstance(row, list) else row for row in value)
@@ -48,7 +60,7 @@ Widths = Annotated[tuple[Annotated[float, Field(ge=1e-6)], ...], BeforeValidator
 Counts = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
 Vector = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
-Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rowsas_tuples)]
+Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuples)]
 
 
 def _numbers(value: Any) -> Iterator[float]:

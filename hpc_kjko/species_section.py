@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
 from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import STARTS, Plasma, Problem
-from hpc_kjko.schema import Count, NonNegative, Positive, Section, validate
+from hpc_kjko.schema import Count, NonNegative, Positive, Section, among, validate
+
+if TYPE_CHECKING:
+    OperatorName = str
+else:
+    OperatorName = among(OPERATORS)
 
 #: Keys of a start that the box of all species has.
 _OF_THE_BOX = ("kind", "length", "boundary", "space_dims", "velocity_dims")
@@ -38,7 +44,7 @@ class SpeciesSettings(Section):
     own."""
     collision_strength: NonNegative = 0.0
     """κ of its collisions; 0 switches them off."""
-    collision_operator: Literal["bath", "dougherty"] = "bath"
+    collision_operator: OperatorName = "bath"
     """What its particles collide with: a `bath` at its temperature, or their like, `dougherty`."""
 
     _start: Problem = PrivateAttr()
