@@ -127,7 +127,7 @@ def exact_solution(case: Case) -> Callable[[float], Density] | None:
         assert density is not None  # known at one time, known at all
         return density
 
-    if any(case.physics.magnetic_field):
+    if any(case.physics.magnetic_field) or case.physics.drive is not None:
         return None
     if case.physics.field != "external" or case.problem.exact(0.0, 0.0, case.physics.temperature) is None:
         return None

@@ -326,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help="run folder")
     parsers["restart"].add_argument("--set", **change)
     parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
-    grid = "measure against the grid solver on the same case, too (1D1V, and 1D3V with a bath)"
+    grid = "measure against the grid solver on the same case, too (1D1V, and 1D2V and 1D3V with a bath)"
     parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
     watching = parsers["watch"]
     watching.add_argument("--once", action="store_true", help="show it as it is now and end")

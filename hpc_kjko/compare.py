@@ -60,6 +60,7 @@ def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSoluti
         (case.species, "several species"),
         (case.physics.drive is not None, "a drive"),
         (case.problem.walls is not None, "walls"),
+        (any(case.physics.magnetic_field), "magnetic field"),
     ):
         if there:
             raise UserError(f"{folder.path}: the grid solver has no {what}: compare with another run or a CSV file")

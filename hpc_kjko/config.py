@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kjko import casefile, usercode
@@ -90,7 +90,15 @@ class DriveSettings(Section):
 
 def _drive(value: Any) -> Any:
     """A table of a driven wave, or the name of a field of the user's own."""
-    return DriveSettings.model_validate(value) if isinstance(value, dict) else value
+    if not isinstance(value, dict | str | DriveSettings):
+        raise PydanticCustomError("drive", 'should be a table, [physics.drive], or "module:name" of a function E(x, t)')
+    return validate(DriveSettings, value, "physics.drive") if isinstance(value, dict) else value
+
+
+def _three(value: tuple[float, ...]) -> tuple[float, ...]:
+    if len(value) != 3:
+        raise PydanticCustomError("three", "should be three numbers, [B_1, B_2, B_3]")
+    return value
 
 
 class Physics(Section):
@@ -108,7 +116,7 @@ class Physics(Section):
     initial_field: Literal["poisson", "zero"] = "poisson"
     """E at t = 0 with `ampere`: `poisson`, which satisfies Gauss's law, or `zero`."""
 
-    magnetic_field: Annotated[Vector, Field(min_length=3, max_length=3)] = (0.0, 0.0, 0.0)
+    magnetic_field: Annotated[Vector, AfterValidator(_three)] = (0.0, 0.0, 0.0)
     """B, uniform and constant, in which particles gyrate with the frequency `(q/m) |B|`; needs two velocity dimensions
     or three."""
 
@@ -593,6 +601,10 @@ def _idle_in(table: dict[str, Any], case: Case) -> Iterator[str]:
     """Sentences on the keys of a user's table that have no effect in the case that it makes."""
     if "grid" in table and case.grid is None:
         yield f'[grid] has no effect with physics.field = "{case.physics.field}"'
+    if case.method.collision == "none":
+        for name, species in table.get("species", {}).items():
+            if isinstance(species, dict) and species.get("collision_strength"):
+                yield f'species.{name}.collision_strength has no effect with method.collision = "none"'
     for section, keys, reason in _idle_keys(case):
         if given := [f"{section}.{key}" for key in keys if key in table.get(section, {})]:
             yield f"{', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect with {reason}"
@@ -607,7 +619,7 @@ def _idle_keys(case: Case) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "method", ("skip",), 'method.solver = "regression"'
     elif method.collision != "velocity_matching":
         yield "method", ("relaxation",), f'method.solver = "{method.solver}"'
-    if method.collision == "none":
+    if method.collision == "none" and not case.species:
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
     if method.collision == "velocity_matching":
         yield "method", _OF_A_FIT, 'method.collision = "velocity_matching", which has keys of its own'
@@ -705,21 +717,24 @@ def _require_possible(case: Case) -> None:
                 f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
                 "unbounded: leave it out"
             )
-        own_start = isinstance(case.problem, UserStart) and case.problem.starts_from_user_code
-        if own_start or not isinstance(case.problem, PeriodicProblem):
-            raise UserError(
-                f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
-                "leave it out"
-            )
+        for start in [species.start for species in case.species.values()] or [case.problem]:
+            own_start = isinstance(start, UserStart) and start.starts_from_user_code
+            if own_start or not isinstance(start, PeriodicProblem):
+                raise UserError(
+                    f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
+                    "leave it out"
+                )
     operator = OPERATORS[physics.collision_operator]
-    if operator.frame == "local":
+    for name in case.collision_operators:
+        if OPERATORS[name].frame == "bath":
+            continue
         needs = None
         if case.problem.periods is None:
             needs = f'a periodic box, and problem.kind = "{case.problem.kind}" is unbounded: use "bath"'
         elif method.form != "split":
             needs = f'method.form = "split", not "{method.form}"'
         if needs:
-            raise UserError(f'physics.collision_operator = "{physics.collision_operator}" needs {needs}')
+            raise UserError(f'{"" if case.species else "physics."}collision_operator = "{name}" needs {needs}')
     if particles.control_variate:
         needs = None
         if operator.frame != "bath":
@@ -795,11 +810,16 @@ def _fitting_grid(case: Case) -> GridSettings | None:
     cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
     if min(cells) < 4 or math.prod(cells) > 2**31:
         raise UserError(f"grid.cells = {list(cells)}: at least 4 in every direction, at most 2^31 in all")
-    if isinstance(problem, PeriodicWave):
-        for axis, (mode, number) in enumerate(zip(problem.mode, cells, strict=False)):
-            if 2 * abs(mode) >= number:
+    starts = {f"species.{name}": species.start for name, species in case.species.items()} or {"problem": problem}
+    for where, start in starts.items():
+        if not isinstance(start, PeriodicWave):
+            continue
+        walls = start.walls.axes if start.walls else (False,) * start.space_dims
+        for axis, (mode, number, wall) in enumerate(zip(start.mode, cells, walls, strict=False)):
+            periods = abs(mode) / (2 if wall else 1)
+            if 2 * periods >= number:
                 raise UserError(
-                    f"problem.mode = {list(problem.mode)} has {abs(mode)} periods along x_{axis + 1}, and grid.cells = "
+                    f"{where}.mode = {list(start.mode)} has {periods:g} periods along x_{axis + 1}, and grid.cells = "
                     f"{list(cells)} shows at most {(number - 1) // 2} of them: more cells, or a longer wave"
                 )
     return grid.model_copy(update={"cells": cells})

@@ -85,7 +85,7 @@ def require_consistent_start(case: config.Case, problem: Problem, temperature: f
     if rest.max() <= CERTAIN:
         raise UserError(
             f"{given}: log_density integrates to {math.exp(log_excess):.3g} times the mass, which is "
-            f"{problem.mass:.6g}: subtract {log_excess:.3g} from log_density, or correct mass"
+            f"{problem.mass / problem.mean_density:.6g}: subtract {log_excess:.3g} from log_density, or correct mass"
         )
     names = [f"x_{j + 1}" for j in range(problem.space_dims)] + [f"v_{j + 1}" for j in range(problem.velocity_dims)]
     where = names[(int(rest[1:].argmax())) // 2]

@@ -51,15 +51,20 @@ class State:
 
     @property
     def particles(self) -> Particles:
-        """Those of the only species."""
-        (one,) = self.species
-        return one.particles
+        """Those of the only species.
+
+        Raises:
+            UserError: there are several.
+        """
+        if len(self.species) > 1:
+            names = ", ".join(one.name for one in self.species)
+            raise UserError(f"state.particles is of a case of one species, and this one has {names}: use state.species")
+        return self.species[0].particles
 
     @property
     def collision(self) -> CollisionReport:
-        """What the last collision step of the only species did."""
-        (one,) = self.collisions
-        return one
+        """What the last collision step did, of all species together."""
+        return CollisionReport.together(self.collisions)
 
     def of(self, number: int) -> State:
         """The same with one species alone, by its number."""
@@ -314,7 +319,7 @@ class WaveEnergy:
 
 
 class GaussLaw:
-    """max |∇·E − (n − n̄)| of a field that is carried along in time."""
+    """max |∇·E − (ρ − ρ̄)| of a field that is carried along in time."""
 
     columns = ("gauss_residual",)
 
@@ -381,20 +386,40 @@ def series_diagnostics(
         ),
     ]
     of_field: list[Diagnostic] = []
-    if isinstance(field_solver, PoissonSolver) and isinstance(plans[0].start, PeriodicWave):
-        of_field.append(WaveEnergy(field_solver.grid, plans[0].start.wave_vector))
+    waves = [plan.start for plan in plans if isinstance(plan.start, PeriodicWave)]
+    if len(plans) > 1:  # of those that start with one, the first
+        waves = [start for start in waves if not start.is_homogeneous]
+    if isinstance(field_solver, PoissonSolver) and waves:
+        of_field.append(WaveEnergy(field_solver.grid, waves[0].wave_vector))
     if isinstance(field_solver, AmpereSolver):
         of_field.append(GaussLaw(field_solver))
     if case.physics.drive is not None:
         of_field.append(DriveEnergy())
     if len(plans) == 1:
         return diagnostics + _of_species(plans[0], steps[0], field_solver, of_field)
-    diagnostics += of_field
+    diagnostics += [*of_field, *_of_all_collisions(plans, steps)]
     for number, (plan, step) in enumerate(zip(plans, steps, strict=True)):
         own: list[Diagnostic] = [Invariants(problem.velocity_dims), SpeciesEnergies(step.tracks_log_f)]
         own += _of_species(plan, step, field_solver, [])
         diagnostics += [OfSpecies(number, plan.name, diagnostic) for diagnostic in own]
     return diagnostics
+
+
+def _of_all_collisions(plans: Sequence[SpeciesPlan], steps: Sequence[Collision]) -> list[Diagnostic]:
+    """What the collisions of several species did together, under the names that one species has for it."""
+    found: list[Diagnostic] = [CollisionStep("collision_energy", "collision_energy_total")]
+    if any(step.has_control for step in steps):
+        found.append(CollisionStep("min_eigenvalue", "inner_iterations", "substeps", "retries"))
+    if any(step.fits_log_f for step in steps):
+        found.append(CollisionStep("log_f_residual", "log_f_moved", "entropy_moved_total"))
+    in_baths = all(plan.collision.operator.frame == "bath" for plan in plans)  # else it is not one quantity that falls
+    if in_baths and any(step.held_out for step in steps):
+        free_energy = "collision_free_energy"
+        totals = (f"{free_energy}_total", f"{free_energy}_total_error")
+        found.append(CollisionStep("certificate", free_energy, f"{free_energy}_error", *totals))
+    if any(step.sees_wave for step in steps):
+        found.append(CollisionStep("wave_error"))
+    return found
 
 
 def _of_species(
@@ -513,5 +538,8 @@ _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "se
 
 def unit_of(column: str) -> str:
     """The unit of a column, in words. Energies are normalised by n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
-    normalised = "normalised energy" if "energy" in column or column == "objective" else "1"
+    if column.endswith("_dissipation"):
+        column = "dissipation"  # of a species
+    is_energy = "energy" in column or column.endswith("objective") or "temperature" in column
+    normalised = "normalised energy" if is_energy else "1"
     return _UNITS.get(column.partition("_")[0] if column.startswith("seconds") else column, normalised)

@@ -61,8 +61,10 @@ class UsersField:
     given: str
 
     def __call__(self, x: torch.Tensor, time: float) -> torch.Tensor:
+        if not len(x):  # the user's code need not know of ranks without particles
+            return torch.zeros_like(x)
         try:
-            found = self.function(x, time)
+            found = self.function(x.clone(), time)
         except Exception as failure:  # the user's own code may raise anything
             raise UserError(f"{self.given}: {type(failure).__name__}: {failure}") from failure
         if not isinstance(found, torch.Tensor) or found.shape != x.shape:

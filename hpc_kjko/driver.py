@@ -349,7 +349,7 @@ def _log_start(
     log.info("hpc_kjko version %s, %s, %s", header["version"], _revision(header["git"]), kernels)
     log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
     log.info("files: %s", ShardedFile.describe(comm))
-    on_each = forecast.particles_on_each(case.particles.count, comm.size)
+    on_each = forecast.particles_on_each(case, comm.size)
     log.info("%d particles, %s on each rank", case.particles.count, on_each)
     if case.species:
         charge = sum(species.charge * species.density for species in case.species.values())

@@ -144,6 +144,8 @@ class FieldSolver(ABC, Generic[F]):
         if self.magnetic_field is None or duration == 0:
             return v, v
         rate = [species.charge_to_mass * component for component in self.magnetic_field]
+        if not any(component**2 for component in rate):  # neutral
+            return v, v
         return Gyration.of(rate, duration, v.shape[1]).velocities(v)
 
     def drifted(self, species: Species, duration: float) -> Particles:
@@ -204,8 +206,13 @@ class PoissonSolver(FieldSolver[MeshField]):
 
     def densities(self, plasma: Plasma) -> np.ndarray:
         """n_a [species, *cells] of the particles of all ranks. Collective."""
-        local = [self.grid.deposit(one.particles.x, self.deposited(one)[None], self.unit) for one in plasma]
+        local = [self.grid.deposit(one.particles.x, self.deposited(one)[None], self.unit_of(one)) for one in plasma]
         return self.summed(local, plasma)
+
+    def unit_of(self, species: Species) -> float:
+        """What each particle of a species adds to a node is rounded to: as fine for any mean density as for 1."""
+        volume = math.prod(self.grid.lengths) * (self.walls.part if self.walls else 1.0)
+        return self.unit * 2.0 ** round(math.log2(species.particles.total_weight / volume))
 
     def deposited(self, species: Species) -> torch.Tensor:
         """The weight that each particle deposits [n]. Collective."""
@@ -240,7 +247,7 @@ class PoissonSolver(FieldSolver[MeshField]):
             particles = one.particles
             carried = self.deposited(one)[None]  # no drift changes it
             velocity, after = self.free_motion(one, duration)
-            x, density = self.grid.drift(particles.x, velocity, duration, carried, self.unit)
+            x, density = self.grid.drift(particles.x, velocity, duration, carried, self.unit_of(one))
             arrived.append(replace(particles, x=x, v=after))
             local.append(density)
         return self.field_of(self.summed(local, plasma), plasma), moved(plasma, arrived)
@@ -362,8 +369,9 @@ class AmpereSolver(PoissonSolver):
             particles = one.particles
             carried, (velocity, after) = self.deposited(one), self.free_motion(one, duration)
             momentum = (carried[:, None] * velocity[:, : len(self.grid.cells)]).T
-            _, flux = self.grid.drift(particles.x, velocity, 0.5 * duration, momentum, self.unit)
-            x, deposit = self.grid.drift(particles.x, velocity, duration, carried[None], self.unit)
+            unit = self.unit_of(one)
+            _, flux = self.grid.drift(particles.x, velocity, 0.5 * duration, momentum, unit)
+            x, deposit = self.grid.drift(particles.x, velocity, duration, carried[None], unit)
             arrived.append(replace(particles, x=x, v=after))
             local.append(torch.cat([deposit, flux]))
         summed = self.comm.sum(torch.stack(local).cpu().numpy())
@@ -431,7 +439,7 @@ class ConservingAmpereSolver(AmpereSolver):
         local = []
         for one in plasma:
             momentum = one.particles.weight[:, None] * one.particles.v[:, : len(self.grid.cells)]
-            local.append(self.grid.deposit(one.particles.x, momentum.T, self.unit))
+            local.append(self.grid.deposit(one.particles.x, momentum.T, self.unit_of(one)))
         summed = self.comm.sum(torch.stack(local).cpu().numpy())
         current = np.moveaxis(charge_density(summed, plasma), 0, -1)
         flow, potential = np.empty((2, *field.electric.shape)), np.zeros_like(field.charge_density)
@@ -450,7 +458,7 @@ class ConservingAmpereSolver(AmpereSolver):
         Raises:
             SolverFailure: one of them is not finite (on every rank).
         """
-        local = [self.grid.mass_matrix(one.particles.x, one.particles.weight, self.unit) for one in plasma]
+        local = [self.grid.mass_matrix(one.particles.x, one.particles.weight, self.unit_of(one)) for one in plasma]
         entries = self.comm.sum(torch.stack(local).cpu().numpy())
         one_everywhere = np.ones((*self.grid.cells, 1))  # shape functions add up to one: row sums are the density
         densities = np.stack([(MassMatrix(self.grid, own) @ one_everywhere)[..., 0] for own in entries])

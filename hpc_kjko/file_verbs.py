@@ -147,8 +147,9 @@ def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, st
     """What of the change of energy no collision accounts for."""
     if "collision_energy_total" not in columns:
         return {}
-    unexplained = energy - energy[0] - columns["collision_energy_total"]
-    return {"energy change not from collisions": f"{np.abs(unexplained).max():.2e}"}
+    unexplained = energy - energy[0] - columns["collision_energy_total"] - columns.get("drive_energy", 0.0)
+    by = "collisions or the drive" if "drive_energy" in columns else "collisions"
+    return {f"energy change not from {by}": f"{np.abs(unexplained).max():.2e}"}
 
 
 def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, str]:

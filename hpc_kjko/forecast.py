@@ -29,7 +29,7 @@ COLUMNS = 35
 def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
     """Particles, the memory of a rank by its parts, and what there is. Collective."""
     total, size = case.particles.count, comm.size
-    yield f"particles: {total} in all; ranks: {size}, with {particles_on_each(total, size)} particles each"
+    yield f"particles: {total} in all; ranks: {size}, with {particles_on_each(case, size)} particles each"
     yield f"memory of a rank, about (this process holds {amount(resident())} before the run):"
     for part in parts_of(case, 0, size, comm.device):
         place = ", on the GPU" if part.on_gpu else ""
@@ -40,9 +40,10 @@ def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
         yield f"{need.limit.name}: {amount(need.limit.free)} free, {ranks} would take about {amount(need.nbytes)} more"
 
 
-def particles_on_each(total: int, size: int) -> str:
+def particles_on_each(case: Case, size: int) -> str:
     """How many particles each of so many ranks holds: a number, or "1024 to 2048"."""
-    shares = [len(Shard.of(total, rank, size)) for rank in range(size)]
+    counts = [species.count for species in case.species.values()] or [case.particles.count]
+    shares = [sum(len(Shard.of(count, rank, size)) for count in counts) for rank in range(size)]
     return str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
 
 
@@ -130,6 +131,12 @@ def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
         "particles": case.particles.model_copy(update={"count": count}),
         "time": case.time.model_copy(update={"end": steps * case.time.step}),
     }
+    if case.species:
+        part = count / case.particles.count
+        changes["species"] = {
+            name: species.model_copy(update={"count": max(1, round(part * species.count))})
+            for name, species in case.species.items()
+        }
     if case.velocity_matching:
         changes["velocity_matching"] = case.velocity_matching.model_copy(update={"outer_iterations": 1})
     began, recorder, rows = time.perf_counter(), _Nothing(), list[tuple[float, dict[str, float]]]()

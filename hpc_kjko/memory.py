@@ -148,7 +148,7 @@ class _Sizes:
 
     @property
     def _has_local_moments(self) -> bool:
-        return OPERATORS[self.case.physics.collision_operator].frame == "local"
+        return any(OPERATORS[name].frame == "local" for name in self.case.collision_operators)
 
     @property
     def _collision(self) -> int:

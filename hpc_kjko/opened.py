@@ -34,10 +34,10 @@ _UNITS = {
     "rho": "mean charge density",
     "potential": "m v_th^2/e",
     "E": "m v_th omega_p/e",
-    "weight": "mass",
-    "f_x": "mass omega_p/v_th",
-    "f_v": "mass/v_th",
-    "f_x_v": "mass omega_p/v_th^2",
+    "weight": "number",
+    "f_x": "number omega_p/v_th",
+    "f_v": "number/v_th",
+    "f_x_v": "number omega_p/v_th^2",
 }
 
 
@@ -168,7 +168,7 @@ class Run:
 
     @property
     def particles(self) -> xarray.Dataset:
-        """``x_1`` …, ``v_1`` …, ``log_f`` over ``time`` and ``particle``, and ``weight``, the mass of each.
+        """``x_1`` …, ``v_1`` …, ``log_f`` over ``time`` and ``particle``, and ``weight``, the ∫f that each carries.
 
         Equal weights are a number for each time. A particle keeps its place from snapshot to snapshot, and its ``id``,
         by which other readers follow it. The last time is that of the end of the run; at each of these times there are

@@ -12,7 +12,7 @@ from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import STARTS, Plasma, Problem
-from hpc_kjko.schema import Count, NonNegative, Positive, Section, among, validate
+from hpc_kjko.schema import Count, NonNegative, Positive, Section, among, unknown_key, validate
 
 if TYPE_CHECKING:
     OperatorName = str
@@ -21,6 +21,12 @@ else:
 
 #: Keys of a start that the box of all species has.
 _OF_THE_BOX = ("kind", "length", "boundary", "space_dims", "velocity_dims")
+#: What columns of the time series begin with that are not of a species.
+_COLUMNS = {
+    *("seconds", "momentum", "mass", "time", "step", "kinetic", "field", "potential", "free", "wave", "drive", "gauss"),
+    *("collision", "temperature", "marginal", "control", "weight", "mean", "covariance", "log", "entropy", "min"),
+    *("inner", "drift", "sparse", "density", "rho", "kl", "certificate", "disagreement"),
+}
 #: Columns of the time series begin with a species' name, and so do names in files.
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -81,6 +87,8 @@ def species_sections(table: Mapping[str, Any], box: Mapping[str, Any], *, of_a_r
                 "letter, as in [species.electrons]"
             )
         found[name] = _species(f"species.{name}", keys, box, of_a_run=of_a_run)
+    for name in found.keys() & _COLUMNS:
+        raise UserError(f"species.{name}: the series has columns of that name: give it another, as [species.{name}_1]")
     for name in found:
         for other in found:
             if name != other and name.startswith(f"{other}_"):
@@ -92,6 +100,12 @@ def _species(where: str, keys: dict[str, Any], box: Mapping[str, Any], *, of_a_r
     own = {key: value for key, value in keys.items() if key in SpeciesSettings.model_fields}
     of_start = {key: value for key, value in keys.items() if key not in own}
     settings: SpeciesSettings = validate(SpeciesSettings, own, where)
+    if usercode.is_reference(settings.initial) or settings.initial in STARTS:
+        kind_of_start = STARTS.get(settings.initial, Plasma)
+        of_its_start = (key for key in kind_of_start.model_fields if key not in (*_OF_THE_BOX, "initial_density"))
+        possible = [*SpeciesSettings.model_fields, *of_its_start]
+        for key in of_start.keys() - {*possible, *_OF_THE_BOX}:
+            raise UserError(unknown_key(f"{where}.{key}", possible))
     for key in _OF_THE_BOX:
         if key in of_start:
             advice = f'the start is {where}.initial = "…"' if key == "kind" else f"all species share problem.{key}"
@@ -100,9 +114,6 @@ def _species(where: str, keys: dict[str, Any], box: Mapping[str, Any], *, of_a_r
     try:
         if usercode.is_reference(kind):
             start: Problem = validate(Plasma, {"kind": "plasma", **box, "initial_density": kind, **of_start}, where)
-            if not of_a_run:
-                assert isinstance(start, Plasma)
-                start = start.checked()
         elif kind in STARTS:
             # without a wave unless it asks for one: the others may have theirs
             start = validate(STARTS[kind], {"kind": kind, **box, "amplitude": 0.0, **of_start}, where)
@@ -114,5 +125,11 @@ def _species(where: str, keys: dict[str, Any], box: Mapping[str, Any], *, of_a_r
     except UserError as failure:
         text = str(failure).replace("problem.initial_density", f"{where}.initial").replace("problem.", f"{where}.")
         raise UserError(text) from None
-    settings._start = start.of_species(settings.density, settings.temperature, settings.mass)
+    start = start.of_species(settings.density, settings.temperature, settings.mass)
+    if isinstance(start, Plasma) and not of_a_run:
+        try:
+            start = start.checked()
+        except UserError as failure:
+            raise UserError(str(failure).replace("problem.initial_density", f"{where}.initial")) from None
+    settings._start = start
     return settings

@@ -56,7 +56,9 @@ def drifts(columns: Columns) -> list[Drift]:
     found += [Drift.of(name.replace("_", " "), columns[name]) for name in columns if name.startswith("momentum_")]
     energy = total_energy(columns)
     if "collision_energy_total" in columns:
-        found.append(Drift.of("energy less what collisions gave", energy - columns["collision_energy_total"]))
+        given = columns["collision_energy_total"] + columns.get("drive_energy", 0.0)
+        by = "collisions and the drive" if "drive_energy" in columns else "collisions"
+        found.append(Drift.of(f"energy less what {by} gave", energy - given))
     found.append(Drift.of("energy", energy))
     return found
 

@@ -125,20 +125,36 @@ def _of_collisions(case: Case) -> list[str]:
 
 def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
     """What the collision step of one species of several is not good at."""
-    kh, found = species.collision_strength * case.time.step, []
-    if case.method.order == 2 and kh > MIDPOINT:
+    method, kh, found = case.method, species.collision_strength * case.time.step, []
+    thermal = species.temperature / species.mass
+    if kh == 0:
+        return []
+    if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
+        found.append(f'species.{name}: κh = {kh:.3g}: method.collision = "{method.collision}" is good for κh below 1')
+    elif method.order == 2 and kh > MIDPOINT:
         found.append(
             f"species.{name}: κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: "
             "use method.order = 1 or a smaller time.step"
         )
-    if kh > 0 and case.method.solver == "regression":
-        dims = case.problem.space_dims, case.problem.velocity_dims
-        needed = FEW * number_of_functions(case.method.hidden[-1], *dims, True)
-        if species.count < needed:
+    elif method.order == 2 and isinstance(species.start, PerturbedWave):
+        is_local = OPERATORS[species.collision_operator].frame == "local"
+        target = float(species.start.variances(thermal).mean()) if is_local else thermal
+        stiff = kh * target / species.start.coldest(thermal) ** 2
+        if stiff > MIDPOINT:
             found.append(
-                f"species.{name}.count = {species.count}: the fitted log-density will follow the particles' noise; use "
-                f"at least {needed}, or a smaller method.hidden"
+                f"species.{name}: its start is cold for its collisions: they widen it by {stiff:.3g} of its own width "
+                "in a step; use method.order = 1 or a smaller time.step"
             )
+    dims = case.problem.space_dims, case.problem.velocity_dims
+    if method.solver == "regression":
+        features = number_of_functions(method.hidden[-1], *dims, True)
+    else:
+        features = (method.hidden[-1] if method.hidden else 0) + sum(dims) + 1
+    if species.count < FEW * features:
+        found.append(
+            f"species.{name}.count = {species.count}: its fit will follow the particles' noise; use at least "
+            f"{FEW * features}, or a smaller method.hidden"
+        )
     return found
 
 
@@ -180,12 +196,18 @@ def _of_plasma(case: Case) -> list[str]:
             f"particles.count = {case.particles.count} is less than one particle for each of the "
             f"{math.prod(case.grid.cells)} cells: use more particles or fewer grid.cells"
         )
-    if isinstance(case.problem, PeriodicWave) and not case.species:
+    if case.species:
+        for name, species in case.species.items():
+            if isinstance(species.start, PeriodicWave) and not species.start.is_homogeneous:
+                fastest = max(high for _, high in species.start.window[1])
+                found += [f"species.{name}: {text}" for text in _of_wavelength(case, species.start, fastest)]
+    elif isinstance(case.problem, PeriodicWave):
         found += _of_wave(case, case.problem, max(high for _, high in windows))
     return found
 
 
-def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
+def _of_wavelength(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
+    """Whether mesh and step resolve a wave, and particles that cross it."""
     assert case.grid is not None
     found = []
     for axis, (mode, number) in enumerate(zip(problem.mode, case.grid.cells, strict=False)):
@@ -200,6 +222,11 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
             f"k v h = {flight:.3g}: in a step the fastest particles cross {flight / (2 * math.pi):.2g} of a "
             "wavelength; use a smaller time.step"
         )
+    return found
+
+
+def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
+    found = _of_wavelength(case, problem, fastest)
     floor = noise_floor(case).get("wave_energy")
     amplitude = _starting_amplitude(problem, case.physics.temperature)
     if floor and amplitude:
@@ -254,14 +281,16 @@ def _of_external_force(case: Case) -> list[str]:
 
 
 def _of_particles(case: Case, ranks: int) -> list[str]:
-    count, found = case.particles.count, []
-    blocks = -(-count // BLOCK)
-    if blocks < ranks:
-        found.append(
-            f"{ranks - blocks} of {ranks} ranks hold no particles, which are dealt in blocks of {BLOCK}: use "
-            f"{blocks} for {count} particles"
-        )
-    if case.particles.start == "quiet" and count & (count - 1) and not case.species:
-        nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)
-        found.append(f"a quiet start is quietest with a power of two: particles.count = {nearest} would be one")
+    found = []
+    keys = {f"species.{name}.count": species.count for name, species in case.species.items()}
+    for key, count in (keys or {"particles.count": case.particles.count}).items():
+        blocks, of = -(-count // BLOCK), f" of {key.split('.')[1]}" if keys else ""
+        if blocks < ranks:
+            found.append(
+                f"{ranks - blocks} of {ranks} ranks hold no particles{of}, which are dealt in blocks of {BLOCK}: use "
+                f"{blocks} for {count} particles"
+            )
+        if case.particles.start == "quiet" and count & (count - 1):
+            nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)
+            found.append(f"a quiet start is quietest with a power of two: {key} = {nearest} would be one")
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,6 +98,28 @@ class CollisionReport:
         """From a table as ``dataclasses.asdict`` makes it."""
         waves: dict[str, Any] = {name: WaveExchange(**table[name]) for name in ("wave", "wave_total") if name in table}
         return cls(**(table | waves))
+
+    @classmethod
+    def together(cls, reports: Sequence[CollisionReport]) -> CollisionReport:
+        """Of several species: sums of energies, entropies and iterations, and the worst of all else."""
+        if len(reports) == 1:
+            return reports[0]
+
+        def total(name: str) -> Any:
+            return sum(getattr(report, name) for report in reports)
+
+        summed = [name for name in cls.__dataclass_fields__ if name.startswith(("collision_", "entropy_", "sample_"))]
+        summed += ["dissipation", "objective", "inner_iterations", "retries", "disagreement", "disagreement_error"]
+        worst = max(reports, key=lambda report: report.wave_error)
+        independent = math.sqrt(sum(report.collision_free_energy_error**2 for report in reports))
+        return replace(
+            worst,
+            **{name: total(name) for name in summed} | {"collision_free_energy_error": independent},
+            min_eigenvalue=min(report.min_eigenvalue for report in reports),
+            substeps=max(report.substeps for report in reports),
+            log_f_residual=max(report.log_f_residual for report in reports),
+            log_f_moved=max(report.log_f_moved for report in reports),
+        )
 
     @property
     def certificate(self) -> int:

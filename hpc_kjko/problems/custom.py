@@ -98,8 +98,9 @@ class UserStart(Problem):
             value: torch.Tensor = usercode.call(found, x, v, given=self._density_given)
             return value
 
+        mass = self.mass / self.mean_density
         return TabulatedDensity(
-            density, self.periods, self.space_dims, self.velocity_dims, self.mass, self._density_given
+            density, self.periods, self.space_dims, self.velocity_dims, mass, self._density_given
         )
 
     def checked(self) -> UserStart:

@@ -85,9 +85,10 @@ class Plasma(PeriodicWave, UserStart):
         """The largest speed that figures show: as given, or as far as f0 can be seen."""
         if self.velocity_max is not None:
             return self.velocity_max
+        thermal = self._temperature / self._particle_mass
         if not self.starts_from_user_code:
-            return 5.0
+            return 5.0 * math.sqrt(thermal)
         if isinstance(self.user_density, TabulatedDensity):
             return float(f"{self.user_density.reach:.3g}")
-        _, v = self.sample(Sobol(self.space_dims + self.velocity_dims, seed=0).points(1, 4096), 1.0)
+        _, v = self.sample(Sobol(self.space_dims + self.velocity_dims, seed=0).points(1, 4096), thermal)
         return float(f"{1.2 * np.abs(v).max():.3g}")

@@ -12,6 +12,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
 from hpc_kjko.reference.grid_1d1v import GridSpecies, solve_species
 from hpc_kjko.simulation import Simulation
+from hpc_kjko.validity import warnings_of
 
 ELECTRONS = {"charge": -1.0, "mass": 1.0, "count": 8192}
 IONS = {"charge": 1.0, "mass": 25.0, "count": 8192}
@@ -271,3 +272,47 @@ def test_a_start_of_the_users_own_serves_a_species_and_must_agree_with_itself(al
         assert second[f"ions_{name}"] == pytest.approx(first[f"ions_{name}"], rel=2e-3), name
     with pytest.raises(UserError, match="species.ions.initial = .starts_of_mine:wrong.* log_density"):
         Simulation.start(from_table(table_of({}, {**ions, "initial": "starts_of_mine:wrong"})), alone)
+
+
+def test_a_neutral_species_feels_neither_field(alone):
+    table = table_of(
+        {"charge": 0.0, "amplitude": 0.2},
+        {"amplitude": 0.2},
+        problem={"velocity_dims": 2},
+        physics={"magnetic_field": [0.0, 0.0, 1.0]},
+        time={"step": 0.1, "end": 1.0},
+    )
+    start = Simulation.start(from_table(table), alone).state.species
+    simulation, _ = run(alone, table)
+    neutral, ions = simulation.state.species
+    assert torch.equal(neutral.particles.v, start[0].particles.v)
+    assert not torch.equal(ions.particles.v, start[1].particles.v)
+
+
+def test_a_thin_species_keeps_its_density(alone):
+    """However few they are: what a node gets is rounded in proportion."""
+    _, rows = run(alone, table_of({}, {"density": 1e-10, "amplitude": 0.1}, time={"step": 0.1, "end": 0.2}))
+    assert rows["ions_mass"] == pytest.approx(25 * 1e-10 * 4 * np.pi, rel=1e-9)
+
+
+def test_what_is_told_of_one_species_is_told_of_several(alone):
+    """Waves that the mesh cannot show, cold starts, few particles, names of columns; the wave that is there."""
+    wave = {"mode": 2, "amplitude": 0.1}
+    table = table_of(wave, {}, time={"step": 0.1, "end": 0.1})
+    table["species"] = dict(reversed(table["species"].items()))
+    _, rows = run(alone, table)
+    assert rows["wave_energy"][0] == pytest.approx(rows["field_energy"][0], rel=0.01)
+    with pytest.raises(UserError, match="species.electrons.mode = .17. has 17 periods"):
+        from_table(table_of({"mode": 17, "amplitude": 0.1}))
+    with pytest.raises(UserError, match="species.seconds: the series has columns of that name"):
+        from_table({**table_of(), "species": {"seconds": ELECTRONS}})
+    cold = {"initial": "beams", "thermal_speed": 0.05, "collision_strength": 0.5, "count": 100}
+    said = " ".join(warnings_of(from_table(table_of({**cold, **wave}, grid={"cells": 8})), 2))
+    for text in (
+        "species.electrons: its start is cold",
+        "species.electrons.count = 100",
+        "hold no particles of electrons",
+    ):
+        assert text in said
+    with pytest.raises(UserError, match="state.species"):
+        _ = Simulation.start(from_table(table_of()), alone).state.particles

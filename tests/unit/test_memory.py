@@ -207,8 +207,16 @@ def test_files_have_the_sizes_that_a_dry_run_says(a_run):
 
 
 def test_particles_on_each_rank_are_a_number_or_a_range():
-    assert forecast.particles_on_each(2048, 2) == "1024"
-    assert forecast.particles_on_each(2560, 4) == "0 to 1024"  # whole blocks: 1024, 1024, 512, 0
+    def on_each(size, *counts):
+        table = {"problem": {"kind": "two_stream"}, "particles": {"count": counts[0]}}
+        if len(counts) > 1:
+            species = {f"s{i}": {"charge": 1.0, "mass": 1.0, "count": count} for i, count in enumerate(counts)}
+            table = {"problem": {"kind": "plasma"}, "species": species}
+        return forecast.particles_on_each(config.from_table(table), size)
+
+    assert on_each(2, 2048) == "1024"
+    assert on_each(4, 2560) == "0 to 1024"  # whole blocks: 1024, 1024, 512, 0
+    assert on_each(2, 1024, 1024) == "0 to 2048"  # the only block of each species
 
 
 def test_amounts_and_durations_are_short():
