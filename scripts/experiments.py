@@ -100,8 +100,11 @@ DOUGHERTY_RUNS = {
         ),
     ),
 }
-#: Hydrogen's mass for the ions of Buneman's instability, with its own fastest growing wave.
-HYDROGEN = ("species.ions.mass=1836.0", "problem.length=22.439947525641379", "time.end=120.0")
+#: Hydrogen's mass for the ions of Buneman's instability, with its own fastest growing wave, which starts in the ions.
+HYDROGEN = (
+    *("species.ions.mass=1836.0", "problem.length=22.439947525641379", "time.end=90.0"),
+    *("species.electrons.amplitude=0.0", "species.ions.amplitude=5e-4"),
+)
 #: Test particles that start at the velocity of a strong wave, so light that their own field is nothing.
 BOUNCE = (
     *("species.electrons.charge=-2e-6", "species.electrons.mass=1e-6", "species.electrons.temperature=1e-10"),
@@ -121,7 +124,7 @@ PLASMA_RUNS = {
     "buneman_hydrogen": ("buneman", HYDROGEN),
     "upper_hybrid": ("bernstein", (*COLD, "physics.magnetic_field=[0.0,0.0,0.8]")),
     "bernstein": ("bernstein", ()),
-    "bernstein_noise": ("bernstein", ("problem.amplitude=0.0", "particles.start=random")),
+    "bernstein_noise": ("bernstein", ("problem.amplitude=0.0", "particles.start=random", "time.end=100.0")),
     "driven_wave": ("driven_wave", ()),
     "driven_bounce": ("driven_wave", BOUNCE),
     "driven_energy": ("driven_wave", DRIVEN_ENERGY),

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 from experiments import Experiments, relative_l2
-from scipy.optimize import curve_fit
+from scipy.optimize import curve_fit, least_squares
 
 from hpc_kjko import config, open_run
 from hpc_kjko.problems.starts import Maxwellian
@@ -15,7 +15,7 @@ from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies, sp
 from hpc_kjko.reference.grid_1d1v import GridSpecies, SpeciesSolution, solve_species
 
 #: Earlier the ions' own thermal motion hides the damping of an ion-acoustic wave.
-LATE = (200.0, 400.0)
+LATE = (180.0, 320.0)
 #: A wave so small that no particle is trapped in the time of the run: only the grid solver can follow it.
 TINY = 1e-4
 
@@ -69,24 +69,43 @@ def standing_wave(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
 def buneman(runs: Experiments) -> bool:
     """Growth within 3 % of theory and field energy within 5 % of the grid solver's, for two masses of the ions."""
     passed = True
-    for name, window in (("buneman", (20.0, 34.0)), ("buneman_hydrogen", (70.0, 110.0))):
+    for name, window in (("buneman", (18.0, 36.0)), ("buneman_hydrogen", (20.0, 70.0))):
         series, case = runs.series(name), runs.case(name)
         grid, root = species_grid(case), species_root(wavenumber(case), terms(case))
-        found = growth(series["time"], series["wave_energy"], window)
-        on_grid = growth(grid.times, grid.field_energy, window)
-        field = relative_l2(series["field_energy"], np.interp(series["time"], grid.times, grid.field_energy))
-        print(f"{name}: growth rate of the grid solver in the same window {on_grid:.5f}; "
-              f"{series['seconds'].sum():.0f} s")  # fmt: skip
-        passed &= near(f"{name}: growth rate for t in {window}", found, root.imag, 0.03)
-        passed &= below(f"{name}: field energy, relative L2 against the grid solver", field, 0.05)
-        at = np.linspace(0, len(series["time"]) - 1, 6).astype(int)[1:]
-        for label, values in (
-            ("run ", series["field_energy"]),
-            ("grid", np.interp(series["time"], grid.times, grid.field_energy)),
-        ):
+        found = growing_wave(*mode(runs, name), window, root)
+        wanted = np.interp(series["time"], grid.times, grid.field_energy)
+        print(f"{name}: {series['seconds'].sum():.0f} s; slope of log energy for t in {window}, halved: ", end="")
+        print(f"{growth(series['time'], series['wave_energy'], window):.5f}, of the grid solver's ", end="")
+        print(f"{growth(grid.times, grid.field_energy, window):.5f}")
+        passed &= near(f"{name}: growth rate for t in {window}", found.imag, root.imag, 0.03)
+        print(f"  frequency {found.real:.5f}, by theory {root.real:.5f}")
+        error = relative_l2(series["field_energy"], wanted)
+        passed &= below(f"{name}: field energy, relative L2 against the grid solver", error, 0.05)
+        at = np.linspace(0, len(wanted) - 1, 6).astype(int)[1:]
+        for label, values in (("run ", series["field_energy"]), ("grid", wanted)):
             print(f"  {label} at t = {', '.join(f'{t:g}' for t in series['time'][at])}: ", end="")
             print(" ".join(f"{value:.4g}" for value in values[at]))
     return passed
+
+
+def growing_wave(time: np.ndarray, wave: np.ndarray, window: tuple[float, float], guess: complex) -> complex:
+    """The complex frequency of the fastest growing of two waves, a = Σ c_j exp(−iω_j t), by least squares in a window.
+
+    The second stands for all others that the start made, which still beat with the first. Errors are relative.
+    """
+    inside = (time >= window[0]) & (time <= window[1])
+    t, a = time[inside] - window[0], wave[inside]
+    weight = 1 / np.maximum(np.abs(a), 1e-3 * np.abs(a).max())
+
+    def residual(parameters: np.ndarray) -> np.ndarray:
+        waves = weight[:, None] * np.exp(-1j * np.outer(t, parameters[:2] + 1j * parameters[2:]))
+        left = waves @ np.linalg.lstsq(waves, weight * a, rcond=None)[0] - weight * a
+        return np.concatenate([left.real, left.imag])
+
+    starts = [(guess.real, other, guess.imag, -0.02) for other in (-0.2, -0.05, 0.05, 0.2, 1.0, 2.0)]
+    best = min((least_squares(residual, start) for start in starts), key=lambda fit: fit.cost)
+    first, second = best.x[:2] + 1j * best.x[2:]
+    return complex(first if first.imag > second.imag else second)
 
 
 def magnetic(runs: Experiments) -> bool:
@@ -224,7 +243,7 @@ def species_grid(case: config.Case, amplitude: float | None = None) -> SpeciesSo
                 velocity_cells=512,
             )
         )
-    return solve_species(of_grid, case.problem.length[0], case.time.end, case.time.step, cells_x=64)
+    return solve_species(of_grid, case.problem.length[0], case.time.end, min(case.time.step, 0.1), cells_x=64)
 
 
 def _start(x: np.ndarray, v: np.ndarray, term: SpeciesTerm, k: float, amplitude: float) -> np.ndarray:
