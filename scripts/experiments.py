@@ -100,6 +100,35 @@ DOUGHERTY_RUNS = {
         ),
     ),
 }
+#: Hydrogen's mass for the ions of Buneman's instability, with its own fastest growing wave, which starts in the ions.
+HYDROGEN = (
+    *("species.ions.mass=1836.0", "problem.length=22.439947525641379", "time.end=90.0"),
+    *("species.electrons.amplitude=0.0", "species.ions.amplitude=5e-4"),
+)
+#: Test particles that start at the velocity of a strong wave, so light that their own field is nothing.
+BOUNCE = (
+    *("species.electrons.charge=-2e-6", "species.electrons.mass=1e-6", "species.electrons.temperature=1e-10"),
+    *("species.electrons.mean_velocity=1.0", "species.electrons.count=4096", "physics.drive.amplitude=0.25"),
+    *("physics.drive.frequency=0.5", "time.end=60.0", "output.every=0", "output.particles_every=4"),
+)
+DRIVEN_ENERGY = (
+    *("species.electrons.temperature=1.0", "physics.field=ampere", "time.energy_conserving=true"),
+    *("physics.drive.amplitude=0.2", "physics.drive.rise=5.0", "physics.drive.until=30.0", "time.end=40.0"),
+    "output.every=0",
+)
+COLD = ("problem.thermal_speed=0.02", "physics.temperature=4e-4", "particles.count=16384", "time.end=200.0")
+#: Several species, a magnetic field, a driven wave.
+PLASMA_RUNS = {
+    "ions": ("ion_acoustic", ()),
+    "buneman": ("buneman", ()),
+    "buneman_hydrogen": ("buneman", HYDROGEN),
+    "upper_hybrid": ("bernstein", (*COLD, "physics.magnetic_field=[0.0,0.0,0.8]")),
+    "bernstein": ("bernstein", ()),
+    "bernstein_noise": ("bernstein", ("problem.amplitude=0.0", "particles.start=random", "time.end=100.0")),
+    "driven_wave": ("driven_wave", ()),
+    "driven_bounce": ("driven_wave", BOUNCE),
+    "driven_energy": ("driven_wave", DRIVEN_ENERGY),
+}
 QUICK_GAUSSIAN = (
     *("particles.count=1024", "method.iterations=12", "method.first_iterations=80"),
     *("method.learning_rate=0.05", "time.end=1.0"),
@@ -196,7 +225,7 @@ def _runs() -> dict[str, Run]:
     for order, strength in STIFF:
         changes = (f"method.order={order}", f"physics.collision_strength={strength}")
         runs[f"stiff_{order}_{strength}"] = Run("e5_two_stream_strong", (*changes, *STIFF_PLASMA))
-    runs |= {name: Run(*run) for name, run in DOUGHERTY_RUNS.items()}
+    runs |= {name: Run(*run) for name, run in (DOUGHERTY_RUNS | PLASMA_RUNS).items()}
     runs["equilibrium"] = Run("e5_two_stream_strong", EQUILIBRIUM)
     for dims in ("1d", "3d"):
         for step in STEPS:

@@ -6,7 +6,8 @@
 e1 … e6: the paper's examples; e7: 3D3V; e8: rates with and without collisions; long: three methods to t = 200; floor:
 noise of the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and
 collisionless rates of jobs/; seeds, order, stiff, equilibrium: few particles, orders in the step, strong collisions,
-10⁴ steps; dougherty: collisions that conserve; drawn: cases drawn at random, by --seed.
+10⁴ steps; dougherty: collisions that conserve; ions, buneman: waves and instability of two species; magnetic: waves
+across a magnetic field; driven: a driven wave; drawn: cases drawn at random, by --seed.
 Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed. Small versions
 are in the tests.
 """
@@ -37,6 +38,7 @@ from experiments import (
     relative_l2,
     slope,
 )
+from plasma import buneman, driven, ions, magnetic
 from rates import e8, growth, landau
 
 from hpc_kjko.output import list_snapshots, read_snapshot
@@ -424,6 +426,10 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "stiff": stiff,
     "equilibrium": equilibrium,
     "dougherty": dougherty,
+    "ions": ions,
+    "buneman": buneman,
+    "magnetic": magnetic,
+    "driven": driven,
     "drawn": drawn,
 }
 
