@@ -92,25 +92,35 @@ class Diagnostic(Protocol):
 
 
 class Invariants:
-    """mass Σ m ∫f (of the deposited densities where there is a mesh) and momentum Σ m ∫ v f."""
+    """mass Σ m ∫f (of the deposited densities where there is a mesh) and momentum Σ m ∫ v f; of one species alone also
+    temperatures, m (⟨v_i²⟩ − ⟨v_i⟩²) in each direction, of all its particles.
 
-    def __init__(self, velocity_dims: int):
-        self.columns = ("mass", *(f"momentum_{axis + 1}" for axis in range(velocity_dims)))
+    Args:
+        of_one: whether there is one species.
+    """
+
+    def __init__(self, velocity_dims: int, of_one: bool):
+        self.of_one = of_one
+        self.columns: tuple[str, ...] = ("mass", *(f"momentum_{axis + 1}" for axis in range(velocity_dims)))
+        if of_one:
+            self.columns += tuple(f"temperature_{axis + 1}" for axis in range(velocity_dims))
 
     def local(self, state: State) -> np.ndarray:
         return np.concatenate([self._sums(one.particles) for one in state.species])
 
     def _sums(self, particles: Particles) -> np.ndarray:
         share = particles.shares()
-        number, momentum = 0.0, np.zeros((2, particles.v.shape[1]))
+        number, moments = 0.0, np.zeros((2, particles.v.shape[1] * (1 + self.of_one)))
         for rows in passes_over(particles.v):
-            weight = share[rows]
+            weight, v = share[rows], particles.v[rows].double()
             number += float(counts(weight, particles.shard.total).sum())
-            momentum += summed_finely(weight[:, None] * particles.v[rows].double()).cpu().numpy()
-        return np.append(number, momentum)
+            carried = torch.cat([v, v * v], dim=1) if self.of_one else v
+            moments += summed_finely(weight[:, None] * carried).cpu().numpy()
+        return np.append(number, moments)
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        field, mass, momentum = state.field, 0.0, np.zeros(len(self.columns) - 1)
+        field, mass, momentum = state.field, 0.0, np.zeros(state.species[0].particles.v.shape[1])
+        temperatures: list[float] = []
         for number, (one, (counted, *parts)) in enumerate(
             zip(state.species, sums.reshape(len(state.species), -1), strict=True)
         ):
@@ -119,8 +129,12 @@ class Invariants:
                 mass += one.mass * float(field.densities[number].sum()) * field.node_volume
             else:
                 mass += one.mass * total * float(counted) / one.particles.shard.total
-            momentum += one.mass * total * np.reshape(parts, (2, -1)).sum(0)
-        return mass, *map(float, momentum)
+            means = np.reshape(parts, (2, -1)).sum(0)
+            momentum += one.mass * total * means[: len(momentum)]
+            if self.of_one:
+                variances = means[len(momentum) :] - means[: len(momentum)] ** 2
+                temperatures = list(map(float, one.mass * variances))
+        return mass, *map(float, momentum), *temperatures
 
 
 class Energies:
@@ -180,26 +194,6 @@ class SpeciesEnergies:
         (one,) = state.species
         kinetic, entropy = map(float, one.particles.total_weight * sums)
         return (one.mass * kinetic, entropy)[: len(self.columns)]
-
-
-class Temperatures:
-    """m (⟨v_i²⟩ − ⟨v_i⟩²) in each direction, of all particles of the only species."""
-
-    def __init__(self, velocity_dims: int):
-        self.columns = tuple(f"temperature_{axis + 1}" for axis in range(velocity_dims))
-
-    def local(self, state: State) -> np.ndarray:
-        particles, share = state.particles, state.particles.shares()
-        sums = np.zeros((2, 2 * particles.v.shape[1]))
-        for rows in passes_over(particles.v):
-            v = particles.v[rows].double()
-            sums += summed_finely(share[rows, None] * torch.cat([v, v * v], dim=1)).cpu().numpy()
-        return sums.ravel()
-
-    def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        mean, square = np.reshape(sums.reshape(2, -1).sum(0), (2, -1))
-        (one,) = state.species
-        return tuple(map(float, one.mass * (square - mean**2)))
 
 
 class OfSpecies:
@@ -378,7 +372,7 @@ def series_diagnostics(
     problem = case.problem
     in_baths = all(plan.collision.operator.frame == "bath" for plan in plans)
     diagnostics: list[Diagnostic] = [
-        Invariants(problem.velocity_dims),
+        Invariants(problem.velocity_dims, of_one=len(plans) == 1),
         Energies(
             problem,
             [plan.mass * plan.collision.operator.temperature for plan in plans] if in_baths else None,
@@ -399,7 +393,7 @@ def series_diagnostics(
         return diagnostics + _of_species(plans[0], steps[0], field_solver, of_field)
     diagnostics += [*of_field, *_of_all_collisions(plans, steps)]
     for number, (plan, step) in enumerate(zip(plans, steps, strict=True)):
-        own: list[Diagnostic] = [Invariants(problem.velocity_dims), SpeciesEnergies(step.tracks_log_f)]
+        own: list[Diagnostic] = [Invariants(problem.velocity_dims, of_one=True), SpeciesEnergies(step.tracks_log_f)]
         own += _of_species(plan, step, field_solver, [])
         diagnostics += [OfSpecies(number, plan.name, diagnostic) for diagnostic in own]
     return diagnostics
@@ -438,7 +432,7 @@ def _of_species(
             diagnostics.append(MomentErrors(exact))
     elif equilibrium is not None:
         diagnostics.append(MarginalErrors(problem, lambda time: equilibrium))
-    diagnostics += [Temperatures(problem.velocity_dims), *of_field]
+    diagnostics += of_field
     if isinstance(field_solver, PoissonSolver) and field_solver.variate:
         diagnostics += [WeightNoise(field_solver.variate), CollisionStep("collision_field_energy")]
     if step.has_control:

@@ -35,7 +35,8 @@ def ions(runs: Experiments) -> bool:
     tiny_rate, tiny_frequency = standing_wave(tiny.times, tiny.field_energy)
     print(f"ions: {series['seconds'].sum():.0f} s; Landau damping by theory {root.imag:.6f}")
     passed = near("ions: frequency", frequency, root.real, 0.02)
-    passed &= near("ions: damping, against the grid solver's at this amplitude", rate, grid_rate, 0.10)
+    passed &= near("ions: damping, against theory", rate, root.imag, 0.02)  # missed: see docs/results.md
+    near("ions: damping, against the grid solver's at this amplitude", rate, grid_rate, 0.02)
     passed &= near(f"ions: damping at amplitude {TINY:g} on the grid, against theory", tiny_rate, root.imag, 0.02)
     passed &= near(
         f"ions: frequency at amplitude {TINY:g} on the grid, against theory", tiny_frequency, root.real, 0.02
