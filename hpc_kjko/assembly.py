@@ -199,7 +199,12 @@ def drive_of(case: Case, comm: Communicator) -> Drive | None:
         return None
     if isinstance(settings, str):
         with comm.together():
-            return Drive(UsersField(usercode.load(settings, "physics.drive"), f'physics.drive = "{settings}"'), comm)
+            given, function = f'physics.drive = "{settings}"', usercode.load(settings, "physics.drive")
+            if not callable(function):
+                raise UserError(f"{given}: it must be a function E(x, t), it is a {type(function).__name__}")
+            field = UsersField(function, given)
+            field(torch.zeros(2, case.problem.space_dims, dtype=torch.float64), 0.0)  # before anything is written
+            return Drive(field, comm)
     mode = (*settings.mode, *[0] * (case.problem.space_dims - len(settings.mode)))
     k = tuple(2 * math.pi * number / length for number, length in zip(mode, case.problem.torus or (), strict=True))
     until = math.inf if settings.until is None else settings.until

@@ -20,6 +20,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: The name of the only species of a case that names none.
+ONLY = "markers"
+
 
 def parse(text: str) -> dict[str, Any]:
     """TOML text as nested tables."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_kjko import usercode
 from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
 from hpc_kjko.exact import summed_finely
@@ -63,16 +64,15 @@ class UsersField:
     def __call__(self, x: torch.Tensor, time: float) -> torch.Tensor:
         if not len(x):  # the user's code need not know of ranks without particles
             return torch.zeros_like(x)
-        try:
-            found = self.function(x.clone(), time)
-        except Exception as failure:  # the user's own code may raise anything
-            raise UserError(f"{self.given}: {type(failure).__name__}: {failure}") from failure
-        if not isinstance(found, torch.Tensor) or found.shape != x.shape:
-            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-            raise UserError(f"{self.given}: it must return a tensor of the shape of x, {tuple(x.shape)}, not {shape}")
-        if not torch.isfinite(found).all():
+        found = usercode.call(self.function, x.clone(), time, given=self.given)
+        wanted = f"{self.given}: it must return a tensor of real numbers of the shape of x, {tuple(x.shape)}"
+        if not isinstance(found, torch.Tensor) or found.layout != torch.strided:
+            raise UserError(f"{wanted}, not a {type(found).__name__}")
+        if found.shape != x.shape or not found.is_floating_point():
+            raise UserError(f"{wanted}, not of the shape {tuple(found.shape)} and the type {found.dtype}")
+        if not torch.isfinite(found[torch.isfinite(x).all(1)]).all():
             raise UserError(f"{self.given}: it is not finite at t = {time:g}")
-        return found.to(x.dtype)
+        return found.detach().to(x)
 
 
 class Drive:
@@ -105,7 +105,7 @@ class Drive:
 
     def kick(self, plasma: Plasma, electric: list[torch.Tensor], duration: float) -> tuple[Plasma, float]:
         """The particles after v ← v + (q/m) E · duration, and the kinetic energy that they were given. Collective."""
-        kicked, energy = [], np.zeros((len(plasma), 2))
+        kicked, shares = [], np.zeros((len(plasma), 2))
         for number, (one, field) in enumerate(zip(plasma, electric, strict=True)):
             particles = one.particles
             after = particles.kick(duration * one.charge_to_mass, field)
@@ -113,7 +113,8 @@ class Drive:
             for rows in passes_over(particles.v):
                 old, new = particles.v[rows, :dims].double(), after.v[rows, :dims].double()
                 given = 0.5 * ((new - old) * (new + old)).sum(1)
-                energy[number] += summed_finely(share[rows] * given).cpu().numpy()
-            energy[number] *= one.mass * particles.total_weight
+                shares[number] += summed_finely(share[rows] * given).cpu().numpy()
             kicked.append(after)
-        return moved(plasma, kicked), float(self.comm.sum(energy).sum())
+        totals = self.comm.sum(shares).sum(1)  # of rounded terms: the same bits on any number of ranks
+        energy = sum(one.mass * one.particles.total_weight * part for one, part in zip(plasma, totals, strict=True))
+        return moved(plasma, kicked), float(energy)

@@ -17,8 +17,9 @@ import h5py
 import numpy as np
 
 from hpc_kjko import config, usercode
+from hpc_kjko.casefile import ONLY, RunCase
 from hpc_kjko.errors import UserError
-from hpc_kjko.output import HISTOGRAMS, list_snapshots, open_snapshot, skipping_damaged, species_of
+from hpc_kjko.output import HISTOGRAMS, list_snapshots, open_snapshot, skipping_damaged
 from hpc_kjko.runfolder import RunFolder
 from hpc_kjko.series import read_series_and_units
 
@@ -99,12 +100,8 @@ class Run:
 
     @functools.cached_property
     def species(self) -> list[str]:
-        """The names of the species, in the order of the case; those of snapshots, if there are any."""
-        names: list[str] = []
-        for step in list_snapshots(self._folder.snapshots)[:1]:
-            with skipping_damaged(), open_snapshot(self._folder.snapshots, step) as iteration:
-                names = species_of(iteration)
-        return names
+        """The names of the species, in the order of the case."""
+        return RunCase(self._folder.case).species or [ONLY]
 
     def of(self, species: str) -> Run:
         """The same run, where ``particles``, ``histograms`` and ``marginals`` are those of another species than the
@@ -119,7 +116,7 @@ class Run:
 
     @property
     def _name(self) -> str:
-        return self._chosen or next(iter(self.species), "")
+        return self._chosen or self.species[0]
 
     @property
     def series(self) -> xarray.Dataset:

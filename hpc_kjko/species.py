@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from hpc_kjko.casefile import ONLY
 from hpc_kjko.particles import Particles
-
-#: The name of the only species of a case that names none.
-ONLY = "markers"
 
 
 @dataclass(frozen=True)

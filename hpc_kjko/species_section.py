@@ -28,7 +28,7 @@ _COLUMNS = {
     *("inner", "drift", "sparse", "density", "rho", "kl", "certificate", "disagreement"),
 }
 #: Columns of the time series begin with a species' name, and so do names in files.
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class SpeciesSettings(Section):
@@ -80,11 +80,11 @@ def species_sections(table: Mapping[str, Any], box: Mapping[str, Any], *, of_a_r
     found = {}
     for name, keys in table.items():
         if not isinstance(keys, dict):
-            raise UserError(f"species.{name} must be a table: write it as [species.{name}]")
+            raise UserError(f"species.{name} must be a table: give each species one, as [species.electrons]")
         if not _NAME.fullmatch(name):
             raise UserError(
-                f"species.{name}: a name of a species has small letters, digits and underscores, and begins with a "
-                "letter, as in [species.electrons]"
+                f"species.{name}: a name of a species has at most 32 small letters, digits and underscores, and begins "
+                "with a letter, as in [species.electrons]"
             )
         found[name] = _species(f"species.{name}", keys, box, of_a_run=of_a_run)
     for name in found.keys() & _COLUMNS:

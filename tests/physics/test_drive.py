@@ -129,13 +129,23 @@ def test_a_field_of_the_users_own_drives_too(alone, tmp_path, monkeypatch):
     module = tmp_path / "fields_of_mine.py"
     module.write_text(
         "import torch\n\n\ndef wave(x, t):\n    return 0.05 * torch.cos(x * 0.5 - 1.2 * t)\n\n\n"
-        "def flat(x, t):\n    return torch.zeros(3)\n\n\ndef wrong(x, t):\n    raise ValueError('no')\n"
+        "def flat(x, t):\n    return torch.zeros(3)\n\n\ndef wrong(x, t):\n    raise ValueError('no')\n\n\n"
+        "def moves(x, t):\n    x += 1\n    return 0 * x\n\n\ndef complex_one(x, t):\n    return x * 1j\n\n\nnone = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     own, _ = run(alone, "fields_of_mine:wave")
     ours, _ = run(alone, {"amplitude": 0.05, "frequency": 1.2})
     assert torch.allclose(own.state.particles.v, ours.state.particles.v, atol=1e-12)
-    for name, says in (("flat", "of the shape of x"), ("wrong", "ValueError: no"), ("missing", "missing")):
+    still, _ = run(alone, "fields_of_mine:moves", time={"step": 0.1, "end": 0.1})
+    free, _ = run(alone, {"amplitude": 0.0, "frequency": 1.0}, time={"step": 0.1, "end": 0.1})
+    assert torch.equal(still.state.particles.x, free.state.particles.x)
+    for name, says in (
+        ("flat", "of the shape of x"),
+        ("wrong", "ValueError: no"),
+        ("missing", "missing"),
+        ("complex_one", "real numbers"),
+        ("none", "must be a function"),
+    ):
         with pytest.raises(UserError, match=says):
             run(alone, f"fields_of_mine:{name}")
 

@@ -92,7 +92,7 @@ def test_snapshots_have_labels_and_units(result):
     assert np.array_equal(histogram, written.histograms[0].values) and histogram.dims == ("x_1", "v_1")
     assert np.array_equal(result.marginals.f_v_1.isel(time=1), written.marginals[1].values)
     mass = histogram.integrate(["x_1", "v_1"])
-    assert mass == pytest.approx(31.4159265, rel=0.02) and histogram.units == "mass omega_p/v_th^2"
+    assert mass == pytest.approx(31.4159265, rel=0.02) and histogram.units == "number omega_p/v_th^2"
 
     particles = result.particles
     assert particles.sizes == {"time": 3, "particle": 3000}
