@@ -411,10 +411,10 @@ class ConservingAmpereSolver(AmpereSolver):
 
     While x stays, particles and field are a linear oscillator: dv/dt = (q/m) E(x), dE/dt = −P J and therefore
     dJ/dt = M E, with P the projection on curl-free fields of zero mean and M the sum of all species' mass matrices,
-    each times q²/m. A kick is its exact flow, which keeps
-    kinetic + field energy because gather and deposit are adjoint; a drift changes neither E nor any velocity. So every
-    composition of the two conserves energy, and has the order that it has with other fields. Momentum is not exact:
-    like Gauss's law (:meth:`gauss_residual`) it holds as well as step and mesh allow.
+    each times q²/m. A kick is its exact flow, which keeps kinetic + field energy because gather and deposit are
+    adjoint; a drift changes neither E nor any speed. So every composition of the two conserves energy, and has the
+    order that it has with other fields. Momentum is not exact: like Gauss's law (:meth:`gauss_residual`) it holds as
+    well as step and mesh allow.
 
     The flow is summed as its Taylor series on the mesh. M is assembled once a drift, so all that the particles do in a
     kick is to deposit J and to gather the mean of E over the kick.

@@ -105,9 +105,10 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def _about_case(case: RunCase) -> dict[str, str]:
+    of = f" ({', '.join(case.species)})" if case.species else ""
     return {
         "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.collision_strength:g}, "
-        f"{case.particle_count} particles, {case.word('method.collision')}",
+        f"{case.particle_count} particles{of}, {case.word('method.collision')}",
     }
 
 

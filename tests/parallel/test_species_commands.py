@@ -129,6 +129,6 @@ def test_files_hold_each_species_for_other_readers_too(case, kjko, tmp_path):
         assert list(moments["step"]) == [0, 4, 8]
         for column in ("mass", "kinetic_energy", "entropy"):
             np.testing.assert_allclose(moments[column], series[f"{name}_{column}"][::4], rtol=1e-9)
-    for verb in (("inspect", "out"), ("plot", "out"), ("series", "out")):
+    for verb in (("inspect", "out"), ("plot", "out"), ("series", "out"), ("report", "out")):
         shown = kjko(*verb)
         assert shown.returncode == 0, shown.stderr
