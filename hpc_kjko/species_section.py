@@ -97,39 +97,42 @@ def species_sections(table: Mapping[str, Any], box: Mapping[str, Any], *, of_a_r
 
 
 def _species(where: str, keys: dict[str, Any], box: Mapping[str, Any], *, of_a_run: bool) -> SpeciesSettings:
+    """A species with its start.
+
+    Args:
+        where: the section that it is named in.
+    """
     own = {key: value for key, value in keys.items() if key in SpeciesSettings.model_fields}
-    of_start = {key: value for key, value in keys.items() if key not in own}
     settings: SpeciesSettings = validate(SpeciesSettings, own, where)
-    if usercode.is_reference(settings.initial) or settings.initial in STARTS:
-        kind_of_start = STARTS.get(settings.initial, Plasma)
-        of_its_start = (key for key in kind_of_start.model_fields if key not in (*_OF_THE_BOX, "initial_density"))
-        possible = [*SpeciesSettings.model_fields, *of_its_start]
-        for key in of_start.keys() - {*possible, *_OF_THE_BOX}:
-            raise UserError(unknown_key(f"{where}.{key}", possible))
+    of_start = {key: value for key, value in keys.items() if key not in own}
+    try:
+        start = _start(where, settings.initial, of_start, box)
+        start = start.of_species(settings.density, settings.temperature, settings.mass)
+        settings._start = start.checked() if isinstance(start, Plasma) and not of_a_run else start
+    except UserError as failure:  # the models say where a start stands in a case of one species
+        text = str(failure).replace("problem.initial_density", f"{where}.initial").replace("problem.", f"{where}.")
+        raise UserError(text.replace(f"share {where}.", "share problem.")) from None
+    return settings
+
+
+def _start(where: str, initial: str, keys: dict[str, Any], box: Mapping[str, Any]) -> Problem:
+    """The start of a species by its name and its keys."""
+    if not usercode.is_reference(initial) and initial not in STARTS:
+        known = ", ".join(f'"{name}"' for name in STARTS)
+        raise UserError(
+            f'{where}.initial = "{initial}" is not known: it may be {known}, or "module:name" of your own code'
+        )
+    kind = STARTS.get(initial, Plasma)
     for key in _OF_THE_BOX:
-        if key in of_start:
+        if key in keys:
             advice = f'the start is {where}.initial = "…"' if key == "kind" else f"all species share problem.{key}"
             raise UserError(f"{where}.{key}: {advice}")
-    kind = settings.initial
-    try:
-        if usercode.is_reference(kind):
-            start: Problem = validate(Plasma, {"kind": "plasma", **box, "initial_density": kind, **of_start}, where)
-        elif kind in STARTS:
-            # without a wave unless it asks for one: the others may have theirs
-            start = validate(STARTS[kind], {"kind": kind, **box, "amplitude": 0.0, **of_start}, where)
-        else:
-            known = ", ".join(f'"{name}"' for name in STARTS)
-            raise UserError(
-                f'{where}.initial = "{kind}" is not known: it may be {known}, or "module:name" of your own code'
-            )
-    except UserError as failure:
-        text = str(failure).replace("problem.initial_density", f"{where}.initial").replace("problem.", f"{where}.")
-        raise UserError(text) from None
-    start = start.of_species(settings.density, settings.temperature, settings.mass)
-    if isinstance(start, Plasma) and not of_a_run:
-        try:
-            start = start.checked()
-        except UserError as failure:
-            raise UserError(str(failure).replace("problem.initial_density", f"{where}.initial")) from None
-    settings._start = start
-    return settings
+    own = [key for key in kind.model_fields if key not in (*_OF_THE_BOX, "initial_density")]
+    for key in keys:
+        if key not in own:
+            raise UserError(unknown_key(f"{where}.{key}", [*SpeciesSettings.model_fields, *own]))
+    if kind is Plasma:
+        found: Problem = validate(kind, {"kind": "plasma", **box, "initial_density": initial, **keys}, where)
+    else:  # without a wave unless it asks for one: the others may have theirs
+        found = validate(kind, {"kind": initial, **box, "amplitude": 0.0, **keys}, where)
+    return found

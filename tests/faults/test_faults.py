@@ -32,11 +32,13 @@ def sabotaged(self):
     if now:
         {then}
     return state
-def lost(self, field, particles, duration):
+def lost(self, field, plasma, duration):
     if now and {x_too}:
-        particles = replace(particles, x=particles.x.clone())
+        (one,) = plasma
+        particles = replace(one.particles, x=one.particles.x.clone())
         particles.x[3] = float("inf")
-    return drift(self, field, particles, duration)
+        plasma = (one.moved(particles),)
+    return drift(self, field, plasma, duration)
 simulation.Simulation.advance, fields.PoissonSolver.drift = sabotaged, lost
 sys.exit(cli.main(sys.argv[1:]))
 """

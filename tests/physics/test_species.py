@@ -219,7 +219,7 @@ def test_species_draw_their_own_numbers_whatever_others_there_are(alone):
             "species.electrons.mean_velocity has 2",
         ),
         ({"species": {"electrons": {**ELECTRONS, "length": 3.0}}}, "all species share problem.length"),
-        ({"species": {"Electrons": ELECTRONS}}, "species.Electrons: a name of a species has small letters"),
+        ({"species": {"Electrons": ELECTRONS}}, "species.Electrons: a name of a species has at most 32 small letters"),
         ({"species": {"e": ELECTRONS, "e_hot": ELECTRONS}}, "its columns would look like those of e"),
         ({"species": {}}, ".species. is empty"),
         ({"species": {"electrons": 3}}, "species.electrons must be a table"),

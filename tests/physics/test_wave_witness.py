@@ -11,6 +11,7 @@ from hpc_kjko.collisions import JKOCollision
 from hpc_kjko.collisions.base import CollisionReport
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
 from hpc_kjko.config import from_table
+from hpc_kjko.operators import Bath
 from hpc_kjko.simulation import Simulation
 from hpc_kjko.summary import WAVE_OFF, fit_remarks, wave_remarks
 
@@ -39,7 +40,7 @@ def test_the_exact_field_gives_the_wave_nothing_too_much(dims, alone):
     x, v = particles.x, particles.v.detach().requires_grad_()
     score = torch.autograd.grad(case.problem.log_density(x, v, 1.0).sum(), v)[0]
     k = tuple(float(part) for part in case.problem.wave_vector)
-    witness, v = WaveWitness(k, 0.3, 1.0), v.detach()
+    witness, v = WaveWitness(k, Bath(0.3, 1.0)), v.detach()
     excess = witness.terms(x, v, -0.3 * (v + score))[:, :4]
     assert ((excess.mean(0) / excess.std(0)).abs() * 200 < 4).all()
     excess = witness.terms(x, v, -0.3 * v)[:, :4]
@@ -85,7 +86,7 @@ def test_the_column_is_there_where_it_can_tell(keys, told, alone):
 
 def test_noise_does_not_add_up_once_the_wave_has_gone():
     """Its moments no longer stand out: what collisions give them is noise, and is left out."""
-    witness = WaveWitness((0.5,), 0.3, 1.0)
+    witness = WaveWitness((0.5,), Bath(0.3, 1.0))
     standing = np.array([1e-3] * 4 + [0.2] * 4 + [1.0] * 4)
     sunk = np.array([1e-3] * 4 + [0.01] * 4 + [1.0] * 4)
     seen, gone = (witness.exchange(terms, 0.1, 1e4) for terms in (standing, sunk))
