@@ -110,13 +110,16 @@ class Invariants:
 
     def _sums(self, particles: Particles) -> np.ndarray:
         share = particles.shares()
-        number, moments = 0.0, np.zeros((2, particles.v.shape[1] * (1 + self.of_one)))
+        dims = particles.v.shape[1]
+        number, momentum, squares = 0.0, np.zeros((2, dims)), np.zeros(dims * self.of_one)
         for rows in passes_over(particles.v):
-            weight, v = share[rows], particles.v[rows].double()
+            weight = share[rows]
             number += float(counts(weight, particles.shard.total).sum())
-            carried = torch.cat([v, v * v], dim=1) if self.of_one else v
-            moments += summed_finely(weight[:, None] * carried).cpu().numpy()
-        return np.append(number, moments)
+            carried = weight[:, None] * particles.v[rows].double()
+            momentum += summed_finely(carried).cpu().numpy()
+            if self.of_one:
+                squares += summed(carried * particles.v[rows]).cpu().numpy()
+        return np.concatenate([[number], momentum.ravel(), squares])
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
         field, mass, momentum = state.field, 0.0, np.zeros(state.species[0].particles.v.shape[1])
@@ -129,11 +132,11 @@ class Invariants:
                 mass += one.mass * float(field.densities[number].sum()) * field.node_volume
             else:
                 mass += one.mass * total * float(counted) / one.particles.shard.total
-            means = np.reshape(parts, (2, -1)).sum(0)
-            momentum += one.mass * total * means[: len(momentum)]
+            dims = len(momentum)
+            means = np.reshape(parts[: 2 * dims], (2, -1)).sum(0)
+            momentum += one.mass * total * means
             if self.of_one:
-                variances = means[len(momentum) :] - means[: len(momentum)] ** 2
-                temperatures = list(map(float, one.mass * variances))
+                temperatures = list(map(float, one.mass * (parts[2 * dims :] - means**2)))
         return mass, *map(float, momentum), *temperatures
 
 
