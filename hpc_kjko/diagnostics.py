@@ -361,6 +361,14 @@ class CollisionStep:
         return tuple(float(getattr(state.collision, name)) for name in self.columns)
 
 
+#: Columns of a step that is certified, and of one that fits a density to log f.
+_CERTIFICATE = (
+    "certificate",
+    *(f"collision_free_energy{of}" for of in ("", "_error", "_total", "_total_error")),
+)
+_FITTED_LOG_F = ("log_f_residual", "log_f_moved", "entropy_moved_total")
+
+
 def series_diagnostics(
     case: Case, plans: Sequence[SpeciesPlan], steps: Sequence[Collision], field_solver: FieldSolver[Any]
 ) -> list[Diagnostic]:
@@ -408,12 +416,10 @@ def _of_all_collisions(plans: Sequence[SpeciesPlan], steps: Sequence[Collision])
     if any(step.has_control for step in steps):
         found.append(CollisionStep("min_eigenvalue", "inner_iterations", "substeps", "retries"))
     if any(step.fits_log_f for step in steps):
-        found.append(CollisionStep("log_f_residual", "log_f_moved", "entropy_moved_total"))
+        found.append(CollisionStep(*_FITTED_LOG_F))
     in_baths = all(plan.collision.operator.frame == "bath" for plan in plans)  # else it is not one quantity that falls
     if in_baths and any(step.held_out for step in steps):
-        free_energy = "collision_free_energy"
-        totals = (f"{free_energy}_total", f"{free_energy}_total_error")
-        found.append(CollisionStep("certificate", free_energy, f"{free_energy}_error", *totals))
+        found.append(CollisionStep(*_CERTIFICATE))
     if any(step.sees_wave for step in steps):
         found.append(CollisionStep("wave_error"))
     return found
@@ -445,13 +451,11 @@ def _of_species(
     if conserving:
         diagnostics.append(CollisionStep("sparse_nodes"))
     if step.fits_log_f:
-        diagnostics.append(CollisionStep("log_f_residual", "log_f_moved", "entropy_moved_total"))
+        diagnostics.append(CollisionStep(*_FITTED_LOG_F))
         if step.held_out:
             diagnostics.append(CollisionStep("disagreement", "disagreement_error"))
     if step.held_out:
-        free_energy = "collision_free_energy"
-        totals = (f"{free_energy}_total", f"{free_energy}_total_error")
-        diagnostics.append(CollisionStep("certificate", free_energy, f"{free_energy}_error", *totals))
+        diagnostics.append(CollisionStep(*_CERTIFICATE))
     if step.sees_wave:
         diagnostics.append(CollisionStep("wave_error"))
     return diagnostics

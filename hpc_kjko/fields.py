@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -293,12 +294,13 @@ class PoissonSolver(FieldSolver[MeshField]):
         if self.walls:
             if self.walls.conducting:
                 background = charge.sum() / (charge.size * self.walls.part)
-                charge = self.walls.with_images(charge, -1.0) - background * self._uniform()
+                charge = self.walls.with_images(charge, -1.0) - background * self._uniform
             else:
                 charge = self.walls.with_images(charge, 1.0)
             densities = self.walls.with_images(densities, 1.0)
         return MeshField(self.grid, densities, charge, *self.solve(charge), walls=self.walls)
 
+    @functools.cached_property
     def _uniform(self) -> np.ndarray:
         """What a uniform density of 1 inside leaves on the nodes of the torus with images of the opposite sign."""
         assert self.walls is not None

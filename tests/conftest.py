@@ -14,11 +14,13 @@ from pathlib import Path
 import forkserver
 import h5py
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
 from hpc_kjko.cli import main
 from hpc_kjko.comm import Communicator
+from hpc_kjko.diagnostics import measure
 
 # A busy machine is slow to draw examples; that is not what the tests are about.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -36,6 +38,16 @@ def alone() -> Communicator:
     """A communicator of one rank that has nothing to do with MPI."""
     torch.set_num_threads(1)
     return Communicator()
+
+
+def rows_to_the_end(simulation) -> dict[str, np.ndarray]:
+    """Columns of the series from where a simulation is to its end, where it is left."""
+    rows = [measure(simulation.diagnostics, simulation.state, simulation.comm)]
+    while simulation.step_index < simulation.case.time.steps:
+        simulation.state = simulation.advance()
+        simulation.step_index += 1
+        rows.append(measure(simulation.diagnostics, simulation.state, simulation.comm))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def command(*arguments: str | Path, ranks: int = 1) -> list[str]:

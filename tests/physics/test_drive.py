@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from conftest import rows_to_the_end
 
 from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.drive import WaveField
 from hpc_kjko.errors import UserError
 from hpc_kjko.simulation import Simulation
@@ -28,12 +28,7 @@ def run(comm, drive=None, **changes):
     if table["physics"].get("field") == "external":
         del table["grid"]
     simulation = Simulation.start(from_table(table), comm)
-    rows = [measure(simulation.diagnostics, simulation.state, comm)]
-    while simulation.step_index < simulation.case.time.steps:
-        simulation.state = simulation.advance()
-        simulation.step_index += 1
-        rows.append(measure(simulation.diagnostics, simulation.state, comm))
-    return simulation, {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return simulation, rows_to_the_end(simulation)
 
 
 def test_drive_field_and_kinetic_energy_close(alone):

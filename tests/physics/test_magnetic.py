@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from conftest import rows_to_the_end
 
 from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import UserError
 from hpc_kjko.gyration import Gyration
 from hpc_kjko.integrators import MAPS
@@ -31,12 +31,7 @@ def run(comm, **changes):
         **changes,
     }
     simulation = Simulation.start(from_table(table), comm)
-    rows = [measure(simulation.diagnostics, simulation.state, comm)]
-    while simulation.step_index < simulation.case.time.steps:
-        simulation.state = simulation.advance()
-        simulation.step_index += 1
-        rows.append(measure(simulation.diagnostics, simulation.state, comm))
-    return simulation, {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return simulation, rows_to_the_end(simulation)
 
 
 @pytest.mark.parametrize("rate", [(0.0, 0.0, 1.3), (0.3, -0.7, 0.5), (0.0, 0.0, -0.4)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import rows_to_the_end
 
 from hpc_kjko.assembly import seed_of
 from hpc_kjko.collisions import StepStart
@@ -31,12 +32,7 @@ def table_of(electrons=None, ions=None, **sections):
 def run(comm, table):
     """The simulation at its end, and its rows."""
     simulation = Simulation.start(from_table(table), comm)
-    rows = [measure(simulation.diagnostics, simulation.state, comm)]
-    while simulation.step_index < simulation.case.time.steps:
-        simulation.state = simulation.advance()
-        simulation.step_index += 1
-        rows.append(measure(simulation.diagnostics, simulation.state, comm))
-    return simulation, {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return simulation, rows_to_the_end(simulation)
 
 
 def test_the_buneman_instability_grows_as_theory_and_the_grid_have_it(alone):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from conftest import rows_to_the_end
 
 from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields import PoissonSolver
 from hpc_kjko.mesh import Grid
@@ -27,29 +27,18 @@ def table_of(**sections):
     }
 
 
-def advanced(simulation, comm):
-    """Its rows to its end."""
-    rows = [measure(simulation.diagnostics, simulation.state, comm)]
-    while simulation.step_index < simulation.case.time.steps:
-        simulation.state = simulation.advance()
-        simulation.step_index += 1
-        rows.append(measure(simulation.diagnostics, simulation.state, comm))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
 def mirrored(particles, lengths, axes):
     """The particles and their images about the walls of some axes, in a box twice as long along these."""
     for axis in axes:
         x, v = particles.x.clone(), particles.v.clone()
         x[:, axis], v[:, axis] = 2 * lengths[axis] - x[:, axis], -v[:, axis]
-        rows = {name: torch.cat([getattr(particles, name)] * 2) for name in ("log_f",)}
         shard = Shard(0, 2 * particles.shard.total, 2 * particles.shard.total)
         total = 2 * particles.total_weight
         periods = tuple(2 * length if i == axis else length for i, length in enumerate(particles.periods))
         particles = Particles(
             torch.cat([particles.x, x]),
             torch.cat([particles.v, v]),
-            rows["log_f"],
+            torch.cat([particles.log_f] * 2),
             equal_weights(total, shard),
             shard,
             total,
@@ -103,7 +92,7 @@ def test_the_mirrored_periodic_run_has_the_same_particles(dims, boundary, axes, 
 
 def test_energy_and_number_are_kept_and_momentum_is_not(alone):
     box = Simulation.start(from_table(table_of(problem={"kind": "maxwellian", "mean_velocity": 0.5})), alone)
-    rows = advanced(box, alone)
+    rows = rows_to_the_end(box)
     assert np.ptp(rows["mass"]) < 1e-9 * rows["mass"][0] and rows["mass"][0] == pytest.approx(4 * np.pi)
     total = rows["kinetic_energy"] + rows["field_energy"]
     assert np.ptp(total) < 2e-3 * total[0]
@@ -152,7 +141,7 @@ def test_collisions_between_walls_reach_the_thermal_state(alone):
         particles={"count": 8192},
     )
     case["method"] = {}
-    rows = advanced(Simulation.start(from_table(case), alone), alone)
+    rows = rows_to_the_end(Simulation.start(from_table(case), alone))
     assert rows["kl"][-1] < 0.02 < 0.5 < rows["kl"][0]
     assert (rows["certificate"][1:] >= 0).all() and (rows["certificate"][1:20] == 1).all()
     assert rows["temperature_1"][-1] == pytest.approx(1.0, rel=0.02)
