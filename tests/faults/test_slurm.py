@@ -212,8 +212,11 @@ def test_jobs_that_meet_the_time_limit_are_requeued_and_end_as_one_run(cluster):
     stopped = {name: load(latest(work / name / "checkpoints"), Communicator()).header["step"] for name in jobs}
     assert all(1 < step < 60 for step in stopped.values()), stopped
     go.touch()
+    spool = cluster.folder.parent / "spool"
     time.sleep(2)  # SLURM takes a start within the second of the requeue for the job that has ended
     for job in jobs.values():
+        # srun cannot launch a step while the daemon of the earlier one ends, for which a requeued job has two minutes
+        wait_for(lambda job=job: not any(path.is_socket() for path in spool.glob(f"*[._]{job}.*")))
         cluster("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=10")
     scaling = cluster.submit("weak_scaling.sbatch", "elsewhere/case.toml", "weak", "1024", options=(long, "--array=1"))
     for job in jobs.values():
