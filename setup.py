@@ -2,7 +2,7 @@
 
 The kernels are compiled by CMake through scikit-build-core's setuptools backend. They speed the package up
 but are not needed: a build that fails, say for lack of a compiler, ends in a pure-Python install that says
-so: in the build output (shown by `pip install -v .`) and at run time in `hpc_kjko.native.describe()`. The
+so: in the build output (shown by `pip install -v .`) and at run time in `hpc_kjko.kernels.describe()`. The
 environment variable KJKO_NATIVE settles it otherwise: `require` makes a failed build an error, `off` skips
 it.
 """
@@ -19,8 +19,8 @@ from scikit_build_core.setuptools.build_cmake import BuildCMake
 from setuptools import setup
 from setuptools.command.build import build
 
-NATIVE = Path("hpc_kjko", "native")
-NOTE = "_not_built.txt"  # read by hpc_kjko/native/__init__.py
+NATIVE = Path("hpc_kjko", "kernels")
+NOTE = "_not_built.txt"  # read by hpc_kjko/kernels/__init__.py
 
 
 def compiler_found() -> bool:

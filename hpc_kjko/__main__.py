@@ -7,7 +7,7 @@ import sys
 def start() -> int:
     """Run the command line; an interrupt while torch is still being loaded is no traceback."""
     try:
-        from hpc_kjko.cli import main
+        from hpc_kjko.cli.main import main
     except KeyboardInterrupt:
         return 130
     code = main()

@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpc_kjko import driver
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Case, Overrides
+from hpc_kjko.case.config import Case, Overrides
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.opened import Run, open_run
-from hpc_kjko.runfolder import RunFolder
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.post.opened import Run, open_run
+from hpc_kjko.running import driver
 from hpc_kjko.terminal import StopSignals
 
 __all__ = ["Case", "Run", "SolverFailure", "UserError", "open_run", "restart", "run"]
@@ -24,8 +24,8 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
     """Run a case from t = 0, in this process; under mpirun on all ranks, each of which calls this. Collective.
 
     It does what ``kjko run`` does: Ctrl-C (a notebook's "interrupt"), SIGTERM and ``run.wall_time`` end the run after a
-    step with a checkpoint, and the :attr:`~hpc_kjko.opened.Run.status` is then "stopped" instead of "finished". Before
-    the first step these signals mean what they mean to Python.
+    step with a checkpoint, and the :attr:`~hpc_kjko.post.opened.Run.status` is then "stopped" instead of "finished".
+    Before the first step these signals mean what they mean to Python.
 
     Args:
         case: rank 0's counts.

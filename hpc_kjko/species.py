@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hpc_kjko.casefile import ONLY
-from hpc_kjko.particles import Particles
+from hpc_kjko.particles.state import Particles
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # rich is loaded where it draws
     import rich.console
 
-    from hpc_kjko.comm import Communicator
+    from hpc_kjko.parallel.comm import Communicator
 
 #: Seconds between plain progress lines where there is no terminal.
 LINE_EVERY = 10.0

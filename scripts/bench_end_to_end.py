@@ -29,10 +29,11 @@ from bench_methods import CASES, changes_of
 from benchmark import print_heading
 from experiments import JOBS
 
-from hpc_kjko import config, native
-from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.simulation import Simulation
+from hpc_kjko import kernels
+from hpc_kjko.case import config
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 #: Method of bench_methods.py, and kernels. The first is what the others are compared with.
 VARIANTS = (
@@ -48,11 +49,11 @@ VARIANTS = (
 class Run:
     """A run that has got over its first steps."""
 
-    def __init__(self, method: str, kernels: str, count: int, cold: int):
-        self.name, self.kernels = f"{method}, {kernels}", kernels
+    def __init__(self, method: str, backend: str, count: int, cold: int):
+        self.name, self.backend = f"{method}, {backend}", backend
         job = CASES["e5"][0]
         changes = [f"particles.count={count}", *changes_of("e5", method), f"method.first_iterations={cold}"]
-        if kernels == "torch":  # in large pieces: not in those of which sums have the same bits on any ranks
+        if backend == "torch":  # in large pieces: not in those of which sums have the same bits on any ranks
             changes.append("run.reproducible=false")
         self.case = config.load(JOBS / f"{job}.toml", changes)
         os.environ["KJKO_KERNELS"] = kernels
@@ -61,7 +62,7 @@ class Run:
 
     def step(self) -> float:
         """Seconds of one time step."""
-        os.environ["KJKO_KERNELS"] = self.kernels
+        os.environ["KJKO_KERNELS"] = self.backend
         simulation, started = self.simulation, time.process_time()
         simulation.state = simulation.advance()
         simulation.step_index += 1
@@ -75,8 +76,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="particles (default 100000)")
     parser.add_argument("--rounds", type=int, help="steps of each method (default 5)")
     options = parser.parse_args()
-    if not native.available():
-        raise SystemExit(f"There is nothing to compare: {native.describe()}.")
+    if not kernels.available():
+        raise SystemExit(f"There is nothing to compare: {kernels.describe()}.")
     count, rounds = options.count or (4096 if options.quick else 100000), options.rounds or (2 if options.quick else 5)
     torch.set_num_threads(1)
     print_heading("the paper's scheme in torch (Adam, automatic differentiation)", options.quick)

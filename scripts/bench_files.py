@@ -21,9 +21,9 @@ import h5py
 import numpy as np
 from benchmark import print_heading
 
-from hpc_kjko.comm import Communicator
-from hpc_kjko.particles import Shard
-from hpc_kjko.storage import ShardedFile
+from hpc_kjko.files.storage import ShardedFile
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import Shard
 
 COLUMNS = 7
 

@@ -6,8 +6,8 @@
 Prints three tables. Kernels of the network: milliseconds for N particles (the median of some calls), the rate of the
 matrix products that it makes (bench_objective.py counts them), that rate over torch's float32 matrix product of 8192 ×
 8192, and how many times longer torch takes for the same (automatic differentiation of the objective in pieces that fill
-the GPU, the twin in hpc_kjko/control.py for the field). Kernels of particles: milliseconds, and nanoseconds a particle.
-Steps: seconds, gigabytes at most and bytes a particle.
+the GPU, the twin in hpc_kjko/inner/control.py for the field). Kernels of particles: milliseconds, and nanoseconds a
+particle. Steps: seconds, gigabytes at most and bytes a particle.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import torch
 from bench_objective import COLLISION_STRENGTH, SPACES, STEP, TEMPERATURE, operations
 from benchmark import print_heading
 
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import from_table
-from hpc_kjko.control import ControlField
-from hpc_kjko.exact import UNIT
-from hpc_kjko.mesh import Grid
-from hpc_kjko.native import cuda
-from hpc_kjko.objective import JKOObjective
+from hpc_kjko.case.config import from_table
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import JKOObjective
+from hpc_kjko.inner.solvers.base import Sample
+from hpc_kjko.inner.solvers.varpro import VarproSolver
+from hpc_kjko.kernels import cuda
 from hpc_kjko.operators import Bath
-from hpc_kjko.particles import Particles, Shard, equal_weights
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers.base import Sample
-from hpc_kjko.solvers.varpro import VarproSolver
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.state import Particles, Shard, equal_weights
+from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
 
 WIDTH = 32

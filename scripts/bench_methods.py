@@ -28,11 +28,11 @@ import torch
 from benchmark import print_heading
 from experiments import JOBS, grid_solution, relative_l2
 
-from hpc_kjko import config
-from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import measure
+from hpc_kjko.case import config
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 #: What each method changes in the case; 2h stands for twice the case's own step, RATE for Adam's learning rate there.
 PAPER = (

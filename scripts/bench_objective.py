@@ -19,9 +19,9 @@ import time
 
 import torch
 
-from hpc_kjko import native
-from hpc_kjko.control import LEAKY_SLOPE, ControlField
-from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective
+from hpc_kjko import kernels
+from hpc_kjko.inner.control import LEAKY_SLOPE, ControlField
+from hpc_kjko.inner.objective import CONTINUE_BELOW, JKOObjective
 from hpc_kjko.operators import Bath
 
 #: (periods, dx, dv)
@@ -43,7 +43,7 @@ def operations(inputs: int, width: int, dv: int, activation: str, logdet: str) -
 class ByHand:
     """Value and gradient by formulas written out, piece by piece, in buffers that are there: the best torch can do.
 
-    The Jacobian's way of hpc_kjko/native/objective.cpp, or the closed form's for the linear log det.
+    The Jacobian's way of hpc_kjko/kernels/objective.cpp, or the closed form's for the linear log det.
     """
 
     def __init__(self, objective: JKOObjective, piece: int = PIECE):
@@ -218,7 +218,7 @@ def measure(space: str, width: int, activation: str, logdet: str, count: int, th
 
     seconds, peaks = {name: [] for name in variants}, []
     for _ in range(rounds):
-        peaks.append(native.require().peak_gflops(0.02) * threads)
+        peaks.append(kernels.require().peak_gflops(0.02) * threads)
         for name, run in variants.items():
             start = time.perf_counter()
             run(*particles)
@@ -238,8 +238,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="of the hidden layers (default 32)")
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default 1 2)")
     options = parser.parse_args()
-    if native.backend() is not native.Backend.NATIVE:
-        sys.exit(f"There is nothing to compare: {native.describe()}.")
+    if kernels.backend() is not kernels.Backend.NATIVE:
+        sys.exit(f"There is nothing to compare: {kernels.describe()}.")
     count = options.count or (20000 if options.quick else 100000)
     from benchmark import print_heading  # tests import this file from elsewhere
 

@@ -36,12 +36,12 @@ import numpy as np
 import torch
 from benchmark import print_heading
 
-from hpc_kjko import native
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import from_table
-from hpc_kjko.fields import PoissonSolver
-from hpc_kjko.mesh import Grid
-from hpc_kjko.particles import Particles, Shard, draw, equal_weights
+from hpc_kjko import kernels
+from hpc_kjko.case.config import from_table
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import Particles, Shard, draw, equal_weights
 from hpc_kjko.species import plasma_of
 
 STEP = 0.1
@@ -59,12 +59,12 @@ class Variant:
     advance: Callable[[], object]
     bytes_per_particle: int = 0
     threads: int = 1
-    kernels: str = "native"
+    backend: str = "native"
     seconds: float = math.inf  # of all steps, the least so far
 
     def time(self) -> None:
         """One round."""
-        os.environ["KJKO_KERNELS"] = self.kernels
+        os.environ["KJKO_KERNELS"] = self.backend
         torch.set_num_threads(self.threads)
         started = time.perf_counter()
         self.advance()
@@ -195,16 +195,16 @@ def variants(quick: bool) -> list[Variant]:
     for dtype in (torch.float64, torch.float32):
         ensemble, kind = beams(count, dtype), str(dtype).removeprefix("torch.")
         size = ensemble.x.element_size()
-        for kernels, order, threads in [
+        for backend, order, threads in [
             *(("native", order, threads) for order in (1, 2) for threads in (1, 2)),
             *(("torch", order, 1) for order in (1, 2) if dtype is torch.float64),
         ]:
             name = f"1d_{('cic', 'tsc')[order - 1]}_{kind}_{kernels}_{threads}"
             advance = pushed(ensemble, Grid((CELLS_1D,), ensemble.periods, order), steps)
-            found.append(Variant(name, count, steps, advance, 6 * size, threads, kernels))
+            found.append(Variant(name, count, steps, advance, 6 * size, threads, backend))
     count, steps = (1 << 13, 2) if quick else (1 << 20, 2)
     for cells in (8,) if quick else (32, 64):
-        for dtype, order, by_cell, kernels, threads in [
+        for dtype, order, by_cell, backend, threads in [
             (torch.float64, 1, False, "native", 1),
             (torch.float64, 1, False, "native", 2),
             (torch.float64, 1, True, "native", 1),
@@ -217,7 +217,7 @@ def variants(quick: bool) -> list[Variant]:
             name = f"3d_{cells}_{('cic', 'tsc')[order - 1]}_{kind}{sort}_{kernels}_{threads}"
             advance = pushed(ensemble, Grid((cells,) * 3, ensemble.periods, order), steps)
             size = 18 * ensemble.x.element_size()
-            found.append(Variant(name, count, steps, advance, size, threads, kernels))
+            found.append(Variant(name, count, steps, advance, size, threads, backend))
         ensemble = thermal(count, cells, torch.float64, False)
 
         def sort(ensemble: Particles = ensemble, cells: int = cells) -> Particles:
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     options = parser.parse_args()
-    native.require()
+    kernels.require()
     print_heading("jaxincell from PyPI in 1D, the torch twins in 3D; a copy of as many bytes", options.quick)
 
     timed = variants(options.quick)

@@ -81,10 +81,10 @@ class Clock:
 
 def worker(options: argparse.Namespace) -> None:
     """The timed steps, on one of the ranks."""
-    from hpc_kjko import config
-    from hpc_kjko.comm import Communicator
-    from hpc_kjko.diagnostics import measure
-    from hpc_kjko.simulation import Simulation
+    from hpc_kjko.case import config
+    from hpc_kjko.parallel.comm import Communicator
+    from hpc_kjko.running.diagnostics import measure
+    from hpc_kjko.running.simulation import Simulation
 
     comm, clock = Communicator.world(), Clock()
     for name in ("sum", "bcast_array"):

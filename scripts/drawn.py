@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from experiments import PAPER_SCHEME, RUNS, Experiments, Run, relative_l2
 
-from hpc_kjko.validity import noise_floor
+from hpc_kjko.running.validity import noise_floor
 
 #: How many cases, and the keys that make each of the three runs of one.
 CASES = 12

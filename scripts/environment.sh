@@ -73,7 +73,7 @@ policy = os.environ.get("KJKO_NATIVE", "auto")
 def sources(mode):
     """A digest of all that the installed package was made from."""
     files = [Path(root, name) for name in ("setup.py", "pyproject.toml", "constraints.txt", "CMakeLists.txt")]
-    for pattern in ("native/*.[ch]pp",) if mode == "editable" else ("native/*.[ch]pp", "native/*.cu", "templates/*", "**/*.py"):
+    for pattern in ("kernels/*.[ch]pp",) if mode == "editable" else ("kernels/*.[ch]pp", "kernels/*.cu", "post/templates/*", "**/*.py"):
         files += sorted(Path(root, "hpc_kjko").glob(pattern))
     compiler = shutil.which((os.environ.get("CXX", "").split() or ["c++"])[0])
     digest = hashlib.sha256(f"{venv}\0{compiler}\0{policy == 'off'}".encode())
@@ -84,7 +84,7 @@ def sources(mode):
 
 def native():
     """What the environment says of the native module, empty if the package does not import."""
-    command = [f"{venv}/bin/python", "-I", "-c", "import hpc_kjko.native as n; print(n.available())"]
+    command = [f"{venv}/bin/python", "-I", "-c", "import hpc_kjko.kernels as n; print(n.available())"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
@@ -133,6 +133,6 @@ else
     fi
     state write
 fi
-installed='import importlib.metadata as m, hpc_kjko.native as n; print("torch", m.version("torch") + ",", n.describe())'
+installed='import importlib.metadata as m, hpc_kjko.kernels as n; print("torch", m.version("torch") + ",", n.describe())'
 installed=$("$python" -I -c "$installed")
 echo "environment: $installed"

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import curve_fit
 
-from hpc_kjko import compare, config
+from hpc_kjko.case import config
+from hpc_kjko.files.series import read_series
+from hpc_kjko.post import compare
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.reference.grid_1d1v import GridSolution
-from hpc_kjko.series import read_series
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes what ``kjko cases`` shows, from the models that check a case: hpc_kjko/templates/cases.txt.
+"""Writes what ``kjko cases`` shows, from the models that check a case: hpc_kjko/post/templates/cases.txt.
 
     python scripts/list_cases.py
 
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpc_kjko import config
+from hpc_kjko.case import config
 from hpc_kjko.collisions import METHODS
-from hpc_kjko.integrators import MAPS
+from hpc_kjko.inner.solvers import SOLVERS
 from hpc_kjko.problems import KINDS
+from hpc_kjko.push.integrators import MAPS
 from hpc_kjko.schema import Section, meaning, section_of
-from hpc_kjko.solvers import SOLVERS
 
-PAGE = Path(__file__).parents[1] / "hpc_kjko" / "templates" / "cases.txt"
+PAGE = Path(__file__).parents[1] / "hpc_kjko" / "post" / "templates" / "cases.txt"
 
 
 def page() -> str:

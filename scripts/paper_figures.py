@@ -22,10 +22,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from experiments import JOBS, QUICK_STEPS, RUNS, STEPS, Experiments, slope
 
-from hpc_kjko import cli, plotting
-from hpc_kjko.config import Case
-from hpc_kjko.histograms import Marginal
-from hpc_kjko.output import Snapshot, list_snapshots, read_snapshot
+from hpc_kjko.case.config import Case
+from hpc_kjko.cli.main import main as cli
+from hpc_kjko.files.histograms import Marginal
+from hpc_kjko.files.output import Snapshot, list_snapshots, read_snapshot
+from hpc_kjko.post import plotting
 from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments, gaussian_relative_entropy
 from hpc_kjko.reference.grid_1d1v import GridSolution
 

@@ -9,7 +9,8 @@ import numpy as np
 from experiments import Experiments, relative_l2
 from scipy.optimize import curve_fit, least_squares
 
-from hpc_kjko import config, open_run
+from hpc_kjko import open_run
+from hpc_kjko.case import config
 from hpc_kjko.problems.starts import Maxwellian
 from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies, species_root
 from hpc_kjko.reference.grid_1d1v import GridSpecies, SpeciesSolution, solve_species

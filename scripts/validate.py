@@ -41,7 +41,7 @@ from experiments import (
 from plasma import buneman, driven, ions, magnetic
 from rates import e8, growth, landau
 
-from hpc_kjko.output import list_snapshots, read_snapshot
+from hpc_kjko.files.output import list_snapshots, read_snapshot
 
 
 def e1(runs: Experiments) -> bool:

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko.cli import main
-from hpc_kjko.comm import Communicator
-from hpc_kjko.diagnostics import measure
+from hpc_kjko.cli.main import main
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running.diagnostics import measure
 
 # A busy machine is slow to draw examples; that is not what the tests are about.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -39,8 +39,8 @@ def serve(path: str) -> dict:
 
     import torch._dynamo  # noqa: F401 (which the first optimiser imports)
 
-    import hpc_kjko.file_verbs
-    import hpc_kjko.run_verbs  # noqa: F401
+    import hpc_kjko.cli.file_verbs
+    import hpc_kjko.cli.run_verbs  # noqa: F401
 
     assert "mpi4py.MPI" not in sys.modules and len(os.listdir("/proc/self/task")) == 1
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

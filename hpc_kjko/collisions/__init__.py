@@ -11,7 +11,7 @@ from hpc_kjko.collisions.langevin import LangevinCollision
 from hpc_kjko.collisions.none import NoCollision
 from hpc_kjko.collisions.score_matching import ScoreMatchingCollision
 from hpc_kjko.collisions.velocity_matching import VelocityMatchingCollision
-from hpc_kjko.comm import Communicator
+from hpc_kjko.parallel.comm import Communicator
 
 METHODS: dict[str, type[Collision]] = {
     "jko": JKOCollision,

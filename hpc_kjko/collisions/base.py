@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_kjko.case.config import Method, VelocityMatching
 from hpc_kjko.collisions.witness import WaveExchange
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import Method, VelocityMatching
-from hpc_kjko.exact import summed_finely
-from hpc_kjko.mesh import Grid
+from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.operators import Operator
-from hpc_kjko.particles import Particles, passes_over
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import summed_finely
+from hpc_kjko.particles.state import Particles, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density
 

@@ -13,13 +13,15 @@ import torch
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
-from hpc_kjko.comm import Communicator
-from hpc_kjko.control import ControlField, smallest_eigenvalue
-from hpc_kjko.control_variate import ControlVariate
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.exact import counts, rows_together, summed_finely
-from hpc_kjko.objective import linear_part, tracked_log_det
-from hpc_kjko.particles import (
+from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
+from hpc_kjko.inner.objective import linear_part, tracked_log_det
+from hpc_kjko.inner.potential import PotentialField
+from hpc_kjko.inner.solvers.base import Sample, TrainingData
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.control_variate import ControlVariate
+from hpc_kjko.particles.exact import counts, rows_together, summed_finely
+from hpc_kjko.particles.state import (
     BATCH,
     BLOCK,
     CERTIFY,
@@ -32,8 +34,6 @@ from hpc_kjko.particles import (
     passes,
     passes_over,
 )
-from hpc_kjko.potential import PotentialField
-from hpc_kjko.solvers.base import Sample, TrainingData
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 

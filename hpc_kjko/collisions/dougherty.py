@@ -21,11 +21,11 @@ import torch
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import over_certifying
-from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.exact import UNIT, summed_finely
 from hpc_kjko.operators import Bath
-from hpc_kjko.particles import Particles, passes_over
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import UNIT, summed_finely
+from hpc_kjko.particles.state import Particles, passes_over
 
 #: A node with so many particles takes half of its U and Θ from the whole box, one with ten times as many a hundredth.
 SPARSE = 4.0

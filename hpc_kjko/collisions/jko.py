@@ -10,14 +10,14 @@ import torch
 
 from hpc_kjko.collisions.base import CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
-from hpc_kjko.comm import Communicator
-from hpc_kjko.control import ControlField
-from hpc_kjko.control_variate import ControlVariate
-from hpc_kjko.exact import summed_finely
-from hpc_kjko.objective import DensityObjective, JKOObjective
-from hpc_kjko.particles import Particles, at_once, passes
-from hpc_kjko.potential import CACHED, PotentialField, combined
-from hpc_kjko.solvers import RegressionSolver, solver_of
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import DensityObjective, JKOObjective
+from hpc_kjko.inner.potential import CACHED, PotentialField, combined
+from hpc_kjko.inner.solvers import RegressionSolver, solver_of
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.control_variate import ControlVariate
+from hpc_kjko.particles.exact import summed_finely
+from hpc_kjko.particles.state import Particles, at_once, passes
 
 
 class JKOCollision(ControlledCollision):
@@ -27,8 +27,8 @@ class JKOCollision(ControlledCollision):
     overshoot where the step is too long for it.
 
     With ``method.solver = "regression"`` u is a gradient, and J is made with the log-density that the particles carry
-    (:mod:`~hpc_kjko.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u, nor do
-    moments that ψ has and ψ̄, which is tied to the sample, has not. Nothing would damp them as diffusion does: log f
+    (:mod:`~hpc_kjko.inner.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u, nor
+    do moments that ψ has and ψ̄, which is tied to the sample, has not. Nothing would damp them as diffusion does: log f
     relaxes towards ψ̄, by 1 − exp(−rκh) of the difference in a step.
     """
 

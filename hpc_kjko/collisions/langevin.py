@@ -10,8 +10,8 @@ from scipy.special import ndtri
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.none import mean_kinetic_energy
-from hpc_kjko.comm import Communicator
-from hpc_kjko.particles import BLOCK, Particles, passes, random_points
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import BLOCK, Particles, passes, random_points
 
 
 class LangevinCollision(Collision):

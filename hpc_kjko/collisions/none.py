@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
-from hpc_kjko.comm import Communicator
-from hpc_kjko.exact import summed
-from hpc_kjko.particles import Particles, passes_over
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import summed
+from hpc_kjko.particles.state import Particles, passes_over
 
 
 class NoCollision(Collision):

@@ -10,11 +10,11 @@ import torch
 
 from hpc_kjko.collisions.base import CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
-from hpc_kjko.comm import Communicator
-from hpc_kjko.control import ControlField
-from hpc_kjko.objective import Objective
-from hpc_kjko.particles import Particles
-from hpc_kjko.solvers import solver_of
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import Objective
+from hpc_kjko.inner.solvers import solver_of
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import Particles
 
 
 class ScoreObjective(Objective[ControlField]):

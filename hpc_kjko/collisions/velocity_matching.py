@@ -11,21 +11,21 @@ import torch
 
 from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
-from hpc_kjko.comm import Communicator
-from hpc_kjko.control import ControlField
 from hpc_kjko.errors import UserError
-from hpc_kjko.objective import Objective
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import Objective
+from hpc_kjko.inner.solvers.adam import AdamSolver
+from hpc_kjko.inner.solvers.base import Sample, TrainingData
 from hpc_kjko.operators import Operator
-from hpc_kjko.particles import Particles
-from hpc_kjko.solvers.adam import AdamSolver
-from hpc_kjko.solvers.base import Sample, TrainingData
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import Particles
 
 
 class VelocityObjective(Objective[ControlField]):
     """This rank's part of E[½|u|² + κ v·u − κT ∇v·u], minimal at u = −κ (v + T ∇v log f).
 
     Integration by parts has removed the score: ½|u − u*|² less what does not depend on u. It is the limit J κ/h as
-    h → 0 of the linear functional of :class:`~hpc_kjko.objective.JKOObjective`.
+    h → 0 of the linear functional of :class:`~hpc_kjko.inner.objective.JKOObjective`.
     """
 
     def __init__(self, control: ControlField, together: int, operator: Operator):

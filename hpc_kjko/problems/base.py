@@ -41,7 +41,7 @@ class Problem(Section):
     def of_species(self, density: float, temperature: float, particle_mass: float) -> Problem:
         """The same start for a species: of this mean density, in windows of its thermal speed.
 
-        ``log_density`` stays that of mean density 1: :func:`~hpc_kjko.particles.draw` adds the logarithm of
+        ``log_density`` stays that of mean density 1: :func:`~hpc_kjko.particles.state.draw` adds the logarithm of
         :attr:`mean_density`.
         """
         changed = self.model_copy()

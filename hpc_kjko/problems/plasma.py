@@ -14,8 +14,8 @@ from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.custom import UserStart
 from hpc_kjko.problems.density import Equilibrium
 from hpc_kjko.problems.perturbed import Amplitude
+from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.problems.tabulated import TabulatedDensity
-from hpc_kjko.quasirandom import Sobol
 from hpc_kjko.schema import Lengths, NonNegative, Positive
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy.integrate import cumulative_trapezoid, trapezoid
 
 from hpc_kjko.errors import UserError
-from hpc_kjko.quasirandom import Sobol
+from hpc_kjko.problems.quasirandom import Sobol
 
 #: Nodes of a table along each of its axes, by the number of axes.
 _NODES = {1: 16384, 2: 2048, 3: 224}

@@ -11,9 +11,9 @@ import pytest
 from conftest import SMALL_CASE, command, environment, quick
 
 from hpc_kjko import Case, UserError, restart, run
-from hpc_kjko.cli import main
+from hpc_kjko.cli.main import main
 from hpc_kjko.errors import DiskFailure
-from hpc_kjko.series import read_series
+from hpc_kjko.files.series import read_series
 
 #: Code that hangs when it is imported, or when particles are drawn; in Python, or in MPI on the rank that waits.
 HANGING = """

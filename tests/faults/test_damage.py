@@ -13,11 +13,11 @@ import pytest
 from conftest import SMALL_CASE, environment, quick, run_command
 
 from hpc_kjko import UserError, open_run, restart
-from hpc_kjko.checkpoint import latest
-from hpc_kjko.cli import main
-from hpc_kjko.runfolder import RunFolder
-from hpc_kjko.series import SeriesWriter, read_series
-from hpc_kjko.storage import hdf5_problem, warn_once
+from hpc_kjko.cli.main import main
+from hpc_kjko.files.checkpoint import latest
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.files.storage import hdf5_problem, warn_once
 
 FILES = {
     "series": "series.h5",
@@ -192,7 +192,7 @@ int flock(int file, int operation) { errno = atoi(getenv("FLOCK_ERRNO")); return
 #: Commands in a process whose flock fails; prints what each gave.
 COMMANDS = """
 import contextlib, io, json, os, sys
-from hpc_kjko.cli import main
+from hpc_kjko.cli.main import main
 run, numbers = sys.argv[1], sys.argv[2:]
 for number in numbers:
     os.environ["FLOCK_ERRNO"] = number

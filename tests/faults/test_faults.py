@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from conftest import SMALL_CASE, command, environment, quick, run_command
 
-from hpc_kjko import driver
-from hpc_kjko.checkpoint import latest, load
-from hpc_kjko.cli import main
-from hpc_kjko.comm import Communicator
-from hpc_kjko.series import read_series
+from hpc_kjko.cli.main import main
+from hpc_kjko.files.checkpoint import latest, load
+from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running import driver
 
 #: A job whose last rank misbehaves in step 6; checkpoints are every 4.
 SABOTAGE = """
 import os, signal, sys
 from dataclasses import replace
-from hpc_kjko import cli, fields, simulation
+from hpc_kjko.cli.main import main as cli
+from hpc_kjko.fields.solvers import solvers as fields
+from hpc_kjko.running import simulation
 advance, drift, now = simulation.Simulation.advance, fields.PoissonSolver.drift, []
 def sabotaged(self):
     if self.step_index == 5 and self.comm.rank == self.comm.size - 1:
@@ -45,7 +47,8 @@ sys.exit(cli.main(sys.argv[1:]))
 #: A job whose last rank is killed between the rows of x and those of v of the checkpoint at step 8.
 KILLED_WRITER = """
 import os, signal, sys
-from hpc_kjko import cli, storage
+from hpc_kjko.cli.main import main as cli
+from hpc_kjko.files import storage
 rows = storage.ShardedFile.rows
 def killed(self, path, *arguments, **options):
     if path == "particles/markers/v" and "step00000008" in self.path.name and self._comm.rank == self._comm.size - 1:
@@ -57,7 +60,8 @@ sys.exit(cli.main(sys.argv[1:]))
 #: A job whose objective overflows in the first step.
 EXPLODES = """
 import sys
-from hpc_kjko import cli, objective
+from hpc_kjko.cli.main import main as cli
+from hpc_kjko.inner import objective
 evaluate = objective.DensityObjective.evaluate
 def exploded(self, *arguments, **options):
     value, gradient = evaluate(self, *arguments, **options)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from conftest import environment
 
-from hpc_kjko.checkpoint import latest, load
-from hpc_kjko.comm import Communicator
-from hpc_kjko.series import read_series
+from hpc_kjko.files.checkpoint import latest, load
+from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
 
 ROOT = Path(__file__).parents[2]
 

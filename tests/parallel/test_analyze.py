@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import quick, run_command
 
-from hpc_kjko.analysis import analyse
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import from_table, parse
-from hpc_kjko.output import list_particles, read_snapshot, write_snapshot
-from hpc_kjko.particles import BLOCK, Shard, draw
+from hpc_kjko.case.config import from_table, parse
+from hpc_kjko.files.output import list_particles, read_snapshot, write_snapshot
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import BLOCK, Shard, draw
+from hpc_kjko.post.analysis import analyse
 from hpc_kjko.reference.gaussian import gaussian_moments
-from hpc_kjko.runfolder import RunFolder
-from hpc_kjko.series import read_series
 from hpc_kjko.species import ONLY, Species
 
 GAUSSIAN = """
@@ -77,7 +77,7 @@ def contents(folder):
 @pytest.mark.parametrize("weights", ["equal", "density"])
 def test_the_results_have_the_same_bits_on_any_number_of_ranks(weights, world, tmp_path, monkeypatch):
     """Several slabs a rank, a last block that is not full, and a rank without particles."""
-    monkeypatch.setattr("hpc_kjko.analysis.PASS", 3 * BLOCK)
+    monkeypatch.setattr("hpc_kjko.post.analysis.PASS", 3 * BLOCK)
     groups = {size: Communicator(world.mpi.Split(world.rank < size, world.rank)) for size in (1, 2)} | {3: world}
     for count in (20 * BLOCK + 7, BLOCK + 1):
         folder, found = world.bcast(tmp_path / str(count)), []

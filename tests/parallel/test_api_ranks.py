@@ -3,7 +3,7 @@
 import pytest
 
 from hpc_kjko import Case, UserError, run
-from hpc_kjko.comm import Communicator
+from hpc_kjko.parallel.comm import Communicator
 
 TABLE = {
     "problem": {"kind": "two_stream"},

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import comm as module
-from hpc_kjko.comm import Communicator
+from hpc_kjko.parallel import comm as module
+from hpc_kjko.parallel.comm import Communicator
 
 RANKS = [2, 3]
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from openpmd_validator.check_h5 import check_file
 
-from hpc_kjko import checkpoint, storage
-from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
-from hpc_kjko.fields import MeshField
-from hpc_kjko.mesh import Grid
-from hpc_kjko.output import read_snapshot, write_snapshot
-from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import MeshField
+from hpc_kjko.files import checkpoint, storage
+from hpc_kjko.files.output import read_snapshot, write_snapshot
+from hpc_kjko.files.storage import ShardedFile
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.species import ONLY, Species
-from hpc_kjko.storage import ShardedFile
 
 BAD_DISK = "look at free space"
 

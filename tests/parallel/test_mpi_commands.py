@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import SMALL_CASE, quick, run_command
 
-from hpc_kjko.checkpoint import latest, load
-from hpc_kjko.comm import Communicator
-from hpc_kjko.series import read_series
+from hpc_kjko.files.checkpoint import latest, load
+from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.species import ONLY
 
 #: Columns that time things, which no two runs share.

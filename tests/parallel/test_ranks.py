@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import driver, memory
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import from_table
-from hpc_kjko.control import ControlField
-from hpc_kjko.diagnostics import measure
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
-from hpc_kjko.exact import UNIT
-from hpc_kjko.fields import PoissonSolver
-from hpc_kjko.histograms import phase_space_histograms
-from hpc_kjko.limits import Limit
-from hpc_kjko.mesh import Grid
-from hpc_kjko.objective import JKOObjective
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.files.histograms import phase_space_histograms
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import JKOObjective
 from hpc_kjko.operators import Bath
-from hpc_kjko.particles import BLOCK
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.parallel.limits import Limit
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.state import BLOCK
+from hpc_kjko.running import driver, memory
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 RANKS = [1, 2, 3, 4]
 #: Unequal shards on 2, 3 and 4 ranks; and so few that ranks are left empty on 3 and 4.

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import native
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.simulation import Simulation
+from hpc_kjko import kernels
+from hpc_kjko.case.config import from_table
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 TWO_STREAM = {
     "problem": {"kind": "two_stream"},
@@ -80,10 +80,10 @@ def advanced(case, comm, steps):
     return fingerprint(simulation)
 
 
-def advanced_variant(variant, kernels, comm):
-    steps = 50 if variant == "varpro" and kernels == "native" else 4
+def advanced_variant(variant, backend, comm):
+    steps = 50 if variant == "varpro" and backend == "native" else 4
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("KJKO_KERNELS", kernels)
+        patched.setenv("KJKO_KERNELS", backend)
         return advanced(case_of(variant, steps), comm, steps)
 
 
@@ -91,31 +91,31 @@ def advanced_variant(variant, kernels, comm):
 def by_one_rank(world, request):
     """What a rank alone finds in each of the tests that were asked for. The ranks share them: each alone takes some."""
     tests = [item for item in request.session.items if item.originalname == "test_ranks_change_no_bit"]
-    asked = [(item.callspec.params["variant"], item.callspec.params["kernels"]) for item in tests]
+    asked = [(item.callspec.params["variant"], item.callspec.params["backend"]) for item in tests]
     with world.together():
         mine = {
-            (variant, kernels): advanced_variant(variant, kernels, Communicator())
-            for variant, kernels in asked[world.rank :: world.size]
-            if kernels != "native" or native.available()
+            (variant, backend): advanced_variant(variant, backend, Communicator())
+            for variant, backend in asked[world.rank :: world.size]
+            if backend != "native" or kernels.available()
         }
     return {what: found for part in world.allgather(mine) for what, found in part.items()}
 
 
 @pytest.mark.parallel([2, 3, 4])
-@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("backend", ["native", "torch"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_ranks_change_no_bit(variant, kernels, world, by_one_rank):
-    if kernels == "native" and not native.available():
+def test_ranks_change_no_bit(variant, backend, world, by_one_rank):
+    if backend == "native" and not kernels.available():
         pytest.skip("installed without the native module")
-    assert advanced_variant(variant, kernels, world) == by_one_rank[variant, kernels]
+    assert advanced_variant(variant, backend, world) == by_one_rank[variant, backend]
 
 
-@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("backend", ["native", "torch"])
 @pytest.mark.parametrize(("count", "solver"), [(5003, "varpro"), (40009, "varpro"), (5003, "regression")])
-def test_threads_change_no_bit(kernels, count, solver, monkeypatch):
-    if kernels == "native" and not native.available():
+def test_threads_change_no_bit(backend, count, solver, monkeypatch):
+    if backend == "native" and not kernels.available():
         pytest.skip("installed without the native module")
-    monkeypatch.setenv("KJKO_KERNELS", kernels)
+    monkeypatch.setenv("KJKO_KERNELS", backend)
     method = {**TWO_STREAM["method"], "solver": solver}
     case = from_table({**TWO_STREAM, "particles": {"count": count}, "method": method})
     threads = torch.get_num_threads()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hpc_kjko import open_run
-from hpc_kjko.checkpoint import latest, load
-from hpc_kjko.comm import Communicator
-from hpc_kjko.output import read_snapshot
-from hpc_kjko.series import read_series
+from hpc_kjko.files.checkpoint import latest, load
+from hpc_kjko.files.output import read_snapshot
+from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # regular expressions of the validator that newer Pythons dislike

@@ -4,11 +4,11 @@ that conserves energy to round-off."""
 import numpy as np
 import pytest
 
-from hpc_kjko.checkpoint import load
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.files.checkpoint import load
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 
 def run(comm, field, step=0.1, end=4.0, **changes):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import CollisionReport
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers import VarproSolver
+from hpc_kjko.inner.solvers import VarproSolver
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 
 def gaussian(width=1.0, strength=1.0, step=0.1, count=4096, **method):

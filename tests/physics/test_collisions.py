@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.inner.solvers.adam import AdamSolver
 from hpc_kjko.reference.gaussian import gaussian_moments
 from hpc_kjko.reference.grid_1d1v import solve
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers.adam import AdamSolver
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 
 def moments(state):

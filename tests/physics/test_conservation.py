@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.integrators import SymplecticMap, composition
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.case.config import from_table
+from hpc_kjko.push.integrators import SymplecticMap, composition
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 PLASMA = {
     "problem": {"kind": "landau_damping", "amplitude": 0.2},

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import config
-from hpc_kjko.checkpoint import load
-from hpc_kjko.control import ControlField
-from hpc_kjko.control_variate import NEAR, NODES, WINDOW, ControlVariate
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.fields import AmpereSolver, PoissonSolver
-from hpc_kjko.mesh import Grid
-from hpc_kjko.objective import JKOObjective
+from hpc_kjko.case import config
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import AmpereSolver, PoissonSolver
+from hpc_kjko.files.checkpoint import load
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import JKOObjective
 from hpc_kjko.operators import Bath
-from hpc_kjko.particles import Shard, draw
+from hpc_kjko.particles.control_variate import NEAR, NODES, WINDOW, ControlVariate
+from hpc_kjko.particles.state import Shard, draw
 from hpc_kjko.problems import KINDS
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
 
 TEMPERATURE = 1.3

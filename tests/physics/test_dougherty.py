@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko.checkpoint import load
+from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.files.checkpoint import load
+from hpc_kjko.inner.solvers import RegressionSolver, VarproSolver
 from hpc_kjko.reference.grid_1d1v import solve
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers import RegressionSolver, VarproSolver
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
 
 QUICK = {"hidden": [16, 16]}

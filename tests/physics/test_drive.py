@@ -5,10 +5,10 @@ import pytest
 import torch
 from conftest import rows_to_the_end
 
-from hpc_kjko.config import from_table
-from hpc_kjko.drive import WaveField
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.fields.drive import WaveField
+from hpc_kjko.running.simulation import Simulation
 
 DRIVE = {"amplitude": 0.05, "frequency": 1.2, "rise": 2.0, "until": 8.0}
 

@@ -6,11 +6,11 @@ import scipy.linalg
 import torch
 from conftest import rows_to_the_end
 
-from hpc_kjko.config import from_table
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
-from hpc_kjko.gyration import Gyration
-from hpc_kjko.integrators import MAPS
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.push.gyration import Gyration
+from hpc_kjko.push.integrators import MAPS
+from hpc_kjko.running.simulation import Simulation
 
 CLOUD = {
     **{"kind": "gaussian", "space_dims": 2, "velocity_dims": 2, "stiffness": 1.0, "mean": [1.0, 0.0, -0.5, 0.8]},

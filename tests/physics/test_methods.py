@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import exactly, quick, run_command
 
+from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions.langevin import LangevinCollision
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import UserError
+from hpc_kjko.inner.solvers.adam import AdamSolver
 from hpc_kjko.reference.gaussian import gaussian_moments
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers.adam import AdamSolver
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 
 def case_of(problem=None, **sections):

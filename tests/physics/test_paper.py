@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from conftest import exactly
 
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
+from hpc_kjko.case.config import from_table
+from hpc_kjko.inner.solvers.adam import AdamSolver
 from hpc_kjko.reference.dispersion import (
     hermite_eigenvalues,
     landau_rate,
     linear_field_history,
     two_stream_growth_rate,
 )
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers.adam import AdamSolver
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import validate  # noqa: E402

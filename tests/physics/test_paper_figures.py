@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import quick, run_command
 
-from hpc_kjko.output import list_snapshots, read_snapshot
-from hpc_kjko.series import read_series
+from hpc_kjko.files.output import list_snapshots, read_snapshot
+from hpc_kjko.files.series import read_series
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper_figures.py"
 FIGURES = [f"fig{number}" for number in range(1, 12)]

@@ -5,15 +5,15 @@ import pytest
 import torch
 from conftest import rows_to_the_end
 
-from hpc_kjko.assembly import seed_of
+from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
 from hpc_kjko.errors import UserError
 from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
 from hpc_kjko.reference.grid_1d1v import GridSpecies, solve_species
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.validity import warnings_of
+from hpc_kjko.running.assembly import seed_of
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.validity import warnings_of
 
 ELECTRONS = {"charge": -1.0, "mass": 1.0, "count": 8192}
 IONS = {"charge": 1.0, "mass": 25.0, "count": 8192}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hpc_kjko.config import from_table
+from hpc_kjko.case.config import from_table
 from hpc_kjko.reference.dispersion import landau_root, two_stream_growth_rate
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.running.simulation import Simulation
 
 
 def mode_amplitude(table, comm, end):

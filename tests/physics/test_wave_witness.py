@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import JKOCollision
 from hpc_kjko.collisions.base import CollisionReport
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
-from hpc_kjko.config import from_table
 from hpc_kjko.operators import Bath
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.summary import WAVE_OFF, fit_remarks, wave_remarks
+from hpc_kjko.post.summary import WAVE_OFF, fit_remarks, wave_remarks
+from hpc_kjko.running.simulation import Simulation
 
 
 def beams(start="quiet", count=8192, amplitude=0.15, **problem):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.histograms import marginals, phase_space_histograms
-from hpc_kjko.particles import Shard, equal_weights
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.case.config import from_table
+from hpc_kjko.files.histograms import marginals, phase_space_histograms
+from hpc_kjko.particles.state import Shard, equal_weights
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kjko.config import SOLVER_DEFAULTS
-from hpc_kjko.integrators import MAPS
+from hpc_kjko.case.config import SOLVER_DEFAULTS
+from hpc_kjko.inner.solvers import SOLVERS
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import KINDS, STARTS
-from hpc_kjko.solvers import SOLVERS
+from hpc_kjko.push.integrators import MAPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding.md"
 

@@ -13,10 +13,11 @@ import pytest
 from conftest import SMALL_CASE
 
 import hpc_kjko
-from hpc_kjko import Case, UserError, open_run, opened, restart, run
-from hpc_kjko.cli import main
-from hpc_kjko.output import read_snapshot
-from hpc_kjko.series import read_equilibrium, read_series
+from hpc_kjko import Case, UserError, open_run, restart, run
+from hpc_kjko.cli.main import main
+from hpc_kjko.files.output import read_snapshot
+from hpc_kjko.files.series import read_equilibrium, read_series
+from hpc_kjko.post import opened
 
 xarray = pytest.importorskip("xarray")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import quick, run_command
 
-from hpc_kjko import native
-from hpc_kjko.native import cuda
+from hpc_kjko import kernels
+from hpc_kjko.kernels import cuda
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

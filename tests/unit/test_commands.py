@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from conftest import SMALL_CASE
 
-from hpc_kjko.checkpoint import latest
-from hpc_kjko.checkpoint import load as load_checkpoint
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import load
-from hpc_kjko.output import list_snapshots, read_snapshot
-from hpc_kjko.runfolder import RunFolder, restart_command
-from hpc_kjko.series import read_series
+from hpc_kjko.case.config import load
+from hpc_kjko.files.checkpoint import latest
+from hpc_kjko.files.checkpoint import load as load_checkpoint
+from hpc_kjko.files.output import list_snapshots, read_snapshot
+from hpc_kjko.files.runfolder import RunFolder, restart_command
+from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
 
 COLUMNS = (
     "step time mass momentum_1 kinetic_energy field_energy potential_energy entropy free_energy dissipation "
@@ -128,7 +128,7 @@ def test_an_interrupt_is_no_traceback(finished, kjko_here, monkeypatch):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hpc_kjko.run_verbs.analyse", interrupted)
+    monkeypatch.setattr("hpc_kjko.cli.run_verbs.analyse", interrupted)
     result = kjko_here("analyze", finished)
     assert (result.returncode, result.stderr) == (130, "kjko: interrupted\n")
 
@@ -139,8 +139,8 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(finished, kjko_here, monkey
     def closed(path):
         raise BrokenPipeError
 
-    monkeypatch.setattr("hpc_kjko.plotting.plot_run", lambda folder, **wanted: [folder.figures / "energies.png"])
-    monkeypatch.setattr("hpc_kjko.file_verbs.print", closed, raising=False)
+    monkeypatch.setattr("hpc_kjko.post.plotting.plot_run", lambda folder, **wanted: [folder.figures / "energies.png"])
+    monkeypatch.setattr("hpc_kjko.cli.file_verbs.print", closed, raising=False)
     monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
     monkeypatch.setattr("os.dup2", lambda *descriptors: None)  # standard output is pytest's
     assert kjko_here("plot", finished).returncode == 0
@@ -148,7 +148,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(finished, kjko_here, monkey
 
 def test_doctor_says_how_to_get_what_is_missing(kjko_here, monkeypatch):
     monkeypatch.setattr(Communicator, "world", lambda: Communicator())
-    monkeypatch.setattr("hpc_kjko.native.available", lambda: False)
+    monkeypatch.setattr("hpc_kjko.kernels.available", lambda: False)
     result = kjko_here("doctor")
     assert result.returncode == 0 and "hpc_kjko[mpi]" in result.stdout and "C++ compiler" in result.stdout
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from hpc_kjko import casefile, compare
-from hpc_kjko.config import from_table
-from hpc_kjko.differences import differences
-from hpc_kjko.runfolder import RunFolder
-from hpc_kjko.series import SeriesWriter, read_series
+from hpc_kjko import casefile
+from hpc_kjko.case.config import from_table
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.post import compare
+from hpc_kjko.post.differences import differences
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from hpc_kjko import consistency
-from hpc_kjko.cli import main
-from hpc_kjko.config import from_table
-from hpc_kjko.consistency import CERTAIN, SAMPLE, require_consistent_start
+from hpc_kjko.case.config import from_table
+from hpc_kjko.cli.main import main
 from hpc_kjko.problems import KINDS
+from hpc_kjko.running import consistency
+from hpc_kjko.running.consistency import CERTAIN, SAMPLE, require_consistent_start
 
 
 def require(case):

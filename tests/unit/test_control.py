@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hpc_kjko.control import ControlField, determinant, smallest_eigenvalue
+from hpc_kjko.inner.control import ControlField, determinant, smallest_eigenvalue
 
 DIMS = [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]
 

@@ -16,21 +16,21 @@ from test_cuda_network import assert_moments, true_moments
 from test_native_objective import SPACES, STEP, exact, objective_of, particles_of, value_and_gradient
 from test_native_particles import GRIDS, assert_close, ensemble
 
-from hpc_kjko import native
-from hpc_kjko.comm import Communicator
-from hpc_kjko.control import ControlField, smallest_eigenvalue
-from hpc_kjko.control_variate import NODES, Beta
+from hpc_kjko import kernels
 from hpc_kjko.errors import UserError
-from hpc_kjko.exact import UNIT
-from hpc_kjko.native import cuda, cuda_network, cuda_particles
-from hpc_kjko.native import objective as fused
-from hpc_kjko.objective import JKOObjective, linear_part, tracked_log_det
+from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
+from hpc_kjko.inner.objective import JKOObjective, linear_part, tracked_log_det
+from hpc_kjko.inner.solvers.base import Sample
+from hpc_kjko.inner.solvers.varpro import VarproSolver
+from hpc_kjko.kernels import cuda, cuda_network, cuda_particles
+from hpc_kjko.kernels import objective as fused
 from hpc_kjko.operators import Bath
-from hpc_kjko.particles import Particles, Shard, drifted, equal_weights, folds
-from hpc_kjko.solvers.base import Sample
-from hpc_kjko.solvers.varpro import VarproSolver
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.control_variate import NODES, Beta
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.state import Particles, Shard, drifted, equal_weights, folds
 
-needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+needs_module = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 
 # -- the text, for GPUs ------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def launched(monkeypatch):
 
     def launch(kernel, blocks, threads, call, device, groups=1):
         names.append(kernel.name)
-        module, constants = native.require(), dict(kernel.constants)
+        module, constants = kernels.require(), dict(kernel.constants)
         if kernel.name == "evaluate_objective":
             module.device_objective(bytes(call), constants["KJKO_CLOSED"] == "true", blocks, False)
         elif kernel.name == "sum_moments":

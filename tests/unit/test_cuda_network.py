@@ -7,15 +7,15 @@ import pytest
 import torch
 from test_native_objective import STEP, exact, folding, objective_of, particles_of
 
-from hpc_kjko import native
-from hpc_kjko.comm import Communicator
-from hpc_kjko.exact import FINER, MOMENTS_UNIT, UNIT
-from hpc_kjko.native import cuda_network
-from hpc_kjko.objective import linear_part
-from hpc_kjko.solvers.base import Sample
-from hpc_kjko.solvers.varpro import VarproSolver
+from hpc_kjko import kernels
+from hpc_kjko.inner.objective import linear_part
+from hpc_kjko.inner.solvers.base import Sample
+from hpc_kjko.inner.solvers.varpro import VarproSolver
+from hpc_kjko.kernels import cuda_network
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import FINER, MOMENTS_UNIT, UNIT
 
-needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+needs_module = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 #: (space, width, activation, logdet): every width, activation and way of the tangents.
 NETWORKS = [

@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_native_particles import COUNTS, GRIDS, ensemble
 
-from hpc_kjko import native
-from hpc_kjko.exact import UNIT
-from hpc_kjko.native import cuda_particles
-from hpc_kjko.particles import drifted
+from hpc_kjko import kernels
+from hpc_kjko.kernels import cuda_particles
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.state import drifted
 
-needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+needs_module = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 
 @needs_module

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kjko import config, driver
-from hpc_kjko.cli import _parsed, main
-from hpc_kjko.comm import Communicator
+from hpc_kjko.case import config
+from hpc_kjko.cli.main import _parsed, main
+from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.problems import KINDS
+from hpc_kjko.running import driver
+from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.schema import meaning, section_of
-from hpc_kjko.simulation import Simulation
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

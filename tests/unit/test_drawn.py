@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_kjko.config import from_table
+from hpc_kjko.case.config import from_table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from drawn import CASES, METHODS, Errors, draw, table_of

@@ -9,11 +9,11 @@ import torch
 from conftest import quick, run_command
 
 from hpc_kjko import Case, UserError, restart, run, usercode
-from hpc_kjko.cli import main
+from hpc_kjko.case.config import COLLISIONS
+from hpc_kjko.cli.main import main
 from hpc_kjko.collisions import METHODS
-from hpc_kjko.config import COLLISIONS
-from hpc_kjko.output import read_snapshot
-from hpc_kjko.series import read_series
+from hpc_kjko.files.output import read_snapshot
+from hpc_kjko.files.series import read_series
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 #: Wrong in one way each; of a class of the page where that is named.

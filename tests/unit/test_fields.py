@@ -8,11 +8,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from hpc_kjko.config import from_table
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.fields import ConservingAmpereSolver, ExternalField, PoissonSolver
-from hpc_kjko.mesh import Grid, MassMatrix
-from hpc_kjko.particles import Particles, Shard, equal_weights
+from hpc_kjko.fields.mesh import Grid, MassMatrix
+from hpc_kjko.fields.solvers import ConservingAmpereSolver, ExternalField, PoissonSolver
+from hpc_kjko.particles.state import Particles, Shard, equal_weights
 from hpc_kjko.species import plasma_of
 
 GRIDS = [

@@ -18,18 +18,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_kjko import checkpoint, series
-from hpc_kjko.binned import Binned
-from hpc_kjko.comm import Communicator
 from hpc_kjko.errors import UserError
-from hpc_kjko.fields import MeshField
-from hpc_kjko.histograms import Histogram
-from hpc_kjko.mesh import Grid
-from hpc_kjko.output import list_snapshots, read_snapshot, write_snapshot
-from hpc_kjko.particles import BLOCK, Particles, Shard, equal_weights
-from hpc_kjko.series import SeriesWriter, read_series
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import MeshField
+from hpc_kjko.files import checkpoint, series
+from hpc_kjko.files.binned import Binned
+from hpc_kjko.files.histograms import Histogram
+from hpc_kjko.files.output import list_snapshots, read_snapshot, write_snapshot
+from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.files.storage import ShardedFile
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.species import ONLY, Species
-from hpc_kjko.storage import ShardedFile
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # regular expressions of the validator that newer Pythons dislike
@@ -159,7 +159,7 @@ def test_a_series_goes_on_after_the_rows_that_are_kept(tmp_path):
 
 WRITES_FOR_EVER = """
 import itertools, sys
-from hpc_kjko import series
+from hpc_kjko.files import series
 series._FLUSH_SECONDS = 0.0
 units = dict(step="1", time="1/omega_p", energy="1", mass="1")
 writer = series.SeriesWriter(sys.argv[1], list(units), units)

@@ -8,14 +8,14 @@ from test_cuda_network import FIELDS, MOMENTS, NETWORKS, assert_field, assert_mo
 from test_native_objective import STEP, exact, objective_of, particles_of, value_and_gradient
 from test_native_particles import GRIDS, ensemble
 
-from hpc_kjko.checkpoint import latest, load
-from hpc_kjko.cli import main
-from hpc_kjko.comm import Communicator
-from hpc_kjko.config import from_table
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.exact import UNIT
-from hpc_kjko.native import cuda
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.case.config import from_table
+from hpc_kjko.cli.main import main
+from hpc_kjko.files.checkpoint import latest, load
+from hpc_kjko.kernels import cuda
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
 pytestmark = [
     pytest.mark.gpu,

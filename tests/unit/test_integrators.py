@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hpc_kjko.integrators import MAPS, compose
+from hpc_kjko.push.integrators import MAPS, compose
 
 
 def oscillate(stages, step, steps):

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from hpc_kjko import Case, UserError, open_run, restart, run, usercode
-from hpc_kjko.cli import main
-from hpc_kjko.storage import warn_once
+from hpc_kjko.cli.main import main
+from hpc_kjko.files.storage import warn_once
 
 PROBLEM = """
 from typing import ClassVar

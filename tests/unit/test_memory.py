@@ -9,19 +9,21 @@ import pytest
 import torch
 from conftest import SMALL_CASE, environment
 
-from hpc_kjko import config, forecast, memory
+from hpc_kjko.case import config
 from hpc_kjko.errors import UserError
-from hpc_kjko.limits import Limit, memory_limits, resident
-from hpc_kjko.simulation import Simulation
+from hpc_kjko.parallel.limits import Limit, memory_limits, resident
+from hpc_kjko.running import forecast, memory
+from hpc_kjko.running.simulation import Simulation
 
 #: Runs one step of the case on the command line; prints what it took beyond the start, and what was estimated.
 MEASURE = """
 import json, sys, torch
 from pathlib import Path
-from hpc_kjko import config, driver, memory
-from hpc_kjko.comm import Communicator
-from hpc_kjko.limits import resident
-from hpc_kjko.runfolder import RunFolder, peak_memory
+from hpc_kjko.case import config
+from hpc_kjko.running import driver, memory
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.parallel.limits import resident
+from hpc_kjko.files.runfolder import RunFolder, peak_memory
 case, comm, before = config.from_table(json.loads(sys.argv[1])), Communicator(), resident()
 estimated = memory.parts_of(case, 0, 1, torch.device("cpu"))
 driver.start(case, RunFolder(Path("out")), comm, progress=False)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kjko import native
+from hpc_kjko import kernels
 
-needs_module = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+needs_module = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 
 @pytest.fixture
 def no_module(monkeypatch):
     """An install without a compiler."""
-    monkeypatch.setattr(native, "_kernels", None)
-    monkeypatch.setattr(native, "_why_not", "installed without a C++ compiler")
+    monkeypatch.setattr(kernels, "_kernels", None)
+    monkeypatch.setattr(kernels, "_why_not", "installed without a C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def nothing_chosen(monkeypatch):
 
 @needs_module
 def test_build_info_is_sane():
-    info = native.build_info()
+    info = kernels.build_info()
     assert info["compiler"] and re.match(r"\d+\.\d+", info["compiler_version"])
     assert info["isa"] in {"x86-64-v4", "x86-64-v3", "x86-64-v2", "generic"}
     assert info["max_threads"] >= 1
@@ -38,17 +38,17 @@ def test_build_info_is_sane():
 
 @needs_module
 def test_module_is_of_the_installed_version():
-    assert native.build_info()["version"] == importlib.metadata.version("hpc_kjko")
+    assert kernels.build_info()["version"] == importlib.metadata.version("hpc_kjko")
 
 
 @needs_module
 def test_a_lower_instruction_set_can_be_asked_for():
-    describe = [sys.executable, "-c", "from hpc_kjko import native; print(native.describe())"]
+    describe = [sys.executable, "-c", "from hpc_kjko import native; print(kernels.describe())"]
     said = {
         level: subprocess.run(describe, env=os.environ | {"KJKO_ISA": level}, capture_output=True, text=True)
         for level in ("x86-64-v2", "pentium")
     }
-    if native.build_info()["isa"] != "generic":
+    if kernels.build_info()["isa"] != "generic":
         assert "native kernels (x86-64-v2, " in said["x86-64-v2"].stdout
     assert said["pentium"].returncode and "ValueError: KJKO_ISA='pentium' is not a level" in said["pentium"].stderr
 
@@ -57,7 +57,7 @@ def test_a_lower_instruction_set_can_be_asked_for():
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
 def test_the_kernels_of_lower_levels(level):
     """A machine runs only its highest level by itself: here a part of the kernels' tests runs at the others."""
-    if level == native.build_info()["isa"]:
+    if level == kernels.build_info()["isa"]:
         pytest.skip("what the tests run at anyway")
     files = [Path(__file__).with_name(f"test_native_{kernels}.py") for kernels in ("field", "objective")]
     some = "1D3V and (double_precision and 32 or moments_of and 48) or 3D3V and any_number or tanh_to or not_finite"
@@ -70,42 +70,42 @@ def test_the_kernels_of_lower_levels(level):
 
 @needs_module
 def test_native_is_the_default():
-    assert native.backend() is native.Backend.NATIVE
-    info = native.build_info()
-    assert native.describe().startswith(f"native kernels ({info['isa']}, ")
-    assert ("no OpenMP" in native.describe()) is (not info["openmp"])
+    assert kernels.backend() is kernels.Backend.NATIVE
+    info = kernels.build_info()
+    assert kernels.describe().startswith(f"native kernels ({info['isa']}, ")
+    assert ("no OpenMP" in kernels.describe()) is (not info["openmp"])
 
 
 @needs_module
 @pytest.mark.parametrize("threads, phrase", [(1, "OpenMP 1 thread)"), (2, "OpenMP 2 threads)")])
 def test_describe_counts_threads(monkeypatch, threads, phrase):
-    info = native.build_info() | {"openmp": True, "max_threads": threads}
-    monkeypatch.setattr(native, "build_info", lambda: info)
-    assert native.describe().endswith(phrase)
+    info = kernels.build_info() | {"openmp": True, "max_threads": threads}
+    monkeypatch.setattr(kernels, "build_info", lambda: info)
+    assert kernels.describe().endswith(phrase)
 
 
 @needs_module
 def test_torch_can_be_chosen(monkeypatch):
     monkeypatch.setenv("KJKO_KERNELS", "torch")
-    assert native.backend() is native.Backend.TORCH
-    assert native.describe() == "pure-Python fallback (chosen by KJKO_KERNELS=torch)"
+    assert kernels.backend() is kernels.Backend.TORCH
+    assert kernels.describe() == "pure-Python fallback (chosen by KJKO_KERNELS=torch)"
 
 
 def test_without_module(no_module):
-    assert not native.available()
-    assert native.backend() is native.Backend.TORCH
-    assert native.describe() == "pure-Python fallback (no native module: installed without a C++ compiler)"
+    assert not kernels.available()
+    assert kernels.backend() is kernels.Backend.TORCH
+    assert kernels.describe() == "pure-Python fallback (no native module: installed without a C++ compiler)"
 
 
 def test_native_asked_for_but_missing(no_module, monkeypatch):
     monkeypatch.setenv("KJKO_KERNELS", "native")
     with pytest.raises(ImportError, match="without a C\\+\\+ compiler.*Install a C\\+\\+ compiler"):
-        native.describe()
+        kernels.describe()
     with pytest.raises(ImportError, match="no native module"):
-        native.build_info()
+        kernels.build_info()
 
 
 def test_unknown_choice_is_refused_with_advice(monkeypatch):
     monkeypatch.setenv("KJKO_KERNELS", "cuda")
     with pytest.raises(ValueError, match="'cuda'.*use 'native' or 'torch'"):
-        native.backend()
+        kernels.backend()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import native
-from hpc_kjko.control import ControlField
-from hpc_kjko.native.field import field, fused
+from hpc_kjko import kernels
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.kernels.field import field, fused
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 #: (periods, dx, dv)
 SPACES = {
@@ -86,7 +86,7 @@ def test_any_number_of_particles_and_nothing_but_them(count, dtype):
     u, jacobian = poisoned[6 : 6 + 3 * count].view(-1, 3), poisoned[12 + 3 * count :][: 9 * count].view(-1, 3, 3)
     weights = [layer.weight.detach() for layer in control.layers]
     biases = [layer.bias.detach() for layer in control.layers]
-    native.require().evaluate_field(z, weights, biases, control.skip.detach(), tanh=True, u=u, jacobian=jacobian)
+    kernels.require().evaluate_field(z, weights, biases, control.skip.detach(), tanh=True, u=u, jacobian=jacobian)
     assert poisoned.isnan().sum() == 24
     if count:
         assert_agrees((u, jacobian), twin(control, z), TOLERANCE[dtype])
@@ -186,7 +186,7 @@ class TestArguments:
         one = arguments[name]
         arguments[name] = [one[0], change(one[1]), *one[2:]] if isinstance(one, list) else change(one)
         with pytest.raises(TypeError, match="incompatible function arguments"):
-            native.require().evaluate_field(**arguments)
+            kernels.require().evaluate_field(**arguments)
 
     @pytest.mark.parametrize(
         "name, rows, message",
@@ -201,15 +201,15 @@ class TestArguments:
         arguments = self.arguments()
         arguments[name] = torch.zeros(rows, *arguments[name].shape[1:], dtype=torch.float64)
         with pytest.raises(ValueError, match=message):
-            native.require().evaluate_field(**arguments)
+            kernels.require().evaluate_field(**arguments)
 
     def test_layers_that_do_not_fit(self):
         for name in ("weights", "biases"):
             arguments = self.arguments()
             arguments[name][1] = arguments[name][1][:-1]
             with pytest.raises(ValueError, match="layers do not fit together"):
-                native.require().evaluate_field(**arguments)
+                kernels.require().evaluate_field(**arguments)
         arguments = self.arguments()
         arguments["weights"], arguments["biases"] = [], []
         with pytest.raises(ValueError, match="one to three layers"):
-            native.require().evaluate_field(**arguments)
+            kernels.require().evaluate_field(**arguments)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import native
-from hpc_kjko.config import from_table
-from hpc_kjko.control import ControlField
-from hpc_kjko.diagnostics import measure
-from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective, linear_part
+from hpc_kjko import kernels
+from hpc_kjko.case.config import from_table
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import CONTINUE_BELOW, JKOObjective, linear_part
+from hpc_kjko.inner.solvers.base import Sample
+from hpc_kjko.inner.solvers.varpro import VarproSolver
 from hpc_kjko.operators import Bath
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers.base import Sample
-from hpc_kjko.solvers.varpro import VarproSolver
+from hpc_kjko.running.diagnostics import measure
+from hpc_kjko.running.simulation import Simulation
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 #: (periods, dx, dv) with 2 to 9 inputs
 SPACES = {
@@ -193,9 +193,9 @@ def test_the_module_has_the_networks_that_python_takes_it_for(width, inputs):
     settings = dict(tanh=True, exact=True, step=0.1, collision_strength=1.0, temperature=1.0, together=64, unit=0.0)
 
     def evaluate():
-        return native.require().evaluate_objective(*arguments, **settings, with_gradient=False)
+        return kernels.require().evaluate_objective(*arguments, **settings, with_gradient=False)
 
-    if native.has_network((inputs, width, width, 2)):
+    if kernels.has_network((inputs, width, width, 2)):
         assert evaluate()[0] == 0
     else:
         with pytest.raises(ValueError, match=r"no kernel|inputs"):
@@ -304,8 +304,8 @@ def test_a_run_agrees_with_torch(monkeypatch, alone):
         "physics": {"collision_strength": 0.1},
     }
     rows = []
-    for kernels in ("native", "torch"):
-        monkeypatch.setenv("KJKO_KERNELS", kernels)
+    for backend in ("native", "torch"):
+        monkeypatch.setenv("KJKO_KERNELS", backend)
         simulation = Simulation.start(from_table(table), alone)
         for _ in range(5):
             simulation.state = simulation.advance()
@@ -325,9 +325,9 @@ def test_the_kernel_reaches_the_machine():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(100):  # the machine may be busy with other things: what counts is the best of short times
-        peak = max(peak, native.require().peak_gflops(1e-3))
+        peak = max(peak, kernels.require().peak_gflops(1e-3))
         start = time.perf_counter()
-        native.require().evaluate_objective(**arguments, **TestArguments.SETTINGS)
+        kernels.require().evaluate_objective(**arguments, **TestArguments.SETTINGS)
         best = min(best, time.perf_counter() - start)
     torch.set_num_threads(threads)
     assert 1e-9 * count * bench.operations(3, 32, 1, "tanh", "exact") / best > 0.35 * peak
@@ -353,30 +353,30 @@ class TestArguments:
         arguments = self.arguments()
         arguments[name] = arguments[name].double()
         with pytest.raises(TypeError, match="incompatible function arguments"):
-            native.require().evaluate_objective(**arguments, **self.SETTINGS)
+            kernels.require().evaluate_objective(**arguments, **self.SETTINGS)
 
     @pytest.mark.parametrize("name", ["z", "w1", "w2", "w3", "skip"])
     def test_not_contiguous(self, name):
         arguments = self.arguments()
         arguments[name] = arguments[name].T.contiguous().T
         with pytest.raises(TypeError, match="order='C'"):
-            native.require().evaluate_objective(**arguments, **self.SETTINGS)
+            kernels.require().evaluate_objective(**arguments, **self.SETTINGS)
 
     def test_scattered_components(self):
         arguments = self.arguments()
         arguments["v"] = arguments["v"].T.contiguous().T
         with pytest.raises(ValueError, match="side by side"):
-            native.require().evaluate_objective(**arguments, **self.SETTINGS)
+            kernels.require().evaluate_objective(**arguments, **self.SETTINGS)
 
     def test_on_another_device(self):
         arguments = self.arguments()
         arguments["z"] = arguments["z"].to("meta")
         with pytest.raises((TypeError, ValueError, RuntimeError, BufferError)):
-            native.require().evaluate_objective(**arguments, **self.SETTINGS)
+            kernels.require().evaluate_objective(**arguments, **self.SETTINGS)
 
     @pytest.mark.parametrize("name, words", [("share", "same particles"), ("b2", "do not fit together")])
     def test_of_other_lengths(self, name, words):
         arguments = self.arguments()
         arguments[name] = arguments[name][1:]
         with pytest.raises(ValueError, match=words):
-            native.require().evaluate_objective(**arguments, **self.SETTINGS)
+            kernels.require().evaluate_objective(**arguments, **self.SETTINGS)

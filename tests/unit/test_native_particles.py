@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import native
-from hpc_kjko.config import from_table
-from hpc_kjko.exact import UNIT
-from hpc_kjko.fields import PoissonSolver
-from hpc_kjko.mesh import Grid
-from hpc_kjko.particles import drifted
-from hpc_kjko.simulation import Simulation
+from hpc_kjko import kernels
+from hpc_kjko.case.config import from_table
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.state import drifted
+from hpc_kjko.running.simulation import Simulation
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="installed without the native module")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 GRIDS = [
     Grid(cells, lengths, order)
@@ -191,7 +191,7 @@ def digest():
 
 def test_bits_do_not_depend_on_the_instruction_set():
     line = [sys.executable, "-c", "import test_native_particles as tests; print(tests.digest())"]
-    lowest = os.environ | ({} if native.build_info()["isa"] == "generic" else {"KJKO_ISA": "x86-64-v2"})
+    lowest = os.environ | ({} if kernels.build_info()["isa"] == "generic" else {"KJKO_ISA": "x86-64-v2"})
     said = subprocess.run(line, env=lowest, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == digest()
 

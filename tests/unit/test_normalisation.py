@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko.solvers.normalisation import Normalisation
+from hpc_kjko.inner.solvers.normalisation import Normalisation
 
 CPU = torch.device("cpu")
 

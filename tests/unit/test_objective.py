@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import Part
 
-from hpc_kjko.control import ControlField
-from hpc_kjko.objective import CONTINUE_BELOW, JKOObjective, continued_log, linear_part, tracked_log_det
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import CONTINUE_BELOW, JKOObjective, continued_log, linear_part, tracked_log_det
 from hpc_kjko.operators import Bath
 
 KAPPA, TEMPERATURE, STEP = 0.8, 1.3, 0.4

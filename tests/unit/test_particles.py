@@ -6,9 +6,9 @@ import torch
 from scipy import integrate, stats
 from scipy.stats import qmc
 
-from hpc_kjko.config import from_table
-from hpc_kjko.particles import BLOCK, Particles, Shard, draw, uniform_points
-from hpc_kjko.quasirandom import Sobol
+from hpc_kjko.case.config import from_table
+from hpc_kjko.particles.state import BLOCK, Particles, Shard, draw, uniform_points
+from hpc_kjko.problems.quasirandom import Sobol
 
 CASES = {
     "two_stream": {

@@ -11,9 +11,9 @@ import torch
 from scipy import integrate
 
 from hpc_kjko import usercode
-from hpc_kjko.config import from_table, load
+from hpc_kjko.case.config import from_table, load
 from hpc_kjko.errors import UserError
-from hpc_kjko.particles import Shard, draw
+from hpc_kjko.particles.state import Shard, draw
 from hpc_kjko.problems import KINDS, GaussianDensity, UserStart
 from hpc_kjko.problems.density import equilibrium_of
 from hpc_kjko.schema import validate

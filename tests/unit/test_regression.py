@@ -6,15 +6,15 @@ import math
 import pytest
 import torch
 
-from hpc_kjko.checkpoint import load
+from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
-from hpc_kjko.config import from_table
-from hpc_kjko.objective import DensityObjective
+from hpc_kjko.files.checkpoint import load
+from hpc_kjko.inner.objective import DensityObjective
+from hpc_kjko.inner.potential import PotentialField, combined, number_of_functions
+from hpc_kjko.inner.solvers import regression
+from hpc_kjko.inner.solvers.regression import RegressionSolver
 from hpc_kjko.operators import Bath
-from hpc_kjko.potential import PotentialField, combined, number_of_functions
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.solvers import regression
-from hpc_kjko.solvers.regression import RegressionSolver
+from hpc_kjko.running.simulation import Simulation
 
 
 def beams(start="random", count=4096, solver="regression", step=0.02, dims=1, **method):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from browser import Browser
 
-from hpc_kjko import plotting
-from hpc_kjko.output import read_snapshot
-from hpc_kjko.plotting import field_spectrum
-from hpc_kjko.series import SeriesWriter, read_series
+from hpc_kjko.files.output import read_snapshot
+from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.post import plotting
+from hpc_kjko.post.plotting import field_spectrum
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko.config import from_table
-from hpc_kjko.control import ControlField
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
-from hpc_kjko.objective import JKOObjective
+from hpc_kjko.inner.control import ControlField
+from hpc_kjko.inner.objective import JKOObjective
+from hpc_kjko.inner.solvers import AdamSolver, VarproSolver, varpro
+from hpc_kjko.inner.solvers.base import Sample, TrainingData
 from hpc_kjko.operators import Bath
-from hpc_kjko.particles import BLOCK, FOLDS, Shard, folds, uniform_points
-from hpc_kjko.solvers import AdamSolver, VarproSolver, varpro
-from hpc_kjko.solvers.base import Sample, TrainingData
+from hpc_kjko.particles.state import BLOCK, FOLDS, Shard, folds, uniform_points
 
 KAPPA, TEMPERATURE, STEP = 0.8, 1.3, 0.2
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import integrate
 
-from hpc_kjko.config import from_table
+from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
-from hpc_kjko.particles import Shard, draw
+from hpc_kjko.particles.state import Shard, draw
 from hpc_kjko.problems import KINDS
 from hpc_kjko.schema import validate
 

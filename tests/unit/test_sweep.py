@@ -12,7 +12,7 @@ import time
 import pytest
 
 from hpc_kjko.errors import UserError
-from hpc_kjko.series import read_series
+from hpc_kjko.files.series import read_series
 
 #: The first is more than any machine of ours has memory for.
 COUNTS = "particles.count=100000000000,3000,2048"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hpc_kjko.errors import UserError
+from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.problems.tabulated import TabulatedDensity
-from hpc_kjko.quasirandom import Sobol
 
 L = 4 * math.pi
 

@@ -13,9 +13,9 @@ import pytest
 from conftest import environment
 
 from hpc_kjko import Case, run
-from hpc_kjko.cli import VERBS, _parsed, main
-from hpc_kjko.comm import Communicator
-from hpc_kjko.series import SeriesWriter, read_series
+from hpc_kjko.cli.main import VERBS, _parsed, main
+from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.terminal import show_pairs, show_table
 
 
@@ -157,7 +157,7 @@ def test_python_may_run_in_a_folder_whose_name_is_not_utf8(small_case, tmp_path,
 
 LISTING = """
 import contextlib, io, sys
-from hpc_kjko.cli import main
+from hpc_kjko.cli.main import main
 for line in sys.argv[1:]:
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         assert main(line.split()) == 0, line

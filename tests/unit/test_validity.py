@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_kjko import config
-from hpc_kjko.cli import main
-from hpc_kjko.comm import Communicator
+from hpc_kjko.case import config
+from hpc_kjko.cli.main import main
 from hpc_kjko.errors import UserError
-from hpc_kjko.simulation import Simulation
-from hpc_kjko.validity import noise_floor, noise_growth, warnings_of
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.validity import noise_floor, noise_growth, warnings_of
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.toml"))
 

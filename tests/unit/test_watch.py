@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import command, environment
 
-from hpc_kjko.series import SeriesWriter, read_series
-from hpc_kjko.watch import braille
+from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.post.watch import braille
 
 
 def say(folder, status):

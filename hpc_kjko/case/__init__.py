@@ -1,0 +1,1 @@
+"""The models that check a case file, section by section."""

@@ -1,0 +1,355 @@
+"""The verbs of ``kjko`` that read run folders and print, or start other processes. Under mpirun rank 0 does, once.
+
+They start at once: nothing here brings torch, MPI or the models of a case, unless a verb needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import os
+import sys
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_kjko import casefile
+from hpc_kjko.casefile import RunCase
+from hpc_kjko.errors import DamagedFile, UserError
+from hpc_kjko.files.output import list_snapshots
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series, read_series_and_units
+from hpc_kjko.files.storage import damage, unfinished, writing
+from hpc_kjko.parallel.launcher import promised_ranks
+from hpc_kjko.post import summary
+from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
+
+if TYPE_CHECKING:
+    from hpc_kjko.post.sweep import Sweep
+
+DONE, DIFFERENT, FAILED, STOPPED = 0, 1, 1, 75
+
+
+def series(options: argparse.Namespace) -> int:
+    """Show the time series of a run."""
+    columns = _rows(_existing(options.folder))
+    if options.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+        return DONE
+    rows = [
+        [name, *(f"{value:.7g}" for value in (values[0], values[-1], values.min(), values.max()))]
+        for name, values in columns.items()
+    ]
+    show_table(["column", "first", "last", "smallest", "largest"], rows)
+    return DONE
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draw the figures of a run."""
+    if not options.first <= options.last:
+        raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
+    plotting, folder = _plotting(), _existing(options.folder)
+    _rows(folder)
+    wanted = {"columns": options.column, "window": (options.first, options.last), "file_format": options.format}
+    for path in plotting.plot_run(folder, **wanted, out=options.out):
+        print(path)
+    return DONE
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Say what a run folder holds."""
+    folder = _existing(options.folder)
+    status, damaged = folder.status(), []
+    case: RunCase | None = None
+    columns: dict[str, np.ndarray] = {}
+    try:
+        case = RunCase(folder.case)
+    except UserError as failure:
+        damaged.append(str(failure))
+    try:
+        columns = _rows(folder)
+    except DamagedFile as failure:
+        damaged.append(str(failure))
+    files = [path for kind in (folder.checkpoints, folder.snapshots) for path in sorted(kind.glob("*.h5"))]
+    damaged += [f"{path.relative_to(folder.path)}: {what}" for path in files if (what := damage(path))]
+    rows: dict[str, str] = {
+        "status": f"gone: {folder.what_now()}" if status["status"] == "gone" else status["status"],
+        **({"damaged files": "\n".join(damaged)} if damaged else {}),
+        **(_about_case(case) if case else {}),
+        **(_about_series(columns, case) if columns else {}),
+        "snapshots": f"{len(list_snapshots(folder.snapshots))}",
+        "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
+        **(summary.memory(status, case.particle_count) if case else {}),
+        "incomplete files": ", ".join(
+            str(path.relative_to(folder.path))
+            for path in (*unfinished(folder.checkpoints), *unfinished(folder.snapshots))
+        )
+        or "none",
+        **{
+            name: str(status[name])
+            for name in ("version", "git", "ranks", "threads", "device", "mpi", "date")
+            if name in status
+        },
+    }
+    show_pairs(rows, title=str(folder.path))
+    if (summary.tally(columns) or {}).get("inconclusive"):
+        print("\n".join(wrapped(summary.INCONCLUSIVE, width())))
+    for sentence in summary.remarks(status, columns):
+        print("\n".join(wrapped(f"warning: {sentence}", width())))
+    return DONE
+
+
+def _about_case(case: RunCase) -> dict[str, str]:
+    of = f" ({', '.join(case.species)})" if case.species else ""
+    return {
+        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.collision_strength:g}, "
+        f"{case.particle_count} particles{of}, {case.word('method.collision')}",
+    }
+
+
+def _about_series(columns: dict[str, np.ndarray], case: RunCase | None) -> dict[str, str]:
+    """What the time series of a run comes to; ``case`` is None if it cannot be read."""
+    energy = summary.total_energy(columns)
+    planned = f" of {case.number('time.end'):g} in steps of {case.number('time.step'):g}" if case else ""
+    missing = summary.missing_steps(columns)
+    return {
+        "time": f"{columns['time'][-1]:g}{planned}",
+        **({"rows missing in series.h5": f"steps {missing}"} if missing else {}),
+        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
+        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
+        "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
+        **_balance(columns, energy),
+        **{
+            f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
+            for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
+            if name in columns
+        },
+        **_of_the_map(columns),
+        **(_certificates(case, columns) if case else {}),
+    }
+
+
+def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:
+    """What tells whether the control field's map was sound; nothing where there is none."""
+    if "min_eigenvalue" not in columns:
+        return {}
+    return {
+        "steps split, fits repeated": f"{int((columns['substeps'] > 1).sum())}, {int(columns['retries'].sum())}",
+        "smallest eigenvalue of I + h ∇v u": f"{columns['min_eigenvalue'].min():.4g}",
+    }
+
+
+def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
+    """What of the change of energy no collision accounts for."""
+    if "collision_energy_total" not in columns:
+        return {}
+    unexplained = energy - energy[0] - columns["collision_energy_total"] - columns.get("drive_energy", 0.0)
+    by = "collisions or the drive" if "drive_energy" in columns else "collisions"
+    return {f"energy change not from {by}": f"{np.abs(unexplained).max():.2e}"}
+
+
+def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, str]:
+    """The tally of a run's certificates."""
+    fall = summary.fall(columns)
+    if fall is None:
+        return {}
+    return {
+        f"steps in which {summary.certified_quantity(case)} fell": summary.tally_text(columns),
+        "change in all collisions": f"{fall} (of particles that are held out of the fit)",
+    }
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a page about a run: one HTML file that needs nothing else."""
+    _plotting()
+    from hpc_kjko.post.report import write_report
+
+    print(write_report(_existing(options.folder), options.out))
+    return DONE
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
+    from hpc_kjko.post import differences
+
+    plotting = _plotting() if options.out else None
+    if options.out and options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
+    folder = _existing(options.run)
+    reference = differences.reference_of(folder, options.reference)
+    if options.reference != differences.GRID and Path(options.reference).is_dir():
+        _say_other_case(folder, RunFolder(Path(options.reference)))
+    found = differences.differences(_rows(folder), reference, options.column)
+    time = found[0].time
+    title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
+    numbers = ("relative L2", "largest difference", "at t", "last of A", "last of B")
+    rows = []
+    for one in found:
+        last = (f"{values[-1]:.7g}" for values in (one.values, one.reference))
+        rows.append([one.column, f"{one.relative_l2:.3g}", f"{one.largest:.3g}", f"{one.at:g}", *last])
+    beyond = [
+        number
+        for number, one in enumerate(found)
+        if options.tolerance is not None and not one.relative_l2 <= options.tolerance
+    ]
+    show_table(["column", *numbers], rows, title=title, marked=beyond)
+    for path in (options.run, Path(options.reference)):
+        if not (path / "case.toml").exists():
+            continue
+        status = RunFolder(path).status()
+        if status["status"] != "finished":
+            print(f"kjko: {path} is {status['status']}: compared as far as it has come", file=sys.stderr)
+        columns = read_series(RunFolder(path).series)
+        for name, floor in summary.noise_floors(status, columns).items():
+            for one in (one for one in found if one.column == name):
+                level = np.interp(one.time, columns["time"], floor)
+                times = int((np.minimum(one.values, one.reference) < summary.NOISY * level).sum())
+                if times:
+                    print(
+                        f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, and so are differences "
+                        f"there: the noise floor of {path} is about {level.max():.2g}; use particles.control_variate = "
+                        "true or more particles",
+                        file=sys.stderr,
+                    )
+    if plotting:
+        curves = {one.column: (one.time, one.values, one.reference) for one in found}
+        with writing(options.out):
+            _, units = read_series_and_units(folder.series)
+            plotting.comparison(curves, units, (options.run.name, Path(options.reference).name), options.out)
+        print(options.out)
+    if beyond:
+        what = ", ".join(f"{found[number].column} by {found[number].relative_l2:.3g}" for number in beyond)
+        print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
+        return DIFFERENT
+    return DONE
+
+
+def _say_other_case(first: RunFolder, second: RunFolder) -> None:
+    """Name what two runs differ in, beside their seeds and their output: keys of their cases, and their own code."""
+    aside = {("particles", "seed")}
+    with contextlib.suppress(UserError):  # one is damaged, and is not needed here
+        keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
+        named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
+        files = {str(path.relative_to(second.code)): path for path in sorted(second.code.rglob("*.py"))}
+        named += [f"code/{path.relative_to(second.code)}" for path in first.changed_code(files)]
+        if named:
+            print(f"kjko: the runs differ in {', '.join(named)}", file=sys.stderr)
+
+
+def cases(options: argparse.Namespace) -> int:
+    """List the keys of a case and what is built in: a page that scripts/list_cases.py has made from the models."""
+    page = resources.files("hpc_kjko.post").joinpath("templates/cases.txt").read_text(encoding="utf-8")
+    for line in page.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        for part in wrapped(line.strip(), width() - len(indent)) or [""]:
+            print(f"{indent}{part}".rstrip())
+    return DONE
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C."""
+    from hpc_kjko.post import watch
+
+    watch.watch(options.folder, once=options.once, interval=options.interval)
+    return DONE
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
+    from hpc_kjko.post.sweep import Sweep
+
+    if promised_ranks() > 1:
+        raise UserError("kjko sweep starts the ranks itself: call it without mpirun, with --ranks")
+    if options.table:
+        _show_sweep(Sweep.read(options.case), {})
+        return DONE
+    if not options.grid or options.out is None:
+        raise UserError(
+            "kjko sweep: needs --grid section.key=v1,v2 and --out DIR, or --table after the folder of a sweep"
+        )
+    swept = Sweep.plan(options.case, options.grid, options.out, options.set)
+    if options.slurm:
+        swept.require_free(options.slurm)
+        swept.write()
+        swept.write_slurm_script(options.slurm, options.ranks)
+        print(
+            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
+        )
+        print(f"    sbatch {options.slurm}")
+        print(f"    kjko sweep {options.out} --table     # what has come out so far")
+        return DONE
+    swept.write()
+    outcomes = swept.run(options.ranks)
+    _show_sweep(swept, outcomes)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
+        return FAILED
+    if list(outcomes.values()).count("finished") < len(swept.points):
+        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
+        return STOPPED
+    return DONE
+
+
+def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
+    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
+    rows = swept.table(outcomes)
+    keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
+    verdicts = list(summary.VERDICTS.values())
+    quantities = ("energy", "field_energy", "potential_energy", "free_energy", "kl", "seconds")
+    numbers = [name for name in quantities if any(row[name] for row in rows)]
+    certified = any(row[verdicts[0]] is not None for row in rows)
+    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers] + ["certificates"] * certified
+    lines = []
+    for row in rows:
+        cells = [row[key] for key in keys] + [row["status"]]
+        cells += ["-" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        cells += ["/".join("-" if row[name] is None else str(row[name]) for name in verdicts)] * certified
+        lines.append(cells)
+    title = str(swept.folder)
+    if certified:
+        title += f" (certificates: {' / '.join(verdicts)})"
+    show_table([heading.replace("_", "\n") for heading in headings], lines, title=title, labels=max(1, len(keys)))
+    print(swept.write_table(rows))
+
+
+def _rows(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The time series of a folder, of one row at least."""
+    columns = read_series(folder.series)
+    if not len(columns["step"]):
+        raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
+    return columns
+
+
+def _existing(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.status()
+    return folder
+
+
+def _plotting() -> ModuleType:
+    """The module that draws.
+
+    Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
+    is loaded without it, and hears of it afterwards, for a notebook that called this.
+    """
+    is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
+    try:
+        from hpc_kjko.post import plotting
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named and is_new:
+        import matplotlib
+
+        with contextlib.suppress(ValueError):  # there is no such backend
+            matplotlib.rcParams["backend"] = named
+    return plotting

@@ -1,0 +1,365 @@
+"""The ``kjko`` command: its command line and its exit codes. What a verb does is in a module that is loaded for it.
+
+Exit codes: 0 done, 2 the user's mistake (one sentence), 1 an internal or numerical error or a full disk, 75 stopped
+with a checkpoint, 130 interrupted without one, 128 + n ended by signal n before the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import math
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hpc_kjko import __version__, usercode
+from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, one_of, ran_out_of_memory
+from hpc_kjko.parallel.launcher import promised_ranks
+from hpc_kjko.terminal import write_in_any_encoding
+
+if TYPE_CHECKING:
+    from hpc_kjko.parallel.comm import Communicator
+
+log = logging.getLogger("hpc_kjko")
+
+DONE, OURS, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command.
+
+    Attributes:
+        module: the module of the package that holds a function of the verb's name.
+        ranks: whether every rank calls it, with its communicator; else rank 0 does, for all.
+        text: what it does, in a line.
+        example: a command line.
+        page: the page of the documentation that says more.
+    """
+
+    module: str
+    ranks: bool
+    text: str
+    example: str
+    page: str
+
+
+VERBS = {
+    "run": Verb(
+        "run_verbs",
+        True,
+        "Run a case from t = 0.",
+        "mpirun -n 2 kjko run jobs/two_stream.toml --out runs/mine --set physics.collision_strength=0.1",
+        "quickstart.md",
+    ),
+    "restart": Verb(
+        "run_verbs",
+        True,
+        "Continue a run from its newest sound checkpoint.",
+        "mpirun -n 2 kjko restart runs/mine --set time.end=60.0",
+        "quickstart.md",
+    ),
+    "series": Verb(
+        "file_verbs", False, "Show the time series of a run.", "kjko series runs/mine --csv > mine.csv", "analysis.md"
+    ),
+    "analyze": Verb(
+        "run_verbs",
+        True,
+        "Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density.",
+        "mpirun -n 2 kjko analyze runs/mine",
+        "configuration.md",
+    ),
+    "plot": Verb(
+        "file_verbs",
+        False,
+        "Draw the figures of a run.",
+        "kjko plot runs/mine --column kl --from 0 --to 20 --format pdf --out figures",
+        "analysis.md",
+    ),
+    "report": Verb(
+        "file_verbs",
+        False,
+        "Write a page about a run: one HTML file that needs nothing else.",
+        "kjko report runs/mine --out mine.html",
+        "analysis.md",
+    ),
+    "inspect": Verb("file_verbs", False, "Say what a run folder holds.", "kjko inspect runs/mine", "analysis.md"),
+    "watch": Verb(
+        "file_verbs",
+        False,
+        "Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C.",
+        "kjko watch runs/mine --interval 5",
+        "analysis.md",
+    ),
+    "compare": Verb(
+        "file_verbs",
+        False,
+        "Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance.",
+        "kjko compare runs/mine grid --out compared.png",
+        "analysis.md",
+    ),
+    "sweep": Verb(
+        "file_verbs",
+        False,
+        "Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out.",
+        "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
+        "analysis.md",
+    ),
+    "cases": Verb(
+        "file_verbs",
+        False,
+        "List the keys of a case with their defaults, and the built-in problems, methods, solvers and integrators.",
+        "kjko cases",
+        "configuration.md",
+    ),
+    "doctor": Verb(
+        "run_verbs",
+        True,
+        "Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail.",
+        "mpirun -n 2 kjko doctor",
+        "cluster.md",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a ``kjko`` command line and return its exit code. Under mpirun every rank calls it."""
+    write_in_any_encoding()
+    comm = options = None
+    try:
+        try:
+            options = _parsed(sys.argv[1:] if arguments is None else arguments)
+        except UserError:
+            comm = _ranks(always=False)  # to say it once
+            raise
+        verb = VERBS[options.verb]
+        comm = _ranks(always=options.verb in ("run", "restart", "doctor"))
+        command = getattr(importlib.import_module(f"hpc_kjko.cli.{verb.module}"), options.verb)
+        if verb.ranks:
+            return _on_all(command, options, comm)
+        if comm is None:
+            return command(options)
+        with comm.together():
+            return command(options) if comm.is_root else DONE
+    except UserError as mistake:
+        return _leave(comm, OURS if options and options.verb == "doctor" else mistake.exit_code, str(mistake))
+    except SolverFailure as failure:
+        return _leave(comm, OURS, str(failure))
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return DONE
+    except KeyboardInterrupt:  # of a run the second one; the first ends it after the step
+        print("kjko: interrupted", file=sys.stderr)
+        if comm:
+            comm.abort(INTERRUPTED)
+        return INTERRUPTED
+    except Exception as error:
+        where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
+        if ran_out_of_memory(error):
+            advice = "not enough memory: use more nodes, or fewer ranks on each"  # where no case is known
+            print(f"kjko: {where}{error if isinstance(error, OutOfMemory) else advice}", file=sys.stderr)
+        elif said := usercode.blame(error):  # where only a problem's own methods are called from
+            print(f"kjko: {where}{said}", file=sys.stderr)
+            if comm:
+                comm.abort(MISTAKE)
+            return MISTAKE
+        else:
+            traceback.print_exc()
+            print(f"kjko: {where}{type(error).__name__}: {error}", file=sys.stderr)
+        if comm:
+            comm.abort(OURS)  # the other ranks may be waiting for this one
+        return OURS
+
+
+def _ranks(always: bool) -> Communicator | None:
+    """The ranks of this job.
+
+    A single process that reads files has none: it needs no MPI, which takes time and which a login node may forbid.
+    """
+    if not always and promised_ranks() == 1:
+        return None
+    from hpc_kjko.parallel.comm import Communicator
+
+    return Communicator.world()
+
+
+def _on_all(command: Any, options: argparse.Namespace, comm: Communicator | None) -> int:
+    """A verb that every rank calls."""
+    if comm is None:
+        from hpc_kjko.parallel.comm import Communicator
+
+        comm = Communicator()
+    if not comm.is_root:
+        log.addHandler(logging.NullHandler())
+    return command(options, comm)
+
+
+def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
+    """End all ranks with ``code``, the sentence said once."""
+    if comm is None or comm.is_root:
+        print(f"kjko: {sentence}", file=sys.stderr, flush=True)
+    if comm and not comm.all_leave():
+        if not comm.is_root:  # which knows nothing of it
+            print(f"kjko: rank {comm.rank}: {sentence}", file=sys.stderr, flush=True)
+        comm.abort(code)
+    return code
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace(": expected one argument", " needs a value")
+        if (named := message.removeprefix("the following arguments are required: ")) != message:
+            message = f"'{self.prog}' needs {named}"
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            flag = "/".join(action.option_strings)
+            raise UserError(f"{flag} {value}: it may be one of {', '.join(action.choices)}")
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line, with what argparse has no good sentences for said here."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            readable = argument.encode("utf-8", "backslashreplace").decode()
+            raise UserError(f"{readable}: this argument is not UTF-8 text: rename the file or folder") from None
+    parser = _parser()
+    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if not arguments:
+        raise UserError(
+            "a VERB is missing: 'kjko run CASE.toml' runs a case, 'kjko cases' says what is built in, 'kjko --help' "
+            "lists all verbs"
+        )
+    verb = arguments[0]
+    if not verb.startswith("-") and verb not in verbs:
+        raise UserError(f"{verb} is not a verb of kjko: {one_of(verb, verbs)}")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
+        names = [str(action.metavar) for action in verbs[verb]._actions if not action.option_strings]
+        advice = f"it takes {' and '.join(names) or 'none'}"
+        if unknown[0].startswith("-"):
+            advice = one_of(unknown[0], flags)
+        elif not Path(unknown[0]).exists():
+            advice += "; quote a name with spaces in it"
+        raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
+    return options
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} must be a number") from None
+
+
+def _count(text: str) -> int:
+    number = _number(text)
+    if not (number >= 1 and number.is_integer()):
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more, a whole number")
+    return int(number)
+
+
+def _finite(text: str) -> float:
+    number = _number(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number, 0 or more")
+    return number
+
+
+def _positive(text: str) -> float:
+    if not _not_negative(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+    return float(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kjko",
+        description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.",
+        epilog="'kjko VERB --help' gives the options of a verb and an example. First steps: docs/quickstart.md.",
+    )
+    parser.add_argument("--version", action="version", version=f"kjko {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    parsers = {
+        name: verbs.add_parser(
+            name,
+            help=verb.text,
+            description=verb.text,
+            epilog=f"example:\n  {verb.example}\n\nmore: docs/{verb.page}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for name, verb in VERBS.items()
+    }
+    change: dict[str, Any] = {
+        "action": "append",
+        "default": [],
+        "metavar": "section.key=value",
+        "help": "change a key of the case",
+    }
+    starting = parsers["run"]
+    starting.add_argument("case", type=Path, metavar="CASE.toml", help="the case file")
+    starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
+    starting.add_argument("--set", **change)
+    starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
+    dry_run_help = "run nothing and write nothing: say what memory, time and disk space the run would take"
+    starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
+    for name in ("restart", "series", "analyze", "plot", "report", "inspect", "watch"):
+        parsers[name].add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    parsers["restart"].add_argument("--set", **change)
+    parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
+    grid = "measure against the grid solver on the same case, too (1D1V, and 1D2V and 1D3V with a bath)"
+    parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
+    watching = parsers["watch"]
+    watching.add_argument("--once", action="store_true", help="show it as it is now and end")
+    interval = "seconds between looks (default 2)"
+    watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
+    parsers["report"].add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
+    plotting = parsers["plot"]
+    column_help = "draw a figure of this column of the time series, in place of all figures; may be given several times"
+    plotting.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
+    plotting.add_argument(
+        "--from", dest="first", type=_finite, default=-math.inf, metavar="T", help="show times from T on"
+    )
+    plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
+    plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="of the files (default png)")
+    plotting.add_argument("--out", type=Path, metavar="DIR2", help="folder for the files (default DIR/figures)")
+    comparing = parsers["compare"]
+    comparing.add_argument("run", type=Path, metavar="A", help="run folder")
+    comparing.add_argument("reference", metavar="B", help="run folder, CSV file with a column time, or 'grid'")
+    comparing.add_argument(
+        "--tolerance", type=_not_negative, metavar="X", help="largest relative L2 difference allowed"
+    )
+    column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
+    comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
+    comparing.add_argument("--out", type=Path, metavar="FILE.png", help="a figure with both")
+    sweeping = parsers["sweep"]
+    sweeping.add_argument(
+        "case", type=Path, metavar="CASE.toml", help="the case, or with --table the folder of a sweep"
+    )
+    grid_help = "a key of the case and its values; given several times, all combinations"
+    sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
+    sweeping.add_argument("--set", **{**change, "help": "change a key of the case in all runs"})
+    sweeping.add_argument("--out", type=Path, metavar="DIR", help="a folder for the run folders")
+    sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
+    sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")
+    sweeping.add_argument("--table", action="store_true", help="run nothing: the table of what has come out so far")
+    return parser

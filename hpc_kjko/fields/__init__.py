@@ -1,0 +1,1 @@
+"""The mesh and the fields on it: deposit of all species, solve, kick of each; driven fields."""

@@ -1,0 +1,448 @@
+"""The folder of a run: what is in it, where, and in which state the run is.
+
+case.toml      the resolved case         run.json       status and provenance
+log.txt        the log                   series.h5      the time series
+snapshots/     openPMD files             checkpoints/   whole states, the last two
+figures/       made by ``kjko plot``     .lock          held while a run is going on
+analysis/      made by ``kjko analyze``  code/          the user's own modules, if the case names any
+input/         what a batch job was given (jobs/job.sh); never touched here
+
+A restart puts aside what it replaces: ``series-before-step00000008.h5``, a series that could not be read, and
+``code-before-step00000008/``, modules that have changed since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from hpc_kjko import __version__
+from hpc_kjko.errors import DiskFailure, UserError
+from hpc_kjko.files.output import list_snapshots
+from hpc_kjko.files.storage import DISK_ERRORS, require_hdf5, unfinished
+
+if TYPE_CHECKING:
+    from hpc_kjko.parallel.comm import Communicator
+
+_SOFTWARE = "hpc_kjko"
+_HELD: dict[Path, Any] = {}  # the locks of this process
+#: States that a run does not stay in: its process ends with another one, if it can.
+_AT_WORK = ("new", "running")
+#: How often a lock is tried for: whoever asks whether a run is at work holds it for a moment.
+_LOCK_TRIES = 5
+#: So many run folders are named where one of them was meant.
+_SOME = 4
+#: The name of what a restart replaces.
+_ASIDE = "{}-before-{}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run folder, and what is done to it as a whole. Whatever writes is for rank 0 only."""
+
+    path: Path
+
+    @property
+    def case(self) -> Path:
+        return self.path / "case.toml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def series(self) -> Path:
+        return self.path / "series.h5"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def analysis(self) -> Path:
+        return self.path / "analysis"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a restart has something to begin from."""
+        return any(self.checkpoints.glob("step*.h5"))
+
+    def require_free(self, *, force: bool) -> None:
+        """Check that a new run may have this folder.
+
+        Raises:
+            UserError: it holds a run already and ``force`` is false, or it is something else.
+        """
+        with self.writing():
+            if not self.path.exists():
+                return
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {"input", ".lock"}:
+                return
+            status = self._noted()
+            if status.get("software") != _SOFTWARE:
+                raise UserError(f"{self.path}: exists and is not a run folder: choose another --out")
+        if force:
+            return
+        advice = "--force overwrites it, or choose another --out"
+        if not self.has_checkpoint:
+            advice = f"it has no checkpoint to restart from, so {advice}"
+        elif status["status"] != "finished":
+            advice = f"{restart_command(self.path)} continues it, {advice}"
+        raise UserError(f"{self.path}: already holds a run ({status['status']}): {advice}")
+
+    def create(self, case_toml: str, code: Mapping[str, Path]) -> None:
+        """Make the folder anew with its case inside, removing no more than an earlier run of ours left.
+
+        Args:
+            case_toml: the resolved case.
+            code: files of the user's own modules, by the path in ``code/`` of the copy that is made.
+
+        Raises:
+            UserError: it cannot be written, or a run is going on in it. No half of a run folder is left.
+        """
+        contents = self._contents(code)
+        with self.writing():
+            is_new = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.claim()
+            with contextlib.suppress(DiskFailure):  # without the run before there may be room
+                require_hdf5(self.path)
+        except UserError:
+            self.release()
+            if is_new:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+        try:
+            self._clear()
+            self.set_status("new")
+            with self.writing():
+                for folder in (self.snapshots, self.checkpoints):
+                    folder.mkdir()
+            self.write_case(case_toml)
+            self._write_code(contents)
+        except BaseException:
+            self._clear()
+            self.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+            if is_new:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def _clear(self) -> None:
+        """Remove what a run has made, and nothing else."""
+        with self.writing():
+            folders = (self.snapshots, self.checkpoints, self.figures, self.analysis, self.code)
+            for old in (*folders, *self.path.glob(_ASIDE.format("code", "*"))):
+                shutil.rmtree(old, ignore_errors=True)
+            names = ("log.txt", "series.h5", "case.toml", "run.json")
+            files = [self.path / name for name in names] + unfinished(self.path)
+            for old in (*files, *self.path.glob(_ASIDE.format("series", "*") + ".h5")):
+                old.unlink(missing_ok=True)
+
+    def keep_code(self, code: Mapping[str, Path], step: int) -> list[Path]:
+        """Keep the modules with which a run goes on.
+
+        Args:
+            code: as for :meth:`create`.
+            step: that of the restart. Modules that have changed since are put aside under a name that has it.
+
+        Returns:
+            The files that have changed.
+
+        Raises:
+            UserError: they cannot be read or written.
+        """
+        contents, changed = self._contents(code), self.changed_code(code)
+        if changed:
+            with self.writing():
+                shutil.rmtree(self.code_before(step), ignore_errors=True)
+                self.code.rename(self.code_before(step))
+        self._write_code(contents)
+        return changed
+
+    def changed_code(self, code: Mapping[str, Path]) -> list[Path]:
+        """Those files of modules that are not as the run has kept them.
+
+        Args:
+            code: as for :meth:`create`.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        contents = self._contents(code)
+        with self.writing():
+            kept = {name: self.code / name for name in code if (self.code / name).is_file()}
+            return [code[name] for name, path in kept.items() if path.read_bytes() != contents[name]]
+
+    def code_before(self, step: int) -> Path:
+        """Where :meth:`keep_code` puts modules that have changed."""
+        return self.path / _ASIDE.format("code", f"step{step:08d}")
+
+    def put_series_aside(self, step: int) -> Path:
+        """Rename the time series, for a restart at ``step`` to begin a new one; its new name.
+
+        Raises:
+            UserError: it cannot be renamed.
+        """
+        aside = self.path / (_ASIDE.format("series", f"step{step:08d}") + ".h5")
+        with self.writing():
+            self.series.replace(aside)
+        return aside
+
+    @staticmethod
+    def _contents(code: Mapping[str, Path]) -> dict[str, bytes]:
+        try:
+            return {name: path.read_bytes() for name, path in code.items()}
+        except OSError as failure:
+            raise UserError(
+                f"{failure.filename}: cannot be read, and the run keeps a copy of it ({failure.strerror})"
+            ) from None
+
+    def _write_code(self, code: Mapping[str, bytes]) -> None:
+        with self.writing():
+            for name, content in code.items():
+                (self.code / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.code / name).write_bytes(content)
+
+    def claim(self) -> None:
+        """Keep other jobs out of the folder until :meth:`release`, or until this process ends.
+
+        Raises:
+            UserError: another one is running in it.
+        """
+        if self.path.resolve() in _HELD:
+            return
+        with self.writing():
+            lock = open(self.path / ".lock", "a+", encoding="utf-8")
+        try:
+            _lock(lock)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            raise UserError(f"{self.path}: a run is going on in it ({owner}): wait for it or stop it") from None
+        except OSError:
+            pass  # a file system without locks: nothing is known of other jobs
+        with self.writing():
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
+        _HELD[self.path.resolve()] = lock
+
+    def release(self) -> None:
+        """Let other jobs in again, if this one kept them out."""
+        lock = _HELD.pop(self.path.resolve(), None)
+        if lock:
+            lock.close()
+
+    def clean_up(self, step: int) -> None:
+        """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
+        with self.writing():
+            for folder in (self.snapshots, self.checkpoints):
+                for partial in unfinished(folder):
+                    partial.unlink()
+            for later in (other for other in list_snapshots(self.snapshots) if other > step):
+                (self.snapshots / f"data{later:08d}.h5").unlink()
+
+    def write_case(self, case_toml: str) -> None:
+        """Write the case in one piece.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._replace("case.toml", case_toml)
+
+    def status(self) -> dict[str, Any]:
+        """What ``run.json`` says; ``{"status": "unknown"}`` if it says nothing sensible.
+
+        Of a run that is said to be at work, and whose process on this host is not there any more, the status is "gone".
+
+        Raises:
+            UserError: this is not a run folder.
+        """
+        with self.writing():
+            if not self.case.exists():
+                advice = "give the folder that a run made"
+                if runs := sorted(str(case.parent) for case in self.path.glob("*/case.toml")):
+                    advice = f"it holds run folders, give one of them: {', '.join(runs[:_SOME])}"
+                raise UserError(f"{self.path}: not a run folder (it has no case.toml): {advice}")
+        return self._noted()
+
+    def _noted(self) -> dict[str, Any]:
+        """What :meth:`status` returns, of whatever folder."""
+        try:
+            status = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            status = None
+        if not (isinstance(status, dict) and isinstance(status.get("status"), str)):
+            return {"status": "unknown"}
+        numbers = ("ranks", "memory", "step", "time")
+        status = {k: v for k, v in status.items() if k not in numbers or isinstance(v, int | float)}
+        if status["status"] in _AT_WORK and self._is_abandoned():
+            status["status"] = "gone"
+        return status
+
+    def what_now(self) -> str:
+        """What has become of a run whose process is gone, and how to go on, in a sentence."""
+        how = f"{restart_command(self.path)} goes on from the last checkpoint"
+        if not self.has_checkpoint:
+            how = f"it wrote no checkpoint, and {run_command(self.path)} starts it anew"
+        return f"{self.owner()} is gone and did not finish the run: {how}"
+
+    def owner(self) -> str:
+        """The process that holds the folder's lock, or held it last: "process 1234 on HOST"; empty if nobody did."""
+        with contextlib.suppress(OSError):
+            return (self.path / ".lock").read_text(encoding="utf-8", errors="replace").strip()
+        return ""
+
+    def _is_abandoned(self) -> bool:
+        """Whether the last process that worked here, on this host, has ended. Not known of other hosts: False."""
+        match = re.fullmatch(r"process (\d+) on (.*)", self.owner())
+        if match is None or match[2] != platform.node():
+            return False
+        try:
+            with open(self.path / ".lock", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return not _exists(int(match[1]))
+
+    def set_status(self, status: str, **details: Any) -> None:
+        """Write ``run.json`` in one piece.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        text = json.dumps({"status": status, "software": _SOFTWARE, **details}, indent=2)
+        self._replace("run.json", text + "\n")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around file calls: what the system refuses becomes a UserError that names the folder."""
+        try:
+            yield
+        except OSError as failure:
+            kind = DiskFailure if failure.errno in DISK_ERRORS else UserError
+            raise kind(
+                f"{self.path}: cannot use this folder ({failure.strerror or failure}): look at its "
+                "permissions and at free space, or give another"
+            ) from None
+
+    def _replace(self, name: str, text: str) -> None:
+        with self.writing():
+            partial = self.path / f".{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, self.path / name)
+
+
+def restart_command(path: Path) -> str:
+    """What to type to go on with a run, as a message gives it."""
+    return f"'kjko restart {_quoted(path)}'"
+
+
+def run_command(path: Path) -> str:
+    """What to type to start the run of a folder anew, as a message gives it."""
+    return f"'kjko run {_quoted(path / 'case.toml')} --out {_quoted(path)} --force'"
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _quoted(path: Path) -> str:
+    name = str(path)
+    return name if shlex.quote(name) == name else f'"{name}"'
+
+
+def _lock(file: IO[str]) -> None:
+    """Take a lock for this process alone.
+
+    Raises:
+        BlockingIOError: another process holds it, and longer than one that looks whether a run is at work.
+        OSError: the file system has no locks.
+    """
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def provenance(comm: Communicator) -> dict[str, Any]:
+    """What made a run: versions, git revision, ranks, threads, host, date, command. Written into every output file."""
+    import torch  # not with the module: who only reads a folder does without
+
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    program = Path(sys.argv[0]).name.replace("__main__.py", "kjko")
+    return {
+        "software": _SOFTWARE,
+        "version": __version__,
+        "git": _git_revision(),
+        "ranks": comm.size,
+        "threads": torch.get_num_threads(),
+        "device": comm.device.type,
+        "mpi": comm.library,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        **({"nodes": nodes} if nodes else {}),
+        "command": _as_utf8(shlex.join([program, *sys.argv[1:]])),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _as_utf8(text: str) -> str:
+    """A text in which bytes that are not UTF-8, as in names of old files, are written out as numbers."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _git_revision() -> str:
+    """The git revision of the sources, if they are in a checkout and git can tell; else why there is none."""
+    source = Path(__file__).parents[1]
+    if not (source.parent / ".git").exists():
+        return "installed package"
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed here
+        return "git revision unknown"
+    return result.stdout.strip() or "git revision unknown"

@@ -1,0 +1,258 @@
+"""The discrete kinetic JKO functional: what a collision step minimises.
+
+    J(u) = (1/N) Σ_i [ h/(2κ) |u_i|² + ½ |v_i + h u_i|² − T ℓ_i ],    ℓ_i = log det(I + h ∇v u)  or  h ∇v·u
+
+at the pushed state: the paper's eq. (18) (arXiv:2603.23901) for the linear ℓ; the exact one is needed for second order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import abstractmethod
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from hpc_kjko.inner.control import ControlField, determinant
+from hpc_kjko.inner.potential import PotentialField, combined, filled, padded
+from hpc_kjko.kernels.objective import fused
+from hpc_kjko.kernels.objective import objective as fused_objective
+from hpc_kjko.operators import Operator
+from hpc_kjko.particles.exact import UNIT, in_order, rounded
+from hpc_kjko.particles.state import BLOCK, passes
+
+#: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
+#: Only the objective does: a step that is taken has its true determinant, checked for every particle.
+CONTINUE_BELOW = 0.1
+
+
+Field = TypeVar("Field", bound=ControlField | PotentialField)
+
+
+class Objective(nn.Module, Generic[Field]):
+    """This rank's part of a functional of the control field, as the module that DistributedDataParallel wraps.
+
+    ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
+    gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. Value and
+    gradient are float64 sums of parts that are rounded first (:mod:`hpc_kjko.particles.exact`): over any ranks they have
+    the same bits as on one. What ``backward`` has found so far is in ``gradient``, which :meth:`forget` clears; the parameters'
+    own, from automatic differentiation, is that of this rank in their precision. :meth:`evaluate` has both at once.
+
+    Args:
+        control: what is trained.
+        together: particles that are added up before they are rounded.
+    """
+
+    def __init__(self, control: Field, together: int = BLOCK):
+        super().__init__()
+        self.control: Field = control
+        self.together: int = together
+        #: Weights and biases of the layers, then the skip if there is one.
+        layers = [parameter for layer in control.layers for parameter in layer.parameters()]
+        self.trained = [*layers, *([control.skip] if control.skip is not None else [])]
+        self.forget()
+
+    def forward(self, step: float, *rows: Any) -> torch.Tensor:
+        """The part of some particles, for a step of size ``step``; a scalar, float64.
+
+        Args:
+            rows: what :meth:`part` takes, tensors [n, ...] or None.
+        """
+        return _Sum.apply(self, (step, *rows), torch.is_grad_enabled(), *self.trained)
+
+    @abstractmethod
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        """The sum over some particles, for automatic differentiation; each objective says of which rows."""
+
+    def forget(self) -> None:
+        """Clear the gradient."""
+        sizes, device = [parameter.numel() for parameter in self.trained], self.trained[0].device
+        self.gradient = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        self._parts = dict(zip(self.trained, self.gradient.split(sizes), strict=True))
+
+    def leave(self, gradient: torch.Tensor) -> None:
+        """Leave a gradient in the ``trained`` one after the other with them, in their precision."""
+        parts = gradient.to(self.trained[0].dtype).split([parameter.numel() for parameter in self.trained])
+        for parameter, part in zip(self.trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def gradient_of(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The gradient in one of the ``trained`` so far, of this rank's particles; float64."""
+        return self._parts[parameter].view_as(parameter)
+
+    def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Value, and gradient in the ``trained`` one after the other if it is wanted; float64."""
+        trained, value = self.trained, torch.zeros((), dtype=torch.float64, device=self.gradient.device)
+        gradient = torch.zeros_like(self.gradient)
+        with in_order(self.together):
+            for some in passes(len(rows[0]), self.together):
+                with torch.set_grad_enabled(with_gradient):
+                    pieces: list[Any] = [tensor[some] if tensor is not None else None for tensor in rows]
+                    part = self.part(step, *pieces)
+                value += rounded(part.detach().double(), UNIT)
+                if with_gradient:
+                    parts = torch.autograd.grad(part, trained, materialize_grads=True)
+                    gradient += rounded(torch.cat([p.flatten() for p in parts]).double(), UNIT)
+        return value, gradient if with_gradient else None
+
+
+class _Sum(torch.autograd.Function):
+    """An objective's value as a function of the trained parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, objective: Objective[Any], arguments: tuple[Any, ...], with_gradient: bool, *trained: torch.Tensor
+    ) -> torch.Tensor:
+        value, ctx.found = objective.evaluate(*arguments, with_gradient=with_gradient)
+        ctx.objective, ctx.like = objective, trained
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient = ctx.found * outer
+        ctx.objective.gradient += gradient
+        parts = gradient.split([parameter.numel() for parameter in ctx.like])
+        return None, None, None, *(p.view_as(like).to(like) for p, like in zip(parts, ctx.like, strict=True))
+
+
+class JKOObjective(Objective[ControlField]):
+    """J(u) − J(0): the constant J(0) = mean ½|v|² would drown the differences between fields."""
+
+    def __init__(
+        self,
+        control: ControlField,
+        *,
+        operator: Operator,
+        logdet: Literal["exact", "linear"],
+        together: int = BLOCK,
+    ):
+        super().__init__(control, together)
+        self.operator, self.logdet = operator, logdet
+
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        """The sum over some particles.
+
+        Args:
+            rows: z, the inputs of the control field [n, ...]; the pushed velocities ṽ [n, dv], with a control variate
+                its drag; the part of the whole mass that each particle is [n]; ∂z/∂ṽ_j [n, dv, inputs] where it is not
+                simply the velocity among the inputs; the part of ∇v·u that a control variate knows the average of [n].
+        """
+        z, v, share, tangents, known = rows
+        control = self.control
+        if tangents is None and (self.logdet == "linear" or control.velocity_dims == 1):
+            u, divergence = control.with_divergence(z)
+            log_det = step * divergence if self.logdet == "linear" else continued_log(1 + step * divergence)
+        else:
+            u, jacobian = control.with_jacobian(z, tangents)
+            divergence = jacobian.diagonal(dim1=1, dim2=2).sum(1)
+            if self.logdet == "linear":
+                log_det = tracked_log_det(jacobian, step, "linear")
+            else:
+                log_det = continued_log(determinant(linear_part(jacobian, step)))
+        running = step / (2 * self.operator.collision_strength) * (u * u).sum(1)
+        kinetic = step * ((v + 0.5 * step * u) * u).sum(1)  # ½|v + h u|² − ½|v|²
+        if known is not None:
+            log_det = log_det - step * known * divergence
+        return (share * (running + kinetic - self.operator.temperature * log_det)).sum()
+
+    def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        z, v, share, tangents, known = (*rows, None, None)[:5]  # mostly there are neither
+        control = self.control
+        if tangents is not None or not fused(control.widths, z, v, share, control.layers[0].weight):
+            return super().evaluate(step, z, v, share, tangents, known, with_gradient=with_gradient)
+        return fused_objective(
+            (z, v, share, known),
+            self.trained,
+            activation=control.activation,
+            logdet=self.logdet,
+            step=step,
+            collision_strength=self.operator.collision_strength,
+            temperature=self.operator.temperature,
+            together=self.together,
+            unit=UNIT,
+            with_gradient=with_gradient,
+        )
+
+
+class DensityObjective(Objective[PotentialField]):
+    """½ of the mean square of what ψ = Σ_m c_m g_m leaves of the log-density that the particles carry, for its hidden
+    layers, at the c that is best for them: so its derivative along c is 0, and the gradient that at fixed c."""
+
+    def __init__(
+        self,
+        control: PotentialField,
+        *,
+        operator: Operator,
+        mass: float,
+        together: int = BLOCK,
+    ):
+        super().__init__(control, together)
+        self.operator, self.mass = operator, mass
+
+    def part(self, step: float, *rows: Any) -> torch.Tensor:
+        """The sum over some particles.
+
+        Args:
+            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n]; the weight of each
+                particle [n]; c of the hidden layer [width].
+        """
+        z, wanted, share, c = rows
+        missed = self.control.hidden(z).double() @ c - wanted
+        return 0.5 * (share.double() * missed * missed).sum()
+
+    def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same without automatic differentiation. After the rows of :meth:`part` come the hidden layers, each
+        [n, width of the layer], which c was found with."""
+        z, wanted, share, c, *layers = rows
+        missed = combined(layers[-1].double(), c) - wanted
+        weighted = share.double() * missed
+        pieces = functools.partial(in_pieces, together=self.together)
+        value = rounded(0.5 * torch.bmm(pieces(weighted[:, None]).mT, pieces(missed[:, None])), UNIT).sum()
+        if not with_gradient:
+            return value, None
+        gradients: list[torch.Tensor] = []
+        pull = weighted[:, None].to(z) * c.to(z)
+        above: nn.Linear | None = None
+        for layer, h, before in reversed(list(zip(self.control.layers, layers, [z, *layers], strict=False))):
+            if above is not None:
+                pull = (padded(pull) @ above.weight)[: len(z)]
+            pull = pull * (1 - h * h)
+            inputs = torch.cat([before, torch.ones_like(before[:, :1])], dim=1)
+            sums = rounded(torch.bmm(pieces(pull).mT, pieces(inputs)).double(), UNIT).sum(0)
+            gradients = [sums[:, :-1].flatten(), sums[:, -1], *gradients]
+            above = layer
+        return value, torch.cat(gradients)
+
+
+def in_pieces(rows: torch.Tensor, together: int) -> torch.Tensor:
+    """Rows [n, k] as matrices of those that are added up together [pieces, together, k], the last filled with zeros."""
+    if together > BLOCK:  # not meant to have the same bits on any ranks
+        together = min(together, max(len(rows), 1))
+    return filled(rows, together).view(-1, together, rows.shape[1])
+
+
+def continued_log(determinants: torch.Tensor) -> torch.Tensor:
+    """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d."""
+    d0 = CONTINUE_BELOW
+    below = (determinants - d0) / d0
+    continuation = math.log(d0) + below - 0.5 * below**2
+    return torch.where(determinants < d0, continuation, torch.log(determinants.clamp(min=d0)))
+
+
+def linear_part(jacobian: torch.Tensor, step: float) -> torch.Tensor:
+    """Linear part I + h ∇v u of the map v ← v + h u, from ∇v u [n, dv, dv]."""
+    return torch.eye(jacobian.shape[1], dtype=jacobian.dtype, device=jacobian.device) + step * jacobian
+
+
+def tracked_log_det(jacobian: torch.Tensor, step: float, logdet: Literal["exact", "linear"]) -> torch.Tensor:
+    """ℓ as a step that is taken has it, by which log f falls: log det(I + h ∇v u) or h ∇v·u, [n].
+
+    NaN where the map is not orientation-preserving: such a step must not be taken.
+    """
+    if logdet == "linear":
+        return step * jacobian.diagonal(dim1=1, dim2=2).sum(1)
+    return torch.log(determinant(linear_part(jacobian, step)))

@@ -1,0 +1,355 @@
+"""Variable projection: the control field's output layer in closed form, its hidden layers by Adam's steps between.
+
+With features g(z) the field is u = C g, and the JKO functional per unit of h is, with a = 1/κ + h,
+
+    J(C)/h = ½ a tr(C G Cᵀ) + tr(C bᵀ) − (T/h) E[ℓ],    G = E[g gᵀ],  b_k = E[v_k g]
+
+quadratic in C for the linear ℓ. The exact one takes damped Newton steps: with B = (I + h ∇v u)⁻¹ and
+q_k = Σ_j B_jk ∂g/∂v_j, row k of the gradient is a C_k G + b_k − T E[q_k], and block (k, m) of the Hessian is
+a G δ_km + h T E[q_m q_kᵀ]. Ours; the idea is G. H. Golub's and V. Pereyra's, doi:10.1137/0710036.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.inner.control import determinant
+from hpc_kjko.inner.objective import JKOObjective, linear_part
+from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
+from hpc_kjko.kernels.objective import fused, moments
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import FINER, MOMENTS_UNIT, in_order, rounded, rounded_finely
+from hpc_kjko.particles.state import passes
+
+#: Ridges on the hidden features' coefficients, in units of a · mean diag G. The last leaves the affine field alone.
+#: Smaller ones let coefficients of thousands cancel on the fitted particles and throw others far away.
+RIDGES = (*(10.0**k for k in range(-5, 2)), 1e3, math.inf)
+#: A failed fit is made again with ridges from this many times the smallest on.
+STIFFER = 1e3
+#: By how much of J a step may seem to rise, from rounding.
+TOLERANCE = 1e-10
+#: A step that promises less than this part of J is the last: the next would promise its square.
+LAST_STEP = 1e-4
+#: Negative curvature beyond this, in units of the largest, is no rounding.
+NEGATIVE = 1e-5
+MAX_NEWTON = 20
+#: Of Adam's steps between two looks at the held-out particles, and how many rounds may go by without their gain.
+ROUND, PATIENCE = 10, 3
+#: The output layer's part of the learning rate in them.
+OUTPUT_RATE = 0.2
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over a sample at some C: all that J and its derivatives are made of.
+
+    Attributes:
+        gram: G [M, M]; load: b [dv, M]. Independent of C.
+        curvature: E[q_m q_kᵀ] as the Hessian has it [dv M, dv M], at the C where Newton's method began.
+        pull: E[q_k] [dv, M]; log_det: E[ℓ], −∞ where the map turns orientation at some particle.
+    """
+
+    gram: np.ndarray
+    load: np.ndarray
+    curvature: np.ndarray
+    pull: np.ndarray
+    log_det: float
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the sample has no particles: its mean of 1 · 1 is not 1."""
+        return not self.gram[-1, -1] > 0
+
+
+@dataclass(frozen=True)
+class _Functional:
+    """J/h on a sample, in C [dv, M]."""
+
+    step: float
+    a: float
+    temperature: float
+
+    def value(self, c: np.ndarray, at: Moments) -> float:
+        quadratic = 0.5 * self.a * np.sum((c @ at.gram) * c) + np.sum(c * at.load)
+        return float(quadratic - self.temperature / self.step * at.log_det)
+
+    def gradient(self, c: np.ndarray, at: Moments) -> np.ndarray:
+        return self.a * c @ at.gram + at.load - self.temperature * at.pull
+
+    def hessian(self, at: Moments) -> np.ndarray:
+        """Of J; in several dimensions made convex: −log det has negative curvature along antisymmetric ∇v u."""
+        hessian = self.a * np.kron(np.eye(len(at.load)), at.gram) + self.step * self.temperature * at.curvature
+        if len(at.load) == 1:
+            return hessian
+        values, vectors = np.linalg.eigh(hessian)
+        if values[0] > -NEGATIVE * values[-1]:
+            return hessian
+        return (vectors * np.abs(values)) @ vectors.T
+
+
+class VarproSolver(Solver):
+    """The output layer minimises J exactly for the hidden layers that some of Adam's steps have led to.
+
+    Adam's steps move the hidden layers and, slowly, a C of their own, which they take up again in the next time step.
+    The exact C follows the noise of one moment's particles, and is zero where the affine field is best: from it the
+    hidden layers would learn less (docs/results.md). Each step takes the gradient on one fold of the particles after
+    another, through the objective that DistributedDataParallel wraps. They begin with the affine field; the round after
+    which held-out particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with
+    which the held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64
+    sums.
+
+    A cold start keeps its last round: from a Gaussian nothing is better than the affine field, and to go back to it
+    would leave the steps that follow with features that were drawn and not made. Every other step keeps its best: one
+    bad round, and the features of a plasma near equilibrium are lost for good.
+    """
+
+    def __init__(
+        self,
+        objective: JKOObjective,
+        comm: Communicator,
+        *,
+        iterations: int,
+        first_iterations: int,
+        learning_rate: float,
+    ):
+        self.comm, self.control = comm, objective.control
+        self.operator = objective.operator
+        self.logdet = objective.logdet
+        self.iterations, self.first_iterations = iterations, first_iterations
+        #: C where Adam's steps have led it, once there were any.
+        self._trained_coefficients: torch.Tensor | None = None
+        *hidden, output = self.control.layers
+        #: Coefficients that the ridge is on: all but those of the affine field.
+        self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
+        self._has_features = bool(hidden)
+        self._own, self._objective = objective, comm.distribute(objective) if hidden else objective
+        self._parameters = dict(self.control.named_parameters())
+        features = [parameter for layer in hidden for parameter in layer.parameters()]
+        rest = [*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])]
+        rates = [
+            {"params": features, "lr": learning_rate},
+            {"params": rest, "lr": learning_rate * OUTPUT_RATE},
+        ]
+        self._optimizer = torch.optim.Adam([group for group in rates if group["params"]], fused=True)
+
+    def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
+        iterations = (self.first_iterations if self.is_cold else self.iterations) if self._has_features else 0
+        made = self._project(data, step, affine=True) if self.is_cold and iterations else 0
+        return made + self._train(data, step, iterations) + self._project(data, step, stiffer)
+
+    def _train(self, data: TrainingData, step: float, iterations: int) -> int:
+        """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
+        if not iterations:
+            return 0
+        cold, before = self.is_cold, self.steps_made
+        if self._trained_coefficients is not None:
+            self.control.coefficients = self._trained_coefficients
+        lowest, best, best_at = math.inf, [], 0
+        if data.held_out:
+            lowest, best = self._value([data.select], step), self._copy()
+        for first in range(0, iterations, ROUND):
+            made = min(first + ROUND, iterations)
+            for k in range(first, made):
+                fold = data.folds[(before + k) % len(data.folds)]
+                self._backward([fold.rows()], step, factor=len(data.folds))
+                self._optimizer.step()
+            if not data.held_out:
+                continue
+            value = self._value([data.select], step)
+            if value < lowest:
+                lowest, best, best_at = value, self._copy(), made
+            elif made - best_at >= PATIENCE * ROUND:
+                break
+        if data.held_out and not cold:
+            self._restore(best)
+        self._trained_coefficients = self.control.coefficients
+        return made
+
+    def state(self) -> dict[str, np.ndarray]:
+        if self._trained_coefficients is None:
+            return super().state()
+        return {**super().state(), "trained_coefficients": self._trained_coefficients.cpu().numpy()}
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        super().load(arrays)
+        trained = arrays.get("trained_coefficients")
+        self._trained_coefficients = None if trained is None else torch.from_numpy(np.array(trained))
+
+    @torch.no_grad()
+    def _project(self, data: TrainingData, step: float, stiffer: int = 0, affine: bool = False) -> int:
+        """Set the output layer to the minimiser; returns the number of passes over the particles."""
+        functional = _Functional(step, 1 / self.operator.collision_strength + step, self.operator.temperature)
+        c = self.control.coefficients.double().cpu().numpy()
+        fit, select = self._moments(data, c, step)
+        made = 1
+        if not (math.isfinite(fit.log_det) and math.isfinite(select.log_det)):
+            c = np.zeros_like(c)
+            fit, select = self._moments(data, c, step)
+            made += 1
+        rounding = 0.1 * torch.finfo(data.select.z.dtype).eps * self.operator.temperature / step
+        hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
+        ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
+        for _ in range(MAX_NEWTON):
+            change, penalty = self._newton_step(functional, c, fit, hessian, ridge)
+            self.comm.bcast_array(change)
+            now = functional.value(c, fit) + 0.5 * np.sum(penalty * c * c)
+            if not math.isfinite(now) or not np.isfinite(change).all():
+                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+            promised = 0.5 * change.ravel() @ hessian @ change.ravel()
+            if promised <= LAST_STEP * abs(now) + rounding:  # one pass more would tell nothing
+                c, log_det = c + change, select.log_det + step * float(np.sum(select.pull * change))
+                select = replace(select, log_det=log_det)
+                break
+            for halvings in range(MAX_NEWTON):
+                trial = c + 0.5**halvings * change
+                fit_there, select_there = self._moments(data, trial, step, (fit, select))
+                made += self.logdet == "exact"
+                value = functional.value(trial, fit_there) + 0.5 * np.sum(penalty * trial * trial)
+                # From another subspace the affine field may be up the hill: its first step is taken as it is.
+                downhill = value <= now + TOLERANCE * abs(now) or (ridge == math.inf and c[:, self._shrunk].any())
+                if downhill and math.isfinite(value) and math.isfinite(select_there.log_det):
+                    break
+            c, fit, select = trial, fit_there, select_there
+            if self.logdet == "linear":
+                break
+        if not select.is_empty and functional.value(c, select) > 0:  # u ≡ 0 does better
+            c = np.zeros_like(c)
+        self.control.coefficients = torch.from_numpy(c).to(self.control.coefficients)
+        return made
+
+    def _best_ridge(
+        self,
+        functional: _Functional,
+        c: np.ndarray,
+        fit: Moments,
+        select: Moments,
+        hessian: np.ndarray,
+        stiffer: int,
+    ) -> float:
+        """The ridge that does best on the held-out particles, by their own quadratic model at C."""
+        ridges = [ridge for ridge in RIDGES if ridge >= RIDGES[0] * STIFFER**stiffer]
+        if select.is_empty or not self._shrunk.any():
+            return ridges[0]
+        gradient, held_out = functional.gradient(c, select).ravel(), functional.hessian(select)
+        changes = [self._newton_step(functional, c, fit, hessian, ridge)[0].ravel() for ridge in ridges]
+        values = [functional.value(c, select) + gradient @ move + 0.5 * move @ held_out @ move for move in changes]
+        return ridges[int(self.comm.bcast(int(np.argmin(values))))]  # last bits may differ between machines
+
+    def _newton_step(
+        self, functional: _Functional, c: np.ndarray, fit: Moments, hessian: np.ndarray, ridge: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Newton's step with a ridge, and the ridge's weight on each coefficient: [dv, M] both."""
+        gradient = functional.gradient(c, fit).ravel()
+        shrunk = np.broadcast_to(self._shrunk, c.shape).ravel()
+        jitter = 1e-12 * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
+        if ridge == math.inf:
+            change = np.where(shrunk, -c.ravel(), 0.0)
+            left = gradient + hessian @ change
+            change[~shrunk] = -np.linalg.solve((hessian + jitter)[np.ix_(~shrunk, ~shrunk)], left[~shrunk])
+            return change.reshape(c.shape), np.zeros_like(c)
+        unit = functional.a * np.diag(fit.gram)[self._shrunk].mean() if shrunk.any() else 0.0
+        penalty = ridge * unit * shrunk
+        change = -np.linalg.solve(hessian + jitter + np.diag(penalty), gradient + penalty * c.ravel())
+        return change.reshape(c.shape), penalty.reshape(c.shape)
+
+    def _moments(
+        self, data: TrainingData, c: np.ndarray, step: float, known: tuple[Moments, Moments] | None = None
+    ) -> tuple[Moments, Moments]:
+        """Moments of the fitted and of the held-out particles, by one pass and one allreduce.
+
+        With ``known``, those of another C, only what depends on C is summed (and not the curvature).
+        """
+        dv, m = c.shape
+        if known and self.logdet == "linear":
+            fitted, held_out = (replace(at, log_det=step * float(np.sum(c * at.pull))) for at in known)
+            return fitted, held_out
+        shapes = [(dv, m), (3,)] + ([] if known else [(m, m), (dv, m), (dv * m, dv * m)])
+        first, *others = (self._local(fold, c, step, not known) for fold in data.folds)
+        total = sum(others, first)
+        local = torch.stack([total, self._local(data.select, c, step, not known)]).cpu().numpy()
+        edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        found = []
+        for sums, before in zip(self.comm.sum(local), known or (None, None), strict=True):
+            pull, (log_det, rest, turned), *whole = (
+                part.reshape(shape) for part, shape in zip(np.split(sums, edges), shapes, strict=True)
+            )
+            if self.logdet == "linear":
+                log_det, rest = step * np.sum(c * pull), 0.0
+            log_det = -math.inf if turned else float(log_det + rest)
+            if before:
+                found.append(replace(before, pull=pull, log_det=log_det))
+            else:
+                gram, load, outer = whole
+                curvature = outer.reshape(dv, m, dv, m).transpose(2, 1, 0, 3).reshape(dv * m, dv * m)
+                found.append(Moments(gram, load, 0.5 * (curvature + curvature.T), pull, log_det))
+        fitted, held_out = found
+        return fitted, held_out
+
+    def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
+        """This rank's sums for :meth:`_moments`, flat; float64, on its device."""
+        hidden = self.control.layers[0].weight
+        if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
+            return self._local_fused(sample, c, step, whole)
+        with in_order(self._own.together):
+            return self._local_in_pieces(sample, c, step, whole)
+
+    def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
+        """The same in torch."""
+        dv, m = c.shape
+        device = sample.z.device
+        coefficients = torch.from_numpy(c).to(sample.z)
+        double: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        pull, counts = torch.zeros(dv, m, **double), torch.zeros(3, **double)
+        gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
+        outer = torch.zeros(dv * m, dv * m, **double)
+        for rows in passes(len(sample.z), self._own.together):
+            z, v, share, tangents, known = sample.rows(rows)
+            g, q = self.control.basis(z, tangents)
+            if whole and known is not None:
+                through = ((share * known).double() @ q.flatten(1).double()).view(dv, m)
+                load += rounded(self.operator.temperature * through, MOMENTS_UNIT)
+            if self.logdet == "exact":
+                # In double: 1 + h ∇v u of an affine field is the same number everywhere, and so is its rounding error.
+                matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)
+                det = determinant(matrix)
+                turned = det <= 0
+                counts[:2] += rounded_finely((share * torch.log(torch.where(turned, 1.0, det))).sum())
+                counts[2] += turned.sum()
+                q = q / det[:, None, None].to(q) if dv == 1 else torch.linalg.inv(matrix).transpose(1, 2).to(q) @ q
+            pull += rounded((share.double() @ q.flatten(1).double()).view(dv, m), MOMENTS_UNIT)
+            if whole:
+                weighted = share[:, None] * g
+                gram += rounded(weighted.double().T @ g.double(), MOMENTS_UNIT)
+                load += rounded(v.double().T @ weighted.double(), MOMENTS_UNIT)
+                if self.logdet == "exact":
+                    flat = q.flatten(1)
+                    outer += rounded(((share[:, None] * flat).T @ flat).double(), MOMENTS_UNIT)
+        parts = (pull, counts, *((gram, load, outer) if whole else ()))
+        return torch.cat([part.ravel() for part in parts])
+
+    def _local_fused(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
+        """The same from the native kernel."""
+        *hidden, output = self.control.layers
+        width = output.in_features
+        w3, skip, b3 = (part.contiguous() for part in torch.from_numpy(c).to(sample.z).tensor_split([width, -1], dim=1))
+        parameters = [p for layer in hidden for p in layer.parameters()] + [w3, b3[:, 0]]
+        if self.control.skip is not None:
+            parameters.append(skip)
+        return moments(
+            (sample.z, sample.v, sample.share, sample.known),
+            parameters,
+            activation=self.control.activation,
+            logdet=self.logdet,
+            step=step,
+            temperature=self.operator.temperature,
+            together=self._own.together,
+            unit=MOMENTS_UNIT,
+            finer=FINER,
+            whole=whole,
+        )

@@ -1,0 +1,14 @@
+// One kernel, compiled by hpc_kjko/kernels/cuda.py, which defines its constants.
+#include "device_moments.hpp"
+
+using Kernel = kjko::KJKO_LEVEL::DeviceMoments<KJKO_WIDTH, kjko::KJKO_LEVEL::KJKO_ACTIVATION, KJKO_VELOCITY_DIMS>;
+
+extern "C" __device__ const int shared_bytes = sizeof(Kernel::Shared);
+
+extern "C" __global__ void __launch_bounds__(Kernel::THREADS, KJKO_RESIDENT)
+    sum_moments(const __grid_constant__ kjko::ObjectiveCall call) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    kjko::KJKO_LEVEL::Team<Kernel::THREADS, Kernel::State> team;
+    Kernel{call, *reinterpret_cast<Kernel::Shared *>(memory), static_cast<int>(blockIdx.y)}.add_chunks(
+        team, blockIdx.x, gridDim.x);
+}

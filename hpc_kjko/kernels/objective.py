@@ -1,0 +1,104 @@
+"""The JKO functional with its gradient from one fused pass over the particles: twin of hpc_kjko/inner/objective.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hpc_kjko.kernels import Backend, backend, cuda, cuda_network, has_network, require
+
+
+def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
+    """Whether a kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
+    if any(tensor.dtype != torch.float32 for tensor in tensors) or not has_network(widths):
+        return False
+    return cuda.take(*tensors) or (_on_cpu(*tensors) and backend() is Backend.NATIVE)
+
+
+def _on_cpu(*tensors: torch.Tensor) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+#: z, v, share and what a control variate knows of each particle.
+Particles = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
+def _arguments(particles: Particles, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Particles and parameters as the module takes them: weights and biases of three layers, then a skip or None."""
+    z, v, share, known = particles
+    skip = [None] if len(parameters) == 6 else []
+    return [z, v, share.contiguous(), known, *(p.detach() for p in parameters), *skip]  # equal shares are one number
+
+
+def moments(
+    particles: Particles,
+    parameters: Sequence[torch.Tensor],
+    *,
+    activation: str,
+    logdet: str,
+    step: float,
+    temperature: float,
+    together: int,
+    unit: float,
+    finer: float,
+    whole: bool,
+) -> torch.Tensor:
+    """What :class:`hpc_kjko.inner.solvers.varpro.VarproSolver` sums over some particles, flat, in its order; float64.
+
+    Args:
+        parameters: weights and biases of the three layers, then the skip if there is one.
+        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`).
+        finer: part of the unit that what this leaves of log det is rounded to.
+        whole: whether gram, load and curvature are wanted.
+    """
+    settings: dict[str, Any] = {
+        "tanh": activation == "tanh",
+        "exact": logdet == "exact",
+        "step": step,
+        "temperature": temperature,
+        "together": together,
+        "unit": unit,
+        "finer": finer,
+        "whole": whole,
+    }
+    if particles[0].is_cuda:
+        return cuda_network.moments(particles, parameters, **settings)
+    settings["collision_strength"] = 1.0  # has no part in them
+    return torch.from_numpy(require().objective_moments(*_arguments(particles, parameters), **settings))
+
+
+def objective(
+    particles: Particles,
+    parameters: Sequence[torch.Tensor],
+    *,
+    activation: str,
+    logdet: str,
+    step: float,
+    collision_strength: float,
+    temperature: float,
+    together: int,
+    unit: float,
+    with_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """J's part of some particles, and its gradient in all parameters one after the other if it is wanted; float64.
+
+    Args:
+        parameters: weights and biases of the three layers, then the skip if there is one.
+        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`).
+    """
+    settings: dict[str, Any] = {
+        "tanh": activation == "tanh",
+        "exact": logdet == "exact",
+        "step": step,
+        "collision_strength": collision_strength,
+        "temperature": temperature,
+        "together": together,
+        "unit": unit,
+        "with_gradient": with_gradient,
+    }
+    if particles[0].is_cuda:
+        return cuda_network.objective(particles, parameters, **settings)
+    value, gradient = require().evaluate_objective(*_arguments(particles, parameters), **settings)
+    return torch.tensor(value, dtype=torch.float64), None if gradient is None else torch.from_numpy(gradient)

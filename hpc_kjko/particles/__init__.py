@@ -1,0 +1,1 @@
+"""The particles of a rank: state, drawing, folds, sums with the same bits on any number of ranks, weights."""

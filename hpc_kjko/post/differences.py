@@ -1,0 +1,155 @@
+"""A run against a reference, column by column: another run, a table of the user's, or the grid solver on its case."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpc_kjko.errors import UserError, one_of
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series
+
+#: What is compared unless columns are named. Of mass and momentum, which theory keeps, relative errors say little.
+COLUMNS = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
+
+#: The word that stands for the grid solver in place of a reference.
+GRID = "grid"
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A column of a run and of its reference at the same times.
+
+    Attributes:
+        time, values, reference: [n].
+        relative_l2: ‖values − reference‖ / ‖reference‖; infinite if only the reference vanishes.
+        largest: the largest |values − reference|; at: its time.
+    """
+
+    column: str
+    time: np.ndarray
+    values: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def relative_l2(self) -> float:
+        distance, norm = np.linalg.norm(self.values - self.reference), np.linalg.norm(self.reference)
+        return float(distance / norm) if norm else math.inf if distance else 0.0
+
+    @property
+    def largest(self) -> float:
+        return float(np.abs(self.values - self.reference).max())
+
+    @property
+    def at(self) -> float:
+        return float(self.time[np.abs(self.values - self.reference).argmax()])
+
+
+def reference_of(folder: RunFolder, other: str) -> Columns:
+    """The columns of a reference for the run in ``folder``.
+
+    Args:
+        other: a run folder, a CSV file with a column ``time``, or "grid" for the grid solver on the run's own case.
+
+    Raises:
+        UserError: there is no such thing, it is damaged, or the grid solver cannot do the case.
+    """
+    if other == GRID:
+        from hpc_kjko.post.compare import grid_columns  # brings torch, scipy and the models of a case
+
+        return grid_columns(folder)
+    path = Path(other)
+    if path.is_dir():
+        there = RunFolder(path)
+        there.status()
+        return read_series(there.series)
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path)
+    raise UserError(f'{other}: give a run folder, a .csv file, or "{GRID}" for the grid solver')
+
+
+def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> list[Difference]:
+    """Columns of a run and of its reference where both have times, at the times of the coarser of the two.
+
+    The finer one is interpolated between its rows. Columns that nobody named and that vanish in both are left out.
+
+    Raises:
+        UserError: they have no such column in common, or no times.
+    """
+    for name in names:
+        for columns, whose in ((ours, "the run"), (theirs, "the reference")):
+            if name not in columns:
+                raise UserError(f"--column {name}: {whose} has no such column: {one_of(name, columns)}")
+    shared = [
+        name for name in ours if name in theirs and name not in ("step", "time") and not name.startswith("seconds")
+    ]
+    chosen = list(names) or [name for name in COLUMNS if name in shared]
+    if not chosen:
+        common = f"name one with --column: {', '.join(shared)}" if shared else "there is nothing to compare"
+        raise UserError(f"run and reference share none of the columns {', '.join(COLUMNS)}: {common}")
+    time = _common_times(ours["time"], theirs["time"])
+    found = [
+        Difference(name, time, np.interp(time, ours["time"], ours[name]), np.interp(time, theirs["time"], theirs[name]))
+        for name in chosen
+    ]
+    return [one for one in found if names or one.values.any() or one.reference.any()] or found
+
+
+def _common_times(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Times of the one with fewer of them where both are."""
+    if not (len(first) and len(second)):
+        raise UserError("a series has no rows yet: wait for the first step of the run")
+    slack = 1e-9 * max(abs(first[-1]), abs(second[-1]))
+    low, high = max(first[0], second[0]) - slack, min(first[-1], second[-1]) + slack
+    inside = [times[(times >= low) & (times <= high)] for times in (first, second)]
+    coarser = min(inside, key=len)
+    if not len(coarser):
+        raise UserError(
+            f"no time in common: the run has t = {first[0]:g} to {first[-1]:g}, the reference {second[0]:g} to "
+            f"{second[-1]:g}"
+        )
+    return coarser
+
+
+def _read_csv(path: Path) -> Columns:
+    """The columns of a table with a header line, one of them ``time``, which increases."""
+    try:
+        lines = [line for line in csv.reader(_text_of_table(path.read_bytes()).splitlines()) if line]
+    except OSError as failure:
+        raise UserError(f"{path}: cannot read this table ({failure.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as failure:
+        raise UserError(f"{path}: is not a CSV table ({failure})") from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    if "time" not in header or len(lines) < 2:
+        raise UserError(f'{path}: needs a header line with a column "time", and rows below it')
+    rows = []
+    for number, line in enumerate(lines[1:], 1):
+        try:
+            row = [float(cell) for cell in line]
+        except ValueError as failure:
+            raise UserError(f"{path}: row {number}: {failure}: give numbers only") from None
+        if len(row) != len(header) or not np.isfinite(row).all():
+            raise UserError(f"{path}: row {number} must have a finite number for each of the {len(header)} columns")
+        rows.append(row)
+    columns = dict(zip(header, np.array(rows).T, strict=True))
+    if not (np.diff(columns["time"]) > 0).all():
+        raise UserError(f"{path}: the column time must increase from row to row")
+    return columns
+
+
+def _text_of_table(raw: bytes) -> str:
+    """The text of a table in the encodings that spreadsheets write: UTF-8, UTF-16 with a mark, or else Latin-1."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")  # numbers are the same in it, and names of columns are not likely to matter

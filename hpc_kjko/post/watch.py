@@ -1,0 +1,244 @@
+"""A running job in the terminal, from its files only, any of which may be missing yet.
+
+Nothing here writes or asks for the run's lock. HDF5's own, shared and for the moment of reading, is in nobody's way: a
+series is begun under another name.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.live
+import rich.progress_bar
+import rich.table
+import rich.text
+
+from hpc_kjko.casefile import RunCase
+from hpc_kjko.errors import UserError
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series
+from hpc_kjko.post import summary
+from hpc_kjko.terminal import show, width
+
+#: States from which a run does not go on by itself.
+ENDED = ("finished", "stopped", "failed", "gone")
+#: Rows from which the pace is taken.
+RECENT = 50
+#: Without a new row for so many seconds, and so many steps, a job may be gone.
+QUIET_SECONDS, QUIET_STEPS = 60.0, 20
+
+#: With fewer characters in a line a terminal is taken to have so many: no number is longer.
+NARROWEST = 20
+
+_STYLES = {
+    "finished": "bold green",
+    "failed": "bold red",
+    "gone": "bold red",
+    "stopped": "bold yellow",
+    "running": "bold cyan",
+}
+#: What is plotted: the column, its name, and whether by its logarithm.
+_PLOTS = {
+    "kinetic_energy": ("kinetic energy", False),
+    "field_energy": ("field energy, log", True),
+    "potential_energy": ("potential energy", False),
+    "free_energy": ("free energy", False),
+    "entropy": ("∫ f log f", False),
+    "kl": ("KL to equilibrium, log", True),
+}
+#: Of a braille character, the dots of its left and right column from above.
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+
+
+def watch(path: Path, *, once: bool, interval: float) -> None:
+    """Show a run until it has ended, or Ctrl-C; on a terminal in place, elsewhere as it is at the end.
+
+    Args:
+        path: the run folder; there may be nothing yet.
+        once: show it as it is now.
+        interval: seconds between looks.
+
+    Raises:
+        UserError: the folder is no run's, or its case is damaged.
+    """
+    watched = Watched(path)
+    try:
+        if once:
+            watched.look()
+        elif sys.stdout.isatty():
+            console = rich.console.Console(highlight=False)
+            with rich.live.Live(console=console, auto_refresh=False) as live:
+                while watched.look() not in ENDED:
+                    live.update(watched.view(console.width), refresh=True)
+                    time.sleep(interval)
+                live.update(watched.view(console.width), refresh=True)
+            return
+        else:
+            while watched.look() not in ENDED:
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        return
+    columns = max(width(), NARROWEST)
+    show(watched.view(columns), columns)
+
+
+class Watched:
+    """A run folder and what was last seen in it."""
+
+    def __init__(self, path: Path):
+        self.folder = RunFolder(path)
+        self.case: RunCase | None = None
+        self.status: dict[str, Any] = {"status": "not begun"}
+        self.columns: summary.Columns = {}
+        self._age = 0.0
+        self._unreadable = ""
+
+    def look(self) -> str:
+        """Read the files again.
+
+        Returns:
+            The status of the run; "not begun" before there is one.
+        """
+        folder = self.folder
+        if not folder.case.exists():
+            self._require_hope()
+            self.case, self.status, self.columns = None, {"status": "not begun"}, {}
+            return "not begun"
+        self.status, self.case = folder.status(), RunCase(folder.case)
+        self._unreadable = ""
+        try:
+            self._age = time.time() - folder.series.stat().st_mtime
+            self.columns = read_series(folder.series)
+        except FileNotFoundError:
+            self.columns = {}
+        except UserError as failure:  # it is being replaced: what was last seen will do until the next look
+            self._unreadable = str(failure)
+        return self.status["status"]
+
+    def _require_hope(self) -> None:
+        """Check that a run may yet begin in a folder that has no case."""
+        path = self.folder.path
+        found = {file.name for file in path.iterdir()} if path.is_dir() else set()
+        may_begin = not found or (found & {"input", ".lock", "run.json"} and "series.h5" not in found)
+        if not may_begin or path.is_file():
+            self.folder.status()
+            raise UserError(f"{path}: not a run folder: give the folder that a run makes")
+
+    def view(self, columns: int) -> rich.console.RenderableType:
+        """What there is to see, for a terminal so many characters wide."""
+        status = self.status["status"]
+        title = rich.text.Text.assemble((str(self.folder.path), "bold"), "  ", (status, _STYLES.get(status, "bold")))
+        if status == "gone":
+            title.append(f"\n{self.folder.what_now()}", "yellow")
+        if self.case is None:
+            return rich.console.Group(title, "no run has begun in this folder yet")
+        if not self.columns or not len(self.columns["step"]):
+            return rich.console.Group(title, self._unreadable or "the first step is not done yet")
+        parts = [title, *self._progress(self.case), self._plots(columns), *self._numbers()]
+        return rich.console.Group(*parts)
+
+    def _progress(self, case: RunCase) -> list[rich.console.RenderableType]:
+        steps, done = case.steps, int(self.columns["step"][-1])
+        seconds = self.columns["seconds"][1:][-RECENT:]
+        pace = "-"
+        if len(seconds) and seconds.mean() > 0:
+            mean = float(seconds.mean())
+            pace = f"{1 / mean:.3g} steps/s" if mean < 1 else f"{mean:.3g} s/step"
+            if done < steps:
+                pace += f", {_clock((steps - done) * mean)} left"
+        bar = rich.table.Table.grid()  # which ends the line
+        bar.add_row(rich.progress_bar.ProgressBar(total=steps, completed=done, width=NARROWEST))
+        parts: list[rich.console.RenderableType] = [
+            bar,
+            rich.text.Text(f"{100 * done / steps:.0f} %  step {done}/{steps}  {pace}"),
+            f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {_clock(self._age)} ago",
+        ]
+        slow = QUIET_STEPS * float(seconds.mean()) if len(seconds) else 0.0
+        if self.status["status"] == "running" and self._age > max(QUIET_SECONDS, slow):
+            parts.append(rich.text.Text("no new row for a while: look whether the job is still there", "yellow"))
+        if self._unreadable:
+            parts.append(rich.text.Text(self._unreadable, "yellow"))
+        return parts
+
+    def _plots(self, width: int) -> rich.table.Table:
+        """Small plots, two beside each other where there is room."""
+        beside = 2 if width >= 72 else 1
+        inside = max(NARROWEST, min(48, width // beside)) - 3
+        plots = []
+        for name, (label, is_log) in _PLOTS.items():
+            values = self.columns.get(name, np.zeros(0))
+            if name == "entropy" and "free_energy" in self.columns:  # of which it is a part
+                continue
+            if values.any():
+                head = rich.text.Text(f"{label}  {values[0]:.4g} → {values[-1]:.4g}", "bold")
+                lines = braille(_log(values) if is_log else values, inside, 3)
+                plots.append(rich.console.Group(head, rich.text.Text("\n".join(lines), "cyan")))
+        grid = rich.table.Table.grid(padding=(0, 3, 1, 0))
+        for _ in range(beside):
+            grid.add_column(width=inside)
+        for i in range(0, len(plots), beside):
+            grid.add_row(*plots[i : i + beside])
+        return grid
+
+    def _numbers(self) -> list[rich.console.RenderableType]:
+        columns = self.columns
+        lines: list[rich.console.RenderableType] = []
+        tally = summary.tally(columns)
+        if tally is not None:
+            styles = {"certified": "green", "inconclusive": "yellow", "violated": "red"}
+            text = rich.text.Text(", ").join(
+                rich.text.Text(f"{number} {name}", styles[name] if number else "dim") for name, number in tally.items()
+            )
+            lines.append(rich.text.Text.assemble("certificates: ", text))
+        seconds = float(columns["seconds"].sum())
+        phases = summary.seconds_by_phase(columns)
+        parts = [f"{name} {part:.3g} s ({100 * part / max(seconds, 1e-9):.0f} %)" for name, part in phases.items()]
+        lines.append("seconds: " + ", ".join([f"{seconds:.3g} s in {int(columns['step'][-1])} steps", *parts]))
+        return lines
+
+
+def braille(values: np.ndarray, width: int, height: int) -> list[str]:
+    """A plot of values [n] by their index, in braille characters.
+
+    Values that are not finite are gaps; between neighbours of which both are finite the line is closed.
+
+    Args:
+        width, height: in characters, each of 2 × 4 dots.
+    """
+    columns, levels = 2 * width, 4 * height
+    points = values[np.linspace(0, len(values) - 1, min(columns, len(values))).round().astype(int)]
+    if len(points) < columns and len(points) > 1:  # few values: straight lines between them
+        points = np.interp(np.linspace(0, len(points) - 1, columns), np.arange(len(points)), points)
+    finite = points[np.isfinite(points)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    scaled = (points - low) / (high - low) if high > low else np.where(np.isfinite(points), 0.5, np.nan)
+    cells = np.zeros((height, width), int)
+    before = None
+    for column, share in enumerate(scaled):
+        if not np.isfinite(share):
+            before = None
+            continue
+        row = levels - 1 - round(share * (levels - 1))
+        ends = sorted((row, row if before is None else before + (row > before) - (row < before)))
+        for dot in range(ends[0], ends[1] + 1):
+            cells[dot // 4, column // 2] |= _DOTS[column % 2][dot % 4]
+        before = row
+    return ["".join(chr(0x2800 + cell) for cell in line) for line in cells.tolist()]
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log(np.where(values > 0, values, np.nan))
+
+
+def _clock(seconds: float) -> str:
+    """Seconds in the largest units that matter."""
+    seconds = max(0, round(seconds))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,232 @@
+"""The objects of a run, made from its case. What is built here knows nothing of a case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_kjko import usercode
+from hpc_kjko.case.config import Case
+from hpc_kjko.collisions import CollisionSettings
+from hpc_kjko.errors import UserError
+from hpc_kjko.fields.drive import Drive, UsersField, WaveField
+from hpc_kjko.fields.mesh import Grid
+from hpc_kjko.fields.solvers import AmpereSolver, ConservingAmpereSolver, ExternalSolver, FieldSolver, PoissonSolver
+from hpc_kjko.operators import OPERATORS, Operator
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.control_variate import ControlVariate
+from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.state import BLOCK, Particles, Shard, draw, uniform_points
+from hpc_kjko.problems import PeriodicWave, Problem
+from hpc_kjko.problems.density import Density
+from hpc_kjko.species import ONLY, Species
+
+
+@dataclass(frozen=True)
+class SpeciesPlan:
+    """What a case has for one species.
+
+    Attributes:
+        name, charge, mass: as in :class:`~hpc_kjko.species.Species`.
+        start: its initial density.
+        temperature: T/m at which the velocity directions without a structure of their own start.
+        count: particles of all ranks; seed: of their positions and velocities.
+        collision: what its collision step is made from.
+    """
+
+    name: str
+    charge: float
+    mass: float
+    start: Problem
+    temperature: float
+    count: int
+    seed: int
+    collision: CollisionSettings
+
+    def species(self, particles: Particles) -> Species:
+        """The species with these particles."""
+        return Species(self.name, self.charge, self.mass, particles)
+
+    def drawn(self, case: Case, comm: Communicator) -> Species:
+        """The species as it starts, on this rank."""
+        settings = case.particles
+        particles = draw(
+            self.start,
+            Shard.of(self.count, comm.rank, comm.size),
+            start=settings.start,
+            weights=settings.weights,
+            cells=case.grid.cells if case.grid else None,
+            seed=self.seed,
+            temperature=self.temperature,
+            dtype=getattr(torch, settings.precision),
+            device=comm.device,
+        )
+        return self.species(particles)
+
+
+def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[SpeciesPlan, ...]:
+    """The species of a case, on its mesh. Collective.
+
+    Raises:
+        UserError: on all ranks, where an operator needs a temperature that the start does not have.
+    """
+    particles, physics = case.particles, case.physics
+    with comm.together():
+        if not case.species:
+            collision = _collision_settings(
+                case,
+                grid,
+                start=case.problem,
+                operator=_operator(
+                    physics.collision_operator, physics.collision_strength, case.problem, physics.temperature
+                ),
+                mass=1.0,
+                count=particles.count,
+                seed=particles.seed,
+            )
+            seeds = particles.count, particles.seed
+            return (SpeciesPlan(ONLY, 1.0, 1.0, case.problem, physics.temperature, *seeds, collision),)
+        plans = []
+        for name, species in case.species.items():
+            thermal, seed = species.temperature / species.mass, seed_of(particles.seed, name)
+            collision = _collision_settings(
+                case,
+                grid,
+                start=species.start,
+                operator=_operator(species.collision_operator, species.collision_strength, species.start, thermal),
+                mass=species.mass,
+                count=species.count,
+                seed=seed,
+            )
+            plans.append(
+                SpeciesPlan(name, species.charge, species.mass, species.start, thermal, species.count, seed, collision)
+            )
+        return tuple(plans)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """The seed of a species of several: different species draw different numbers, whatever others there are."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def collision_strength(case: Case) -> float:
+    """κ; 0 in a run without collisions."""
+    return case.physics.collision_strength if case.method.collision != "none" else 0.0
+
+
+def exact_solution(case: Case) -> Callable[[float], Density] | None:
+    """The exact density at a time, where it is known."""
+
+    def exact(time: float) -> Density:
+        density = case.problem.exact(time, collision_strength(case), case.physics.temperature)
+        assert density is not None  # known at one time, known at all
+        return density
+
+    if any(case.physics.magnetic_field) or case.physics.drive is not None:
+        return None
+    if case.physics.field != "external" or case.problem.exact(0.0, 0.0, case.physics.temperature) is None:
+        return None
+    return exact
+
+
+def _collision_settings(
+    case: Case, grid: Grid | None, *, start: Problem, operator: Operator, mass: float, count: int, seed: int
+) -> CollisionSettings:
+    """What a case has for the collision step of a species, on its mesh."""
+    wave_vector: tuple[float, ...] | None = None
+    if isinstance(start, PeriodicWave) and case.particles.start == "quiet" and operator.frame == "bath":
+        # a random start is too noisy for a wave, and in the local frame collisions exchange nothing with one
+        wave_vector = tuple(float(k) for k in start.wave_vector)
+    return CollisionSettings(
+        operator=operator,
+        problem=start,
+        exact=exact_solution(case),
+        mass=mass,
+        method=case.method,
+        velocity_matching=case.velocity_matching,
+        count=count,
+        seed=seed,
+        control_variate=case.particles.control_variate,
+        wave_vector=wave_vector,
+        grid=grid,
+        end=case.time.end,
+        steps=case.time.steps,
+        reproducible=case.run.reproducible,
+    )
+
+
+def _operator(name: str, strength: float, start: Problem, temperature: float) -> Operator:
+    """An operator of OPERATORS; in the local frame the unit of velocities is the thermal speed of the start.
+
+    Raises:
+        UserError: all velocities of the start are alike.
+    """
+    kind = OPERATORS[name]
+    if kind.frame == "local":
+        points = uniform_points("quiet", 0, 0, BLOCK, start.space_dims + start.velocity_dims)
+        temperature = float(start.sample(points, temperature)[1].var(axis=0).mean())
+        if not temperature > 0:
+            raise UserError(
+                f'physics.collision_operator = "{name}" needs a plasma with a temperature, and all velocities of this '
+                "problem's start are alike"
+            )
+    return kind(strength, temperature)
+
+
+def grid_of(case: Case) -> Grid | None:
+    """The mesh of a case, if it has one."""
+    mesh, torus, walls = case.grid, case.problem.torus, case.problem.walls
+    if not mesh or not torus:
+        return None
+    doubled = walls.axes if walls else (False,) * len(torus)
+    cells = tuple(2 * number if wall else number for number, wall in zip(mesh.cells, doubled, strict=True))
+    return Grid(cells, torus, mesh.shape_order)
+
+
+def drive_of(case: Case, comm: Communicator) -> Drive | None:
+    """The driven field of a case, if it has one. Collective.
+
+    Raises:
+        UserError: on all ranks, where it is the user's and cannot be had.
+    """
+    settings = case.physics.drive
+    if settings is None:
+        return None
+    if isinstance(settings, str):
+        with comm.together():
+            given, function = f'physics.drive = "{settings}"', usercode.load(settings, "physics.drive")
+            if not callable(function):
+                raise UserError(f"{given}: it must be a function E(x, t), it is a {type(function).__name__}")
+            field = UsersField(function, given)
+            field(torch.zeros(2, case.problem.space_dims, dtype=torch.float64), 0.0)  # before anything is written
+            return Drive(field, comm)
+    mode = (*settings.mode, *[0] * (case.problem.space_dims - len(settings.mode)))
+    k = tuple(2 * math.pi * number / length for number, length in zip(mode, case.problem.torus or (), strict=True))
+    until = math.inf if settings.until is None else settings.until
+    return Drive(WaveField(settings.amplitude, k, settings.frequency, settings.rise, until), comm)
+
+
+def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
+    """The field solver that a case asks for, on its mesh."""
+    solver = _field_solver(case, grid, comm)
+    solver.magnetic_field = case.physics.magnetic_field if any(case.physics.magnetic_field) else None
+    return solver
+
+
+def _field_solver(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
+    physics = case.physics
+    if physics.field == "external":
+        return ExternalSolver(case.problem, comm)
+    assert grid is not None and case.grid is not None  # config has seen to it
+    variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
+    unit = UNIT if case.run.reproducible else 0.0
+    if physics.field == "poisson":
+        return PoissonSolver(grid, comm, case.grid.solver, variate, unit, case.problem.walls)
+    assert case.grid.solver != "distributed"
+    ampere = ConservingAmpereSolver if case.time.energy_conserving else AmpereSolver
+    return ampere(grid, comm, case.grid.solver, physics.initial_field, variate, unit)

@@ -1,0 +1,375 @@
+"""A run in its folder, from case to files: what the ``kjko`` command and :func:`hpc_kjko.run` have in common.
+
+Everything here is collective. What goes wrong is raised, after it has been noted in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc_kjko import casefile, usercode
+from hpc_kjko.case import config
+from hpc_kjko.case.config import Case
+from hpc_kjko.errors import DiskFailure, OutOfMemory, SolverFailure, UserError, ran_out_of_memory
+from hpc_kjko.files import checkpoint
+from hpc_kjko.files.runfolder import RunFolder, peak_memory, provenance, restart_command, run_command
+from hpc_kjko.files.storage import ShardedFile
+from hpc_kjko.kernels import cuda, describe
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running import forecast, memory
+from hpc_kjko.running.recorder import Recorder
+from hpc_kjko.running.simulation import Outcome, Simulation
+from hpc_kjko.running.validity import noise_floor, noise_growth, warnings_of
+from hpc_kjko.terminal import Progress, StopSignals, is_terminal
+
+log = logging.getLogger("hpc_kjko")
+
+#: What a restart may change; everything else is part of the state it continues.
+CHANGEABLE = {
+    "time": {"end"},
+    "method": {"iterations", "learning_rate", "chunk"},
+    "grid": {"solver"},
+    "output": set(config.Output.model_fields) - {"diagnostics"},
+    "run": set(config.Run.model_fields),
+}
+
+
+def start(
+    case: Case | None,
+    folder: RunFolder,
+    comm: Communicator,
+    *,
+    force: bool = False,
+    stop: StopSignals | None = None,
+    progress: bool = True,
+    began: float | None = None,
+) -> Outcome:
+    """Run a case from t = 0.
+
+    Args:
+        case: rank 0's; the others' are not looked at.
+        folder: where to; rank 0's.
+        force: overwrite the run that the folder holds.
+        stop: signals that end the run on all ranks after a step, with a checkpoint. They mean that from the moment
+            on at which the run is about to write its first file.
+        progress: show it on standard output (rank 0).
+        began: from when ``run.wall_time`` counts, on the clock ``time.monotonic()``; from this call if None.
+
+    Returns:
+        "finished", or "stopped" before the end.
+
+    Raises:
+        UserError: before anything is written, where the case cannot be run here or the folder is not free.
+        DiskFailure: the files of the run cannot be written; the sentence says how to go on.
+        SolverFailure: after a checkpoint of the last good step.
+    """
+    began = time.monotonic() if began is None else began
+    with comm.together():
+        kernels = kernels_in_use()
+        if comm.is_root:
+            folder.require_free(force=force)
+    folder, case = comm.bcast(folder), _shared(case, comm)
+    comm.select_device(case.run.device)
+    memory.require(case, comm)
+    with _memory_named(case, comm):
+        simulation = Simulation.start(case, comm)  # before anything is written: it may not be possible
+    _begin(stop, comm)
+    with _at_work_in(folder, comm), _memory_named(case, comm):
+        with comm.together():
+            if comm.is_root:
+                folder.create(case.toml(), usercode.files_of(case.table()))
+                _log_to(folder)
+        return _drive(simulation, folder, stop, progress, kernels, began)
+
+
+def resume(
+    folder: RunFolder,
+    overrides: config.Overrides,
+    comm: Communicator,
+    *,
+    stop: StopSignals | None = None,
+    progress: bool = True,
+    began: float | None = None,
+) -> Outcome:
+    """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
+
+    Args:
+        overrides: of the keys in ``CHANGEABLE``.
+    """
+    began = time.monotonic() if began is None else began
+    with _at_work_in(folder, comm):
+        with comm.together():
+            kernels = kernels_in_use()
+            folder.status()
+            for text in [overrides] if isinstance(overrides, str) else overrides:
+                section, _, key = text.partition("=")[0].strip().partition(".")
+                if key not in CHANGEABLE.get(section, ()):
+                    allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
+                    raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+            if not folder.has_checkpoint:
+                raise UserError(
+                    f"{folder.path}: its run wrote no checkpoint, so there is nothing to restart from: "
+                    f"{run_command(folder.path)} starts it anew"
+                )
+            if comm.is_root:
+                folder.claim()
+                _log_to(folder)
+        usercode.look_in(folder.code)
+        saved = checkpoint.load_latest(folder.checkpoints, comm)
+        with comm.together():
+            _require_its_own(folder, saved)
+            case = config.from_table(config.override(config.parse(saved.header["case"]), overrides))
+        if saved.header["step"] >= case.time.steps:
+            reached = saved.header["time"]
+            raise UserError(
+                f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to go on, set it "
+                f"higher, as in --set time.end={config.end_after(2 * saved.header['step'], case.time.step)}"
+            )
+        comm.select_device(case.run.device)
+        held = sum(array.nbytes for rows in saved.species.values() for array in rows.arrays.values())
+        memory.require(case, comm, held=held)
+        with _memory_named(case, comm):
+            simulation = Simulation.resume(case, comm, saved)
+            _begin(stop, comm)
+            with comm.together():
+                if comm.is_root:
+                    folder.write_case(case.toml())
+                    _keep_code(folder, case, saved.header["step"])
+            return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
+
+
+def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
+    """Lines that say what a run of a case would take: particles, memory, time, disk space. Nothing is written.
+
+    Args:
+        case: rank 0's; the others' are not looked at.
+
+    Raises:
+        UserError: the case cannot be run here; what is known until then has been said.
+    """
+    with comm.together():
+        kernels_in_use()
+    case = _shared(case, comm)
+    comm.select_device(case.run.device)
+    yield from forecast.memory_of(case, comm)
+    memory.require(case, comm)
+    with _memory_named(case, comm):
+        yield from forecast.time_of(case, comm)
+    yield from forecast.files_of(case)
+    comm.close()
+
+
+def _shared(case: Case | None, comm: Communicator) -> Case:
+    """Rank 0's case, on every rank. Collective."""
+    table = comm.bcast(case.table() if case and comm.is_root else None)
+    with comm.together():
+        return case if case is not None and comm.is_root else config.from_table(table)
+
+
+@contextlib.contextmanager
+def _memory_named(case: Case, comm: Communicator) -> Iterator[None]:
+    """Around what takes memory: if there is not enough of it after all, the error names the key that takes most.
+
+    Raises:
+        OutOfMemory: on the ranks that lack it.
+    """
+    try:
+        yield
+    except Exception as failure:
+        if isinstance(failure, UserError | SolverFailure) or not ran_out_of_memory(failure):
+            raise
+        raise OutOfMemory(memory.advice(case, comm)) from failure
+
+
+def process_began() -> float:
+    """When this process started, on the clock ``time.monotonic()``; now, where the system does not say."""
+    now = time.monotonic()
+    try:
+        after_the_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        started = int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was booted
+        return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, AttributeError):
+        return now
+
+
+def kernels_in_use() -> str:
+    """Which kernels are in use.
+
+    Raises:
+        UserError: KJKO_KERNELS asks for what is not there.
+    """
+    try:
+        return describe()
+    except (ValueError, ImportError) as failure:
+        raise UserError(str(failure)) from None
+
+
+def _begin(stop: StopSignals | None, comm: Communicator) -> None:
+    """From here on signals stop the run with a checkpoint. No rank goes on before that is so on all ranks."""
+    if stop:
+        stop.begin()
+    comm.barrier()
+
+
+def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
+    """Keep the user's own modules with which a run goes on, and say which have changed since it began."""
+    for file in folder.keep_code(usercode.files_of(case.table()), step):
+        log.warning(
+            "%s has changed since the run began: from step %d on the run goes on with it as it is now, and the file "
+            "before is kept in %s",
+            file,
+            step,
+            folder.code_before(step),
+        )
+
+
+def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
+    """Check that a checkpoint is of the folder's case, but for what restarts may change."""
+    step = f"the checkpoint of step {saved.header['step']}"
+    ours, theirs = casefile.read(folder.case), casefile.parse(saved.header["case"])
+    for section, key in casefile.differing(ours, theirs):
+        if key not in CHANGEABLE.get(section, ()):
+            first, second = (table.get(section, {}).get(key) for table in (ours, theirs))
+            raise UserError(
+                f"{folder.case}: has {section}.{key} = {first!r}, {step} was written with {second!r}: put back the "
+                "file that belongs to the other, or start a new run"
+            )
+
+
+def _drive(
+    simulation: Simulation,
+    folder: RunFolder,
+    stop: StopSignals | None,
+    progress: bool,
+    kernels: str,
+    began: float,
+    resumed_at: int | None = None,
+) -> Outcome:
+    """Run a simulation to its end or to a stop, with log and progress."""
+    comm, case = simulation.comm, simulation.case
+    header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
+    known: dict[str, Any] = {}
+    with comm.together():
+        if comm.is_root:
+            noise = {"noise_floor": noise_floor(case), "noise_growth": noise_growth(case)}
+            known = {"warnings": warnings_of(case, comm.size), **noise}
+            _log_start(simulation, folder, header, kernels, known["warnings"])
+    recorder = Recorder(folder, comm, header, resumed_at)
+    shown = None
+    if progress and comm.is_root:
+        shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
+    with comm.together():
+        _note(simulation, folder, {**header, **known}, "running")
+    requested = stop.requested if stop else lambda: False
+    deadline = began + (case.run.wall_time or math.inf)
+    try:
+        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=requested, deadline=deadline)
+        recorder.close()
+        _note(simulation, folder, {**header, **known}, outcome)
+    except BaseException:  # nothing collective: this rank may be the only one that is here
+        for last in (recorder.close, lambda: _note(simulation, folder, {**header, **known}, "failed")):
+            with contextlib.suppress(UserError):  # such as that of a disk that is still full
+                last()
+        raise
+    finally:
+        if shown:
+            shown.close()
+    if comm.is_root:
+        if outcome == "stopped":
+            continues = restart_command(folder.path)
+            log.info("stopped at t = %g with a checkpoint: %s continues", simulation.time, continues)
+        else:
+            log.info("finished: %s", folder.path)
+    comm.close()
+    return outcome
+
+
+@contextlib.contextmanager
+def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
+    """Around what a job does in a folder: an error goes into the log, which is closed, and the folder is free again.
+
+    Not so after an error on one of many ranks: the others may still be at work, until they are ended.
+    """
+    before, failed = log.handlers[:], True
+    try:
+        yield
+        failed = False
+    except DiskFailure as failure:
+        if not folder.case.exists():
+            raise
+        anew = f"no checkpoint has been written: {run_command(folder.path)} starts the run anew"
+        how = f"{restart_command(folder.path)} goes on from the last checkpoint" if folder.has_checkpoint else anew
+        advised = DiskFailure(f"{failure}; when there is room, {how}")
+        advised.shared = failure.shared
+        log.error("%s", advised)
+        raise advised from failure
+    except Exception as failure:
+        if log.handlers != before:
+            log.error("%s", failure)
+        raise
+    finally:
+        for handler in [handler for handler in log.handlers if handler not in before]:
+            log.removeHandler(handler)
+            with contextlib.suppress(OSError):  # the disk may be full
+                handler.close()
+        if comm.is_root and not (failed and comm.size > 1):
+            folder.release()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk ends without a word: what the run writes next says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is that of logging)
+        pass
+
+
+def _log_to(folder: RunFolder) -> None:
+    with folder.writing():
+        file = _LogFile(folder.log, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.addHandler(file)
+
+
+def _log_start(
+    simulation: Simulation, folder: RunFolder, header: dict[str, Any], kernels: str, warnings: list[str]
+) -> None:
+    case, comm = simulation.case, simulation.comm
+    log.info(
+        "%s: %s",
+        "start" if simulation.step_index == 0 else f"restart at t = {simulation.time:g}",
+        folder.path,
+    )
+    if comm.device.type == "cuda":
+        kernels += f"; on the GPU {cuda.describe()}"
+    log.info("hpc_kjko version %s, %s, %s", header["version"], _revision(header["git"]), kernels)
+    log.info("%d rank(s) × %d thread(s) on %s, %s", comm.size, header["threads"], header["device"], header["mpi"])
+    log.info("files: %s", ShardedFile.describe(comm))
+    on_each = forecast.particles_on_each(case, comm.size)
+    log.info("%d particles, %s on each rank", case.particles.count, on_each)
+    if case.species:
+        charge = sum(species.charge * species.density for species in case.species.values())
+        background = f"a uniform background of charge density {-charge:.6g} makes the box neutral"
+        log.info("species %s: %s", ", ".join(case.species), background if charge else "together they are neutral")
+    for sentence in warnings:
+        log.warning("%s", sentence)
+
+
+def _revision(git: str) -> str:
+    """A git revision in words; where there is none, the text says so itself."""
+    return git if " " in git else f"git revision {git}"
+
+
+def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
+    """Say in ``run.json`` how far the run is (rank 0)."""
+    if simulation.comm.is_root:
+        details = {name: value for name, value in header.items() if name not in ("case", "software")}
+        now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
+        folder.set_status(status, **now, **details)

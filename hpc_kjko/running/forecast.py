@@ -1,0 +1,156 @@
+"""What a run would take, before it is started: particles, memory, time, disk space, in lines for people."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko.case.config import Case
+from hpc_kjko.files.histograms import BINS, MARGINAL_BINS
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.parallel.limits import resident
+from hpc_kjko.particles.state import Shard
+from hpc_kjko.running.memory import amount, needs_of, parts_of, state_bytes
+from hpc_kjko.running.simulation import Simulation
+
+#: The most particles of a rank that are stepped to measure the time; with more the time is scaled.
+MEASURED = 2**17
+#: Steps that are measured: the first is longer, as the network is new.
+STEPS = 2
+#: Columns of the time series, about.
+COLUMNS = 35
+
+
+def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
+    """Particles, the memory of a rank by its parts, and what there is. Collective."""
+    total, size = case.particles.count, comm.size
+    yield f"particles: {total} in all; ranks: {size}, with {particles_on_each(case, size)} particles each"
+    yield f"memory of a rank, about (this process holds {amount(resident())} before the run):"
+    for part in parts_of(case, 0, size, comm.device):
+        place = ", on the GPU" if part.on_gpu else ""
+        grows = f"   ({part.key})" if part.key else ""
+        yield f"    {amount(part.nbytes):>8}  {part.name}{place}{grows}"
+    for need in needs_of(case, comm):
+        ranks = "this rank" if need.ranks == 1 else f"its {need.ranks} ranks together"
+        yield f"{need.limit.name}: {amount(need.limit.free)} free, {ranks} would take about {amount(need.nbytes)} more"
+
+
+def particles_on_each(case: Case, size: int) -> str:
+    """How many particles each of so many ranks holds: a number, or "1024 to 2048"."""
+    counts = [species.count for species in case.species.values()] or [case.particles.count]
+    shares = [sum(len(Shard.of(count, rank, size)) for count in counts) for rank in range(size)]
+    return str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
+
+
+def time_of(case: Case, comm: Communicator) -> Iterator[str]:
+    """Seconds of a step, from a few steps made now, and of the whole run. Collective.
+
+    Raises:
+        UserError, SolverFailure: such a step cannot be made.
+    """
+    total, steps = case.particles.count, case.time.steps
+    most = MEASURED * comm.size
+    if total <= most:
+        seconds, words = _measured(case, total, comm), "with the case itself"
+    else:
+        _measured(case, most // 4, comm)  # takes the time for what is made once: the device's start, tables of f0
+        whole, quarter = _measured(case, most, comm), _measured(case, most // 4, comm)
+        slope = (whole - quarter) / (most - most // 4)
+        seconds = whole + np.where(slope > 0, slope, whole / most) * (total - most)
+        words = f"with {most // 4} and {most} of its particles, and scaled to all"
+    drawing, rehearsal, first, later = seconds
+    outer = case.velocity_matching.outer_iterations if case.velocity_matching else 0
+    before = rehearsal * steps * outer
+    yield f"time, measured in {min(STEPS, steps)} step(s) {words}:"
+    yield f"    {duration(drawing):>8}  to draw the particles"
+    if before:
+        yield f"    {duration(before):>8}  to match velocities before the first step"
+    yield f"    {duration(first):>8}  for the first step"
+    yield f"    {duration(later):>8}  for each of the others"
+    whole_run = drawing + before + first + (steps - 1) * later
+    yield f"    {duration(whole_run):>8}  for all {steps} steps to time.end = {case.time.end:g}, without writing files"
+
+
+def files_of(case: Case) -> Iterator[str]:
+    """Sizes of the output files."""
+    sizes = {name: (number, nbytes) for name, number, nbytes in _files(case) if number}
+    yield "files, about:"
+    for name, (number, nbytes) in sizes.items():
+        each = f" ({number} of {amount(nbytes)})" if number > 1 else ""
+        yield f"    {amount(number * nbytes):>8}  {name}{each}"
+    yield f"    {amount(sum(number * nbytes for number, nbytes in sizes.values())):>8}  in all"
+
+
+def _files(case: Case) -> Iterator[tuple[str, int, float]]:
+    """What, how many times, and the bytes of each."""
+    dx, dv = case.problem.space_dims, case.problem.velocity_dims
+    output, steps, count = case.output, case.time.steps, case.particles.count
+    nodes = math.prod(case.grid.cells) if case.grid and case.physics.field != "external" else 0
+    state = state_bytes(case)
+    yield "time series", 1, 8.0 * COLUMNS * (steps + 1)
+    yield "particles in snapshots", _times(output.particles_every, steps, last=True), count * (state + 8.0)
+    if nodes:
+        yield "fields in snapshots", _times(output.every, steps), nodes * 8.0 * (2 + dx)
+    histograms = 8.0 * (dx * BINS**2 + (dx + dv) * MARGINAL_BINS)
+    yield "histograms in snapshots", _times(output.histogram_every, steps), histograms
+    carried = nodes * 8.0 * (dx * (case.physics.field == "ampere") + case.particles.control_variate)
+    kept = min(2, max(1, _times(output.checkpoint_every, steps, last=True) - 1))  # there is none of step 0
+    yield "checkpoints that are kept", kept, float(count * state + carried)
+
+
+def _times(every: int, steps: int, last: bool = False) -> int:
+    """How often something is due from step 0 on, and at the last step if that counts as well."""
+    if every == 0:
+        return 0
+    return steps // every + 1 + (last and steps % every > 0)
+
+
+class _Nothing:
+    """A recorder that writes nothing, and notes when the first step began."""
+
+    def __init__(self) -> None:
+        self.began = math.nan
+
+    def record(self, simulation: Simulation, row: dict[str, float]) -> None:
+        if simulation.step_index == 0:
+            self.began = time.perf_counter()
+
+    def checkpoint(self, simulation: Simulation) -> Path:
+        return Path("not written")
+
+
+def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
+    """Seconds to draw so many particles, to rehearse a step of velocity matching, of the first step and of a later."""
+    steps = min(STEPS, case.time.steps)
+    changes: dict[str, Any] = {
+        "particles": case.particles.model_copy(update={"count": count}),
+        "time": case.time.model_copy(update={"end": steps * case.time.step}),
+    }
+    if case.species:
+        part = count / case.particles.count
+        changes["species"] = {
+            name: species.model_copy(update={"count": max(1, round(part * species.count))})
+            for name, species in case.species.items()
+        }
+    if case.velocity_matching:
+        changes["velocity_matching"] = case.velocity_matching.model_copy(update={"outer_iterations": 1})
+    began, recorder, rows = time.perf_counter(), _Nothing(), list[tuple[float, dict[str, float]]]()
+    simulation = Simulation.start(case.model_copy(update=changes), comm)
+    drawn = time.perf_counter()
+    simulation.run(recorder, on_step=lambda row: rows.append((time.perf_counter(), row)))  # type: ignore[arg-type]
+    (first_at, first), later = rows[0], rows[-1][1]
+    rehearsal = (first_at - recorder.began - first["seconds"]) / steps
+    return np.array([drawn - began, rehearsal, first["seconds"], later["seconds"]])
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "3.2 s", "4.5 min", "20 h", "3 days"."""
+    for unit, name, upto in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172800.0)):
+        if seconds < upto:
+            return f"{seconds / unit:.2g} {name}" if seconds < 99.5 * unit else f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.3g} days"

@@ -1,0 +1,405 @@
+"""The memory that a run needs, told from its case before anything is allocated, and whether it is there.
+
+The numbers below are of what is alive at the same time in the busiest moment of each part of a step. A test compares
+their sum with the memory that runs took (tests/unit/test_memory.py). Who adds an array of particles, nodes or
+parameters to a step adds it here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpc_kjko.case.config import Case
+from hpc_kjko.errors import UserError
+from hpc_kjko.inner.potential import CACHED, number_of_functions
+from hpc_kjko.kernels import available as has_kernels
+from hpc_kjko.kernels import has_network
+from hpc_kjko.operators import OPERATORS
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.parallel.limits import Limit, memory_limits
+from hpc_kjko.particles.exact import rows_together
+from hpc_kjko.particles.state import BATCH, FOLDS, ON_GPU, PASS, Shard, at_once
+
+#: What Python, torch, MPI and HDF5 take after the start, for code and small buffers.
+LIBRARIES = 70e6
+DOUBLE = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a run needs on a rank.
+
+    Attributes:
+        name: for people.
+        key: of the case, that this grows with; "" for none.
+        nbytes: at its busiest.
+        on_gpu: whether this is memory of the rank's GPU.
+    """
+
+    name: str
+    key: str
+    nbytes: float
+    on_gpu: bool = False
+
+
+def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Part]:
+    """The parts of a rank of ``size`` that computes on ``device``, the largest first."""
+    on_gpu = device.type == "cuda"
+    here = len(Shard.of(case.particles.count, rank, size))
+    sizes = _Sizes(case, device)
+    found = [Part("libraries", "", LIBRARIES), Part("particles", "particles.count", here * sizes.particle, on_gpu)]
+    if on_gpu:
+        found.append(Part("particles on their way to files", "particles.count", here * sizes.state))
+    rows = min(here, sizes.chunk)
+    passed = min(here, PASS * ON_GPU) * 12 * DOUBLE if on_gpu else 0  # on a CPU it is little
+    found.append(Part("chunks of particles", "method.chunk", rows * sizes.chunk_row + passed, on_gpu))
+    if sizes.network:
+        kept = min(here, sizes.kept_rows) * sizes.kept_row
+        found.append(Part("network and its optimiser", "method.hidden", sizes.network + sizes.moments + kept, on_gpu))
+        if on_gpu:
+            found.append(Part("network's moments", "method.hidden", sizes.moments))
+    if case.grid:
+        nodes = math.prod(case.grid.cells)
+        if walls := case.problem.walls:
+            nodes = round(nodes / walls.part)  # the mesh of the torus
+        found.append(Part("mesh and field", "grid.cells", nodes * DOUBLE * sizes.node(size)))
+        if on_gpu:
+            found.append(Part("mesh", "grid.cells", nodes * DOUBLE * sizes.node_on_gpu, on_gpu))
+    if sizes.trajectory:
+        found.append(Part("trajectories of velocity matching", "time.end", here * sizes.trajectory, on_gpu))
+    return sorted(found, key=lambda part: -part.nbytes)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes of a particle, of a row of a chunk, of the network; numbers of a node of the mesh. All of one rank."""
+
+    case: Case
+    device: torch.device
+
+    # -- what the case says ------------------------------------------------------------------------------------
+
+    @property
+    def _dims(self) -> tuple[int, int]:
+        return self.case.problem.space_dims, self.case.problem.velocity_dims
+
+    @property
+    def _real(self) -> int:
+        return 4 if self.case.particles.precision == "float32" else 8
+
+    @property
+    def _trained(self) -> int:
+        return 4 if self.case.method.precision == "float32" else 8
+
+    @property
+    def _matches(self) -> bool:
+        return self.case.method.collision == "velocity_matching"
+
+    @property
+    def _has_control(self) -> bool:
+        others = ("langevin", "none")
+        return self.case.physics.collision_strength > 0 and self.case.method.collision not in others
+
+    @property
+    def _regresses(self) -> bool:
+        return self._has_control and self.case.method.solver == "regression"
+
+    @property
+    def _folds(self) -> int:
+        """Parts that the particles of an inner solve are sorted into; 1 if they are not."""
+        method = self.case.method
+        return FOLDS - 2 * method.held_out if method.held_out or method.solver != "adam" else 1
+
+    @property
+    def _inputs(self) -> int:
+        dx, dv = self._dims
+        return self._matches + (2 if self.case.problem.periods else 1) * dx + dv
+
+    @property
+    def _widths(self) -> list[int]:
+        return [self._inputs, *self.case.method.hidden, self._dims[1]]
+
+    # -- particles ---------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> int:
+        """x, v, log f and a weight of its own."""
+        dx, dv = self._dims
+        return (dx + dv + 1) * self._real + DOUBLE * (self.case.particles.weights == "density")
+
+    @property
+    def particle(self) -> int:
+        """The state at the beginning of the step, and the busiest of push and collision beside it."""
+        rehearsed = self.state if self._matches else 0
+        return self.state + rehearsed + max(self._push, self._collision)
+
+    @property
+    def _push(self) -> int:
+        dx, dv = self._dims
+        carried = DOUBLE * (2 * self.case.particles.control_variate + (self.case.particles.weights == "density"))
+        if self.case.physics.field == "ampere":
+            carried += 2 * DOUBLE * dx
+        return (dx + 2 * dv) * self._real + carried  # x, v of two stages
+
+    @property
+    def _has_local_moments(self) -> bool:
+        return any(OPERATORS[name].frame == "local" for name in self.case.collision_operators)
+
+    @property
+    def _collision(self) -> int:
+        """The pushed x and v, and what collisions make of them."""
+        dx, dv = self._dims
+        case, real = self.case, self._real
+        pushed = (dx + dv) * real
+        if case.physics.collision_strength == 0 or case.method.collision == "none":
+            return pushed
+        frame = 0
+        if self._has_local_moments:
+            frame = (3 * dv + 2) * real + DOUBLE * (dv + 2)  # rest frame, velocities in it, what is deposited
+        moved = (dv + 1) * real
+        if not self._has_control:
+            return pushed + frame + moved
+        row = self._trained * (self._inputs + 1)  # inputs and share
+        order = DOUBLE * (self._folds > 1)
+        if case.method.form != "split":
+            row += self._trained * dv * (1 + self._inputs)  # velocities and tangents
+        variate = 0
+        if case.particles.control_variate:
+            row += self._trained * (dv + 1)
+            variate = DOUBLE * (dv + 1)
+        copies = 2 if self._folds > 1 else 1  # as they are, and sorted by folds
+        held_out = 4 * DOUBLE * case.method.held_out
+        row += 3 * DOUBLE * self._regresses  # log f, what ψ is to be, what it misses
+        return pushed + frame + order + max(copies * row + variate, moved + held_out) + 2 * DOUBLE
+
+    @property
+    def trajectory(self) -> float:
+        """The network's inputs at all times, as velocity matching trains on them."""
+        return self.case.time.steps * self._inputs * self._trained if self._matches and self._has_control else 0
+
+    @property
+    def chunk(self) -> int:
+        """Particles in a pass."""
+        chunk = self.case.method.chunk
+        return at_once(min(chunk, CACHED) if self._regresses else chunk, self.device)
+
+    @property
+    def chunk_row(self) -> int:
+        """Of a particle in a pass over a chunk, in which the field is evaluated."""
+        if not self._has_control:
+            return 0
+        dv, widths = self._dims[1], self.case.method.hidden
+        in_torch = not has_kernels() or max(self._widths) > 256
+        layers = sum(widths) * (2 + 2 * dv) if in_torch else 0
+        if self._regresses:
+            layers = 2 * (2 * sum(widths) + self._features) * (1 + dv + self._pairs)
+        solving = 0
+        if not (has_kernels() and has_network(self._widths)) and not self.case.run.reproducible:
+            solving = sum(widths) * (6 + 2 * dv) * self._trained
+        return (self._inputs + 4 * dv * (dv + 1) + 12 + layers) * self._real + solving
+
+    # -- network -----------------------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> float:
+        """Parameters, gradients, Adam's moments, and the copies of them that are kept to go back to."""
+        if not self._has_control:
+            return 0
+        widths = self._widths
+        parameters = sum((m + 1) * n for m, n in zip(widths, widths[1:], strict=False))
+        together = self._folds if self.case.method.solver == "adam" else 1  # gradients that are added up
+        return parameters * (10 * self._trained + self._real + DOUBLE * (9 + 2 * together)) + self._pieces
+
+    @property
+    def _pieces(self) -> float:
+        """Of the particles that torch adds up at a time, where no kernel does."""
+        case = self.case
+        dv, together = self._dims[1], rows_together(case.particles.count)
+        if self._regresses:
+            if not case.run.reproducible:
+                together = at_once(case.method.chunk, self.device)
+            return max(self.chunk, together) * self._features * (1 + dv + self._pairs) * 4 * DOUBLE
+        if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
+            return 0
+        return together * (sum(case.method.hidden) * (6 + 2 * dv) * self._trained + self._features * dv * 4 * DOUBLE)
+
+    @property
+    def _pairs(self) -> int:
+        """Second derivatives that are not alike."""
+        dv = self._dims[1]
+        return dv * (dv + 1) // 2
+
+    @property
+    def kept_rows(self) -> int:
+        """Particles of the batches of a regression, whose monomials are kept in all of a step's passes."""
+        method = self.case.method
+        return max(method.first_iterations, int(method.iterations)) * BATCH if self._regresses else 0
+
+    @property
+    def kept_row(self) -> int:
+        return DOUBLE * (self._features - self.case.method.hidden[-1]) if self._regresses else 0
+
+    @property
+    def _features(self) -> int:
+        """M of variable projection or of a regression's functions; 0 with another solver."""
+        method = self.case.method
+        if method.solver == "adam" or not self._has_control:
+            return 0
+        dx, dv = self._dims
+        if self._regresses:
+            return number_of_functions(method.hidden[-1], dx, dv, self.case.problem.periods is not None)
+        skipped = (dv if self.case.problem.periods else dx + dv) if method.skip or not method.hidden else 0
+        return (method.hidden[-1] if method.hidden else self._inputs) + skipped + 1
+
+    @property
+    def moments(self) -> float:
+        """Variable projection's sums, of each fold, and the matrices of Newton's steps."""
+        if self._regresses:
+            return 12 * DOUBLE * self._features**2
+        gram, hessian = self._features**2, (self._dims[1] * self._features) ** 2
+        return DOUBLE * ((self._folds + 5) * (gram + hessian) + 10 * hessian)
+
+    # -- mesh --------------------------------------------------------------------------------------------------
+
+    def node(self, ranks: int) -> float:
+        """Numbers of a node: two fields, derivatives in Fourier space, the wave, and what a solve needs."""
+        case, (dx, dv) = self.case, self._dims
+        shared = float(ranks > 1)  # the sum over ranks is an array of its own
+        densities = max(1, len(case.species))
+        fields = 2 * (2 + densities + dx) + (1 + 2 * dx) / 2 if case.physics.field != "external" else 0.0
+        solve = 2 + (2 + 2 * dx) + shared if fields else 0.0
+        if case.physics.field == "ampere":
+            solve += 1 + 4 * dx + shared * dx
+        if case.time.energy_conserving:
+            reach = 2 * case.grid.shape_order + 1 if case.grid else 0
+            distances = (reach**dx + 1) / 2  # of nodes that one particle touches
+            solve += 3 * distances + 3 * dx + shared * distances
+        if case.grid and case.grid.solver == "distributed":
+            solve += 2 * (1 + dx)
+        moments = 0.0
+        if self._has_local_moments:
+            moments = (3.5 + shared) * (dv + 2)
+        drawing = 5 * dx + 6 if case.particles.start == "grid" else 0
+        return max(fields + solve + moments, drawing)
+
+    @property
+    def node_on_gpu(self) -> float:
+        """Numbers of a node on a GPU: what is deposited, and the field that is gathered."""
+        dx, dv = self._dims
+        return 3 * (1 + dx) + (2 * (dv + 2) if self._has_local_moments else 0)
+
+
+def state_bytes(case: Case) -> int:
+    """Of x, v and log f of a particle, and of a weight of its own."""
+    return _Sizes(case, torch.device("cpu")).state
+
+
+# -- what there is -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the ranks that share some memory need of it.
+
+    Attributes:
+        limit: that memory.
+        ranks: how many share it.
+        nbytes: what they need beyond what they hold, in all.
+        by_key: the same by the key that it grows with.
+    """
+
+    limit: Limit
+    ranks: int
+    nbytes: float
+    by_key: dict[str, float]
+
+    @property
+    def fits(self) -> bool:
+        return self.nbytes <= self.limit.free
+
+
+def needs_of(case: Case, comm: Communicator, held: int = 0) -> list[Need]:
+    """What a run of the case needs of each limit of its ranks, the same on every rank. Collective.
+
+    Args:
+        held: bytes of the particles' state that a rank has loaded already.
+    """
+    parts = parts_of(case, comm.rank, comm.size, comm.device)
+    limits = [(limit, False) for limit in memory_limits()]
+    if comm.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(comm.device)
+        limits.append((Limit(f"{comm.rank}:gpu", f"the GPU of rank {comm.rank}", free), True))
+    mine = [
+        (limit, [(part.key, part.nbytes) for part in parts if part.on_gpu == on_gpu], 0 if on_gpu else held)
+        for limit, on_gpu in limits
+    ]
+    shared: dict[str, list[Any]] = defaultdict(list)
+    for of_a_rank in comm.allgather(mine):
+        for limit, needed, loaded in of_a_rank:
+            shared[limit.scope].append((limit, needed, loaded))
+    found = []
+    for ranks in shared.values():
+        by_key: dict[str, float] = defaultdict(float)
+        for _, needed, loaded in ranks:
+            for key, nbytes in needed:
+                by_key[key] += nbytes
+            by_key["particles.count"] -= loaded
+        least = min((limit for limit, *_ in ranks), key=lambda limit: limit.free)
+        found.append(Need(least, len(ranks), sum(by_key.values()), dict(by_key)))
+    return found
+
+
+def require(case: Case, comm: Communicator, held: int = 0) -> None:
+    """Refuse a case that needs more memory than there is, before any of it is taken. Collective.
+
+    Args:
+        held: as for :func:`needs_of`.
+
+    Raises:
+        UserError: on every rank, naming the key that takes most.
+    """
+    lacking = [need for need in needs_of(case, comm, held) if not need.fits]
+    if lacking:
+        worst = max(lacking, key=lambda need: need.nbytes / max(need.limit.free, 1))
+        what = _what_takes_most(case, worst.by_key, worst.ranks)
+        ranks = f" for {worst.ranks} ranks" if worst.ranks > 1 else ""
+        raise UserError(
+            f"this case needs about {amount(worst.nbytes)} of memory{ranks}, and {worst.limit.name} has "
+            f"{amount(worst.limit.free)} free: {what}"
+        )
+
+
+def advice(case: Case, comm: Communicator) -> str:
+    """What to do when memory has run out, by what this rank should have needed. Not collective."""
+    by_key: dict[str, float] = defaultdict(float)
+    for part in parts_of(case, comm.rank, comm.size, comm.device):
+        if part.on_gpu == (comm.device.type == "cuda"):
+            by_key[part.key] += part.nbytes
+    what = _what_takes_most(case, by_key, comm.local_size)
+    return f"not enough memory, a rank of this case needs about {amount(sum(by_key.values()))}: {what}"
+
+
+def _what_takes_most(case: Case, by_key: dict[str, float], ranks: int) -> str:
+    key = max((key for key in by_key if key), key=lambda key: by_key[key])
+    section, _, name = key.partition(".")
+    value = getattr(getattr(case, section), name)
+    value = list(value) if isinstance(value, tuple) else value
+    cure = "lower it, or start fewer ranks on a node" if ranks > 1 else "lower it"
+    if key == "particles.count":
+        cure = "lower it, or use more nodes"
+    elif key == "time.end":
+        cure = "velocity matching keeps every step, so raise time.step, lower particles.count, or use more nodes"
+    return f"{key} = {value} takes {amount(by_key[key])} of that; {cure}"
+
+
+def amount(nbytes: float) -> str:
+    """Bytes for people: "1.5 GB"."""
+    for unit, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.3g} {name}"
+    return f"{nbytes / 1e3:.3g} kB"

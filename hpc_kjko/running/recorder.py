@@ -1,0 +1,127 @@
+"""What a run writes, and when: the time series every step, snapshots and checkpoints at their cadences."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc_kjko.errors import DamagedFile
+from hpc_kjko.fields.solvers import MeshField
+from hpc_kjko.files.binned import Binned
+from hpc_kjko.files.histograms import marginals, marginals_of_density, phase_space_histograms
+from hpc_kjko.files.output import write_snapshot
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import SeriesWriter, equilibrium_attributes
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.running.diagnostics import unit_of
+
+if TYPE_CHECKING:
+    from hpc_kjko.running.simulation import Simulation
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes a run's files into its folder. Collective, but for the series, which rank 0 writes.
+
+    Args:
+        folder: the run folder, made already.
+        header: the case and its provenance, into every file.
+        resumed_at: after a restart, the step of the checkpoint: later rows of the series are dropped. A series that
+            cannot be read is put aside, and a new one begins.
+    """
+
+    def __init__(self, folder: RunFolder, comm: Communicator, header: dict[str, Any], resumed_at: int | None = None):
+        self.folder, self.comm, self.header = folder, comm, header
+        self._resumed_at = resumed_at
+        self._series: SeriesWriter | None = None
+        self._last_checkpoint = resumed_at
+        if resumed_at is not None:
+            with comm.together():
+                if comm.is_root:
+                    self._series = self._resumed_series(resumed_at)
+                    folder.clean_up(resumed_at)
+
+    def record(self, simulation: Simulation, row: dict[str, float]) -> None:
+        """Append a row to the series and write whatever is due at this step."""
+        step = simulation.step_index
+        if step == self._resumed_at:
+            return  # all of it was written before the restart
+        with self.comm.together():
+            if self.comm.is_root:
+                if self._series is None:
+                    units = {name: unit_of(name) for name in row}
+                    known = simulation.case.equilibrium()
+                    wanted = marginals_of_density(simulation.case.problem, known) if known else []
+                    attributes = self.header | equilibrium_attributes(wanted)
+                    self._series = SeriesWriter(self.folder.series, list(row), units, attributes=attributes)
+                self._series.append(row)
+        due = _due_outputs(simulation)
+        if any(due.values()):
+            state = simulation.state
+            field = state.field if isinstance(state.field, MeshField) else None
+            write_snapshot(
+                self.folder.snapshots,
+                self.comm,
+                step=step,
+                time=simulation.time,
+                time_step=simulation.case.time.step,
+                run_attributes=self.header,
+                names=[one.name for one in state.species],
+                species=state.species if due["particles"] else (),
+                meshes=field if due["meshes"] else None,
+                binned=self._binned(simulation) if due["histograms"] else (),
+            )
+        if step and _due(step, simulation.case.output.checkpoint_every):
+            self.checkpoint(simulation)
+
+    def _binned(self, simulation: Simulation) -> list[Binned]:
+        """Histograms and marginals of each species. Collective."""
+        found = []
+        for plan, species in zip(simulation.plans, simulation.state.species, strict=True):
+            histograms = phase_space_histograms(species.particles, plan.start, self.comm)
+            found.append(Binned(histograms, marginals(species.particles, plan.start, self.comm)))
+        return found
+
+    def checkpoint(self, simulation: Simulation) -> Path:
+        """Write the whole state, unless this step's is there already; the series is brought up to it first."""
+        with self.comm.together():
+            if self._series:
+                self._series.flush()
+        if self._last_checkpoint != simulation.step_index:
+            simulation.save(self.folder.checkpoints, self.header)
+            self._last_checkpoint = simulation.step_index
+        return self.folder.checkpoints / f"step{simulation.step_index:08d}.h5"
+
+    def _resumed_series(self, step: int) -> SeriesWriter | None:
+        """The series of the run before a restart at ``step``; None, to begin a new one, if it cannot be read."""
+        path = self.folder.series
+        try:
+            series, last = SeriesWriter.resume(path, step, self.header)
+        except DamagedFile as failure:
+            kept = f"; the damaged file is kept as {self.folder.put_series_aside(step)}" if path.exists() else ""
+            logger.warning("%s%s", failure, kept)
+            return None
+        if last < step:
+            logger.warning("%s ends at step %d: the rows of steps %d to %d are lost", path, last, last + 1, step)
+        return series
+
+    def close(self) -> None:
+        """Write out what is buffered. Not collective: a rank that fails closes alone."""
+        if self._series:
+            self._series.close()
+
+
+def _due_outputs(simulation: Simulation) -> dict[str, bool]:
+    """What a step's snapshot holds. The last step has all that is switched on, and so has each with particles."""
+    output, step = simulation.case.output, simulation.step_index
+    every = {"meshes": output.every, "histograms": output.histogram_every, "particles": output.particles_every}
+    if not isinstance(simulation.state.field, MeshField):
+        every["meshes"] = 0
+    is_whole = step == simulation.case.time.steps or _due(step, output.particles_every)
+    return {name: cadence > 0 and (is_whole or _due(step, cadence)) for name, cadence in every.items()}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

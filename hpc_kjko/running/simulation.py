@@ -1,0 +1,246 @@
+"""The time loop: one run from its case to its files, on any number of ranks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hpc_kjko.case import config
+from hpc_kjko.collisions import CollisionReport, StepStart
+from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.files import checkpoint
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import Particles, equal_weights
+from hpc_kjko.problems import is_users_own
+from hpc_kjko.push.integrators import MAPS, PHASES, compose
+from hpc_kjko.running import diagnostics
+from hpc_kjko.running.assembly import SpeciesPlan, drive_of, field_solver_of, grid_of, plans_of
+from hpc_kjko.running.consistency import require_consistent_start
+from hpc_kjko.running.diagnostics import State
+from hpc_kjko.running.extensions import collision_of, series_diagnostics
+from hpc_kjko.running.recorder import Recorder
+from hpc_kjko.species import Species, moved
+
+Outcome = Literal["finished", "stopped"]
+
+
+class Simulation:
+    """A run: its state at time t^n, and how it gets to t^{n+1}.
+
+    Build one with :meth:`start` or :meth:`resume`, then call :meth:`run`. All methods are collective.
+    """
+
+    def __init__(self, case: config.Case, comm: Communicator):
+        comm.select_device(case.run.device)
+        self.case, self.comm = case, comm
+        self.stages = compose(MAPS[case.time.integrator], case.method.order)
+        self.grid = grid_of(case)
+        self.plans = plans_of(case, self.grid, comm)
+        self.field_solver, self.drive = field_solver_of(case, self.grid, comm), drive_of(case, comm)
+        self.collisions = tuple(collision_of(plan.collision, comm) for plan in self.plans)
+        self.diagnostics = series_diagnostics(case, self.plans, self.collisions, self.field_solver, comm)
+        self.step_index, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
+        self.state: State
+
+    @classmethod
+    def start(cls, case: config.Case, comm: Communicator) -> Simulation:
+        """A run at t = 0: particles drawn from the initial density of each species.
+
+        Raises:
+            UserError: that density makes no finite state, or it is the user's own and not that of the particles which
+                it draws (on every rank).
+        """
+        simulation = cls(case, comm)
+        with comm.together():
+            for plan in simulation.plans if comm.is_root else ():
+                if is_users_own(plan.start):
+                    key = f"species.{plan.name}" if case.species else "problem"
+                    require_consistent_start(case, plan.start, plan.temperature, key)
+            plasma = tuple(plan.drawn(case, comm) for plan in simulation.plans)
+        diagnostics.require_finite_potential(simulation.field_solver, plasma, comm)
+        field = simulation.field_solver.start(plasma)
+        reports = tuple(
+            diagnostics.initial_report(species.particles, plan, collision, comm)
+            for species, plan, collision in zip(plasma, simulation.plans, simulation.collisions, strict=True)
+        )
+        simulation.state = State(0.0, plasma, field, reports)
+        for name, value in simulation._row(simulation.state, 0, seconds=0.0).items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} is not finite at t = 0: look at the numbers of [problem] and [physics]")
+        return simulation
+
+    @classmethod
+    def resume(cls, case: config.Case, comm: Communicator, saved: checkpoint.Checkpoint) -> Simulation:
+        """A run as a checkpoint left it, on this run's number of ranks."""
+        simulation = cls(case, comm)
+        plasma = tuple(plan.species(_loaded(plan, saved, comm)) for plan in simulation.plans)
+        simulation._load(saved.state)
+        simulation.step_index = saved.header["step"]
+        reports = tuple(CollisionReport.loaded(saved.header["collisions"][plan.name]) for plan in simulation.plans)
+        field = simulation.field_solver.resume(plasma, saved.state)
+        simulation.state = State(simulation.time, plasma, field, reports, saved.header["drive_energy"])
+        return simulation
+
+    @property
+    def time(self) -> float:
+        """t^n = n h."""
+        return self.step_index * self.case.time.step
+
+    def run(
+        self,
+        recorder: Recorder,
+        *,
+        on_step: Callable[[dict[str, float]], None] = lambda row: None,
+        stop: Callable[[], bool] = lambda: False,
+        deadline: float = math.inf,
+    ) -> Outcome:
+        """Step to the end, writing what is due.
+
+        Args:
+            recorder: writes series, snapshots and checkpoints.
+            on_step: told each row of the series, on every rank.
+            stop: asked on every rank after each step; one True stops all ranks, with a checkpoint.
+            deadline: from then on by rank 0's ``time.monotonic()`` the same happens.
+
+        Returns:
+            "finished", or "stopped" before the end.
+
+        Raises:
+            SolverFailure: on every rank, after a checkpoint of the last good step.
+        """
+
+        def halted() -> bool:
+            return self.comm.any(stop() or (self.comm.is_root and time.monotonic() > deadline))
+
+        if self.step_index == 0:
+            recorder.record(self, self._row(self.state, 0, seconds=0.0))
+            if not self.prepare(halted):
+                recorder.checkpoint(self)
+                return "stopped"
+        while self.step_index < self.case.time.steps:
+            started = time.perf_counter()
+            before = self._collision_state()
+            try:
+                state = self.advance()
+                row = self._row(state, self.step_index + 1, time.perf_counter() - started)
+                diagnostics.require_finite(row)
+            except (SolverFailure, UserError) as failure:
+                if isinstance(failure, UserError) and self.comm.size > 1 and not failure.shared:
+                    raise  # the other ranks know nothing of it, and would not join in a checkpoint
+                self._load(before)
+                kept = recorder.checkpoint(self)
+                raise type(failure)(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
+            self.state, self.step_index = state, self.step_index + 1
+            recorder.record(self, row)
+            on_step(row)
+            if self.step_index < self.case.time.steps and halted():
+                recorder.checkpoint(self)
+                return "stopped"
+        recorder.checkpoint(self)
+        return "finished"
+
+    def advance(self) -> State:
+        """The state at t^{n+1} from the state at t^n, which is left as it is.
+
+        The stages are those of the composition: drifts move x, and the field follows; kicks use it; the collision step
+        sees the pushed state (x̃, ṽ) and moves v only.
+        """
+        h, plasma, field = self.case.time.step, self.state.species, self.state.field
+        reports, energy, time_reached = list(self.state.collisions), self.state.drive_energy, self.time
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        for stage in self.stages:
+            duration, started = stage.fraction * h, time.perf_counter()
+            if stage.action == "drift":
+                field, plasma = self.field_solver.drift(field, plasma, duration)
+                time_reached += duration
+            elif stage.action == "kick" and self.drive:
+                driven = self.drive.at(plasma, time_reached)
+                plasma, before = self.drive.kick(plasma, driven, 0.5 * duration)
+                field, plasma = self.field_solver.kick(field, plasma, duration)
+                plasma, after = self.drive.kick(plasma, driven, 0.5 * duration)
+                energy += before + after
+            elif stage.action == "kick":
+                field, plasma = self.field_solver.kick(field, plasma, duration)
+            else:
+                pushed, collided = plasma, []
+                for number, (species, collision) in enumerate(zip(pushed, self.collisions, strict=True)):
+                    start = StepStart(self.step_index, self.time, self.state.species[number].particles)
+                    particles, report = collision.step(species.particles, duration, start)
+                    reports[number] = report.with_energy(species.particles, particles, species.mass, self.comm)
+                    collided.append(particles)
+                plasma = moved(pushed, collided)
+                field, jump = self.field_solver.after_collision(field, pushed, plasma)
+                reports = [replace(report, collision_field_energy=jump) for report in reports]
+            self.seconds[stage.phase] += time.perf_counter() - started
+        following = (new.following(old) for new, old in zip(reports, self.state.collisions, strict=True))
+        return State((self.step_index + 1) * h, plasma, field, tuple(following), energy)
+
+    def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
+        """What the collisions want done before the first step; False if halted before it was done."""
+
+        def rehearse() -> bool:
+            state, stopped = self.state, False
+            while self.step_index < self.case.time.steps and not stopped:
+                self.state = self.advance()
+                self.step_index += 1
+                stopped = halted()
+            self.state, self.step_index = state, 0
+            return not stopped
+
+        return all(collision.prepare(rehearse) for collision in self.collisions)
+
+    def save(self, folder: Path, header: dict[str, Any]) -> Path:
+        """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
+        rows = {
+            species.name: checkpoint.Rows(species.particles.shard, _saved(species)) for species in self.state.species
+        }
+        reports = zip(self.plans, self.state.collisions, strict=True)
+        collisions = {plan.name: asdict(report) for plan, report in reports}
+        now = {"step": self.step_index, "time": self.time, "collisions": collisions}
+        now["drive_energy"] = self.state.drive_energy
+        state = {**self._collision_state(), **self.field_solver.state(self.state.field)}
+        return checkpoint.save(folder, self.comm, rows, state, {**header, **now})
+
+    def _collision_state(self) -> dict[str, np.ndarray]:
+        """What the collision steps of all species depend on, by the name of the species."""
+        return {
+            f"collisions/{plan.name}/{name}": array
+            for plan, collision in zip(self.plans, self.collisions, strict=True)
+            for name, array in collision.state().items()
+        }
+
+    def _load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what :meth:`_collision_state` found."""
+        for plan, collision in zip(self.plans, self.collisions, strict=True):
+            prefix = f"collisions/{plan.name}/"
+            collision.load(
+                {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            )
+
+    def _row(self, state: State, step: int, seconds: float) -> dict[str, float]:
+        measured = diagnostics.measure(self.diagnostics, state, self.comm)
+        return dict(step=float(step), time=step * self.case.time.step, **measured, seconds=seconds, **self.seconds)
+
+
+def _saved(species: Species) -> dict[str, np.ndarray]:
+    """The rows of a species that a checkpoint holds."""
+    particles = species.particles
+    names = ["x", "v", "log_f"] + ["weight"] * (not particles.has_equal_weights)
+    return {name: getattr(particles, name).cpu().numpy() for name in names}
+
+
+def _loaded(plan: SpeciesPlan, saved: checkpoint.Checkpoint, comm: Communicator) -> Particles:
+    """The particles of a species as a checkpoint holds them."""
+    rows, total = saved.species[plan.name], plan.start.mass
+    tensors: dict[str, Any] = {name: torch.from_numpy(array).to(comm.device) for name, array in rows.arrays.items()}
+    equal = "weight" not in tensors
+    tensors.setdefault("weight", equal_weights(total, rows.shard, comm.device))
+    whole: dict[str, Any] = {"shard": rows.shard, "total_weight": total, "periods": plan.start.torus}
+    return Particles(**tensors, **whole, has_equal_weights=equal, walls=plan.start.walls)

@@ -1,0 +1,296 @@
+"""What is known before a run to be outside of the range where the method is good: warnings, not errors.
+
+Units as everywhere: ω_p = 1, n̄ = 1, and so λ_D = √T for particles of temperature T.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from hpc_kjko.case.config import Case
+from hpc_kjko.case.species_section import SpeciesSettings
+from hpc_kjko.fields.solvers import ExternalField
+from hpc_kjko.inner.potential import number_of_functions
+from hpc_kjko.operators import OPERATORS
+from hpc_kjko.particles.state import BLOCK, uniform_points
+from hpc_kjko.problems import PeriodicWave
+from hpc_kjko.problems.perturbed import PerturbedWave
+from hpc_kjko.problems.quasirandom import Sobol
+
+#: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
+#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
+MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8
+#: The largest power of two that particles.count may be.
+LARGEST_POWER_OF_TWO = 2**39
+#: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
+#: (docs/method.md); and the time that a wave should stand above it.
+MIXING, WHILE = 40.0, 10.0
+#: Evenly spread particles from which the wave of a start of the user's own is found.
+PROBES = 1 << 14
+
+
+def warnings_of(case: Case, ranks: int) -> list[str]:
+    """Sentences on what the case asks of the method that it is not good at, each with a key to change."""
+    return [
+        *case.idle,
+        *_of_collisions(case),
+        *(_of_external_force(case) if case.physics.field == "external" else _of_plasma(case)),
+        *_of_particles(case, ranks),
+    ]
+
+
+def noise_floor(case: Case) -> dict[str, float]:
+    """Columns of the time series that noise keeps above a level, and that level for independent particles.
+
+    Independent particles give the two waves cos k·x and sin k·x the energy (V/N) S(k)²/(k² + 1/T) together: at thermal
+    equilibrium, their field shielded by the plasma (C. K. Birdsall, A. B. Langdon, Plasma Physics via Computer
+    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh, and with
+    several species.
+    """
+    if case.physics.field == "external" or case.grid is None or case.problem.periods is None or case.species:
+        return {}
+    volume, periods, cells = case.problem.mass, case.problem.periods, case.grid.cells
+    power = 2 * (case.grid.shape_order + 1)
+    scale = volume / case.particles.count
+
+    def energy(wave_vectors: list[np.ndarray]) -> np.ndarray:
+        """Of the wave with k = (k_1, …), whose components are broadcast."""
+        found = np.asarray(scale / (1 / case.physics.temperature + sum(k**2 for k in wave_vectors)))
+        for k, length, number in zip(wave_vectors, periods, cells, strict=True):
+            found = found * np.sinc(k * length / number / (2 * math.pi)) ** power
+        return found
+
+    axes = [2 * math.pi * np.fft.fftfreq(n, length / n) for n, length in zip(cells, periods, strict=True)]
+    total = 0.0
+    for first in axes[0] if len(axes) > 1 else axes[:1]:  # a slab at a time
+        total += float(energy([np.array(first), *np.meshgrid(*axes[1:], indexing="ij")]).sum())
+    zero = float(energy([np.zeros(())] * len(axes)))
+    floor = {"field_energy": 0.5 * (total - zero)}  # each wave is there as k and as −k
+    if case.physics.field == "poisson" and isinstance(case.problem, PeriodicWave):
+        floor["wave_energy"] = float(energy([np.array(k) for k in case.problem.wave_vector]))
+    return floor
+
+
+def noise_growth(case: Case) -> float | None:
+    """By how much of the floor the noise of a quiet start grows in a unit of time; None where it begins with all."""
+    return MIXING / case.particles.count if case.particles.start == "quiet" else None
+
+
+def _of_collisions(case: Case) -> list[str]:
+    method, strength = case.method, case.physics.collision_strength
+    if strength == 0 or method.collision in ("none", "langevin"):
+        return []
+    if case.species:
+        return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]
+    kh = strength * case.time.step
+    found = []
+    if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
+        found.append(
+            f"κh = {kh:.3g}: method.collision = \"{method.collision}\" is explicit and good for κh well below 1: lower "
+            'time.step, or use method.collision = "jko"'
+        )
+    elif method.order == 2 and kh > MIDPOINT:
+        found.append(
+            f"κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: use "
+            "method.order = 1 or a smaller time.step"
+        )
+    elif method.order == 2:
+        coldest, target = _thermal_speed(case), case.physics.temperature
+        if OPERATORS[case.physics.collision_operator].frame == "local" and isinstance(case.problem, PerturbedWave):
+            target = float(case.problem.variances(target).mean())
+        stiff = kh * target / coldest**2
+        if stiff > MIDPOINT:
+            found.append(
+                f"the start, of thermal speed {coldest:.3g}, is cold for these collisions: they widen it by "
+                f"{stiff:.3g} of its own width in a step; use method.order = 1 or a smaller time.step"
+            )
+    if case.method.solver == "regression":
+        dims = case.problem.space_dims, case.problem.velocity_dims
+        features = number_of_functions(method.hidden[-1], *dims, case.problem.periods is not None)
+        fitted = "the fitted log-density"
+    else:
+        features = (method.hidden[-1] if method.hidden else 0) + case.problem.space_dims
+        features += case.problem.velocity_dims + 1
+        fitted = "each component of the control field"
+    if case.particles.count < FEW * features:
+        found.append(
+            f"particles.count = {case.particles.count} for {features} coefficients in {fitted}: it will follow the "
+            f"particles' noise; use at least {FEW * features}, or a smaller method.hidden"
+        )
+    return found
+
+
+def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
+    """What the collision step of one species of several is not good at."""
+    method, kh, found = case.method, species.collision_strength * case.time.step, []
+    thermal = species.temperature / species.mass
+    if kh == 0:
+        return []
+    if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
+        found.append(f'species.{name}: κh = {kh:.3g}: method.collision = "{method.collision}" is good for κh below 1')
+    elif method.order == 2 and kh > MIDPOINT:
+        found.append(
+            f"species.{name}: κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: "
+            "use method.order = 1 or a smaller time.step"
+        )
+    elif method.order == 2 and isinstance(species.start, PerturbedWave):
+        is_local = OPERATORS[species.collision_operator].frame == "local"
+        target = float(species.start.variances(thermal).mean()) if is_local else thermal
+        stiff = kh * target / species.start.coldest(thermal) ** 2
+        if stiff > MIDPOINT:
+            found.append(
+                f"species.{name}: its start is cold for its collisions: they widen it by {stiff:.3g} of its own width "
+                "in a step; use method.order = 1 or a smaller time.step"
+            )
+    dims = case.problem.space_dims, case.problem.velocity_dims
+    if method.solver == "regression":
+        features = number_of_functions(method.hidden[-1], *dims, True)
+    else:
+        features = (method.hidden[-1] if method.hidden else 0) + sum(dims) + 1
+    if species.count < FEW * features:
+        found.append(
+            f"species.{name}.count = {species.count}: its fit will follow the particles' noise; use at least "
+            f"{FEW * features}, or a smaller method.hidden"
+        )
+    return found
+
+
+def _thermal_speed(case: Case) -> float:
+    """The smallest at the start: of a beam, or the deviation of a component of v."""
+    problem = case.problem
+    if isinstance(problem, PerturbedWave):
+        return problem.coldest(case.physics.temperature)
+    points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
+    deviation = float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
+    return deviation or math.inf  # velocities that are all alike have no width to compare with
+
+
+def _of_plasma(case: Case) -> list[str]:
+    assert case.grid is not None and case.problem.periods is not None  # config has seen to it
+    found, step, (_, windows) = [], case.time.step, case.problem.window
+    frequency, coldest = 1.0, math.sqrt(case.physics.temperature)
+    if case.species:
+        charged = [one for one in case.species.values() if one.charge]
+        frequency = math.sqrt(sum(one.charge**2 * one.density / one.mass for one in charged))
+        lengths = [math.sqrt(one.temperature / one.density) / abs(one.charge) for one in charged]
+        coldest = min(lengths, default=math.inf)
+    if (angle := frequency * step) > PUSH:
+        unstable = "; from 2 on the push is unstable" if angle >= 2 else ""
+        found.append(
+            f"time.step = {step:g} is long for plasma oscillations, of which one takes {2 * math.pi / frequency:.3g}: "
+            f"their phase is off by {(angle**2 / 24):.1%}{unstable}; use {0.2 / frequency:.2g} or less"
+        )
+    if isinstance(case.problem, PerturbedWave):
+        coldest = min(coldest, case.problem.coldest(case.physics.temperature))
+    coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
+    if coarse > COARSE * coldest:
+        found.append(
+            f"a cell is {coarse / coldest:.3g} Debye lengths: the mesh does not see the plasma's own screening and "
+            "heats cold particles; use more grid.cells"
+        )
+    if case.particles.count < math.prod(case.grid.cells):
+        found.append(
+            f"particles.count = {case.particles.count} is less than one particle for each of the "
+            f"{math.prod(case.grid.cells)} cells: use more particles or fewer grid.cells"
+        )
+    if case.species:
+        for name, species in case.species.items():
+            if isinstance(species.start, PeriodicWave) and not species.start.is_homogeneous:
+                fastest = max(high for _, high in species.start.window[1])
+                found += [f"species.{name}: {text}" for text in _of_wavelength(case, species.start, fastest)]
+    elif isinstance(case.problem, PeriodicWave):
+        found += _of_wave(case, case.problem, max(high for _, high in windows))
+    return found
+
+
+def _of_wavelength(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
+    """Whether mesh and step resolve a wave, and particles that cross it."""
+    assert case.grid is not None
+    found = []
+    for axis, (mode, number) in enumerate(zip(problem.mode, case.grid.cells, strict=False)):
+        if mode and number < WAVELENGTH * abs(mode):
+            found.append(
+                f"problem.mode = {list(problem.mode)}: the wave has {number / abs(mode):.3g} cells along x_{axis + 1}, "
+                f"and the mesh weakens it; use {WAVELENGTH * abs(mode)} grid.cells or more"
+            )
+    flight = problem.wavenumber * fastest * case.time.step
+    if flight > FLIGHT:
+        found.append(
+            f"k v h = {flight:.3g}: in a step the fastest particles cross {flight / (2 * math.pi):.2g} of a "
+            "wavelength; use a smaller time.step"
+        )
+    return found
+
+
+def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
+    found = _of_wavelength(case, problem, fastest)
+    floor = noise_floor(case).get("wave_energy")
+    amplitude = _starting_amplitude(problem, case.physics.temperature)
+    if floor and amplitude:
+        energy = problem.mass * (amplitude / problem.wavenumber) ** 2 / 4
+        noise = floor * (1 + 1 / (case.physics.temperature * problem.wavenumber**2))  # not shielded yet
+        if (growth := noise_growth(case)) is not None:
+            noise = floor * min(1.0, growth * WHILE)
+        if energy < noise:
+            found.append(
+                f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, "
+                f"and the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a "
+                "larger wave"
+            )
+    return found
+
+
+def _starting_amplitude(problem: PeriodicWave, temperature: float) -> float:
+    """α of the wave α cos k·x in the density at the start; 0 if there is none that could be told from rounding."""
+    if isinstance(problem, PerturbedWave):
+        return abs(problem.amplitude)
+    if problem.is_homogeneous:
+        return 0.0
+    points = Sobol(problem.space_dims + problem.velocity_dims, seed=0).points(0, PROBES)
+    x, _ = problem.sample(np.clip(points, 2.0**-64, 1 - 2.0**-53), temperature)
+    found = 2 * abs(np.exp(-1j * (x @ problem.wave_vector)).mean())
+    return float(found) if found > 32 / PROBES else 0.0
+
+
+def _of_external_force(case: Case) -> list[str]:
+    """Whether the push resolves the fastest oscillation in the potential: √ of its largest curvature."""
+    low, high = np.array(case.problem.window[0]).T
+    places = low + (high - low) * np.random.default_rng(0).random((512, len(low)))
+    apart, steepest = 1e-4 * (high - low), 0.0
+    try:
+        field = ExternalField(case.problem)
+        for axis in range(len(low)):
+            moved = places.copy()
+            moved[:, axis] += apart[axis]
+            change = field.acceleration(torch.from_numpy(moved)) - field.acceleration(torch.from_numpy(places))
+            slope = (change[:, axis].abs() / apart[axis]).numpy()
+            steepest = max(steepest, float(slope[np.isfinite(slope)].max(initial=0.0)))
+    except Exception:  # the user's code need not work where no particle ever is
+        return []
+    turn = case.time.step * math.sqrt(steepest)
+    if turn <= PUSH:
+        return []
+    unstable = "; from 2 on the push is unstable" if turn >= 2 else ""
+    return [
+        f"time.step = {case.time.step:g} is long for the potential: hω = {turn:.2g}, where ω² is its largest "
+        f"curvature{unstable}; use {0.2 * case.time.step / turn:.2g} or less"
+    ]
+
+
+def _of_particles(case: Case, ranks: int) -> list[str]:
+    found = []
+    keys = {f"species.{name}.count": species.count for name, species in case.species.items()}
+    for key, count in (keys or {"particles.count": case.particles.count}).items():
+        blocks, of = -(-count // BLOCK), f" of {key.split('.')[1]}" if keys else ""
+        if blocks < ranks:
+            found.append(
+                f"{ranks - blocks} of {ranks} ranks hold no particles{of}, which are dealt in blocks of {BLOCK}: use "
+                f"{blocks} for {count} particles"
+            )
+        if case.particles.start == "quiet" and count & (count - 1):
+            nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)
+            found.append(f"a quiet start is quietest with a power of two: {key} = {nearest} would be one")
+    return found
