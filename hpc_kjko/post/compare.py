@@ -19,7 +19,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.files.storage import warn_once
 from hpc_kjko.operators import OPERATORS
-from hpc_kjko.post.differences import COLUMNS, Columns
+from hpc_kjko.post.summary import COMPARED, Columns
 from hpc_kjko.problems.density import Density, normal_bins
 from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.reference.grid_1d1v import GridSolution, TooNarrow, solve
@@ -45,7 +45,7 @@ def grid_columns(folder: RunFolder) -> Columns:
     say_changed_code(folder, case)
     reached = read_series(folder.series)["time"]
     solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)
-    columns = {name: getattr(solution, name) for name in COLUMNS if name != "kl"}
+    columns = {name: getattr(solution, name) for name in COMPARED if name != "kl"}
     return {"time": solution.times, **columns, "kl": solution.relative_entropy / solution.mass}
 
 

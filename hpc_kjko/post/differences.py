@@ -14,14 +14,10 @@ import numpy as np
 from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
-
-#: What is compared unless columns are named. Of mass and momentum, which theory keeps, relative errors say little.
-COLUMNS = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
+from hpc_kjko.post.summary import COMPARED, Columns
 
 #: The word that stands for the grid solver in place of a reference.
 GRID = "grid"
-
-Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -91,10 +87,10 @@ def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> li
     shared = [
         name for name in ours if name in theirs and name not in ("step", "time") and not name.startswith("seconds")
     ]
-    chosen = list(names) or [name for name in COLUMNS if name in shared]
+    chosen = list(names) or [name for name in COMPARED if name in shared]
     if not chosen:
         common = f"name one with --column: {', '.join(shared)}" if shared else "there is nothing to compare"
-        raise UserError(f"run and reference share none of the columns {', '.join(COLUMNS)}: {common}")
+        raise UserError(f"run and reference share none of the columns {', '.join(COMPARED)}: {common}")
     time = _common_times(ours["time"], theirs["time"])
     found = [
         Difference(name, time, np.interp(time, ours["time"], ours[name]), np.interp(time, theirs["time"], theirs[name]))

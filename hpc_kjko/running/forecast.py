@@ -142,7 +142,7 @@ def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
     began, recorder, rows = time.perf_counter(), _Nothing(), list[tuple[float, dict[str, float]]]()
     simulation = Simulation.start(case.model_copy(update=changes), comm)
     drawn = time.perf_counter()
-    simulation.run(recorder, on_step=lambda row: rows.append((time.perf_counter(), row)))  # type: ignore[arg-type]
+    simulation.run(recorder, on_step=lambda row: rows.append((time.perf_counter(), row)))
     (first_at, first), later = rows[0], rows[-1][1]
     rehearsal = (first_at - recorder.began - first["seconds"]) / steps
     return np.array([drawn - began, rehearsal, first["seconds"], later["seconds"]])

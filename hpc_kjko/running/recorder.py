@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpc_kjko.errors import DamagedFile
 from hpc_kjko.fields.solvers import MeshField
@@ -15,9 +15,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, equilibrium_attributes
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import unit_of
-
-if TYPE_CHECKING:
-    from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.simulation import Simulation
 
 logger = logging.getLogger(__name__)
 

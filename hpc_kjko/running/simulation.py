@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,10 +25,19 @@ from hpc_kjko.running.assembly import SpeciesPlan, drive_of, field_solver_of, gr
 from hpc_kjko.running.consistency import require_consistent_start
 from hpc_kjko.running.diagnostics import State
 from hpc_kjko.running.extensions import collision_of, series_diagnostics
-from hpc_kjko.running.recorder import Recorder
 from hpc_kjko.species import Species, moved
 
 Outcome = Literal["finished", "stopped"]
+
+
+class Recording(Protocol):
+    """What writes a run down: a :class:`~hpc_kjko.running.recorder.Recorder`, or nothing at all in a test."""
+
+    def record(self, simulation: Simulation, row: dict[str, float]) -> None:
+        """Append a row to the series and write whatever is due at this step."""
+
+    def checkpoint(self, simulation: Simulation) -> Path:
+        """Write the whole state; returns its file."""
 
 
 class Simulation:
@@ -95,7 +104,7 @@ class Simulation:
 
     def run(
         self,
-        recorder: Recorder,
+        recorder: Recording,
         *,
         on_step: Callable[[dict[str, float]], None] = lambda row: None,
         stop: Callable[[], bool] = lambda: False,

@@ -51,7 +51,8 @@ def imported(path: Path) -> set[str]:
                 full = f"{source}.{alias.name}".removeprefix(".")
                 found.add(full if full in MODULES else source)
         elif isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("hpc_kjko.") for alias in node.names if alias.name.startswith("hpc_kjko.")}
+            names = [alias.name for alias in node.names if alias.name.startswith("hpc_kjko.")]
+            found |= {name.removeprefix("hpc_kjko.") for name in names}
     return found - {""}  # of the package itself: its version
 
 
