@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -27,6 +27,10 @@ Whole = Annotated[int, BeforeValidator(whole)]
 Count = Annotated[Whole, Field(ge=1, le=10**12)]
 Cadence = Annotated[Whole, Field(ge=0, le=10**12)]
 Dimension = Annotated[Whole, Field(ge=1, le=3)]
+if TYPE_CHECKING:
+    OneOrTwo = Literal[1, 2]
+else:  # for a Literal True and 1.0 would do as well
+    OneOrTwo = Annotated[Whole, Field(ge=1, le=2)]
 
 
 def as_tuple(value: Any) -> Any:

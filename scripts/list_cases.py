@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kjko.case import config
+from hpc_kjko.case.method import SOLVER_DEFAULTS, Method
+from hpc_kjko.case.sections import DriveSettings
+from hpc_kjko.case.species_section import SpeciesSettings
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.inner.solvers import SOLVERS
 from hpc_kjko.problems import KINDS
@@ -38,9 +41,9 @@ def page() -> str:
         if name not in ("problem", "species") and section is not None:
             lines += [f"[{name}]", *_keys(section, case.get(name, {})), ""]
         if name == "species":
-            lines += ["[species.NAME]", *_keys(config.SpeciesSettings, {}), ""]
+            lines += ["[species.NAME]", *_keys(SpeciesSettings, {}), ""]
         if name == "physics":
-            lines += ["[physics.drive]", *_keys(config.DriveSettings, {}), ""]
+            lines += ["[physics.drive]", *_keys(DriveSettings, {}), ""]
     for key, names in {"method.collision": METHODS, "method.solver": SOLVERS, "time.integrator": MAPS}.items():
         lines.append(f"{key}: {', '.join(names)}")
     return "\n".join(lines) + "\n"
@@ -54,8 +57,8 @@ def _keys(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
             continue
         without = "required" if field.is_required() else _text(field.default)
         default = _text(defaults[key]) if key in defaults else without
-        if section is config.Method and any(key in keys for keys in config.SOLVER_DEFAULTS.values()):
-            of_solvers = {solver: keys.get(key, field.default) for solver, keys in config.SOLVER_DEFAULTS.items()}
+        if section is Method and any(key in keys for keys in SOLVER_DEFAULTS.values()):
+            of_solvers = {solver: keys.get(key, field.default) for solver, keys in SOLVER_DEFAULTS.items()}
             default = ", ".join(f"{solver} {_text(value)}" for solver, value in of_solvers.items())
         yield f"  {key} = {default}"
         yield f"      {meaning(section, name)}"

@@ -11,6 +11,7 @@ from scipy.optimize import curve_fit, least_squares
 
 from hpc_kjko import open_run
 from hpc_kjko.case import config
+from hpc_kjko.case.sections import DriveSettings
 from hpc_kjko.problems.starts import Maxwellian
 from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies, species_root
 from hpc_kjko.reference.grid_1d1v import GridSpecies, SpeciesSolution, solve_species
@@ -134,7 +135,7 @@ def driven(runs: Experiments) -> bool:
     case = runs.case("driven_wave")
     time, wave = mode(runs, "driven_wave")
     drive = case.physics.drive
-    assert isinstance(drive, config.DriveSettings) and drive.frequency == 1
+    assert isinstance(drive, DriveSettings) and drive.frequency == 1
     # E'' + E = −E₀ cos(kx − t) with E = E' = 0 at t = 0
     wanted = -0.5j * drive.amplitude * (time * np.exp(-1j * time) - np.sin(time))
     error = np.abs(wave - wanted)
@@ -160,7 +161,7 @@ def bounces(runs: Experiments, name: str) -> tuple[np.ndarray, float]:
     """Bounce frequencies of the particles that start within 0.2/k of a trough at its velocity, and √(k E₀ |q|/m)."""
     case = runs.case(name)
     drive, (one,) = case.physics.drive, case.species.values()
-    assert isinstance(drive, config.DriveSettings)
+    assert isinstance(drive, DriveSettings)
     k, ratio = wavenumber(case), one.charge / one.mass
     particles = open_run(runs.folder(name)).particles
     time, x = particles.time.values, particles.x_1.values

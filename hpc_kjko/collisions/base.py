@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kjko.case.config import Method, VelocityMatching
+from hpc_kjko.case.method import Method, VelocityMatching
 from hpc_kjko.collisions.witness import WaveExchange
 from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.operators import Operator

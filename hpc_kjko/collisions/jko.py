@@ -28,8 +28,8 @@ class JKOCollision(ControlledCollision):
 
     With ``method.solver = "regression"`` u is a gradient, and J is made with the log-density that the particles carry
     (:mod:`~hpc_kjko.inner.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u,
-    nor do moments that ψ has and ψ̄, which is tied to the sample, has not. Nothing would damp them as diffusion does: log f
-    relaxes towards ψ̄, by 1 − exp(−rκh) of the difference in a step.
+    nor do moments that ψ has and ψ̄, which is tied to the sample, has not. Nothing would damp them as diffusion does:
+    log f relaxes towards ψ̄, by 1 − exp(−rκh) of the difference in a step.
     """
 
     promises_decay = True

@@ -17,6 +17,7 @@ from typing import Any
 from hpc_kjko import casefile, usercode
 from hpc_kjko.case import config
 from hpc_kjko.case.config import Case
+from hpc_kjko.case.sections import Output, Run, end_after
 from hpc_kjko.errors import DiskFailure, OutOfMemory, SolverFailure, UserError, ran_out_of_memory
 from hpc_kjko.files import checkpoint
 from hpc_kjko.files.runfolder import RunFolder, peak_memory, provenance, restart_command, run_command
@@ -36,8 +37,8 @@ CHANGEABLE = {
     "time": {"end"},
     "method": {"iterations", "learning_rate", "chunk"},
     "grid": {"solver"},
-    "output": set(config.Output.model_fields) - {"diagnostics"},
-    "run": set(config.Run.model_fields),
+    "output": set(Output.model_fields) - {"diagnostics"},
+    "run": set(Run.model_fields),
 }
 
 
@@ -125,12 +126,12 @@ def resume(
         saved = checkpoint.load_latest(folder.checkpoints, comm)
         with comm.together():
             _require_its_own(folder, saved)
-            case = config.from_table(config.override(config.parse(saved.header["case"]), overrides))
+            case = config.from_table(config.override(casefile.parse(saved.header["case"]), overrides))
         if saved.header["step"] >= case.time.steps:
             reached = saved.header["time"]
             raise UserError(
                 f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to go on, set it "
-                f"higher, as in --set time.end={config.end_after(2 * saved.header['step'], case.time.step)}"
+                f"higher, as in --set time.end={end_after(2 * saved.header['step'], case.time.step)}"
             )
         comm.select_device(case.run.device)
         held = sum(array.nbytes for rows in saved.species.values() for array in rows.arrays.values())

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import quick, run_command
 
-from hpc_kjko.case.config import from_table, parse
+from hpc_kjko.case.config import from_table
+from hpc_kjko.casefile import parse
 from hpc_kjko.files.output import list_particles, read_snapshot, write_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series

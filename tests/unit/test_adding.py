@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kjko.case.config import SOLVER_DEFAULTS
+from hpc_kjko.case.method import SOLVER_DEFAULTS
 from hpc_kjko.inner.solvers import SOLVERS
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import KINDS, STARTS

@@ -7,7 +7,8 @@ from conftest import SMALL_CASE
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hpc_kjko.case.config import end_after, from_table, load, override
+from hpc_kjko.case.config import from_table, load, override
+from hpc_kjko.case.sections import end_after
 from hpc_kjko.errors import UserError
 from hpc_kjko.schema import LARGEST, SMALLEST
 

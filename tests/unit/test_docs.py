@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from hpc_kjko.case import config
+from hpc_kjko.case.method import SOLVER_DEFAULTS
+from hpc_kjko.case.sections import DriveSettings
+from hpc_kjko.case.species_section import SpeciesSettings
+from hpc_kjko.casefile import parse
 from hpc_kjko.cli.main import _parsed, main
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.problems import KINDS
@@ -23,7 +27,7 @@ from hpc_kjko.schema import meaning, section_of
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS = {name: field.annotation for name, field in config.Case.model_fields.items()}
-SECTIONS |= {"species": config.SpeciesSettings, "drive": config.DriveSettings}
+SECTIONS |= {"species": SpeciesSettings, "drive": DriveSettings}
 #: Headings of tables that are not simply the section's name.
 HEADINGS = {"## [species.NAME]": "species", "### [physics.drive]": "drive"}
 #: Run here one after the other, as they stand; commands of the other pages are only looked at.
@@ -109,7 +113,7 @@ def look_at(words):
         source = (ROOT / words[1]).read_text()
         assert all(f'"{option}"' in source for option in words[2:] if option.startswith("--"))
     elif "pip" in words[0]:
-        extras = config.parse(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+        extras = parse(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
         for wanted in re.findall(r"\[([\w,]+)\]", words[-1]):
             assert set(wanted.split(",")) <= set(extras)
     elif words[0] != "sbatch":
@@ -241,7 +245,7 @@ def defaults():
     case["species"] = config.from_table(several).table()["species"]["one"]
     case["drive"] = config.from_table(several | driven).table()["physics"]["drive"]
     in_words = {("method", "collision"), ("physics", "field"), ("method", "solver")}
-    in_words |= {("method", key) for keys in config.SOLVER_DEFAULTS.values() for key in keys}
+    in_words |= {("method", key) for keys in SOLVER_DEFAULTS.values() for key in keys}
     for section, rows in tables().items():
         for keys, *columns in rows:
             values = columns[0].split(", ") if len(keys) > 1 else columns[:1]

@@ -9,7 +9,7 @@ import torch
 from conftest import quick, run_command
 
 from hpc_kjko import Case, UserError, restart, run, usercode
-from hpc_kjko.case.config import COLLISIONS
+from hpc_kjko.case.method import COLLISIONS
 from hpc_kjko.cli.main import main
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.files.output import read_snapshot

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from hpc_kjko.case.config import Method
+from hpc_kjko.case.method import Method
 from hpc_kjko.inner.objective import Objective
 from hpc_kjko.inner.solvers.adam import AdamSolver
 from hpc_kjko.inner.solvers.base import Solver

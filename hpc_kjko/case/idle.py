@@ -1,0 +1,51 @@
+"""Keys of a case that another key switches off: they are left out of the resolved case, and the log names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hpc_kjko import usercode
+from hpc_kjko.case.model import Sections
+from hpc_kjko.problems import CustomProblem, UserStart
+
+#: Keys of [method] that only a fit in each step has, and those that only a control field has.
+_OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_out", "relaxation")
+_OF_A_CONTROL_FIELD = ("form", "logdet", "hidden", "skip", "activation", "precision", "chunk")
+
+
+def idle_in(table: dict[str, Any], case: Sections) -> Iterator[str]:
+    """Sentences on the keys of a user's table that have no effect in the case that it makes."""
+    if "grid" in table and case.grid is None:
+        yield f'[grid] has no effect with physics.field = "{case.physics.field}"'
+    if case.method.collision == "none":
+        for name, species in table.get("species", {}).items():
+            if isinstance(species, dict) and species.get("collision_strength"):
+                yield f'species.{name}.collision_strength has no effect with method.collision = "none"'
+    for section, keys, reason in idle_keys(case):
+        if given := [f"{section}.{key}" for key in keys if key in table.get(section, {})]:
+            yield f"{', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect with {reason}"
+
+
+def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Keys that another key switches off: section, keys, and what it is that does."""
+    method, problem = case.method, case.problem
+    if method.collision in ("none", "langevin"):
+        yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
+    elif method.solver == "regression":
+        yield "method", ("skip",), 'method.solver = "regression"'
+    elif method.collision != "velocity_matching":
+        yield "method", ("relaxation",), f'method.solver = "{method.solver}"'
+    if method.collision == "none" and not case.species:
+        yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
+    if method.collision == "velocity_matching":
+        yield "method", _OF_A_FIT, 'method.collision = "velocity_matching", which has keys of its own'
+    if isinstance(problem, CustomProblem) and problem.potential_name != problem.named_potentials[0]:
+        shapes = {"bump_amplitude", "bump_wavenumber"}
+        if usercode.is_reference(problem.potential_name):
+            shapes.add("potential_amplitude")
+        if keys := tuple(sorted(shapes & type(problem).model_fields.keys())):
+            yield "problem", keys, f'problem.potential = "{problem.potential_name}"'
+    shapes_beams = "amplitude" in type(problem).model_fields
+    if isinstance(problem, UserStart) and problem.starts_from_user_code and shapes_beams:
+        yield "problem", ("amplitude", "mode"), f'problem.initial_density = "{problem.initial_density}"'

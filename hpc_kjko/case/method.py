@@ -1,0 +1,159 @@
+"""[method]: the collision step, and how its inner problem is solved. Its defaults depend on its other keys."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from hpc_kjko import usercode
+from hpc_kjko.schema import Cadence, Count, Counts, OneOrTwo, Positive, Section, among, whole
+
+#: From so many particles on varpro's learning rate is its default. Fewer are overfitted at that rate, step by step, by
+#: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
+ENOUGH_PARTICLES = 32768
+#: The collision methods that need no code of the user's.
+COLLISIONS = ("jko", "score_matching", "velocity_matching", "langevin", "none")
+#: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
+SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
+    "regression": {
+        "iterations": 30,
+        "first_iterations": 300,
+        "learning_rate": 5e-3,
+        "skip": False,
+        "held_out": True,
+        "hidden": (64, 64),
+    },
+    "adam": {"iterations": 50, "first_iterations": 500, "learning_rate": 5e-3, "skip": False, "held_out": False},
+}
+
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = among(SOLVER_DEFAULTS)
+
+
+def _count_or_auto(value: Any) -> Any:
+    number = whole(value)
+    if number == "auto" or (type(number) is int and 0 <= number <= 10**12):
+        return number
+    raise PydanticCustomError("count_or_auto", 'should be a whole number from 0 to 1e12, or "auto"')
+
+
+class Method(Section):
+    """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`with_defaults`."""
+
+    collision: str = "jko"
+    """The collision step: `jko`, `score_matching`, `velocity_matching`, `langevin`, `none`, or `module:name`."""
+    form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
+    """Which state the control field is fitted to: `split`, `nonsplit` or `nonsplit_naive`."""
+    order: OneOrTwo = 1
+    """Order in time of push and collisions together: 1 or 2."""
+    logdet: Literal["exact", "linear"] = "exact"
+    """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
+    solver: SolverName = "adam"
+    """How the inner problem is solved: `regression`, `varpro` or `adam`."""
+    iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
+    """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""
+    first_iterations: Cadence = 500
+    """Iterations of Adam in the first step."""
+    learning_rate: Positive = 5e-3
+    """Learning rate of Adam."""
+    relaxation: Annotated[float, Field(ge=0)] = 2.0
+    """With `regression`: log f goes over to the fitted density, tied to the sample, at this rate times
+    `collision_strength`."""
+    held_out: bool = False
+    """Keep a quarter of the particles out of the fit: half of them choose, half certify each step."""
+    hidden: Counts = (32, 32)
+    """Widths of at most two hidden layers; `[]` is the affine field."""
+    skip: bool = False
+    """a linear term from v (and x in unbounded space) to u beside the network."""
+    activation: Literal["tanh", "leaky_relu"] = "tanh"
+    """Activation of the network: `tanh` or `leaky_relu` (slope 0.01)."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Number format of the inner solve; particles are moved in `particles.precision`."""
+    chunk: Count = 16384
+    """Particles moved at a time."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Method:
+        if self.collision not in COLLISIONS and not usercode.is_reference(self.collision):
+            known = ", ".join(f'"{name}"' for name in COLLISIONS)
+            raise ValueError(
+                f'method.collision = "{self.collision}" is not known: it may be {known}, or "module:name" of your own '
+                "code"
+            )
+        if len(self.hidden) > 2:
+            raise ValueError(
+                f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
+                "(the divergence is in closed form for those; [] is the affine field)"
+            )
+        if self.solver != "adam" and self.collision not in ("jko", "none"):
+            raise ValueError(
+                f'method.solver = "{self.solver}" is for the JKO step, not for "{self.collision}": use "adam"'
+            )
+        if self.solver != "adam" and self.iterations == "auto":
+            raise ValueError(f'method.iterations = "auto" is for method.solver = "adam": give {self.solver} a number')
+        if self.solver == "regression":
+            for key, wanted in (("form", "split"), ("logdet", "exact"), ("activation", "tanh")):
+                if getattr(self, key) != wanted:
+                    raise ValueError(
+                        f'method.solver = "regression" needs method.{key} = "{wanted}", not "{getattr(self, key)}"'
+                    )
+            if not self.hidden:
+                raise ValueError(
+                    'method.solver = "regression" needs a hidden layer: give method.hidden one or two widths'
+                )
+        if self.first_iterations == 0 and self.solver == "adam":
+            raise ValueError(
+                'method.first_iterations = 0 trains nothing in the first step: give method.solver = "adam" at least 1'
+            )
+        if self.first_iterations == 0 and self.iterations != 0:
+            raise ValueError(
+                "method.first_iterations = 0 leaves the features as they were drawn: set method.iterations = 0 with it"
+            )
+        if self.solver == "adam" and self.iterations == 0:
+            raise ValueError('method.iterations = 0 trains nothing: give method.solver = "adam" at least 1')
+        if self.iterations == "auto" and not self.held_out:
+            raise ValueError('method.iterations = "auto" needs method.held_out = true: held-out particles choose them')
+        if self.order == 2 and self.logdet == "linear":
+            raise ValueError('method.order = 2 needs method.logdet = "exact": with the linear one it is first order')
+        if self.order == 2 and self.collision in ("score_matching", "velocity_matching"):
+            raise ValueError(f'method.order = 2: method.collision = "{self.collision}" is explicit, of order 1')
+        if self.form != "split" and (self.collision not in ("jko", "score_matching") or self.order == 2):
+            raise ValueError(
+                f'method.form = "{self.form}" needs method.collision = "jko" or "score_matching", and method.order = 1'
+            )
+        return self
+
+
+class VelocityMatching(Section):
+    """The fixed-point iteration of ``method.collision = "velocity_matching"``."""
+
+    outer_iterations: Count = 20
+    """Passes through the whole run with the field found so far."""
+    iterations: Count = 40
+    """Iterations of Adam after each pass, on the states of all times."""
+    learning_rate: Positive = 1e-2
+    """Learning rate of Adam."""
+
+
+def with_defaults(table: dict[str, Any], without_collisions: bool, particles: int) -> dict[str, Any]:
+    """[method] with the defaults that depend on others of its keys.
+
+    The JKO step is of second order and fitted to the carried log f, except where another key asks for the paper's first
+    order: the linear log det, or a form that is not split. Without collisions order 2 would only push twice a step.
+    """
+    is_jko = table.get("collision", "jko") == "jko"
+    papers = table.get("logdet") == "linear" or table.get("form", "split") != "split"
+    smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden", True)
+    solver = table.get("solver", ("regression" if smooth and not papers else "varpro") if is_jko else "adam")
+    order = 2 if is_jko and not (papers or without_collisions) else 1
+    defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}
+    if solver == "varpro":
+        few = min(1.0, math.sqrt(particles / ENOUGH_PARTICLES))
+        defaults = defaults | {"learning_rate": float(f"{few * defaults['learning_rate']:.2g}")}
+    return {"solver": solver, "order": order, **defaults, **table}

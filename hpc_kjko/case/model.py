@@ -1,0 +1,42 @@
+"""A case as its sections, each valid for itself; what they must be together is in other modules of this folder."""
+
+from __future__ import annotations
+
+from pydantic import SerializeAsAny
+
+from hpc_kjko.case.method import Method, VelocityMatching
+from hpc_kjko.case.sections import GridSettings, Output, ParticleSettings, Physics, Run, TimeSettings
+from hpc_kjko.case.species_section import SpeciesSettings
+from hpc_kjko.operators import OPERATORS
+from hpc_kjko.problems import Problem
+from hpc_kjko.problems.density import Density
+from hpc_kjko.schema import Section
+
+
+class Sections(Section):
+    """The sections of a case, and what follows from them."""
+
+    problem: SerializeAsAny[Problem]
+    species: dict[str, SpeciesSettings] = {}
+    physics: Physics
+    particles: ParticleSettings = ParticleSettings()
+    grid: GridSettings | None = None
+    time: TimeSettings = TimeSettings()
+    method: Method = Method()
+    velocity_matching: VelocityMatching | None = None
+    output: Output = Output()
+    run: Run = Run()
+
+    def equilibrium(self) -> Density | None:
+        """The stationary density that collisions lead to in the problem's own potential, where it is known: with the
+        Dougherty operator it depends on the energy that a run has. It may take a second or two to find: ask once."""
+        if OPERATORS[self.physics.collision_operator].frame != "bath" or self.species:
+            return None
+        return self.problem.equilibrium(self.physics.temperature)
+
+    @property
+    def collision_operators(self) -> tuple[str, ...]:
+        """The operators of all species."""
+        if not self.species:
+            return (self.physics.collision_operator,)
+        return tuple(species.collision_operator for species in self.species.values())

@@ -1,0 +1,171 @@
+"""What the sections of a case must be together: a method or a start that cannot do the problem is refused."""
+
+from __future__ import annotations
+
+import math
+
+from hpc_kjko import usercode
+from hpc_kjko.case.model import Sections
+from hpc_kjko.case.sections import GridSettings
+from hpc_kjko.errors import UserError
+from hpc_kjko.operators import OPERATORS
+from hpc_kjko.problems import CustomProblem, PeriodicProblem, PeriodicWave, UserStart
+
+
+def require_possible(case: Sections) -> None:
+    """Refuse a method or a start that cannot do the problem."""
+    physics, method, particles = case.physics, case.method, case.particles
+    if method.collision == "velocity_matching" and physics.field != "external":
+        raise UserError(
+            f'method.collision = "velocity_matching" cannot do physics.field = "{physics.field}": it needs the force '
+            'before the run; use physics.field = "external", or method.collision = "jko"'
+        )
+    if method.form != "split" and case.time.integrator != "euler":
+        raise UserError(
+            f'method.form = "{method.form}" is for symplectic Euler: set time.integrator = "euler", '
+            f'not "{case.time.integrator}"'
+        )
+    if any(physics.magnetic_field):
+        dims = case.problem.velocity_dims
+        if dims < 2 or (dims == 2 and any(physics.magnetic_field[:2])):
+            other = "a field along x_3" if dims == 2 else "2 with a field along x_3"
+            raise UserError(
+                f"physics.magnetic_field = {list(physics.magnetic_field)} turns velocities out of "
+                f"problem.velocity_dims = {dims}: use 3, or {other}"
+            )
+        if method.form != "split":
+            raise UserError(f'physics.magnetic_field needs method.form = "split", not "{method.form}"')
+    _require_possible_drive(case)
+    if case.problem.walls:
+        needs = None
+        if physics.field == "ampere":
+            needs = 'physics.field = "poisson" or "external", not "ampere"'
+        elif case.grid and case.grid.solver == "distributed":
+            needs = 'grid.solver = "root" or "replicated", not "distributed"'
+        elif any(physics.magnetic_field):
+            needs = "no physics.magnetic_field"
+        elif particles.control_variate:
+            needs = "particles.control_variate = false"
+        elif method.form != "split":
+            needs = f'method.form = "split", not "{method.form}"'
+        elif isinstance(case.problem, UserStart) and case.problem.starts_from_user_code:
+            needs = "one of the built-in starts"
+        elif any(operator != "bath" for operator in case.collision_operators):
+            needs = 'collision_operator = "bath"'
+        if needs:
+            raise UserError(f"problem.boundary with walls needs {needs}")
+    if isinstance(case.problem, CustomProblem) and physics.field != "external":
+        raise UserError(
+            f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
+            'problem.kind = "plasma"'
+        )
+    if case.grid and case.grid.solver == "distributed" and (physics.field != "poisson" or case.problem.space_dims == 1):
+        raise UserError(
+            f'grid.solver = "distributed" is for physics.field = "poisson" in two or three dimensions, not for '
+            f'"{physics.field}" in {case.problem.space_dims}: use grid.solver = "root" or "replicated"'
+        )
+    if case.time.energy_conserving and physics.field != "ampere":
+        raise UserError(
+            f'time.energy_conserving = true cannot do physics.field = "{physics.field}": use physics.field = "ampere", '
+            "where E can change in the kick"
+        )
+    for key, value, special in (("start", particles.start, "grid"), ("weights", particles.weights, "density")):
+        if value != special:
+            continue
+        if case.problem.periods is None:
+            raise UserError(
+                f'particles.{key} = "{value}" needs a periodic box, and problem.kind = "{case.problem.kind}" is '
+                "unbounded: leave it out"
+            )
+        for start in [species.start for species in case.species.values()] or [case.problem]:
+            own_start = isinstance(start, UserStart) and start.starts_from_user_code
+            if own_start or not isinstance(start, PeriodicProblem):
+                raise UserError(
+                    f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
+                    "leave it out"
+                )
+    operator = OPERATORS[physics.collision_operator]
+    for name in case.collision_operators:
+        if OPERATORS[name].frame == "bath":
+            continue
+        needs = None
+        if case.problem.periods is None:
+            needs = f'a periodic box, and problem.kind = "{case.problem.kind}" is unbounded: use "bath"'
+        elif method.form != "split":
+            needs = f'method.form = "split", not "{method.form}"'
+        if needs:
+            raise UserError(f'{"" if case.species else "physics."}collision_operator = "{name}" needs {needs}')
+    if particles.control_variate:
+        needs = None
+        if operator.frame != "bath":
+            needs = 'physics.collision_operator = "bath": its Maxwellian is what is known of f'
+        elif physics.field == "external":
+            needs = 'a self-consistent field, physics.field = "poisson" or "ampere"'
+        elif method.collision in ("langevin", "none"):
+            needs = f'collisions that track log f, such as method.collision = "jko", not "{method.collision}"'
+        elif physics.collision_strength == 0:
+            needs = "a bath to relax to, physics.collision_strength > 0"
+        elif case.time.energy_conserving:
+            needs = "time.energy_conserving = false: the weights change with v, and the energy of the field with them"
+        if needs:
+            raise UserError(f"particles.control_variate = true needs {needs}")
+    if particles.start == "grid" and case.grid is None:
+        raise UserError('particles.start = "grid" places particles by the cells of a mesh: add [grid]')
+
+
+def _require_possible_drive(case: Sections) -> None:
+    """Refuse a driven field that the box or the method cannot do."""
+    drive, method = case.physics.drive, case.method
+    if drive is None:
+        return
+    if method.form != "split" or method.collision == "velocity_matching":
+        key = "form" if method.form != "split" else "collision"
+        raise UserError(f'physics.drive cannot do method.{key} = "{getattr(method, key)}": it changes with time')
+    if isinstance(drive, str):
+        if not usercode.is_reference(drive):
+            raise UserError(
+                f'physics.drive = "{drive}": give a table, [physics.drive], or "module:name" of a function E(x, t)'
+            )
+    elif case.problem.periods is None:
+        raise UserError(f'[physics.drive] needs a periodic box, and problem.kind = "{case.problem.kind}" is unbounded')
+    elif len(drive.mode) > case.problem.space_dims:
+        raise UserError(
+            f"physics.drive.mode has {len(drive.mode)} numbers for problem.space_dims = {case.problem.space_dims}: "
+            "give one for each axis, or one for a wave along x_1"
+        )
+
+
+def fitting_grid(case: Sections) -> GridSettings | None:
+    """The grid with its cells spelt out for every dimension, once it is known to suit problem and field."""
+    problem, grid = case.problem, case.grid
+    if problem.periods is None:
+        if case.physics.field != "external":
+            raise UserError(
+                f'physics.field = "{case.physics.field}" needs a periodic box, and problem.kind = "{problem.kind}" is '
+                'unbounded: use physics.field = "external"'
+            )
+        if grid is not None:
+            raise UserError(f'[grid] needs a periodic box, and problem.kind = "{problem.kind}" is unbounded: remove it')
+    if grid is None:
+        return None
+    if len(grid.cells) not in (1, problem.space_dims):
+        raise UserError(
+            f"grid.cells = {list(grid.cells)} does not fit problem.space_dims = {problem.space_dims}: give one number, "
+            f"or {problem.space_dims}"
+        )
+    cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
+    if min(cells) < 4 or math.prod(cells) > 2**31:
+        raise UserError(f"grid.cells = {list(cells)}: at least 4 in every direction, at most 2^31 in all")
+    starts = {f"species.{name}": species.start for name, species in case.species.items()} or {"problem": problem}
+    for where, start in starts.items():
+        if not isinstance(start, PeriodicWave):
+            continue
+        walls = start.walls.axes if start.walls else (False,) * start.space_dims
+        for axis, (mode, number, wall) in enumerate(zip(start.mode, cells, walls, strict=False)):
+            periods = abs(mode) / (2 if wall else 1)
+            if 2 * periods >= number:
+                raise UserError(
+                    f"{where}.mode = {list(start.mode)} has {periods:g} periods along x_{axis + 1}, and grid.cells = "
+                    f"{list(cells)} shows at most {(number - 1) // 2} of them: more cells, or a longer wave"
+                )
+    return grid.model_copy(update={"cells": cells})
