@@ -39,7 +39,7 @@ from benchmark import print_heading
 from hpc_kjko import kernels
 from hpc_kjko.case.config import from_table
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import Particles, Shard, draw, equal_weights
 from hpc_kjko.species import plasma_of

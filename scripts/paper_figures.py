@@ -23,7 +23,7 @@ import numpy as np
 from experiments import JOBS, QUICK_STEPS, RUNS, STEPS, Experiments, slope
 
 from hpc_kjko.case.config import Case
-from hpc_kjko.cli.main import main as cli
+from hpc_kjko.cli.main import main as kjko
 from hpc_kjko.files.histograms import Marginal
 from hpc_kjko.files.output import Snapshot, list_snapshots, read_snapshot
 from hpc_kjko.post import plotting
@@ -56,7 +56,7 @@ class QuickExperiments(Experiments):
             settings = [part for change in self.changes(name) for part in ("--set", change)]
             handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             with contextlib.redirect_stdout(sys.stderr):
-                code = cli.main(["run", str(JOBS / f"{RUNS[name].job}.toml"), "--out", str(folder), *settings])
+                code = kjko(["run", str(JOBS / f"{RUNS[name].job}.toml"), "--out", str(folder), *settings])
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             if code:

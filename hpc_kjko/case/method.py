@@ -44,7 +44,10 @@ def _count_or_auto(value: Any) -> Any:
 
 
 class Method(Section):
-    """The collision step and how its inner problem is solved. Defaults that depend on other keys: :func:`with_defaults`."""
+    """The collision step and how its inner problem is solved.
+
+    Defaults that depend on other keys: see :func:`with_defaults`.
+    """
 
     collision: str = "jko"
     """The collision step: `jko`, `score_matching`, `velocity_matching`, `langevin`, `none`, or `module:name`."""

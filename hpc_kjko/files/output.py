@@ -32,7 +32,7 @@ from hpc_kjko.files.binned import Binned, Histogram, Marginal
 from hpc_kjko.files.storage import ShardedFile, reading, warn_once
 
 if TYPE_CHECKING:  # these bring torch, which readers of files can do without
-    from hpc_kjko.fields.solvers import MeshField
+    from hpc_kjko.fields.base import MeshField
     from hpc_kjko.parallel.comm import Communicator
     from hpc_kjko.species import Species
 

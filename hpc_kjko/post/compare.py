@@ -14,7 +14,7 @@ import torch
 from hpc_kjko import usercode
 from hpc_kjko.case import config
 from hpc_kjko.errors import UserError
-from hpc_kjko.fields.solvers import ExternalField
+from hpc_kjko.fields.base import ExternalField
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.files.storage import warn_once

@@ -14,9 +14,12 @@ from hpc_kjko import usercode
 from hpc_kjko.case.config import Case
 from hpc_kjko.collisions import CollisionSettings
 from hpc_kjko.errors import UserError
+from hpc_kjko.fields.ampere import AmpereSolver, ConservingAmpereSolver
+from hpc_kjko.fields.base import FieldSolver
 from hpc_kjko.fields.drive import Drive, UsersField, WaveField
+from hpc_kjko.fields.external import ExternalSolver
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import AmpereSolver, ConservingAmpereSolver, ExternalSolver, FieldSolver, PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.operators import OPERATORS, Operator
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate

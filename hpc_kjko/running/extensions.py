@@ -15,13 +15,14 @@ from hpc_kjko import collisions, usercode
 from hpc_kjko.case.config import Case
 from hpc_kjko.collisions import METHODS, Collision, CollisionReport, CollisionSettings
 from hpc_kjko.errors import UserError
-from hpc_kjko.fields.solvers import FieldSolver
+from hpc_kjko.fields.base import FieldSolver
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import Particles
 from hpc_kjko.push.integrators import PHASES
 from hpc_kjko.running import diagnostics
 from hpc_kjko.running.assembly import SpeciesPlan
-from hpc_kjko.running.diagnostics import Diagnostic, State
+from hpc_kjko.running.columns import Diagnostic
+from hpc_kjko.running.state import State
 
 
 def collision_class(name: str) -> type[Collision]:

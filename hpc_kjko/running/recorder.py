@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kjko.errors import DamagedFile
-from hpc_kjko.fields.solvers import MeshField
+from hpc_kjko.fields.base import MeshField
 from hpc_kjko.files.binned import Binned
 from hpc_kjko.files.histograms import marginals, marginals_of_density, phase_space_histograms
 from hpc_kjko.files.output import write_snapshot

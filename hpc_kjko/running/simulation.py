@@ -23,8 +23,8 @@ from hpc_kjko.push.integrators import MAPS, PHASES, compose
 from hpc_kjko.running import diagnostics
 from hpc_kjko.running.assembly import SpeciesPlan, drive_of, field_solver_of, grid_of, plans_of
 from hpc_kjko.running.consistency import require_consistent_start
-from hpc_kjko.running.diagnostics import State
 from hpc_kjko.running.extensions import collision_of, series_diagnostics
+from hpc_kjko.running.state import State
 from hpc_kjko.species import Species, moved
 
 Outcome = Literal["finished", "stopped"]

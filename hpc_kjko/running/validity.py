@@ -12,7 +12,7 @@ import torch
 
 from hpc_kjko.case.config import Case
 from hpc_kjko.case.species_section import SpeciesSettings
-from hpc_kjko.fields.solvers import ExternalField
+from hpc_kjko.fields.base import ExternalField
 from hpc_kjko.inner.potential import number_of_functions
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.particles.state import BLOCK, uniform_points

@@ -167,12 +167,12 @@ def test_a_run_that_is_killed_is_gone_and_goes_on(tmp_path, capsys):
     (tmp_path / "small.toml").write_text(SMALL_CASE)
     script = tmp_path / "killed.py"
     script.write_text(
-        "import os, signal, sys\nfrom hpc_kjko import cli, simulation\n"
+        "import os, signal, sys\nfrom hpc_kjko.cli.main import main\nfrom hpc_kjko.running import simulation\n"
         "advance = simulation.Simulation.advance\n"
         "def last(self):\n"
         "    if self.step_index == 6: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return advance(self)\n"
-        "simulation.Simulation.advance = last\ncli.main(sys.argv[1:])\n"
+        "simulation.Simulation.advance = last\nmain(sys.argv[1:])\n"
     )
     result = run_command(quick(script, "run", "small.toml", "--out", "out"), tmp_path)
     assert result.returncode == -signal.SIGKILL

@@ -22,10 +22,10 @@ from hpc_kjko.running import driver
 SABOTAGE = """
 import os, signal, sys
 from dataclasses import replace
-from hpc_kjko.cli.main import main as cli
-from hpc_kjko.fields.solvers import solvers as fields
+from hpc_kjko.cli.main import main
+from hpc_kjko.fields import poisson
 from hpc_kjko.running import simulation
-advance, drift, now = simulation.Simulation.advance, fields.PoissonSolver.drift, []
+advance, drift, now = simulation.Simulation.advance, poisson.PoissonSolver.drift, []
 def sabotaged(self):
     if self.step_index == 5 and self.comm.rank == self.comm.size - 1:
         now.append(True)
@@ -41,13 +41,13 @@ def lost(self, field, plasma, duration):
         particles.x[3] = float("inf")
         plasma = (one.moved(particles),)
     return drift(self, field, plasma, duration)
-simulation.Simulation.advance, fields.PoissonSolver.drift = sabotaged, lost
-sys.exit(cli.main(sys.argv[1:]))
+simulation.Simulation.advance, poisson.PoissonSolver.drift = sabotaged, lost
+sys.exit(main(sys.argv[1:]))
 """
 #: A job whose last rank is killed between the rows of x and those of v of the checkpoint at step 8.
 KILLED_WRITER = """
 import os, signal, sys
-from hpc_kjko.cli.main import main as cli
+from hpc_kjko.cli.main import main
 from hpc_kjko.files import storage
 rows = storage.ShardedFile.rows
 def killed(self, path, *arguments, **options):
@@ -55,19 +55,19 @@ def killed(self, path, *arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     rows(self, path, *arguments, **options)
 storage.ShardedFile.rows = killed
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 #: A job whose objective overflows in the first step.
 EXPLODES = """
 import sys
-from hpc_kjko.cli.main import main as cli
+from hpc_kjko.cli.main import main
 from hpc_kjko.inner import objective
 evaluate = objective.DensityObjective.evaluate
 def exploded(self, *arguments, **options):
     value, gradient = evaluate(self, *arguments, **options)
     return value, gradient * float("inf")
 objective.DensityObjective.evaluate = exploded
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 RAISE = {"first": "raise RuntimeError('rank 1 lost its way')"}
 KILL = {"first": "os.kill(os.getpid(), signal.SIGKILL)"}
@@ -197,8 +197,8 @@ def test_a_signal_stops_with_a_checkpoint_and_exit_75(name, ranks, start, tmp_pa
 def test_a_signal_after_the_last_step_does_not_undo_it(tmp_path, small_case):
     """A batch system's early signal may come while the process already ends."""
     script = tmp_path / "late.py"
-    late = "code = cli.main(sys.argv[1:])\nos.kill(os.getpid(), signal.SIGUSR2)\nsys.exit(code)\n"
-    script.write_text(f"import os, signal, sys\nfrom hpc_kjko import cli\n{late}")
+    late = "code = main(sys.argv[1:])\nos.kill(os.getpid(), signal.SIGUSR2)\nsys.exit(code)\n"
+    script.write_text(f"import os, signal, sys\nfrom hpc_kjko.cli.main import main\n{late}")
     result = run_command(quick(script, "run", small_case, "--set", "time.end=0.1"), tmp_path)
     assert result.returncode == 0, result.stderr
 

@@ -12,8 +12,8 @@ import torch
 from openpmd_validator.check_h5 import check_file
 
 from hpc_kjko.errors import UserError
+from hpc_kjko.fields.base import MeshField
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import MeshField
 from hpc_kjko.files import checkpoint, storage
 from hpc_kjko.files.output import read_snapshot, write_snapshot
 from hpc_kjko.files.storage import ShardedFile

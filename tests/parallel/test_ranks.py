@@ -10,7 +10,7 @@ import torch
 from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.files.histograms import phase_space_histograms
 from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import JKOObjective

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hpc_kjko.case import config
+from hpc_kjko.fields.ampere import AmpereSolver
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import AmpereSolver, PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.files.checkpoint import load
 from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import JKOObjective

@@ -8,7 +8,7 @@ from conftest import rows_to_the_end
 from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.particles.state import Particles, Shard, equal_weights
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of

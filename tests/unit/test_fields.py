@@ -10,8 +10,10 @@ import torch
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.fields.ampere import ConservingAmpereSolver
+from hpc_kjko.fields.base import ExternalField
 from hpc_kjko.fields.mesh import Grid, MassMatrix
-from hpc_kjko.fields.solvers import ConservingAmpereSolver, ExternalField, PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.particles.state import Particles, Shard, equal_weights
 from hpc_kjko.species import plasma_of
 

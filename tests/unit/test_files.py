@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_kjko.errors import UserError
+from hpc_kjko.fields.base import MeshField
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import MeshField
 from hpc_kjko.files import checkpoint, series
 from hpc_kjko.files.binned import Binned
 from hpc_kjko.files.histograms import Histogram

@@ -15,7 +15,7 @@ import torch
 from hpc_kjko import kernels
 from hpc_kjko.case.config import from_table
 from hpc_kjko.fields.mesh import Grid
-from hpc_kjko.fields.solvers import PoissonSolver
+from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.particles.exact import UNIT
 from hpc_kjko.particles.state import drifted
 from hpc_kjko.running.simulation import Simulation
