@@ -56,7 +56,7 @@ class Run:
         if backend == "torch":  # in large pieces: not in those of which sums have the same bits on any ranks
             changes.append("run.reproducible=false")
         self.case = config.load(JOBS / f"{job}.toml", changes)
-        os.environ["KJKO_KERNELS"] = kernels
+        os.environ["KJKO_KERNELS"] = backend
         self.simulation = Simulation.start(self.case, Communicator())
         self.step(), self.step()
 

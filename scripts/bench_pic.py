@@ -199,7 +199,7 @@ def variants(quick: bool) -> list[Variant]:
             *(("native", order, threads) for order in (1, 2) for threads in (1, 2)),
             *(("torch", order, 1) for order in (1, 2) if dtype is torch.float64),
         ]:
-            name = f"1d_{('cic', 'tsc')[order - 1]}_{kind}_{kernels}_{threads}"
+            name = f"1d_{('cic', 'tsc')[order - 1]}_{kind}_{backend}_{threads}"
             advance = pushed(ensemble, Grid((CELLS_1D,), ensemble.periods, order), steps)
             found.append(Variant(name, count, steps, advance, 6 * size, threads, backend))
     count, steps = (1 << 13, 2) if quick else (1 << 20, 2)
@@ -214,7 +214,7 @@ def variants(quick: bool) -> list[Variant]:
         ]:
             ensemble, kind = thermal(count, cells, dtype, by_cell), str(dtype).removeprefix("torch.")
             sort = "_sorted" if by_cell else ""
-            name = f"3d_{cells}_{('cic', 'tsc')[order - 1]}_{kind}{sort}_{kernels}_{threads}"
+            name = f"3d_{cells}_{('cic', 'tsc')[order - 1]}_{kind}{sort}_{backend}_{threads}"
             advance = pushed(ensemble, Grid((cells,) * 3, ensemble.periods, order), steps)
             size = 18 * ensemble.x.element_size()
             found.append(Variant(name, count, steps, advance, size, threads, backend))

@@ -43,7 +43,7 @@ def test_module_is_of_the_installed_version():
 
 @needs_module
 def test_a_lower_instruction_set_can_be_asked_for():
-    describe = [sys.executable, "-c", "from hpc_kjko import native; print(kernels.describe())"]
+    describe = [sys.executable, "-c", "from hpc_kjko import kernels; print(kernels.describe())"]
     said = {
         level: subprocess.run(describe, env=os.environ | {"KJKO_ISA": level}, capture_output=True, text=True)
         for level in ("x86-64-v2", "pentium")
