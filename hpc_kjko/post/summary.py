@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.operators import OPERATORS
+from hpc_kjko.running.remarks import fit_remarks, wave_remarks
 
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
@@ -121,56 +121,6 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     if columns:
         found += [*fit_remarks(columns), *wave_remarks(columns), *noise_remarks(status, columns)]
     return found
-
-
-#: With a fit that misses log f by 0.04 all the time the entropy goes wrong by 0.05 in some time units, with 0.02 by
-#: 0.01 (docs/research.md). A single step may miss more: it is the mean of some, and of all so far, that counts.
-FIT_OFF, SOME = 0.03, 10
-#: The part of the steps that may be made without the fitted density.
-UNUSED = 0.05
-
-
-def fit_remarks(columns: Columns) -> list[str]:
-    """Sentences if the fitted density has missed the log f that particles carry, or could not be used."""
-    if "log_f_residual" not in columns:
-        return []
-    steps, unused = len(columns["time"]) - 1, int((columns["retries"][1:] > 0).sum())
-    found = []
-    if unused > UNUSED * steps:
-        found.append(
-            f"in {unused} of {steps} steps the fitted density could not be used, and the field was of a few moments "
-            "alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
-        )
-    squares = columns["log_f_residual"][1:] ** 2  # the first row is of the start
-    so_far = np.sqrt(np.cumsum(squares) / np.arange(1, len(squares) + 1))[min(SOME, len(squares)) - 1 :]
-    return found + [
-        f"the fitted density misses log f by up to {most:.2g} (root mean square over particles and steps so far), and "
-        f"by more than {FIT_OFF:g} from t = {since:g} on: do not trust the entropy after that; use wider "
-        "method.hidden, more method.iterations, a smaller time.step or the default method.learning_rate"
-        for since, most in _beyond(columns, so_far, FIT_OFF)
-    ]
-
-
-def _beyond(columns: Columns, values: np.ndarray, limit: float) -> Iterator[tuple[float, float]]:
-    """When values of the last rows first exceed a limit, and the largest; nothing if they never do."""
-    if (values > limit).any():
-        since = columns["time"][-len(values) :][np.flatnonzero(values > limit)[0]]
-        yield float(since), float(values.max())
-
-
-#: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
-#: its field energy is off by several times as much (docs/results.md).
-WAVE_OFF = 0.01
-
-
-def wave_remarks(columns: Columns) -> list[str]:
-    """A sentence if collisions have changed the wave otherwise than the operator does."""
-    return [
-        f"collisions gave the wave up to {most:.2g} of its momentum or energy too much or too little, above "
-        f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles, wider "
-        "method.hidden or a smaller time.step"
-        for since, most in _beyond(columns, columns.get("wave_error", np.zeros(0)), WAVE_OFF)
-    ]
 
 
 def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:

@@ -26,6 +26,7 @@ from hpc_kjko.kernels import cuda, describe
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running import forecast, memory
 from hpc_kjko.running.recorder import Recorder
+from hpc_kjko.running.remarks import Pieces
 from hpc_kjko.running.simulation import Outcome, Simulation
 from hpc_kjko.running.validity import noise_floor, noise_growth, warnings_of
 from hpc_kjko.terminal import Progress, StopSignals, is_terminal
@@ -268,10 +269,17 @@ def _drive(
         shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
     with comm.together():
         _note(simulation, folder, {**header, **known}, "running")
-    requested = stop.requested if stop else lambda: False
+    requested, pieces = stop.requested if stop else lambda: False, Pieces()
+
+    def on_step(row: dict[str, float]) -> None:
+        if shown:
+            shown(row)
+        if comm.is_root and (sentence := pieces(row)):
+            log.warning("%s", sentence)
+
     deadline = began + (case.run.wall_time or math.inf)
     try:
-        outcome = simulation.run(recorder, on_step=shown or (lambda row: None), stop=requested, deadline=deadline)
+        outcome = simulation.run(recorder, on_step=on_step, stop=requested, deadline=deadline)
         recorder.close()
         _note(simulation, folder, {**header, **known}, outcome)
     except BaseException:  # nothing collective: this rank may be the only one that is here

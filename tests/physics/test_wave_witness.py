@@ -12,7 +12,7 @@ from hpc_kjko.collisions import JKOCollision
 from hpc_kjko.collisions.base import CollisionReport
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
 from hpc_kjko.operators import Bath
-from hpc_kjko.post.summary import WAVE_OFF, fit_remarks, wave_remarks
+from hpc_kjko.running.remarks import WAVE_OFF, Pieces, fit_remarks, wave_remarks
 from hpc_kjko.running.simulation import Simulation
 
 
@@ -99,17 +99,33 @@ def test_a_fit_that_misses_log_f_is_told():
 
     def remarks(*residuals):
         time = 0.1 * np.arange(len(residuals))
-        return fit_remarks({"time": time, "log_f_residual": np.array(residuals), "retries": np.zeros(len(time))})
+        columns = {"time": time, "retries": np.zeros(len(time)), "substeps": np.ones(len(time))}
+        return fit_remarks({**columns, "log_f_residual": np.array(residuals)})
 
     assert remarks(0.0) == remarks(0.0, *[0.01] * 10, 0.05, *[0.01] * 10) == remarks(0.0, 0.08, *[0.01] * 20) == []
     assert "from t = 1 on" in remarks(0.0, *[0.04] * 20)[0] and "from t = 0.2 on" in remarks(0.0, 0.04, 0.04)[0]
     (late,) = remarks(0.0, *[0.01] * 15, 0.2)
     assert "up to 0.051 (root mean square over particles and steps so far)" in late and "from t = 1.6 on" in late
+    (later,) = remarks(0.0, *[0.001] * 300, *[0.08] * 10)  # long right, then wrong: the mean so far hides it
+    assert "up to 0.08 (root mean square over particles and ten steps)" in later and "from t = 30.6 on" in later
     assert fit_remarks({}) == []
+
+
+def test_steps_in_many_pieces_are_told_by_the_run_and_by_its_readers():
+    """Once, where the mean of ten in a row is large; a single one is not enough."""
+    substeps = np.array([0.0, *[1] * 20, 64, *[1] * 20, *[64] * 20])
+    time = 0.1 * np.arange(len(substeps))
+    columns = {"time": time, "substeps": substeps, "retries": 0 * time, "log_f_residual": 0 * time}
+    (told,) = fit_remarks(columns)
+    assert "in many pieces from t = 4.3 on" in told
+    pieces = Pieces()
+    said = [pieces({"time": t, "substeps": number}) for t, number in zip(time, substeps, strict=True)]
+    assert [sentence for sentence in said if sentence] == [told]
 
 
 def test_steps_without_the_fitted_density_are_told_if_they_are_many():
     columns = {"time": 0.1 * np.arange(101), "log_f_residual": np.full(101, 0.005), "retries": np.zeros(101)}
+    columns["substeps"] = np.ones(101)
     columns["retries"][1:6] = 1
     assert fit_remarks(columns) == []
     columns["retries"][6:8] = 3

@@ -1,0 +1,96 @@
+"""What rows of the time series say against a run: a fit that misses log f, a wave that is changed, steps in pieces."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+Columns = dict[str, np.ndarray]
+
+#: With a fit that misses log f by 0.04 all the time the entropy goes wrong by 0.05 in some time units, with 0.02 by
+#: 0.01 (docs/research.md). A single step may miss more: it is the mean of some, and of all so far, that counts.
+FIT_OFF, SOME = 0.03, 10
+#: The same over SOME steps in a row: a long run may go wrong at its end.
+LATELY_OFF = 0.06
+#: The part of the steps that may be made without the fitted density.
+UNUSED = 0.05
+#: So many pieces a step, SOME steps in a row, are more than long steps need.
+IN_PIECES = 8
+
+
+def fit_remarks(columns: Columns) -> list[str]:
+    """Sentences if the fitted density has missed the log f that particles carry, or could not be used."""
+    if "log_f_residual" not in columns:
+        return []
+    steps, unused = len(columns["time"]) - 1, int((columns["retries"][1:] > 0).sum())
+    found = []
+    if unused > UNUSED * steps:
+        found.append(
+            f"in {unused} of {steps} steps the fitted density could not be used, and the field was of a few moments "
+            "alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
+        )
+    pieces = _means(columns["substeps"][1:])
+    found += [IN_PIECES_SINCE.format(since) for since, _ in _beyond(columns, pieces, IN_PIECES)]
+    squares = columns["log_f_residual"][1:] ** 2  # the first row is of the start
+    so_far = np.sqrt(np.cumsum(squares) / np.arange(1, len(squares) + 1))[min(SOME, len(squares)) - 1 :]
+    for values, limit, over in ((so_far, FIT_OFF, "steps so far"), (np.sqrt(_means(squares)), LATELY_OFF, "ten steps")):
+        for since, most in _beyond(columns, values, limit):
+            sentence = (
+                f"the fitted density misses log f by up to {most:.2g} (root mean square over particles and {over}), "
+                f"and by more than {limit:g} from t = {since:g} on: do not trust the entropy after that; use wider "
+                "method.hidden, more method.iterations, a smaller time.step or the default method.learning_rate"
+            )
+            return [*found, sentence]
+    return found
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Means over SOME values in a row, or over all of fewer."""
+    number = min(SOME, len(values))
+    return np.convolve(values, np.full(number, 1 / number), "valid") if number else values
+
+
+IN_PIECES_SINCE = (
+    "collision steps are made in many pieces from t = {:g} on: what particles carry as log f has become rough, and the "
+    "run will hardly get on; do not trust it after that; use more particles or a smaller time.step"
+)
+
+
+class Pieces:
+    """Tells, once in a run, that its steps are made in many pieces."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=SOME)
+        self._told = False
+
+    def __call__(self, row: dict[str, float]) -> str:
+        """The sentence at the row from which on it is so, else nothing."""
+        self._last.append(row.get("substeps", 1.0))
+        if self._told or len(self._last) < SOME or sum(self._last) <= IN_PIECES * SOME:
+            return ""
+        self._told = True
+        return IN_PIECES_SINCE.format(row["time"])
+
+
+def _beyond(columns: Columns, values: np.ndarray, limit: float) -> Iterator[tuple[float, float]]:
+    """When values of the last rows first exceed a limit, and the largest; nothing if they never do."""
+    if (values > limit).any():
+        since = columns["time"][-len(values) :][np.flatnonzero(values > limit)[0]]
+        yield float(since), float(values.max())
+
+
+#: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
+#: its field energy is off by several times as much (docs/results.md).
+WAVE_OFF = 0.01
+
+
+def wave_remarks(columns: Columns) -> list[str]:
+    """A sentence if collisions have changed the wave otherwise than the operator does."""
+    return [
+        f"collisions gave the wave up to {most:.2g} of its momentum or energy too much or too little, above "
+        f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles, wider "
+        "method.hidden or a smaller time.step"
+        for since, most in _beyond(columns, columns.get("wave_error", np.zeros(0)), WAVE_OFF)
+    ]
