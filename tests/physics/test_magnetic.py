@@ -18,8 +18,7 @@ CLOUD = {
 }
 
 
-def run(comm, **changes):
-    """The simulation at its end, and its rows."""
+def run_case(**changes):
     wave = {"kind": "landau_damping", "velocity_dims": 2, "amplitude": 0.1}
     problem = changes.pop("problem", {})
     table = {
@@ -30,7 +29,12 @@ def run(comm, **changes):
         "method": {"collision": "none", **changes.pop("method", {})},
         **changes,
     }
-    simulation = Simulation.start(from_table(table), comm)
+    return from_table(table)
+
+
+def run(comm, **changes):
+    """The simulation at its end, and its rows."""
+    simulation = Simulation.start(run_case(**changes), comm)
     return simulation, rows_to_the_end(simulation)
 
 
@@ -213,3 +217,61 @@ def test_a_gaussian_in_a_bath_and_a_field_follows_its_exact_moments(alone):
 def test_a_field_that_cannot_be_is_refused(changes, says, alone):
     with pytest.raises(UserError, match=says):
         run(alone, **changes)
+
+
+#: A uniform electric field, as a drive of the user's own, in a box without any other field.
+UNIFORM = """
+import torch
+
+def uniform(x, t):
+    return torch.zeros_like(x) + torch.tensor([0.3, -0.2], dtype=x.dtype)
+"""
+FREE = {"kind": "periodic", "space_dims": 2, "length": [8.0, 8.0], "amplitude": 0.0, "potential_amplitude": 0.0}
+ELECTRIC = np.array([0.3, -0.2])
+
+
+@pytest.fixture
+def uniform(tmp_path, monkeypatch):
+    (tmp_path / "uniform_field.py").write_text(UNIFORM)
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"field": "external", "drive": "uniform_field:uniform"}
+
+
+def test_particles_of_a_run_drift_by_e_cross_b(alone, uniform):
+    """Each of them, whatever its velocity: after three whole turns in 15 steps only E × B / B² is left."""
+    rate, end = 0.9, 3 * 2 * np.pi / 0.9
+    changes = {
+        "problem": FREE,
+        "physics": {**uniform, "magnetic_field": [0.0, 0.0, rate]},
+        "particles": {"count": 256},
+    }
+    before = Simulation.start(run_case(time={"step": end / 15, "end": end}, **changes), alone).state.particles
+    simulation, _ = run(alone, time={"step": end / 15, "end": end}, **changes)
+    after = simulation.state.particles
+    drift = np.array([ELECTRIC[1] * rate, -ELECTRIC[0] * rate]) / rate**2
+    moved = (after.x - before.x).numpy() - end * drift
+    assert np.abs(moved - 8.0 * np.round(moved / 8.0)).max() < 1e-12 * end
+    assert torch.allclose(after.v, before.v, atol=1e-12)
+
+
+def test_collisions_with_a_bath_make_a_drift_resistive(alone, uniform):
+    """d⟨v⟩/dt = E + ⟨v⟩ × Ω − κ⟨v⟩ and the covariance goes to T: linear, so exact for any f."""
+    rate, kappa, end = 0.8, 0.5, 2.0
+    simulation, rows = run(
+        alone,
+        problem={**FREE, "beam_velocity": 0.0, "thermal_speed": 0.5},
+        physics={**uniform, "magnetic_field": [0.0, 0.0, rate], "collision_strength": kappa},
+        particles={"count": 4096},
+        time={"step": 0.1, "end": end},
+        method={"collision": "jko"},
+    )
+    drift = np.array([[-kappa, rate], [-rate, -kappa]])
+    resistive = -np.linalg.solve(drift, ELECTRIC)
+    v = simulation.state.particles.v.numpy()
+    start = Simulation.start(simulation.case, alone).state.particles.v.numpy()
+    flow = scipy.linalg.expm(end * drift)
+    mean = resistive + flow @ (start.mean(0) - resistive)
+    covariance = np.eye(2) + flow @ (np.cov(start.T, bias=True) - np.eye(2)) @ flow.T
+    assert np.abs(v.mean(0) - mean).max() < 2e-3 < 0.1 < np.abs(mean - start.mean(0)).max()
+    assert np.abs(np.cov(v.T, bias=True) - covariance).max() < 5e-3 < 0.1 < np.abs(covariance - np.eye(2)).max()
+    assert (rows["certificate"][1:] >= 0).all()
