@@ -51,7 +51,13 @@ class JKOCollision(ControlledCollision):
                 device=comm.device,
             )
             self.chunk = min(self.chunk, at_once(CACHED, comm.device))
-            density = DensityObjective(self.control, operator=self.operator, mass=problem.mass, together=self.together)
+            density = DensityObjective(
+                self.control,
+                operator=self.operator,
+                mass=problem.mass,
+                lengths=problem.periods,
+                together=self.together,
+            )
             self._solver = solver_of(method, density, comm)
         else:
             self.control = self.control_field()

@@ -181,7 +181,12 @@ class JKOObjective(Objective[ControlField]):
 
 class DensityObjective(Objective[PotentialField]):
     """½ of the mean square of what ψ = Σ_m c_m g_m leaves of the log-density that the particles carry, for its hidden
-    layers, at the c that is best for them: so its derivative along c is 0, and the gradient that at fixed c."""
+    layers, at the c that is best for them: so its derivative along c is 0, and the gradient that at fixed c.
+
+    Args:
+        mass: ∫f.
+        lengths: of the box in which particles are [dx], inside its walls, or None in unbounded space.
+    """
 
     def __init__(
         self,
@@ -189,10 +194,11 @@ class DensityObjective(Objective[PotentialField]):
         *,
         operator: Operator,
         mass: float,
+        lengths: tuple[float, ...] | None,
         together: int = BLOCK,
     ):
         super().__init__(control, together)
-        self.operator, self.mass = operator, mass
+        self.operator, self.mass, self.lengths = operator, mass, lengths
 
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         """The sum over some particles.

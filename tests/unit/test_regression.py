@@ -78,7 +78,7 @@ def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
 def test_the_gradient_of_the_fit_is_that_of_automatic_differentiation(hidden):
     field = PotentialField((3.0,), 1, 2, hidden=hidden, dtype=torch.float64)
     objective, generator = (
-        DensityObjective(field, operator=Bath(1.0, 1.0), mass=1.0, together=128),
+        DensityObjective(field, operator=Bath(1.0, 1.0), mass=1.0, lengths=None, together=128),
         torch.Generator(),
     )
     z, wanted, share, c = (

@@ -1,9 +1,9 @@
 """The mass of a fitted density, where it can be told: an integral over phase space that no particle enters.
 
 Relaxation keeps the mean of log f, and errors of every step add up in it. But ∫f is known, and near equilibrium that of
-e^ψ̄ is too: with q the Gaussian of the particles' moments, uniform in a periodic x, it is the mean of e^ψ̄/q over points
-drawn from q. The closer f is to a Gaussian, the smaller the estimated error and the more of the result counts: of beams
-next to nothing.
+e^ψ̄ is too: with q the Gaussian of the particles' moments, uniform in the x of a box, it is the mean of e^ψ̄/q over
+points drawn from q. The closer f is to a Gaussian, the smaller the estimated error and the more of the result counts:
+of beams next to nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ class Normalisation:
     """Integrals over the phase space of a problem.
 
     Args:
-        periods: box lengths [dx], or None in unbounded space.
+        lengths: of the box [dx], or None in unbounded space. Of a box with walls it is what is inside: their images
+            are places where no particle says what ψ̄ is.
         dims: dx + dv.
         mass: ∫f.
     """
 
-    def __init__(self, periods: tuple[float, ...] | None, dims: int, mass: float, device: torch.device):
+    def __init__(self, lengths: tuple[float, ...] | None, dims: int, mass: float, device: torch.device):
         points = torch.from_numpy(uniform_points("quiet", SEED, 0, POINTS, dims)).to(device)
-        lengths = periods or ()
+        lengths = lengths or ()
         self._x = points[:, : len(lengths)] * torch.tensor(lengths, dtype=torch.float64, device=device)
         self._normal = torch.special.ndtri(points[:, len(lengths) :])
         self._log_volume, self._log_mass = math.log(math.prod(lengths)), math.log(mass)
@@ -45,7 +46,7 @@ class Normalisation:
 
         Args:
             log_density: ψ̄ [n] at places (x, v) [n, dims].
-            mean, square: E[y] and E[y yᵀ] over the particles, y the coordinates that are not periodic.
+            mean, square: E[y] and E[y yᵀ] over the particles, y the coordinates that are not those of a box.
         """
         covariance = square - np.outer(mean, mean)
         try:

@@ -107,7 +107,7 @@ class RegressionSolver(Solver):
         self.iterations, self.first_iterations = iterations, first_iterations
         self._own = objective
         self._normalisation = Normalisation(
-            self.control.periods, self.control.space_dims + self.control.velocity_dims, objective.mass, comm.device
+            objective.lengths, self.control.space_dims + self.control.velocity_dims, objective.mass, comm.device
         )
         #: Particles handled at a time: whole pieces of those that are added up together.
         pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
@@ -287,7 +287,7 @@ class RegressionSolver(Solver):
             self._constant -= self._excess_mass(moments[-1, :-1] / mass, moments[:-1, :-1] / mass)
 
     def _excess_mass(self, mean: np.ndarray, square: np.ndarray) -> float:
-        """What is known of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ] of the coordinates that are not periodic. Collective."""
+        """What is known of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ] of coordinates other than a box's. Collective."""
 
         def tied(places: torch.Tensor) -> torch.Tensor:
             x, v = places[:, : self.control.space_dims], places[:, self.control.space_dims :]
