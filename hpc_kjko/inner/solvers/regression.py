@@ -42,10 +42,11 @@ CONVERGED = 1e-3
 MAX_NEWTON, MAX_REWEIGHTED = 20, 4
 #: The hidden layers are left as they are once ψ misses log f by no more than this, root mean square over a batch.
 FAITHFUL = 2e-3
-#: What E|∇v (ψ + ½|v|²/T)|² costs beside the squares that ψ misses, in units of T: this times (κ h')⁴ with the step h'
-#: of the functional, and at most. So ψ follows nothing narrower than the root of that: it would be roughness of log f,
-#: and a field along its gradient turns the map over. Of a higher order in the step than the step's own error.
-SMOOTH, SMOOTHEST = 32.0, 0.003
+#: What E|∇v∇v (ψ + ½|v|²/T)|² costs beside the squares that ψ misses, in units of T²: this times (κ h')² with the step
+#: h' of the functional, and at most. For the field u along that gradient it is this part of E|h' ∇v u|². Diffusion
+#: leaves nothing in log f that is narrower than √(κh'T): such structure is roughness, and makes more of itself. Of a
+#: mode p the fit keeps 1/(1 + 0.1 (κh'T p²)²), an error of the order of the step's own.
+BENT, MOST_BENT = 0.1, 0.004
 #: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
 #: sample is averaged over all particles.
 FITTED_BATCHES = 16
@@ -135,10 +136,10 @@ class RegressionSolver(Solver):
         samples = [data.folds[k] for k in fitted]
         sums = self._averages(samples)
         if self.trusted:
-            smooth = min(SMOOTH * (self.operator.collision_strength * step) ** 4, SMOOTHEST) * self.operator.temperature
+            bent = min(BENT * (self.operator.collision_strength * step) ** 2, MOST_BENT)
             self.density = self._best_density(
                 [(self._functions_of(data.folds[k].z), wanted[k], data.folds[k].share) for k in fitted],
-                smooth * sums.gram[: self.control.shared, : self.control.shared],
+                bent * self.operator.temperature**2 * sums.bending[: self.control.shared, : self.control.shared],
             ).coefficients
         self._tie([*data.folds, *data.certify])
         return made + self._fit_field(samples, sums, step)
