@@ -15,7 +15,7 @@ from hpc_kjko.errors import UserError, one_of
 SMALLEST, LARGEST = 1e-12, 1e12
 
 
-def whole(value: Any) -> Any:
+def whole_number(value: Any) -> Any:
     """A float without a fraction, such as 1e6, as the integer that it is; anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -23,7 +23,7 @@ def whole(value: Any) -> Any:
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 #: Integers, which may be written as 1e6.
-Whole = Annotated[int, BeforeValidator(whole)]
+Whole = Annotated[int, BeforeValidator(whole_number)]
 Count = Annotated[Whole, Field(ge=1, le=10**12)]
 Cadence = Annotated[Whole, Field(ge=0, le=10**12)]
 Dimension = Annotated[Whole, Field(ge=1, le=3)]

@@ -150,7 +150,7 @@ class Part(torch.nn.Module):
 
 def exactly(solver, data, step, stiffer=0):
     """The inner problem solved to round-off, for the affine field (few parameters): Newton's method instead of Adam."""
-    part, parameters, (whole,) = Part(solver._own), list(solver._parameters.values()), data.folds
+    part, parameters, (whole,) = Part(solver.trainer.objective), list(solver.trainer.parameters.values()), data.folds
     names = [name for name, _ in part.named_parameters()]
     sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
 

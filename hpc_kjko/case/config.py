@@ -22,7 +22,7 @@ from hpc_kjko.case.species_section import SpeciesSettings, species_sections
 from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS, Bath
 from hpc_kjko.problems import KINDS, Plasma, Problem, UserStart, check_own_problem, own_problem
-from hpc_kjko.schema import unknown_key, validate, whole
+from hpc_kjko.schema import unknown_key, validate, whole_number
 
 #: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -180,7 +180,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         raise UserError(
             '[velocity_matching] needs method.collision = "velocity_matching": remove it, or choose that method'
         )
-    count = whole(sections.get("particles", {}).get("count"))
+    count = whole_number(sections.get("particles", {}).get("count"))
     if species:
         count = min(one.count for one in species.values())
     sections["method"] = with_defaults(

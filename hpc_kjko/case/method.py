@@ -9,7 +9,7 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kjko import usercode
-from hpc_kjko.schema import Cadence, Count, Counts, OneOrTwo, Positive, Section, among, whole
+from hpc_kjko.schema import Cadence, Count, Counts, OneOrTwo, Positive, Section, among, whole_number
 
 #: From so many particles on varpro's learning rate is its default. Fewer are overfitted at that rate, step by step, by
 #: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
@@ -37,7 +37,7 @@ else:
 
 
 def _count_or_auto(value: Any) -> Any:
-    number = whole(value)
+    number = whole_number(value)
     if number == "auto" or (type(number) is int and 0 <= number <= 10**12):
         return number
     raise PydanticCustomError("count_or_auto", 'should be a whole number from 0 to 1e12, or "auto"')

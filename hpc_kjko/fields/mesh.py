@@ -204,28 +204,28 @@ class Spectrum:
                 wavevector[tuple(nyquist)] = 0.0
         self.gradient = 1j * wavevector
 
-    def back(self, values_hat: np.ndarray) -> np.ndarray:
+    def on_nodes(self, values_hat: np.ndarray) -> np.ndarray:
         """The real field [*cells] of Fourier coefficients."""
         return scipy.fft.irfftn(values_hat, s=self.cells)
 
     def divergence(self, electric: np.ndarray) -> np.ndarray:
         """∇·E [*cells] of E [*cells, dx]."""
-        return self.back(self._divergence_hat(electric))
+        return self.on_nodes(self._divergence_hat(electric))
 
     def potential_of(self, electric: np.ndarray) -> np.ndarray:
         """φ [*cells] of zero mean whose −∇φ is the curl-free part of E [*cells, dx]."""
-        return self.back(self.inverse_laplacian * self._divergence_hat(electric))
+        return self.on_nodes(self.inverse_laplacian * self._divergence_hat(electric))
 
     def curl_free(self, vector: np.ndarray) -> np.ndarray:
         """The part of a vector field [*cells, dx] that is a gradient, without its mean: k (k·F̂)/|k|²."""
         potential_hat = self.inverse_laplacian * self._divergence_hat(vector)
-        return np.stack([self.back(-gradient * potential_hat) for gradient in self.gradient], axis=-1)
+        return np.stack([self.on_nodes(-gradient * potential_hat) for gradient in self.gradient], axis=-1)
 
     def resolved(self, density: np.ndarray) -> np.ndarray:
         """The part of a density [*cells] that is the divergence of something here: without the modes, mean included,
         whose derivatives are zero."""
         moved = (self.gradient != 0).any(0)
-        return self.back(np.where(moved, scipy.fft.rfftn(density), 0))
+        return self.on_nodes(np.where(moved, scipy.fft.rfftn(density), 0))
 
     def _divergence_hat(self, electric: np.ndarray) -> np.ndarray:
         return sum(g * scipy.fft.rfftn(electric[..., axis]) for axis, g in enumerate(self.gradient))

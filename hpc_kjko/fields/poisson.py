@@ -172,9 +172,9 @@ class PoissonSolver(FieldSolver[MeshField]):
         potential, electric = np.zeros_like(charge), np.empty((*charge.shape, charge.ndim))
         if self.solver == "replicated" or self.comm.is_root:
             potential_hat = self.spectrum.inverse_laplacian * scipy.fft.rfftn(charge)
-            potential = self.spectrum.back(potential_hat)
+            potential = self.spectrum.on_nodes(potential_hat)
             for axis, gradient in enumerate(self.spectrum.gradient):
-                electric[..., axis] = self.spectrum.back(-gradient * potential_hat)
+                electric[..., axis] = self.spectrum.on_nodes(-gradient * potential_hat)
         if self.solver == "root":
             self.comm.bcast_array(electric)
         return potential, electric

@@ -38,7 +38,7 @@ class Objective(nn.Module, Generic[Field]):
     ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
     gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. Value and
     gradient are float64 sums of parts that are rounded first (:mod:`hpc_kjko.particles.exact`): over any ranks they
-    have the same bits as on one. What ``backward`` has found so far is in ``gradient``, which :meth:`forget` clears.
+    have the same bits as on one. What ``backward`` has found so far is in ``gradient``, which :meth:`clear_gradient` clears.
     The parameters' own, from automatic differentiation, is that of this rank in their precision. :meth:`evaluate` has
     both at once.
 
@@ -54,7 +54,7 @@ class Objective(nn.Module, Generic[Field]):
         #: Weights and biases of the layers, then the skip if there is one.
         layers = [parameter for layer in control.layers for parameter in layer.parameters()]
         self.trained = [*layers, *([control.skip] if control.skip is not None else [])]
-        self.forget()
+        self.clear_gradient()
 
     def forward(self, step: float, *rows: Any) -> torch.Tensor:
         """The part of some particles, for a step of size ``step``; a scalar, float64.
@@ -68,13 +68,13 @@ class Objective(nn.Module, Generic[Field]):
     def part(self, step: float, *rows: Any) -> torch.Tensor:
         """The sum over some particles, for automatic differentiation; each objective says of which rows."""
 
-    def forget(self) -> None:
+    def clear_gradient(self) -> None:
         """Clear the gradient."""
         sizes, device = [parameter.numel() for parameter in self.trained], self.trained[0].device
         self.gradient = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
         self._parts = dict(zip(self.trained, self.gradient.split(sizes), strict=True))
 
-    def leave(self, gradient: torch.Tensor) -> None:
+    def set_gradient(self, gradient: torch.Tensor) -> None:
         """Leave a gradient in the ``trained`` one after the other with them, in their precision."""
         parts = gradient.to(self.trained[0].dtype).split([parameter.numel() for parameter in self.trained])
         for parameter, part in zip(self.trained, parts, strict=True):

@@ -55,12 +55,12 @@ def test_in_more_dimensions_no_curl_grows_and_poisson_is_met(dims, count, tolera
     spectrum, last = simulation.field_solver.spectrum, ampere[-1]
     hats = [np.fft.rfftn(last[..., axis]) for axis in range(dims)]
     curl = [spectrum.gradient[i] * hats[j] - spectrum.gradient[j] * hats[i] for i, j in ((0, 1), (0, dims - 1))]
-    assert max(np.abs(spectrum.back(component)).max() for component in curl) < 1e-12
+    assert max(np.abs(spectrum.on_nodes(component)).max() for component in curl) < 1e-12
     assert np.linalg.norm(poisson - ampere) < tolerance * np.linalg.norm(poisson)
     assert rows["gauss_residual"][0] < 1e-12
     # and φ in the files is the one of this E
     phi_hat = np.fft.rfftn(simulation.state.field.potential)
-    again = np.stack([spectrum.back(-gradient * phi_hat) for gradient in spectrum.gradient], axis=-1)
+    again = np.stack([spectrum.on_nodes(-gradient * phi_hat) for gradient in spectrum.gradient], axis=-1)
     assert np.allclose(again, last, atol=1e-12)
 
 

@@ -127,9 +127,9 @@ def overshoot(factor):
 
     def minimise(solver, data, step, stiffer=0):
         with torch.no_grad():
-            for parameter in solver._parameters.values():
+            for parameter in solver.trainer.parameters.values():
                 parameter.zero_()
-            solver._parameters["layers.0.weight"][:, -1] = -factor(step)
+            solver.trainer.parameters["layers.0.weight"][:, -1] = -factor(step)
         return 1
 
     return minimise

@@ -30,7 +30,7 @@ def test_the_objective_on_a_gpu(network):
     particles = particles_of(objective, 5000, known=True)
     wanted = exact(objective, particles)
     moved = [None if part is None else part.cuda() for part in particles]
-    objective.cuda().forget()
+    objective.cuda().clear_gradient()
     value, gradient = value_and_gradient(objective, moved)  # by the objective's own choice of a kernel
     assert abs(value.cpu() - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.operator.temperature * STEP)
     assert torch.linalg.norm(gradient.cpu() - wanted[1]) <= 1e-6 * torch.linalg.norm(wanted[1])
@@ -57,7 +57,7 @@ def test_gradients_travel_through_nccl(monkeypatch):
     comm.select_device("cuda")
     objective = objective_of("3D3V")
     z, v, share, _, _ = (None if part is None else part.cuda() for part in particles_of(objective, 3000))
-    objective.cuda().forget()
+    objective.cuda().clear_gradient()
     objective(STEP, z, v, share).backward()
     wanted = objective.gradient.clone()
     comm._start_process_group()
@@ -66,7 +66,7 @@ def test_gradients_travel_through_nccl(monkeypatch):
         monkeypatch.setattr(comm, "size", 2)
         distributed = comm.distribute(objective)
         objective.zero_grad()
-        objective.forget()
+        objective.clear_gradient()
         distributed(STEP, z, v, share).backward()
         for parameter in objective.trained:
             assert torch.equal(parameter.grad, objective.gradient_of(parameter).float())

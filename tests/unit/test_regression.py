@@ -258,7 +258,7 @@ def test_hidden_layers_that_show_log_f_are_left_alone(alone, monkeypatch):
     """A Maxwellian is fitted at once: one of Adam's steps is made, not thirty. Beams take all of them."""
 
     def of_adam(case):
-        return collided(case, alone)[3]._solver.steps_made
+        return collided(case, alone)[3]._solver.trainer.steps_made
 
     assert of_adam(maxwellian()) == 1
     assert of_adam(beams(first_iterations=30)) == 30
@@ -280,7 +280,7 @@ def test_all_particles_have_their_turn_whether_or_not_hidden_steps_are_made(alon
     for _ in range(3):
         particles = simulation.state.particles
         simulation.collisions[0].step(particles, 0.02, StepStart(0, 0.0, particles))
-    assert fitted == set(range(7)) and solver.steps_made == 0
+    assert fitted == set(range(7)) and solver.trainer.steps_made == 0
 
 
 def test_a_part_of_many_particles_is_enough_but_for_what_ties_the_fit_to_them(alone, monkeypatch):

@@ -70,7 +70,7 @@ def test_hidden_steps_lower_the_reduced_objective(alone):
         values = []
         for _ in range(8):
             solver.minimise(TrainingData.unheld(sample), STEP)
-            values.append(float(solver._own(STEP, *sample.rows(slice(None))).detach()))
+            values.append(float(solver.trainer.objective(STEP, *sample.rows(slice(None))).detach()))
         found[iterations] = np.array(values)
     assert (found[20][-1] < 1.02 * found[0]).all()  # the values are negative
     assert (np.diff(found[20][-4:]) < 0).all()
@@ -116,7 +116,7 @@ def test_auto_iterations_stop_where_the_held_out_objective_does(alone):
         fit, select = sample_of(control, x[:80], v[:80]), sample_of(control, x[80:], v[80:])
         solver = solver_of(control, alone, AdamSolver, **settings)
         made = solver.minimise(TrainingData([fit], select), STEP)
-        return made, float(solver._own(STEP, *select.rows(slice(None))).detach())
+        return made, float(solver.trainer.objective(STEP, *select.rows(slice(None))).detach())
 
     made, stopped = held_out_after(iterations="auto", first_iterations=2000)
     _, trained_on = held_out_after(iterations=2000, first_iterations=2000)

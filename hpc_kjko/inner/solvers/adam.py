@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from hpc_kjko.inner.objective import Objective
 from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
+from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 
 #: With "auto" iterations: how often the held-out objective is looked at, for how many iterations it may go without
@@ -35,42 +37,45 @@ class AdamSolver(Solver):
         first_iterations: int,
         learning_rate: float,
     ):
-        self.comm = comm
         self.iterations, self.first_iterations = iterations, first_iterations
-        self._parameters = dict(objective.control.named_parameters())
-        self._own, self._objective = objective, comm.distribute(objective)
-        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
+        self.control, self.trainer = objective.control, Trainer(objective, comm, learning_rate)
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         if self.iterations == "auto":
-            made = self._until_held_out_stalls(data, step, self.first_iterations if self.is_cold else AUTO_MOST)
+            made = self._until_held_out_stalls(data, step, self.first_iterations if self.trainer.is_cold else AUTO_MOST)
         else:
-            made = self._train(data.folds, step, self.first_iterations if self.is_cold else self.iterations)
-        if stiffer and data.held_out and self._value([data.select], step) > 0:  # a field of zero does better
-            self._own.control.coefficients = torch.zeros_like(self._own.control.coefficients)
+            made = self._train(data.folds, step, self.first_iterations if self.trainer.is_cold else self.iterations)
+        if stiffer and data.held_out and self.trainer.value([data.select], step) > 0:  # a field of zero does better
+            self.control.coefficients = torch.zeros_like(self.control.coefficients)
         return made
 
     def _train(self, fit: list[Sample], step: float, iterations: int) -> int:
-        lowest, best = float("inf"), self._copy()
+        lowest, best = float("inf"), self.trainer.kept()
         for _ in range(iterations):
-            value = self._total(self._backward([fold.rows() for fold in fit], step))
+            value = self.trainer.total(self.trainer.backward([fold.rows() for fold in fit], step))
             if value < lowest:
-                lowest, best = value, self._copy()
-            self._optimizer.step()
-        if not self._value(fit, step) < lowest:
-            self._restore(best)
+                lowest, best = value, self.trainer.kept()
+            self.trainer.descend()
+        if not self.trainer.value(fit, step) < lowest:
+            self.trainer.restore(best)
         return iterations
 
     def _until_held_out_stalls(self, data: TrainingData, step: float, most: int) -> int:
         """Train until the held-out objective has not fallen for a while; keep the iterate where it was lowest."""
-        lowest, best, best_at, made = self._value([data.select], step), self._copy(), 0, 0
+        lowest, best, best_at, made = self.trainer.value([data.select], step), self.trainer.kept(), 0, 0
         while made < most and made - best_at < AUTO_PATIENCE:
             for _ in range(AUTO_EVERY):
-                self._backward([fold.rows() for fold in data.folds], step)
-                self._optimizer.step()
+                self.trainer.backward([fold.rows() for fold in data.folds], step)
+                self.trainer.descend()
             made += AUTO_EVERY
-            value = self._value([data.select], step)
+            value = self.trainer.value([data.select], step)
             if value < lowest:
-                lowest, best, best_at = value, self._copy(), made
-        self._restore(best)
+                lowest, best, best_at = value, self.trainer.kept(), made
+        self.trainer.restore(best)
         return made
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.trainer.state()
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        self.trainer.load(arrays)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from hpc_kjko.errors import SolverFailure
-from hpc_kjko.inner.objective import Objective
-from hpc_kjko.parallel.comm import Communicator
 
 #: Of some particles, what an objective takes: tensors [n, ...], or None.
 Rows = tuple[Any, ...]
@@ -72,13 +67,7 @@ class TrainingData:
 
 
 class Solver(ABC):
-    """Minimises an objective over the control field; what it has learnt carries over from step to step."""
-
-    comm: Communicator
-    _own: Objective[Any]  # this rank's part
-    _objective: torch.nn.Module  # as :meth:`Communicator.distribute` wraps it
-    _parameters: dict[str, torch.nn.Parameter]
-    _optimizer: torch.optim.Adam
+    """Minimises a functional over the control field; what it has learnt carries over from step to step."""
 
     @abstractmethod
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
@@ -94,82 +83,14 @@ class Solver(ABC):
             SolverFailure: the objective is not finite (on every rank).
         """
 
-    def _backward(self, samples: Sequence[Rows], step: float, factor: float = 1.0) -> list[torch.Tensor]:
-        """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it.
-
-        Args:
-            samples: what the objective takes of each.
-        """
-        if self._objective is self._own:  # nothing is to be summed over ranks: without automatic differentiation
-            found = [self._own.evaluate(step, *sample, with_gradient=True) for sample in samples]
-            self._own.leave(factor * torch.stack([gradient for _, gradient in found if gradient is not None]).sum(0))
-            return [factor * value for value, _ in found]
-        self._optimizer.zero_grad()
-        self._own.forget()
-        *others, last = samples
-        losses = []
-        with self.comm.no_sync(self._objective):
-            for sample in others:
-                losses.append(factor * self._objective(step, *sample))
-                losses[-1].backward()
-        losses.append(factor * self._objective(step, *last))
-        losses[-1].backward()
-        return losses
-
-    @torch.no_grad()
-    def _value(self, samples: list[Sample], step: float) -> float:
-        return self._total([self._own(step, *sample.rows()) for sample in samples])
-
-    @torch.no_grad()
-    def _restore(self, kept: list[torch.Tensor]) -> None:
-        for parameter, value in zip(self._parameters.values(), kept, strict=True):
-            parameter.copy_(value)
-
-    def _total(self, losses: list[torch.Tensor]) -> float:
-        """The objective over all ranks, the same on each, from the parts of this rank."""
-        local = float(torch.stack(losses).detach().sum())
-        total = float(self.comm.sum(np.array([local]))[0])
-        if not math.isfinite(total):
-            raise SolverFailure("the objective is no longer finite: reduce method.learning_rate or time.step")
-        return total
-
-    def _copy(self) -> list[torch.Tensor]:
-        return [parameter.detach().clone() for parameter in self._parameters.values()]
-
-    @property
-    def steps_made(self) -> int:
-        """Adam's steps since the start of the run."""
-        return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
-
-    @property
-    def is_cold(self) -> bool:
-        """True until the first of Adam's steps has been made."""
-        return not self._optimizer.state
-
+    @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """Network and optimiser as named arrays: everything that the next step depends on."""
-        arrays = {f"network/{name}": _array(parameter) for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                arrays[f"optimizer/{name}/{key}"] = _array(value)
-        return arrays
+        """Everything that the next step depends on, as named arrays."""
 
+    @abstractmethod
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over a state made by :meth:`state`.
 
         Raises:
             KeyError, RuntimeError: the arrays belong to another network.
         """
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(torch.from_numpy(arrays[f"network/{name}"]))
-        self._optimizer.state.clear()
-        for name, parameter in self._parameters.items():
-            prefix = f"optimizer/{name}/"
-            for key in (key for key in arrays if key.startswith(prefix)):
-                value = torch.from_numpy(np.array(arrays[key])).to(parameter.device)
-                self._optimizer.state[parameter][key.removeprefix(prefix)] = value
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()

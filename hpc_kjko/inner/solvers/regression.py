@@ -28,6 +28,7 @@ from hpc_kjko.inner.objective import DensityObjective, in_pieces, linear_part
 from hpc_kjko.inner.potential import CACHED, combined
 from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
 from hpc_kjko.inner.solvers.normalisation import Normalisation
+from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import MOMENTS_UNIT, in_order, rounded
 from hpc_kjko.particles.state import at_once, passes
@@ -106,18 +107,16 @@ class RegressionSolver(Solver):
         self.comm, self.control = comm, objective.control
         self.operator = objective.operator
         self.iterations, self.first_iterations = iterations, first_iterations
-        self._own = objective
         self._normalisation = Normalisation(
             objective.lengths, self.control.space_dims + self.control.velocity_dims, objective.mass, comm.device
         )
         #: Particles handled at a time: whole pieces of those that are added up together.
         pieces = max(1, at_once(CACHED, objective.trained[0].device) // objective.together)
         self._at_once = pieces * objective.together
-        self._objective = comm.distribute(objective)
         #: How many fits were made: it says which batches c and k are solved for on.
         self._turn = 0
-        self._parameters = dict(self.control.named_parameters())
-        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=learning_rate, fused=True)
+        self.trainer = Trainer(objective, comm, learning_rate)
+        self._together = objective.together
         #: Whether the last step used ψ.
         self.trusted = True
         #: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant. And that of ψ̄, of the functions
@@ -131,7 +130,7 @@ class RegressionSolver(Solver):
         self._turn += self.trusted
         if self.trusted:
             wanted = [self._wanted(fold) for fold in data.folds]
-            made = self._train(data, wanted, self.first_iterations if self.is_cold else self.iterations)
+            made = self._train(data, wanted, self.first_iterations if self.trainer.is_cold else self.iterations)
         fitted = self._fitted(len(data.folds))
         samples = [data.folds[k] for k in fitted]
         sums = self._averages(samples)
@@ -162,10 +161,10 @@ class RegressionSolver(Solver):
     def state(self) -> dict[str, np.ndarray]:
         found = {"density": self.density, "field": self.control.coefficients}
         arrays = {f"regression/{name}": tensor.cpu().numpy().copy() for name, tensor in found.items()}
-        return {**super().state(), **arrays, "regression/turn": np.array(self._turn)}
+        return {**self.trainer.state(), **arrays, "regression/turn": np.array(self._turn)}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        super().load(arrays)
+        self.trainer.load(arrays)
         self._turn = int(arrays["regression/turn"])
         self.density = torch.from_numpy(np.array(arrays["regression/density"])).to(self.control.coefficients)
         self.control.coefficients.copy_(torch.from_numpy(np.array(arrays["regression/field"])))
@@ -183,7 +182,7 @@ class RegressionSolver(Solver):
 
     def _train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> int:
         """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
-        before, width = self.steps_made, self.control.width
+        before, width = self.trainer.steps_made, self.control.width
         monomials: dict[int, torch.Tensor] = {}  # of each batch: the same in all steps
         for k in range(before, before + iterations):
             number = k % len(data.folds)
@@ -199,8 +198,8 @@ class RegressionSolver(Solver):
             c = best.coefficients
             left = log_f - combined(monomials[number], c[width:])
             # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
-            self._backward([(fold.z, left, best.shares[0], c[:width], *layers)], 0.0, factor=len(data.folds))
-            self._optimizer.step()
+            self.trainer.backward([(fold.z, left, best.shares[0], c[:width], *layers)], 0.0, factor=len(data.folds))
+            self.trainer.descend()
             if best.residual <= FAITHFUL:
                 return k + 1 - before
         return iterations
@@ -295,7 +294,7 @@ class RegressionSolver(Solver):
             z = self.control.features(x, v).to(self.control.layers[0].weight.dtype)
             return self.log_densities(z, v)[1]
 
-        with in_order(self._own.together):
+        with in_order(self._together):
             return float(self.comm.bcast(self._normalisation.excess(tied, mean, square)))
 
     @torch.no_grad()
@@ -387,7 +386,7 @@ class RegressionSolver(Solver):
             samples: arguments of the function for all rows, the last a tensor [n]; some may be functions of rows.
         """
         total: list[torch.Tensor] = []
-        with in_order(self._own.together):
+        with in_order(self._together):
             for sample in samples:
                 for rows in passes(len(sample[-1]), self._at_once):
                     found = function(*(part(rows) if callable(part) else part[rows] for part in sample))
@@ -401,7 +400,7 @@ class RegressionSolver(Solver):
 
         The rows of a piece are added up by one matrix product, then rounded.
         """
-        pieces = [in_pieces(part.flatten(1), self._own.together) for part in (left, right)]
+        pieces = [in_pieces(part.flatten(1), self._together) for part in (left, right)]
         one, other = (
             part.view(len(part), -1, like.shape[-1]) for part, like in zip(pieces, (left, right), strict=True)
         )

@@ -22,6 +22,7 @@ from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.control import determinant
 from hpc_kjko.inner.objective import JKOObjective, linear_part
 from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
+from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.kernels.objective import fused, moments
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import FINER, MOMENTS_UNIT, in_order, rounded, rounded_finely
@@ -128,56 +129,55 @@ class VarproSolver(Solver):
         #: Coefficients that the ridge is on: all but those of the affine field.
         self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
         self._has_features = bool(hidden)
-        self._own, self._objective = objective, comm.distribute(objective) if hidden else objective
-        self._parameters = dict(self.control.named_parameters())
         features = [parameter for layer in hidden for parameter in layer.parameters()]
         rest = [*output.parameters(), *([self.control.skip] if self.control.skip is not None else [])]
         rates = [
             {"params": features, "lr": learning_rate},
             {"params": rest, "lr": learning_rate * OUTPUT_RATE},
         ]
-        self._optimizer = torch.optim.Adam([group for group in rates if group["params"]], fused=True)
+        self.trainer = Trainer(objective, comm, [group for group in rates if group["params"]])
+        self._together = objective.together
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
-        iterations = (self.first_iterations if self.is_cold else self.iterations) if self._has_features else 0
-        made = self._project(data, step, affine=True) if self.is_cold and iterations else 0
+        iterations = (self.first_iterations if self.trainer.is_cold else self.iterations) if self._has_features else 0
+        made = self._project(data, step, affine=True) if self.trainer.is_cold and iterations else 0
         return made + self._train(data, step, iterations) + self._project(data, step, stiffer)
 
     def _train(self, data: TrainingData, step: float, iterations: int) -> int:
         """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
         if not iterations:
             return 0
-        cold, before = self.is_cold, self.steps_made
+        cold, before = self.trainer.is_cold, self.trainer.steps_made
         if self._trained_coefficients is not None:
             self.control.coefficients = self._trained_coefficients
         lowest, best, best_at = math.inf, [], 0
         if data.held_out:
-            lowest, best = self._value([data.select], step), self._copy()
+            lowest, best = self.trainer.value([data.select], step), self.trainer.kept()
         for first in range(0, iterations, ROUND):
             made = min(first + ROUND, iterations)
             for k in range(first, made):
                 fold = data.folds[(before + k) % len(data.folds)]
-                self._backward([fold.rows()], step, factor=len(data.folds))
-                self._optimizer.step()
+                self.trainer.backward([fold.rows()], step, factor=len(data.folds))
+                self.trainer.descend()
             if not data.held_out:
                 continue
-            value = self._value([data.select], step)
+            value = self.trainer.value([data.select], step)
             if value < lowest:
-                lowest, best, best_at = value, self._copy(), made
+                lowest, best, best_at = value, self.trainer.kept(), made
             elif made - best_at >= PATIENCE * ROUND:
                 break
         if data.held_out and not cold:
-            self._restore(best)
+            self.trainer.restore(best)
         self._trained_coefficients = self.control.coefficients
         return made
 
     def state(self) -> dict[str, np.ndarray]:
         if self._trained_coefficients is None:
-            return super().state()
-        return {**super().state(), "trained_coefficients": self._trained_coefficients.cpu().numpy()}
+            return self.trainer.state()
+        return {**self.trainer.state(), "trained_coefficients": self._trained_coefficients.cpu().numpy()}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        super().load(arrays)
+        self.trainer.load(arrays)
         trained = arrays.get("trained_coefficients")
         self._trained_coefficients = None if trained is None else torch.from_numpy(np.array(trained))
 
@@ -296,7 +296,7 @@ class VarproSolver(Solver):
         hidden = self.control.layers[0].weight
         if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
             return self._local_fused(sample, c, step, whole)
-        with in_order(self._own.together):
+        with in_order(self._together):
             return self._local_in_pieces(sample, c, step, whole)
 
     def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
@@ -308,7 +308,7 @@ class VarproSolver(Solver):
         pull, counts = torch.zeros(dv, m, **double), torch.zeros(3, **double)
         gram, load = torch.zeros(m, m, **double), torch.zeros(dv, m, **double)
         outer = torch.zeros(dv * m, dv * m, **double)
-        for rows in passes(len(sample.z), self._own.together):
+        for rows in passes(len(sample.z), self._together):
             z, v, share, tangents, known = sample.rows(rows)
             g, q = self.control.basis(z, tangents)
             if whole and known is not None:
@@ -348,7 +348,7 @@ class VarproSolver(Solver):
             logdet=self.logdet,
             step=step,
             temperature=self.operator.temperature,
-            together=self._own.together,
+            together=self._together,
             unit=MOMENTS_UNIT,
             finer=FINER,
             whole=whole,
