@@ -120,7 +120,7 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
         return function(*arguments)
     except (SolverFailure, UserError):
         raise
-    except Exception as failure:
+    except (Exception, SystemExit) as failure:  # one rank must not leave alone
         what = f"it raised {_in_one_line(failure)}"
         if any(sign in str(failure) for sign in _OTHER_MATHEMATICS):
             mixes = "it mixes torch tensors with numpy, math or plain numbers: use torch.cos, torch.exp and so on"

@@ -38,9 +38,9 @@ class Objective(nn.Module, Generic[Field]):
     ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
     gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. Value and
     gradient are float64 sums of parts that are rounded first (:mod:`hpc_kjko.particles.exact`): over any ranks they
-    have the same bits as on one. What ``backward`` has found so far is in ``gradient``, which :meth:`clear_gradient` clears.
-    The parameters' own, from automatic differentiation, is that of this rank in their precision. :meth:`evaluate` has
-    both at once.
+    have the same bits as on one. What ``backward`` has found so far is in ``gradient``, which :meth:`clear_gradient`
+    empties. The parameters' own, from automatic differentiation, is that of this rank in their precision.
+    :meth:`evaluate` has both at once.
 
     Args:
         control: what is trained.

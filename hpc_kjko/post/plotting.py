@@ -531,8 +531,10 @@ def _snapshots(
 
 
 def _title(case: RunCase, species: str | None = None) -> str:
-    if species:
-        return f"{species}: {_title(case)}"
+    """What a figure is of: the whole run, or one of its species with its own κ and N."""
     kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
-    particles, step = case.particle_count, case.number("time.step")
-    return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {step:g}"
+    particles = case.particle_count
+    if species:
+        kind, particles = f"{species}: {kind}", int(case.number(f"species.{species}.count"))
+        strength = case.number(f"species.{species}.collision_strength") if strength else 0.0
+    return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {case.number('time.step'):g}"

@@ -60,7 +60,8 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
     found.append(Part("chunks of particles", "method.chunk", rows * sizes.chunk_row + passed, on_gpu))
     if sizes.network:
         kept = min(here, sizes.kept_rows) * sizes.kept_row
-        found.append(Part("network and its optimiser", "method.hidden", sizes.network + sizes.moments + kept, on_gpu))
+        networks = sizes.networks * sizes.network
+        found.append(Part("network and its optimiser", "method.hidden", networks + sizes.moments + kept, on_gpu))
         if on_gpu:
             found.append(Part("network's moments", "method.hidden", sizes.moments))
     if case.grid:
@@ -144,7 +145,8 @@ class _Sizes:
         carried = DOUBLE * (2 * self.case.particles.control_variate + (self.case.particles.weights == "density"))
         if self.case.physics.field == "ampere":
             carried += 2 * DOUBLE * dx
-        return (dx + 2 * dv) * self._real + carried  # x, v of two stages
+        gyrated = dv * self._real if any(self.case.physics.magnetic_field) else 0  # mean velocities of a drift
+        return (dx + 2 * dv) * self._real + gyrated + carried  # x, v of two stages
 
     @property
     def _has_local_moments(self) -> bool:
@@ -204,6 +206,11 @@ class _Sizes:
         return (self._inputs + 4 * dv * (dv + 1) + 12 + layers) * self._real + solving
 
     # -- network -----------------------------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> int:
+        """One for each species that collides."""
+        return max(1, sum(species.collision_strength > 0 for species in self.case.species.values()))
 
     @property
     def network(self) -> float:

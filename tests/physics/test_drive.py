@@ -126,6 +126,7 @@ def test_a_field_of_the_users_own_drives_too(alone, tmp_path, monkeypatch):
         "import torch\n\n\ndef wave(x, t):\n    return 0.05 * torch.cos(x * 0.5 - 1.2 * t)\n\n\n"
         "def flat(x, t):\n    return torch.zeros(3)\n\n\ndef wrong(x, t):\n    raise ValueError('no')\n\n\n"
         "def moves(x, t):\n    x += 1\n    return 0 * x\n\n\ndef complex_one(x, t):\n    return x * 1j\n\n\nnone = 3\n"
+        "def leaves(x, t):\n    raise SystemExit(3)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     own, _ = run(alone, "fields_of_mine:wave")
@@ -140,6 +141,7 @@ def test_a_field_of_the_users_own_drives_too(alone, tmp_path, monkeypatch):
         ("missing", "missing"),
         ("complex_one", "real numbers"),
         ("none", "must be a function"),
+        ("leaves", "it raised SystemExit: 3"),  # one rank that leaves alone would let the others wait
     ):
         with pytest.raises(UserError, match=says):
             run(alone, f"fields_of_mine:{name}")

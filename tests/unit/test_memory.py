@@ -53,6 +53,14 @@ BIG = {
         "particles": {"count": 512},
         "method": {"solver": "adam", "order": 1, "hidden": [1700, 1700], "iterations": 1, "first_iterations": 1},
     },
+    "method.hidden of two species": {
+        "problem": {"kind": "plasma", "length": 12.0},
+        "species": {
+            name: {"charge": charge, "mass": 1.0, "count": 512, "initial": "maxwellian", "collision_strength": 0.1}
+            for name, charge in (("electrons", -1.0), ("positrons", 1.0))
+        },
+        "method": {"solver": "adam", "order": 1, "hidden": [1300, 1300], "iterations": 1, "first_iterations": 1},
+    },
 }
 
 
@@ -61,7 +69,7 @@ def test_the_estimate_is_what_a_run_takes(key, tmp_path):
     line = [sys.executable, "-c", MEASURE, json.dumps(BIG[key] | ONE_STEP)]
     done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
     taken, estimated, largest = json.loads(done.stdout)
-    assert taken > 300e6 and largest == key
+    assert taken > 300e6 and largest == key.partition(" ")[0]
     assert 0.55 < taken / estimated < 2  # the allocator's pools differ from run to run
 
 
