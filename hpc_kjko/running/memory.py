@@ -60,8 +60,8 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
     found.append(Part("chunks of particles", "method.chunk", rows * sizes.chunk_row + passed, on_gpu))
     if sizes.network:
         kept = min(here, sizes.kept_rows) * sizes.kept_row
-        networks = sizes.networks * sizes.network
-        found.append(Part("network and its optimiser", "method.hidden", networks + sizes.moments + kept, on_gpu))
+        network = sizes.network + sizes.idle_networks + sizes.moments + kept
+        found.append(Part("network and its optimiser", "method.hidden", network, on_gpu))
         if on_gpu:
             found.append(Part("network's moments", "method.hidden", sizes.moments))
     if case.grid:
@@ -208,19 +208,24 @@ class _Sizes:
     # -- network -----------------------------------------------------------------------------------------------
 
     @property
-    def networks(self) -> int:
-        """One for each species that collides."""
-        return max(1, sum(species.collision_strength > 0 for species in self.case.species.values()))
-
-    @property
     def network(self) -> float:
         """Parameters, gradients, Adam's moments, and the copies of them that are kept to go back to."""
         if not self._has_control:
             return 0
-        widths = self._widths
-        parameters = sum((m + 1) * n for m, n in zip(widths, widths[1:], strict=False))
+        parameters = self._parameters
         together = self._folds if self.case.method.solver == "adam" else 1  # gradients that are added up
         return parameters * (10 * self._trained + self._real + DOUBLE * (9 + 2 * together)) + self._pieces
+
+    @property
+    def idle_networks(self) -> float:
+        """Parameters, gradients and Adam's moments of the species that do not collide at the moment."""
+        colliding = sum(species.collision_strength > 0 for species in self.case.species.values())
+        return max(0, colliding - 1) * self._parameters * (4 * self._trained + DOUBLE) if self._has_control else 0
+
+    @property
+    def _parameters(self) -> int:
+        """Numbers of a network."""
+        return sum((m + 1) * n for m, n in zip(self._widths, self._widths[1:], strict=False))
 
     @property
     def _pieces(self) -> float:
