@@ -80,7 +80,7 @@ class JKOCollision(ControlledCollision):
             v = particles.v[rows]
             z = self.control.features(particles.x[rows], v).to(self.dtype)
             own = particles.log_f[rows].double()
-            fitted, tied = self._solver.log_densities(z, v)
+            fitted, tied = self._solver.fitted.log_densities(z, v)
             change = part * (tied - own)
             log_f[rows] += change.to(log_f)
             terms = torch.stack([(fitted - own) ** 2, change**2, change], dim=1)
@@ -94,7 +94,7 @@ class JKOCollision(ControlledCollision):
         if not isinstance(control, PotentialField):
             return lambda rows: (*control.with_jacobian(*self.inputs(control, particles, duration, start, rows)), None)
         assert isinstance(self._solver, RegressionSolver)
-        corrected = self._solver.corrected
+        corrected = self._solver.fitted.corrected
 
         def of_potential(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             first, second = control.derivatives(control.features(particles.x[rows], particles.v[rows]))

@@ -11,7 +11,8 @@ from hpc_kjko.collisions import StepStart
 from hpc_kjko.files.checkpoint import load
 from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.inner.potential import PotentialField, combined, number_of_functions
-from hpc_kjko.inner.solvers import regression
+from hpc_kjko.inner.solvers import density, regression
+from hpc_kjko.inner.solvers.density import FittedDensity
 from hpc_kjko.inner.solvers.regression import RegressionSolver
 from hpc_kjko.operators import Bath
 from hpc_kjko.running.simulation import Simulation
@@ -156,13 +157,13 @@ def test_ten_particles_whose_log_f_is_off_change_little(off, alone):
 
 
 def test_a_step_with_a_density_of_the_wrong_sign_is_made_again_from_the_sample_alone(alone, monkeypatch):
-    tie = RegressionSolver._tie
+    tie = FittedDensity.tie
 
     def wrong(self, samples):
-        self.density = -self.density
+        self.coefficients = -self.coefficients
         tie(self, samples)
 
-    monkeypatch.setattr(RegressionSolver, "_tie", wrong)
+    monkeypatch.setattr(FittedDensity, "tie", wrong)
     _, _, report, collision = collided(beams(), alone)
     assert report.retries == 1 and report.substeps == 1 and report.certificate >= 0
     assert report.log_f_moved == report.entropy_moved == 0  # nor does log f go over to such a density
@@ -188,7 +189,7 @@ def test_what_relaxation_does_to_log_f_is_told(alone):
     assert report.log_f_residual == pytest.approx(none.log_f_residual) and report.log_f_residual > 0.1
     assert none.log_f_moved == none.entropy_moved == 0
     z = collision.control.features(before.x, before.v).float()
-    missed, tied = (psi - before.log_f for psi in collision._solver.log_densities(z, before.v))
+    missed, tied = (psi - before.log_f for psi in collision._solver.fitted.log_densities(z, before.v))
     assert report.log_f_residual == pytest.approx(float(missed.pow(2).mean().sqrt()), rel=1e-6)
     assert report.log_f_moved == pytest.approx(float(tied.pow(2).mean().sqrt()) * -math.expm1(-0.04), rel=1e-6)
     assert float(change.pow(2).mean().sqrt()) == pytest.approx(report.log_f_moved, rel=1e-6)
@@ -258,29 +259,29 @@ def test_hidden_layers_that_show_log_f_are_left_alone(alone, monkeypatch):
     """A Maxwellian is fitted at once: one of Adam's steps is made, not thirty. Beams take all of them."""
 
     def of_adam(case):
-        return collided(case, alone)[3]._solver.trainer.steps_made
+        return collided(case, alone)[3]._solver.fitted.trainer.steps_made
 
     assert of_adam(maxwellian()) == 1
     assert of_adam(beams(first_iterations=30)) == 30
-    monkeypatch.setattr(regression, "FAITHFUL", 10.0)
+    monkeypatch.setattr(density, "FAITHFUL", 10.0)
     assert of_adam(beams(first_iterations=30)) == 1
 
 
 def test_all_particles_have_their_turn_whether_or_not_hidden_steps_are_made(alone, monkeypatch):
     monkeypatch.setattr(regression, "FITTED_BATCHES", 3)
     simulation = Simulation.start(beams(count=16384, iterations=0, first_iterations=0), alone)
-    solver, fitted, chosen = simulation.collisions[0]._solver, set(), RegressionSolver._fitted
+    solver, fitted, chosen = simulation.collisions[0]._solver, set(), RegressionSolver._chosen
 
     def recorded(self, number):
         fitted.update(found := chosen(self, number))
         assert len(found) == 3 and number == 7
         return found
 
-    monkeypatch.setattr(RegressionSolver, "_fitted", recorded)
+    monkeypatch.setattr(RegressionSolver, "_chosen", recorded)
     for _ in range(3):
         particles = simulation.state.particles
         simulation.collisions[0].step(particles, 0.02, StepStart(0, 0.0, particles))
-    assert fitted == set(range(7)) and solver.trainer.steps_made == 0
+    assert fitted == set(range(7)) and solver.fitted.trainer.steps_made == 0
 
 
 def test_a_part_of_many_particles_is_enough_but_for_what_ties_the_fit_to_them(alone, monkeypatch):
@@ -293,7 +294,7 @@ def test_a_part_of_many_particles_is_enough_but_for_what_ties_the_fit_to_them(al
     assert report.substeps == 1 and not report.retries
     moved, off = after.v - before.v, found.v - after.v
     assert off.pow(2).mean() < 1e-3 * moved.pow(2).mean()
-    field, c = collision.control, collision._solver.corrected
+    field, c = collision.control, collision._solver.fitted.corrected
     z = field.features(before.x, before.v).float()
     first, second = (part[..., field.of_velocity].double() for part in field.derivatives(z))
     score = field.gradient(z, c).double() - before.v  # of ψ̄, T = 1

@@ -1,0 +1,77 @@
+"""Sums over particles with the same bits on any number of ranks, and the normal equations that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.inner.objective import in_pieces
+from hpc_kjko.inner.potential import CACHED
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import MOMENTS_UNIT, in_order, rounded
+from hpc_kjko.particles.state import at_once, passes
+
+#: For the conditioning of normal equations, in units of their diagonal: the data have no noise. The other is for what
+#: rounding may leave in sums.
+RIDGE, ROUNDING = 1e-8, 1e-10
+
+
+class LeastSquares:
+    """What adds up products of functions over the particles of all ranks, and solves for coefficients.
+
+    Args:
+        together: consecutive particles that are added up before they are rounded.
+
+    Attributes:
+        at_once: particles handled at a time: whole pieces of those that are added up together.
+    """
+
+    def __init__(self, comm: Communicator, together: int, device: torch.device):
+        self.comm, self.together = comm, together
+        self.at_once = max(1, at_once(CACHED, device) // together) * together
+
+    @torch.no_grad()
+    def summed(
+        self, function: Callable[..., list[torch.Tensor]], samples: Sequence[tuple[Any, ...]]
+    ) -> list[np.ndarray]:
+        """Sums over the particles of all ranks, of what ``function`` returns for some of them. Collective.
+
+        Args:
+            samples: arguments of the function for all rows, the last a tensor [n]; some may be functions of rows.
+        """
+        total: list[torch.Tensor] = []
+        with in_order(self.together):
+            for sample in samples:
+                for rows in passes(len(sample[-1]), self.at_once):
+                    found = function(*(part(rows) if callable(part) else part[rows] for part in sample))
+                    total = [one + other for one, other in zip(total, found, strict=True)] if total else found
+        summed = self.comm.sum(torch.cat([part.flatten() for part in total]).cpu().numpy())
+        edges = np.cumsum([part.numel() for part in total])[:-1]
+        return [part.reshape(like.shape) for part, like in zip(np.split(summed, edges), total, strict=True)]
+
+    def products(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Σ over particles (and what else each has) of products [k, m], from [n, ..., k] and [n, ..., m], float64.
+
+        The rows of a piece are added up by one matrix product, then rounded.
+        """
+        pieces = [in_pieces(part.flatten(1), self.together) for part in (left, right)]
+        one, other = (
+            part.view(len(part), -1, like.shape[-1]) for part, like in zip(pieces, (left, right), strict=True)
+        )
+        return rounded(torch.bmm(one.mT, other), MOMENTS_UNIT).sum(0)
+
+    def solved(self, matrix: np.ndarray, load: np.ndarray) -> np.ndarray:
+        """The solution of normal equations, the same on all ranks. Collective."""
+        unit = np.sqrt(np.where(np.diag(matrix) > 0, np.diag(matrix), 1.0))
+        scaled = matrix / unit[:, None] / unit + np.diag(RIDGE + ROUNDING / unit**2)
+        if not np.isfinite(scaled).all():
+            raise SolverFailure(
+                "log f, a velocity or the network is no longer finite: reduce time.step or method.learning_rate"
+            )
+        solution = np.linalg.solve(scaled, load / unit) / unit
+        self.comm.bcast_array(solution)  # last bits may differ between machines
+        return solution
