@@ -28,6 +28,8 @@ class Operator:
     conserves: ClassVar[tuple[str, ...]]
     #: What falls by the operator's H-theorem, in words.
     falls: ClassVar[str]
+    #: Whether it is a sum over pairs of particles, which methods with a control field of one particle cannot do.
+    sums_pairs: ClassVar[bool] = False
 
     collision_strength: float
     temperature: float
@@ -61,5 +63,23 @@ class Dougherty(Operator):
     falls = "∫f log f"
 
 
+@dataclass(frozen=True)
+class Landau(Operator):
+    """Coulomb collisions of particles with their like, as a sum over pairs: collision_strength is the factor C.
+
+    Attributes:
+        exponent: γ of A(z) = |z|^γ (|z|² I − z zᵀ).
+        block: about so many particles meet each other.
+    """
+
+    frame = "local"
+    conserves = ("momentum", "energy")
+    falls = "∫f log f"
+    sums_pairs = True
+
+    exponent: float = -3.0
+    block: int = 512
+
+
 #: What ``physics.collision_operator`` may be.
-OPERATORS: dict[str, type[Operator]] = {"bath": Bath, "dougherty": Dougherty}
+OPERATORS: dict[str, type[Operator]] = {"bath": Bath, "dougherty": Dougherty, "landau": Landau}

@@ -168,7 +168,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         # the strongest collisions and all particles, for what is said of a case as a whole
         physics["collision_strength"] = max(one.collision_strength for one in species.values())
         sections["particles"] = {**table.get("particles", {}), "count": sum(one.count for one in species.values())}
-    operator = OPERATORS.get(physics.get("collision_operator", "bath"), Bath)
+    name = physics.get("collision_operator", "bath")
+    operator = OPERATORS.get(name, Bath) if isinstance(name, str) else Bath
     local_moments = operator.frame == "local" and problem.periods and not problem.is_homogeneous
     needs_grid = physics["field"] != "external" or local_moments
     if needs_grid or "grid" in table:
@@ -187,6 +188,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         table.get("method", {}),
         without_collisions=physics.get("collision_strength") == 0,
         particles=count if isinstance(count, int) and count > 0 else ParticleSettings().count,
+        operator=next(name for name, kind in OPERATORS.items() if kind is operator),
     )
     case = validate(Case, {**sections, "problem": problem, "species": species})
     require_possible(case)

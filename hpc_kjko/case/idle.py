@@ -7,6 +7,7 @@ from typing import Any
 
 from hpc_kjko import usercode
 from hpc_kjko.case.model import Sections
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import CustomProblem, UserStart
 
 #: Keys of [method] that only a fit in each step has, and those that only a control field has.
@@ -32,10 +33,14 @@ def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
     method, problem = case.method, case.problem
     if method.collision in ("none", "langevin"):
         yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
+    elif method.collision == "pair_sum":
+        yield "method", ("skip", "logdet"), 'method.collision = "pair_sum"'
     elif method.solver == "regression":
         yield "method", ("skip",), 'method.solver = "regression"'
     elif method.collision != "velocity_matching":
         yield "method", ("relaxation",), f'method.solver = "{method.solver}"'
+    if not OPERATORS[case.physics.collision_operator].sums_pairs:
+        yield "physics", ("landau",), f'physics.collision_operator = "{case.physics.collision_operator}"'
     if method.collision == "none" and not case.species:
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
     if method.collision == "velocity_matching":

@@ -9,13 +9,14 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kjko import usercode
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.schema import Cadence, Count, Counts, OneOrTwo, Positive, Section, among, whole_number
 
 #: From so many particles on varpro's learning rate is its default. Fewer are overfitted at that rate, step by step, by
 #: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
 ENOUGH_PARTICLES = 32768
 #: The collision methods that need no code of the user's.
-COLLISIONS = ("jko", "score_matching", "velocity_matching", "langevin", "none")
+COLLISIONS = ("jko", "score_matching", "velocity_matching", "pair_sum", "langevin", "none")
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
@@ -50,7 +51,8 @@ class Method(Section):
     """
 
     collision: str = "jko"
-    """The collision step: `jko`, `score_matching`, `velocity_matching`, `langevin`, `none`, or `module:name`."""
+    """The collision step: `jko`, `score_matching`, `velocity_matching`, `pair_sum`, `langevin`, `none`, or
+    `module:name`."""
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
     """Which state the control field is fitted to: `split`, `nonsplit` or `nonsplit_naive`."""
     order: OneOrTwo = 1
@@ -94,9 +96,14 @@ class Method(Section):
                 f"method.hidden has {len(self.hidden)} layers: give at most two widths, such as [32, 32] "
                 "(the divergence is in closed form for those; [] is the affine field)"
             )
-        if self.solver != "adam" and self.collision not in ("jko", "none"):
+        if self.solver != "adam" and self.collision not in ("jko", "pair_sum", "none"):
             raise ValueError(
                 f'method.solver = "{self.solver}" is for the JKO step, not for "{self.collision}": use "adam"'
+            )
+        if self.collision == "pair_sum" and self.solver != "regression":
+            raise ValueError(
+                f'method.collision = "pair_sum" needs method.solver = "regression", not "{self.solver}": its score is '
+                "that of the density that is fitted to log f"
             )
         if self.solver != "adam" and self.iterations == "auto":
             raise ValueError(f'method.iterations = "auto" is for method.solver = "adam": give {self.solver} a number')
@@ -144,13 +151,14 @@ class VelocityMatching(Section):
     """Learning rate of Adam."""
 
 
-def with_defaults(table: dict[str, Any], without_collisions: bool, particles: int) -> dict[str, Any]:
+def with_defaults(table: dict[str, Any], without_collisions: bool, particles: int, operator: str) -> dict[str, Any]:
     """[method] with the defaults that depend on others of its keys.
 
     The JKO step is of second order and fitted to the carried log f, except where another key asks for the paper's first
     order: the linear log det, or a form that is not split. Without collisions order 2 would only push twice a step.
     """
-    is_jko = table.get("collision", "jko") == "jko"
+    table = {"collision": "pair_sum" if OPERATORS[operator].sums_pairs else "jko", **table}
+    is_jko = table["collision"] in ("jko", "pair_sum")
     papers = table.get("logdet") == "linear" or table.get("form", "split") != "split"
     smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden", True)
     solver = table.get("solver", ("regression" if smooth and not papers else "varpro") if is_jko else "adam")

@@ -84,6 +84,7 @@ def require_possible(case: Sections) -> None:
                     f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
                     "leave it out"
                 )
+    _require_possible_pairs(case)
     operator = OPERATORS[physics.collision_operator]
     for name in case.collision_operators:
         if OPERATORS[name].frame == "bath":
@@ -111,6 +112,33 @@ def require_possible(case: Sections) -> None:
             raise UserError(f"particles.control_variate = true needs {needs}")
     if particles.start == "grid" and case.grid is None:
         raise UserError('particles.start = "grid" places particles by the cells of a mesh: add [grid]')
+
+
+def _require_possible_pairs(case: Sections) -> None:
+    """Refuse sums over pairs of particles that the method or the space cannot do."""
+    method, name = case.method.collision, case.physics.collision_operator
+    for species, other in case.species.items():
+        if OPERATORS[other.collision_operator].sums_pairs:
+            raise UserError(
+                f'species.{species}.collision_operator = "{other.collision_operator}" is for a case of one species: '
+                'use "bath" or "dougherty" beside [species]'
+            )
+    if not OPERATORS[name].sums_pairs:
+        if method == "pair_sum":
+            raise UserError(
+                f'method.collision = "pair_sum" is for physics.collision_operator = "landau", not "{name}": use "jko"'
+            )
+        return
+    if method not in ("pair_sum", "none"):
+        raise UserError(
+            f'physics.collision_operator = "{name}" is a sum over pairs: use method.collision = "pair_sum", '
+            f'not "{method}"'
+        )
+    if case.problem.velocity_dims < 2:
+        raise UserError(
+            f'physics.collision_operator = "{name}" needs problem.velocity_dims = 2 or 3: in one dimension the pairs '
+            "of particles that collide have no velocity to exchange"
+        )
 
 
 def _require_possible_drive(case: Sections) -> None:

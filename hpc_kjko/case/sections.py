@@ -68,6 +68,15 @@ def _drive(value: Any) -> Any:
     return validate(DriveSettings, value, "physics.drive") if isinstance(value, dict) else value
 
 
+class LandauSettings(Section):
+    """Coulomb collisions: what particles meet each other, and how the force between them falls off."""
+
+    exponent: Annotated[float, Field(ge=-3, le=1)] = -3.0
+    """γ of `A(z) = |z|^γ (|z|² I − z zᵀ)`: −3 are Coulomb collisions, 0 Maxwell molecules."""
+    block: Annotated[Whole, Field(ge=2, le=65536)] = 512
+    """About so many particles of a cell meet each other in a step."""
+
+
 def _three(value: tuple[float, ...]) -> tuple[float, ...]:
     if len(value) != 3:
         raise PydanticCustomError("three", "should be three numbers, [B_1, B_2, B_3]")
@@ -78,10 +87,11 @@ class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
     collision_operator: OperatorName = "bath"
-    """What particles collide with: `bath` or `dougherty`."""
+    """What particles collide with: `bath`, `dougherty` or `landau`."""
     collision_strength: NonNegative = 0.01
     """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ;
-    0 switches collisions off."""
+    0 switches collisions off. With `landau` it is C, the factor of the operator."""
+    landau: LandauSettings = LandauSettings()
     temperature: Positive = 1.0
     """T of the bath."""
     field: Literal["poisson", "ampere", "external"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
+from hpc_kjko.collisions.landau import LandauCollision
 from hpc_kjko.collisions.langevin import LangevinCollision
 from hpc_kjko.collisions.none import NoCollision
 from hpc_kjko.collisions.score_matching import ScoreMatchingCollision
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Collision]] = {
     "jko": JKOCollision,
     "score_matching": ScoreMatchingCollision,
     "velocity_matching": VelocityMatchingCollision,
+    "pair_sum": LandauCollision,
     "langevin": LangevinCollision,
     "none": NoCollision,
 }
@@ -30,7 +32,7 @@ def collision_of(
     """The collision step of an operator, by one of METHODS or one like them; κ = 0 has none. Collective."""
     if settings.operator.collision_strength == 0 or method is NoCollision:
         return NoCollision(settings, comm)
-    if settings.operator.frame == "local":
+    if settings.operator.frame == "local" and not settings.operator.sums_pairs:
         return DoughertyCollision(settings, comm, method)
     return method(settings, comm)
 

@@ -62,6 +62,7 @@ def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSoluti
         (case.physics.drive is not None, "a drive"),
         (case.problem.walls is not None, "walls"),
         (any(case.physics.magnetic_field), "magnetic field"),
+        (OPERATORS[case.physics.collision_operator].sums_pairs, "Landau operator"),
     ):
         if there:
             raise UserError(f"{folder.path}: the grid solver has no {what}: compare with another run or a CSV file")

@@ -12,6 +12,7 @@ import torch
 
 from hpc_kjko import usercode
 from hpc_kjko.case.config import Case
+from hpc_kjko.case.sections import LandauSettings
 from hpc_kjko.collisions import CollisionSettings
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields.ampere import AmpereSolver, ConservingAmpereSolver
@@ -20,7 +21,7 @@ from hpc_kjko.fields.drive import Drive, UsersField, WaveField
 from hpc_kjko.fields.external import ExternalSolver
 from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.fields.poisson import PoissonSolver
-from hpc_kjko.operators import OPERATORS, Operator
+from hpc_kjko.operators import OPERATORS, Landau, Operator
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
 from hpc_kjko.particles.exact import UNIT
@@ -86,7 +87,11 @@ def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[Species
                 grid,
                 start=case.problem,
                 operator=_operator(
-                    physics.collision_operator, physics.collision_strength, case.problem, physics.temperature
+                    physics.collision_operator,
+                    physics.collision_strength,
+                    case.problem,
+                    physics.temperature,
+                    physics.landau,
                 ),
                 mass=1.0,
                 count=particles.count,
@@ -163,7 +168,9 @@ def _collision_settings(
     )
 
 
-def _operator(name: str, strength: float, start: Problem, temperature: float) -> Operator:
+def _operator(
+    name: str, strength: float, start: Problem, temperature: float, landau: LandauSettings | None = None
+) -> Operator:
     """An operator of OPERATORS; in the local frame the unit of velocities is the thermal speed of the start.
 
     Raises:
@@ -178,6 +185,8 @@ def _operator(name: str, strength: float, start: Problem, temperature: float) ->
                 f'physics.collision_operator = "{name}" needs a plasma with a temperature, and all velocities of this '
                 "problem's start are alike"
             )
+    if kind is Landau and landau:
+        return Landau(strength, temperature, landau.exponent, landau.block)
     return kind(strength, temperature)
 
 

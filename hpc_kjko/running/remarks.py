@@ -24,14 +24,15 @@ def fit_remarks(columns: Columns) -> list[str]:
     """Sentences if the fitted density has missed the log f that particles carry, or could not be used."""
     if "log_f_residual" not in columns:
         return []
-    steps, unused = len(columns["time"]) - 1, int((columns["retries"][1:] > 0).sum())
+    none = np.zeros(len(columns["time"]))  # a sum over pairs makes no other fit, nor pieces
+    steps, unused = len(none) - 1, int((columns.get("retries", none)[1:] > 0).sum())
     found = []
     if unused > UNUSED * steps:
         found.append(
             f"in {unused} of {steps} steps the fitted density could not be used, and the field was of a few moments "
             "alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
         )
-    pieces = _means(columns["substeps"][1:])
+    pieces = _means(columns.get("substeps", none)[1:])
     found += [IN_PIECES_SINCE.format(since) for since, _ in _beyond(columns, pieces, IN_PIECES)]
     squares = columns["log_f_residual"][1:] ** 2  # the first row is of the start
     so_far = np.sqrt(np.cumsum(squares) / np.arange(1, len(squares) + 1))[min(SOME, len(squares)) - 1 :]

@@ -82,6 +82,18 @@ class RegressionSolver(Solver):
         self._turn = 0
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
+        made, samples, averages = self.fit_density(data, step, stiffer)
+        return made + self._fit_field(samples, averages, step)
+
+    def fit_density(
+        self, data: TrainingData, step: float, stiffer: int = 0
+    ) -> tuple[int, list[Sample], FieldAverages]:
+        """Fit ψ and tie ψ̄ to the sample, as :meth:`minimise` does before it finds the field; arguments and errors as
+        there. Collective.
+
+        Returns:
+            The number of iterations, and the samples that c was solved for on, with averages over them.
+        """
         made, self.fitted.trusted = 0, not stiffer
         self._turn += self.fitted.trusted
         if self.fitted.trusted:
@@ -97,7 +109,7 @@ class RegressionSolver(Solver):
             penalty = bent * self.operator.temperature**2 * averages.bending[of_v, of_v]
             self.fitted.solve(samples, [wanted[k] for k in chosen], penalty)
         self.fitted.tie([*data.folds, *data.certify])
-        return made + self._fit_field(samples, averages, step)
+        return made, samples, averages
 
     def _chosen(self, number: int) -> list[int]:
         """Which of the batches c and k are solved for on in this step: the next ones in turn."""

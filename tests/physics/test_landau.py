@@ -1,0 +1,210 @@
+"""Coulomb collisions as sums over pairs: what they keep, how fast they relax, exact solutions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import rows_to_the_end
+
+from hpc_kjko.case.config import from_table
+from hpc_kjko.collisions import StepStart
+from hpc_kjko.collisions.blocks import Blocks
+from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
+from hpc_kjko.errors import UserError
+from hpc_kjko.running.simulation import Simulation
+
+
+def random_block(dims, size=40):
+    generator = torch.Generator().manual_seed(dims)
+    v, score = torch.randn(2, 3, size, dims, dtype=torch.float64, generator=generator)
+    hessian = torch.randn(3, size, dims, dims, dtype=torch.float64, generator=generator)
+    return v, score, hessian + hessian.mT, torch.rand(3, size, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("exponent", [-3.0, -1.0, 0.0])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pairs_keep_momentum_and_energy_whatever_the_score(dims, exponent):
+    v, score, hessian, weight = random_block(dims)
+    velocity, _ = pair_sums(v, score, hessian, weight, exponent)
+    w, size = weight[..., None], float(velocity.abs().mean())
+    assert float((w * velocity).sum(1).abs().max()) < 1e-12 * size
+    assert float((w * v * velocity).sum((1, 2)).abs().max()) < 1e-12 * size
+    assert ((w * score * velocity).sum((1, 2)) < 0).all()  # ∫f log f falls
+    still, growth = pair_sums(v, 0.3 - v / 0.7, 0 * hessian - torch.eye(dims, dtype=v.dtype) / 0.7, weight, exponent)
+    assert max(float(still.abs().max()), float(growth.abs().max())) < 1e-12 * size  # a Maxwellian, without noise
+
+
+def test_maxwell_molecules_need_no_pairs():
+    for dims in (2, 3):
+        block = random_block(dims)
+        for one, other in zip(pair_sums(*block, 0.0), maxwell_sums(*block), strict=True):
+            assert float((one - other).abs().max()) < 1e-13 * float(one.abs().max())
+
+
+@pytest.mark.parametrize("exponent", [-3.0, -2.0, 0.0])
+def test_the_divergence_is_that_of_the_velocity(exponent):
+    """A particle and its score move, the others stay: central differences."""
+    v, _, _, weight = random_block(3, 30)
+    v, weight = v[:1], weight[:1]
+
+    def score(places):
+        x, y, z = places.unbind(-1)  # a gradient
+        return torch.stack([y - x**3, x - y, torch.sin(z)], -1)
+
+    hessian = torch.vmap(torch.vmap(torch.func.jacrev(score)))(v)
+    _, growth = pair_sums(v, score(v), hessian, weight, exponent)
+    divergence, step = 0.0, 1e-6
+    for k in range(3):
+        ends = []
+        for sign in (1, -1):
+            moved = v.clone()
+            moved[0, 5, k] += sign * step
+            mixed = score(v).clone()
+            mixed[0, 5] = score(moved)[0, 5]
+            ends.append(float(pair_sums(moved, mixed, hessian, weight, exponent)[0][0, 5, k]))
+        divergence += (ends[0] - ends[1]) / (2 * step)
+    assert -divergence == pytest.approx(float(growth[0, 5]), rel=1e-6)
+
+
+def table_of(problem, **sections):
+    return {
+        "problem": problem,
+        "physics": {"collision_operator": "landau", "collision_strength": 1.0, **sections.pop("physics", {})},
+        "particles": {"count": 4096, **sections.pop("particles", {})},
+        "time": {"step": 0.1, "end": 0.2, **sections.pop("time", {})},
+        **sections,
+    }
+
+
+WARM = {"kind": "bi_maxwellian", "temperatures": [2.0, 0.5, 0.5], "amplitude": 0.0, "velocity_dims": 3, "length": 5.0}
+
+
+def collided(simulation, steps, duration):
+    """Particles after some collision steps alone, and the reports."""
+    particles, reports = simulation.state.particles, []
+    for k in range(steps):
+        particles, report = simulation.collisions[0].step(particles, duration, StepStart(k, 0.0, particles))
+        reports.append(report)
+    return particles, reports
+
+
+def test_temperatures_relax_at_the_rate_of_a_bi_maxwellian(alone):
+    """dT∥/dt = −0.448472 C at T = (2, ½, ½) from the exact integral; momentum and energy to round-off."""
+    simulation = Simulation.start(from_table(table_of(WARM, particles={"count": 8192})), alone)
+    before = simulation.state.particles
+    after, reports = collided(simulation, 2, 0.05)
+    rate = float(after.v[:, 0].var() - before.v[:, 0].var()) / 0.1
+    # over this time the rate itself falls by 4 %, half of it on average
+    assert rate == pytest.approx(-0.448472 * (1 - 0.02), rel=0.015)
+    assert float((after.v.mean(0) - before.v.mean(0)).abs().max()) < 1e-14
+    assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
+    assert all(report.certificate == 1 for report in reports)
+    assert float(after.log_f.mean()) < float(before.log_f.mean()) - 0.02
+
+
+class Bkw:
+    """The exact solution of Bobylev, Krook and Wu for Maxwell molecules in two dimensions, C = 1/16, c = ½."""
+
+    def __init__(self, time, volume):
+        self.k, self.volume = 1 - 0.5 * math.exp(-time / 8), volume
+        self.p, self.q = (2 * self.k - 1) / self.k, (1 - self.k) / (2 * self.k**2)
+
+    def sample(self, points, temperature):
+        """|v|² is a mixture of the laws of a Gaussian and of one that is weighted with |v|²."""
+        from scipy.special import gammaincinv
+
+        heavy = points[:, 1] > self.p
+        share = np.where(heavy, (points[:, 1] - self.p) / (1 - self.p), points[:, 1] / self.p)
+        speed = np.sqrt(2 * self.k * gammaincinv(np.where(heavy, 2, 1), share))
+        angle = 2 * np.pi * points[:, 2]
+        return points[:, :1] * self.volume, np.stack([speed * np.cos(angle), speed * np.sin(angle)], axis=1)
+
+    def log_density(self, x, v, temperature):
+        square = (v**2).sum(1)
+        return torch.log(self.p + self.q * square) - square / (2 * self.k) - math.log(2 * math.pi * self.k)
+
+
+early = Bkw(2.0, 5.0)
+
+
+def test_an_exact_solution_for_maxwell_molecules(alone):
+    """From t = 2 to 4: the fourth moment of the sample, and log f at the particles."""
+    problem = {"kind": "plasma", "length": 5.0, "velocity_dims": 2, "initial_density": f"{__name__}:early"}
+    case = table_of(problem, physics={"collision_strength": 1 / 16, "landau": {"exponent": 0.0}})
+    simulation = Simulation.start(from_table(case), alone)
+    before = simulation.state.particles
+    after, _ = collided(simulation, 10, 0.2)
+    late = Bkw(4.0, 5.0)
+    moments = [float(((one.v**2).sum(1) ** 2).mean()) for one in (before, after)]
+    exact = [8 * one.k**2 * (one.p + 6 * one.k * one.q) for one in (early, late)]  # E|v|⁴
+    assert moments[0] == pytest.approx(exact[0], rel=0.01)
+    assert moments[1] - moments[0] == pytest.approx(exact[1] - exact[0], rel=0.05)
+    wanted = late.log_density(after.x, after.v, 1.0)
+    certain = wanted > wanted.max() + math.log(1e-3)
+    assert float((after.log_f - wanted)[certain].square().mean().sqrt()) < 0.02
+    assert float((before.log_f - wanted)[certain].square().mean().sqrt()) > 0.08
+
+
+def test_a_maxwellian_stays(alone):
+    table = table_of({"kind": "maxwellian", "amplitude": 0.0, "velocity_dims": 2, "length": 5.0})
+    simulation = Simulation.start(from_table(table), alone)
+    before = simulation.state.particles
+    after, reports = collided(simulation, 10, 0.1)
+    assert float((after.v - before.v).square().mean().sqrt()) < 0.01
+    assert abs(float(after.log_f.mean() - before.log_f.mean())) < 2e-4
+    assert all(report.certificate >= 0 for report in reports)
+
+
+def test_collisions_are_local_and_every_cell_keeps_its_own(alone):
+    """A wave of density and the particles' own field; blocks do not cross cells, and what is kept is kept in each."""
+    table = table_of(
+        {"kind": "landau_damping", "velocity_dims": 2, "amplitude": 0.3},
+        physics={"collision_strength": 0.05, "landau": {"block": 64}},
+        grid={"cells": 16},
+        time={"step": 0.1, "end": 1.0},
+    )
+    rows = rows_to_the_end(Simulation.start(from_table(table), alone))
+    assert np.abs(rows["collision_energy"]).max() < 1e-12 * rows["kinetic_energy"][0]
+    assert np.ptp(rows["momentum_2"]) < 1e-12
+    assert (np.diff(rows["entropy"]) < 1e-3).all()
+    simulation = Simulation.start(from_table(table), alone)
+    before = simulation.state.particles
+    after, _ = collided(simulation, 1, 0.1)
+    cell = (before.x[:, 0] / before.x.new_tensor(before.periods) * 16).long()
+    for k in range(16):
+        old, new = before.v[cell == k], after.v[cell == k]
+        assert float((new.mean(0) - old.mean(0)).abs().max()) < 1e-14
+        assert float((new**2).sum()) == pytest.approx(float((old**2).sum()), rel=1e-13)
+
+
+def test_blocks_are_drawn_anew_and_all_particles_meet_others(alone):
+    simulation = Simulation.start(from_table(table_of(WARM)), alone)
+    particles, rows = simulation.state.particles, np.arange(4096.0)[:, None]
+    drawn = []
+    for seed in (1, 2):
+        blocks = Blocks.drawn(particles, np.zeros(4096, np.int64), 1, 5.0, 256, seed, alone)
+        found = blocks.gathered(rows)
+        assert len(found) == 16 and sorted(np.concatenate(found)[:, 0]) == list(range(4096))
+        assert all(150 < len(block) < 400 for block in found)
+        assert np.array_equal(blocks.returned(found, 1), rows)
+        drawn.append(found)
+    shared = len(set(drawn[0][0][:, 0]) & set(drawn[1][0][:, 0]))
+    assert shared < 60  # 16 of 256 by chance
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (table_of({"kind": "two_stream"}), "needs problem.velocity_dims = 2 or 3"),
+        (table_of(WARM, method={"collision": "jko"}), 'use method.collision = "pair_sum", not "jko"'),
+        (table_of(WARM, physics={"collision_operator": "bath"}, method={"collision": "pair_sum"}), 'use "jko"'),
+        (table_of(WARM, physics={"landau": {"exponent": -4.0}}), "physics.landau.exponent"),
+        (table_of(WARM, physics={"landau": {"block": 1}}), "physics.landau.block"),
+        (table_of(WARM, method={"solver": "varpro"}), 'needs method.solver = "regression", not "varpro"'),
+        (table_of({"kind": "confined", "space_dims": 2}), "needs a periodic box"),
+    ],
+)
+def test_what_cannot_be_is_refused(table, says):
+    with pytest.raises(UserError, match=says):
+        from_table(table)
