@@ -16,7 +16,7 @@ from typing import Any
 
 from hpc_kjko.case import config
 from hpc_kjko.case.method import SOLVER_DEFAULTS, Method
-from hpc_kjko.case.sections import DriveSettings
+from hpc_kjko.case.sections import DriveSettings, LandauSettings
 from hpc_kjko.case.species_section import SpeciesSettings
 from hpc_kjko.collisions import METHODS
 from hpc_kjko.inner.solvers import SOLVERS
@@ -43,6 +43,7 @@ def page() -> str:
         if name == "species":
             lines += ["[species.NAME]", *_keys(SpeciesSettings, {}), ""]
         if name == "physics":
+            lines += ["[physics.landau]", *_keys(LandauSettings, {}), ""]
             lines += ["[physics.drive]", *_keys(DriveSettings, {}), ""]
     for key, names in {"method.collision": METHODS, "method.solver": SOLVERS, "time.integrator": MAPS}.items():
         lines.append(f"{key}: {', '.join(names)}")

@@ -92,6 +92,7 @@ class Physics(Section):
     """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ;
     0 switches collisions off. With `landau` it is C, the factor of the operator."""
     landau: LandauSettings = LandauSettings()
+    """Coulomb collisions, with `landau`: the table of their keys."""
     temperature: Positive = 1.0
     """T of the bath."""
     field: Literal["poisson", "ampere", "external"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import counts
 from hpc_kjko.particles.state import Particles
 
 #: An odd number near 2⁶⁴ divided by the golden ratio, and the multipliers of SplitMix64 (doi:10.1145/2714064.2660195).
@@ -56,10 +57,11 @@ class Blocks:
             cell: of each particle [n]; cells: how many there are; volume: of one of them.
             seed: of this draw, other in each step.
         """
-        weight = particles.weight.cpu().numpy()
+        weight = counts(particles.shares(), particles.shard.total).cpu().numpy()  # in units of the mean
         count = np.bincount(cell, minlength=cells).astype(float)
         mass = np.bincount(cell, weights=weight, minlength=cells)
         count, mass = comm.sum(np.stack([count, mass]))
+        density = mass * (particles.total_weight / (particles.shard.total * volume))
         sparse = float((count < 2).mean())
         blocks = np.maximum(1, np.rint(count / size)).astype(np.int64)
         first = np.cumsum(blocks) - blocks
@@ -74,7 +76,7 @@ class Blocks:
         sorted_by_block = np.argsort(there, kind="stable")
         own, sizes = np.unique(there, return_counts=True)
         of_cell = np.searchsorted(first, own, side="right") - 1
-        return cls(comm, order, sent, received, sorted_by_block, sizes, mass[of_cell] / volume, sparse)
+        return cls(comm, order, sent, received, sorted_by_block, sizes, density[of_cell], sparse)
 
     def gathered(self, rows: np.ndarray) -> list[np.ndarray]:
         """Rows [n, k] of this rank's particles, as rows of the blocks that are summed here [size, k]. Collective."""

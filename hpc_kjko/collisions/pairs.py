@@ -5,7 +5,7 @@
 
 Whatever s is, Σ w V vanishes by antisymmetry and Σ w v·V because A z = 0; Σ w s·V = −½ Σ w w Δsᵀ A Δs ≤ 0. The
 divergence of V is exact. J. A. Carrillo, J. Hu, L. Wang, J. Wu, doi:10.1016/j.jcpx.2020.100066; V. Ilin, J. Hu,
-Z. Wang, arXiv:2405.05187.
+Z. Wang, arXiv:2405.10392.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 
 from hpc_kjko.case import config
 from hpc_kjko.case.method import SOLVER_DEFAULTS
-from hpc_kjko.case.sections import DriveSettings
+from hpc_kjko.case.sections import DriveSettings, LandauSettings
 from hpc_kjko.case.species_section import SpeciesSettings
 from hpc_kjko.casefile import parse
 from hpc_kjko.cli.main import _parsed, main
@@ -27,9 +27,9 @@ from hpc_kjko.schema import meaning, section_of
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS = {name: field.annotation for name, field in config.Case.model_fields.items()}
-SECTIONS |= {"species": SpeciesSettings, "drive": DriveSettings}
+SECTIONS |= {"species": SpeciesSettings, "drive": DriveSettings, "landau": LandauSettings}
 #: Headings of tables that are not simply the section's name.
-HEADINGS = {"## [species.NAME]": "species", "### [physics.drive]": "drive"}
+HEADINGS = {"## [species.NAME]": "species", "### [physics.drive]": "drive", "### [physics.landau]": "landau"}
 #: Run here one after the other, as they stand; commands of the other pages are only looked at.
 FOLLOWED = ["README.md", "quickstart.md", "analysis.md"]
 #: What a page may ask for that is not here to be run.
@@ -243,6 +243,8 @@ def defaults():
     several = {"problem": {"kind": "plasma"}, "species": {"one": one}}
     driven = {"physics": {"drive": {"amplitude": 0.1, "frequency": 1.0}}}
     case["species"] = config.from_table(several).table()["species"]["one"]
+    coulomb = {"problem": {"kind": "maxwellian", "velocity_dims": 2}, "physics": {"collision_operator": "landau"}}
+    case["landau"] = config.from_table(coulomb).table()["physics"]["landau"]
     case["drive"] = config.from_table(several | driven).table()["physics"]["drive"]
     in_words = {("method", "collision"), ("physics", "field"), ("method", "solver")}
     in_words |= {("method", key) for keys in SOLVER_DEFAULTS.values() for key in keys}
