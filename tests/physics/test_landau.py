@@ -12,6 +12,7 @@ from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.blocks import Blocks
 from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
 from hpc_kjko.errors import UserError
+from hpc_kjko.reference.landau import bi_maxwellian_relaxation
 from hpc_kjko.running.simulation import Simulation
 
 
@@ -90,13 +91,13 @@ def collided(simulation, steps, duration):
 
 
 def test_temperatures_relax_at_the_rate_of_a_bi_maxwellian(alone):
-    """dT∥/dt = −0.448472 C at T = (2, ½, ½) from the exact integral; momentum and energy to round-off."""
+    """The exact integral at the start, for T = (2, ½, ½); momentum and energy to round-off."""
     simulation = Simulation.start(from_table(table_of(WARM, particles={"count": 8192})), alone)
     before = simulation.state.particles
     after, reports = collided(simulation, 2, 0.05)
-    rate = float(after.v[:, 0].var() - before.v[:, 0].var()) / 0.1
-    # over this time the rate itself falls by 4 %, half of it on average
-    assert rate == pytest.approx(-0.448472 * (1 - 0.02), rel=0.015)
+    change = float(after.v[:, 0].var() - before.v[:, 0].var())
+    parallel, _ = bi_maxwellian_relaxation(2.0, 0.5, 1.0, np.array([0.0, 0.1]))
+    assert change == pytest.approx(parallel[1] - parallel[0], rel=0.012)  # f is no bi-Maxwellian for long: 0.8 % at 0.1
     assert float((after.v.mean(0) - before.v.mean(0)).abs().max()) < 1e-14
     assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
     assert all(report.certificate == 1 for report in reports)
