@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from hpc_kjko.kernels import Backend, backend, cuda, cuda_network, has_network, require
+from hpc_kjko.kernels import Backend, backend, cuda, has_network, require
+from hpc_kjko.kernels.cuda import network as cuda_network
 
 
 def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:

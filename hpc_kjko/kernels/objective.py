@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.kernels import Backend, backend, cuda, cuda_network, has_network, require
+from hpc_kjko.kernels import Backend, backend, cuda, has_network, require
+from hpc_kjko.kernels.cuda import network as cuda_network
 
 
 def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:

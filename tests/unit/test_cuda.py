@@ -5,6 +5,7 @@ import ctypes
 import importlib.util
 import itertools
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -22,8 +23,10 @@ from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import JKOObjective, linear_part, tracked_log_det
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
-from hpc_kjko.kernels import cuda, cuda_network, cuda_particles
+from hpc_kjko.kernels import cuda
 from hpc_kjko.kernels import objective as fused
+from hpc_kjko.kernels.cuda import network as cuda_network
+from hpc_kjko.kernels.cuda import particles as cuda_particles
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import NODES, Beta
@@ -392,10 +395,10 @@ def test_a_cupy_that_cannot_compile_ends_in_advice(monkeypatch):
 
 def test_a_kernel_is_another_one_when_a_header_changes(monkeypatch, tmp_path):
     kernel = cuda_network.objective_kernel(32, True, 1, False)
-    for path in itertools.chain(cuda.FOLDER.glob("*.hpp"), cuda.FOLDER.glob("*.cu")):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for folder in ("math", "cpu", "cuda"):
+        shutil.copytree(cuda.FOLDER / folder, tmp_path / folder)
     before = kernel.source
     monkeypatch.setattr(cuda, "FOLDER", tmp_path)
     assert kernel.source == before
-    (tmp_path / "particle.hpp").write_text("")
+    (tmp_path / "math" / "particle.hpp").write_text("")
     assert kernel.source != before

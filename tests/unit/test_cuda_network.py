@@ -11,7 +11,7 @@ from hpc_kjko import kernels
 from hpc_kjko.inner.objective import linear_part
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
-from hpc_kjko.kernels import cuda_network
+from hpc_kjko.kernels.cuda import network as cuda_network
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import FINER, MOMENTS_UNIT, UNIT
 

@@ -5,14 +5,14 @@
 // precision to one of some sums: the bits do not depend on how whole chunks are dealt.
 #pragma once
 
-#include "device_network.hpp"
-#include "objective.hpp"
-#include "particle.hpp"
+#include "cuda/network.hpp"
+#include "cpu/objective.hpp"
+#include "math/particle.hpp"
 
 namespace kjko::KJKO_LEVEL {
 
 // Where the parts of a sum lie, in numbers from its beginning. Columns of a weight matrix lie in rows for w1 (its last
-// row in use is b1) and as they are for w2; seed is what reaches W1v through the tangents. hpc_kjko/kernels/cuda_network.py
+// row in use is b1) and as they are for w2; seed is what reaches W1v through the tangents. hpc_kjko/kernels/cuda/network.py
 // reads it.
 template <int H>
 struct DeviceLayout {

@@ -1,7 +1,7 @@
-// u and ∇v u on a GPU: what field.cpp does on the CPU for two hidden layers of the same width, in the phases of device.hpp.
+// u and ∇v u on a GPU: what field.cpp does on the CPU for two hidden layers of the same width, in the phases of phases.hpp.
 #pragma once
 
-#include "device_network.hpp"
+#include "cuda/network.hpp"
 
 namespace kjko {
 

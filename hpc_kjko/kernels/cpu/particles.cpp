@@ -1,5 +1,5 @@
-#include "kernels.hpp"
-#include "shape.hpp"
+#include "cpu/kernels.hpp"
+#include "math/shape.hpp"
 
 // Every particle is computed by the same operations wherever it stands, so multiply-adds are not fused here
 // (-ffp-contract=off): the results have the same bits at every instruction set level.

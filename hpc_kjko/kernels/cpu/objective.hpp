@@ -1,7 +1,7 @@
 // The JKO functional and its gradient (hpc_kjko/inner/objective.py), fused into one pass over the particles.
 #pragma once
 
-#include "network.hpp"
+#include "math/network.hpp"
 
 namespace kjko {
 

@@ -4,9 +4,9 @@
 // whichever thread adds its own first.
 #pragma once
 
-#include "device.hpp"
-#include "particles.hpp"
-#include "shape.hpp"
+#include "cuda/phases.hpp"
+#include "cpu/particles.hpp"
+#include "math/shape.hpp"
 
 namespace kjko {
 

@@ -10,7 +10,7 @@
 #include <immintrin.h>  // only always_inline functions
 #endif
 
-#include "rational.hpp"
+#include "math/rational.hpp"
 
 #define KJKO_INLINE inline __attribute__((always_inline))
 #define KJKO_UNROLL _Pragma("GCC unroll 16")

@@ -1,7 +1,7 @@
 #include <chrono>
 
-#include "bind.hpp"
-#include "kernels.hpp"
+#include "cpu/bind.hpp"
+#include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
 

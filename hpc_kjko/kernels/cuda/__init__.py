@@ -1,8 +1,8 @@
 """Kernels of GPUs: whether they are taken, how they are compiled, and how one is launched in torch's stream.
 
-Their texts are the headers `device_*.hpp` beside this file; CuPy compiles them with NVRTC when they are first launched,
-so no nvcc is needed. What they do with torch's tensors is in `cuda_network` and `cuda_particles`, which take tensors on
-the CPU through the same arguments and the same text in the native module, thread after thread: for tests.
+Their texts are the headers and the `*.cu` beside this file; CuPy compiles them with NVRTC when they are first launched,
+so no nvcc is needed. What they do with torch's tensors is in `network` and `particles`, which take tensors on the CPU
+through the same arguments and the same text in the native module, thread after thread: for tests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from hpc_kjko.errors import UserError
 from hpc_kjko.kernels import cuda_wanted
 
-FOLDER = Path(__file__).parent
+#: Where `math` and `cuda` are, from which files are named.
+FOLDER = Path(__file__).parents[1]
 
 
 @functools.cache
@@ -67,7 +68,7 @@ class Kernel(NamedTuple):
     @property
     def source(self) -> str:
         """CUDA C++, with a digest of all headers: CuPy's cache on disk knows a kernel by this text."""
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.hpp"))))
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*/*.hpp"))))
         return (FOLDER / self.file).read_text(encoding="utf-8") + f"// {digest.hexdigest()}\n"
 
     @property

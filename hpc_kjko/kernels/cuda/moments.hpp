@@ -1,5 +1,5 @@
 // Variable projection's moments on a GPU: what objective.cpp sums on the CPU (Moments in objective.hpp), in the phases of
-// device.hpp.
+// phases.hpp.
 //
 // What is multiplied with each other lies as rows [row][particle] in shared memory: the basis g = (h2, skipped inputs, 1),
 // v, and q_k of every k, of which only the hidden features' and the velocities' are not zero. A thread has a tile of 8 × 8
@@ -7,14 +7,14 @@
 // neighbours and lie in different banks.
 #pragma once
 
-#include "device_network.hpp"
-#include "objective.hpp"
-#include "particle.hpp"
+#include "cuda/network.hpp"
+#include "cpu/objective.hpp"
+#include "math/particle.hpp"
 
 namespace kjko::KJKO_LEVEL {
 
 // Rows, the pairs of eight of them that are multiplied, and where the parts of a sum lie, in numbers from its beginning.
-// hpc_kjko/kernels/cuda_network.py reads it.
+// hpc_kjko/kernels/cuda/network.py reads it.
 template <int H, int DV>
 struct MomentsRows {
     static constexpr int Q = DV * (H + DV), Q_BLOCKS = (Q + 7) / 8, G_BLOCKS = H / 8 + 1;

@@ -1,5 +1,5 @@
-// The kernels of particles, compiled by hpc_kjko/kernels/cuda.py, which defines the three constants.
-#include "device_particles.hpp"
+// The kernels of particles, compiled by hpc_kjko/kernels/cuda/__init__.py, which defines the three constants.
+#include "cuda/particles.hpp"
 
 using namespace kjko::KJKO_LEVEL;
 

@@ -1,7 +1,7 @@
 // The Python module hpc_kjko.kernels._kernels. Kernels live in files of their own; here they only get names.
-#include "bind.hpp"
-#include "cpu.hpp"
-#include "kernels.hpp"
+#include "cpu/bind.hpp"
+#include "cpu/cpu.hpp"
+#include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
 

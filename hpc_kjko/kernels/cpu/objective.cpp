@@ -5,10 +5,10 @@
 //   Jacobian: a tangent for each velocity dimension j, seed W1v's column j, W = W2, readout W3: J = ∇v u.
 //   closed form, for the linear log det: one, seed 1, W = M = W2 ∘ (W1v W3)ᵀ, readout 1: J = ∇v·u.
 // In one dimension both cost the same and the first is taken.
-#include "kernels.hpp"
-#include "simd.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/simd.hpp"
 
-#include "particle.hpp"
+#include "math/particle.hpp"
 
 namespace kjko::KJKO_LEVEL {
 

@@ -1,5 +1,5 @@
-#include "kernels.hpp"
-#include "simd.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/simd.hpp"
 
 namespace kjko::KJKO_LEVEL {
 

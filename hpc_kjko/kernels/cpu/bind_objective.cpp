@@ -8,8 +8,8 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
-#include "bind.hpp"
-#include "kernels.hpp"
+#include "cpu/bind.hpp"
+#include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -108,7 +108,7 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     return nb::make_tuple(loss, as_array(std::move(gradient), parameters));
 }
 
-// Moments of hpc_kjko/kernels/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its rest and how
+// Moments of hpc_kjko/kernels/cpu/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its rest and how
 // many particles turn orientation; then, if `whole`, gram and load and, for the exact log det, outer (else zeros).
 static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
     Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1, Matrix w2, Vector b2, Matrix w3,

@@ -1,6 +1,6 @@
 """The objective, varpro's moments and the control field on a GPU, and in the same text on the CPU for tests.
 
-The texts are device_network.hpp and what builds on it.
+The texts are cuda/network.hpp and what builds on it.
 """
 
 from __future__ import annotations
@@ -148,11 +148,11 @@ def objective_kernel(width: int, tanh: bool, velocity_dims: int, closed: bool) -
     """The kernel for such a network, by the Jacobian or by the closed form of the divergence."""
     resident = 384 if closed else 512  # here and below: what was fastest on an H200 (docs/results.md)
     constants = resident, width, tanh, velocity_dims
-    return _kernel("device_objective.cu", "evaluate_objective", *constants, KJKO_CLOSED=str(closed).lower())
+    return _kernel("cuda/objective.cu", "evaluate_objective", *constants, KJKO_CLOSED=str(closed).lower())
 
 
 class _Layout:
-    """``DeviceLayout`` of device_objective.hpp."""
+    """``DeviceLayout`` of cuda/objective.hpp."""
 
     def __init__(self, width: int):
         self.w2 = INPUT_ROWS * width
@@ -231,11 +231,11 @@ def moments(
 
 def moments_kernel(width: int, tanh: bool, velocity_dims: int) -> Kernel:
     """The kernel for such a network."""
-    return _kernel("device_moments.cu", "sum_moments", 384, width, tanh, velocity_dims)
+    return _kernel("cuda/moments.cu", "sum_moments", 384, width, tanh, velocity_dims)
 
 
 class _MomentsRows:
-    """``MomentsRows`` of device_moments.hpp."""
+    """``MomentsRows`` of cuda/moments.hpp."""
 
     def __init__(self, width: int, velocity_dims: int):
         self.width, q = width, velocity_dims * (width + velocity_dims)
@@ -295,7 +295,7 @@ def _moments_places(
 
 
 class _FieldCall(ctypes.Structure):
-    """``DeviceFieldCall`` of device_field.hpp."""
+    """``DeviceFieldCall`` of cuda/field.hpp."""
 
     _fields_ = [
         ("network", _Network),
@@ -327,4 +327,4 @@ def field(
 
 def field_kernel(dtype: torch.dtype, width: int, tanh: bool, velocity_dims: int) -> Kernel:
     """The kernel for such a network in such a precision."""
-    return _kernel("device_field.cu", "evaluate_field", 256, width, tanh, velocity_dims, KJKO_REAL=name_of(dtype))
+    return _kernel("cuda/field.cu", "evaluate_field", 256, width, tanh, velocity_dims, KJKO_REAL=name_of(dtype))

@@ -1,13 +1,13 @@
-// The control field's network on a GPU, in the phases of device.hpp: what its kernels share.
+// The control field's network on a GPU, in the phases of phases.hpp: what its kernels share.
 //
 // A block of 4 H threads takes TILE particles at a time through the network: their columns are values first and then
 // each tangent (objective.cpp tells of the two ways), as rows [feature][column] in shared memory. Products are tiles in
 // registers, 8 columns by 4 features a thread.
 #pragma once
 
-#include "device.hpp"
-#include "network.hpp"
-#include "rational.hpp"
+#include "cuda/phases.hpp"
+#include "math/network.hpp"
+#include "math/rational.hpp"
 
 namespace kjko::KJKO_LEVEL {
 

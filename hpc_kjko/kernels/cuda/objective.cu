@@ -1,5 +1,5 @@
-// One kernel, compiled by hpc_kjko/kernels/cuda.py, which defines its constants.
-#include "device_objective.hpp"
+// One kernel, compiled by hpc_kjko/kernels/cuda/__init__.py, which defines its constants.
+#include "cuda/objective.hpp"
 
 using Kernel = kjko::KJKO_LEVEL::DeviceObjective<KJKO_WIDTH, kjko::KJKO_LEVEL::KJKO_ACTIVATION, KJKO_VELOCITY_DIMS,
                                                  KJKO_CLOSED>;

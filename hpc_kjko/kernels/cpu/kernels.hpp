@@ -9,10 +9,10 @@
 // standard header with templates or inline functions, and uses the compiler's builtins.
 #pragma once
 
-#include "field.hpp"
-#include "machine.hpp"
-#include "objective.hpp"
-#include "particles.hpp"
+#include "cpu/field.hpp"
+#include "cpu/machine.hpp"
+#include "cpu/objective.hpp"
+#include "cpu/particles.hpp"
 
 namespace kjko {
 

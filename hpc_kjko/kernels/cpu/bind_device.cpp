@@ -7,11 +7,11 @@
 #include <memory>
 #include <stdexcept>
 
-#include "bind.hpp"
-#include "device_field.hpp"
-#include "device_moments.hpp"
-#include "device_objective.hpp"
-#include "device_particles.hpp"
+#include "cpu/bind.hpp"
+#include "cuda/field.hpp"
+#include "cuda/moments.hpp"
+#include "cuda/objective.hpp"
+#include "cuda/particles.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

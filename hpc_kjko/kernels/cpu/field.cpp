@@ -2,8 +2,8 @@
 // particle's values, then one for each particle's tangent along v_1, v_2, …; vectors lie along the particles. So nothing
 // has to be padded to a width, a layer is one product W x whatever its width, and a particle meets the same operations
 // in every lane.
-#include "kernels.hpp"
-#include "simd.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/simd.hpp"
 
 namespace kjko::KJKO_LEVEL {
 

@@ -1,4 +1,4 @@
-"""Drift, deposit, gather and kick on a GPU (device_particles.hpp), and in the same text on the CPU for tests."""
+"""Drift, deposit, gather and kick on a GPU (cuda/particles.hpp), and in the same text on the CPU for tests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Carried(ctypes.Structure):
 
 
 class _DepositCall(ctypes.Structure):
-    """``DepositCall`` of device_particles.hpp."""
+    """``DepositCall`` of cuda/particles.hpp."""
 
     _fields_ = [
         ("mesh", _Mesh),
@@ -68,7 +68,7 @@ class _DepositCall(ctypes.Structure):
 
 
 class _GatherCall(ctypes.Structure):
-    """``GatherCall`` of device_particles.hpp."""
+    """``GatherCall`` of cuda/particles.hpp."""
 
     _fields_ = [
         ("mesh", _Mesh),
@@ -150,7 +150,7 @@ def gather(
 def particle_kernel(name: str, dtype: torch.dtype, mesh: Mesh) -> Kernel:
     """The kernel for particles of such a precision on such a mesh."""
     constants = {"KJKO_REAL": name_of(dtype), "KJKO_DIMS": str(len(mesh[0])), "KJKO_ORDER": str(mesh[2])}
-    return Kernel("device_particles.cu", name, tuple(constants.items()), fused=False)
+    return Kernel("cuda/particles.cu", name, tuple(constants.items()), fused=False)
 
 
 def _blocks(x: torch.Tensor) -> int:

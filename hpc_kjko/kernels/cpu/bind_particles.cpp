@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "bind.hpp"
-#include "kernels.hpp"
+#include "cpu/bind.hpp"
+#include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
 

@@ -7,8 +7,8 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
-#include "bind.hpp"
-#include "kernels.hpp"
+#include "cpu/bind.hpp"
+#include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -1,10 +1,10 @@
-#include "kernels.hpp"
+#include "cpu/kernels.hpp"
 
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
-#include "cpu.hpp"
+#include "cpu/cpu.hpp"
 
 namespace kjko {
 
