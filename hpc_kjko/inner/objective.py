@@ -18,16 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from hpc_kjko.inner.control import ControlField, determinant
 from hpc_kjko.inner.potential import PotentialField, combined, filled, padded
+from hpc_kjko.kernels.constants import CONTINUE_BELOW
 from hpc_kjko.kernels.objective import fused
 from hpc_kjko.kernels.objective import objective as fused_objective
 from hpc_kjko.operators import Operator
 from hpc_kjko.particles.exact import UNIT, in_order, rounded
 from hpc_kjko.particles.state import BLOCK, passes
-
-#: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
-#: Only the objective does: a step that is taken has its true determinant, checked for every particle.
-CONTINUE_BELOW = 0.1
-
 
 Field = TypeVar("Field", bound=ControlField | PotentialField)
 
@@ -237,7 +233,11 @@ def in_pieces(rows: torch.Tensor, together: int) -> torch.Tensor:
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:
-    """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d."""
+    """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d.
+
+    So an optimiser that overshot finds back. Only the objective does this: a step that is taken has its true
+    determinant, checked for every particle.
+    """
     d0 = CONTINUE_BELOW
     below = (determinants - d0) / d0
     continuation = math.log(d0) + below - 0.5 * below**2

@@ -260,7 +260,8 @@ def launched(monkeypatch):
         elif kernel.name == "sum_moments":
             module.device_moments(bytes(call), blocks, groups, False)
         elif kernel.name == "evaluate_field":
-            module.device_field(bytes(call), constants["KJKO_REAL"] == "double", blocks, False)
+            tanh = constants["KJKO_ACTIVATION"] == "Tanh"
+            module.device_field(bytes(call), constants["KJKO_REAL"] == "double", tanh, blocks, False)
         else:
             run = {"deposit": module.device_deposit, "gather": module.device_gather}
             run[kernel.name](bytes(call), False)
@@ -400,5 +401,5 @@ def test_a_kernel_is_another_one_when_a_header_changes(monkeypatch, tmp_path):
     before = kernel.source
     monkeypatch.setattr(cuda, "FOLDER", tmp_path)
     assert kernel.source == before
-    (tmp_path / "math" / "particle.hpp").write_text("")
+    (tmp_path / "math" / "log_det.hpp").write_text("")
     assert kernel.source != before

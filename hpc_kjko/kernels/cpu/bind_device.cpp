@@ -49,11 +49,11 @@ struct Instance {
 };
 
 template <class Call, size_t COUNT>
-static void run_instance(const Instance<Call> (&instances)[COUNT], const Call &call, bool closed, int blocks, int groups,
-                         bool backwards) {
+static void run_instance(const Instance<Call> (&instances)[COUNT], const Call &call, bool tanh, bool closed, int blocks,
+                         int groups, bool backwards) {
     const auto &n = call.network;
     for (const Instance<Call> &one : instances)
-        if (one.width == n.width && one.tanh == n.tanh && one.velocity_dims == n.velocity_dims && one.closed == closed)
+        if (one.width == n.width && one.tanh == tanh && one.velocity_dims == n.velocity_dims && one.closed == closed)
             return one.run(call, blocks, groups, backwards);
     throw std::invalid_argument("this kernel is not among those that tests run");
 }
@@ -135,25 +135,29 @@ void bind_device(nb::module_ &m) {
     m.def(
         "device_objective",
         [](const nb::bytes &arguments, bool closed, int blocks, bool backwards) {
-            run_instance(objectives, call_of<ObjectiveCall>(arguments), closed, blocks, 1, backwards);
+            const auto call = call_of<ObjectiveCall>(arguments);
+            run_instance(objectives, call, call.settings.tanh, closed, blocks, 1, backwards);
         },
         "arguments"_a, "closed"_a, "blocks"_a, "backwards"_a,
         "The GPU's evaluate_objective, block after block and thread after thread, from the last one if `backwards`.");
     m.def(
         "device_moments",
         [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-            run_instance(moments_kernels, call_of<ObjectiveCall>(arguments), false, blocks, groups, backwards);
+            const auto call = call_of<ObjectiveCall>(arguments);
+            run_instance(moments_kernels, call, call.settings.tanh, false, blocks, groups, backwards);
         },
         "arguments"_a, "blocks"_a, "groups"_a, "backwards"_a, "The GPU's sum_moments.");
     m.def(
         "device_field",
-        [](const nb::bytes &arguments, bool is_double, int blocks, bool backwards) {
+        [](const nb::bytes &arguments, bool is_double, bool tanh, int blocks, bool backwards) {
             if (is_double)
-                run_instance(double_fields, call_of<DeviceFieldCall<double>>(arguments), false, blocks, 1, backwards);
+                run_instance(double_fields, call_of<DeviceFieldCall<double>>(arguments), tanh, false, blocks, 1,
+                             backwards);
             else
-                run_instance(single_fields, call_of<DeviceFieldCall<float>>(arguments), false, blocks, 1, backwards);
+                run_instance(single_fields, call_of<DeviceFieldCall<float>>(arguments), tanh, false, blocks, 1,
+                             backwards);
         },
-        "arguments"_a, "is_double"_a, "blocks"_a, "backwards"_a, "The GPU's evaluate_field.");
+        "arguments"_a, "is_double"_a, "tanh"_a, "blocks"_a, "backwards"_a, "The GPU's evaluate_field.");
     m.def(
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {

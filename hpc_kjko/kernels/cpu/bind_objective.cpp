@@ -46,16 +46,11 @@ static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share
     expect(count == 0 || dv == 1 || v.stride(1) == 1, "the components of a particle's v must lie side by side");
     ObjectiveCall call{};
     call.network = {static_cast<int>(inputs), static_cast<int>(width), static_cast<int>(dv), static_cast<int>(skipped),
-                    tanh, w1.data(), b1.data(), w2.data(), b2.data(), w3.data(), b3.data(),
-                    skip ? skip->data() : nullptr};
+                    w1.data(), b1.data(), w2.data(), b2.data(), w3.data(), b3.data(), skip ? skip->data() : nullptr};
     expect(kernels().objective.instantiated(call.network), "no kernel is compiled for this network");
-    call.exact = exact;
-    call.step = static_cast<float>(step);
-    call.collision_strength = static_cast<float>(collision_strength);
-    call.temperature = static_cast<float>(temperature);
     expect(together > 0, "some particles are added up together");
-    call.together = together;
-    call.unit = unit;
+    call.settings = {tanh, exact, static_cast<float>(step), static_cast<float>(collision_strength),
+                     static_cast<float>(temperature), together, unit, 0};
     call.count = static_cast<long long>(count);
     call.z = z.data();
     call.v = v.data();
@@ -95,7 +90,7 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     double loss = std::numeric_limits<double>::quiet_NaN();
     if (finite(n)) {
         nb::gil_scoped_release release;
-        const long long count = sums_of(call.count, call.together, MOST_SUMS);
+        const long long count = sums_of(call.count, call.settings.together, MOST_SUMS);
         const std::unique_ptr<double[]> sums(new double[count * kernels().objective.sums_size(n)]);
         call.sums = sums.get();
         call.loss = &loss;
@@ -116,7 +111,7 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
     double temperature, int together, double unit, double finer, bool whole) {
     ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, tanh, exact, step,
                                  collision_strength, temperature, std::min(together, MOMENTS_CHUNK), unit);
-    call.finer = finer;
+    call.settings.finer = finer;
     const size_t dv = call.network.velocity_dims, basis = call.network.width + call.network.skipped + 1;
     const size_t size = dv * basis + 3 + (whole ? basis * basis + dv * basis + dv * dv * basis * basis : 0);
     auto numbers = std::make_unique<double[]>(size);
@@ -130,7 +125,7 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
             moments.load = moments.gram + basis * basis;
             moments.outer = moments.load + dv * basis;
         }
-        const long long count = sums_of(call.count, call.together, MOST_MOMENTS_SUMS);
+        const long long count = sums_of(call.count, call.settings.together, MOST_MOMENTS_SUMS);
         const std::unique_ptr<double[]> sums(new double[count * kernels().objective.moments_sums_size(call.network)]);
         call.sums = sums.get();
         kernels().objective.moments(call, moments);

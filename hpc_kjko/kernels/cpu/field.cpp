@@ -5,6 +5,8 @@
 #include "cpu/kernels.hpp"
 #include "cpu/simd.hpp"
 
+#include "math/activation.hpp"
+
 namespace kjko::KJKO_LEVEL {
 
 // ROWS × VECTORS sums of y = W x, for W [rows, depth], x [depth][columns], y [rows][columns].
@@ -75,7 +77,7 @@ struct FieldPass {
             else
                 product(call.weights[layer], width, call.widths[layer], x, columns, y);
             if (layer + 1 < call.layers)
-                call.tanh ? activate<true>(call.biases[layer], width) : activate<false>(call.biases[layer], width);
+                call.tanh ? activate<Tanh>(call.biases[layer], width) : activate<LeakyRelu>(call.biases[layer], width);
             Real *const filled = y;
             y = x;
             x = filled;
@@ -116,21 +118,14 @@ private:
         }
     }
 
-    template <bool TANH>
+    template <class Activation>
     __attribute__((noinline)) void activate(const Real *bias, int width) {
         for (int i = 0; i < width; ++i) {
             Real *at = y + i * columns;
             Vector slopes[VECTORS];
             KJKO_UNROLL for (int p = 0; p < VECTORS; ++p) {
-                const Vector a = load(at + p * LANES_OF<Real>) + bias[i];
-                Vector value;
-                if constexpr (TANH) {
-                    value = tanh_of(a);
-                    slopes[p] = Real(1) - value * value;
-                } else {
-                    slopes[p] = a > Real(0) ? broadcast(Real(1)) : broadcast(Real(0.01));
-                    value = slopes[p] * a;
-                }
+                const Vector a = load(at + p * LANES_OF<Real>) + bias[i], value = Activation::value(a);
+                slopes[p] = Activation::slope(value);
                 store(at + p * LANES_OF<Real>, value);
             }
             for (int j = 1; j <= dv; ++j)

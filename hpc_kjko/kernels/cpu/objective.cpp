@@ -8,41 +8,30 @@
 #include "cpu/kernels.hpp"
 #include "cpu/simd.hpp"
 
-#include "math/particle.hpp"
+#include "math/activation.hpp"
+#include "math/functional.hpp"
+#include "math/rounding.hpp"
 
 namespace kjko::KJKO_LEVEL {
-
-struct Tanh {
-    static KJKO_INLINE Floats value(Floats a) { return tanh_of(a); }
-    static KJKO_INLINE Floats slope(Floats s) { return 1.0f - s * s; }
-    static constexpr bool curved = true;
-    static KJKO_INLINE Floats bend(Floats s, Floats gradient) { return -2.0f * s * gradient; }  // s''/s' · gradient
-};
-
-struct LeakyRelu {
-    static KJKO_INLINE Floats value(Floats a) { return a > 0.0f ? a : 0.01f * a; }
-    static KJKO_INLINE Floats slope(Floats s) { return s > 0.0f ? broadcast(1.0f) : broadcast(0.01f); }
-    static constexpr bool curved = false;
-};
 
 // Where the parts of a sum lie, in numbers from its beginning.
 template <int H>
 struct Layout {
     // Columns of a weight matrix lie in rows here, and a bias is the column of an input that is 1.
-    static constexpr int w1 = 0, w2 = w1 + MOST_INPUTS * H, m = w2 + H * H, b2 = m + H * H, w3 = b2 + H,
-                         seed = w3 + 3 * H, skip = seed + 3 * H, loss = skip + 4 * MOST_INPUTS, size = loss + 16;
+    static constexpr int w1 = 0, w2 = w1 + INPUT_ROWS * H, m = w2 + H * H, b2 = m + H * H, w3 = b2 + H,
+                         seed = w3 + 3 * H, skip = seed + 3 * H, loss = skip + 4 * INPUT_ROWS, size = loss + 16;
 };
 
 // The network as the kernel reads it: aligned, both ways round.
 template <int H>
 struct Weights {
-    alignas(64) float w1_t[MOST_INPUTS][H];  // with b1 as the last input's
+    alignas(64) float w1_t[INPUT_ROWS][H];  // with b1 as the last input's
     alignas(64) float w2[H][H], w2_t[H][H];
     alignas(64) float m[H][H], m_t[H][H];
     alignas(64) float b2[H];
     alignas(64) float w3[3][H];
     alignas(64) float seed[3][H];
-    alignas(64) float skip[3][MOST_INPUTS];  // with b3 as the last input's
+    alignas(64) float skip[3][INPUT_ROWS];  // with b3 as the last input's
     alignas(64) float ones[H];
     float skip_v[3][3];
 
@@ -58,10 +47,8 @@ struct Weights {
         }
         for (int i = 0; i < H; ++i)
             for (int l = 0; l < H; ++l) {
-                float through = 0;
-                for (int k = 0; k < dv; ++k) through += seed[k][l] * w3[k][i];
                 w2[i][l] = w2_t[l][i] = n.w2[i * H + l];
-                m[i][l] = m_t[l][i] = w2[i][l] * through;
+                m[i][l] = m_t[l][i] = w2[i][l] * coupling(&seed[0][l], &w3[0][i], H, dv);
             }
         for (int k = 0; k < dv; ++k) {
             for (int l = 0; n.skip && l < n.skipped; ++l) skip[k][first + l] = n.skip[k * n.skipped + l];
@@ -74,12 +61,12 @@ struct Weights {
 // Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
 template <int H>
 struct MomentsLayout {
-    static constexpr int W = H + MOST_INPUTS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
+    static constexpr int W = H + INPUT_ROWS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
                          outer = gram + W * W, size = outer + 6 * W * W;
 
     static int used(const ObjectiveCall &call, bool whole) {
         const int dv = call.network.velocity_dims;
-        return !whole ? load : !call.exact ? outer : outer + dv * (dv + 1) / 2 * W * W;
+        return !whole ? load : !call.settings.exact ? outer : outer + dv * (dv + 1) / 2 * W * W;
     }
 };
 
@@ -95,9 +82,9 @@ struct Pass {
     const Weights<H> &weights;
 
     int taken_rows = 0;
-    alignas(64) int is_input[MOST_INPUTS];
-    alignas(64) float one[MOST_INPUTS];  // what follows the inputs: 1, 0, ...
-    alignas(64) float input[BLOCK][MOST_INPUTS];
+    alignas(64) int is_input[INPUT_ROWS];
+    alignas(64) float one[INPUT_ROWS];  // what follows the inputs: 1, 0, ...
+    alignas(64) float input[BLOCK][INPUT_ROWS];
     alignas(64) float x[1 + TANGENTS][BLOCK][H];  // first hidden layer and its tangents
     alignas(64) float y[1 + TANGENTS][BLOCK][H];  // second hidden layer and p; gradients of x
     alignas(64) float g[1 + TANGENTS][BLOCK][H];  // t2; gradients of y
@@ -106,7 +93,7 @@ struct Pass {
     alignas(64) float gradient_j[CLOSED ? 1 : DV * DV][BLOCK];
 
     Pass(const ObjectiveCall &c, const Weights<H> &w) : call(c), weights(w), known{}, gradient_u{} {
-        for (int k = 0; k < MOST_INPUTS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
+        for (int k = 0; k < INPUT_ROWS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
     }
 
     // Adds the part of a chunk to `sum`.
@@ -144,8 +131,8 @@ struct Pass {
             const int unit = H + call.network.inputs - DV;
             for (int p = 0; p < BLOCK; ++p) {
                 for (int k = 0; k < DV; ++k) {
-                    Floats inputs[MOST_INPUTS / LANES] = {};
-                    for (int c = 0; c < MOST_INPUTS; c += LANES) store(&q[k][p][H + c], inputs[c / LANES]);
+                    Floats inputs[INPUT_ROWS / LANES] = {};
+                    for (int c = 0; c < INPUT_ROWS; c += LANES) store(&q[k][p][H + c], inputs[c / LANES]);
                     for (int j = 0; j < DV; ++j) q[k][p][unit + j] = gradient_j[j * DV + k][p];
                 }
                 for (int c = 0; c < H; c += LANES)
@@ -164,7 +151,7 @@ struct Pass {
             if (!whole) continue;
             for (int p = 0; p < BLOCK; ++p) {
                 for (int c = 0; c < H; c += LANES) store(&basis[p][c], load(&y[0][p][c]));
-                for (int c = 0; c < MOST_INPUTS; c += LANES) store(&basis[p][H + c], load(&input[p][c]));
+                for (int c = 0; c < INPUT_ROWS; c += LANES) store(&basis[p][H + c], load(&input[p][c]));
                 for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&basis[p][c]));
             }
             add_outer<W>(weighted[0], W, 1, W, BLOCK, basis[0], part + Parts::gram);
@@ -173,12 +160,12 @@ struct Pass {
             add_outer<W>(factors[0], 1, BLOCK, 4, BLOCK, basis[0], part + Parts::load);
             for (int k = 0; call.known && k < DV; ++k)
                 for (int p = 0; p < BLOCK; ++p) {
-                    const float factor = call.temperature * share[p] * known[p];
+                    const float factor = known_weight(call.settings, share[p], known[p]);
                     for (int c = 0; c < H; c += LANES)
                         add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
                     part[Parts::load + k * W + unit + k] += factor;
                 }
-            if (!call.exact) continue;
+            if (!call.settings.exact) continue;
             float *to = part + Parts::outer;
             for (int k = 0; k < DV; ++k) {
                 for (int p = 0; p < BLOCK; ++p)
@@ -186,28 +173,25 @@ struct Pass {
                 for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
             }
         }
-        const double coarse = rounded(log_det, call.unit), rest = rounded(log_det - coarse, call.finer * call.unit);
-        sum[Parts::counts] += coarse;
-        sum[Parts::counts + 1] += rest;
+        const Fine fine = rounded_finely(log_det, call.settings.unit, call.settings.finer);
+        sum[Parts::counts] += fine.coarse;
+        sum[Parts::counts + 1] += fine.rest;
         sum[Parts::counts + 2] += turned;
         add_rounded(part + Parts::pull, used - Parts::pull, sum + Parts::pull);
     }
 
 private:
-    static double rounded(double number, double unit) {
-        const double shift = 0x1.8p52 * unit;
-        return (number + shift) - shift;
-    }
     template <class Number>
     void add_rounded(const Number *numbers, int count, double *sum) const {
-        for (int i = 0; i < count; ++i) sum[i] += rounded(numbers[i], call.unit);
+        const double shift = shift_of(call.settings.unit);
+        for (int i = 0; i < count; ++i) sum[i] += rounded(numbers[i], shift);
     }
 
     // What reaches the layers through the seeds of the tangents and, in the closed form, through M = W2 ∘ (W1v W3)ᵀ.
     void complete(double *sum) const {
         const int inputs = call.network.inputs, first_v = inputs - DV;
         for (int k = 0; k < DV; ++k) {
-            sum[At::skip + k * MOST_INPUTS + first_v + k] += sum[At::loss + 1 + k];
+            sum[At::skip + k * INPUT_ROWS + first_v + k] += sum[At::loss + 1 + k];
             for (int i = 0; i < H; ++i) sum[At::w1 + (first_v + k) * H + i] += sum[At::seed + k * H + i];
         }
         for (int i = 0; CLOSED && i < H; ++i)
@@ -225,19 +209,17 @@ private:
 
     // B of every particle, into gradient_j[j * DV + k]; adds their log det, and how many turn orientation.
     void invert(double &sum, double &all_turned) {
-        const float h = call.step;
         for (int p = 0; p < BLOCK; p += LANES) {
-            if (!call.exact) {
+            if (!call.settings.exact) {
                 for (int j = 0; j < DV; ++j)
                     for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], broadcast(j == k ? 1.0f : 0.0f));
                 continue;
             }
-            Floats jacobian[DV][DV], cofactor[DV][DV];
+            Floats jacobian[DV][DV], b[DV][DV];
             jacobian_at(p, jacobian);
-            const Floats beyond = determinant_beyond_one(jacobian, h);
-            cofactors(jacobian, h, cofactor);
+            const Floats beyond = inverse(jacobian, call.settings.step, b);
             for (int j = 0; j < DV; ++j)
-                for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], cofactor[k][j] / (1.0f + beyond));
+                for (int k = 0; k < DV; ++k) store(&gradient_j[j * DV + k][p], b[j][k]);
             const Floats log_det = log_of_one_plus(beyond), mass = load(&share[p]);
             for (int lane = 0; lane < LANES; ++lane) {
                 const bool turned = beyond[lane] <= -1.0f;
@@ -261,13 +243,13 @@ private:
         const float *z = call.z + first * inputs, *end = call.z + call.count * inputs;
         for (int p = 0; p < BLOCK; ++p) {
             const float *from = z + (p < rows ? p : rows - 1) * inputs;
-            if (end - from >= MOST_INPUTS) {
-                for (int c = 0; c < MOST_INPUTS; c += LANES) {
+            if (end - from >= INPUT_ROWS) {
+                for (int c = 0; c < INPUT_ROWS; c += LANES) {
                     const Floats row = load_anywhere(from + c);
                     store(&input[p][c], load_ints(&is_input[c]) != 0 ? row : load(&one[c]));
                 }
             } else {
-                for (int c = 0; c < MOST_INPUTS; ++c) input[p][c] = c < inputs ? from[c] : one[c];
+                for (int c = 0; c < INPUT_ROWS; ++c) input[p][c] = c < inputs ? from[c] : one[c];
             }
         }
         const float *from = call.v + first * call.v_stride;
@@ -281,7 +263,7 @@ private:
     }
 
     __attribute__((noinline)) void forward() {
-        multiply<H>(input[0], MOST_INPUTS, call.network.inputs + 1, BLOCK, weights.w1_t[0], x[0][0]);
+        multiply<H>(input[0], INPUT_ROWS, call.network.inputs + 1, BLOCK, weights.w1_t[0], x[0][0]);
         for (int c = 0; c < H; c += LANES) {
             Floats seed[TANGENTS];
             for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? broadcast(1.0f) : load(&weights.seed[j][c]);
@@ -305,51 +287,32 @@ private:
 
     // The block's part of J, and its gradient in u and in J's entries.
     __attribute__((noinline)) double evaluate(float *part) {
-        const float h = call.step;
+        const Settings &settings = call.settings;
         double loss = 0;
         Floats trace_gradient[DV] = {};
         for (int p = 0; p < BLOCK; p += LANES) {
-            Floats u[DV], energy{}, along{};
+            Floats u[DV], vs[DV], to_u[DV], log_det;
             const Floats mass = load(&share[p]), taken = load(&known[p]);
             for (int k = 0; k < DV; ++k) {
-                u[k] = dots<H>(weights.w3[k], y[0][p]) + dots<MOST_INPUTS>(weights.skip[k], input[p]);
-                const Floats vk = load(&v[k][p]);
-                energy += u[k] * u[k];
-                along += (vk + 0.5f * h * u[k]) * u[k];
-                store(&gradient_u[k][p], mass * h * ((1 / call.collision_strength + h) * u[k] + vk));
+                u[k] = dots<H>(weights.w3[k], y[0][p]) + dots<INPUT_ROWS>(weights.skip[k], input[p]);
+                vs[k] = load(&v[k][p]);
             }
-            Floats divergence, log_det;
+            const Floats kinetic = kinetic_term(settings, u, vs, mass, to_u);
+            for (int k = 0; k < DV; ++k) store(&gradient_u[k][p], to_u[k]);
             if constexpr (CLOSED) {
-                divergence = dots<H>(weights.ones, g[1][p]);
+                Floats divergence = dots<H>(weights.ones, g[1][p]), to_divergence;
                 for (int k = 0; k < DV; ++k) divergence += weights.skip_v[k][k];
-                log_det = h * divergence;
-                const Floats slope = -call.temperature * h * mass * (1.0f - taken);
-                store(&gradient_j[0][p], slope);
-                for (int k = 0; k < DV; ++k) trace_gradient[k] += slope;
+                log_det = linear_term(settings, divergence, mass, taken, to_divergence);
+                store(&gradient_j[0][p], to_divergence);
+                for (int k = 0; k < DV; ++k) trace_gradient[k] += to_divergence;
             } else {
-                Floats jacobian[DV][DV];
+                Floats jacobian[DV][DV], to_jacobian[DV][DV];
                 jacobian_at(p, jacobian);
-                divergence = jacobian[0][0];
-                for (int k = 1; k < DV; ++k) divergence += jacobian[k][k];
-                Floats cofactor[DV][DV] = {}, slope = broadcast(1.0f);
-                if (call.exact) {
-                    log_det = continued_log(determinant_beyond_one(jacobian, h), slope);
-                    cofactors(jacobian, h, cofactor);
-                } else {
-                    log_det = h * divergence;
-                    for (int k = 0; k < DV; ++k) cofactor[k][k] = broadcast(1.0f);
-                }
-                const Floats weight = -call.temperature * h * mass;
+                log_det = log_det_term(settings, jacobian, mass, taken, to_jacobian);
                 for (int k = 0; k < DV; ++k)
-                    for (int j = 0; j < DV; ++j) {
-                        Floats gradient = slope * cofactor[k][j];
-                        if (k == j) gradient -= taken;
-                        store(&gradient_j[k * DV + j][p], weight * gradient);
-                    }
+                    for (int j = 0; j < DV; ++j) store(&gradient_j[k * DV + j][p], to_jacobian[k][j]);
             }
-            log_det -= h * taken * divergence;
-            const Floats running = h / (2 * call.collision_strength) * energy;
-            loss += sum_of_lanes(mass * (running + h * along - call.temperature * log_det));
+            loss += sum_of_lanes(part_of(settings, mass, kinetic, log_det));
         }
         for (int k = 0; CLOSED && k < DV; ++k) part[At::loss + 1 + k] += sum_of_lanes(trace_gradient[k]);
         return loss;
@@ -380,8 +343,7 @@ private:
                     if constexpr (Activation::curved) slope_gradient += through * load(&y[1 + j][p][c]);
                     store(&g[1 + j][p][c], through * slope);
                 }
-                if constexpr (Activation::curved) gradient += Activation::bend(h2, slope_gradient);
-                gradient *= slope;
+                gradient = gradient_before<Activation>(h2, gradient, slope_gradient);
                 store(&g[0][p][c], gradient);
                 to_b2 += gradient;
                 for (int k = 0; k < DV; ++k) to_w3[k] += own[k];
@@ -398,25 +360,25 @@ private:
             for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? broadcast(1.0f) : load(&weights.seed[j][c]);
             for (int p = 0; p < BLOCK; ++p) {
                 const Floats h1 = load(&x[0][p][c]), slope = Activation::slope(h1);
-                Floats gradient = load(&y[0][p][c]), slope_gradient{};
+                const Floats gradient = load(&y[0][p][c]);
+                Floats slope_gradient{};
                 for (int j = 0; j < TANGENTS && (!CLOSED || Activation::curved); ++j) {
                     const Floats tangent = load(&y[1 + j][p][c]);
                     slope_gradient += tangent * seed[j];
                     if (!CLOSED) to_seed[j] += tangent * slope;
                 }
-                if constexpr (Activation::curved) gradient += Activation::bend(h1, slope_gradient);
-                store(&y[0][p][c], gradient * slope);
+                store(&y[0][p][c], gradient_before<Activation>(h1, gradient, slope_gradient));
             }
             for (int j = 0; !CLOSED && j < TANGENTS; ++j) add(part + At::seed + j * H + c, to_seed[j]);
         }
         const int inputs = (call.network.inputs + 4) / 4 * 4;
-        add_outer<H>(input[0], MOST_INPUTS, 1, inputs, BLOCK, y[0][0], part + At::w1);
-        add_outer<MOST_INPUTS>(gradient_u[0], 1, BLOCK, 4, BLOCK, input[0], part + At::skip);
+        add_outer<H>(input[0], INPUT_ROWS, 1, inputs, BLOCK, y[0][0], part + At::w1);
+        add_outer<INPUT_ROWS>(gradient_u[0], 1, BLOCK, 4, BLOCK, input[0], part + At::skip);
         for (int k = 0; !CLOSED && k < DV; ++k)
             for (int j = 0; j < DV; ++j) {
                 Floats sum{};
                 for (int p = 0; p < BLOCK; p += LANES) sum += load(&gradient_j[k * DV + j][p]);
-                part[At::skip + k * MOST_INPUTS + call.network.inputs - DV + j] += sum_of_lanes(sum);
+                part[At::skip + k * INPUT_ROWS + call.network.inputs - DV + j] += sum_of_lanes(sum);
             }
     }
 
@@ -437,15 +399,16 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
     for (int i = 0; i < H * H; ++i) *to++ = sum[At::w2 + i];
     for (int i = 0; i < H; ++i) *to++ = sum[At::b2 + i];
     for (int i = 0; i < dv * H; ++i) *to++ = sum[At::w3 + i];
-    for (int k = 0; k < dv; ++k) *to++ = sum[At::skip + k * MOST_INPUTS + inputs];
+    for (int k = 0; k < dv; ++k) *to++ = sum[At::skip + k * INPUT_ROWS + inputs];
     for (int k = 0; n.skip && k < dv; ++k)
-        for (int l = 0; l < n.skipped; ++l) *to++ = sum[At::skip + k * MOST_INPUTS + inputs - n.skipped + l];
+        for (int l = 0; l < n.skipped; ++l) *to++ = sum[At::skip + k * INPUT_ROWS + inputs - n.skipped + l];
 }
 
 // Leaves in call.sums what `add` adds of all chunks, from at most `most` sums of `size` numbers, in their order.
 template <class Pass, class Weights, class Add>
 static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long most, long long size, Add add) {
-    const long long chunks = (call.count + call.together - 1) / call.together, sums = chunks < most ? chunks : most;
+    const long long together = call.settings.together;
+    const long long chunks = (call.count + together - 1) / together, sums = chunks < most ? chunks : most;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
 #pragma omp parallel if (sums > 1)
     {
@@ -453,8 +416,8 @@ static void add_chunks(const ObjectiveCall &call, const Weights &weights, long l
 #pragma omp for schedule(dynamic)
         for (long long s = 0; s < sums; ++s)
             for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
-                const long long first = chunk * call.together, left = call.count - first;
-                add(pass, first, left < call.together ? left : call.together, call.sums + s * size);
+                const long long first = chunk * together, left = call.count - first;
+                add(pass, first, left < together ? left : together, call.sums + s * size);
             }
     }
     for (long long s = 1; s < sums; ++s)
@@ -490,7 +453,7 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
         for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
     for (int k = 0; k < dv; ++k)
         for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
-    if (!call.exact) return;
+    if (!call.settings.exact) return;
     const double *from = sum + Parts::outer;
     for (int k = 0; k < dv; ++k)
         for (int l = k; l < dv; ++l, from += W * W)
@@ -522,26 +485,27 @@ static void run_moments(const ObjectiveCall &call, const Moments &to) {
 
 template <int H>
 static void run_moments(const ObjectiveCall &call, const Moments &to) {
-    return call.network.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
+    return call.settings.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
 }
 
 template <int H, class Activation>
 static void run(const ObjectiveCall &call) {
     switch (call.network.velocity_dims) {
         case 1: return run<H, Activation, 1, false>(call);
-        case 2: return call.exact ? run<H, Activation, 2, false>(call) : run<H, Activation, 2, true>(call);
-        case 3: return call.exact ? run<H, Activation, 3, false>(call) : run<H, Activation, 3, true>(call);
+        case 2: return call.settings.exact ? run<H, Activation, 2, false>(call) : run<H, Activation, 2, true>(call);
+        case 3: return call.settings.exact ? run<H, Activation, 3, false>(call) : run<H, Activation, 3, true>(call);
     }
 }
 
 template <int H>
 static void run(const ObjectiveCall &call) {
-    return call.network.tanh ? run<H, Tanh>(call) : run<H, LeakyRelu>(call);
+    return call.settings.tanh ? run<H, Tanh>(call) : run<H, LeakyRelu>(call);
 }
 
 static bool instantiated(const Network &n) {
-    return (n.width == 16 || n.width == 32 || n.width == 48 || n.width == 64) && n.velocity_dims >= 1 &&
-           n.velocity_dims <= 3 && n.inputs < MOST_INPUTS;
+    bool known = false;
+    for (const int width : WIDTHS) known = known || n.width == width;
+    return known && n.velocity_dims >= 1 && n.velocity_dims <= MOST_VELOCITY_DIMS && n.inputs <= MOST_INPUTS;
 }
 
 static long long sums_size(const Network &n) {

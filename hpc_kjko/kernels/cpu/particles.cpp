@@ -1,5 +1,5 @@
 #include "cpu/kernels.hpp"
-#include "math/shape.hpp"
+#include "math/mesh.hpp"
 
 // Every particle is computed by the same operations wherever it stands, so multiply-adds are not fused here
 // (-ffp-contract=off): the results have the same bits at every instruction set level.
@@ -39,14 +39,14 @@ static void drift_block(const Real (&box)[3], const Real *__restrict x, const Re
     int far = 0;
     for (int i = 0; i < count; ++i)
         for (int axis = 0; axis < DIMS; ++axis) {
-            const Real next = x[i * DIMS + axis] + duration * v[i * VELOCITY_DIMS + axis];
+            const Real next = advanced(x[i * DIMS + axis], duration, v[i * VELOCITY_DIMS + axis]);
             far |= !is_near(next, lengths[axis]);
             moved[i * DIMS + axis] = wrap_near(next, lengths[axis]);
         }
     if (!far) return;
     for (int i = 0; i < count; ++i)
         for (int axis = 0; axis < DIMS; ++axis) {
-            const Real next = x[i * DIMS + axis] + duration * v[i * VELOCITY_DIMS + axis];
+            const Real next = advanced(x[i * DIMS + axis], duration, v[i * VELOCITY_DIMS + axis]);
             moved[i * DIMS + axis] = wrap(next, lengths[axis]);
         }
 }
@@ -84,29 +84,25 @@ static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Place
     for (int i = 0; i < count; ++i) {
         double first = 0;
         for (int axis = 0; axis < DIMS; ++axis) {
-            const double position = x[i * DIMS + axis] * mesh.per_spacing[axis] - 0.5;
-            const double node = node_of<ORDER>(position), padded = node + (FIRST<ORDER> + 1);
-            outside |= !((padded >= 0) & (padded <= mesh.cells[axis]));
-            places.offset[axis][i] = position - node;
-            first += padded * mesh.stride[axis];
+            const Place place = place_near<ORDER>(in_cells(x[i * DIMS + axis], mesh.per_spacing[axis]));
+            outside |= !is_on_mesh(place.padded, mesh.cells[axis]);
+            places.offset[axis][i] = place.offset;
+            first += place.padded * mesh.stride[axis];
         }
         places.first[i] = static_cast<int>(first);
     }
     if (!outside) return 0;
 
     int lost = 0;
-    for (int i = 0; i < count; ++i) {  // any position, whatever box it is in
+    for (int i = 0; i < count; ++i) {
         places.first[i] = 0;
         bool somewhere = true;
         for (int axis = 0; axis < DIMS; ++axis) {
-            const double cells = mesh.cells[axis];
-            const double position = remainder_of(x[i * DIMS + axis] * mesh.per_spacing[axis] - 0.5, cells);
-            const double node = node_of<ORDER>(position);
-            double padded = node + (FIRST<ORDER> + 1);
-            if (padded < 0) padded += cells;
-            places.offset[axis][i] = position - node;
-            if (position == position)
-                places.first[i] += static_cast<int>(padded) * mesh.stride[axis];
+            const Place place =
+                place_anywhere<ORDER>(in_cells(x[i * DIMS + axis], mesh.per_spacing[axis]), mesh.cells[axis]);
+            places.offset[axis][i] = place.offset;
+            if (place.offset == place.offset)
+                places.first[i] += static_cast<int>(place.padded) * mesh.stride[axis];
             else
                 somewhere = false;
         }
@@ -214,9 +210,7 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
     const long long count = particles.count, nodes = mesh.padded_nodes();
     const int rows = PAIRS ? distances(mesh) : carried.quantities;
     const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count), stride = chunk_stride(rows * nodes);
-    const double shift = 0x1.8p52 * carried.unit;
-    double per_volume = 1;
-    for (int axis = 0; axis < DIMS; ++axis) per_volume *= mesh.cells[axis] / mesh.lengths[axis];
+    const double shift = shift_of(carried.unit), density = per_volume<DIMS>(mesh);
     long long lost = 0;
 #pragma omp parallel for schedule(dynamic) reduction(+ : lost) if (chunks > 1)
     for (long long chunk = 0; chunk < chunks; ++chunk) {
@@ -231,7 +225,7 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
             for (int quantity = 0; quantity < carried.quantities; ++quantity) {
                 const double *column =
                     carried.data + quantity * carried.quantity_stride + start * carried.particle_stride;
-                for (int i = 0; i < size; ++i) carry[i] = column[i * carried.particle_stride] * per_volume;
+                for (int i = 0; i < size; ++i) carry[i] = column[i * carried.particle_stride] * density;
                 if constexpr (PAIRS)
                     scatter_pairs<DIMS, ORDER>(geometry, places, carry, size, nodes, shift, sums);
                 else
@@ -319,13 +313,15 @@ static void gather(const Mesh &mesh, const Particles &particles, const double *v
             if (velocity_dims == COMPONENTS) {
                 for (int i = 0; i < size; ++i)
                     for (int component = 0; component < COMPONENTS; ++component)
-                        after[i * COMPONENTS + component] = before[i * COMPONENTS + component] +
-                                                            step * static_cast<Real>(at_particles[i][component]);
+                        after[i * COMPONENTS + component] = advanced(
+                            before[i * COMPONENTS + component], step, static_cast<Real>(at_particles[i][component]));
             } else {
                 __builtin_memcpy(after, before, sizeof(Real) * size * velocity_dims);
                 for (int i = 0; i < size; ++i)
-                    for (int component = 0; component < COMPONENTS; ++component)
-                        after[i * velocity_dims + component] += step * static_cast<Real>(at_particles[i][component]);
+                    for (int component = 0; component < COMPONENTS; ++component) {
+                        Real &velocity = after[i * velocity_dims + component];
+                        velocity = advanced(velocity, step, static_cast<Real>(at_particles[i][component]));
+                    }
             }
         } else {
             Real *out = static_cast<Real *>(gathered) + start * components;

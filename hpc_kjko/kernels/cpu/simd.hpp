@@ -10,6 +10,7 @@
 #include <immintrin.h>  // only always_inline functions
 #endif
 
+#include "math/constants.hpp"
 #include "math/rational.hpp"
 
 #define KJKO_INLINE inline __attribute__((always_inline))
@@ -48,6 +49,10 @@ typedef long long Longs __attribute__((vector_size(4 * LANES), may_alias));
 static KJKO_INLINE Doubles broadcast(double x) { return x - Doubles{}; }
 static KJKO_INLINE Doubles load(const double *from) { return *reinterpret_cast<const Doubles *>(from); }
 static KJKO_INLINE void store(double *to, Doubles x) { *reinterpret_cast<Doubles *>(to) = x; }
+
+// A constant in the precision of a vector.
+static KJKO_INLINE float in_precision_of(Floats, double constant) { return static_cast<float>(constant); }
+static KJKO_INLINE double in_precision_of(Doubles, double constant) { return constant; }
 
 template <class Real>
 struct OfReal;
@@ -120,8 +125,8 @@ static KJKO_INLINE Doubles tanh_of(Doubles x) {
     const Longs absolute = reinterpret_cast<const Longs &>(x) ^ sign;
     Doubles t = 2.0 * reinterpret_cast<const Doubles &>(absolute);
     t = t > 40.0 ? broadcast(40.0) : t;                          // tanh is 1 there
-    const Doubles shifted = t * 1.4426950408889634 + 0x1.8p52;  // n is in its last bits
-    const Doubles n = shifted - 0x1.8p52;
+    const Doubles shifted = t * 1.4426950408889634 + ROUNDING_SHIFT;  // n is in its last bits
+    const Doubles n = shifted - ROUNDING_SHIFT;
     const Doubles r = (t - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
     const Longs bits = (reinterpret_cast<const Longs &>(shifted) << 52) + 0x3ff0000000000000;
     const Doubles scale = reinterpret_cast<const Doubles &>(bits);

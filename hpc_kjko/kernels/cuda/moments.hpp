@@ -1,4 +1,4 @@
-// Variable projection's moments on a GPU: what objective.cpp sums on the CPU (Moments in objective.hpp), in the phases of
+// Variable projection's moments on a GPU: what cpu/objective.cpp sums on the CPU (Moments in cpu/objective.hpp), in the phases of
 // phases.hpp.
 //
 // What is multiplied with each other lies as rows [row][particle] in shared memory: the basis g = (h2, skipped inputs, 1),
@@ -8,8 +8,9 @@
 #pragma once
 
 #include "cuda/network.hpp"
-#include "cpu/objective.hpp"
-#include "math/particle.hpp"
+#include "math/functional.hpp"
+#include "math/objective.hpp"
+#include "math/rounding.hpp"
 
 namespace kjko::KJKO_LEVEL {
 
@@ -63,12 +64,12 @@ struct DeviceMoments {
     // Adds the chunks that are dealt to a sum.
     template <class Threads>
     KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
-        const long long chunks = (call.count + call.together - 1) / call.together;
+        const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
         double *to = call.sums + sum * At::numbers;
         team([&](int thread, State &state) { begin(thread, state, to); });
         for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
-            const long long first = chunk * call.together, rest = call.count - first;
-            const int count = rest < call.together ? static_cast<int>(rest) : call.together;
+            const long long first = chunk * call.settings.together, rest = call.count - first;
+            const int count = rest < call.settings.together ? static_cast<int>(rest) : call.settings.together;
             for (int row = 0; row < count; row += TILE) add_tile(team, first + row, count - row);
             for (int turn = 0; turn < 4; ++turn)
                 team([&](int thread, State &state) { flush(thread, turn, state, to); });
@@ -77,7 +78,7 @@ struct DeviceMoments {
 
 private:
     KJKO_DEVICE Net net() const { return {call.network, shared}; }
-    KJKO_DEVICE int pairs() const { return !call.gradient ? 0 : call.exact ? At::pairs : At::qq; }
+    KJKO_DEVICE int pairs() const { return !call.gradient ? 0 : call.settings.exact ? At::pairs : At::qq; }
 
     template <class Threads>
     KJKO_DEVICE void add_tile(Threads &team, long long first, int count) const {
@@ -107,11 +108,7 @@ private:
         sum[At::finite + thread] = nothing;
     }
 
-    static KJKO_DEVICE double rounded(double term, double unit) {
-        const double shift = 0x1.8p52 * unit;
-        return (term + shift) - shift;
-    }
-    KJKO_DEVICE void add(double &sum, double term) const { sum += rounded(term, call.unit); }
+    KJKO_DEVICE void add(double &sum, double term) const { sum += rounded(term, shift_of(call.settings.unit)); }
 
     KJKO_DEVICE void take(int thread, long long first, int count) const {
         net().take(thread, call.z, first, count);
@@ -121,23 +118,20 @@ private:
     // B of a particle, and the rows that are not of hidden features.
     KJKO_DEVICE void invert(int p, int count, State &state) const {
         if (p >= TILE) return;
-        float inverse[DV][DV] = {};
-        if (call.exact) {
+        float b[DV][DV] = {};
+        if (call.settings.exact) {
             float jacobian[DV][DV];
             net().jacobian(p, jacobian);
-            const float beyond = determinant_beyond_one(jacobian, call.step);
-            cofactors(jacobian, call.step, inverse);  // of j, k; B_jk has those of k, j
-            KJKO_UNROLLED for (int j = 0; j < DV; ++j)
-                KJKO_UNROLLED for (int k = 0; k < DV; ++k) inverse[j][k] /= 1.0f + beyond;
+            const float beyond = inverse(jacobian, call.settings.step, b);
             const bool turned = beyond <= -1.0f;
             if (!turned) state.log_det += static_cast<double>(shared.share[p]) * log_of_one_plus(beyond);
             state.turned += turned && p < count;
         } else {
-            KJKO_UNROLLED for (int k = 0; k < DV; ++k) inverse[k][k] = 1;
+            KJKO_UNROLLED for (int k = 0; k < DV; ++k) b[k][k] = 1;
         }
         KJKO_UNROLLED for (int k = 0; k < DV; ++k) {
             KJKO_UNROLLED for (int j = 0; j < DV; ++j)
-                shared.inverse[j * DV + k][p] = shared.rows[At::first_q + k * (H + DV) + H + j][p] = inverse[k][j];
+                shared.inverse[j * DV + k][p] = shared.rows[At::first_q + k * (H + DV) + H + j][p] = b[j][k];
             shared.rows[At::first_v + k][p] = shared.v[k][p];
         }
         const int skipped = call.network.skipped, from = call.network.inputs - skipped;
@@ -156,7 +150,7 @@ private:
                 t[j] = load_four(&shared.y[c][(1 + j) * TILE + p]);
                 KJKO_UNROLLED for (int e = 0; e < 4; ++e) {
                     t[j].at[e] *= Activation::slope(h2.at[e]);
-                    state.known[j] += call.temperature * share.at[e] * known.at[e] * t[j].at[e];
+                    state.known[j] += known_weight(call.settings, share.at[e], known.at[e]) * t[j].at[e];
                 }
             }
             KJKO_UNROLLED for (int k = 0; k < DV; ++k) {
@@ -178,7 +172,8 @@ private:
         if (k < DV)
             KJKO_ROLLED for (int p = 0; p < TILE; ++p) sum += shared.share[p] * shared.inverse[j * DV + k][p];
         else if (thread == DV * DV)
-            KJKO_ROLLED for (int p = 0; p < TILE; ++p) sum += call.temperature * shared.share[p] * shared.known[p];
+            KJKO_ROLLED for (int p = 0; p < TILE; ++p)
+                sum += known_weight(call.settings, shared.share[p], shared.known[p]);
         state.tail += sum;
     }
 
@@ -233,9 +228,9 @@ private:
                 log_det += shared.log_det[p];
                 turned += shared.turned[p];
             }
-            const double coarse = rounded(log_det, call.unit);
-            sum[At::counts] += coarse;
-            sum[At::counts + 1] += rounded(log_det - coarse, call.finer * call.unit);
+            const Fine fine = rounded_finely(log_det, call.settings.unit, call.settings.finer);
+            sum[At::counts] += fine.coarse;
+            sum[At::counts + 1] += fine.rest;
             sum[At::counts + 2] += turned;
         }
         const int own = own_pair(thread);

@@ -6,38 +6,10 @@
 #pragma once
 
 #include "cuda/phases.hpp"
+#include "math/activation.hpp"
 #include "math/network.hpp"
-#include "math/rational.hpp"
 
 namespace kjko::KJKO_LEVEL {
-
-struct Tanh {
-    static KJKO_DEVICE float value(float a) {
-        a = a > TANH_END ? TANH_END : a;  // a NaN stays one
-        a = a < -TANH_END ? -TANH_END : a;
-        float numerator, denominator;
-        rational_tanh(a, numerator, denominator);
-        return numerator / denominator;
-    }
-    static KJKO_DEVICE double value(double a) { return tanh_of(a); }
-    template <class Real>
-    static KJKO_DEVICE Real slope(Real s) {
-        return Real(1) - s * s;
-    }
-    static constexpr bool curved = true;
-};
-
-struct LeakyRelu {
-    template <class Real>
-    static KJKO_DEVICE Real value(Real a) {
-        return a > Real(0) ? a : Real(0.01) * a;
-    }
-    template <class Real>
-    static KJKO_DEVICE Real slope(Real s) {
-        return s > Real(0) ? Real(1) : Real(0.01);
-    }
-    static constexpr bool curved = false;
-};
 
 // H features, DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
 template <class Real, int H, class Activation, int DV, bool CLOSED>
@@ -51,11 +23,11 @@ struct DeviceNetwork {
     static constexpr int WIDE = H / 4;
 
     struct Shared {
-        alignas(16) Real w1[MOST_INPUTS][H];  // transposed, b1 in the row after the inputs
+        alignas(16) Real w1[INPUT_ROWS][H];  // transposed, b1 in the row after the inputs
         alignas(16) Real w2_t[H][H], m_t[CLOSED ? H : 1][H];  // columns at their place()
         alignas(16) Real b2[H], w3[DV][H];
-        alignas(16) Real skip[DV][MOST_INPUTS];  // b3 after the inputs
-        alignas(16) Real input[MOST_INPUTS][TILE];
+        alignas(16) Real skip[DV][INPUT_ROWS];  // b3 after the inputs
+        alignas(16) Real input[INPUT_ROWS][TILE];
         alignas(16) Real out[DV][COLUMNS];  // the output layer of both: u, and the Jacobian or the divergence
         alignas(16) Real x[H][STRIDE];      // first hidden layer and its tangents
         alignas(16) Real y[H][STRIDE];      // second hidden layer and p
@@ -83,7 +55,7 @@ struct DeviceNetwork {
         const NetworkOf<Real> &n = network;
         const int inputs = n.inputs, first = inputs - n.skipped;
         Real nothing = 0;
-        KJKO_ROLLED for (int i = thread; i < MOST_INPUTS * H; i += THREADS) {
+        KJKO_ROLLED for (int i = thread; i < INPUT_ROWS * H; i += THREADS) {
             const int k = i / H, c = i % H;
             const Real w = k < inputs ? n.w1[c * inputs + k] : k == inputs ? n.b1[c] : Real(0);
             shared.w1[k][c] = w;
@@ -102,14 +74,14 @@ struct DeviceNetwork {
                 nothing += 0 * n.w3[k * H + c];
             }
         }
-        KJKO_ROLLED for (int i = thread; i < DV * MOST_INPUTS; i += THREADS) {
-            const int k = i / MOST_INPUTS, l = i % MOST_INPUTS;
+        KJKO_ROLLED for (int i = thread; i < DV * INPUT_ROWS; i += THREADS) {
+            const int k = i / INPUT_ROWS, l = i % INPUT_ROWS;
             const bool skipped = n.skip && l >= first && l < inputs;
             const Real w = skipped ? n.skip[k * n.skipped + l - first] : l == inputs ? n.b3[k] : Real(0);
             shared.skip[k][l] = w;
             nothing += 0 * w;
         }
-        KJKO_ROLLED for (int i = thread; i < MOST_INPUTS * TILE; i += THREADS)
+        KJKO_ROLLED for (int i = thread; i < INPUT_ROWS * TILE; i += THREADS)
             shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() writes over the inputs alone
         return nothing;
     }

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.kernels import MOST_INPUTS, require
+from hpc_kjko.kernels import require
+from hpc_kjko.kernels.constants import CHUNK, MOMENTS_CHUNK, MOST_INPUTS
 from hpc_kjko.kernels.cuda import Kernel, name_of, pointer
 
 #: Rows of a sum that inputs have: with one that is 1.
 INPUT_ROWS = MOST_INPUTS + 1
-#: The most particles to a single-precision sum, and to one of moments.
-CHUNK, MOMENTS_CHUNK = 1024, 256
 #: Blocks of threads of the text on the CPU.
 BLOCKS_OF_CPU = 100
 
@@ -44,35 +43,42 @@ def _blocks(kernel: Kernel, pieces: int, device: torch.device) -> int:
 
 
 class _Network(ctypes.Structure):
-    """``NetworkOf`` of network.hpp."""
+    """``NetworkOf`` of math/network.hpp."""
 
     _fields_ = [
         *((name, ctypes.c_int) for name in ("inputs", "width", "velocity_dims", "skipped")),
-        ("tanh", ctypes.c_bool),
         *((name, ctypes.c_void_p) for name in ("w1", "b1", "w2", "b2", "w3", "b3", "skip")),
     ]
 
     @classmethod
-    def of(cls, layers: Sequence[torch.Tensor], tanh: bool) -> _Network:
+    def of(cls, layers: Sequence[torch.Tensor]) -> _Network:
         """Of weights and biases of three layers, then the skip if there is one; contiguous, and kept by the caller."""
         (width, inputs), dv, skip = layers[0].shape, len(layers[4]), layers[6:]
         skipped = skip[0].shape[1] if skip else 0
-        return cls(inputs, width, dv, skipped, tanh, *map(pointer, layers), *([] if skip else [None]))
+        return cls(inputs, width, dv, skipped, *map(pointer, layers), *([] if skip else [None]))
+
+
+class _Settings(ctypes.Structure):
+    """``Settings`` of math/settings.hpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_bool) for name in ("tanh", "exact")),
+        *((name, ctypes.c_float) for name in ("step", "collision_strength", "temperature")),
+        ("together", ctypes.c_int),
+        *((name, ctypes.c_double) for name in ("unit", "finer")),
+    ]
 
 
 class _ObjectiveCall(ctypes.Structure):
-    """``ObjectiveCall`` of objective.hpp."""
+    """``ObjectiveCall`` of math/objective.hpp."""
 
     _fields_ = [
         ("network", _Network),
-        ("exact", ctypes.c_bool),
-        *((name, ctypes.c_float) for name in ("step", "collision_strength", "temperature")),
+        ("settings", _Settings),
         ("count", ctypes.c_longlong),
         *((name, ctypes.c_void_p) for name in ("z", "v")),
         ("v_stride", ctypes.c_longlong),
         *((name, ctypes.c_void_p) for name in ("share", "known")),
-        ("together", ctypes.c_int),
-        *((name, ctypes.c_double) for name in ("unit", "finer")),
         *((name, ctypes.c_void_p) for name in ("sums", "loss", "gradient")),
     ]
 
@@ -103,7 +109,7 @@ def objective(
     (width, inputs), dv = w1.shape, len(w3)
     closed = not exact and dv > 1
     kernel = objective_kernel(width, tanh, dv, closed)
-    blocks = _blocks(kernel, -(-len(z) // call.together), z.device)
+    blocks = _blocks(kernel, -(-len(z) // call.settings.together), z.device)
     layout = _Layout(width)
     sums = torch.empty(blocks, layout.size, dtype=torch.float64, device=z.device)
     call.sums, call.gradient = pointer(sums), pointer(sums) if with_gradient else None
@@ -137,10 +143,10 @@ def _call(
     assert all(tensor is None or tensor.dtype == torch.float32 for tensor in (z, v, share, known, *layers))
     if v.stride(1) != 1:
         v = v.contiguous()
-    call = _ObjectiveCall(_Network.of(layers, tanh), exact, step, collision_strength, temperature, len(z))
+    settings = _Settings(tanh, exact, step, collision_strength, temperature, min(together, CHUNK), unit)
+    call = _ObjectiveCall(_Network.of(layers), settings, len(z))
     call.z, call.v, call.v_stride = pointer(z), pointer(v), v.stride(0)
     call.share, call.known = pointer(share), pointer(known)
-    call.together, call.unit = min(together, CHUNK), unit
     return call, [z, v, share, known, *layers]
 
 
@@ -205,13 +211,13 @@ def moments(
         backwards: as for :func:`objective`.
     """
     call, tensors = _call(particles, parameters, tanh, exact, step, 1.0, temperature, together, unit)
-    call.together, call.finer = min(together, MOMENTS_CHUNK), finer
+    call.settings.together, call.settings.finer = min(together, MOMENTS_CHUNK), finer
     z, (width, dv, skipped) = tensors[0], (call.network.width, call.network.velocity_dims, call.network.skipped)
     assert skipped < 8  # with 1 there is room for eight rows beside the hidden features'
     rows, kernel = _MomentsRows(width, dv), moments_kernel(width, tanh, dv)
     pairs = rows.pairs if exact else rows.qq
     groups = -(-pairs // (4 * width)) if whole else 1
-    blocks = _blocks(kernel, -(-len(z) // call.together), z.device)
+    blocks = _blocks(kernel, -(-len(z) // call.settings.together), z.device)
     sums = torch.empty(blocks, rows.numbers, dtype=torch.float64, device=z.device)
     if whole and not exact:
         sums[:, : rows.pull].zero_()  # which the kernel does for pairs that it sums
@@ -316,12 +322,12 @@ def field(
     z, *layers = (tensor.detach().contiguous() for tensor in (z, *parameters))
     width, dv = len(layers[0]), len(layers[4])
     u, jacobian = z.new_empty(len(z), dv), z.new_empty(len(z), dv, dv)
-    call = _FieldCall(_Network.of(layers, tanh), len(z), *map(pointer, (z, u, jacobian)))
+    call = _FieldCall(_Network.of(layers), len(z), *map(pointer, (z, u, jacobian)))
     if z.is_cuda:
         kernel = field_kernel(z.dtype, width, tanh, dv)
         kernel.launch(_blocks(kernel, -(-len(z) // 16), z.device), 4 * width, call, z.device)
     else:
-        require().device_field(bytes(call), z.dtype == torch.float64, 2, backwards)
+        require().device_field(bytes(call), z.dtype == torch.float64, tanh, 2, backwards)
     return u, jacobian
 
 

@@ -1,4 +1,4 @@
-// The fused objective on a GPU: what objective.cpp does on the CPU, with the same arguments and the same mathematics
+// The fused objective on a GPU: what cpu/objective.cpp does on the CPU, with the same arguments and the same mathematics
 // (its two ways of the tangents, too).
 //
 // The gradients of weights stay in registers over a chunk of particles, then are rounded to units and added in double
@@ -6,8 +6,9 @@
 #pragma once
 
 #include "cuda/network.hpp"
-#include "cpu/objective.hpp"
-#include "math/particle.hpp"
+#include "math/functional.hpp"
+#include "math/objective.hpp"
+#include "math/rounding.hpp"
 
 namespace kjko::KJKO_LEVEL {
 
@@ -16,8 +17,8 @@ namespace kjko::KJKO_LEVEL {
 // reads it.
 template <int H>
 struct DeviceLayout {
-    static constexpr int w1 = 0, w2 = w1 + MOST_INPUTS * H, b2 = w2 + H * H, w3 = b2 + H, seed = w3 + 3 * H,
-                         skip = seed + 3 * H, loss = skip + 3 * MOST_INPUTS, size = loss + 4 * H;
+    static constexpr int w1 = 0, w2 = w1 + INPUT_ROWS * H, b2 = w2 + H * H, w3 = b2 + H, seed = w3 + 3 * H,
+                         skip = seed + 3 * H, loss = skip + 3 * INPUT_ROWS, size = loss + 4 * H;
 };
 
 template <int H, class Activation, int DV, bool CLOSED>
@@ -49,13 +50,13 @@ struct DeviceObjective {
     // Adds the chunks that are dealt to a sum.
     template <class Threads>
     KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
-        const long long chunks = (call.count + call.together - 1) / call.together;
+        const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
         double *to = call.sums + sum * At::size;
         team([&](int thread, State &state) { begin(thread, state, to); });
         if (CLOSED) team([&](int thread, State &) { couple(thread); });
         for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
-            const long long first = chunk * call.together, rest = call.count - first;
-            const int count = rest < call.together ? static_cast<int>(rest) : call.together;
+            const long long first = chunk * call.settings.together, rest = call.count - first;
+            const int count = rest < call.settings.together ? static_cast<int>(rest) : call.settings.together;
             for (int row = 0; row < count; row += TILE) add_tile(team, first + row, count - row);
             team([&](int thread, State &state) {
                 add(to[At::loss + thread], state.loss);
@@ -103,8 +104,7 @@ private:
 
     // A term of the double sums.
     KJKO_DEVICE void add(double &sum, double term) const {
-        const double shift = 0x1.8p52 * call.unit;
-        sum += (term + shift) - shift;
+        sum += rounded(term, shift_of(call.settings.unit));
     }
 
     KJKO_DEVICE int first_v() const { return call.network.inputs - DV; }
@@ -128,45 +128,32 @@ private:
     KJKO_DEVICE void evaluate(int thread, State &state) const {
         if (thread >= TILE) return;
         const int p = thread;
-        const float h = call.step, mass = shared.share[p], taken = shared.known[p];
-        float u[DV], energy = 0, along = 0;
+        const Settings &settings = call.settings;
+        const float mass = shared.share[p], taken = shared.known[p];
+        float u[DV], v[DV], to_u[DV], log_det;
         KJKO_UNROLLED for (int k = 0; k < DV; ++k) {
             u[k] = net().u(k, p);
-            const float vk = shared.v[k][p];
-            energy += u[k] * u[k];
-            along += (vk + 0.5f * h * u[k]) * u[k];
-            shared.gradient_u[k][p] = mass * h * ((1 / call.collision_strength + h) * u[k] + vk);
+            v[k] = shared.v[k][p];
         }
-        float divergence = 0, log_det;
-        const float weight = -call.temperature * h * mass;
+        const float kinetic = kinetic_term(settings, u, v, mass, to_u);
+        KJKO_UNROLLED for (int k = 0; k < DV; ++k) shared.gradient_u[k][p] = to_u[k];
         if constexpr (CLOSED) {
-            divergence = shared.out[0][TILE + p];
+            float divergence = shared.out[0][TILE + p];
             KJKO_UNROLLED for (int k = 0; k < DV; ++k) divergence += shared.skip[k][first_v() + k];
-            log_det = h * divergence;
-            shared.gradient_j[0][p] = weight * (1.0f - taken);
+            log_det = linear_term(settings, divergence, mass, taken, shared.gradient_j[0][p]);
         } else {
-            float jacobian[DV][DV], cofactor[DV][DV] = {}, slope = 1;
+            float jacobian[DV][DV], to_jacobian[DV][DV];
             net().jacobian(p, jacobian);
-            KJKO_UNROLLED for (int k = 0; k < DV; ++k) divergence += jacobian[k][k];
-            if (call.exact) {
-                log_det = continued_log(determinant_beyond_one(jacobian, h), slope);
-                cofactors(jacobian, h, cofactor);
-            } else {
-                log_det = h * divergence;
-                KJKO_UNROLLED for (int k = 0; k < DV; ++k) cofactor[k][k] = 1;
-            }
+            log_det = log_det_term(settings, jacobian, mass, taken, to_jacobian);
             KJKO_UNROLLED for (int k = 0; k < DV; ++k)
-                KJKO_UNROLLED for (int j = 0; j < DV; ++j)
-                    shared.gradient_j[k * DV + j][p] = weight * (slope * cofactor[k][j] - (k == j ? taken : 0));
+                KJKO_UNROLLED for (int j = 0; j < DV; ++j) shared.gradient_j[k * DV + j][p] = to_jacobian[k][j];
         }
-        log_det -= h * taken * divergence;
-        const float running = h / (2 * call.collision_strength) * energy;
-        state.loss += mass * (running + h * along - call.temperature * log_det);
+        state.loss += part_of(settings, mass, kinetic, log_det);
     }
 
     // Of the skip and b3: a thread for each of their numbers.
     KJKO_DEVICE void skip_gradient(int thread, State &state) const {
-        const int k = thread / MOST_INPUTS, i = thread % MOST_INPUTS, j = i - first_v();
+        const int k = thread / INPUT_ROWS, i = thread % INPUT_ROWS, j = i - first_v();
         if (k >= DV || i > call.network.inputs) return;
         float sum = 0;
         KJKO_UNROLLED_BY_4 for (int p = 0; p < TILE; ++p) sum += shared.gradient_u[k][p] * shared.input[i][p];
@@ -207,8 +194,7 @@ private:
                 store_four(tangent, t);
             }
             KJKO_UNROLLED for (int e = 0; e < 4; ++e) {
-                if (Activation::curved) gradient.at[e] -= 2.0f * h2.at[e] * bend.at[e];
-                gradient.at[e] *= Activation::slope(h2.at[e]);
+                gradient.at[e] = gradient_before<Activation>(h2.at[e], gradient.at[e], bend.at[e]);
                 state.b2 += gradient.at[e];
             }
             store_four(&shared.y[c][p], gradient);
@@ -243,10 +229,8 @@ private:
                     if (!CLOSED) state.seed[j] += tangent.at[e] * Activation::slope(h1.at[e]);
                 }
             }
-            KJKO_UNROLLED for (int e = 0; e < 4; ++e) {
-                if (Activation::curved) gradient.at[e] -= 2.0f * h1.at[e] * bend.at[e];
-                gradient.at[e] *= Activation::slope(h1.at[e]);
-            }
+            KJKO_UNROLLED for (int e = 0; e < 4; ++e)
+                gradient.at[e] = gradient_before<Activation>(h1.at[e], gradient.at[e], bend.at[e]);
             store_four(&shared.y[c][p], gradient);
         }
     }
@@ -295,7 +279,7 @@ private:
             add(sum[At::w1 + (quarter + 4 * j) * H + c], state.w1[j]);
             state.w1[j] = 0;
         }
-        if (thread < DV * MOST_INPUTS) {
+        if (thread < DV * INPUT_ROWS) {
             add(sum[At::skip + thread], state.skip);
             state.skip = 0;
         }
@@ -326,9 +310,7 @@ private:
 
     // (W1v W3)ᵀ.
     KJKO_DEVICE float through(int i, int l) const {
-        float sum = 0;
-        for (int k = 0; k < DV; ++k) sum += shared.w1[first_v() + k][l] * shared.w3[k][i];
-        return sum;
+        return coupling(&shared.w1[first_v()][l], &shared.w3[0][i], H, DV);
     }
 };
 

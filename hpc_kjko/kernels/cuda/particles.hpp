@@ -1,12 +1,11 @@
 // Particles and the periodic mesh on a GPU: what particles.cpp does on the CPU with blocks of particles, one thread
-// does with one. The mathematics is shape.hpp, in the same order of operations (compile it without fused
+// does with one. The mathematics is math/mesh.hpp, in the same order of operations (compile it without fused
 // multiply-adds): positions and velocities have the CPU's bits, and so do densities of terms that are rounded to a unit,
 // whichever thread adds its own first.
 #pragma once
 
 #include "cuda/phases.hpp"
-#include "cpu/particles.hpp"
-#include "math/shape.hpp"
+#include "math/mesh.hpp"
 
 namespace kjko {
 
@@ -47,17 +46,15 @@ struct Touched {
 // False for a position that is not finite.
 template <int ORDER, class Real>
 KJKO_DEVICE bool place(Real x, int cells, double length, Touched<ORDER> &touched) {
-    double position = x * (cells / length) - 0.5, node = node_of<ORDER>(position), padded = node + (FIRST<ORDER> + 1);
-    if (!((padded >= 0) & (padded <= cells))) {  // any position, whatever box it is in
-        position = remainder_of(position, cells);
-        if (position != position) return false;
-        node = node_of<ORDER>(position);
-        padded = node + (FIRST<ORDER> + 1);
-        if (padded < 0) padded += cells;
+    const double position = in_cells(x, cells / length);
+    Place place = place_near<ORDER>(position);
+    if (!is_on_mesh(place.padded, cells)) {
+        place = place_anywhere<ORDER>(position, cells);
+        if (place.offset != place.offset) return false;
     }
-    shape<ORDER>(position - node, touched.s);
+    shape<ORDER>(place.offset, touched.s);
     KJKO_UNROLLED for (int k = 0; k <= ORDER; ++k)
-        touched.node[k] = (static_cast<int>(padded) - 1 + k + cells) % cells;
+        touched.node[k] = (static_cast<int>(place.padded) - 1 + k + cells) % cells;
     return true;
 }
 
@@ -100,19 +97,17 @@ KJKO_DEVICE void deposit_particle(const DepositCall &call, long long i, int bloc
         const Real *v = static_cast<const Real *>(call.particles.v) + i * call.particles.velocity_dims;
         Real *to = static_cast<Real *>(call.moved) + i * DIMS;
         KJKO_UNROLLED for (int axis = 0; axis < DIMS; ++axis)
-            to[axis] = x[axis] = wrap<Real>(x[axis] + static_cast<Real>(call.duration) * v[axis],
+            to[axis] = x[axis] = wrap<Real>(advanced(x[axis], static_cast<Real>(call.duration), v[axis]),
                                             static_cast<Real>(mesh.lengths[axis]));
     }
     const Carried &carried = call.carried;
     if (carried.quantities == 0) return;
     Touched<ORDER> touched[DIMS];
     if (!place<DIMS, ORDER>(mesh, x, touched)) return add_atomically(call.lost, 1);
-    const double shift = 0x1.8p52 * carried.unit;
-    double per_volume = 1;
-    KJKO_UNROLLED for (int axis = 0; axis < DIMS; ++axis) per_volume *= mesh.cells[axis] / mesh.lengths[axis];
+    const double shift = shift_of(carried.unit), density = per_volume<DIMS>(mesh);
     for (int quantity = 0; quantity < carried.quantities; ++quantity) {
         const double carry =
-            carried.data[quantity * carried.quantity_stride + i * carried.particle_stride] * per_volume;
+            carried.data[quantity * carried.quantity_stride + i * carried.particle_stride] * density;
         double *sums = call.sums + (static_cast<long long>(block % call.copies) * carried.quantities + quantity) *
                                        nodes_of(mesh);
         at_nodes<DIMS, ORDER>(mesh, touched, carry, [&](int node, double factor, double s) {
@@ -139,7 +134,7 @@ KJKO_DEVICE void gather_particle(const GatherCall &call, long long i) {
         const Real *before = static_cast<const Real *>(call.particles.v) + i * velocity_dims;
         Real *after = static_cast<Real *>(call.result) + i * velocity_dims;
         for (int k = 0; k < velocity_dims; ++k)
-            after[k] = k < DIMS ? before[k] + static_cast<Real>(call.duration) * at_particle(k) : before[k];
+            after[k] = k < DIMS ? advanced(before[k], static_cast<Real>(call.duration), at_particle(k)) : before[k];
     } else {
         Real *to = static_cast<Real *>(call.result) + i * call.components;
         for (int component = 0; component < call.components; ++component) to[component] = at_particle(component);

@@ -18,7 +18,7 @@ MOST_COPIES, COPIED = 64, 2**16
 
 
 class _Mesh(ctypes.Structure):
-    """``Mesh`` of particles.hpp."""
+    """``Mesh`` of math/particles.hpp."""
 
     _fields_ = [
         ("dims", ctypes.c_int),
@@ -29,7 +29,7 @@ class _Mesh(ctypes.Structure):
 
 
 class _Particles(ctypes.Structure):
-    """``Particles`` of particles.hpp."""
+    """``Particles`` of math/particles.hpp."""
 
     _fields_ = [
         ("is_double", ctypes.c_bool),
@@ -41,7 +41,7 @@ class _Particles(ctypes.Structure):
 
 
 class _Carried(ctypes.Structure):
-    """``Carried`` of particles.hpp."""
+    """``Carried`` of math/particles.hpp."""
 
     _fields_ = [
         ("data", ctypes.c_void_p),

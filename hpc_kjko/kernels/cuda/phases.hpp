@@ -5,18 +5,15 @@
 // lie in registers, and a barrier ends each phase. On the CPU, where tests run it, a phase is a loop over the threads.
 #pragma once
 
-#ifndef KJKO_LEVEL
-#error "a kernel's header: define KJKO_LEVEL, the namespace that it is compiled into"
-#endif
+#include "math/inline.hpp"
+#include "math/rational.hpp"
 
 #ifdef __CUDACC__
 #define KJKO_DEVICE __device__ __forceinline__
-#define KJKO_UNROLLED _Pragma("unroll")
 #define KJKO_UNROLLED_BY_4 _Pragma("unroll 4")
 #define KJKO_ROLLED _Pragma("unroll 1")
 #else
 #define KJKO_DEVICE inline
-#define KJKO_UNROLLED
 #define KJKO_UNROLLED_BY_4
 #define KJKO_ROLLED
 #endif
@@ -61,6 +58,14 @@ inline double tanh_of(double a) { return __builtin_tanh(a); }
 inline double not_a_number() { return __builtin_nan(""); }
 inline void add_atomically(double *sum, double term) { *sum += term; }
 #endif
+
+KJKO_DEVICE float tanh_of(float a) {
+    a = a > TANH_END ? TANH_END : a;  // a NaN stays one
+    a = a < -TANH_END ? -TANH_END : a;
+    float numerator, denominator;
+    rational_tanh(a, numerator, denominator);
+    return numerator / denominator;
+}
 
 // Four numbers that lie together: one access to shared memory, or two.
 template <class Real>

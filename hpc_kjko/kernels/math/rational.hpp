@@ -1,11 +1,7 @@
 // tanh as a rational function, of a number or of a vector: the same on every processor.
 #pragma once
 
-#if defined(__CUDACC__)
-#define KJKO_RATIONAL static __device__ __forceinline__
-#else
-#define KJKO_RATIONAL static inline __attribute__((always_inline))
-#endif
+#include "math/inline.hpp"
 
 namespace kjko::KJKO_LEVEL {
 
@@ -14,7 +10,7 @@ constexpr float TANH_END = 8.2f;
 
 // tanh x = numerator / denominator to 3e-7 for |x| ≤ TANH_END: x P(x²)/Q(x²) with the smallest largest error there.
 template <class Real>
-KJKO_RATIONAL void rational_tanh(Real x, Real &numerator, Real &denominator) {
+KJKO_MATH void rational_tanh(Real x, Real &numerator, Real &denominator) {
     const Real y = x * x;
     Real p = y * 1.4671200159071466e-08f + 2.1512542063730758e-05f;
     Real q = y * 8.30065706585666e-07f + 0.00033738992689722055f;

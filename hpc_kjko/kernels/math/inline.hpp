@@ -1,0 +1,26 @@
+// How a function of the mathematics is declared: as part of whatever kernel calls it.
+//
+// The headers in this folder compile as C++, where Real is a number or a vector of them (cpu/simd.hpp), and as CUDA, where
+// it is a number. Each processor says how it computes tanh_of and log_of_one_plus, and what in_precision_of gives for its
+// vectors, before it includes them.
+#pragma once
+
+#ifndef KJKO_LEVEL
+#error "a kernel's header: define KJKO_LEVEL, the namespace that it is compiled into"
+#endif
+
+#ifdef __CUDACC__
+#define KJKO_MATH static __device__ __forceinline__
+#define KJKO_UNROLLED _Pragma("unroll")  // so that arrays stay in registers
+#else
+#define KJKO_MATH static inline __attribute__((always_inline))
+#define KJKO_UNROLLED
+#endif
+
+namespace kjko::KJKO_LEVEL {
+
+// A constant in a number's precision.
+KJKO_MATH float in_precision_of(float, double constant) { return static_cast<float>(constant); }
+KJKO_MATH double in_precision_of(double, double constant) { return constant; }
+
+}  // namespace kjko::KJKO_LEVEL
