@@ -32,3 +32,5 @@ CONTINUE_BELOW = _values("CONTINUE_BELOW")[0]
 ROUNDING_SHIFT = _values("ROUNDING_SHIFT")[0]
 #: The most particles to a sum in single precision, and to one of moments.
 CHUNK, MOMENTS_CHUNK = _integer("CHUNK"), _integer("MOMENTS_CHUNK")
+#: Threads of a block on a GPU that take a particle each.
+PARTICLE_THREADS = _integer("PARTICLE_THREADS")

@@ -2,10 +2,12 @@
 #define KJKO_LEVEL phases
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <string>
 
 #include "cpu/bind.hpp"
 #include "cuda/field.hpp"
@@ -38,74 +40,99 @@ static void for_blocks(int blocks, bool backwards, const What &what) {
     for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
 }
 
-// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
-template <class Call>
-struct Instance {
+// A kernel of a network, by the constants that it is compiled for.
+struct Constants {
     int width;
     bool tanh;
     int velocity_dims;
-    bool closed;
-    void (*run)(const Call &call, int blocks, int groups, bool backwards);
+    bool closed, is_double;
+
+    bool operator==(const Constants &other) const {
+        return width == other.width && tanh == other.tanh && velocity_dims == other.velocity_dims &&
+               closed == other.closed && is_double == other.is_double;
+    }
 };
 
-template <class Call, size_t COUNT>
-static void run_instance(const Instance<Call> (&instances)[COUNT], const Call &call, bool tanh, bool closed, int blocks,
-                         int groups, bool backwards) {
-    const auto &n = call.network;
-    for (const Instance<Call> &one : instances)
-        if (one.width == n.width && one.tanh == tanh && one.velocity_dims == n.velocity_dims && one.closed == closed)
-            return one.run(call, blocks, groups, backwards);
+// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
+struct Instance {
+    Constants constants;
+    Shape shape;
+    void (*run)(const nb::bytes &arguments, int blocks, int groups, bool backwards);
+    void (*order)(const nb::bytes &arguments);  // of moments
+};
+
+template <size_t COUNT>
+static const Instance &found(const Instance (&instances)[COUNT], const Constants &constants) {
+    for (const Instance &one : instances)
+        if (one.constants == constants) return one;
     throw std::invalid_argument("this kernel is not among those that tests run");
 }
 
 template <int H, class Activation, int DV, bool CLOSED>
-constexpr Instance<ObjectiveCall> objective_of = {
-    H, Activation::curved, DV, CLOSED, [](const ObjectiveCall &call, int blocks, int, bool backwards) {
+constexpr Instance objective_of = {
+    {H, Activation::curved, DV, CLOSED, false},
+    DeviceObjective<H, Activation, DV, CLOSED>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
         using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
+        const auto call = call_of<ObjectiveCall>(arguments);
         for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
             Kernel{call, shared}.add_chunks(team, block, blocks);
         });
-    }};
+    },
+    nullptr};
 
 template <int H, class Activation, int DV>
-constexpr Instance<ObjectiveCall> moments_of = {
-    H, Activation::curved, DV, false, [](const ObjectiveCall &call, int blocks, int groups, bool backwards) {
+constexpr Instance moments_of = {
+    {H, Activation::curved, DV, false, false},
+    DeviceMoments<H, Activation, DV>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
         using Kernel = DeviceMoments<H, Activation, DV>;
+        const auto call = call_of<ObjectiveCall>(arguments);
         for (int group = 0; group < groups; ++group)
             for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
                 Kernel{call, shared, group}.add_chunks(team, block, blocks);
             });
+    },
+    [](const nb::bytes &arguments) {
+        const auto call = call_of<MomentsOrderCall>(arguments);
+        for (int index = 0; index < call.count; ++index) call.moments[index] = moment_of<H, DV>(call, index);
     }};
 
 template <class Real, int H, class Activation, int DV>
-constexpr Instance<DeviceFieldCall<Real>> field_of = {
-    H, Activation::curved, DV, false, [](const DeviceFieldCall<Real> &call, int blocks, int, bool backwards) {
+constexpr Instance field_of = {
+    {H, Activation::curved, DV, false, sizeof(Real) == 8},
+    DeviceField<Real, H, Activation, DV>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
         using Kernel = DeviceField<Real, H, Activation, DV>;
+        const auto call = call_of<DeviceFieldCall<Real>>(arguments);
         for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
             Kernel{call, shared}.evaluate(team, block, blocks);
         });
-    }};
+    },
+    nullptr};
 
-static const Instance<ObjectiveCall> objectives[] = {
+static const Instance objectives[] = {
     objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
     objective_of<32, Tanh, 2, false>,      objective_of<32, Tanh, 2, true>,       objective_of<32, Tanh, 3, false>,
     objective_of<32, Tanh, 3, true>,       objective_of<32, LeakyRelu, 1, false>, objective_of<32, LeakyRelu, 2, true>,
     objective_of<32, LeakyRelu, 3, false>, objective_of<48, Tanh, 1, false>,      objective_of<48, Tanh, 2, true>,
     objective_of<64, Tanh, 1, false>,      objective_of<64, Tanh, 2, true>,       objective_of<64, Tanh, 3, false>,
 };
-static const Instance<ObjectiveCall> moments_kernels[] = {
+static const Instance moments_kernels[] = {
     moments_of<16, Tanh, 1>, moments_of<16, Tanh, 3>,      moments_of<32, Tanh, 1>, moments_of<32, Tanh, 2>,
     moments_of<32, Tanh, 3>, moments_of<32, LeakyRelu, 2>, moments_of<48, Tanh, 3>, moments_of<64, Tanh, 3>,
 };
-static const Instance<DeviceFieldCall<float>> single_fields[] = {
-    field_of<float, 32, Tanh, 1>,
-    field_of<float, 32, LeakyRelu, 2>,
-    field_of<float, 64, Tanh, 3>,
-};
-static const Instance<DeviceFieldCall<double>> double_fields[] = {
-    field_of<double, 16, Tanh, 2>, field_of<double, 32, Tanh, 1>, field_of<double, 32, Tanh, 3>,
+static const Instance fields[] = {
+    field_of<float, 32, Tanh, 1>,  field_of<float, 32, LeakyRelu, 2>, field_of<float, 64, Tanh, 3>,
+    field_of<double, 16, Tanh, 2>, field_of<double, 32, Tanh, 1>,     field_of<double, 32, Tanh, 3>,
     field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
 };
+
+static const Instance &found(const std::string &kernel, const Constants &constants) {
+    if (kernel == "evaluate_objective") return found(objectives, constants);
+    if (kernel == "sum_moments" || kernel == "order_moments") return found(moments_kernels, constants);
+    return found(fields, constants);
+}
 
 // what(real, dims, order), which are constants there, for every particle.
 template <int VALUE>
@@ -133,36 +160,29 @@ static void for_particles(const nb::bytes &arguments, bool backwards, const What
 
 void bind_device(nb::module_ &m) {
     m.def(
-        "device_objective",
-        [](const nb::bytes &arguments, bool closed, int blocks, bool backwards) {
-            const auto call = call_of<ObjectiveCall>(arguments);
-            run_instance(objectives, call, call.settings.tanh, closed, blocks, 1, backwards);
+        "device_shape",
+        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {
+            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double}).shape;
+            return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
         },
-        "arguments"_a, "closed"_a, "blocks"_a, "backwards"_a,
-        "The GPU's evaluate_objective, block after block and thread after thread, from the last one if `backwards`.");
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a,
+        "What a launch needs to know of a GPU's kernel of a network.");
     m.def(
-        "device_moments",
-        [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-            const auto call = call_of<ObjectiveCall>(arguments);
-            run_instance(moments_kernels, call, call.settings.tanh, false, blocks, groups, backwards);
+        "device_launch",
+        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
+           const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double});
+            kernel == "order_moments" ? instance.order(arguments)
+                                      : instance.run(arguments, blocks, groups, backwards);
         },
-        "arguments"_a, "blocks"_a, "groups"_a, "backwards"_a, "The GPU's sum_moments.");
-    m.def(
-        "device_field",
-        [](const nb::bytes &arguments, bool is_double, bool tanh, int blocks, bool backwards) {
-            if (is_double)
-                run_instance(double_fields, call_of<DeviceFieldCall<double>>(arguments), tanh, false, blocks, 1,
-                             backwards);
-            else
-                run_instance(single_fields, call_of<DeviceFieldCall<float>>(arguments), tanh, false, blocks, 1,
-                             backwards);
-        },
-        "arguments"_a, "is_double"_a, "tanh"_a, "blocks"_a, "backwards"_a, "The GPU's evaluate_field.");
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "arguments"_a, "blocks"_a,
+        "groups"_a, "backwards"_a,
+        "A GPU's kernel of a network, block after block and thread after thread, from the last one if `backwards`.");
     m.def(
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {
             const auto what = [](auto &call, long long i, auto real, auto dims, auto order) {
-                deposit_particle<decltype(real), dims.value, order.value>(call, i, static_cast<int>(i / 128));
+                deposit_particle<decltype(real), dims.value, order.value>(call, i, static_cast<int>(i / PARTICLE_THREADS));
             };
             for_particles<DepositCall>(arguments, backwards, what);
         },

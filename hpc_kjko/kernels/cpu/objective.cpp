@@ -10,6 +10,7 @@
 
 #include "math/activation.hpp"
 #include "math/functional.hpp"
+#include "math/parameters.hpp"
 #include "math/rounding.hpp"
 
 namespace kjko::KJKO_LEVEL {
@@ -392,16 +393,20 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
     const int inputs = n.inputs, dv = n.velocity_dims;
     *call.loss = sum[At::loss];
     if (!call.gradient) return;
+    const ParameterPlaces place = places_of(n);
     double *to = call.gradient;
-    for (int i = 0; i < H; ++i)
-        for (int k = 0; k < inputs; ++k) *to++ = sum[At::w1 + k * H + i];
-    for (int i = 0; i < H; ++i) *to++ = sum[At::w1 + inputs * H + i];
-    for (int i = 0; i < H * H; ++i) *to++ = sum[At::w2 + i];
-    for (int i = 0; i < H; ++i) *to++ = sum[At::b2 + i];
-    for (int i = 0; i < dv * H; ++i) *to++ = sum[At::w3 + i];
-    for (int k = 0; k < dv; ++k) *to++ = sum[At::skip + k * INPUT_ROWS + inputs];
-    for (int k = 0; n.skip && k < dv; ++k)
-        for (int l = 0; l < n.skipped; ++l) *to++ = sum[At::skip + k * INPUT_ROWS + inputs - n.skipped + l];
+    for (int i = 0; i < H; ++i) {
+        for (int k = 0; k < inputs; ++k) to[place.w1 + i * inputs + k] = sum[At::w1 + k * H + i];
+        to[place.b1 + i] = sum[At::w1 + inputs * H + i];
+        to[place.b2 + i] = sum[At::b2 + i];
+    }
+    for (int i = 0; i < H * H; ++i) to[place.w2 + i] = sum[At::w2 + i];
+    for (int i = 0; i < dv * H; ++i) to[place.w3 + i] = sum[At::w3 + i];
+    for (int k = 0; k < dv; ++k) {
+        const double *row = sum + At::skip + k * INPUT_ROWS;
+        to[place.b3 + k] = row[inputs];
+        for (int l = 0; n.skip && l < n.skipped; ++l) to[place.skip + k * n.skipped + l] = row[inputs - n.skipped + l];
+    }
 }
 
 // Leaves in call.sums what `add` adds of all chunks, from at most `most` sums of `size` numbers, in their order.

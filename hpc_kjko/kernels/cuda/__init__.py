@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.errors import UserError
-from hpc_kjko.kernels import cuda_wanted
+from hpc_kjko.kernels import cuda_wanted, require
 
 #: Where `math` and `cuda` are, from which files are named.
 FOLDER = Path(__file__).parents[1]
@@ -52,6 +52,19 @@ def describe() -> str:
     return f"kernels compiled by CuPy {cupy.__version__}"
 
 
+class Shape(NamedTuple):
+    """``Shape`` of cuda/shape.hpp."""
+
+    threads: int
+    resident: int
+    shared_bytes: int
+    tile: int
+    sum_numbers: int
+    more_numbers: int
+    groups: int
+    linear_groups: int
+
+
 class Kernel(NamedTuple):
     """A kernel in ``file``, with the constants that it is compiled for, in the order of their names there."""
 
@@ -59,11 +72,6 @@ class Kernel(NamedTuple):
     name: str
     constants: tuple[tuple[str, str], ...]
     fused: bool = True  # multiply-adds
-
-    @property
-    def resident(self) -> int:
-        """How many of its blocks a multiprocessor has room for at a time, by their registers; 1 if it does not say."""
-        return int(dict(self.constants).get("KJKO_RESIDENT", 1))
 
     @property
     def source(self) -> str:
@@ -78,19 +86,57 @@ class Kernel(NamedTuple):
         defined = (f"-D{name}={value}" for name, value in constants)
         return "-std=c++17", "-default-device", f"-fmad={str(self.fused).lower()}", f"-I{FOLDER}", *defined
 
-    def launch(self, blocks: int, threads: int, call: ctypes.Structure, device: torch.device, groups: int = 1) -> None:
-        """Run it on a GPU, asynchronously: ``blocks`` of ``threads`` for each of the ``groups``.
+    @property
+    def _network(self) -> tuple[str, int, bool, int, bool, bool]:
+        """How the native module knows a kernel of a network."""
+        known = dict(self.constants)
+        width, velocity_dims = int(known["KJKO_WIDTH"]), int(known["KJKO_VELOCITY_DIMS"])
+        tanh, closed = known["KJKO_ACTIVATION"] == "Tanh", known.get("KJKO_CLOSED") == "true"
+        return self.name, width, tanh, velocity_dims, closed, known.get("KJKO_REAL") == "double"
+
+    def shape(self, device: torch.device) -> Shape:
+        """What the compiled kernel says of itself.
 
         Raises:
             UserError: it does not compile for this GPU.
         """
+        if device.type == "cpu":
+            return _shape(require().device_shape(*self._network))
+        import cupy
+
+        with cupy.cuda.Device(device.index):
+            return _compiled(self, device.index)[1]
+
+    def launch(
+        self, blocks: int, call: ctypes.Structure, device: torch.device, groups: int = 1, backwards: bool = False
+    ) -> None:
+        """Run it on a GPU, asynchronously: so many blocks of threads for each of the ``groups``.
+
+        On the CPU the same text runs, to its end.
+
+        Args:
+            backwards: on the CPU, whether the threads run from the last one to the first: nothing may depend on it.
+
+        Raises:
+            UserError: it does not compile for this GPU.
+        """
+        if device.type == "cpu":
+            if "KJKO_WIDTH" in dict(self.constants):
+                require().device_launch(*self._network, bytes(call), blocks, groups, backwards)
+            else:
+                getattr(require(), f"device_{self.name}")(bytes(call), backwards)
+            return
         import cupy
 
         stream = torch.cuda.current_stream(device)
         with cupy.cuda.Device(device.index), _stream(stream):
-            function, shared_bytes = _compiled(self, device.index)
+            function, shape = _compiled(self, device.index)
             arguments = np.frombuffer(bytes(call), np.dtype((np.void, ctypes.sizeof(call))))  # one struct, by value
-            function((blocks, groups), (threads,), (arguments,), shared_mem=shared_bytes)
+            function((blocks, groups), (shape.threads,), (arguments,), shared_mem=shape.shared_bytes)
+
+
+def _shape(memory: bytes) -> Shape:
+    return Shape(*np.frombuffer(memory, np.int32).tolist())
 
 
 def _stream(stream: torch.cuda.Stream) -> Any:
@@ -103,21 +149,22 @@ def _stream(stream: torch.cuda.Stream) -> Any:
 
 
 @functools.cache
-def _compiled(kernel: Kernel, device: int) -> tuple[Any, int]:
-    """The kernel on a device, which is the current one, and the bytes of shared memory that its blocks need."""
+def _compiled(kernel: Kernel, device: int) -> tuple[Any, Shape]:
+    """The kernel on a device, which is the current one, and what it says of itself."""
     import cupy
 
     try:
         module = cupy.RawModule(code=kernel.source, options=kernel.options)
         function = module.get_function(kernel.name)
-        shared_bytes = int(cupy.ndarray((1,), np.int32, module.get_global("shared_bytes")).get()[0])
-        function.max_dynamic_shared_size_bytes = shared_bytes
+        numbers = cupy.ndarray((len(Shape._fields),), np.int32, module.get_global("shape")).get()
+        shape = _shape(numbers.tobytes())
+        function.max_dynamic_shared_size_bytes = shape.shared_bytes
     except (cupy.cuda.compiler.CompileException, RuntimeError, OSError) as failure:
         raise UserError(
             f"CuPy cannot compile the kernels for this GPU ({str(failure).strip().splitlines()[-1]}): install the CuPy "
             "that fits torch's CUDA (hpc_kjko[cuda12] or [cuda13]), or set KJKO_KERNELS=torch"
         ) from failure
-    return function, shared_bytes
+    return function, shape
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/network.hpp"
+#include "cuda/shape.hpp"
 
 namespace kjko {
 
@@ -23,6 +24,10 @@ struct DeviceField {
     using Net = DeviceNetwork<Real, H, Activation, DV, false>;
     using Shared = typename Net::Shared;
     static constexpr int THREADS = Net::THREADS, TILE = Net::TILE;
+
+    static constexpr Shape shape(int resident_threads) {
+        return {THREADS, Net::resident(resident_threads), sizeof(Shared), TILE, 0, 0, 1, 1};
+    }
 
     struct State {
         typename Net::Product product;

@@ -8,14 +8,27 @@
 #pragma once
 
 #include "cuda/network.hpp"
+#include "cuda/shape.hpp"
 #include "math/functional.hpp"
 #include "math/objective.hpp"
 #include "math/rounding.hpp"
 
+namespace kjko {
+
+// What puts moments in their order (Moments in cpu/objective.hpp): a number of threads, one for each.
+struct MomentsOrderCall {
+    Network network;
+    bool exact, whole;
+    int count;            // of moments
+    const double *total;  // of all sums
+    double *moments;
+};
+
+}  // namespace kjko
+
 namespace kjko::KJKO_LEVEL {
 
 // Rows, the pairs of eight of them that are multiplied, and where the parts of a sum lie, in numbers from its beginning.
-// hpc_kjko/kernels/cuda/network.py reads it.
 template <int H, int DV>
 struct MomentsRows {
     static constexpr int Q = DV * (H + DV), Q_BLOCKS = (Q + 7) / 8, G_BLOCKS = H / 8 + 1;
@@ -26,12 +39,63 @@ struct MomentsRows {
     static constexpr int vg = G_BLOCKS * (G_BLOCKS + 1) / 2, qq = vg + G_BLOCKS,
                          pairs = qq + Q_BLOCKS * (Q_BLOCKS + 1) / 2;
 
-    // Products of a pair lie `pairs` apart; known is that of a velocity among the basis, then those of hidden features;
-    // counts are log det, what rounding leaves of it, and how many particles turn orientation; then 0, or NaN where a
-    // weight is not finite, of every thread.
-    static constexpr int products = 0, pull = 64 * pairs, known = pull + Q, counts = known + 1 + DV * H,
-                         finite = counts + 3, numbers = finite + 4 * H;
+    // Known is that of a velocity among the basis, then those of hidden features; counts are log det, what rounding leaves
+    // of it, and how many particles turn orientation; then 0, or NaN where a weight is not finite, of every thread.
+    // Products come last, and are not there unless all moments are wanted; those of a pair lie `pairs` apart.
+    static constexpr int pull = 0, known = pull + Q, counts = known + 1 + DV * H, finite = counts + 3,
+                         products = finite + 4 * H;
+
+    // Where the product of two rows is, of `blocks` blocks of one kind whose pairs begin with the `first`.
+    static KJKO_DEVICE int of_one_kind(int first, int blocks, int row, int column) {
+        const bool swapped = row % blocks > column % blocks;
+        const int low = swapped ? column : row, high = swapped ? row : column;
+        const int a = low % blocks, b = high % blocks;
+        return products + (low / blocks * 8 + high / blocks) * pairs + first + b * (b + 1) / 2 + a;
+    }
+    // Of v_k and a row of the basis.
+    static KJKO_DEVICE int of_v(int k, int row) {
+        return products + (k * 8 + row / G_BLOCKS) * pairs + vg + row % G_BLOCKS;
+    }
 };
+
+// The row of q_k that a function m of the basis has, −1 for positions and 1, whose derivatives are zero.
+template <int H, int DV>
+KJKO_DEVICE int row_of(const Network &n, int m) {
+    const int skipped = n.skip ? n.skipped : 0;
+    return m < H ? m : m < H + skipped && m >= H + skipped - DV ? m - skipped + DV : -1;
+}
+
+// A moment from the total of all sums.
+template <int H, int DV>
+KJKO_DEVICE double moment_of(const MomentsOrderCall &call, int index) {
+    using At = MomentsRows<H, DV>;
+    const double *total = call.total;
+    double moment = 0;
+    KJKO_ROLLED for (int thread = 0; thread < 4 * H; ++thread) moment += total[At::finite + thread];  // 0, or NaN
+    const int basis = H + (call.network.skip ? call.network.skipped : 0) + 1, rows = DV * basis;
+    if (index < rows) {  // pull
+        const int row = row_of<H, DV>(call.network, index % basis);
+        return row < 0 ? moment : moment + total[At::pull + index / basis * (H + DV) + row];
+    }
+    index -= rows;
+    if (index < 3) return moment + total[At::counts + index];
+    index -= 3;
+    if (index < basis * basis)  // gram
+        return moment + total[At::of_one_kind(0, At::G_BLOCKS, index / basis, index % basis)];
+    index -= basis * basis;
+    if (index < rows) {  // load
+        const int k = index / basis, m = index % basis, row = row_of<H, DV>(call.network, m);
+        double load = total[At::of_v(k, m)];
+        if (row >= 0 && row < H) load += total[At::known + 1 + k * H + row];
+        if (row == H + k) load += total[At::known];
+        return moment + load;
+    }
+    index -= rows;  // outer
+    const int left = index / rows, right = index % rows;
+    const int a = row_of<H, DV>(call.network, left % basis), b = row_of<H, DV>(call.network, right % basis);
+    if (!call.exact || a < 0 || b < 0) return moment;
+    return moment + total[At::of_one_kind(At::qq, At::Q_BLOCKS, left / basis * (H + DV) + a, right / basis * (H + DV) + b)];
+}
 
 template <int H, class Activation, int DV>
 struct DeviceMoments {
@@ -49,6 +113,12 @@ struct DeviceMoments {
         alignas(16) float rows[At::size][TILE + 4];
     };
 
+    static constexpr Shape shape(int resident_threads) {
+        return {THREADS,      Net::resident(resident_threads), sizeof(Shared),    TILE,
+                At::products, 64 * At::pairs,                  groups(At::pairs), groups(At::qq)};
+    }
+    static constexpr int groups(int pairs) { return (pairs + THREADS - 1) / THREADS; }
+
     struct State {
         typename Net::Product product;
         double log_det;
@@ -65,7 +135,7 @@ struct DeviceMoments {
     template <class Threads>
     KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
         const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
-        double *to = call.sums + sum * At::numbers;
+        double *to = call.sums + sum * (At::products + (call.gradient ? 64LL * At::pairs : 0));
         team([&](int thread, State &state) { begin(thread, state, to); });
         for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
             const long long first = chunk * call.settings.together, rest = call.count - first;
@@ -102,7 +172,7 @@ private:
         KJKO_ROLLED for (int i = thread; i < At::size * (TILE + 4); i += THREADS)
             shared.rows[i / (TILE + 4)][i % (TILE + 4)] = 0;
         const int own = thread + group * THREADS;
-        KJKO_ROLLED for (int e = 0; own < At::pairs && e < 64; ++e) sum[At::products + e * At::pairs + own] = 0;
+        KJKO_ROLLED for (int e = 0; call.gradient && own < At::pairs && e < 64; ++e) sum[At::products + e * At::pairs + own] = 0;
         if (group > 0) return;
         KJKO_ROLLED for (int i = At::pull + thread; i < At::finite; i += THREADS) sum[i] = 0;
         sum[At::finite + thread] = nothing;

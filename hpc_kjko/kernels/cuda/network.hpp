@@ -22,6 +22,9 @@ struct DeviceNetwork {
     static constexpr int QUARTER = TILE / 4;    // of the particles: what is elementwise a thread does for one feature
     static constexpr int WIDE = H / 4;
 
+    // Blocks of a multiprocessor at a time, if it has registers for so many threads.
+    static constexpr int resident(int threads) { return threads < THREADS ? 1 : threads / THREADS; }
+
     struct Shared {
         alignas(16) Real w1[INPUT_ROWS][H];  // transposed, b1 in the row after the inputs
         alignas(16) Real w2_t[H][H], m_t[CLOSED ? H : 1][H];  // columns at their place()

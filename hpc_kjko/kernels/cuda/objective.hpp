@@ -6,20 +6,13 @@
 #pragma once
 
 #include "cuda/network.hpp"
+#include "cuda/shape.hpp"
 #include "math/functional.hpp"
 #include "math/objective.hpp"
+#include "math/parameters.hpp"
 #include "math/rounding.hpp"
 
 namespace kjko::KJKO_LEVEL {
-
-// Where the parts of a sum lie, in numbers from its beginning. Columns of a weight matrix lie in rows for w1 (its last
-// row in use is b1) and as they are for w2; seed is what reaches W1v through the tangents. hpc_kjko/kernels/cuda/network.py
-// reads it.
-template <int H>
-struct DeviceLayout {
-    static constexpr int w1 = 0, w2 = w1 + INPUT_ROWS * H, b2 = w2 + H * H, w3 = b2 + H, seed = w3 + 3 * H,
-                         skip = seed + 3 * H, loss = skip + 3 * INPUT_ROWS, size = loss + 4 * H;
-};
 
 template <int H, class Activation, int DV, bool CLOSED>
 struct DeviceObjective {
@@ -29,7 +22,6 @@ struct DeviceObjective {
     // The gradient of W2 is dealt in tiles of TALL × 4, to PARTS threads each, which have their part of the columns.
     static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H;
     static constexpr int TURNS = CLOSED ? PARTS / 2 : PARTS;  // in which they are added
-    using At = DeviceLayout<H>;
 
     // In place of the second layer and p come the gradients of y, then of x.
     struct Shared : Net::Shared {
@@ -37,6 +29,11 @@ struct DeviceObjective {
         alignas(16) float v[DV][TILE], share[TILE], known[TILE];
         alignas(16) float gradient_u[DV][TILE], gradient_j[CLOSED ? 1 : DV * DV][TILE];
     };
+
+    // A sum: the gradient in all parameters, then the loss of each thread.
+    static constexpr Shape shape(int resident_threads) {
+        return {THREADS, Net::resident(resident_threads), sizeof(Shared), TILE, THREADS, 0, 1, 1};
+    }
 
     struct State {
         double loss;
@@ -51,7 +48,8 @@ struct DeviceObjective {
     template <class Threads>
     KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
         const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
-        double *to = call.sums + sum * At::size;
+        const int parameters = places_of(call.network).count;
+        double *to = call.sums + sum * (parameters + THREADS), *losses = to + parameters;
         team([&](int thread, State &state) { begin(thread, state, to); });
         if (CLOSED) team([&](int thread, State &) { couple(thread); });
         for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
@@ -59,7 +57,7 @@ struct DeviceObjective {
             const int count = rest < call.settings.together ? static_cast<int>(rest) : call.settings.together;
             for (int row = 0; row < count; row += TILE) add_tile(team, first + row, count - row);
             team([&](int thread, State &state) {
-                add(to[At::loss + thread], state.loss);
+                add(losses[thread], state.loss);
                 state.loss = 0;
             });
             if (!call.gradient) continue;
@@ -96,10 +94,11 @@ private:
     // The weights, and zeros where sums will be. The loss shows a network that is not finite.
     KJKO_DEVICE void begin(int thread, State &state, double *sum) const {
         state = State{};
-        KJKO_ROLLED for (int i = thread; i < At::loss; i += THREADS) sum[i] = 0;
+        const int parameters = places_of(call.network).count;
+        KJKO_ROLLED for (int i = thread; i < parameters; i += THREADS) sum[i] = 0;
         KJKO_ROLLED for (int i = thread; i < H * H; i += THREADS)
             shared.w2[i / H][Net::place(i % H)] = call.network.w2[i];
-        sum[At::loss + thread] = net().begin(thread);
+        sum[parameters + thread] = net().begin(thread);
     }
 
     // A term of the double sums.
@@ -263,35 +262,39 @@ private:
                 }
         }
         if (quarter != turn) return;
-        add(sum[At::b2 + c], state.b2);
+        const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
+        const ParameterPlaces at = places_of(call.network);
+        add(sum[at.b2 + c], state.b2);
         state.b2 = 0;
         KJKO_UNROLLED for (int k = 0; k < DV; ++k) {
-            add(sum[At::w3 + k * H + c], state.w3[k]);
+            add(sum[at.w3 + k * H + c], state.w3[k]);
             state.w3[k] = 0;
         }
         if constexpr (!CLOSED) {
             KJKO_UNROLLED for (int j = 0; j < DV; ++j) {
-                add(sum[At::seed + j * H + c], state.seed[j]);
+                add(sum[at.w1 + c * inputs + first_v() + j], state.seed[j]);
                 state.seed[j] = 0;
             }
         }
         KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
-            add(sum[At::w1 + (quarter + 4 * j) * H + c], state.w1[j]);
+            const int i = quarter + 4 * j;
+            if (i <= inputs) add(sum[i < inputs ? at.w1 + c * inputs + i : at.b1 + c], state.w1[j]);
             state.w1[j] = 0;
         }
-        if (thread < DV * INPUT_ROWS) {
-            add(sum[At::skip + thread], state.skip);
-            state.skip = 0;
-        }
+        const int k = thread / INPUT_ROWS, l = thread % INPUT_ROWS - (inputs - skipped);
+        if (k < DV && l >= 0 && l <= skipped)
+            add(sum[l < skipped ? at.skip + k * skipped + l : at.b3 + k], state.skip);
+        state.skip = 0;
     }
 
     // The gradient of W2, and what reaches W1v, W2 and W3 through M = W2 ∘ (W1v W3)ᵀ.
     KJKO_DEVICE void flush_tables(int thread, double *sum) const {
+        const ParameterPlaces at = places_of(call.network);
         KJKO_ROLLED for (int index = thread; index < H * H; index += THREADS) {
             const int i = index / H, l = index % H;
             double gradient = shared.y[i][l];
             if constexpr (CLOSED) gradient += static_cast<double>(shared.x[i][l]) * through(i, l);
-            add(sum[At::w2 + index], gradient);
+            add(sum[at.w2 + index], gradient);
         }
         if constexpr (CLOSED) {
             KJKO_ROLLED for (int index = thread; index < DV * H; index += THREADS) {
@@ -302,8 +305,8 @@ private:
                     to_w3 += static_cast<double>(shared.x[c][other]) * w2(c, other) *
                              shared.w1[first_v() + k][other];
                 }
-                add(sum[At::seed + index], to_w1);
-                add(sum[At::w3 + index], to_w3);
+                add(sum[at.w1 + c * call.network.inputs + first_v() + k], to_w1);
+                add(sum[at.w3 + index], to_w3);
             }
         }
     }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/phases.hpp"
+#include "cuda/shape.hpp"
 #include "math/mesh.hpp"
 
 namespace kjko {

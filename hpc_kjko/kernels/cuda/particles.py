@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from hpc_kjko.kernels import require
+from hpc_kjko.kernels.constants import PARTICLE_THREADS
 from hpc_kjko.kernels.cuda import Kernel, name_of, pointer
 
-#: Threads of a block that are a particle each, and the most blocks of them.
-PARTICLE_THREADS, MOST_BLOCKS = 128, 8192
+#: The most blocks of threads.
+MOST_BLOCKS = 8192
 #: Numbers that a deposit is summed in, in copies of the mesh, so that atomic additions seldom meet.
 MOST_COPIES, COPIED = 64, 2**16
 
@@ -118,10 +118,7 @@ def deposit(
     call = _DepositCall(_mesh(mesh), _particles(x, v), duration, pointer(moved))
     call.carried = _Carried(pointer(quantities), len(quantities), *quantities.stride(), unit)
     call.sums, call.copies, call.lost = pointer(sums), copies, pointer(lost)
-    if x.is_cuda:
-        particle_kernel("deposit", x.dtype, mesh).launch(_blocks(x), PARTICLE_THREADS, call, x.device)
-    else:
-        require().device_deposit(bytes(call), backwards)
+    particle_kernel("deposit", x.dtype, mesh).launch(_blocks(x), call, x.device, backwards=backwards)
     return sums.sum(0).masked_fill_(lost > 0, math.nan).reshape(-1, *mesh[0])
 
 
@@ -140,10 +137,7 @@ def gather(
     result = torch.empty(len(x), table.shape[1], dtype=x.dtype, device=x.device) if v is None else torch.empty_like(v)
     call = _GatherCall(_mesh(mesh), _particles(x, v), pointer(table), table.shape[1], v is not None, duration)
     call.result = pointer(result)
-    if x.is_cuda:
-        particle_kernel("gather", x.dtype, mesh).launch(_blocks(x), PARTICLE_THREADS, call, x.device)
-    else:
-        require().device_gather(bytes(call), backwards)
+    particle_kernel("gather", x.dtype, mesh).launch(_blocks(x), call, x.device, backwards=backwards)
     return result
 
 

@@ -22,4 +22,7 @@ constexpr double ROUNDING_SHIFT = 0x1.8p52;
 constexpr int CHUNK = 1024;
 constexpr int MOMENTS_CHUNK = 256;
 
+// Threads of a block that take a particle each.
+constexpr int PARTICLE_THREADS = 128;
+
 }  // namespace kjko
