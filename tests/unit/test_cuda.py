@@ -137,6 +137,23 @@ def test_the_kernels_of_particles_compile(name, dtype, dims, order, arch):
     assert b"shape" in code
 
 
+@needs_module
+def test_python_mirrors_the_structs_of_the_kernels():
+    """Every field by its place, and the size; of the launch and of the settings the names in their order."""
+    layouts = kernels.require().struct_layouts()
+    for module in (cuda_network, cuda_particles):
+        for name, mirror in vars(module).items():
+            if isinstance(mirror, type) and issubclass(mirror, ctypes.Structure):
+                places = [getattr(mirror, field[0]).offset for field in mirror._fields_]
+                assert [*places, ctypes.sizeof(mirror)] == layouts.pop(name.removeprefix("_")), name
+    assert not layouts
+    text = (cuda.FOLDER / "cuda" / "shape.hpp").read_text()
+    assert tuple(re.findall(r"(\w+)[,;]", re.sub(r"//.*", "", text.split("struct Shape {")[1]))) == cuda.Shape._fields
+    text = (cuda.FOLDER / "math" / "settings.hpp").read_text()
+    fields = re.findall(r"^    \w+ (\w+);", text, re.MULTILINE)
+    assert fields == [name for name, _ in cuda_network._Settings._fields_]
+
+
 # -- a step, on a device that is not the CPU ---------------------------------------------------------------------------
 
 

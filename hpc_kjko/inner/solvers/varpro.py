@@ -109,6 +109,8 @@ class VarproSolver(Solver):
     bad round, and the features of a plasma near equilibrium are lost for good.
     """
 
+    _own: JKOObjective
+
     def __init__(
         self,
         objective: JKOObjective,
@@ -341,15 +343,5 @@ class VarproSolver(Solver):
         parameters = [p for layer in hidden for p in layer.parameters()] + [w3, b3[:, 0]]
         if self.control.skip is not None:
             parameters.append(skip)
-        return moments(
-            (sample.z, sample.v, sample.share, sample.known),
-            parameters,
-            activation=self.control.activation,
-            logdet=self.logdet,
-            step=step,
-            temperature=self.operator.temperature,
-            together=self._own.together,
-            unit=MOMENTS_UNIT,
-            finer=FINER,
-            whole=whole,
-        )
+        settings = self._own.settings(step, MOMENTS_UNIT, FINER)
+        return moments((sample.z, sample.v, sample.share, sample.known), parameters, settings, whole=whole)

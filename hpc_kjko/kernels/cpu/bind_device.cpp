@@ -158,7 +158,47 @@ static void for_particles(const nb::bytes &arguments, bool backwards, const What
     call.particles.is_double ? with_real(double()) : with_real(float());
 }
 
+// Where the fields of a struct that Python mirrors lie, and its size.
+template <class Struct, class... Fields>
+static nb::list layout(Fields Struct::*...fields) {
+    alignas(Struct) unsigned char memory[sizeof(Struct)] = {};
+    const auto &of = *reinterpret_cast<Struct *>(memory);
+    nb::list places;
+    (places.append(reinterpret_cast<const unsigned char *>(&(of.*fields)) - memory), ...);
+    places.append(sizeof(Struct));
+    return places;
+}
+
+static nb::dict struct_layouts() {
+    nb::dict all;
+    all["Network"] = layout(&Network::inputs, &Network::width, &Network::velocity_dims, &Network::skipped, &Network::w1,
+                            &Network::b1, &Network::w2, &Network::b2, &Network::w3, &Network::b3, &Network::skip);
+    all["Settings"] = layout(&Settings::tanh, &Settings::exact, &Settings::step, &Settings::collision_strength,
+                             &Settings::temperature, &Settings::together, &Settings::unit, &Settings::finer);
+    using Objective = ObjectiveCall;
+    all["ObjectiveCall"] = layout(&Objective::network, &Objective::settings, &Objective::count, &Objective::z,
+                                  &Objective::v, &Objective::v_stride, &Objective::share, &Objective::known,
+                                  &Objective::sums, &Objective::loss, &Objective::gradient);
+    using Order = MomentsOrderCall;
+    all["MomentsOrderCall"] = layout(&Order::network, &Order::exact, &Order::whole, &Order::count, &Order::total,
+                                     &Order::moments);
+    using Field = DeviceFieldCall<double>;
+    all["FieldCall"] = layout(&Field::network, &Field::count, &Field::z, &Field::u, &Field::jacobian);
+    all["Mesh"] = layout(&Mesh::dims, &Mesh::order, &Mesh::cells, &Mesh::lengths);
+    all["Particles"] = layout(&Particles::is_double, &Particles::count, &Particles::x, &Particles::v,
+                              &Particles::velocity_dims);
+    all["Carried"] = layout(&Carried::data, &Carried::quantities, &Carried::quantity_stride,
+                            &Carried::particle_stride, &Carried::unit);
+    all["DepositCall"] = layout(&DepositCall::mesh, &DepositCall::particles, &DepositCall::duration,
+                                &DepositCall::moved, &DepositCall::carried, &DepositCall::sums, &DepositCall::copies,
+                                &DepositCall::lost);
+    all["GatherCall"] = layout(&GatherCall::mesh, &GatherCall::particles, &GatherCall::values,
+                               &GatherCall::components, &GatherCall::kick, &GatherCall::duration, &GatherCall::result);
+    return all;
+}
+
 void bind_device(nb::module_ &m) {
+    m.def("struct_layouts", &struct_layouts, "Where fields lie in the structs that hpc_kjko.kernels.cuda mirrors, and sizes.");
     m.def(
         "device_shape",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {

@@ -30,11 +30,26 @@ static bool finite(const float *x, size_t count) {
     return true;
 }
 
+// From hpc_kjko/kernels/settings.py, by its names.
+static Settings settings_of(const nb::object &python) {
+    const auto number = [&](const char *name) { return nb::cast<double>(python.attr(name)); };
+    Settings settings{};
+    settings.tanh = nb::cast<bool>(python.attr("tanh"));
+    settings.exact = nb::cast<bool>(python.attr("exact"));
+    settings.step = static_cast<float>(number("step"));
+    settings.collision_strength = static_cast<float>(number("collision_strength"));
+    settings.temperature = static_cast<float>(number("temperature"));
+    settings.together = nb::cast<int>(python.attr("together"));
+    settings.unit = number("unit");
+    settings.finer = number("finer");
+    return settings;
+}
+
 // The network and the particles as the kernels take them.
 static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share, const std::optional<Vector> &known,
                              const Matrix &w1, const Vector &b1, const Matrix &w2, const Vector &b2, const Matrix &w3,
-                             const Vector &b3, const std::optional<Matrix> &skip, bool tanh, bool exact, double step,
-                             double collision_strength, double temperature, int together, double unit) {
+                             const Vector &b3, const std::optional<Matrix> &skip, const nb::object &settings,
+                             int most) {
     const size_t count = z.shape(0), inputs = z.shape(1), width = w2.shape(0), dv = w3.shape(0);
     const size_t skipped = skip ? skip->shape(1) : 0;
     expect(w1.shape(0) == width && w1.shape(1) == inputs && b1.shape(0) == width && w2.shape(1) == width &&
@@ -48,9 +63,9 @@ static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share
     call.network = {static_cast<int>(inputs), static_cast<int>(width), static_cast<int>(dv), static_cast<int>(skipped),
                     w1.data(), b1.data(), w2.data(), b2.data(), w3.data(), b3.data(), skip ? skip->data() : nullptr};
     expect(kernels().objective.instantiated(call.network), "no kernel is compiled for this network");
-    expect(together > 0, "some particles are added up together");
-    call.settings = {tanh, exact, static_cast<float>(step), static_cast<float>(collision_strength),
-                     static_cast<float>(temperature), together, unit, 0};
+    call.settings = settings_of(settings);
+    expect(call.settings.together > 0 && call.settings.together <= most,
+           "no particles, or more than a sum in single precision is good for, are added up together");
     call.count = static_cast<long long>(count);
     call.z = z.data();
     call.v = v.data();
@@ -78,11 +93,9 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> as_array(std::unique_ptr<doub
 
 // J's part of some particles, and its gradient in all parameters, one after the other; None if it is not wanted.
 static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1,
-                                    Matrix w2, Vector b2, Matrix w3, Vector b3, std::optional<Matrix> skip, bool tanh,
-                                    bool exact, double step, double collision_strength, double temperature,
-                                    int together, double unit, bool with_gradient) {
-    ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, tanh, exact, step,
-                                 collision_strength, temperature, std::min(together, CHUNK), unit);
+                                    Matrix w2, Vector b2, Matrix w3, Vector b3, std::optional<Matrix> skip,
+                                    const nb::object &settings, bool with_gradient) {
+    ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, settings, CHUNK);
     const Network &n = call.network;
     const size_t parameters = w1.size() + b1.size() + w2.size() + b2.size() + w3.size() + b3.size() +
                               (skip ? skip->size() : 0);
@@ -103,15 +116,12 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     return nb::make_tuple(loss, as_array(std::move(gradient), parameters));
 }
 
-// Moments of hpc_kjko/kernels/cpu/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its rest and how
+// Moments of cpu/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its rest and how
 // many particles turn orientation; then, if `whole`, gram and load and, for the exact log det, outer (else zeros).
 static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
     Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1, Matrix w2, Vector b2, Matrix w3,
-    Vector b3, std::optional<Matrix> skip, bool tanh, bool exact, double step, double collision_strength,
-    double temperature, int together, double unit, double finer, bool whole) {
-    ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, tanh, exact, step,
-                                 collision_strength, temperature, std::min(together, MOMENTS_CHUNK), unit);
-    call.settings.finer = finer;
+    Vector b3, std::optional<Matrix> skip, const nb::object &settings, bool whole) {
+    ObjectiveCall call = call_of(z, v, share, known, w1, b1, w2, b2, w3, b3, skip, settings, MOMENTS_CHUNK);
     const size_t dv = call.network.velocity_dims, basis = call.network.width + call.network.skipped + 1;
     const size_t size = dv * basis + 3 + (whole ? basis * basis + dv * basis + dv * dv * basis * basis : 0);
     auto numbers = std::make_unique<double[]>(size);
@@ -139,14 +149,12 @@ void bind_objective(nb::module_ &m) {
     m.def("evaluate_objective", &evaluate_objective, "z"_a.noconvert(), "v"_a.noconvert(), "share"_a.noconvert(),
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
-          "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "together"_a, "unit"_a,
-          "with_gradient"_a,
+          "settings"_a, "with_gradient"_a,
           "The JKO functional's part of some particles and its gradient in w1, b1, w2, b2, w3, b3, skip.");
     m.def("objective_moments", &objective_moments, "z"_a.noconvert(), "v"_a.noconvert(), "share"_a.noconvert(),
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
-          "tanh"_a, "exact"_a, "step"_a, "collision_strength"_a, "temperature"_a, "together"_a, "unit"_a,
-          "finer"_a, "whole"_a,
+          "settings"_a, "whole"_a,
           "Sums for variable projection, one after the other: pull, log_det, its rest, turned; gram, load, outer.");
 }
 

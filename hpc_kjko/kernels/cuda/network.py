@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.kernels.constants import CHUNK, MOMENTS_CHUNK
 from hpc_kjko.kernels.cuda import Kernel, name_of, pointer
+from hpc_kjko.kernels.settings import Settings
 
 #: Blocks of threads of the text on the CPU.
 BLOCKS_OF_CPU = 100
@@ -64,6 +64,10 @@ class _Settings(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("unit", "finer")),
     ]
 
+    @classmethod
+    def of(cls, settings: Settings) -> _Settings:
+        return cls(*(getattr(settings, field[0]) for field in cls._fields_))
+
 
 class _ObjectiveCall(ctypes.Structure):
     """``ObjectiveCall`` of math/objective.hpp."""
@@ -79,17 +83,15 @@ class _ObjectiveCall(ctypes.Structure):
     ]
 
 
+#: z, v, share and what a control variate knows of each particle.
+Particles = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
 def objective(
-    particles: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
+    particles: Particles,
     parameters: Sequence[torch.Tensor],
+    settings: Settings,
     *,
-    tanh: bool,
-    exact: bool,
-    step: float,
-    collision_strength: float,
-    temperature: float,
-    together: int,
-    unit: float,
     with_gradient: bool,
     backwards: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -100,11 +102,11 @@ def objective(
     Args:
         backwards: as for :meth:`hpc_kjko.kernels.cuda.Kernel.launch`.
     """
-    call, tensors = _call(particles, parameters, tanh, exact, step, collision_strength, temperature, together, unit)
+    call, tensors = _call(particles, parameters, settings)
     z, w3 = tensors[0], tensors[8]
-    closed = not exact and len(w3) > 1
-    kernel = objective_kernel(w3.shape[1], tanh, len(w3), closed)
-    blocks = _blocks(kernel, -(-len(z) // call.settings.together), z.device)
+    closed = not settings.exact and len(w3) > 1
+    kernel = objective_kernel(w3.shape[1], settings.tanh, len(w3), closed)
+    blocks = _blocks(kernel, -(-len(z) // settings.together), z.device)
     size = sum(parameter.numel() for parameter in parameters)
     sums = torch.empty(blocks, size + kernel.shape(z.device).sum_numbers, dtype=torch.float64, device=z.device)
     call.sums, call.gradient = pointer(sums), pointer(sums) if with_gradient else None
@@ -116,15 +118,7 @@ def objective(
 
 
 def _call(
-    particles: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
-    parameters: Sequence[torch.Tensor],
-    tanh: bool,
-    exact: bool,
-    step: float,
-    collision_strength: float,
-    temperature: float,
-    together: int,
-    unit: float,
+    particles: Particles, parameters: Sequence[torch.Tensor], settings: Settings
 ) -> tuple[_ObjectiveCall, list[Any]]:
     """Arguments without the place of the sums, and the tensors that they point into: z, v, share, known, parameters."""
     z, v, share, known = particles
@@ -133,8 +127,7 @@ def _call(
     assert all(tensor is None or tensor.dtype == torch.float32 for tensor in (z, v, share, known, *layers))
     if v.stride(1) != 1:
         v = v.contiguous()
-    settings = _Settings(tanh, exact, step, collision_strength, temperature, min(together, CHUNK), unit)
-    call = _ObjectiveCall(_Network.of(layers), settings, len(z))
+    call = _ObjectiveCall(_Network.of(layers), _Settings.of(settings), len(z))
     call.z, call.v, call.v_stride = pointer(z), pointer(v), v.stride(0)
     call.share, call.known = pointer(share), pointer(known)
     return call, [z, v, share, known, *layers]
@@ -148,16 +141,10 @@ def objective_kernel(width: int, tanh: bool, velocity_dims: int, closed: bool) -
 
 
 def moments(
-    particles: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
+    particles: Particles,
     parameters: Sequence[torch.Tensor],
+    settings: Settings,
     *,
-    tanh: bool,
-    exact: bool,
-    step: float,
-    temperature: float,
-    together: int,
-    unit: float,
-    finer: float,
     whole: bool,
     backwards: bool = False,
 ) -> torch.Tensor:
@@ -166,16 +153,15 @@ def moments(
     Args:
         backwards: as for :func:`objective`.
     """
-    call, tensors = _call(particles, parameters, tanh, exact, step, 1.0, temperature, together, unit)
-    call.settings.together, call.settings.finer = min(together, MOMENTS_CHUNK), finer
+    call, tensors = _call(particles, parameters, settings)
     z, network = tensors[0], call.network
     width, dv, skipped = network.width, network.velocity_dims, network.skipped
     assert skipped < 8  # with 1 there is room for eight rows beside the hidden features'
-    kernel, order = moments_kernels(width, tanh, dv)
-    shape, blocks = kernel.shape(z.device), _blocks(kernel, -(-len(z) // call.settings.together), z.device)
+    kernel, order = moments_kernels(width, settings.tanh, dv)
+    shape, blocks = kernel.shape(z.device), _blocks(kernel, -(-len(z) // settings.together), z.device)
     numbers, groups = shape.sum_numbers, 1
     if whole:
-        numbers, groups = numbers + shape.more_numbers, shape.groups if exact else shape.linear_groups
+        numbers, groups = numbers + shape.more_numbers, shape.groups if settings.exact else shape.linear_groups
     sums = torch.empty(blocks, numbers, dtype=torch.float64, device=z.device)
     call.sums, call.gradient = pointer(sums), pointer(sums) if whole else None
     kernel.launch(blocks, call, z.device, groups, backwards)
@@ -183,7 +169,7 @@ def moments(
     rows = dv * basis
     count = rows + 3 + (basis**2 + rows + rows**2 if whole else 0)
     found = torch.empty(count, dtype=torch.float64, device=z.device)
-    ordering = _MomentsOrderCall(network, exact, whole, count, pointer(total), pointer(found))
+    ordering = _MomentsOrderCall(network, settings.exact, whole, count, pointer(total), pointer(found))
     order.launch(-(-count // shape.threads), ordering, z.device)
     return found
 
