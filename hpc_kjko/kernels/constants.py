@@ -24,6 +24,8 @@ def _integer(name: str) -> int:
 #: Widths of hidden layers that there are kernels of the objective for; the most inputs and velocity dimensions.
 WIDTHS = tuple(map(int, _values("WIDTHS")))
 MOST_INPUTS, MOST_VELOCITY_DIMS = _integer("MOST_INPUTS"), _integer("MOST_VELOCITY_DIMS")
+#: The most layers and the largest width of the networks that the CPU's kernel of the field takes.
+MOST_FIELD_LAYERS, MOST_FIELD_WIDTH = _integer("MOST_FIELD_LAYERS"), _integer("MOST_FIELD_WIDTH")
 #: Of leaky_relu below 0.
 LEAKY_SLOPE = _values("LEAKY_SLOPE")[0]
 #: Below this determinant the objective continues log det smoothly.

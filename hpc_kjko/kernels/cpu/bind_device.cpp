@@ -135,11 +135,6 @@ static const Instance &found(const std::string &kernel, const Constants &constan
 }
 
 // what(real, dims, order), which are constants there, for every particle.
-template <int VALUE>
-struct Constant {
-    static constexpr int value = VALUE;
-};
-
 template <class Call, class What>
 static void for_particles(const nb::bytes &arguments, bool backwards, const What &what) {
     const Call call = call_of<Call>(arguments);

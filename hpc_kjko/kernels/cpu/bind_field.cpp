@@ -44,7 +44,7 @@ static void evaluate_field(Given<Real, 2> z, const std::vector<Given<Real, 2>> &
         call.weights[layer] = weights[layer].data();
         call.biases[layer] = biases[layer].data();
     }
-    expect(static_cast<int>(dv) == call.widths[layers] && dv >= 1 && dv <= MOST_FIELD_DIMS && dv <= z.shape(1),
+    expect(static_cast<int>(dv) == call.widths[layers] && dv >= 1 && dv <= MOST_VELOCITY_DIMS && dv <= z.shape(1),
            "u has as many columns as the last layer has outputs, one to three");
     expect(!skip || (skip->shape(0) == dv && skip->shape(1) >= dv && skip->shape(1) <= z.shape(1)),
            "the skip does not fit the inputs and u");
@@ -71,9 +71,6 @@ static void bind(nb::module_ &m) {
 void bind_field(nb::module_ &m) {
     bind<float>(m);
     bind<double>(m);
-    m.attr("MOST_FIELD_LAYERS") = MOST_FIELD_LAYERS;
-    m.attr("MOST_FIELD_WIDTH") = MOST_FIELD_WIDTH;
-    m.attr("MOST_FIELD_DIMS") = MOST_FIELD_DIMS;
 }
 
 }  // namespace kjko

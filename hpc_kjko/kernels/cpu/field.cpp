@@ -67,7 +67,7 @@ struct FieldPass {
 
     void block(long long first) {
         const int rows = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
-        alignas(64) Real linear[MOST_FIELD_DIMS][BLOCK];
+        alignas(64) Real linear[MOST_VELOCITY_DIMS][BLOCK];
         take(first, rows);
         skip(linear);
         for (int layer = 0; layer < call.layers; ++layer) {
@@ -93,7 +93,7 @@ private:
     }
 
     // b + S z, what reaches u besides the last hidden layer.
-    void skip(Real (&linear)[MOST_FIELD_DIMS][BLOCK]) const {
+    void skip(Real (&linear)[MOST_VELOCITY_DIMS][BLOCK]) const {
         for (int k = 0; k < dv; ++k)
             for (int p = 0; p < BLOCK; p += LANES_OF<Real>) {
                 Vector sum = broadcast(call.biases[call.layers - 1][k]);
@@ -136,7 +136,7 @@ private:
         }
     }
 
-    void hand_over(long long first, int rows, const Real (&linear)[MOST_FIELD_DIMS][BLOCK]) const {
+    void hand_over(long long first, int rows, const Real (&linear)[MOST_VELOCITY_DIMS][BLOCK]) const {
         for (int k = 0; k < dv; ++k) {
             const Real *from = x + k * columns;
             Real *u = call.u + first * dv + k, *jacobian = call.jacobian + first * dv * dv + k * dv;

@@ -1,11 +1,11 @@
 // The control field u and its Jacobian in v at every particle (hpc_kjko/inner/control.py), in the particles' own precision.
 #pragma once
 
+#include "math/constants.hpp"
+
 namespace kjko {
 
 // u = W_L s(… s(W_1 z + b_1) …) + b_L + S z, S on the last inputs and v the very last ones. Row-major, rows are outputs.
-constexpr int MOST_FIELD_LAYERS = 3, MOST_FIELD_WIDTH = 256, MOST_FIELD_DIMS = 3;
-
 template <class Real>
 struct FieldCall {
     int layers, widths[MOST_FIELD_LAYERS + 1];  // of the inputs, the hidden layers and u

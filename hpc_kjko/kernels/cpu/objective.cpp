@@ -488,23 +488,22 @@ static void run_moments(const ObjectiveCall &call, const Moments &to) {
     }
 }
 
-template <int H>
-static void run_moments(const ObjectiveCall &call, const Moments &to) {
-    return call.settings.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
-}
-
 template <int H, class Activation>
 static void run(const ObjectiveCall &call) {
+    const bool exact = call.settings.exact;
     switch (call.network.velocity_dims) {
         case 1: return run<H, Activation, 1, false>(call);
-        case 2: return call.settings.exact ? run<H, Activation, 2, false>(call) : run<H, Activation, 2, true>(call);
-        case 3: return call.settings.exact ? run<H, Activation, 3, false>(call) : run<H, Activation, 3, true>(call);
+        case 2: return exact ? run<H, Activation, 2, false>(call) : run<H, Activation, 2, true>(call);
+        case 3: return exact ? run<H, Activation, 3, false>(call) : run<H, Activation, 3, true>(call);
     }
 }
 
-template <int H>
-static void run(const ObjectiveCall &call) {
-    return call.settings.tanh ? run<H, Tanh>(call) : run<H, LeakyRelu>(call);
+// What what(width) gives for a network's width, which is a constant there and one of WIDTHS.
+template <int INDEX = 0, class What>
+static auto with_width(const Network &n, const What &what) {
+    if constexpr (INDEX + 1 < sizeof(WIDTHS) / sizeof(*WIDTHS))
+        if (n.width != WIDTHS[INDEX]) return with_width<INDEX + 1>(n, what);
+    return what(Constant<WIDTHS[INDEX]>());
 }
 
 static bool instantiated(const Network &n) {
@@ -514,39 +513,25 @@ static bool instantiated(const Network &n) {
 }
 
 static long long sums_size(const Network &n) {
-    switch (n.width) {
-        case 16: return Layout<16>::size;
-        case 32: return Layout<32>::size;
-        case 48: return Layout<48>::size;
-        default: return Layout<64>::size;
-    }
+    return with_width(n, [](auto width) -> long long { return Layout<width.value>::size; });
 }
 
 static long long moments_sums_size(const Network &n) {
-    switch (n.width) {
-        case 16: return MomentsLayout<16>::size;
-        case 32: return MomentsLayout<32>::size;
-        case 48: return MomentsLayout<48>::size;
-        default: return MomentsLayout<64>::size;
-    }
+    return with_width(n, [](auto width) -> long long { return MomentsLayout<width.value>::size; });
 }
 
 static void moments(const ObjectiveCall &call, const Moments &to) {
-    switch (call.network.width) {
-        case 16: return run_moments<16>(call, to);
-        case 32: return run_moments<32>(call, to);
-        case 48: return run_moments<48>(call, to);
-        case 64: return run_moments<64>(call, to);
-    }
+    with_width(call.network, [&](auto width) {
+        constexpr int H = width.value;
+        call.settings.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
+    });
 }
 
 static void evaluate(const ObjectiveCall &call) {
-    switch (call.network.width) {
-        case 16: return run<16>(call);
-        case 32: return run<32>(call);
-        case 48: return run<48>(call);
-        case 64: return run<64>(call);
-    }
+    with_width(call.network, [&](auto width) {
+        constexpr int H = width.value;
+        call.settings.tanh ? run<H, Tanh>(call) : run<H, LeakyRelu>(call);
+    });
 }
 
 const ObjectiveKernels objective = {&instantiated, &sums_size, &moments_sums_size, &evaluate, &moments};

@@ -356,11 +356,6 @@ static void drift_all(const double *lengths, const Particles &particles, double 
 }
 
 // Calls what(real, dims, order), which are constants there.
-template <int VALUE>
-struct Constant {
-    static constexpr int value = VALUE;
-};
-
 template <class What>
 static void with_constants(bool is_double, int dims, int order, const What &what) {
     const auto with_real = [&](auto real) {

@@ -43,7 +43,7 @@ struct MomentsRows {
     // of it, and how many particles turn orientation; then 0, or NaN where a weight is not finite, of every thread.
     // Products come last, and are not there unless all moments are wanted; those of a pair lie `pairs` apart.
     static constexpr int pull = 0, known = pull + Q, counts = known + 1 + DV * H, finite = counts + 3,
-                         products = finite + 4 * H;
+                         products = finite + THREADS_OF<H>;
 
     // Where the product of two rows is, of `blocks` blocks of one kind whose pairs begin with the `first`.
     static KJKO_DEVICE int of_one_kind(int first, int blocks, int row, int column) {
@@ -71,7 +71,7 @@ KJKO_DEVICE double moment_of(const MomentsOrderCall &call, int index) {
     using At = MomentsRows<H, DV>;
     const double *total = call.total;
     double moment = 0;
-    KJKO_ROLLED for (int thread = 0; thread < 4 * H; ++thread) moment += total[At::finite + thread];  // 0, or NaN
+    KJKO_ROLLED for (int thread = 0; thread < THREADS_OF<H>; ++thread) moment += total[At::finite + thread];  // 0, or NaN
     const int basis = H + (call.network.skip ? call.network.skipped : 0) + 1, rows = DV * basis;
     if (index < rows) {  // pull
         const int row = row_of<H, DV>(call.network, index % basis);

@@ -11,10 +11,14 @@
 
 namespace kjko::KJKO_LEVEL {
 
+// Threads of a block: four for each of H features.
+template <int H>
+constexpr int THREADS_OF = 4 * H;
+
 // H features, DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
 template <class Real, int H, class Activation, int DV, bool CLOSED>
 struct DeviceNetwork {
-    static constexpr int THREADS = 4 * H, TANGENTS = CLOSED ? 1 : DV;
+    static constexpr int THREADS = THREADS_OF<H>, TANGENTS = CLOSED ? 1 : DV;
     // Double precision takes less at a time where shared memory would not hold it (an A100 has 163 KB).
     static constexpr int TILE = (TANGENTS == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
     static constexpr int COLUMNS = (1 + TANGENTS) * TILE;

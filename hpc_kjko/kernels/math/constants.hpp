@@ -9,6 +9,10 @@ constexpr int WIDTHS[] = {16, 32, 48, 64};
 constexpr int MOST_INPUTS = 15;
 constexpr int MOST_VELOCITY_DIMS = 3;
 
+// The most layers and the largest width of the networks that the CPU's kernel of the field takes.
+constexpr int MOST_FIELD_LAYERS = 3;
+constexpr int MOST_FIELD_WIDTH = 256;
+
 // s(a) = LEAKY_SLOPE a for a ≤ 0 is leaky_relu.
 constexpr double LEAKY_SLOPE = 0.01;
 

@@ -19,6 +19,12 @@
 
 namespace kjko::KJKO_LEVEL {
 
+// A constant as an argument: its value is part of its type.
+template <int VALUE>
+struct Constant {
+    static constexpr int value = VALUE;
+};
+
 // A constant in a number's precision.
 KJKO_MATH float in_precision_of(float, double constant) { return static_cast<float>(constant); }
 KJKO_MATH double in_precision_of(double, double constant) { return constant; }
