@@ -193,7 +193,8 @@ static nb::dict struct_layouts() {
 }
 
 void bind_device(nb::module_ &m) {
-    m.def("struct_layouts", &struct_layouts, "Where fields lie in the structs that hpc_kjko.kernels.cuda mirrors, and sizes.");
+    m.def("struct_layouts", &struct_layouts,
+          "Where the fields of the structs that hpc_kjko.kernels.cuda mirrors lie, and the size of each.");
     m.def(
         "device_shape",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {
@@ -217,7 +218,8 @@ void bind_device(nb::module_ &m) {
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {
             const auto what = [](auto &call, long long i, auto real, auto dims, auto order) {
-                deposit_particle<decltype(real), dims.value, order.value>(call, i, static_cast<int>(i / PARTICLE_THREADS));
+                const int block = static_cast<int>(i / PARTICLE_THREADS);
+                deposit_particle<decltype(real), dims.value, order.value>(call, i, block);
             };
             for_particles<DepositCall>(arguments, backwards, what);
         },

@@ -1,7 +1,8 @@
 // The tables of kernels, one for each instruction set level, and the choice between them.
 //
 // A family of kernels is
-//   NAME.hpp   plain arguments and a table of function pointers `struct NameKernels`; included everywhere;
+//   NAME.hpp   a table of function pointers `struct NameKernels`; included everywhere. Arguments that a GPU's kernel
+//              takes as well, and the mathematics of one particle, are in math/;
 //   NAME.cpp   the kernels and their table, compiled once for each level into the namespace kjko::KJKO_LEVEL;
 //   bind_NAME.cpp   the names that Python sees, compiled once.
 // Nothing that is compiled for a level may leave its namespace: an inline function of a standard header that the linker

@@ -1,4 +1,5 @@
-// u and ∇v u on a GPU: what field.cpp does on the CPU for two hidden layers of the same width, in the phases of phases.hpp.
+// u and ∇v u on a GPU: what cpu/field.cpp does on the CPU, for two hidden layers of the same width, in the phases of
+// cuda/phases.hpp.
 #pragma once
 
 #include "cuda/network.hpp"

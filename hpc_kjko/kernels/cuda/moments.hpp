@@ -1,5 +1,5 @@
-// Variable projection's moments on a GPU: what cpu/objective.cpp sums on the CPU (Moments in cpu/objective.hpp), in the phases of
-// phases.hpp.
+// Variable projection's moments on a GPU: what cpu/objective.cpp sums on the CPU (Moments in cpu/objective.hpp), in the
+// phases of cuda/phases.hpp.
 //
 // What is multiplied with each other lies as rows [row][particle] in shared memory: the basis g = (h2, skipped inputs, 1),
 // v, and q_k of every k, of which only the hidden features' and the velocities' are not zero. A thread has a tile of 8 × 8
@@ -39,9 +39,9 @@ struct MomentsRows {
     static constexpr int vg = G_BLOCKS * (G_BLOCKS + 1) / 2, qq = vg + G_BLOCKS,
                          pairs = qq + Q_BLOCKS * (Q_BLOCKS + 1) / 2;
 
-    // Known is that of a velocity among the basis, then those of hidden features; counts are log det, what rounding leaves
-    // of it, and how many particles turn orientation; then 0, or NaN where a weight is not finite, of every thread.
-    // Products come last, and are not there unless all moments are wanted; those of a pair lie `pairs` apart.
+    // Known is that of a velocity among the basis, then those of hidden features. Counts are log det, what rounding
+    // leaves of it, and how many particles turn orientation. Then comes 0, or NaN where a weight is not finite, of every
+    // thread. Products come last, and only if all moments are wanted; those of a pair lie `pairs` apart.
     static constexpr int pull = 0, known = pull + Q, counts = known + 1 + DV * H, finite = counts + 3,
                          products = finite + THREADS_OF<H>;
 
@@ -71,7 +71,7 @@ KJKO_DEVICE double moment_of(const MomentsOrderCall &call, int index) {
     using At = MomentsRows<H, DV>;
     const double *total = call.total;
     double moment = 0;
-    KJKO_ROLLED for (int thread = 0; thread < THREADS_OF<H>; ++thread) moment += total[At::finite + thread];  // 0, or NaN
+    KJKO_ROLLED for (int i = 0; i < THREADS_OF<H>; ++i) moment += total[At::finite + i];  // 0, or NaN
     const int basis = H + (call.network.skip ? call.network.skipped : 0) + 1, rows = DV * basis;
     if (index < rows) {  // pull
         const int row = row_of<H, DV>(call.network, index % basis);
@@ -94,7 +94,8 @@ KJKO_DEVICE double moment_of(const MomentsOrderCall &call, int index) {
     const int left = index / rows, right = index % rows;
     const int a = row_of<H, DV>(call.network, left % basis), b = row_of<H, DV>(call.network, right % basis);
     if (!call.exact || a < 0 || b < 0) return moment;
-    return moment + total[At::of_one_kind(At::qq, At::Q_BLOCKS, left / basis * (H + DV) + a, right / basis * (H + DV) + b)];
+    const int row = left / basis * (H + DV) + a, column = right / basis * (H + DV) + b;
+    return moment + total[At::of_one_kind(At::qq, At::Q_BLOCKS, row, column)];
 }
 
 template <int H, class Activation, int DV>
@@ -172,7 +173,8 @@ private:
         KJKO_ROLLED for (int i = thread; i < At::size * (TILE + 4); i += THREADS)
             shared.rows[i / (TILE + 4)][i % (TILE + 4)] = 0;
         const int own = thread + group * THREADS;
-        KJKO_ROLLED for (int e = 0; call.gradient && own < At::pairs && e < 64; ++e) sum[At::products + e * At::pairs + own] = 0;
+        const int products = call.gradient && own < At::pairs ? 64 : 0;
+        KJKO_ROLLED for (int e = 0; e < products; ++e) sum[At::products + e * At::pairs + own] = 0;
         if (group > 0) return;
         KJKO_ROLLED for (int i = At::pull + thread; i < At::finite; i += THREADS) sum[i] = 0;
         sum[At::finite + thread] = nothing;

@@ -1,5 +1,5 @@
-// The fused objective on a GPU: what cpu/objective.cpp does on the CPU, with the same arguments and the same mathematics
-// (its two ways of the tangents, too).
+// The fused objective on a GPU: what cpu/objective.cpp does on the CPU, with the same arguments and the same
+// mathematics (its two ways of the tangents, too).
 //
 // The gradients of weights stay in registers over a chunk of particles, then are rounded to units and added in double
 // precision to one of some sums: the bits do not depend on how whole chunks are dealt.

@@ -8,9 +8,9 @@ struct Shape {
     int resident;      // blocks that a multiprocessor has registers for at a time
     int shared_bytes;  // of a block
     int tile;          // particles that a block takes at a time
-    int sum_numbers;   // of one of the sums that a block works in, beside what the next line and the parameters need
-    int more_numbers;  // in a sum if all moments are wanted
-    int groups, linear_groups;  // blocks that share a sum if all moments are wanted, with the exact log det or the linear
+    int sum_numbers;   // of one of the sums that blocks work in, beside the gradient
+    int more_numbers;  // of a sum if all moments are wanted
+    int groups, linear_groups;  // blocks that share a sum if all moments are wanted: with the exact log det, the linear
 };
 
 }  // namespace kjko

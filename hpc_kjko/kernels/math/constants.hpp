@@ -1,10 +1,10 @@
-// Numbers that kernels, their launch and their torch twins agree on. hpc_kjko/kernels/constants.py reads this text, so each
-// value is a literal.
+// Numbers that kernels, their launch and their torch twins agree on. hpc_kjko/kernels/constants.py reads this text, so
+// each value is a literal.
 #pragma once
 
 namespace kjko {
 
-// Widths of the hidden layers that kernels of the objective are compiled for, and the most inputs and velocity dimensions.
+// Widths of the hidden layers that kernels of the objective are compiled for; the most inputs and velocity dimensions.
 constexpr int WIDTHS[] = {16, 32, 48, 64};
 constexpr int MOST_INPUTS = 15;
 constexpr int MOST_VELOCITY_DIMS = 3;

@@ -69,8 +69,8 @@ KJKO_MATH Real known_weight(const Settings &s, Real share, Real known) {
     return s.temperature * share * known;
 }
 
-// (W1v W3)ᵀ_il of the closed form's M = W2 ∘ (W1v W3)ᵀ: from column l of W1v and column i of W3, whose rows lie `stride`
-// apart.
+// (W1v W3)ᵀ_il of the closed form's M = W2 ∘ (W1v W3)ᵀ: from W1v's numbers of feature l and column i of W3, each of which
+// lie `stride` apart.
 KJKO_MATH float coupling(const float *w1v, const float *w3, int stride, int dims) {
     float sum = 0;
     for (int k = 0; k < dims; ++k) sum += w1v[k * stride] * w3[k * stride];

@@ -1,8 +1,8 @@
 // How a function of the mathematics is declared: as part of whatever kernel calls it.
 //
-// The headers in this folder compile as C++, where Real is a number or a vector of them (cpu/simd.hpp), and as CUDA, where
-// it is a number. Each processor says how it computes tanh_of and log_of_one_plus, and what in_precision_of gives for its
-// vectors, before it includes them.
+// The headers in this folder compile as C++, where Real is a number or a vector of them (cpu/simd.hpp), and as CUDA,
+// where it is a number. What each processor computes in its own way (tanh_of, log_of_one_plus, in_precision_of of a
+// vector) is declared before they are included.
 #pragma once
 
 #ifndef KJKO_LEVEL

@@ -45,8 +45,8 @@ KJKO_MATH double in_cells(Real x, double per_spacing) {
     return x * per_spacing - 0.5;
 }
 
-// Along an axis of a mesh with ghosts, where node j has the number j + 1: the first node that a particle touches, and how
-// far the particle is from node_of.
+// Along an axis of a mesh with ghosts, where node j has the number j + 1: the first node that a particle touches, and
+// how far the particle is from node_of.
 struct Place {
     double padded, offset;
 };

@@ -1,4 +1,4 @@
-// The gradient in all parameters, one after the other as torch has them: w1, b1, w2, b2, w3, b3, skip, rows are outputs.
+// The gradient in all parameters, one after the other as torch has them: w1, b1, w2, b2, w3, b3, skip. Rows are outputs.
 #pragma once
 
 #include "math/inline.hpp"

@@ -33,7 +33,7 @@ struct Carried {
     const double *data;
     int quantities;
     long long quantity_stride, particle_stride;
-    double unit;  // what a particle brings to the density at a node is rounded to so much (hpc_kjko/particles/exact.py); 0: not at all
+    double unit;  // what a particle brings to the density at a node is rounded to so much; 0: not at all
 };
 
 }  // namespace kjko

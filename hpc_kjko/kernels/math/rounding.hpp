@@ -1,4 +1,5 @@
-// Terms of sums rounded to whole multiples of a unit (hpc_kjko/particles/exact.py): such sums do not depend on their order.
+// Terms of sums rounded to whole multiples of a unit (hpc_kjko/particles/exact.py): such sums do not depend on their
+// order.
 #pragma once
 
 #include "math/constants.hpp"
