@@ -43,7 +43,7 @@ def operations(inputs: int, width: int, dv: int, activation: str, logdet: str) -
 class ByHand:
     """Value and gradient by formulas written out, piece by piece, in buffers that are there: the best torch can do.
 
-    The Jacobian's way of hpc_kjko/kernels/objective.cpp, or the closed form's for the linear log det.
+    The Jacobian's way of hpc_kjko/kernels/cpu/objective.cpp, or the closed form's for the linear log det.
     """
 
     def __init__(self, objective: JKOObjective, piece: int = PIECE):

@@ -73,7 +73,7 @@ policy = os.environ.get("KJKO_NATIVE", "auto")
 def sources(mode):
     """A digest of all that the installed package was made from."""
     files = [Path(root, name) for name in ("setup.py", "pyproject.toml", "constraints.txt", "CMakeLists.txt")]
-    for pattern in ("kernels/*.[ch]pp",) if mode == "editable" else ("kernels/*.[ch]pp", "kernels/*.cu", "post/templates/*", "**/*.py"):
+    for pattern in ("kernels/*/*.[ch]pp",) if mode == "editable" else ("kernels/*/*.[ch]pp", "kernels/*/*.cu", "post/templates/*", "**/*.py"):
         files += sorted(Path(root, "hpc_kjko").glob(pattern))
     compiler = shutil.which((os.environ.get("CXX", "").split() or ["c++"])[0])
     digest = hashlib.sha256(f"{venv}\0{compiler}\0{policy == 'off'}".encode())

@@ -21,9 +21,8 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
+from hpc_kjko.kernels.constants import LEAKY_SLOPE
 from hpc_kjko.kernels.field import field, fused
-
-LEAKY_SLOPE = 0.01
 
 
 class ControlField(nn.Module):

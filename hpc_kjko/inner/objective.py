@@ -18,16 +18,13 @@ from torch.autograd.function import once_differentiable
 
 from hpc_kjko.inner.control import ControlField, determinant
 from hpc_kjko.inner.potential import PotentialField, combined, filled, padded
+from hpc_kjko.kernels.constants import CONTINUE_BELOW
 from hpc_kjko.kernels.objective import fused
 from hpc_kjko.kernels.objective import objective as fused_objective
+from hpc_kjko.kernels.settings import Settings
 from hpc_kjko.operators import Operator
 from hpc_kjko.particles.exact import UNIT, in_order, rounded
 from hpc_kjko.particles.state import BLOCK, passes
-
-#: Below this determinant the objective continues log det smoothly, so that an optimiser that overshot finds back.
-#: Only the objective does: a step that is taken has its true determinant, checked for every particle.
-CONTINUE_BELOW = 0.1
-
 
 Field = TypeVar("Field", bound=ControlField | PotentialField)
 
@@ -165,17 +162,20 @@ class JKOObjective(Objective[ControlField]):
         control = self.control
         if tangents is not None or not fused(control.widths, z, v, share, control.layers[0].weight):
             return super().evaluate(step, z, v, share, tangents, known, with_gradient=with_gradient)
-        return fused_objective(
-            (z, v, share, known),
-            self.trained,
-            activation=control.activation,
-            logdet=self.logdet,
-            step=step,
-            collision_strength=self.operator.collision_strength,
-            temperature=self.operator.temperature,
-            together=self.together,
-            unit=UNIT,
-            with_gradient=with_gradient,
+        settings = self.settings(step, UNIT)
+        return fused_objective((z, v, share, known), self.trained, settings, with_gradient=with_gradient)
+
+    def settings(self, step: float, unit: float, finer: float = 0.0) -> Settings:
+        """What a kernel is told of the functional, whose sums are rounded to ``unit``."""
+        return Settings(
+            self.control.activation,
+            self.logdet,
+            step,
+            self.operator.collision_strength,
+            self.operator.temperature,
+            self.together,
+            unit,
+            finer,
         )
 
 
@@ -243,7 +243,11 @@ def in_pieces(rows: torch.Tensor, together: int) -> torch.Tensor:
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:
-    """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d."""
+    """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d.
+
+    So an optimiser that overshot finds back. Only the objective does this: a step that is taken has its true
+    determinant, checked for every particle.
+    """
     d0 = CONTINUE_BELOW
     below = (determinants - d0) / d0
     continuation = math.log(d0) + below - 0.5 * below**2

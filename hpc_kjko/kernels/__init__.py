@@ -14,8 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-#: Widths of hidden layers that there are kernels of the objective for, and the most inputs.
-WIDTHS, MOST_INPUTS = (16, 32, 48, 64), 15
+from hpc_kjko.kernels.constants import MOST_INPUTS, MOST_VELOCITY_DIMS, WIDTHS
 
 _VARIABLE = "KJKO_KERNELS"
 _NOTE = Path(__file__).with_name("_not_built.txt")  # written by setup.py when the build fell back
@@ -70,7 +69,7 @@ def has_network(widths: Sequence[int]) -> bool:
     if len(widths) != 4:
         return False
     inputs, first, second, dv = widths
-    return first == second and first in WIDTHS and inputs <= MOST_INPUTS and dv <= 3
+    return first == second and first in WIDTHS and inputs <= MOST_INPUTS and dv <= MOST_VELOCITY_DIMS
 
 
 def cuda_wanted(possible: bool) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from hpc_kjko.kernels import Backend, backend, cuda, cuda_network, has_network, require
+from hpc_kjko.kernels import Backend, backend, cuda, has_network, require
+from hpc_kjko.kernels.constants import MOST_FIELD_LAYERS, MOST_FIELD_WIDTH, MOST_VELOCITY_DIMS
+from hpc_kjko.kernels.cuda import network as cuda_network
 
 
 def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -20,9 +22,8 @@ def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
         return has_network(widths)
     if z.device.type != "cpu" or backend() is not Backend.NATIVE:
         return False
-    kernels = require()
-    sizes = len(widths) <= kernels.MOST_FIELD_LAYERS + 1 and max(widths) <= kernels.MOST_FIELD_WIDTH
-    return sizes and widths[-1] <= kernels.MOST_FIELD_DIMS
+    sizes = len(widths) <= MOST_FIELD_LAYERS + 1 and max(widths) <= MOST_FIELD_WIDTH
+    return sizes and widths[-1] <= MOST_VELOCITY_DIMS
 
 
 def field(

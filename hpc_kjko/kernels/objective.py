@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from hpc_kjko.kernels import Backend, backend, cuda, cuda_network, has_network, require
+from hpc_kjko.kernels import Backend, backend, cuda, has_network, require
+from hpc_kjko.kernels.constants import CHUNK, MOMENTS_CHUNK
+from hpc_kjko.kernels.cuda import network as cuda_network
+from hpc_kjko.kernels.cuda.network import Particles
+from hpc_kjko.kernels.settings import Settings
 
 
 def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
@@ -21,10 +24,6 @@ def _on_cpu(*tensors: torch.Tensor) -> bool:
     return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
-#: z, v, share and what a control variate knows of each particle.
-Particles = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
-
-
 def _arguments(particles: Particles, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     """Particles and parameters as the module takes them: weights and biases of three layers, then a skip or None."""
     z, v, share, known = particles
@@ -33,72 +32,32 @@ def _arguments(particles: Particles, parameters: Sequence[torch.Tensor]) -> list
 
 
 def moments(
-    particles: Particles,
-    parameters: Sequence[torch.Tensor],
-    *,
-    activation: str,
-    logdet: str,
-    step: float,
-    temperature: float,
-    together: int,
-    unit: float,
-    finer: float,
-    whole: bool,
+    particles: Particles, parameters: Sequence[torch.Tensor], settings: Settings, *, whole: bool
 ) -> torch.Tensor:
     """What :class:`hpc_kjko.inner.solvers.varpro.VarproSolver` sums over some particles, flat, in its order; float64.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
-        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`).
-        finer: part of the unit that what this leaves of log det is rounded to.
         whole: whether gram, load and curvature are wanted.
     """
-    settings: dict[str, Any] = {
-        "tanh": activation == "tanh",
-        "exact": logdet == "exact",
-        "step": step,
-        "temperature": temperature,
-        "together": together,
-        "unit": unit,
-        "finer": finer,
-        "whole": whole,
-    }
+    settings = settings.within(MOMENTS_CHUNK)
     if particles[0].is_cuda:
-        return cuda_network.moments(particles, parameters, **settings)
-    settings["collision_strength"] = 1.0  # has no part in them
-    return torch.from_numpy(require().objective_moments(*_arguments(particles, parameters), **settings))
+        return cuda_network.moments(particles, parameters, settings, whole=whole)
+    arguments = _arguments(particles, parameters)
+    return torch.from_numpy(require().objective_moments(*arguments, settings=settings, whole=whole))
 
 
 def objective(
-    particles: Particles,
-    parameters: Sequence[torch.Tensor],
-    *,
-    activation: str,
-    logdet: str,
-    step: float,
-    collision_strength: float,
-    temperature: float,
-    together: int,
-    unit: float,
-    with_gradient: bool,
+    particles: Particles, parameters: Sequence[torch.Tensor], settings: Settings, *, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """J's part of some particles, and its gradient in all parameters one after the other if it is wanted; float64.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
-        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`).
     """
-    settings: dict[str, Any] = {
-        "tanh": activation == "tanh",
-        "exact": logdet == "exact",
-        "step": step,
-        "collision_strength": collision_strength,
-        "temperature": temperature,
-        "together": together,
-        "unit": unit,
-        "with_gradient": with_gradient,
-    }
+    settings = settings.within(CHUNK)
     if particles[0].is_cuda:
-        return cuda_network.objective(particles, parameters, **settings)
-    value, gradient = require().evaluate_objective(*_arguments(particles, parameters), **settings)
+        return cuda_network.objective(particles, parameters, settings, with_gradient=with_gradient)
+    arguments = _arguments(particles, parameters)
+    value, gradient = require().evaluate_objective(*arguments, settings=settings, with_gradient=with_gradient)
     return torch.tensor(value, dtype=torch.float64), None if gradient is None else torch.from_numpy(gradient)

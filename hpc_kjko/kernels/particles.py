@@ -1,6 +1,6 @@
 """Native passes over particles on the periodic mesh: drift, deposit, gather, kick. Their torch twins are in `mesh`.
 
-On a GPU they are those of `cuda_particles`, all but the mass matrix.
+On a GPU they are those of `cuda.particles`, all but the mass matrix.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.kernels import Backend, backend, cuda, cuda_particles, require
+from hpc_kjko.kernels import Backend, backend, cuda, require
+from hpc_kjko.kernels.cuda import particles as cuda_particles
 
 #: A mesh as the kernels take it: cells, lengths, order of the shape functions.
 Mesh = tuple[Sequence[int], Sequence[float], int]

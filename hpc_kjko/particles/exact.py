@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from hpc_kjko.kernels.constants import ROUNDING_SHIFT
 from hpc_kjko.particles.state import BLOCK, fold_rows
 
 #: Unit of densities (n̄ = 1), of averages over particles, of the JKO functional and of its gradient: up to 2^9 they are
@@ -37,7 +38,7 @@ def rounded(values: Array, unit: float) -> Array:
 
     0 rounds nothing.
     """
-    shift = 1.5 * 2.0**52 * unit
+    shift = ROUNDING_SHIFT * unit
     return (values + shift) - shift
 
 

@@ -19,6 +19,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.inner.potential import CACHED, number_of_functions
 from hpc_kjko.kernels import available as has_kernels
 from hpc_kjko.kernels import has_network
+from hpc_kjko.kernels.constants import MOST_FIELD_WIDTH
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.parallel.limits import Limit, memory_limits
@@ -196,7 +197,7 @@ class _Sizes:
         if not self._has_control:
             return 0
         dv, widths = self._dims[1], self.case.method.hidden
-        in_torch = not has_kernels() or max(self._widths) > 256
+        in_torch = not has_kernels() or max(self._widths) > MOST_FIELD_WIDTH
         layers = sum(widths) * (2 + 2 * dv) if in_torch else 0
         if self._regresses:
             layers = 2 * (2 * sum(widths) + self._features) * (1 + dv + self._pairs)

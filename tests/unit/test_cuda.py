@@ -5,6 +5,7 @@ import ctypes
 import importlib.util
 import itertools
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -22,8 +23,10 @@ from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import JKOObjective, linear_part, tracked_log_det
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
-from hpc_kjko.kernels import cuda, cuda_network, cuda_particles
+from hpc_kjko.kernels import cuda
 from hpc_kjko.kernels import objective as fused
+from hpc_kjko.kernels.cuda import network as cuda_network
+from hpc_kjko.kernels.cuda import particles as cuda_particles
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import NODES, Beta
@@ -101,17 +104,17 @@ COMPILED = [
 def test_the_objective_compiles_and_stays_in_registers(arch, network):
     kernel = cuda_network.objective_kernel(*network)
     log, code = compiled(kernel, arch)
-    assert_in_registers(log, 65536 // (4 * network[0] * kernel.resident), 80)
-    assert b"shared_bytes" in code
+    assert_in_registers(log, 65536 // int(dict(kernel.constants)["KJKO_RESIDENT_THREADS"]), 80)
+    assert b"shape" in code
 
 
 @needs_nvrtc
 @pytest.mark.parametrize(
     "arch, kernel",
     [
-        ("sm_80", cuda_network.moments_kernel(32, True, 3)),
-        ("sm_90", cuda_network.moments_kernel(32, True, 1)),
-        ("sm_90", cuda_network.moments_kernel(64, False, 3)),
+        ("sm_80", cuda_network.moments_kernels(32, True, 3)[0]),
+        ("sm_90", cuda_network.moments_kernels(32, True, 1)[0]),
+        ("sm_90", cuda_network.moments_kernels(64, False, 3)[1]),
         ("sm_80", cuda_network.field_kernel(torch.float64, 32, True, 3)),
         ("sm_90", cuda_network.field_kernel(torch.float64, 64, True, 2)),
         ("sm_90", cuda_network.field_kernel(torch.float32, 32, True, 1)),
@@ -120,7 +123,7 @@ def test_the_objective_compiles_and_stays_in_registers(arch, network):
 def test_moments_and_the_field_compile_and_stay_in_registers(arch, kernel):
     log, code = compiled(kernel, arch)
     assert_in_registers(log, 255, 80)
-    assert b"shared_bytes" in code
+    assert b"shape" in code
 
 
 @needs_nvrtc
@@ -131,7 +134,24 @@ def test_moments_and_the_field_compile_and_stay_in_registers(arch, kernel):
 def test_the_kernels_of_particles_compile(name, dtype, dims, order, arch):
     log, code = compiled(cuda_particles.particle_kernel(name, dtype, ([4] * dims, [1.0] * dims, order)), arch)
     assert_in_registers(log, 168)
-    assert b"shared_bytes" in code
+    assert b"shape" in code
+
+
+@needs_module
+def test_python_mirrors_the_structs_of_the_kernels():
+    """Every field by its place, and the size; of the launch and of the settings the names in their order."""
+    layouts = kernels.require().struct_layouts()
+    for module in (cuda_network, cuda_particles):
+        for name, mirror in vars(module).items():
+            if isinstance(mirror, type) and issubclass(mirror, ctypes.Structure):
+                places = [getattr(mirror, field[0]).offset for field in mirror._fields_]
+                assert [*places, ctypes.sizeof(mirror)] == layouts.pop(name.removeprefix("_")), name
+    assert not layouts
+    text = (cuda.FOLDER / "cuda" / "shape.hpp").read_text()
+    assert tuple(re.findall(r"(\w+)[,;]", re.sub(r"//.*", "", text.split("struct Shape {")[1]))) == cuda.Shape._fields
+    text = (cuda.FOLDER / "math" / "settings.hpp").read_text()
+    fields = re.findall(r"^    \w+ (\w+);", text, re.MULTILINE)
+    assert fields == [name for name, _ in cuda_network._Settings._fields_]
 
 
 # -- a step, on a device that is not the CPU ---------------------------------------------------------------------------
@@ -247,24 +267,15 @@ def pretended(tensor):
 @pytest.fixture
 def launched(monkeypatch):
     """A GPU that is the CPU: what is launched runs here; the names of the kernels."""
-    names = []
+    names, launch = [], cuda.Kernel.launch
 
-    def launch(kernel, blocks, threads, call, device, groups=1):
+    def noted(kernel, *arguments, **options):
         names.append(kernel.name)
-        module, constants = kernels.require(), dict(kernel.constants)
-        if kernel.name == "evaluate_objective":
-            module.device_objective(bytes(call), constants["KJKO_CLOSED"] == "true", blocks, False)
-        elif kernel.name == "sum_moments":
-            module.device_moments(bytes(call), blocks, groups, False)
-        elif kernel.name == "evaluate_field":
-            module.device_field(bytes(call), constants["KJKO_REAL"] == "double", blocks, False)
-        else:
-            run = {"deposit": module.device_deposit, "gather": module.device_gather}
-            run[kernel.name](bytes(call), False)
+        launch(kernel, *arguments, **options)
 
     monkeypatch.delenv("KJKO_KERNELS", raising=False)
     monkeypatch.setattr(cuda, "available", lambda: True)
-    monkeypatch.setattr(cuda.Kernel, "launch", launch)
+    monkeypatch.setattr(cuda.Kernel, "launch", noted)
     return names
 
 
@@ -290,7 +301,7 @@ def test_moments_and_the_field_on_a_gpu_are_launched_there(launched, alone):
         c = objective.control.coefficients.double().numpy()
         assert_moments(solver._local(Sample(z, v, share, None, known), c, STEP, True), wanted)
         found = objective.control.with_jacobian(z)
-    assert launched == ["sum_moments", "evaluate_field"]
+    assert launched == ["sum_moments", "order_moments", "evaluate_field"]
     assert all((one - other).abs().max() < 3e-6 * other.abs().max() for one, other in zip(found, field, strict=True))
 
 
@@ -359,7 +370,7 @@ def fake_cupy(monkeypatch, module):
 
 
 def test_a_launch_hands_over_one_struct(monkeypatch):
-    place = types.SimpleNamespace(get=lambda: [50_000])
+    place = types.SimpleNamespace(get=lambda: np.array([128, 3, 50_000, 1, 0, 0, 1, 1], np.int32))
 
     def module(function):
         return lambda code, options: types.SimpleNamespace(
@@ -368,9 +379,9 @@ def test_a_launch_hands_over_one_struct(monkeypatch):
 
     launched = fake_cupy(monkeypatch, module)
     call = cuda_particles._GatherCall()
-    cuda_particles.particle_kernel("gather", torch.float32, ((4,), (1.0,), 1)).launch(
-        3, 128, call, torch.device("cuda", 0)
-    )
+    kernel, device = cuda_particles.particle_kernel("gather", torch.float32, ((4,), (1.0,), 1)), torch.device("cuda", 0)
+    kernel.launch(3, call, device)
+    assert kernel.shape(device).resident == 3
     ((function, (grid, block, (argument,)), options),) = launched
     assert grid == (3, 1) and block == (128,) and options == {"shared_mem": 50_000}
     assert function.max_dynamic_shared_size_bytes == 50_000
@@ -387,15 +398,15 @@ def test_a_cupy_that_cannot_compile_ends_in_advice(monkeypatch):
     fake_cupy(monkeypatch, module)
     kernel = cuda_network.objective_kernel(32, True, 1, False)
     with pytest.raises(UserError, match="GPU \\(libnvrtc.so.12\\): install the CuPy that fits.*KJKO_KERNELS=torch"):
-        kernel.launch(1, 128, cuda_network._ObjectiveCall(), torch.device("cuda", 0))
+        kernel.launch(1, cuda_network._ObjectiveCall(), torch.device("cuda", 0))
 
 
 def test_a_kernel_is_another_one_when_a_header_changes(monkeypatch, tmp_path):
     kernel = cuda_network.objective_kernel(32, True, 1, False)
-    for path in itertools.chain(cuda.FOLDER.glob("*.hpp"), cuda.FOLDER.glob("*.cu")):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for folder in ("math", "cpu", "cuda"):
+        shutil.copytree(cuda.FOLDER / folder, tmp_path / folder)
     before = kernel.source
     monkeypatch.setattr(cuda, "FOLDER", tmp_path)
     assert kernel.source == before
-    (tmp_path / "particle.hpp").write_text("")
+    (tmp_path / "math" / "log_det.hpp").write_text("")
     assert kernel.source != before

@@ -11,7 +11,8 @@ from hpc_kjko import kernels
 from hpc_kjko.inner.objective import linear_part
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
-from hpc_kjko.kernels import cuda_network
+from hpc_kjko.kernels.constants import MOMENTS_CHUNK
+from hpc_kjko.kernels.cuda import network as cuda_network
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import FINER, MOMENTS_UNIT, UNIT
 
@@ -44,11 +45,8 @@ def evaluate(objective, particles, **options):
     z, v, share, _, known = particles
     control = objective.control
     parameters = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
-    settings = dict(tanh=control.activation == "tanh", exact=objective.logdet == "exact", step=STEP)
-    operator = objective.operator
-    settings |= dict(collision_strength=operator.collision_strength, temperature=operator.temperature)
-    settings |= dict(together=objective.together, unit=UNIT)
-    return cuda_network.objective((z, v, share, known), parameters, **settings, **({"with_gradient": True} | options))
+    settings = objective.settings(STEP, UNIT)
+    return cuda_network.objective((z, v, share, known), parameters, settings, **({"with_gradient": True} | options))
 
 
 def assert_agrees(objective, particles):
@@ -83,10 +81,8 @@ def sum_moments(objective, particles, **options):
     z, v, share, _, known = particles
     control = objective.control
     parameters = [*control.layers.parameters(), *([control.skip] if control.skip is not None else [])]
-    settings = dict(tanh=control.activation == "tanh", exact=objective.logdet == "exact", step=STEP, whole=True)
-    settings |= dict(temperature=objective.operator.temperature, together=objective.together)
-    settings |= dict(unit=MOMENTS_UNIT, finer=FINER)
-    return cuda_network.moments((z, v, share, known), parameters, **(settings | options))
+    settings = objective.settings(STEP, MOMENTS_UNIT, FINER).within(MOMENTS_CHUNK)
+    return cuda_network.moments((z, v, share, known), parameters, settings, **({"whole": True} | options))
 
 
 def true_moments(objective, particles):

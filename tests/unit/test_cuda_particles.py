@@ -7,7 +7,7 @@ import torch
 from test_native_particles import COUNTS, GRIDS, ensemble
 
 from hpc_kjko import kernels
-from hpc_kjko.kernels import cuda_particles
+from hpc_kjko.kernels.cuda import particles as cuda_particles
 from hpc_kjko.particles.exact import UNIT
 from hpc_kjko.particles.state import drifted
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpc_kjko import kernels
+from hpc_kjko.kernels import constants
 
 needs_module = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
@@ -109,3 +110,10 @@ def test_unknown_choice_is_refused_with_advice(monkeypatch):
     monkeypatch.setenv("KJKO_KERNELS", "cuda")
     with pytest.raises(ValueError, match="'cuda'.*use 'native' or 'torch'"):
         kernels.backend()
+
+
+def test_constants_are_those_of_the_header():
+    assert constants.WIDTHS == (16, 32, 48, 64) and constants.MOST_INPUTS == 15
+    assert constants.ROUNDING_SHIFT == 1.5 * 2.0**52 and constants.LEAKY_SLOPE == 0.01
+    with pytest.raises(ValueError, match="constants.hpp has no MOST_PATIENCE"):
+        constants._values("MOST_PATIENCE")

@@ -16,6 +16,7 @@ from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import CONTINUE_BELOW, JKOObjective, linear_part
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
+from hpc_kjko.kernels.settings import Settings
 from hpc_kjko.operators import Bath
 from hpc_kjko.running.diagnostics import measure
 from hpc_kjko.running.simulation import Simulation
@@ -190,10 +191,10 @@ def test_the_module_has_the_networks_that_python_takes_it_for(width, inputs):
     z, share = torch.zeros(5, inputs), torch.full((5,), 0.2)
     sizes = [(width, inputs), (width,), (width, width), (width,), (2, width), (2,)]
     arguments = [z, z[:, -2:], share, None, *(torch.zeros(size) for size in sizes), None]
-    settings = dict(tanh=True, exact=True, step=0.1, collision_strength=1.0, temperature=1.0, together=64, unit=0.0)
+    settings = Settings("tanh", "exact", 0.1, 1.0, 1.0, together=64, unit=0.0)
 
     def evaluate():
-        return kernels.require().evaluate_objective(*arguments, **settings, with_gradient=False)
+        return kernels.require().evaluate_objective(*arguments, settings=settings, with_gradient=False)
 
     if kernels.has_network((inputs, width, width, 2)):
         assert evaluate()[0] == 0
@@ -336,9 +337,7 @@ def test_the_kernel_reaches_the_machine():
 class TestArguments:
     """The module itself says what is wrong with its arguments."""
 
-    SETTINGS = dict(tanh=True, exact=True, step=0.1, collision_strength=1.0, temperature=1.0) | dict(
-        together=1024, unit=0.0, with_gradient=True
-    )
+    SETTINGS = dict(settings=Settings("tanh", "exact", 0.1, 1.0, 1.0, together=1024, unit=0.0), with_gradient=True)
 
     def arguments(self, space="1D2V", count=20):
         objective = objective_of(space)

@@ -136,7 +136,7 @@ class VarproSolver(Solver):
             {"params": rest, "lr": learning_rate * OUTPUT_RATE},
         ]
         self.trainer = Trainer(objective, comm, [group for group in rates if group["params"]])
-        self._together = objective.together
+        self._together, self._settings = objective.together, objective.settings
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         iterations = (self.first_iterations if self.trainer.is_cold else self.iterations) if self._has_features else 0
@@ -341,15 +341,5 @@ class VarproSolver(Solver):
         parameters = [p for layer in hidden for p in layer.parameters()] + [w3, b3[:, 0]]
         if self.control.skip is not None:
             parameters.append(skip)
-        return moments(
-            (sample.z, sample.v, sample.share, sample.known),
-            parameters,
-            activation=self.control.activation,
-            logdet=self.logdet,
-            step=step,
-            temperature=self.operator.temperature,
-            together=self._together,
-            unit=MOMENTS_UNIT,
-            finer=FINER,
-            whole=whole,
-        )
+        settings = self._settings(step, MOMENTS_UNIT, FINER)
+        return moments((sample.z, sample.v, sample.share, sample.known), parameters, settings, whole=whole)

@@ -1,0 +1,238 @@
+// The kernels of GPUs on the CPU, for tests: phases are loops over the threads of a block. Not made to be fast.
+#define KJKO_LEVEL phases
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/bind.hpp"
+#include "cuda/field.hpp"
+#include "cuda/moments.hpp"
+#include "cuda/objective.hpp"
+#include "cuda/particles.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kjko {
+
+using namespace phases;
+
+// The arguments as a launch copies them to a GPU.
+template <class Call>
+static Call call_of(const nb::bytes &bytes) {
+    if (bytes.size() != sizeof(Call)) throw std::invalid_argument("these are not the arguments of this kernel");
+    Call call;
+    std::memcpy(&call, bytes.data(), sizeof call);
+    return call;
+}
+
+// A kernel's blocks, one after the other: what(shared, team, block).
+template <class Kernel, class What>
+static void for_blocks(int blocks, bool backwards, const What &what) {
+    const auto shared = std::make_unique<typename Kernel::Shared>();
+    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);  // NaN: as little defined as on a GPU
+    const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
+    for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
+}
+
+// A kernel of a network, by the constants that it is compiled for.
+struct Constants {
+    int width;
+    bool tanh;
+    int velocity_dims;
+    bool closed, is_double;
+
+    bool operator==(const Constants &other) const {
+        return width == other.width && tanh == other.tanh && velocity_dims == other.velocity_dims &&
+               closed == other.closed && is_double == other.is_double;
+    }
+};
+
+// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
+struct Instance {
+    Constants constants;
+    Shape shape;
+    void (*run)(const nb::bytes &arguments, int blocks, int groups, bool backwards);
+    void (*order)(const nb::bytes &arguments);  // of moments
+};
+
+template <size_t COUNT>
+static const Instance &found(const Instance (&instances)[COUNT], const Constants &constants) {
+    for (const Instance &one : instances)
+        if (one.constants == constants) return one;
+    throw std::invalid_argument("this kernel is not among those that tests run");
+}
+
+template <int H, class Activation, int DV, bool CLOSED>
+constexpr Instance objective_of = {
+    {H, Activation::curved, DV, CLOSED, false},
+    DeviceObjective<H, Activation, DV, CLOSED>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
+        using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
+        const auto call = call_of<ObjectiveCall>(arguments);
+        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+            Kernel{call, shared}.add_chunks(team, block, blocks);
+        });
+    },
+    nullptr};
+
+template <int H, class Activation, int DV>
+constexpr Instance moments_of = {
+    {H, Activation::curved, DV, false, false},
+    DeviceMoments<H, Activation, DV>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+        using Kernel = DeviceMoments<H, Activation, DV>;
+        const auto call = call_of<ObjectiveCall>(arguments);
+        for (int group = 0; group < groups; ++group)
+            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+                Kernel{call, shared, group}.add_chunks(team, block, blocks);
+            });
+    },
+    [](const nb::bytes &arguments) {
+        const auto call = call_of<MomentsOrderCall>(arguments);
+        for (int index = 0; index < call.count; ++index) call.moments[index] = moment_of<H, DV>(call, index);
+    }};
+
+template <class Real, int H, class Activation, int DV>
+constexpr Instance field_of = {
+    {H, Activation::curved, DV, false, sizeof(Real) == 8},
+    DeviceField<Real, H, Activation, DV>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
+        using Kernel = DeviceField<Real, H, Activation, DV>;
+        const auto call = call_of<DeviceFieldCall<Real>>(arguments);
+        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+            Kernel{call, shared}.evaluate(team, block, blocks);
+        });
+    },
+    nullptr};
+
+static const Instance objectives[] = {
+    objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
+    objective_of<32, Tanh, 2, false>,      objective_of<32, Tanh, 2, true>,       objective_of<32, Tanh, 3, false>,
+    objective_of<32, Tanh, 3, true>,       objective_of<32, LeakyRelu, 1, false>, objective_of<32, LeakyRelu, 2, true>,
+    objective_of<32, LeakyRelu, 3, false>, objective_of<48, Tanh, 1, false>,      objective_of<48, Tanh, 2, true>,
+    objective_of<64, Tanh, 1, false>,      objective_of<64, Tanh, 2, true>,       objective_of<64, Tanh, 3, false>,
+};
+static const Instance moments_kernels[] = {
+    moments_of<16, Tanh, 1>, moments_of<16, Tanh, 3>,      moments_of<32, Tanh, 1>, moments_of<32, Tanh, 2>,
+    moments_of<32, Tanh, 3>, moments_of<32, LeakyRelu, 2>, moments_of<48, Tanh, 3>, moments_of<64, Tanh, 3>,
+};
+static const Instance fields[] = {
+    field_of<float, 32, Tanh, 1>,  field_of<float, 32, LeakyRelu, 2>, field_of<float, 64, Tanh, 3>,
+    field_of<double, 16, Tanh, 2>, field_of<double, 32, Tanh, 1>,     field_of<double, 32, Tanh, 3>,
+    field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
+};
+
+static const Instance &found(const std::string &kernel, const Constants &constants) {
+    if (kernel == "evaluate_objective") return found(objectives, constants);
+    if (kernel == "sum_moments" || kernel == "order_moments") return found(moments_kernels, constants);
+    return found(fields, constants);
+}
+
+// what(real, dims, order), which are constants there, for every particle.
+template <class Call, class What>
+static void for_particles(const nb::bytes &arguments, bool backwards, const What &what) {
+    const Call call = call_of<Call>(arguments);
+    const auto with = [&](auto real, auto dims, auto order) {
+        for (long long i = 0; i < call.particles.count; ++i)
+            what(call, backwards ? call.particles.count - 1 - i : i, real, dims, order);
+    };
+    const auto with_dims = [&](auto real, auto dims) {
+        call.mesh.order == 1 ? with(real, dims, Constant<1>()) : with(real, dims, Constant<2>());
+    };
+    const auto with_real = [&](auto real) {
+        if (call.mesh.dims == 1) with_dims(real, Constant<1>());
+        if (call.mesh.dims == 2) with_dims(real, Constant<2>());
+        if (call.mesh.dims == 3) with_dims(real, Constant<3>());
+    };
+    call.particles.is_double ? with_real(double()) : with_real(float());
+}
+
+// Where the fields of a struct that Python mirrors lie, and its size.
+template <class Struct, class... Fields>
+static nb::list layout(Fields Struct::*...fields) {
+    alignas(Struct) unsigned char memory[sizeof(Struct)] = {};
+    const auto &of = *reinterpret_cast<Struct *>(memory);
+    nb::list places;
+    (places.append(reinterpret_cast<const unsigned char *>(&(of.*fields)) - memory), ...);
+    places.append(sizeof(Struct));
+    return places;
+}
+
+static nb::dict struct_layouts() {
+    nb::dict all;
+    all["Network"] = layout(&Network::inputs, &Network::width, &Network::velocity_dims, &Network::skipped, &Network::w1,
+                            &Network::b1, &Network::w2, &Network::b2, &Network::w3, &Network::b3, &Network::skip);
+    all["Settings"] = layout(&Settings::tanh, &Settings::exact, &Settings::step, &Settings::collision_strength,
+                             &Settings::temperature, &Settings::together, &Settings::unit, &Settings::finer);
+    using Objective = ObjectiveCall;
+    all["ObjectiveCall"] = layout(&Objective::network, &Objective::settings, &Objective::count, &Objective::z,
+                                  &Objective::v, &Objective::v_stride, &Objective::share, &Objective::known,
+                                  &Objective::sums, &Objective::loss, &Objective::gradient);
+    using Order = MomentsOrderCall;
+    all["MomentsOrderCall"] = layout(&Order::network, &Order::exact, &Order::whole, &Order::count, &Order::total,
+                                     &Order::moments);
+    using Field = DeviceFieldCall<double>;
+    all["FieldCall"] = layout(&Field::network, &Field::count, &Field::z, &Field::u, &Field::jacobian);
+    all["Mesh"] = layout(&Mesh::dims, &Mesh::order, &Mesh::cells, &Mesh::lengths);
+    all["Particles"] = layout(&Particles::is_double, &Particles::count, &Particles::x, &Particles::v,
+                              &Particles::velocity_dims);
+    all["Carried"] = layout(&Carried::data, &Carried::quantities, &Carried::quantity_stride,
+                            &Carried::particle_stride, &Carried::unit);
+    all["DepositCall"] = layout(&DepositCall::mesh, &DepositCall::particles, &DepositCall::duration,
+                                &DepositCall::moved, &DepositCall::carried, &DepositCall::sums, &DepositCall::copies,
+                                &DepositCall::lost);
+    all["GatherCall"] = layout(&GatherCall::mesh, &GatherCall::particles, &GatherCall::values,
+                               &GatherCall::components, &GatherCall::kick, &GatherCall::duration, &GatherCall::result);
+    return all;
+}
+
+void bind_device(nb::module_ &m) {
+    m.def("struct_layouts", &struct_layouts,
+          "Where the fields of the structs that hpc_kjko.kernels.cuda mirrors lie, and the size of each.");
+    m.def(
+        "device_shape",
+        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {
+            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double}).shape;
+            return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
+        },
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a,
+        "What a launch needs to know of a GPU's kernel of a network.");
+    m.def(
+        "device_launch",
+        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
+           const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double});
+            kernel == "order_moments" ? instance.order(arguments)
+                                      : instance.run(arguments, blocks, groups, backwards);
+        },
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "arguments"_a, "blocks"_a,
+        "groups"_a, "backwards"_a,
+        "A GPU's kernel of a network, block after block and thread after thread, from the last one if `backwards`.");
+    m.def(
+        "device_deposit",
+        [](const nb::bytes &arguments, bool backwards) {
+            const auto what = [](auto &call, long long i, auto real, auto dims, auto order) {
+                const int block = static_cast<int>(i / PARTICLE_THREADS);
+                deposit_particle<decltype(real), dims.value, order.value>(call, i, block);
+            };
+            for_particles<DepositCall>(arguments, backwards, what);
+        },
+        "arguments"_a, "backwards"_a, "The GPU's deposit, particle after particle.");
+    m.def(
+        "device_gather",
+        [](const nb::bytes &arguments, bool backwards) {
+            const auto what = [](auto &call, long long i, auto real, auto dims, auto order) {
+                gather_particle<decltype(real), dims.value, order.value>(call, i);
+            };
+            for_particles<GatherCall>(arguments, backwards, what);
+        },
+        "arguments"_a, "backwards"_a, "The GPU's gather, particle after particle.");
+}
+
+}  // namespace kjko

@@ -1,0 +1,140 @@
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "cpu/bind.hpp"
+#include "cpu/kernels.hpp"
+
+namespace nb = nanobind;
+
+namespace kjko {
+
+using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Columns = nb::ndarray<double, nb::ndim<2>, nb::device::cpu>;
+using Values = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+static void require(bool holds, const char *what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+static bool is_double(const Rows &rows) {
+    const bool is_single = rows.dtype() == nb::dtype<float>();
+    require(is_single || rows.dtype() == nb::dtype<double>(), "particles must be float32 or float64");
+    return !is_single;
+}
+
+static bool alike(const Rows &one, const Rows &other) {
+    return one.shape(0) == other.shape(0) && one.dtype() == other.dtype();
+}
+
+static Mesh mesh_of(const std::vector<int> &cells, const std::vector<double> &lengths, int order) {
+    const int dims = static_cast<int>(cells.size());
+    require(dims >= 1 && dims <= 3 && lengths.size() == cells.size(), "a mesh has one to three axes");
+    require(order == 1 || order == 2, "shape functions are of order 1 or 2");
+    Mesh mesh{dims, order, {1, 1, 1}, {1, 1, 1}};
+    for (int axis = 0; axis < dims; ++axis) {
+        require(cells[axis] > 0 && lengths[axis] > 0, "an axis of a mesh has cells and a length");
+        mesh.cells[axis] = cells[axis];
+        mesh.lengths[axis] = lengths[axis];
+    }
+    require(mesh.padded_nodes() < 1LL << 31, "a mesh has less than 2^31 nodes");
+    return mesh;
+}
+
+static long long nodes_of(const Mesh &mesh) {
+    return static_cast<long long>(mesh.cells[0]) * mesh.cells[1] * mesh.cells[2];
+}
+
+static Particles particles_of(const Rows &x, const std::optional<Rows> &v, int dims) {
+    require(static_cast<int>(x.shape(1)) == dims, "x has as many columns as the box has axes");
+    Particles particles{is_double(x), static_cast<long long>(x.shape(0)), x.data(), nullptr, 0};
+    if (v) {
+        require(alike(x, *v), "v has the rows and the precision of x");
+        require(static_cast<int>(v->shape(1)) >= dims && v->shape(1) <= 3, "v has dims to three columns");
+        particles.v = v->data();
+        particles.velocity_dims = static_cast<int>(v->shape(1));
+    }
+    return particles;
+}
+
+static void drift(const std::vector<double> &lengths, const Rows &x, const Rows &v, double duration,
+                  const Rows &moved) {
+    const int dims = static_cast<int>(lengths.size());
+    const Particles particles = particles_of(x, v, dims);
+    require(alike(x, moved) && moved.shape(1) == x.shape(1), "moved is like x");
+    nb::gil_scoped_release release;
+    kernels().particles.drift(lengths.data(), dims, particles, duration, moved.data());
+}
+
+static long long deposit(const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
+                         const Columns &quantities, double unit, const Values &densities, const std::optional<Rows> &v,
+                         double duration, const std::optional<Rows> &moved) {
+    const Mesh mesh = mesh_of(cells, lengths, order);
+    const Particles particles = particles_of(x, v, mesh.dims);
+    require(v.has_value() == moved.has_value(), "a drift needs v and moved");
+    if (moved) require(alike(x, *moved) && moved->shape(1) == x.shape(1), "moved is like x");
+    require(quantities.shape(1) == x.shape(0), "quantities [m, n] are of the n particles");
+    require(densities.shape(0) == quantities.shape(0) &&
+                static_cast<long long>(densities.shape(1)) == nodes_of(mesh),
+            "densities are [m, nodes]");
+    const Carried carried{quantities.data(), static_cast<int>(quantities.shape(0)), quantities.stride(0),
+                          quantities.stride(1), unit};
+    nb::gil_scoped_release release;
+    const long long nodes = mesh.padded_nodes();
+    const long long size = deposit_chunks(nodes, particles.count) * chunk_stride(carried.quantities * nodes);
+    const std::unique_ptr<double[]> workspace(new double[size]);
+    return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried,
+                                       workspace.get(), densities.data());
+}
+
+static long long mass_matrix(const std::vector<int> &cells, const std::vector<double> &lengths, int order,
+                             const Rows &x, const Columns &weight, double unit, const Values &entries) {
+    const Mesh mesh = mesh_of(cells, lengths, order);
+    const Particles particles = particles_of(x, std::nullopt, mesh.dims);
+    const int rows = distances(mesh);
+    require(weight.shape(0) == 1 && weight.shape(1) == x.shape(0), "the weights [1, n] are of the n particles");
+    require(static_cast<int>(entries.shape(0)) == rows && static_cast<long long>(entries.shape(1)) == nodes_of(mesh),
+            "entries are [distances, nodes]");
+    const Carried carried{weight.data(), 1, weight.stride(0), weight.stride(1), unit};
+    nb::gil_scoped_release release;
+    const long long size = rows * mesh.padded_nodes();
+    const std::unique_ptr<double[]> workspace(new double[deposit_chunks(size, particles.count) * chunk_stride(size)]);
+    return kernels().particles.mass_matrix(mesh, particles, carried, workspace.get(), entries.data());
+}
+
+static void gather(const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
+                   const Values &values, const std::optional<Rows> &v, double duration, const Rows &result) {
+    const Mesh mesh = mesh_of(cells, lengths, order);
+    const Particles particles = particles_of(x, v, mesh.dims);
+    const int components = static_cast<int>(values.shape(1));
+    require(static_cast<long long>(values.shape(0)) == nodes_of(mesh), "values are [nodes, m]");
+    require(alike(x, result) && result.shape(1) == (v ? v->shape(1) : values.shape(1)), "the result is [n, m]");
+    require(!v || components == mesh.dims, "a kick has one component for each axis");
+    nb::gil_scoped_release release;
+    const std::unique_ptr<double[]> workspace(new double[components * mesh.padded_nodes()]);
+    kernels().particles.gather(mesh, particles, values.data(), components, duration, workspace.get(),
+                               v ? nullptr : result.data(), v ? result.data() : nullptr);
+}
+
+void bind_particles(nb::module_ &m) {
+    m.def("drift", &drift, nb::arg("lengths"), nb::arg("x"), nb::arg("v"), nb::arg("duration"), nb::arg("moved"),
+          "moved = x + duration v, wrapped into the box.");
+    m.def("deposit", &deposit, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
+          nb::arg("quantities"), nb::arg("unit"), nb::arg("densities"), nb::arg("v") = nb::none(),
+          nb::arg("duration") = 0.0, nb::arg("moved") = nb::none(),
+          "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if there is one, of parts rounded to "
+          "`unit`; returns how many particles are nowhere.");
+    m.def("mass_matrix", &mass_matrix, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
+          nb::arg("weight"), nb::arg("unit"), nb::arg("entries"),
+          "Entries [distances, nodes] of the mass matrix; returns how many particles are nowhere.");
+    m.def("gather", &gather, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("values"),
+          nb::arg("v").none(), nb::arg("duration"), nb::arg("result"),
+          "Values [nodes, m] at the particles; with v, the velocities after a kick of `duration` instead.");
+}
+
+}  // namespace kjko

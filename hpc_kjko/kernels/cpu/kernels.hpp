@@ -1,0 +1,49 @@
+// The tables of kernels, one for each instruction set level, and the choice between them.
+//
+// A family of kernels is
+//   NAME.hpp   a table of function pointers `struct NameKernels`; included everywhere. Arguments that a GPU's kernel
+//              takes as well, and the mathematics of one particle, are in math/;
+//   NAME.cpp   the kernels and their table, compiled once for each level into the namespace kjko::KJKO_LEVEL;
+//   bind_NAME.cpp   the names that Python sees, compiled once.
+// Nothing that is compiled for a level may leave its namespace: an inline function of a standard header that the linker
+// takes from the object of a higher level would run on processors that do not have it. So NAME.cpp includes no
+// standard header with templates or inline functions, and uses the compiler's builtins.
+#pragma once
+
+#include "cpu/field.hpp"
+#include "cpu/machine.hpp"
+#include "cpu/objective.hpp"
+#include "cpu/particles.hpp"
+
+namespace kjko {
+
+struct Kernels {
+    const char *level;
+    const FieldKernels &field;
+    const MachineKernels &machine;
+    const ObjectiveKernels &objective;
+    const ParticleKernels &particles;
+};
+
+#define KJKO_TABLES(level) \
+    namespace level { \
+    extern const FieldKernels field; \
+    extern const MachineKernels machine; \
+    extern const ObjectiveKernels objective; \
+    extern const ParticleKernels particles; \
+    }
+
+#ifdef KJKO_X86_LEVELS
+KJKO_TABLES(v2)
+KJKO_TABLES(v3)
+KJKO_TABLES(v4)
+#else
+KJKO_TABLES(generic)
+#endif
+#undef KJKO_TABLES
+
+// The kernels in use: those of the highest level that this machine has. The environment variable KJKO_ISA, read once,
+// asks for a lower one; an unknown name is an error.
+const Kernels &kernels();
+
+}  // namespace kjko

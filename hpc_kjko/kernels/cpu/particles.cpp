@@ -1,0 +1,409 @@
+#include "cpu/kernels.hpp"
+#include "math/mesh.hpp"
+
+// Every particle is computed by the same operations wherever it stands, so multiply-adds are not fused here
+// (-ffp-contract=off): the results have the same bits at every instruction set level.
+namespace kjko::KJKO_LEVEL {
+
+constexpr int BLOCK = 256;  // particles at a time: what they need on the way stays in the first cache
+
+template <int DIMS>
+struct Geometry {
+    double cells[DIMS], per_spacing[DIMS];
+    int stride[DIMS];  // of the padded mesh
+
+    explicit Geometry(const Mesh &mesh) {
+        int next = 1;
+        for (int axis = DIMS - 1; axis >= 0; --axis) {
+            cells[axis] = mesh.cells[axis];
+            per_spacing[axis] = mesh.cells[axis] / mesh.lengths[axis];
+            stride[axis] = next;
+            next *= mesh.cells[axis] + 1 + mesh.order;
+        }
+    }
+};
+
+// A block of particles on the padded mesh: the first node that each touches, and how far it is from node_of.
+template <int DIMS>
+struct Places {
+    int first[BLOCK];
+    double offset[DIMS][BLOCK];
+};
+
+// The drift of `count` particles, to `moved`.
+template <class Real, int DIMS, int VELOCITY_DIMS>
+static void drift_block(const Real (&box)[3], const Real *__restrict x, const Real *__restrict v, Real duration,
+                        int count, Real *__restrict moved) {
+    Real lengths[DIMS];  // a copy: `moved` cannot be it
+    for (int axis = 0; axis < DIMS; ++axis) lengths[axis] = box[axis];
+    int far = 0;
+    for (int i = 0; i < count; ++i)
+        for (int axis = 0; axis < DIMS; ++axis) {
+            const Real next = advanced(x[i * DIMS + axis], duration, v[i * VELOCITY_DIMS + axis]);
+            far |= !is_near(next, lengths[axis]);
+            moved[i * DIMS + axis] = wrap_near(next, lengths[axis]);
+        }
+    if (!far) return;
+    for (int i = 0; i < count; ++i)
+        for (int axis = 0; axis < DIMS; ++axis) {
+            const Real next = advanced(x[i * DIMS + axis], duration, v[i * VELOCITY_DIMS + axis]);
+            moved[i * DIMS + axis] = wrap(next, lengths[axis]);
+        }
+}
+
+template <class Real, int DIMS>
+struct Drift {
+    Real lengths[3];
+    const Real *x, *v;
+    int velocity_dims;
+    Real duration;
+    Real *moved;
+
+    Drift(const double *box, const Particles &particles, double duration, void *moved)
+        : x(static_cast<const Real *>(particles.x)),
+          v(static_cast<const Real *>(particles.v)),
+          velocity_dims(particles.velocity_dims),
+          duration(static_cast<Real>(duration)),
+          moved(static_cast<Real *>(moved)) {
+        for (int axis = 0; axis < DIMS; ++axis) lengths[axis] = static_cast<Real>(box[axis]);
+    }
+
+    void operator()(long long start, int count) const {
+        const Real *from = x + start * DIMS, *speed = v + start * velocity_dims;
+        Real *to = moved + start * DIMS;
+        if (velocity_dims == 1) drift_block<Real, DIMS, 1>(lengths, from, speed, duration, count, to);
+        if (velocity_dims == 2) drift_block<Real, DIMS, 2>(lengths, from, speed, duration, count, to);
+        if (velocity_dims == 3) drift_block<Real, DIMS, 3>(lengths, from, speed, duration, count, to);
+    }
+};
+
+// Puts a block of particles on the mesh; returns how many are nowhere: those have a NaN offset.
+template <class Real, int DIMS, int ORDER>
+static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Places<DIMS> &__restrict places) {
+    int outside = 0;
+    for (int i = 0; i < count; ++i) {
+        double first = 0;
+        for (int axis = 0; axis < DIMS; ++axis) {
+            const Place place = place_near<ORDER>(in_cells(x[i * DIMS + axis], mesh.per_spacing[axis]));
+            outside |= !is_on_mesh(place.padded, mesh.cells[axis]);
+            places.offset[axis][i] = place.offset;
+            first += place.padded * mesh.stride[axis];
+        }
+        places.first[i] = static_cast<int>(first);
+    }
+    if (!outside) return 0;
+
+    int lost = 0;
+    for (int i = 0; i < count; ++i) {
+        places.first[i] = 0;
+        bool somewhere = true;
+        for (int axis = 0; axis < DIMS; ++axis) {
+            const Place place =
+                place_anywhere<ORDER>(in_cells(x[i * DIMS + axis], mesh.per_spacing[axis]), mesh.cells[axis]);
+            places.offset[axis][i] = place.offset;
+            if (place.offset == place.offset)
+                places.first[i] += static_cast<int>(place.padded) * mesh.stride[axis];
+            else
+                somewhere = false;
+        }
+        lost += !somewhere;
+    }
+    return lost;
+}
+
+// Adds what a block of particles carries to the nodes that they touch.
+template <int DIMS, int ORDER>
+static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count, double shift,
+                    double *sums) {
+    for (int i = 0; i < count; ++i) {
+        double s[DIMS][ORDER + 1];
+        for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
+        double *corner = sums + places.first[i];
+        if constexpr (DIMS == 1) {
+            for (int k = 0; k <= ORDER; ++k) corner[k] += rounded(carried[i] * s[0][k], shift);
+        } else if constexpr (DIMS == 2) {
+            for (int j = 0; j <= ORDER; ++j) {
+                const double row = carried[i] * s[0][j];
+                for (int k = 0; k <= ORDER; ++k) corner[j * mesh.stride[0] + k] += rounded(row * s[1][k], shift);
+            }
+        } else {
+            for (int l = 0; l <= ORDER; ++l)
+                for (int j = 0; j <= ORDER; ++j) {
+                    const double row = carried[i] * s[0][l] * s[1][j];
+                    double *nodes = corner + l * mesh.stride[0] + j * mesh.stride[1];
+                    for (int k = 0; k <= ORDER; ++k) nodes[k] += rounded(row * s[2][k], shift);
+                }
+        }
+    }
+}
+
+// Adds the products of the shape functions at every pair of nodes that a particle touches, at the first node of the pair:
+// sums [distances][nodes].
+template <int DIMS, int ORDER>
+static void scatter_pairs(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count,
+                          long long nodes, double shift, double *sums) {
+    constexpr int TOUCHED = ORDER + 1, REACH = 2 * ORDER + 1;
+    constexpr int CORNERS = DIMS == 1 ? TOUCHED : DIMS == 2 ? TOUCHED * TOUCHED : TOUCHED * TOUCHED * TOUCHED;
+    int node[CORNERS] = {}, place[CORNERS] = {};  // on the padded mesh; among all distances from the first corner
+    for (int corner = 0; corner < CORNERS; ++corner) {
+        int rest = corner, power = 1;
+        for (int axis = DIMS - 1; axis >= 0; --axis, rest /= TOUCHED, power *= REACH) {
+            node[corner] += rest % TOUCHED * mesh.stride[axis];
+            place[corner] += rest % TOUCHED * power;
+        }
+    }
+    for (int i = 0; i < count; ++i) {
+        double s[DIMS][TOUCHED], product[CORNERS];
+        for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
+        for (int corner = 0; corner < CORNERS; ++corner) {
+            product[corner] = 1;
+            int rest = corner;
+            for (int axis = DIMS - 1; axis >= 0; --axis, rest /= TOUCHED) product[corner] *= s[axis][rest % TOUCHED];
+        }
+        for (int one = 0; one < CORNERS; ++one) {
+            double *at = sums + places.first[i] + node[one];
+            for (int other = one; other < CORNERS; ++other)
+                at[(place[other] - place[one]) * nodes] += rounded(carried[i] * product[one] * product[other], shift);
+        }
+    }
+}
+
+// Adds a row of the padded mesh to the row of the mesh that it is an image of.
+static void fold_row(const double *padded, int cells, int size, double *row) {
+    row[cells - 1] += padded[0];
+    for (int node = 0; node < cells; ++node) row[node] += padded[node + 1];
+    for (int ghost = cells + 1; ghost < size; ++ghost) row[(ghost - 1) % cells] += padded[ghost];
+}
+
+// Sums the chunks' padded meshes, in their order, on the mesh.
+template <int DIMS>
+static void fold(const Mesh &mesh, const double *padded, long long chunks, long long stride, double *sums) {
+    constexpr int LAST = DIMS - 1;
+    int cells[3] = {1, 1, 1}, size[3] = {1, 1, 1};  // of the axes before the last one, right-aligned
+    for (int axis = 0; axis < LAST; ++axis) {
+        cells[3 - LAST + axis] = mesh.cells[axis];
+        size[3 - LAST + axis] = mesh.cells[axis] + 1 + mesh.order;
+    }
+    const int row_cells = mesh.cells[LAST], row_size = row_cells + 1 + mesh.order;
+    const long long nodes = static_cast<long long>(cells[1]) * cells[2] * row_cells;
+    for (long long node = 0; node < nodes; ++node) sums[node] = 0;
+    // a thread owns whole rows, and adds what belongs to a node in the same order whatever rows it owns
+#pragma omp parallel for schedule(static) if (nodes > 10000)
+    for (int row = 0; row < cells[1] * cells[2]; ++row) {
+        const int j = row / cells[2], k = row % cells[2];
+        const int ghosts = LAST > 0, outer_ghosts = LAST > 1;
+        for (int p = (j + outer_ghosts) % cells[1]; p < size[1]; p += cells[1])
+            for (int q = (k + ghosts) % cells[2]; q < size[2]; q += cells[2])
+                for (long long chunk = 0; chunk < chunks; ++chunk)
+                    fold_row(padded + chunk * stride + (static_cast<long long>(p) * size[2] + q) * row_size,
+                             row_cells, row_size, sums + static_cast<long long>(row) * row_cells);
+    }
+}
+
+// The quantities' densities, or with PAIRS the mass matrix of the only one.
+template <class Real, int DIMS, int ORDER, bool PAIRS = false>
+static long long deposit(const Mesh &mesh, const Particles &particles, double duration, void *moved,
+                         const Carried &carried, double *workspace, double *densities) {
+    const Geometry<DIMS> geometry(mesh);
+    const Drift<Real, DIMS> drift(mesh.lengths, particles, duration, moved);
+    const Real *x = static_cast<const Real *>(moved ? moved : particles.x);
+    const long long count = particles.count, nodes = mesh.padded_nodes();
+    const int rows = PAIRS ? distances(mesh) : carried.quantities;
+    const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count), stride = chunk_stride(rows * nodes);
+    const double shift = shift_of(carried.unit), density = per_volume<DIMS>(mesh);
+    long long lost = 0;
+#pragma omp parallel for schedule(dynamic) reduction(+ : lost) if (chunks > 1)
+    for (long long chunk = 0; chunk < chunks; ++chunk) {
+        double *sums = workspace + chunk * stride;
+        __builtin_memset(sums, 0, sizeof(double) * rows * nodes);
+        Places<DIMS> places;
+        double carry[BLOCK];
+        for (long long start = count * chunk / chunks, stop = count * (chunk + 1) / chunks; start < stop;) {
+            const int size = stop - start < BLOCK ? static_cast<int>(stop - start) : BLOCK;
+            if (moved) drift(start, size);
+            lost += place<Real, DIMS, ORDER>(geometry, x + start * DIMS, size, places);
+            for (int quantity = 0; quantity < carried.quantities; ++quantity) {
+                const double *column =
+                    carried.data + quantity * carried.quantity_stride + start * carried.particle_stride;
+                for (int i = 0; i < size; ++i) carry[i] = column[i * carried.particle_stride] * density;
+                if constexpr (PAIRS)
+                    scatter_pairs<DIMS, ORDER>(geometry, places, carry, size, nodes, shift, sums);
+                else
+                    scatter<DIMS, ORDER>(geometry, places, carry, size, shift, sums + quantity * nodes);
+            }
+            start += size;
+        }
+    }
+    long long cells = 1;
+    for (int axis = 0; axis < DIMS; ++axis) cells *= mesh.cells[axis];
+    for (int row = 0; row < rows; ++row)
+        fold<DIMS>(mesh, workspace + row * nodes, chunks, stride, densities + row * cells);
+    return lost;
+}
+
+// The values [*cells, COMPONENTS of every `components`] on the padded mesh.
+template <int DIMS, int COMPONENTS>
+static void pad(const Mesh &mesh, const double *values, int components, double *padded) {
+    int cells[3] = {1, 1, 1}, size[3] = {1, 1, 1};
+    for (int axis = 0; axis < DIMS; ++axis) {
+        cells[3 - DIMS + axis] = mesh.cells[axis];
+        size[3 - DIMS + axis] = mesh.cells[axis] + 1 + mesh.order;
+    }
+    const long long nodes = mesh.padded_nodes();
+#pragma omp parallel for schedule(static) if (nodes > 10000)
+    for (int row = 0; row < size[0] * size[1]; ++row) {
+        const int p = row / size[1], q = row % size[1];
+        const int j = DIMS > 2 ? (p + cells[0] - 1) % cells[0] : 0, k = DIMS > 1 ? (q + cells[1] - 1) % cells[1] : 0;
+        const double *from = values + (static_cast<long long>(j) * cells[1] + k) * cells[2] * components;
+        double *to = padded + static_cast<long long>(row) * size[2] * COMPONENTS;
+        for (int r = 0; r < size[2]; ++r) {
+            const int node = r == 0 ? cells[2] - 1 : r <= cells[2] ? r - 1 : (r - 1) % cells[2];
+            for (int component = 0; component < COMPONENTS; ++component)
+                to[r * COMPONENTS + component] = from[node * components + component];
+        }
+    }
+}
+
+// Σ_j S(x_j − x_i) values_j for a block of particles.
+template <int DIMS, int ORDER, int COMPONENTS>
+static void gather_block(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *values, int count,
+                         double (*gathered)[COMPONENTS]) {
+    for (int i = 0; i < count; ++i) {
+        double s[DIMS][ORDER + 1], sum[COMPONENTS] = {};
+        for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
+        const double *corner = values + static_cast<long long>(places.first[i]) * COMPONENTS;
+        const auto add_row = [&](const double *nodes, double row) {
+            for (int k = 0; k <= ORDER; ++k)
+                for (int component = 0; component < COMPONENTS; ++component)
+                    sum[component] += row * s[DIMS - 1][k] * nodes[k * COMPONENTS + component];
+        };
+        if constexpr (DIMS == 1) {
+            add_row(corner, 1);
+        } else if constexpr (DIMS == 2) {
+            for (int j = 0; j <= ORDER; ++j) add_row(corner + j * mesh.stride[0] * COMPONENTS, s[0][j]);
+        } else {
+            for (int l = 0; l <= ORDER; ++l)
+                for (int j = 0; j <= ORDER; ++j)
+                    add_row(corner + (l * mesh.stride[0] + j * mesh.stride[1]) * COMPONENTS, s[0][l] * s[1][j]);
+        }
+        for (int component = 0; component < COMPONENTS; ++component) gathered[i][component] = sum[component];
+    }
+}
+
+template <class Real, int DIMS, int ORDER, int COMPONENTS>
+static void gather(const Mesh &mesh, const Particles &particles, const double *values, int components, double duration,
+                   double *workspace, void *gathered, void *kicked) {
+    const Geometry<DIMS> geometry(mesh);
+    pad<DIMS, COMPONENTS>(mesh, values, components, workspace);
+    const Real *x = static_cast<const Real *>(particles.x), *v = static_cast<const Real *>(particles.v);
+    const Real step = static_cast<Real>(duration);
+    const int velocity_dims = particles.velocity_dims;
+    const long long blocks = (particles.count + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(dynamic, 32) if (blocks > 32)
+    for (long long block = 0; block < blocks; ++block) {
+        Places<DIMS> places;
+        double at_particles[BLOCK][COMPONENTS];
+        const long long start = block * BLOCK, rest = particles.count - start;
+        const int size = rest < BLOCK ? static_cast<int>(rest) : BLOCK;
+        place<Real, DIMS, ORDER>(geometry, x + start * DIMS, size, places);
+        gather_block<DIMS, ORDER, COMPONENTS>(geometry, places, workspace, size, at_particles);
+        if (kicked) {
+            const Real *before = v + start * velocity_dims;
+            Real *after = static_cast<Real *>(kicked) + start * velocity_dims;
+            if (velocity_dims == COMPONENTS) {
+                for (int i = 0; i < size; ++i)
+                    for (int component = 0; component < COMPONENTS; ++component)
+                        after[i * COMPONENTS + component] = advanced(
+                            before[i * COMPONENTS + component], step, static_cast<Real>(at_particles[i][component]));
+            } else {
+                __builtin_memcpy(after, before, sizeof(Real) * size * velocity_dims);
+                for (int i = 0; i < size; ++i)
+                    for (int component = 0; component < COMPONENTS; ++component) {
+                        Real &velocity = after[i * velocity_dims + component];
+                        velocity = advanced(velocity, step, static_cast<Real>(at_particles[i][component]));
+                    }
+            }
+        } else {
+            Real *out = static_cast<Real *>(gathered) + start * components;
+            for (int i = 0; i < size; ++i)
+                for (int component = 0; component < COMPONENTS; ++component)
+                    out[i * components + component] = static_cast<Real>(at_particles[i][component]);
+        }
+    }
+}
+
+// A field has as many components as the mesh has axes; anything else is gathered one component after another.
+template <class Real, int DIMS, int ORDER>
+static void gather_all(const Mesh &mesh, const Particles &particles, const double *values, int components,
+                       double duration, double *workspace, void *gathered, void *kicked) {
+    if (components == DIMS)
+        return gather<Real, DIMS, ORDER, DIMS>(mesh, particles, values, components, duration, workspace, gathered,
+                                               kicked);
+    for (int component = 0; component < components; ++component)
+        gather<Real, DIMS, ORDER, 1>(mesh, particles, values + component, components, duration, workspace,
+                                     static_cast<Real *>(gathered) + component, nullptr);
+}
+
+template <class Real, int DIMS>
+static void drift_all(const double *lengths, const Particles &particles, double duration, void *moved) {
+    const Drift<Real, DIMS> drift(lengths, particles, duration, moved);
+    const long long blocks = (particles.count + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(dynamic, 32) if (blocks > 32)
+    for (long long block = 0; block < blocks; ++block) {
+        const long long start = block * BLOCK, rest = particles.count - start;
+        drift(start, rest < BLOCK ? static_cast<int>(rest) : BLOCK);
+    }
+}
+
+// Calls what(real, dims, order), which are constants there.
+template <class What>
+static void with_constants(bool is_double, int dims, int order, const What &what) {
+    const auto with_real = [&](auto real) {
+        const auto with_dims = [&](auto dims) {
+            order == 1 ? what(real, dims, Constant<1>()) : what(real, dims, Constant<2>());
+        };
+        if (dims == 1) with_dims(Constant<1>());
+        if (dims == 2) with_dims(Constant<2>());
+        if (dims == 3) with_dims(Constant<3>());
+    };
+    is_double ? with_real(double()) : with_real(float());
+}
+
+static void drift_any(const double *lengths, int dims, const Particles &particles, double duration, void *moved) {
+    with_constants(particles.is_double, dims, 1, [&](auto real, auto dims, auto order) {
+        if constexpr (order.value == 1)
+            drift_all<decltype(real), dims.value>(lengths, particles, duration, moved);
+    });
+}
+
+static long long deposit_any(const Mesh &mesh, const Particles &particles, double duration, void *moved,
+                             const Carried &carried, double *workspace, double *densities) {
+    long long lost = 0;
+    with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
+        lost = deposit<decltype(real), dims.value, order.value>(mesh, particles, duration, moved, carried, workspace,
+                                                                densities);
+    });
+    return lost;
+}
+
+static long long mass_matrix_any(const Mesh &mesh, const Particles &particles, const Carried &carried,
+                                 double *workspace, double *entries) {
+    long long lost = 0;
+    with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
+        lost = deposit<decltype(real), dims.value, order.value, true>(mesh, particles, 0, nullptr, carried, workspace,
+                                                                      entries);
+    });
+    return lost;
+}
+
+static void gather_any(const Mesh &mesh, const Particles &particles, const double *values, int components,
+                       double duration, double *workspace, void *gathered, void *kicked) {
+    with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
+        gather_all<decltype(real), dims.value, order.value>(mesh, particles, values, components, duration, workspace,
+                                                            gathered, kicked);
+    });
+}
+
+const ParticleKernels particles = {&drift_any, &deposit_any, &mass_matrix_any, &gather_any};
+
+}  // namespace kjko::KJKO_LEVEL

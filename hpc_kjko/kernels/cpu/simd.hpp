@@ -1,0 +1,262 @@
+// Vectors of the width that the level has, by the compilers' vector extensions (GCC, Clang), and small matrix products
+// of them.
+#pragma once
+
+#ifndef KJKO_LEVEL
+#error "a kernel's header: include it in files that are compiled for each level"
+#endif
+
+#if defined(__SSE__)
+#include <immintrin.h>  // only always_inline functions
+#endif
+
+#include "math/constants.hpp"
+#include "math/rational.hpp"
+
+#define KJKO_INLINE inline __attribute__((always_inline))
+#define KJKO_UNROLL _Pragma("GCC unroll 16")
+
+namespace kjko::KJKO_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#define KJKO_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define KJKO_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#define KJKO_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define KJKO_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#else
+constexpr int LANES = 4;
+#define KJKO_EVEN 0, 2, 4, 6
+#define KJKO_ODD 1, 3, 5, 7
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * LANES), may_alias));
+typedef int Ints __attribute__((vector_size(4 * LANES), may_alias));
+typedef float UnalignedFloats __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
+
+static KJKO_INLINE Floats broadcast(float x) { return x - Floats{}; }
+static KJKO_INLINE Floats load(const float *from) { return *reinterpret_cast<const Floats *>(from); }
+static KJKO_INLINE Ints load_ints(const int *from) { return *reinterpret_cast<const Ints *>(from); }
+static KJKO_INLINE Floats load_anywhere(const float *from) { return *reinterpret_cast<const UnalignedFloats *>(from); }
+static KJKO_INLINE void store(float *to, Floats x) { *reinterpret_cast<Floats *>(to) = x; }
+
+// The same in double precision: half as many lanes.
+typedef double Doubles __attribute__((vector_size(4 * LANES), may_alias));
+typedef long long Longs __attribute__((vector_size(4 * LANES), may_alias));
+
+static KJKO_INLINE Doubles broadcast(double x) { return x - Doubles{}; }
+static KJKO_INLINE Doubles load(const double *from) { return *reinterpret_cast<const Doubles *>(from); }
+static KJKO_INLINE void store(double *to, Doubles x) { *reinterpret_cast<Doubles *>(to) = x; }
+
+// A constant in the precision of a vector.
+static KJKO_INLINE float in_precision_of(Floats, double constant) { return static_cast<float>(constant); }
+static KJKO_INLINE double in_precision_of(Doubles, double constant) { return constant; }
+
+template <class Real>
+struct OfReal;
+template <>
+struct OfReal<float> {
+    typedef Floats Vector;
+};
+template <>
+struct OfReal<double> {
+    typedef Doubles Vector;
+};
+template <class Real>
+using VectorOf = typename OfReal<Real>::Vector;
+template <class Real>
+constexpr int LANES_OF = 4 * LANES / static_cast<int>(sizeof(Real));
+
+static KJKO_INLINE float sum_of_lanes(Floats x) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; ++lane) sum += x[lane];
+    return sum;
+}
+
+static KJKO_INLINE Floats reciprocal(Floats x) {
+#if defined(__AVX512F__)
+    const Floats guess = _mm512_maskz_rcp14_ps(0xffff, x);  // 14 bits, doubled by one step of Newton's
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
+// x, or ±end if it is beyond; a NaN stays one, as the second operand of minimum and maximum does.
+static KJKO_INLINE Floats within(float end, Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_max_ps(0xffff, broadcast(-end), _mm512_maskz_min_ps(0xffff, broadcast(end), x));
+#elif defined(__AVX__)
+    return _mm256_max_ps(broadcast(-end), _mm256_min_ps(broadcast(end), x));
+#elif defined(__SSE__)
+    return _mm_max_ps(broadcast(-end), _mm_min_ps(broadcast(end), x));
+#else
+    const Floats below = x > end ? broadcast(end) : x;
+    return below < -end ? broadcast(-end) : below;
+#endif
+}
+
+// tanh; a NaN stays one.
+static KJKO_INLINE Floats tanh_of(Floats x) {
+    Floats numerator, denominator;
+    rational_tanh(within(TANH_END, x), numerator, denominator);
+    return numerator * reciprocal(denominator);
+}
+
+// a / b for b of normal size.
+static KJKO_INLINE Doubles quotient(Doubles a, Doubles b) {
+#if defined(__AVX512F__)
+    Doubles inverse = _mm512_maskz_rcp14_pd(0xff, b);  // 14 bits; a step of Newton's doubles them
+    inverse += inverse * (1.0 - b * inverse);
+    inverse += inverse * (1.0 - b * inverse);
+    const Doubles near = a * inverse;
+    return near + inverse * (a - b * near);
+#else
+    return a / b;
+#endif
+}
+
+// tanh to the last bits, from e^2|x| − 1 = 2^n (e^r − 1) + 2^n − 1 with |r| ≤ ½ log 2, and Taylor's series of e^r − 1
+// (its error 5e-18). Odd; a NaN stays one.
+static KJKO_INLINE Doubles tanh_of(Doubles x) {
+    const Longs sign = reinterpret_cast<const Longs &>(x) & static_cast<long long>(1ULL << 63);
+    const Longs absolute = reinterpret_cast<const Longs &>(x) ^ sign;
+    Doubles t = 2.0 * reinterpret_cast<const Doubles &>(absolute);
+    t = t > 40.0 ? broadcast(40.0) : t;                          // tanh is 1 there
+    const Doubles shifted = t * 1.4426950408889634 + ROUNDING_SHIFT;  // n is in its last bits
+    const Doubles n = shifted - ROUNDING_SHIFT;
+    const Doubles r = (t - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+    const Longs bits = (reinterpret_cast<const Longs &>(shifted) << 52) + 0x3ff0000000000000;
+    const Doubles scale = reinterpret_cast<const Doubles &>(bits);
+    Doubles q = r * (1.0 / 6227020800) + 1.0 / 479001600;
+    q = q * r + 1.0 / 39916800;
+    q = q * r + 1.0 / 3628800;
+    q = q * r + 1.0 / 362880;
+    q = q * r + 1.0 / 40320;
+    q = q * r + 1.0 / 5040;
+    q = q * r + 1.0 / 720;
+    q = q * r + 1.0 / 120;
+    q = q * r + 1.0 / 24;
+    q = q * r + 1.0 / 6;
+    q = q * r + 0.5;
+    const Doubles beyond = scale * (q * (r * r) + r) + (scale - 1.0);
+    const Doubles result = quotient(beyond, beyond + 2.0);
+    const Longs signed_bits = reinterpret_cast<const Longs &>(result) | sign;
+    return reinterpret_cast<const Doubles &>(signed_bits);
+}
+
+// log(1 + e) for 1 + e of normal size, to the last bits also where e is small.
+static KJKO_INLINE Floats log_of_one_plus(Floats e) {
+    const Floats whole = 1.0f + e, lost = (e - (whole - 1.0f)) / whole;
+    const Ints bits = reinterpret_cast<const Ints &>(whole);
+    const Ints exponent = (bits - 0x3f3504f3) >> 23;  // 1 + e = 2^exponent · mantissa, mantissa in [√½, √2)
+    const Ints scaled = bits - (exponent << 23);
+    const Floats mantissa = reinterpret_cast<const Floats &>(scaled);
+    const Floats s = (mantissa - 1.0f) / (mantissa + 1.0f), t = s * s;  // log m = 2 artanh s
+    const Floats series = t * (2.0f / 3 + t * (2.0f / 5 + t * (2.0f / 7 + t * (2.0f / 9))));
+    return __builtin_convertvector(exponent, Floats) * 0.69314718f + (s * series + (2.0f * s + lost));
+}
+
+// The sums over lanes of LANES vectors term(first), term(first + 1), ..., one in each lane.
+template <int COUNT, class Term>
+static KJKO_INLINE Floats folded(Term term, int first) {
+    if constexpr (COUNT == 1) {
+        return term(first);
+    } else {
+        const Floats a = folded<COUNT / 2>(term, first), b = folded<COUNT / 2>(term, first + COUNT / 2);
+#if defined(__clang__)
+        return __builtin_shufflevector(a, b, KJKO_EVEN) + __builtin_shufflevector(a, b, KJKO_ODD);
+#else
+        return __builtin_shuffle(a, b, Ints{KJKO_EVEN}) + __builtin_shuffle(a, b, Ints{KJKO_ODD});
+#endif
+    }
+}
+
+// The dot products of `weights` with LANES rows, one in each lane.
+template <int WIDTH>
+__attribute__((noinline)) static Floats dots(const float *weights, const float *rows) {
+    Floats factors[WIDTH / LANES];
+    for (int j = 0; j < WIDTH / LANES; ++j) factors[j] = load(weights + j * LANES);
+    return folded<LANES>(
+        [&](int row) __attribute__((always_inline)) {
+            Floats sum = factors[0] * load(rows + row * WIDTH);
+            for (int j = 1; j < WIDTH / LANES; ++j) sum += factors[j] * load(rows + row * WIDTH + j * LANES);
+            return sum;
+        },
+        0);
+}
+
+// Tiles of products that stay in registers: ROWS × VECTORS sums, VECTORS factors and one more.
+template <int WIDTH>
+struct Tile {
+#if defined(__AVX512F__)
+    static constexpr int VECTORS = WIDTH / LANES;  // 1 to 5
+    static constexpr int ROWS = VECTORS == 1 ? 16 : VECTORS == 2 ? 12 : VECTORS == 3 ? 8 : 4;
+#else
+    static constexpr int VECTORS = 2, ROWS = 4;
+#endif
+};
+
+template <int WIDTH, int ROWS, int VECTORS>
+static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, const float *b, float *y) {
+    Floats sums[ROWS][VECTORS] = {};
+    for (int k = 0; k < depth; ++k) {
+        Floats factors[VECTORS];
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(b + k * WIDTH + j * LANES);
+        KJKO_UNROLL for (int i = 0; i < ROWS; ++i) {
+            const Floats xi = broadcast(x[i * stride + k]);
+            KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] += xi * factors[j];
+        }
+    }
+    KJKO_UNROLL for (int i = 0; i < ROWS; ++i)
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * WIDTH + j * LANES, sums[i][j]);
+}
+
+// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]; rows: a multiple of 4.
+template <int WIDTH>
+__attribute__((noinline)) static void multiply(const float *x, int stride, int depth, int rows, const float *b, float *y) {
+    constexpr int ROWS = Tile<WIDTH>::ROWS, VECTORS = Tile<WIDTH>::VECTORS;
+    for (int column = 0; column < WIDTH; column += VECTORS * LANES) {
+        int row = 0;
+        for (; row + ROWS <= rows; row += ROWS)
+            multiply_tile<WIDTH, ROWS, VECTORS>(x + row * stride, stride, depth, b + column, y + row * WIDTH + column);
+        for (; row < rows; row += 4)
+            multiply_tile<WIDTH, 4, VECTORS>(x + row * stride, stride, depth, b + column, y + row * WIDTH + column);
+    }
+}
+
+template <int WIDTH, int HEIGHT, int VECTORS>
+static KJKO_INLINE void add_outer_tile(const float *a, int down, int across, int rows, const float *b, float *c) {
+    Floats sums[HEIGHT][VECTORS];
+    KJKO_UNROLL for (int i = 0; i < HEIGHT; ++i)
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] = load(c + i * WIDTH + j * LANES);
+    for (int row = 0; row < rows; ++row) {
+        Floats factors[VECTORS];
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(b + row * WIDTH + j * LANES);
+        KJKO_UNROLL for (int i = 0; i < HEIGHT; ++i) {
+            const Floats ai = broadcast(a[row * down + i * across]);
+            KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] += ai * factors[j];
+        }
+    }
+    KJKO_UNROLL for (int i = 0; i < HEIGHT; ++i)
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(c + i * WIDTH + j * LANES, sums[i][j]);
+}
+
+// c += aᵀ b, for a [rows, height] whose element (r, i) is a[r * down + i * across], b [rows, WIDTH], c [height, WIDTH];
+// height: a multiple of 4.
+template <int WIDTH>
+__attribute__((noinline)) static void add_outer(const float *a, int down, int across, int height, int rows,
+                                                const float *b, float *c) {
+    constexpr int VECTORS = Tile<WIDTH>::VECTORS, TALL = LANES == 16 && VECTORS < 3 ? 8 : 4;
+    for (int column = 0; column < WIDTH; column += VECTORS * LANES) {
+        int i = 0;
+        for (; i + TALL <= height; i += TALL)
+            add_outer_tile<WIDTH, TALL, VECTORS>(a + i * across, down, across, rows, b + column, c + i * WIDTH + column);
+        for (; i < height; i += 4)
+            add_outer_tile<WIDTH, 4, VECTORS>(a + i * across, down, across, rows, b + column, c + i * WIDTH + column);
+    }
+}
+
+}  // namespace kjko::KJKO_LEVEL

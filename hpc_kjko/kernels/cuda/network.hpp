@@ -1,0 +1,214 @@
+// The control field's network on a GPU, in the phases of phases.hpp: what its kernels share.
+//
+// A block of 4 H threads takes TILE particles at a time through the network: their columns are values first and then
+// each tangent (objective.cpp tells of the two ways), as rows [feature][column] in shared memory. Products are tiles in
+// registers, 8 columns by 4 features a thread.
+#pragma once
+
+#include "cuda/phases.hpp"
+#include "math/activation.hpp"
+#include "math/network.hpp"
+
+namespace kjko::KJKO_LEVEL {
+
+// Threads of a block: four for each of H features.
+template <int H>
+constexpr int THREADS_OF = 4 * H;
+
+// H features, DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
+template <class Real, int H, class Activation, int DV, bool CLOSED>
+struct DeviceNetwork {
+    static constexpr int THREADS = THREADS_OF<H>, TANGENTS = CLOSED ? 1 : DV;
+    // Double precision takes less at a time where shared memory would not hold it (an A100 has 163 KB).
+    static constexpr int TILE = (TANGENTS == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
+    static constexpr int COLUMNS = (1 + TANGENTS) * TILE;
+    static constexpr int STRIDE = COLUMNS + 4;  // the same columns of eight features in a row lie in different banks
+    static constexpr int QUARTER = TILE / 4;    // of the particles: what is elementwise a thread does for one feature
+    static constexpr int WIDE = H / 4;
+
+    // Blocks of a multiprocessor at a time, if it has registers for so many threads.
+    static constexpr int resident(int threads) { return threads < THREADS ? 1 : threads / THREADS; }
+
+    struct Shared {
+        alignas(16) Real w1[INPUT_ROWS][H];  // transposed, b1 in the row after the inputs
+        alignas(16) Real w2_t[H][H], m_t[CLOSED ? H : 1][H];  // columns at their place()
+        alignas(16) Real b2[H], w3[DV][H];
+        alignas(16) Real skip[DV][INPUT_ROWS];  // b3 after the inputs
+        alignas(16) Real input[INPUT_ROWS][TILE];
+        alignas(16) Real out[DV][COLUMNS];  // the output layer of both: u, and the Jacobian or the divergence
+        alignas(16) Real x[H][STRIDE];      // first hidden layer and its tangents
+        alignas(16) Real y[H][STRIDE];      // second hidden layer and p
+    };
+
+    // Of a product: the thread's 8 columns from column() on, of its 4 features.
+    struct Product {
+        Real at[8][4];
+    };
+
+    const NetworkOf<Real> &network;
+    Shared &shared;
+
+    KJKO_DEVICE int first_v() const { return network.inputs - DV; }
+
+    // The thread's columns, and its features: those of neighbours are neighbours, which are stored in different banks.
+    static KJKO_DEVICE int column(int thread) { return thread / WIDE * 8; }
+    static KJKO_DEVICE int feature(int thread, int j) { return thread % WIDE + j * WIDE; }
+
+    // Where a column of a matrix of factors is, so that a thread's four lie together.
+    static KJKO_DEVICE int place(int c) { return c % WIDE * 4 + c / WIDE; }
+
+    // The weights; 0, or NaN if one is not finite. (A tanh of infinity is 1 like any other.)
+    KJKO_DEVICE Real begin(int thread) const {
+        const NetworkOf<Real> &n = network;
+        const int inputs = n.inputs, first = inputs - n.skipped;
+        Real nothing = 0;
+        KJKO_ROLLED for (int i = thread; i < INPUT_ROWS * H; i += THREADS) {
+            const int k = i / H, c = i % H;
+            const Real w = k < inputs ? n.w1[c * inputs + k] : k == inputs ? n.b1[c] : Real(0);
+            shared.w1[k][c] = w;
+            nothing += 0 * w;
+        }
+        KJKO_ROLLED for (int i = thread; i < H * H; i += THREADS) {
+            const Real w = n.w2[i];
+            shared.w2_t[i % H][place(i / H)] = w;
+            nothing += 0 * w;
+        }
+        KJKO_ROLLED for (int c = thread; c < H; c += THREADS) {
+            shared.b2[c] = n.b2[c];
+            nothing += 0 * n.b2[c];
+            for (int k = 0; k < DV; ++k) {
+                shared.w3[k][c] = n.w3[k * H + c];
+                nothing += 0 * n.w3[k * H + c];
+            }
+        }
+        KJKO_ROLLED for (int i = thread; i < DV * INPUT_ROWS; i += THREADS) {
+            const int k = i / INPUT_ROWS, l = i % INPUT_ROWS;
+            const bool skipped = n.skip && l >= first && l < inputs;
+            const Real w = skipped ? n.skip[k * n.skipped + l - first] : l == inputs ? n.b3[k] : Real(0);
+            shared.skip[k][l] = w;
+            nothing += 0 * w;
+        }
+        KJKO_ROLLED for (int i = thread; i < INPUT_ROWS * TILE; i += THREADS)
+            shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() writes over the inputs alone
+        return nothing;
+    }
+
+    // The inputs of particles from `first` on. Columns beyond the last of `count` are where it is.
+    KJKO_DEVICE void take(int thread, const Real *z, long long first, int count) const {
+        const int inputs = network.inputs;
+        z += first * inputs;
+        KJKO_ROLLED for (int i = thread; i < inputs * TILE; i += THREADS) {
+            const int p = i / inputs;
+            shared.input[i % inputs][p] = z[(p < count ? p : count - 1) * inputs + i % inputs];
+        }
+    }
+
+    KJKO_DEVICE void first_layer(int thread) const {
+        const int c = thread % H, from = thread / H * QUARTER, inputs = network.inputs;
+        Real a[QUARTER], seed[TANGENTS];
+        KJKO_UNROLLED for (int p = 0; p < QUARTER; ++p) a[p] = shared.w1[inputs][c];
+        KJKO_ROLLED for (int i = 0; i < inputs; ++i) {
+            const Real w = shared.w1[i][c];
+            KJKO_UNROLLED for (int p = 0; p < QUARTER; p += 4) {
+                const Four<Real> z = load_four(&shared.input[i][from + p]);
+                KJKO_UNROLLED for (int e = 0; e < 4; ++e) a[p + e] += w * z.at[e];
+            }
+        }
+        KJKO_UNROLLED for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? Real(1) : shared.w1[first_v() + j][c];
+        KJKO_UNROLLED for (int p = 0; p < QUARTER; p += 4) {
+            Four<Real> h, slope;
+            KJKO_UNROLLED for (int e = 0; e < 4; ++e) {
+                h.at[e] = Activation::value(a[p + e]);
+                slope.at[e] = Activation::slope(h.at[e]);
+            }
+            store_four(&shared.x[c][from + p], h);
+            KJKO_UNROLLED for (int j = 0; j < TANGENTS; ++j) {
+                Four<Real> tangent;
+                KJKO_UNROLLED for (int e = 0; e < 4; ++e) tangent.at[e] = seed[j] * slope.at[e];
+                store_four(&shared.x[c][(1 + j) * TILE + from + p], tangent);
+            }
+        }
+    }
+
+    // The product of columns with w, and of the closed form's tangents with m.
+    template <int ROWS>
+    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][H],
+                                     const Real (&m)[ROWS][H], Product &product) {
+        const int at = column(thread);
+        if (at >= COLUMNS) return;
+        const Real *from = &columns[0][at], *factors = (CLOSED && at >= TILE ? m[0] : w[0]) + thread % WIDE * 4;
+        KJKO_UNROLLED for (int i = 0; i < 8; ++i)
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j) product.at[i][j] = 0;
+        KJKO_UNROLLED_BY_4 for (int k = 0; k < H; ++k) {
+            const Four<Real> low = load_four(from + k * STRIDE), high = load_four(from + k * STRIDE + 4);
+            const Four<Real> factor = load_four(factors + k * H);
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+                KJKO_UNROLLED for (int i = 0; i < 4; ++i) {
+                    product.at[i][j] += low.at[i] * factor.at[j];
+                    product.at[4 + i][j] += high.at[i] * factor.at[j];
+                }
+        }
+    }
+
+    // Of the values; the tangents stay p until they are needed.
+    KJKO_DEVICE void second_layer(int thread, Product &product) const {
+        multiply(thread, shared.x, shared.w2_t, shared.m_t, product);
+        if (column(thread) < TILE)
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
+                const Real b2 = shared.b2[feature(thread, j)];
+                KJKO_UNROLLED for (int i = 0; i < 8; ++i)
+                    product.at[i][j] = Activation::value(product.at[i][j] + b2);
+            }
+        keep(thread, product);
+    }
+
+    // In y.
+    KJKO_DEVICE void keep(int thread, const Product &product) const {
+        if (column(thread) >= COLUMNS) return;
+        KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+            KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
+                Four<Real> part;
+                KJKO_UNROLLED for (int i = 0; i < 4; ++i) part.at[i] = product.at[half + i][j];
+                store_four(&shared.y[feature(thread, j)][column(thread) + half], part);
+            }
+    }
+
+    KJKO_DEVICE void output_layer(int thread) const {
+        for (int at = thread; at < COLUMNS; at += THREADS) {
+            const bool is_tangent = at >= TILE;
+            Real sum[DV] = {};
+            KJKO_UNROLLED_BY_4 for (int c = 0; c < H; ++c) {
+                Real t = shared.y[c][at];
+                if (is_tangent) t *= Activation::slope(shared.y[c][at % TILE]);
+                KJKO_UNROLLED for (int k = 0; k < DV; ++k)
+                    sum[k] += CLOSED && is_tangent ? (k == 0 ? t : 0) : shared.w3[k][c] * t;
+            }
+            KJKO_UNROLLED for (int k = 0; k < DV; ++k) shared.out[k][at] = sum[k];
+        }
+    }
+
+    // u and, without the closed form, ∇v u of a particle, once out is there.
+    KJKO_DEVICE Real u(int k, int p) const {
+        Real skipped = 0;
+        KJKO_ROLLED for (int i = 0; i <= network.inputs; ++i) skipped += shared.skip[k][i] * shared.input[i][p];
+        return shared.out[k][p] + skipped;
+    }
+    KJKO_DEVICE void jacobian(int p, Real (&jacobian)[DV][DV]) const {
+        KJKO_UNROLLED for (int k = 0; k < DV; ++k)
+            KJKO_UNROLLED for (int j = 0; j < DV; ++j)
+                jacobian[k][j] = shared.skip[k][first_v() + j] + shared.out[k][(1 + j) * TILE + p];
+    }
+};
+
+// What functionals of the field know of particles beside the network's inputs. Columns beyond the last of `count` have no
+// share.
+template <int DV, int TILE, class Call, class Shared>
+KJKO_DEVICE void take_particles(const Call &call, Shared &shared, int p, long long first, int count) {
+    if (p >= TILE) return;
+    const float *v = call.v + (first + (p < count ? p : count - 1)) * call.v_stride;
+    for (int k = 0; k < DV; ++k) shared.v[k][p] = v[k];
+    shared.share[p] = p < count ? call.share[first + p] : 0;
+    shared.known[p] = p < count && call.known ? call.known[first + p] : 0;
+}
+
+}  // namespace kjko::KJKO_LEVEL

@@ -1,0 +1,89 @@
+// What lets one text be a kernel of a GPU and a function of the CPU.
+//
+// A kernel is a sequence of phases f(thread, state), each gone through by all threads of a block before the next one
+// begins: what a phase writes to shared memory only later phases read. On a GPU the threads run at once, their states
+// lie in registers, and a barrier ends each phase. On the CPU, where tests run it, a phase is a loop over the threads.
+#pragma once
+
+#include "math/inline.hpp"
+#include "math/rational.hpp"
+
+#ifdef __CUDACC__
+#define KJKO_DEVICE __device__ __forceinline__
+#define KJKO_UNROLLED_BY_4 _Pragma("unroll 4")
+#define KJKO_ROLLED _Pragma("unroll 1")
+#else
+#define KJKO_DEVICE inline
+#define KJKO_UNROLLED_BY_4
+#define KJKO_ROLLED
+#endif
+
+namespace kjko::KJKO_LEVEL {
+
+#ifdef __CUDACC__
+template <int THREADS, class State>
+struct Team {
+    State state;
+
+    template <class Phase>
+    KJKO_DEVICE void operator()(const Phase &phase) {
+        phase(static_cast<int>(threadIdx.x), state);
+        __syncthreads();
+    }
+};
+
+KJKO_DEVICE float log_of_one_plus(float e) { return log1pf(e); }
+KJKO_DEVICE double tanh_of(double a) { return tanh(a); }
+KJKO_DEVICE double not_a_number() { return nan(""); }
+KJKO_DEVICE void add_atomically(double *sum, double term) { atomicAdd(sum, term); }
+#else
+template <int THREADS, class State>
+struct Team {
+    State states[THREADS] = {};
+    bool backwards;  // the order of the threads, which nothing may depend on
+
+    explicit Team(bool backwards) : backwards(backwards) {}
+
+    template <class Phase>
+    void operator()(const Phase &phase) {
+        for (int i = 0; i < THREADS; ++i) {
+            const int thread = backwards ? THREADS - 1 - i : i;
+            phase(thread, states[thread]);
+        }
+    }
+};
+
+inline float log_of_one_plus(float e) { return __builtin_log1pf(e); }
+inline double tanh_of(double a) { return __builtin_tanh(a); }
+inline double not_a_number() { return __builtin_nan(""); }
+inline void add_atomically(double *sum, double term) { *sum += term; }
+#endif
+
+KJKO_DEVICE float tanh_of(float a) {
+    a = a > TANH_END ? TANH_END : a;  // a NaN stays one
+    a = a < -TANH_END ? -TANH_END : a;
+    float numerator, denominator;
+    rational_tanh(a, numerator, denominator);
+    return numerator / denominator;
+}
+
+// Four numbers that lie together: one access to shared memory, or two.
+template <class Real>
+struct alignas(16) Four {
+    Real at[4];
+#ifndef __CUDACC__
+} __attribute__((may_alias));
+#else
+};
+#endif
+
+template <class Real>
+KJKO_DEVICE Four<Real> load_four(const Real *from) {
+    return *reinterpret_cast<const Four<Real> *>(from);
+}
+template <class Real>
+KJKO_DEVICE void store_four(Real *to, const Four<Real> &x) {
+    *reinterpret_cast<Four<Real> *>(to) = x;
+}
+
+}  // namespace kjko::KJKO_LEVEL

@@ -1,0 +1,47 @@
+// Activations s(a), with their derivatives as functions of the value s.
+#pragma once
+
+#include "math/constants.hpp"
+#include "math/inline.hpp"
+
+namespace kjko::KJKO_LEVEL {
+
+struct Tanh {
+    template <class Real>
+    KJKO_MATH Real value(Real a) {
+        return tanh_of(a);
+    }
+    // s'
+    template <class Real>
+    KJKO_MATH Real slope(Real s) {
+        return 1.0f - s * s;
+    }
+    // s''/s' times a gradient.
+    static constexpr bool curved = true;
+    template <class Real>
+    KJKO_MATH Real bend(Real s, Real gradient) {
+        return -2.0f * s * gradient;
+    }
+};
+
+struct LeakyRelu {
+    template <class Real>
+    KJKO_MATH Real value(Real a) {
+        return a > 0.0f ? a : in_precision_of(a, LEAKY_SLOPE) * a;
+    }
+    template <class Real>
+    KJKO_MATH Real slope(Real s) {
+        const Real steep = 1.0f - Real{}, leaky = in_precision_of(s, LEAKY_SLOPE) - Real{};
+        return s > 0.0f ? steep : leaky;
+    }
+    static constexpr bool curved = false;
+};
+
+// The gradient in a, from those in s and in the slope s' of tangents.
+template <class Activation, class Real>
+KJKO_MATH Real gradient_before(Real s, Real gradient, Real slope_gradient) {
+    if constexpr (Activation::curved) gradient += Activation::bend(s, slope_gradient);
+    return gradient * Activation::slope(s);
+}
+
+}  // namespace kjko::KJKO_LEVEL

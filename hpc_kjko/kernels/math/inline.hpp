@@ -1,0 +1,32 @@
+// How a function of the mathematics is declared: as part of whatever kernel calls it.
+//
+// The headers in this folder compile as C++, where Real is a number or a vector of them (cpu/simd.hpp), and as CUDA,
+// where it is a number. What each processor computes in its own way (tanh_of, log_of_one_plus, in_precision_of of a
+// vector) is declared before they are included.
+#pragma once
+
+#ifndef KJKO_LEVEL
+#error "a kernel's header: define KJKO_LEVEL, the namespace that it is compiled into"
+#endif
+
+#ifdef __CUDACC__
+#define KJKO_MATH static __device__ __forceinline__
+#define KJKO_UNROLLED _Pragma("unroll")  // so that arrays stay in registers
+#else
+#define KJKO_MATH static inline __attribute__((always_inline))
+#define KJKO_UNROLLED
+#endif
+
+namespace kjko::KJKO_LEVEL {
+
+// A constant as an argument: its value is part of its type.
+template <int VALUE>
+struct Constant {
+    static constexpr int value = VALUE;
+};
+
+// A constant in a number's precision.
+KJKO_MATH float in_precision_of(float, double constant) { return static_cast<float>(constant); }
+KJKO_MATH double in_precision_of(double, double constant) { return constant; }
+
+}  // namespace kjko::KJKO_LEVEL
