@@ -49,13 +49,20 @@ class Blocks:
 
     @classmethod
     def drawn(
-        cls, particles: Particles, cell: np.ndarray, cells: int, volume: float, size: int, seed: int, comm: Communicator
+        cls,
+        particles: Particles,
+        cell: np.ndarray,
+        cells: int,
+        volume: float,
+        size: int,
+        seed: tuple[int, int],
+        comm: Communicator,
     ) -> Blocks:
         """Blocks of about ``size`` particles. Collective.
 
         Args:
             cell: of each particle [n]; cells: how many there are; volume: of one of them.
-            seed: of this draw, other in each step.
+            seed: that of the run, and the step: below 2⁶⁴ each.
         """
         weight = counts(particles.shares(), particles.shard.total).cpu().numpy()  # in units of the mean
         count = np.bincount(cell, minlength=cells).astype(float)
@@ -66,7 +73,8 @@ class Blocks:
         blocks = np.maximum(1, np.rint(count / size)).astype(np.int64)
         first = np.cumsum(blocks) - blocks
         rows = np.arange(particles.shard.start, particles.shard.stop, dtype=np.uint64)
-        drawn = mixed(rows ^ mixed(np.array([seed], dtype=np.uint64)))
+        run, step = (np.array([number], dtype=np.uint64) for number in seed)
+        drawn = mixed(rows ^ mixed(mixed(run) ^ step))
         block = first[cell] + (drawn % blocks[cell].astype(np.uint64)).astype(np.int64)
         to = block * comm.size // int(blocks.sum())  # neighbouring blocks on one rank
         order = np.argsort(to, kind="stable")

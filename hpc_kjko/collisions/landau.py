@@ -28,6 +28,9 @@ from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import Particles, passes
 
+#: A step that would widen a block's velocities by more than a tenth is no longer a small one.
+SHRINKING = 0.9
+
 
 class LandauCollision(JKOCollision):
     """v ← ṽ + h V, log f ← log f̃ − h ∇v·V, then each block's momentum and energy are restored to round-off.
@@ -79,7 +82,7 @@ class LandauCollision(JKOCollision):
 
     def _blocks(self, particles: Particles, start: StepStart) -> Blocks:
         """Blocks for this step. Collective."""
-        seed = self.settings.seed * 1_000_003 + start.index
+        seed = self.settings.seed, start.index
         if self.grid is None:
             cell, cells, volume = np.zeros(len(particles.x), np.int64), 1, particles.total_weight
         else:
@@ -96,7 +99,7 @@ class LandauCollision(JKOCollision):
         score, hessian = self._score(at)
         whole = [at.v, score, hessian.flatten(1), particles.weight[:, None], particles.v]
         rows = torch.cat([part.double() for part in whole], dim=1).cpu().numpy()
-        found = []
+        found, smallest = [], 1.0
         for block, density in zip(blocks.gathered(rows), blocks.density, strict=True):
             v, s, h, w, before = (
                 torch.from_numpy(part)[None] for part in np.split(block, np.cumsum([dims, dims, dims**2, 1]), axis=1)
@@ -104,7 +107,14 @@ class LandauCollision(JKOCollision):
             h, weight = h.unflatten(2, (dims, dims)), w[..., 0]
             part = self.strength * density * weight / weight.sum()
             velocity, growth = self._sums(v, s, h, part)
-            found.append(_restored(before[0], weight[0], duration * velocity[0], duration * growth[0]))
+            changed, ratio = _restored(before[0], weight[0], duration * velocity[0], duration * growth[0])
+            found.append(changed)
+            smallest = float(np.fmin(smallest, ratio))
+        if (smallest := self.comm.min(smallest)) < SHRINKING:
+            raise SolverFailure(
+                f"a step of the pairs is too long: it makes the velocities of a block {1 / smallest:.3g} times wider "
+                "than its energy allows: reduce time.step or physics.collision_strength"
+            )
         back = torch.from_numpy(blocks.returned(found, dims + 1)).to(particles.v.device)
         if not torch.isfinite(back).all():
             raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
@@ -133,8 +143,11 @@ class LandauCollision(JKOCollision):
         return score, hessian
 
 
-def _restored(v: torch.Tensor, weight: torch.Tensor, change: torch.Tensor, growth: torch.Tensor) -> np.ndarray:
-    """v' − v and what log f changes by [B, d + 1] for velocities v + change, with momentum and energy of before."""
+def _restored(
+    v: torch.Tensor, weight: torch.Tensor, change: torch.Tensor, growth: torch.Tensor
+) -> tuple[np.ndarray, float]:
+    """v' − v and what log f changes by [B, d + 1] for velocities v + change, with momentum and energy of before; and
+    by how much the velocities were scaled for that."""
     share = (weight / weight.sum())[:, None]
     mean = (share * v).sum(0)
     before = (share * (v - mean) ** 2).sum()
@@ -144,4 +157,4 @@ def _restored(v: torch.Tensor, weight: torch.Tensor, change: torch.Tensor, growt
     ratio = torch.sqrt(before / after) if after > 0 else torch.ones_like(after)
     found = mean + ratio * (moved - middle)
     log_f = growth - v.shape[1] * torch.log(ratio)
-    return torch.cat([found - v, log_f[:, None]], dim=1).numpy()
+    return torch.cat([found - v, log_f[:, None]], dim=1).numpy(), float(ratio)

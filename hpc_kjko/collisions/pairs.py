@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import torch
 
-#: Pairs of a pass.
-PAIRS = 2**20
+#: Pairs of a pass, and the numbers that each of them takes.
+PAIRS, NUMBERS = 2**18, 16
 
 
 def pair_sums(
@@ -31,25 +31,24 @@ def pair_sums(
     """
     blocks, size, dims = v.shape
     velocity, growth = torch.empty_like(v), torch.empty_like(weight)
-    some = max(1, PAIRS // size**2)
-    for first in range(0, blocks, some):
-        part = slice(first, first + some)
-        z = [v[part, :, None, k] - v[part, None, :, k] for k in range(dims)]
-        change = [score[part, :, None, k] - score[part, None, :, k] for k in range(dims)]
-        square = sum(one * one for one in z)
-        assert isinstance(square, torch.Tensor)
-        bare = torch.where(square > 0, square, 1.0) ** (0.5 * exponent) * (square > 0) * weight[part, None, :]
-        along = sum(one * other for one, other in zip(z, change, strict=True))
-        whole = (bare * square).sum(2)
-        terms = (dims - 1) * (bare * along).sum(2)
-        trace = hessian[part].diagonal(dim1=2, dim2=3).sum(2)
-        found = whole * trace - terms
-        for k in range(dims):
-            velocity[part, :, k] = -(bare * (square * change[k] - z[k] * along)).sum(2)
-            weighted = bare * z[k]
-            for m in range(k + 1):
-                found -= (1 if m == k else 2) * (weighted * z[m]).sum(2) * hessian[part, :, k, m]
-        growth[part] = found
+    some = max(1, PAIRS // max(1, size))
+    for block in range(blocks):
+        for first in range(0, size, some):
+            rows = slice(first, first + some)
+            z = [v[block, rows, None, k] - v[block, None, :, k] for k in range(dims)]
+            change = [score[block, rows, None, k] - score[block, None, :, k] for k in range(dims)]
+            square = sum(one * one for one in z)
+            assert isinstance(square, torch.Tensor)
+            bare = torch.where(square > 0, square, 1.0) ** (0.5 * exponent) * (square > 0) * weight[block, None, :]
+            along = sum(one * other for one, other in zip(z, change, strict=True))
+            bent = hessian[block, rows]
+            found = (bare * square).sum(1) * bent.diagonal(dim1=1, dim2=2).sum(1) - (dims - 1) * (bare * along).sum(1)
+            for k in range(dims):
+                velocity[block, rows, k] = -(bare * (square * change[k] - z[k] * along)).sum(1)
+                weighted = bare * z[k]
+                for m in range(k + 1):
+                    found -= (1 if m == k else 2) * (weighted * z[m]).sum(1) * bent[:, k, m]
+            growth[block, rows] = found
     return velocity, growth
 
 

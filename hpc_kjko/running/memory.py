@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from hpc_kjko.case.config import Case
+from hpc_kjko.collisions.pairs import NUMBERS, PAIRS
 from hpc_kjko.errors import UserError
 from hpc_kjko.inner.potential import CACHED, number_of_functions
 from hpc_kjko.kernels import available as has_kernels
@@ -65,6 +66,8 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
         found.append(Part("network and its optimiser", "method.hidden", network, on_gpu))
         if on_gpu:
             found.append(Part("network's moments", "method.hidden", sizes.moments))
+    if any(OPERATORS[name].sums_pairs for name in case.collision_operators):
+        found.append(Part("pairs of particles", "physics.landau.block", PAIRS * NUMBERS * DOUBLE))
     if case.grid:
         nodes = math.prod(case.grid.cells)
         if walls := case.problem.walls:

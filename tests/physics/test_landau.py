@@ -11,7 +11,7 @@ from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.blocks import Blocks
 from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
-from hpc_kjko.errors import UserError
+from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.reference.landau import bi_maxwellian_relaxation
 from hpc_kjko.running.simulation import Simulation
 
@@ -184,7 +184,7 @@ def test_blocks_are_drawn_anew_and_all_particles_meet_others(alone):
     particles, rows = simulation.state.particles, np.arange(4096.0)[:, None]
     drawn = []
     for seed in (1, 2):
-        blocks = Blocks.drawn(particles, np.zeros(4096, np.int64), 1, 5.0, 256, seed, alone)
+        blocks = Blocks.drawn(particles, np.zeros(4096, np.int64), 1, 5.0, 256, (2**63, seed), alone)
         found = blocks.gathered(rows)
         assert len(found) == 16 and sorted(np.concatenate(found)[:, 0]) == list(range(4096))
         assert all(150 < len(block) < 400 for block in found)
@@ -192,6 +192,20 @@ def test_blocks_are_drawn_anew_and_all_particles_meet_others(alone):
         drawn.append(found)
     shared = len(set(drawn[0][0][:, 0]) & set(drawn[1][0][:, 0]))
     assert shared < 60  # 16 of 256 by chance
+
+
+def test_large_blocks_are_summed_in_parts(monkeypatch):
+    block = random_block(3, 50)
+    whole = pair_sums(*block, -3.0)
+    monkeypatch.setattr("hpc_kjko.collisions.pairs.PAIRS", 50 * 7)
+    for one, other in zip(whole, pair_sums(*block, -3.0), strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_that_is_too_long_ends_the_run(alone):
+    simulation = Simulation.start(from_table(table_of(WARM, physics={"collision_strength": 50.0})), alone)
+    with pytest.raises(SolverFailure, match="reduce time.step or physics.collision_strength"):
+        collided(simulation, 1, 0.2)
 
 
 @pytest.mark.parametrize(
