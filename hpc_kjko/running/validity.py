@@ -87,7 +87,15 @@ def _of_collisions(case: Case) -> list[str]:
         return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]
     kh = strength * case.time.step
     found = []
-    if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
+    if method.collision == "pair_sum":
+        exponent = case.physics.landau.exponent
+        pairs = kh * _thermal_speed(case) ** exponent
+        if pairs > EXPLICIT:
+            found.append(
+                f"C h σ^γ = {pairs:.3g}, with the smallest thermal speed σ of the start and γ = {exponent:g}: the sum "
+                "over pairs is explicit and good for values well below 1: lower time.step"
+            )
+    elif method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
         found.append(
             f"κh = {kh:.3g}: method.collision = \"{method.collision}\" is explicit and good for κh well below 1: lower "
             'time.step, or use method.collision = "jko"'

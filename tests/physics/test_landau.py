@@ -14,6 +14,7 @@ from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.reference.landau import bi_maxwellian_relaxation
 from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.validity import warnings_of
 
 
 def random_block(dims, size=40):
@@ -206,6 +207,14 @@ def test_a_step_that_is_too_long_ends_the_run(alone):
     simulation = Simulation.start(from_table(table_of(WARM, physics={"collision_strength": 50.0})), alone)
     with pytest.raises(SolverFailure, match="reduce time.step or physics.collision_strength"):
         collided(simulation, 1, 0.2)
+
+
+def test_a_step_that_may_be_too_long_is_warned_of():
+    """By the coldest direction: for Coulomb's force its collisions are the fastest."""
+    cold = {**WARM, "temperatures": [1.0, 0.04, 0.04]}
+    assert not any("explicit" in said for said in warnings_of(from_table(table_of(WARM)), 1))
+    (said,) = (said for said in warnings_of(from_table(table_of(cold)), 1) if "explicit" in said)
+    assert said.startswith("C h σ^γ = 12.5") and "lower time.step" in said
 
 
 @pytest.mark.parametrize(
