@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
+from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.witness import WaveExchange, WaveWitness
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
@@ -32,13 +33,10 @@ from hpc_kjko.particles.state import (
     batches,
     folds,
     passes,
-    passes_over,
 )
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
-#: With fewer held-out particles there is no standard error worth the name, and no certificate.
-FEWEST = 16
 #: Near equilibrium one step in 741 rises by three standard errors by chance, and the same particles say so again of the
 #: step fitted anew, or split. Rises beyond this many are no chance.
 NO_CHANCE = 5.0
@@ -370,25 +368,3 @@ class ControlledCollision(Collision):
             wave=self.wave.exchange(np.array(of_wave), duration, 1 / square_of_shares) if self.wave else WaveExchange(),
         )
         return particles.move(v, log_f), report
-
-
-def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicator) -> tuple[float, float]:
-    """The mean of values [n] over the particles that certify, and its standard error. Collective.
-
-    Both are 0 with fewer than FEWEST of them.
-    """
-    chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
-    counted = torch.zeros(2, dtype=torch.float64, device=values.device)
-    sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
-    for rows in passes_over(values):
-        number, value = counts(shares[rows], total) * chosen[rows], values[rows] * chosen[rows]
-        counted += torch.stack([number.sum(), (number**2).sum()])
-        sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))
-    number, square, *rest = comm.sum(torch.cat([counted, sums.flatten()]).cpu().numpy())
-    first, *second = np.reshape(rest, (2, 3)).sum(0)
-    if not number > 0 or (effective := number**2 / square) < FEWEST:  # were all weights equal
-        return 0.0, 0.0
-    part = number / total  # of the mass
-    mean = first / part
-    variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
-    return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)

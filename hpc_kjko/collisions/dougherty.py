@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
-from hpc_kjko.collisions.controlled import over_certifying
+from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator

@@ -18,7 +18,7 @@ import torch
 
 from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.blocks import Blocks
-from hpc_kjko.collisions.controlled import over_certifying
+from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
 from hpc_kjko.errors import SolverFailure

@@ -1,0 +1,35 @@
+"""What the particles that certify a step say of it: they take no part in the fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import counts, summed_finely
+from hpc_kjko.particles.state import CERTIFY, Particles, folds, passes_over
+
+#: With fewer held-out particles there is no standard error worth the name, and no certificate.
+FEWEST = 16
+
+
+def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicator) -> tuple[float, float]:
+    """The mean of values [n] over the particles that certify, and its standard error. Collective.
+
+    Both are 0 with fewer than FEWEST of them.
+    """
+    chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
+    counted = torch.zeros(2, dtype=torch.float64, device=values.device)
+    sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
+    for rows in passes_over(values):
+        number, value = counts(shares[rows], total) * chosen[rows], values[rows] * chosen[rows]
+        counted += torch.stack([number.sum(), (number**2).sum()])
+        sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))
+    number, square, *rest = comm.sum(torch.cat([counted, sums.flatten()]).cpu().numpy())
+    first, *second = np.reshape(rest, (2, 3)).sum(0)
+    if not number > 0 or (effective := number**2 / square) < FEWEST:  # were all weights equal
+        return 0.0, 0.0
+    part = number / total  # of the mass
+    mean = first / part
+    variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
+    return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)
