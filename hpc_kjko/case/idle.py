@@ -31,7 +31,7 @@ def idle_in(table: dict[str, Any], case: Sections) -> Iterator[str]:
 def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """Keys that another key switches off: section, keys, and what it is that does."""
     method, problem = case.method, case.problem
-    if method.collision in ("none", "langevin"):
+    if method.collision in ("none", "langevin", "binary"):
         yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
     elif method.collision == "pair_sum":
         yield "method", ("skip", "logdet"), 'method.collision = "pair_sum"'

@@ -16,7 +16,7 @@ from hpc_kjko.schema import Cadence, Count, Counts, OneOrTwo, Positive, Section,
 #: hidden layers that follow their noise: it falls as the noise rises, with the square root of their number.
 ENOUGH_PARTICLES = 32768
 #: The collision methods that need no code of the user's.
-COLLISIONS = ("jko", "score_matching", "velocity_matching", "pair_sum", "langevin", "none")
+COLLISIONS = ("jko", "score_matching", "velocity_matching", "pair_sum", "binary", "langevin", "none")
 #: Defaults of [method] that depend on the solver: few hidden steps suffice where the output layer is exact.
 SOLVER_DEFAULTS: dict[str, dict[str, Any]] = {
     "varpro": {"iterations": 30, "first_iterations": 100, "learning_rate": 1e-2, "skip": True, "held_out": True},
@@ -51,8 +51,8 @@ class Method(Section):
     """
 
     collision: str = "jko"
-    """The collision step: `jko`, `score_matching`, `velocity_matching`, `pair_sum`, `langevin`, `none`, or
-    `module:name`."""
+    """The collision step: `jko`, `score_matching`, `velocity_matching`, `pair_sum`, `binary`, `langevin`,
+    `none`, or `module:name`."""
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
     """Which state the control field is fitted to: `split`, `nonsplit` or `nonsplit_naive`."""
     order: OneOrTwo = 1

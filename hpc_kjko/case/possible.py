@@ -102,7 +102,7 @@ def require_possible(case: Sections) -> None:
             needs = 'physics.collision_operator = "bath": its Maxwellian is what is known of f'
         elif physics.field == "external":
             needs = 'a self-consistent field, physics.field = "poisson" or "ampere"'
-        elif method.collision in ("langevin", "none"):
+        elif method.collision in ("langevin", "binary", "none"):
             needs = f'collisions that track log f, such as method.collision = "jko", not "{method.collision}"'
         elif physics.collision_strength == 0:
             needs = "a bath to relax to, physics.collision_strength > 0"
@@ -124,15 +124,20 @@ def _require_possible_pairs(case: Sections) -> None:
                 'use "bath" or "dougherty" beside [species]'
             )
     if not OPERATORS[name].sums_pairs:
-        if method == "pair_sum":
+        if method in ("pair_sum", "binary"):
             raise UserError(
-                f'method.collision = "pair_sum" is for physics.collision_operator = "landau", not "{name}": use "jko"'
+                f'method.collision = "{method}" is for physics.collision_operator = "landau", not "{name}": use "jko"'
             )
         return
-    if method not in ("pair_sum", "none"):
+    if method not in ("pair_sum", "binary", "none"):
         raise UserError(
-            f'physics.collision_operator = "{name}" is a sum over pairs: use method.collision = "pair_sum", '
+            f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum" or "binary", '
             f'not "{method}"'
+        )
+    if method == "binary" and case.particles.weights != "equal":
+        raise UserError(
+            'method.collision = "binary" exchanges momentum between particles of the same mass: use '
+            'particles.weights = "equal", or method.collision = "pair_sum"'
         )
     if case.problem.velocity_dims < 2:
         raise UserError(

@@ -5,6 +5,7 @@ A method is that of a bath; :mod:`~hpc_kjko.collisions.dougherty` makes of it on
 from collections.abc import Callable
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
+from hpc_kjko.collisions.binary import BinaryCollision
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.landau import LandauCollision
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Collision]] = {
     "score_matching": ScoreMatchingCollision,
     "velocity_matching": VelocityMatchingCollision,
     "pair_sum": LandauCollision,
+    "binary": BinaryCollision,
     "langevin": LangevinCollision,
     "none": NoCollision,
 }

@@ -22,6 +22,7 @@ from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.inner.potential import PotentialField, combined
 from hpc_kjko.inner.solvers import RegressionSolver
 from hpc_kjko.operators import Landau
@@ -53,7 +54,7 @@ class LandauCollision(JKOCollision):
         iterations = self.fit_density(particles, duration, start)
         relaxed, of_log_f = self.relaxed(particles, duration, agreed=True)
         self.log_f_moved = relaxed.log_f - particles.log_f
-        blocks = self._blocks(relaxed, start)
+        blocks = blocks_of_cells(relaxed, self.grid, self.size, (self.settings.seed, start.index), self.comm)
         if self.order == 1:
             collided = self._moved(relaxed, relaxed, blocks, duration)
         else:
@@ -79,18 +80,6 @@ class LandauCollision(JKOCollision):
         assert isinstance(self._solver, RegressionSolver)
         data = self.training_data(self.control, particles, duration, start)
         return self._solver.fit_density(data, duration / self.order)[0]
-
-    def _blocks(self, particles: Particles, start: StepStart) -> Blocks:
-        """Blocks for this step. Collective."""
-        seed = self.settings.seed, start.index
-        if self.grid is None:
-            cell, cells, volume = np.zeros(len(particles.x), np.int64), 1, particles.total_weight
-        else:
-            shape = np.array(self.grid.cells)
-            places = np.floor(particles.x.cpu().numpy() / np.array(self.grid.spacing)).astype(np.int64) % shape
-            cell = np.ravel_multi_index(tuple(places.T), self.grid.cells)
-            cells, volume = int(np.prod(shape)), self.grid.cell_volume
-        return Blocks.drawn(particles, cell, cells, volume, self.size, seed, self.comm)
 
     @torch.no_grad()
     def _moved(self, particles: Particles, at: Particles, blocks: Blocks, duration: float) -> Particles:
@@ -158,3 +147,17 @@ def _restored(
     found = mean + ratio * (moved - middle)
     log_f = growth - v.shape[1] * torch.log(ratio)
     return torch.cat([found - v, log_f[:, None]], dim=1).numpy(), float(ratio)
+
+
+def blocks_of_cells(
+    particles: Particles, grid: Grid | None, size: int, seed: tuple[int, int], comm: Communicator
+) -> Blocks:
+    """Blocks of the cells of a mesh; without one the whole box is a cell. Arguments as of :meth:`Blocks.drawn`."""
+    if grid is None:
+        return Blocks.drawn(
+            particles, np.zeros(len(particles.x), np.int64), 1, particles.total_weight, size, seed, comm
+        )
+    shape = np.array(grid.cells)
+    places = np.floor(particles.x.cpu().numpy() / np.array(grid.spacing)).astype(np.int64) % shape
+    cell = np.ravel_multi_index(tuple(places.T), grid.cells)
+    return Blocks.drawn(particles, cell, int(np.prod(shape)), grid.cell_volume, size, seed, comm)

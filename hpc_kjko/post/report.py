@@ -176,7 +176,7 @@ def _what(case: RunCase) -> dict[str, str]:
         "field": case.word("physics.field") + (f" on {' × '.join(map(str, cells))} cells" if cells else ""),
         "collisions": _collisions(case),
         "collision step": collision,
-        **({"network": network} if method not in ("langevin", "none") else {}),
+        **({"network": network} if method not in ("langevin", "binary", "none") else {}),
         "particles": f"{case.particle_count}, {start} start, {weights} weights, seed {seed}"
         + (", control variate" if case.value("particles.control_variate") else ""),
         "time": f"{case.steps} steps of {case.number('time.step'):g} to t = {case.number('time.end'):g}, "

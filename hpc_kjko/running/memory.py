@@ -107,7 +107,7 @@ class _Sizes:
 
     @property
     def _has_control(self) -> bool:
-        others = ("langevin", "none")
+        others = ("langevin", "binary", "none")
         return self.case.physics.collision_strength > 0 and self.case.method.collision not in others
 
     @property

@@ -81,7 +81,7 @@ def noise_growth(case: Case) -> float | None:
 
 def _of_collisions(case: Case) -> list[str]:
     method, strength = case.method, case.physics.collision_strength
-    if strength == 0 or method.collision in ("none", "langevin"):
+    if strength == 0 or method.collision in ("none", "langevin", "binary"):
         return []
     if case.species:
         return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]

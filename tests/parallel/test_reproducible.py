@@ -50,6 +50,13 @@ VARIANTS = {
         "grid": {"cells": 8},
         "method": {"hidden": [8, 8], "iterations": 2, "first_iterations": 9},
     },
+    "landau by random pairs": {
+        "problem": {"kind": "landau_damping", "velocity_dims": 3},
+        "physics": {"collision_strength": 0.05, "collision_operator": "landau", "landau": {"block": 100}},
+        "particles": {"count": 2049},
+        "grid": {"cells": 8},
+        "method": {"collision": "binary"},
+    },
     "own density": {"problem": {"kind": "plasma", "initial_density": f"{__name__}:two_warm_beams"}},
     "3V": {"problem": {"kind": "two_stream", "velocity_dims": 3}},
     "random, density weights": {"particles": {"count": 5003, "start": "random", "weights": "density"}},
