@@ -1,7 +1,8 @@
 """What particles collide with, as values: one class an operator, one line in OPERATORS.
 
-Each is of the form ∂t f = κ ∇v·((v − U) f + Θ ∇v f): velocities move along u* = −κ (v − U + Θ ∇v log f). U and Θ are
-those of a bath, or the local mean velocity and temperature of the particles themselves.
+All but Landau's are of the form ∂t f = κ ∇v·((v − U) f + Θ ∇v f): velocities move along u* = −κ (v − U + Θ ∇v log f).
+U and Θ are those of a bath, or the local mean velocity and temperature of the particles themselves. Landau's is a sum
+over pairs of particles, to which the same with its own factor is no more than a comparison.
 """
 
 from __future__ import annotations

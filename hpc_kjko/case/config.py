@@ -170,7 +170,8 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
         sections["particles"] = {**table.get("particles", {}), "count": sum(one.count for one in species.values())}
     name = physics.get("collision_operator", "bath")
     operator = OPERATORS.get(name, Bath) if isinstance(name, str) else Bath
-    local_moments = operator.frame == "local" and problem.periods and not problem.is_homogeneous
+    stays_homogeneous = problem.is_homogeneous and physics.get("drive") is None
+    local_moments = operator.frame == "local" and problem.periods and not stays_homogeneous
     needs_grid = physics["field"] != "external" or local_moments
     if needs_grid or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}

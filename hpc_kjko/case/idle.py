@@ -41,6 +41,8 @@ def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "method", ("relaxation",), f'method.solver = "{method.solver}"'
     if not OPERATORS[case.physics.collision_operator].sums_pairs:
         yield "physics", ("landau",), f'physics.collision_operator = "{case.physics.collision_operator}"'
+    elif method.collision == "none":
+        yield "physics", ("landau",), 'method.collision = "none"'
     if method.collision == "none" and not case.species:
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
     if method.collision == "velocity_matching":

@@ -98,7 +98,7 @@ class Method(Section):
             )
         if self.solver != "adam" and self.collision not in ("jko", "pair_sum", "none"):
             raise ValueError(
-                f'method.solver = "{self.solver}" is for the JKO step, not for "{self.collision}": use "adam"'
+                f'method.solver = "{self.solver}" is for "jko" and "pair_sum", not for "{self.collision}": use "adam"'
             )
         if self.collision == "pair_sum" and self.solver != "regression":
             raise ValueError(

@@ -28,8 +28,9 @@ class Sections(Section):
     run: Run = Run()
 
     def equilibrium(self) -> Density | None:
-        """The stationary density that collisions lead to in the problem's own potential, where it is known: with the
-        Dougherty operator it depends on the energy that a run has. It may take a second or two to find: ask once."""
+        """The stationary density that collisions lead to in the problem's own potential, where it is known: with
+        collisions of like particles it depends on the energy that a run has. It may take a second or two to find: ask
+        once."""
         if OPERATORS[self.physics.collision_operator].frame != "bath" or self.species:
             return None
         return self.problem.equilibrium(self.physics.temperature)

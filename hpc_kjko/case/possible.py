@@ -134,6 +134,8 @@ def _require_possible_pairs(case: Sections) -> None:
             f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum" or "binary", '
             f'not "{method}"'
         )
+    if method == "none":
+        return
     if method == "binary" and case.particles.weights != "equal":
         raise UserError(
             'method.collision = "binary" exchanges momentum between particles of the same mass: use '

@@ -144,7 +144,7 @@ class ParticleSettings(Section):
 
 
 class GridSettings(Section):
-    """The mesh of the self-consistent field, and of the moments of the Dougherty operator."""
+    """The mesh of the self-consistent field, of the moments of the Dougherty operator, and the cells of Landau's."""
 
     cells: Annotated[Counts, Field(min_length=1)]
     """Cells of the mesh: one number, or one per space dimension; at least 4."""

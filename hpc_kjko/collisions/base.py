@@ -42,7 +42,8 @@ class CollisionReport:
             disagreed with the fitted density.
         collision_free_energy: ∫f times the mean of ½m|v'|² − ½m|ṽ|² − T log det(I + h ∇v u) over particles that are
             held out of the fit: what the step added to the free energy. With the Dougherty operator, the same in the
-            local rest frame with Θ for T, over Θ: what it added to ∫f log f. 0 if none, or too few, are held out.
+            local rest frame with Θ for T, over Θ: what it added to ∫f log f. With Coulomb collisions what log f gained.
+            0 if none, or too few, are held out.
         collision_free_energy_error: its standard error over those particles (indicative for a quiet start, whose
             particles are not independent).
         collision_free_energy_total: the sum of the changes since t = 0.
@@ -65,7 +66,8 @@ class CollisionReport:
         wave: what the step gave the moments of the problem's wave beside what the operator gives them; wave_total: the
             same of all steps since t = 0.
         sparse_nodes: the part of the mesh's nodes with too few particles for moments of their own, which the Dougherty
-            operator takes from the whole box there; 0 with a bath.
+            operator takes from the whole box there; of Coulomb collisions the part of the cells with fewer than two
+            particles; 0 with a bath.
     """
 
     dissipation: float

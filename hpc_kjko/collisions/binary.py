@@ -34,7 +34,7 @@ class BinaryCollision(Collision):
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         assert isinstance(settings.operator, Landau)
         self.comm, self.seed, self.operator = comm, settings.seed, settings.operator
-        self.grid = None if settings.problem.is_homogeneous else settings.grid
+        self.grid = settings.grid
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         dims = particles.v.shape[1]

@@ -14,7 +14,7 @@ from hpc_kjko.particles.state import Particles
 _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def mixed(numbers: np.ndarray) -> np.ndarray:
+def hashed(numbers: np.ndarray) -> np.ndarray:
     """Pseudo-random numbers [n], uint64, one for each of these."""
     with np.errstate(over="ignore"):
         z = (numbers + np.uint64(1)) * _GOLDEN
@@ -35,7 +35,7 @@ class Blocks:
         sent, received: how many particles go to each rank, and how many come from there.
         sorted_by_block: of those that came, the order by blocks and rows; sizes: of this rank's blocks.
         density: the mean density in the cell of each of this rank's blocks.
-        sparse: the part of the cells in which no particle meets another.
+        sparse: the part of the cells that have fewer than two particles.
     """
 
     comm: Communicator
@@ -74,7 +74,7 @@ class Blocks:
         first = np.cumsum(blocks) - blocks
         rows = np.arange(particles.shard.start, particles.shard.stop, dtype=np.uint64)
         run, step = (np.array([number], dtype=np.uint64) for number in seed)
-        drawn = mixed(rows ^ mixed(mixed(run) ^ step))
+        drawn = hashed(rows ^ hashed(hashed(run) ^ step))
         block = first[cell] + (drawn % blocks[cell].astype(np.uint64)).astype(np.int64)
         to = block * comm.size // int(blocks.sum())  # neighbouring blocks on one rank
         order = np.argsort(to, kind="stable")

@@ -27,10 +27,13 @@ from hpc_kjko.inner.potential import PotentialField, combined
 from hpc_kjko.inner.solvers import RegressionSolver
 from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.exact import in_order
 from hpc_kjko.particles.state import Particles, passes
 
 #: A step that would widen a block's velocities by more than a tenth is no longer a small one.
 SHRINKING = 0.9
+#: The part of its energy that the spread of a block's velocities has at least, but for rounding.
+ROUNDING = 1e-24
 
 
 class LandauCollision(JKOCollision):
@@ -47,7 +50,7 @@ class LandauCollision(JKOCollision):
         assert isinstance(self.operator, Landau) and isinstance(self._solver, RegressionSolver)
         self.exponent, self.strength = self.operator.exponent, self.operator.collision_strength
         self.size = self.operator.block
-        self.grid = None if settings.problem.is_homogeneous else settings.grid
+        self.grid = settings.grid
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         self.log_f_moved = torch.zeros_like(particles.log_f)
@@ -59,7 +62,7 @@ class LandauCollision(JKOCollision):
             collided = self._moved(relaxed, relaxed, blocks, duration)
         else:
             half = self._moved(relaxed, relaxed, blocks, 0.5 * duration)
-            iterations += self.fit_density(half, duration, start)
+            iterations += self.fit_density(half, duration, start, again=True)
             collided = self._moved(relaxed, half, blocks, duration)
         change = (collided.log_f - relaxed.log_f).double()
         mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
@@ -75,11 +78,12 @@ class LandauCollision(JKOCollision):
         )
         return collided, replace(report, **dict[str, Any](of_log_f))
 
-    def fit_density(self, particles: Particles, duration: float, start: StepStart) -> int:
-        """Fit ψ̄ to the log f of particles; returns the number of iterations. Collective."""
+    def fit_density(self, particles: Particles, duration: float, start: StepStart, again: bool = False) -> int:
+        """Fit ψ̄ to the log f of particles, on the same batches if once more in a step; returns the number of
+        iterations. Collective."""
         assert isinstance(self._solver, RegressionSolver)
         data = self.training_data(self.control, particles, duration, start)
-        return self._solver.fit_density(data, duration / self.order)[0]
+        return self._solver.fit_density(data, duration / self.order, again=again)[0]
 
     @torch.no_grad()
     def _moved(self, particles: Particles, at: Particles, blocks: Blocks, duration: float) -> Particles:
@@ -88,25 +92,25 @@ class LandauCollision(JKOCollision):
         score, hessian = self._score(at)
         whole = [at.v, score, hessian.flatten(1), particles.weight[:, None], particles.v]
         rows = torch.cat([part.double() for part in whole], dim=1).cpu().numpy()
-        found, smallest = [], 1.0
+        found, smallest, finite = [], 1.0, True
         for block, density in zip(blocks.gathered(rows), blocks.density, strict=True):
             v, s, h, w, before = (
                 torch.from_numpy(part)[None] for part in np.split(block, np.cumsum([dims, dims, dims**2, 1]), axis=1)
             )
             h, weight = h.unflatten(2, (dims, dims)), w[..., 0]
-            part = self.strength * density * weight / weight.sum()
-            velocity, growth = self._sums(v, s, h, part)
-            changed, ratio = _restored(before[0], weight[0], duration * velocity[0], duration * growth[0])
+            with in_order(self.together):
+                velocity, growth = self._sums(v, s, h, self.strength * density * _of_others(weight))
+                changed, ratio = _restored(before[0], weight[0], duration * velocity[0], duration * growth[0])
             found.append(changed)
-            smallest = float(np.fmin(smallest, ratio))
+            smallest, finite = min(smallest, ratio), finite and bool(np.isfinite(changed).all())
+        if self.comm.any(not finite):
+            raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
         if (smallest := self.comm.min(smallest)) < SHRINKING:
             raise SolverFailure(
-                f"a step of the pairs is too long: it makes the velocities of a block {1 / smallest:.3g} times wider "
-                "than its energy allows: reduce time.step or physics.collision_strength"
+                "a step of the pairs is too long: velocities of a block must be scaled by "
+                f"{smallest:.3g} to keep its energy: reduce time.step or physics.collision_strength"
             )
         back = torch.from_numpy(blocks.returned(found, dims + 1)).to(particles.v.device)
-        if not torch.isfinite(back).all():
-            raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
         log_f = particles.log_f + back[:, dims].to(particles.log_f)
         return particles.move((particles.v.double() + back[:, :dims]).to(particles.v), log_f)
 
@@ -132,18 +136,27 @@ class LandauCollision(JKOCollision):
         return score, hessian
 
 
+def _of_others(weight: torch.Tensor) -> torch.Tensor:
+    """Parts [1, B] of a density, from weights: on average those of all but one particle, which the sum leaves out, add
+    up to 1."""
+    total = weight.sum()
+    others = total**2 - (weight**2).sum()
+    return weight * (total / others) if others > 0 else torch.zeros_like(weight)
+
+
 def _restored(
     v: torch.Tensor, weight: torch.Tensor, change: torch.Tensor, growth: torch.Tensor
 ) -> tuple[np.ndarray, float]:
     """v' − v and what log f changes by [B, d + 1] for velocities v + change, with momentum and energy of before; and
     by how much the velocities were scaled for that."""
-    share = (weight / weight.sum())[:, None]
+    share = (weight / weight.sum())[:, None] if weight.any() else torch.zeros_like(v[:, :1])
     mean = (share * v).sum(0)
     before = (share * (v - mean) ** 2).sum()
     moved = v + change
     middle = (share * moved).sum(0)
     after = (share * (moved - middle) ** 2).sum()
-    ratio = torch.sqrt(before / after) if after > 0 else torch.ones_like(after)
+    alike = before <= ROUNDING * (share * v**2).sum()  # velocities that differ by rounding have no width to restore
+    ratio = torch.ones_like(after) if alike or not after > 0 else torch.sqrt(before / after)
     found = mean + ratio * (moved - middle)
     log_f = growth - v.shape[1] * torch.log(ratio)
     return torch.cat([found - v, log_f[:, None]], dim=1).numpy(), float(ratio)

@@ -135,7 +135,7 @@ def _of_species(
         diagnostics.append(CollisionStep("sparse_nodes"))
     if step.fits_log_f:
         diagnostics.append(CollisionStep(*_FITTED_LOG_F))
-        if step.held_out:
+        if step.held_out and step.has_control:
             diagnostics.append(CollisionStep("disagreement", "disagreement_error"))
     if step.held_out:
         diagnostics.append(CollisionStep(*_CERTIFICATE))

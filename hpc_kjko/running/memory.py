@@ -67,7 +67,7 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
         if on_gpu:
             found.append(Part("network's moments", "method.hidden", sizes.moments))
     if any(OPERATORS[name].sums_pairs for name in case.collision_operators):
-        found.append(Part("pairs of particles", "physics.landau.block", PAIRS * NUMBERS * DOUBLE))
+        found.append(Part("pairs of particles", "", PAIRS * NUMBERS * DOUBLE + here * sizes.exchanged))
     if case.grid:
         nodes = math.prod(case.grid.cells)
         if walls := case.problem.walls:
@@ -182,6 +182,14 @@ class _Sizes:
         held_out = 4 * DOUBLE * case.method.held_out
         row += 3 * DOUBLE * self._regresses  # log f, what ψ is to be, what it misses
         return pushed + frame + order + max(copies * row + variate, moved + held_out) + 2 * DOUBLE
+
+    @property
+    def exchanged(self) -> int:
+        """Rows on their way to the blocks that collide and back, with the score and its derivatives."""
+        dv = self._dims[1]
+        if self.case.method.collision == "binary":
+            return 4 * DOUBLE * (2 * dv + 2)
+        return 4 * DOUBLE * (3 * dv + dv**2 + 1) + (dv + dv**2) * self._real
 
     @property
     def trajectory(self) -> float:

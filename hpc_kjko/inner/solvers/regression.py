@@ -86,16 +86,19 @@ class RegressionSolver(Solver):
         return made + self._fit_field(samples, averages, step)
 
     def fit_density(
-        self, data: TrainingData, step: float, stiffer: int = 0
+        self, data: TrainingData, step: float, stiffer: int = 0, again: bool = False
     ) -> tuple[int, list[Sample], FieldAverages]:
-        """Fit ψ and tie ψ̄ to the sample, as :meth:`minimise` does before it finds the field; arguments and errors as
-        there. Collective.
+        """Fit ψ and tie ψ̄ to the sample, as :meth:`minimise` does before it finds the field; errors as there.
+        Collective.
+
+        Args:
+            data, step, stiffer: as of :meth:`minimise`; again: a further fit in a step, on the batches of the first.
 
         Returns:
             The number of iterations, and the samples that c was solved for on, with averages over them.
         """
         made, self.fitted.trusted = 0, not stiffer
-        self._turn += self.fitted.trusted
+        self._turn += self.fitted.trusted and not again
         if self.fitted.trusted:
             wanted = [self.fitted.wanted(fold) for fold in data.folds]
             iterations = self.first_iterations if self.fitted.trainer.is_cold else self.iterations
