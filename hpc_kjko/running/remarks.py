@@ -18,6 +18,13 @@ LATELY_OFF = 0.06
 UNUSED = 0.05
 #: So many pieces a step, SOME steps in a row, are more than long steps need.
 IN_PIECES = 8
+IN_PIECES_SINCE = (
+    "collision steps are made in many pieces from t = {:g} on: what particles carry as log f has become rough, and the "
+    "run will hardly get on; do not trust it after that; use more particles or a smaller time.step"
+)
+#: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
+#: its field energy is off by several times as much (docs/results.md).
+WAVE_OFF = 0.01
 
 
 def fit_remarks(columns: Columns) -> list[str]:
@@ -36,27 +43,21 @@ def fit_remarks(columns: Columns) -> list[str]:
     found += [IN_PIECES_SINCE.format(since) for since, _ in _beyond(columns, pieces, IN_PIECES)]
     squares = columns["log_f_residual"][1:] ** 2  # the first row is of the start
     so_far = np.sqrt(np.cumsum(squares) / np.arange(1, len(squares) + 1))[min(SOME, len(squares)) - 1 :]
-    for values, limit, over in ((so_far, FIT_OFF, "steps so far"), (np.sqrt(_means(squares)), LATELY_OFF, "ten steps")):
-        for since, most in _beyond(columns, values, limit):
-            sentence = (
-                f"the fitted density misses log f by up to {most:.2g} (root mean square over particles and {over}), "
-                f"and by more than {limit:g} from t = {since:g} on: do not trust the entropy after that; use wider "
-                "method.hidden, more method.iterations, a smaller time.step or the default method.learning_rate"
-            )
-            return [*found, sentence]
-    return found
+    lately = np.sqrt(_means(squares))
+    missed = [
+        f"the fitted density misses log f by up to {most:.2g} (root mean square over particles and {over}), and by "
+        f"more than {limit:g} from t = {since:g} on: do not trust the entropy after that; use wider method.hidden, "
+        "more method.iterations, a smaller time.step or the default method.learning_rate"
+        for values, limit, over in ((so_far, FIT_OFF, "steps so far"), (lately, LATELY_OFF, "ten steps"))
+        for since, most in _beyond(columns, values, limit)
+    ]
+    return found + missed[:1]
 
 
 def _means(values: np.ndarray) -> np.ndarray:
     """Means over SOME values in a row, or over all of fewer."""
     number = min(SOME, len(values))
     return np.convolve(values, np.full(number, 1 / number), "valid") if number else values
-
-
-IN_PIECES_SINCE = (
-    "collision steps are made in many pieces from t = {:g} on: what particles carry as log f has become rough, and the "
-    "run will hardly get on; do not trust it after that; use more particles or a smaller time.step"
-)
 
 
 class Pieces:
@@ -80,11 +81,6 @@ def _beyond(columns: Columns, values: np.ndarray, limit: float) -> Iterator[tupl
     if (values > limit).any():
         since = columns["time"][-len(values) :][np.flatnonzero(values > limit)[0]]
         yield float(since), float(values.max())
-
-
-#: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
-#: its field energy is off by several times as much (docs/results.md).
-WAVE_OFF = 0.01
 
 
 def wave_remarks(columns: Columns) -> list[str]:
