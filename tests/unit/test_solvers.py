@@ -137,7 +137,7 @@ def test_folds_are_spread_alike_and_known_by_the_row_alone(total):
 @pytest.mark.parametrize(
     ("method", "advice"),
     [
-        ({"solver": "varpro", "collision": "score_matching"}, 'varpro" is for the JKO step'),
+        ({"solver": "varpro", "collision": "score_matching"}, 'varpro" is for "jko" and "pair_sum"'),
         ({"solver": "varpro", "iterations": "auto"}, "give varpro a number"),
         ({"solver": "adam", "iterations": 0}, "trains nothing"),
         ({"first_iterations": 0}, "set method.iterations = 0 with it"),
