@@ -10,7 +10,7 @@ import torch
 from scipy.special import ndtri
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
-from hpc_kjko.collisions.landau import blocks_of_cells
+from hpc_kjko.collisions.blocks import blocks_of_cells
 from hpc_kjko.collisions.none import mean_kinetic_energy
 from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator

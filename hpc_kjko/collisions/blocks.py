@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import counts
 from hpc_kjko.particles.state import Particles
@@ -99,6 +100,20 @@ class Blocks:
         found = np.empty((len(self.order), columns))
         found[self.order] = _exchanged(self.comm, there, self.received, self.sent)
         return found
+
+
+def blocks_of_cells(
+    particles: Particles, grid: Grid | None, size: int, seed: tuple[int, int], comm: Communicator
+) -> Blocks:
+    """Blocks of the cells of a mesh; without one the whole box is a cell. Arguments as of :meth:`Blocks.drawn`."""
+    if grid is None:
+        return Blocks.drawn(
+            particles, np.zeros(len(particles.x), np.int64), 1, particles.total_weight, size, seed, comm
+        )
+    shape = np.array(grid.cells)
+    places = np.floor(particles.x.cpu().numpy() / np.array(grid.spacing)).astype(np.int64) % shape
+    cell = np.ravel_multi_index(tuple(places.T), grid.cells)
+    return Blocks.drawn(particles, cell, int(np.prod(shape)), grid.cell_volume, size, seed, comm)
 
 
 def _exchanged(comm: Communicator, rows: np.ndarray, sent: np.ndarray, received: np.ndarray) -> np.ndarray:

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepStart
-from hpc_kjko.collisions.blocks import Blocks
+from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.inner.potential import PotentialField, combined
 from hpc_kjko.inner.solvers import RegressionSolver
 from hpc_kjko.operators import Landau
@@ -160,17 +159,3 @@ def _restored(
     found = mean + ratio * (moved - middle)
     log_f = growth - v.shape[1] * torch.log(ratio)
     return torch.cat([found - v, log_f[:, None]], dim=1).numpy(), float(ratio)
-
-
-def blocks_of_cells(
-    particles: Particles, grid: Grid | None, size: int, seed: tuple[int, int], comm: Communicator
-) -> Blocks:
-    """Blocks of the cells of a mesh; without one the whole box is a cell. Arguments as of :meth:`Blocks.drawn`."""
-    if grid is None:
-        return Blocks.drawn(
-            particles, np.zeros(len(particles.x), np.int64), 1, particles.total_weight, size, seed, comm
-        )
-    shape = np.array(grid.cells)
-    places = np.floor(particles.x.cpu().numpy() / np.array(grid.spacing)).astype(np.int64) % shape
-    cell = np.ravel_multi_index(tuple(places.T), grid.cells)
-    return Blocks.drawn(particles, cell, int(np.prod(shape)), grid.cell_volume, size, seed, comm)

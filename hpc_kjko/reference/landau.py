@@ -19,7 +19,7 @@ For one species of density n and mass m, give C n / m^2 as strength and T/m as t
 
 What is exact: for gamma = 0 both the solution of Bobylev, Krook and Wu and the relaxation of the covariance.
 For Coulomb collisions the rates of temperatures are exact for (bi-)Maxwellians, but these do not keep their shape.
-Relaxations that integrate such rates are closures. `small_anisotropy` and `small_temperature_difference` have none:
+Relaxations that integrate such rates are closures. `reference.landau_linear` has none:
 there relaxations take longer, in the integral over time by 16 %, and by 43 % between equal species.
 
 Sources: L. D. Landau, Phys. Z. Sowjetunion 10, 154 (1936); L. Spitzer, Physics of Fully Ionized Gases (2nd ed., 1962),
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.integrate import solve_ivp
-from scipy.special import eval_genlaguerre, gammaln, roots_genlaguerre, roots_hermite
+from scipy.special import gammaln
 
 COULOMB = -3.0
 MAXWELL = 0.0
@@ -67,8 +67,8 @@ def isotropisation_rate(
         ValueError: a temperature that is not positive, or a negative strength.
     """
     parallel, perpendicular = np.asarray(parallel, dtype=np.float64), np.asarray(perpendicular, dtype=np.float64)
-    _require_positive(parallel=parallel, perpendicular=perpendicular)
-    _require_strength(strength)
+    require_positive(parallel=parallel, perpendicular=perpendicular)
+    require_strength(strength)
     rate = 2 * strength * _isotropisation_frequency(parallel, perpendicular) * (perpendicular - parallel)
     return rate if rate.ndim else float(rate)
 
@@ -90,8 +90,8 @@ def bi_maxwellian_relaxation(
     Raises:
         ValueError: a temperature that is not positive, a negative strength or time.
     """
-    _require_positive(parallel=parallel, perpendicular=perpendicular)
-    _require_strength(strength)
+    require_positive(parallel=parallel, perpendicular=perpendicular)
+    require_strength(strength)
     mean = (parallel + 2 * perpendicular) / 3
 
     def decay(difference: float) -> float:
@@ -100,38 +100,6 @@ def bi_maxwellian_relaxation(
 
     difference = _relaxed(parallel - perpendicular, decay, times)
     return mean + 2 / 3 * difference, mean - difference / 3
-
-
-def small_anisotropy(temperature: float, strength: float, times: np.ndarray, order: int = 12) -> np.ndarray:
-    """(T_par - T_perp)(t) / (T_par - T_perp)(0), shape (n,), of a small anisotropy, Coulomb, 3 dimensions: no closure.
-
-    Starts from a bi-Maxwellian that differs little from the Maxwellian M of the temperature. With f = M (1 + g) the
-    linearised operator is symmetric in the inner product of M, and its quadratic form is
-
-        -(g, L h) = C/2 int int M M' ( grad g - grad' g' )^T A(v - v') ( grad h - grad' h' ) dv dv'.
-
-    The trial functions are Laguerre polynomials L_k^(5/2)(v^2/2T), k < order, times the harmonics of degree 2.
-    The first alone is the bi-Maxwellian, and its rate is the closure's. The integrals are exact, by quadrature of
-    polynomials in the centre of mass and the relative velocity. The integral of the result over all times is the
-    viscosity divided by n T. In units of tau = 3 sqrt(pi) T^(3/2) / (2 C) it is 5/6 by one polynomial and 0.965 in the
-    limit. By two it is the 0.96 of S. I. Braginskii, Reviews of Plasma Physics 1, 205 (1965).
-
-    Args:
-        temperature: T > 0.
-        strength: C >= 0, for unit density and mass.
-        times: (n,) times >= 0, in any order.
-        order: number of polynomials, from 1 to 20; 12 has 5 digits until 1e-3 is left.
-
-    Raises:
-        ValueError: a temperature that is not positive, a negative strength or time, an order out of range.
-    """
-    _require_positive(temperature=temperature)
-    _require_strength(strength)
-    times = _as_times(times)
-    form = _linear_form(_second_harmonics, np.ones(1), np.ones(1), np.ones(1), order)
-    start = np.zeros(order)
-    start[0] = 1
-    return _decay(strength / temperature**1.5 * form, start, times)
 
 
 # ---- one species, Maxwell molecules
@@ -159,7 +127,7 @@ class Bkw:
     def __post_init__(self) -> None:
         if self.dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, is {self.dims}")
-        _require_strength(self.strength)
+        require_strength(self.strength)
         if not 0 <= self.amplitude < np.inf:
             raise ValueError(f"amplitude must not be negative, is {self.amplitude}")
 
@@ -248,8 +216,8 @@ def maxwell_covariance(covariance0: np.ndarray, strength: float, times: np.ndarr
         ValueError: a covariance that is not symmetric or too small, a negative strength or time.
     """
     covariance0 = np.asarray(covariance0, dtype=np.float64)
-    _require_strength(strength)
-    times = _as_times(times)
+    require_strength(strength)
+    times = as_times(times)
     if covariance0.ndim != 2 or covariance0.shape[0] != covariance0.shape[1] or len(covariance0) < 2:
         raise ValueError(f"covariance0 must be a square matrix of two rows or more, has shape {covariance0.shape}")
     if not np.allclose(covariance0, covariance0.T):
@@ -294,7 +262,7 @@ def two_temperature_rate(
     Raises:
         ValueError: other than two numbers each, or numbers out of range.
     """
-    now = _pair(temperatures, "temperatures")
+    now = pair(temperatures, "temperatures")
     frequencies = _two_temperature_frequencies(now, masses, densities, charges, strength, exponent, dims)
     return frequencies * (now[::-1] - now)
 
@@ -318,8 +286,8 @@ def two_temperature_relaxation(
     Raises:
         ValueError: other than two numbers each, numbers out of range, a negative time.
     """
-    start, n = _pair(temperatures, "temperatures"), _pair(densities, "densities")
-    _require_positive(temperatures=start, densities=n)
+    start, n = pair(temperatures, "temperatures"), pair(densities, "densities")
+    require_positive(temperatures=start, densities=n)
     mean = n @ start / n.sum()
     shares = np.array([n[1], -n[0]]) / n.sum()
 
@@ -328,42 +296,6 @@ def two_temperature_relaxation(
         return float(_two_temperature_frequencies(now, masses, densities, charges, strength, exponent, dims).sum())
 
     return mean + np.outer(_relaxed(float(start[0] - start[1]), decay, times), shares)
-
-
-def small_temperature_difference(
-    temperature: float,
-    masses: Sequence[float],
-    densities: Sequence[float],
-    charges: Sequence[float],
-    strength: float,
-    times: np.ndarray,
-    order: int = 10,
-) -> np.ndarray:
-    """(T_a - T_b)(t) / (T_a - T_b)(0), shape (n,), of a small difference, Coulomb, 3 dimensions: no closure.
-
-    Starts from Maxwellians, of which each then changes its shape, by collisions within it and with the other. As
-    `small_anisotropy`, with the polynomials L_k^(1/2)(m v^2/2T), k <= order, of each species. The relaxation takes
-    longer than by `two_temperature_relaxation`, in the integral over time: by 43 % for equal masses, densities and
-    charges, by 28 % for a mass ratio of 25, by about 12 % for 100, and by more for higher charges. With the default
-    order that integral has an error of 1e-8 for equal masses, 2e-4 for a ratio of 10, 5e-3 for 25 and 2e-2 for 100.
-
-    Args:
-        temperature: T > 0 that the two have in the end.
-        masses, densities, charges, strength: as for `two_temperature_rate`.
-        times: (n,) times >= 0, in any order.
-        order: number of polynomials of each species, from 1 to 20.
-
-    Raises:
-        ValueError: other than two numbers each, numbers out of range, a negative time, an order out of range.
-    """
-    m, n, q = _pair(masses, "masses"), _pair(densities, "densities"), _pair(charges, "charges")
-    _require_positive(temperature=temperature, masses=m, densities=n)
-    _require_strength(strength)
-    times = _as_times(times)
-    form = _linear_form(_isotropic, m, n, q, order)
-    start = np.zeros((2, order + 1))
-    start[:, 1] = np.sqrt(n[::-1] / n.sum()) * [1, -1]
-    return _decay(strength / temperature**1.5 * form, start.ravel(), times)
 
 
 # ---- particles
@@ -459,87 +391,6 @@ def _isotropisation_frequency(parallel: np.ndarray, perpendicular: np.ndarray) -
     return np.where(small, series, closed) / (np.sqrt(np.pi) * parallel**1.5)
 
 
-#: Gradients over m, without the component along the third axis, of trial functions of one species at T = 1 and n = 1.
-#: Of the order, the mass and two components of v, (points,); shape (functions, components, points).
-_Trial = Callable[[int, float, np.ndarray, np.ndarray], np.ndarray]
-
-
-def _linear_form(
-    trial: _Trial, masses: np.ndarray, densities: np.ndarray, charges: np.ndarray, order: int
-) -> np.ndarray:
-    """The form -(g, L h) of `small_anisotropy` for C = T = 1 in the trial functions of all species.
-
-    A depends on z alone, and rotations leave the form as it is. So z is along the third axis and the centre of mass
-    W in a plane with it, which needs all harmonics of a degree, averaged. Of the components of gradients only those
-    across z count. Products of their differences are even in z and in W across it: polynomials in the squares.
-    """
-    if not 1 <= order <= 20:
-        raise ValueError(f"order must be from 1 to 20, is {order}")
-    squares, square_weights = roots_genlaguerre(2 * order + 4, 0.0)
-    points, point_weights = roots_hermite(2 * order + 4)
-    mesh = np.meshgrid(squares, points, squares, indexing="ij")
-    across, along, distance = np.sqrt(mesh[0]).ravel(), mesh[1].ravel(), np.sqrt(mesh[2]).ravel()
-    weights = np.einsum("i,j,k->ijk", square_weights, point_weights / np.sqrt(np.pi), square_weights).ravel()
-
-    count = len(masses)
-    form: np.ndarray = np.zeros(())
-    for a in range(count):
-        for b in range(count):
-            total = masses[a] + masses[b]
-            reduced = masses[a] * masses[b] / total
-            centre = np.sqrt(2 / total) * np.stack([across, along])
-            z = np.sqrt(2 / reduced) * distance
-            own = trial(order, masses[a], centre[0], centre[1] + masses[b] / total * z) / np.sqrt(densities[a])
-            other = trial(order, masses[b], centre[0], centre[1] - masses[a] / total * z) / np.sqrt(densities[b])
-            differences = np.zeros((count, *own.shape))
-            differences[a] += own
-            differences[b] -= other
-            flat = (differences * np.sqrt(weights)).reshape(count * len(own), -1)
-            # sqrt(2 mu / pi) = <1/|z|>, which leaves the weight exp(-y) of y = mu z^2 / 2
-            coupling = densities[a] * densities[b] * (charges[a] * charges[b]) ** 2 * np.sqrt(2 * reduced / np.pi)
-            form = form + 0.5 * coupling * flat @ flat.T
-    return form
-
-
-def _isotropic(order: int, mass: float, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """L_k^(1/2)(m v^2/2), k <= order, of norm 1: gradients at v = (x, 0, z)."""
-    y = 0.5 * mass * (x**2 + z**2)
-    k = np.arange(order + 1)
-    norms = np.exp(0.5 * (gammaln(k + 1.5) - gammaln(k + 1) - gammaln(1.5)))
-    gradients = np.zeros((order + 1, 1, len(y)))
-    for i in range(1, order + 1):
-        gradients[i, 0] = -eval_genlaguerre(i - 1, 1.5, y) * x / norms[i]
-    return gradients
-
-
-def _second_harmonics(order: int, mass: float, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """v^T B v L_k^(5/2)(m v^2/2), k < order, of norm 1: gradients at v = (x, 0, z) of five B over sqrt(5)."""
-    y = 0.5 * mass * (x**2 + z**2)
-    v = np.stack([x, np.zeros_like(x), z])
-    harmonics = np.zeros((5, 3, 3))
-    for i, (row, column) in enumerate([(0, 1), (0, 2), (1, 2)]):
-        harmonics[i, row, column] = harmonics[i, column, row] = np.sqrt(0.5)
-    harmonics[3] = np.diag([1, -1, 0]) / np.sqrt(2)
-    harmonics[4] = np.diag([-1, -1, 2]) / np.sqrt(6)
-    linear = np.einsum("hij,jp->hip", harmonics, v)
-    quadratic = np.einsum("hip,ip->hp", linear, v)
-    # <(v^T B v)^2 L_k^2> = 2 <v^4 L_k^2> / 15 for |B| = 1
-    k = np.arange(order)
-    norms = np.exp(0.5 * (gammaln(k + 3.5) - gammaln(k + 1) - gammaln(1.5))) * np.sqrt(8 / 15) / mass
-    gradients = np.empty((order, 5, 2, len(y)))
-    for i in range(order):
-        slope = -eval_genlaguerre(i - 1, 3.5, y) if i else np.zeros_like(y)
-        whole = 2 / mass * eval_genlaguerre(i, 2.5, y) * linear[:, :2] + slope * quadratic[:, None] * v[:2]
-        gradients[i] = whole / (np.sqrt(5) * norms[i])
-    return gradients.reshape(order, 10, -1)
-
-
-def _decay(form: np.ndarray, start: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """start^T exp(-form t) start at the times, (n,); conserved quantities have rates of 0 up to rounding."""
-    rates, vectors = np.linalg.eigh(form)
-    return np.exp(-np.outer(times, np.maximum(rates, 0.0))) @ (start @ vectors) ** 2
-
-
 def _two_temperature_frequencies(
     temperatures: Sequence[float] | np.ndarray,
     masses: Sequence[float],
@@ -550,10 +401,10 @@ def _two_temperature_frequencies(
     dims: int,
 ) -> np.ndarray:
     """dT_a/dt / (T_b - T_a), and the same of b."""
-    t, m = _pair(temperatures, "temperatures"), _pair(masses, "masses")
-    n, q = _pair(densities, "densities"), _pair(charges, "charges")
-    _require_positive(temperatures=t, masses=m, densities=n)
-    _require_strength(strength)
+    t, m = pair(temperatures, "temperatures"), pair(masses, "masses")
+    n, q = pair(densities, "densities"), pair(charges, "charges")
+    require_positive(temperatures=t, masses=m, densities=n)
+    require_strength(strength)
     if dims < 2 or exponent <= -2 - dims:
         raise ValueError(f"dims must be 2 or more and exponent above -2 - dims, are {dims} and {exponent}")
     variance = float((t / m).sum())
@@ -568,7 +419,7 @@ def _relaxed(difference0: float, decay: Callable[[float], float], times: np.ndar
 
     log |D| is what is integrated, so that D has relative accuracy however small it becomes.
     """
-    times = _as_times(times)
+    times = as_times(times)
     if difference0 == 0 or not times.size or times.max() == 0:
         return np.full(len(times), float(difference0))
     moments, places = np.unique(times, return_inverse=True)
@@ -584,26 +435,26 @@ def _relaxed(difference0: float, decay: Callable[[float], float], times: np.ndar
     return difference0 * np.exp(solution.y[0][places])
 
 
-def _as_times(times: np.ndarray) -> np.ndarray:
+def as_times(times: np.ndarray) -> np.ndarray:
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or (times < 0).any():
         raise ValueError("times must be a 1D array of numbers that are not negative")
     return times
 
 
-def _pair(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+def pair(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (2,):
         raise ValueError(f"{name} must be two numbers, has shape {array.shape}")
     return array
 
 
-def _require_positive(**values: float | np.ndarray) -> None:
+def require_positive(**values: float | np.ndarray) -> None:
     for name, value in values.items():
         if not (np.asarray(value) > 0).all():
             raise ValueError(f"{name} must be positive, is {value}")
 
 
-def _require_strength(strength: float) -> None:
+def require_strength(strength: float) -> None:
     if not 0 <= strength < np.inf:
         raise ValueError(f"strength must not be negative, is {strength}")

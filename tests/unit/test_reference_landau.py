@@ -16,11 +16,10 @@ from hpc_kjko.reference.landau import (
     isotropisation_rate,
     maxwell_covariance,
     pair_sum,
-    small_anisotropy,
-    small_temperature_difference,
     two_temperature_rate,
     two_temperature_relaxation,
 )
+from hpc_kjko.reference.landau_linear import small_anisotropy, small_temperature_difference
 
 PLANE = Bkw(dims=2, strength=1 / 16, amplitude=0.5)
 SPACE = Bkw(dims=3, strength=1 / 24, amplitude=1.0)
