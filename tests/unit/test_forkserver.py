@@ -54,3 +54,29 @@ def test_signals_reach_it(number, tmp_path):
     while os.path.exists(f"/proc/{begun.read_text()}"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+ENDED = """
+import os, select, signal, socket, sys, time
+sys.path.append(sys.argv[1])
+import forkserver
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.send(bytes([signal.SIGTERM]))
+if os.fork() == 0:
+    ours.close()
+    command = os.fork()
+    if command == 0:
+        os._exit(7)
+    ended = os.pidfd_open(command)
+    select.select([ended], [], [])
+    forkserver._wait(theirs, command, ended, [])
+theirs.close()
+time.sleep(0.2)
+print(os.waitstatus_to_exitcode(int.from_bytes(ours.recv(4), "little")))
+"""
+
+
+def test_a_signal_that_comes_too_late_does_not_hide_how_it_ended(tmp_path):
+    """As when mpirun ends a rank that is ending by itself."""
+    process = ended(command("-c", ENDED, os.path.dirname(__file__) + "/.."), tmp_path)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "7\n", "")
