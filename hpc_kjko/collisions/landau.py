@@ -20,7 +20,7 @@ from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepSta
 from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.jko import JKOCollision
-from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
+from hpc_kjko.collisions.pairs import Members, pair_sums
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.potential import PotentialField, combined
 from hpc_kjko.inner.solvers import RegressionSolver
@@ -98,7 +98,10 @@ class LandauCollision(JKOCollision):
             )
             h, weight = h.unflatten(2, (dims, dims)), w[..., 0]
             with in_order(self.together):
-                velocity, growth = self._sums(v, s, h, self.strength * density * _of_others(weight))
+                members = Members(
+                    v[0], s[0], h[0], self.strength * density * _of_others(weight)[0], 1.0, np.array([0, len(v[0])])
+                )
+                velocity, growth = (found[None] for found in pair_sums(members, members, self.exponent))
                 changed, ratio = _restored(before[0], weight[0], duration * velocity[0], duration * growth[0])
             found.append(changed)
             smallest, finite = min(smallest, ratio), finite and bool(np.isfinite(changed).all())
@@ -112,13 +115,6 @@ class LandauCollision(JKOCollision):
         back = torch.from_numpy(blocks.returned(found, dims + 1)).to(particles.v.device)
         log_f = particles.log_f + back[:, dims].to(particles.log_f)
         return particles.move((particles.v.double() + back[:, :dims]).to(particles.v), log_f)
-
-    def _sums(
-        self, v: torch.Tensor, score: torch.Tensor, hessian: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.exponent == 0:
-            return maxwell_sums(v, score, hessian, weight)
-        return pair_sums(v, score, hessian, weight, self.exponent)
 
     def _score(self, particles: Particles) -> tuple[torch.Tensor, torch.Tensor]:
         """s = ∇v ψ̄ [n, dv] and ∇v s [n, dv, dv] at particles."""

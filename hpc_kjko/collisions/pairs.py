@@ -1,81 +1,127 @@
 """Sums over pairs of particles: Landau's operator on blocks in which every particle meets every other.
 
-    V_i = −Σ_j w_j A(z) (s_i − s_j),    d log f_i/dt = Σ_j w_j [ A(z) : ∇s_i − (d − 1) |z|^γ z·(s_i − s_j) ],
-    A(z) = |z|^γ (|z|² I − z zᵀ),    z = v_i − v_j,    s = ∇v log f
+A particle i of a species a moves by those j of a species b, with σ = ∇v log f / m, at V_i / m_a, and its log f changes
+by G_i / m_a in a unit of time:
 
-Whatever s is, Σ w V vanishes by antisymmetry and Σ w v·V because A z = 0; Σ w s·V = −½ Σ w w Δsᵀ A Δs ≤ 0. The
-divergence of V is exact. J. A. Carrillo, J. Hu, L. Wang, J. Wu, doi:10.1016/j.jcpx.2020.100066; V. Ilin, J. Hu,
-Z. Wang, arXiv:2405.10392.
+    V_i = −Σ_j w_j A(z) (σ_i − σ_j),    A(z) = |z|^γ (|z|² I − z zᵀ),    z = v_i − v_j,
+    G_i = Σ_j w_j [ A(z) : ∇σ_i − (d − 1) |z|^γ z·(σ_i − σ_j) ] = −∇·V_i
+
+Whatever σ is, V over both species together keeps momentum, by antisymmetry, and energy, because A z = 0;
+Σ m w σ·V = −½ Σ w w Δσᵀ A Δσ ≤ 0. J. A. Carrillo, J. Hu, L. Wang, J. Wu, doi:10.1016/j.jcpx.2020.100066; V. Ilin,
+J. Hu, Z. Wang, arXiv:2405.10392.
+
+Between unlike species σ_i − σ_j does not vanish where z does, and for γ < 0 that divergence has terms of which a mean
+over a sample may have no variance. There G is an average of the same mean, by an integration by parts over v_j, which
+is bounded as A is:
+
+    G_i = Σ_j w_j [ A(z) : (∇σ_i − ∇σ_j) + m_b (σ_i − σ_j)ᵀ A(z) σ_j ]
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 import torch
 
 #: Pairs of a pass, and the numbers that each of them takes.
-PAIRS, NUMBERS = 2**18, 16
+PAIRS, NUMBERS = 2**18, 24
 
 
-def pair_sums(
-    v: torch.Tensor, score: torch.Tensor, hessian: torch.Tensor, weight: torch.Tensor, exponent: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """V and −∇·V of the particles of blocks, for C = 1.
+@dataclass(frozen=True)
+class Members:
+    """The particles of a species in blocks, those of a block one after another.
+
+    Attributes:
+        v: velocities [n, d]; score: σ = ∇v log f / m [n, d]; hessian: ∇σ [n, d, d].
+        weight: w [n], which add up to the density of the species in each block.
+        mass: m of a particle.
+        edges: where each block begins, and where the last one ends [blocks + 1].
+    """
+
+    v: torch.Tensor
+    score: torch.Tensor
+    hessian: torch.Tensor
+    weight: torch.Tensor
+    mass: float
+    edges: np.ndarray
+
+    def block(self, number: int) -> slice:
+        """The rows of a block."""
+        return slice(int(self.edges[number]), int(self.edges[number + 1]))
+
+
+def pair_sums(members: Members, others: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """V and G of the members of blocks, by what they meet in the same blocks.
 
     Args:
-        v, score: velocities and s [blocks, B, d]; hessian: ∇s [blocks, B, d, d].
-        weight: w [blocks, B], which add up to the density in each block; 0 for a place without a particle.
+        others: the members themselves, or those of another species in as many blocks.
         exponent: γ.
 
     Returns:
-        [blocks, B, d] and [blocks, B], in the precision of v.
+        [n, d] and [n], in the precision of v.
     """
-    blocks, size, dims = v.shape
-    velocity, growth = torch.empty_like(v), torch.empty_like(weight)
-    some = max(1, PAIRS // max(1, size))
-    for block in range(blocks):
-        for first in range(0, size, some):
-            rows = slice(first, first + some)
-            z = [v[block, rows, None, k] - v[block, None, :, k] for k in range(dims)]
-            change = [score[block, rows, None, k] - score[block, None, :, k] for k in range(dims)]
-            square = sum(one * one for one in z)
-            assert isinstance(square, torch.Tensor)
-            bare = torch.where(square > 0, square, 1.0) ** (0.5 * exponent) * (square > 0) * weight[block, None, :]
-            along = sum(one * other for one, other in zip(z, change, strict=True))
-            bent = hessian[block, rows]
-            found = (bare * square).sum(1) * bent.diagonal(dim1=1, dim2=2).sum(1) - (dims - 1) * (bare * along).sum(1)
-            for k in range(dims):
-                velocity[block, rows, k] = -(bare * (square * change[k] - z[k] * along)).sum(1)
-                weighted = bare * z[k]
-                for m in range(k + 1):
-                    found -= (1 if m == k else 2) * (weighted * z[m]).sum(1) * bent[:, k, m]
-            growth[block, rows] = found
+    velocity, growth = torch.empty_like(members.v), torch.empty_like(members.weight)
+    for number in range(len(members.edges) - 1):
+        block, met = members.block(number), others.block(number)
+        if exponent == 0:
+            velocity[block], growth[block] = _of_moments(members, block, others, met)
+            continue
+        some = max(1, PAIRS // max(1, met.stop - met.start))
+        for first, last in pairwise([*range(block.start, block.stop, some), block.stop]):
+            velocity[first:last], growth[first:last] = _of_pairs(members, slice(first, last), others, met, exponent)
     return velocity, growth
 
 
-def maxwell_sums(
-    v: torch.Tensor, score: torch.Tensor, hessian: torch.Tensor, weight: torch.Tensor
+def _of_pairs(
+    members: Members, rows: slice, others: Members, met: slice, exponent: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for γ = 0, where the sums over pairs are made of moments of each block: O(B)."""
-    w = weight[..., None]
-    number = weight.sum(1)[:, None, None]
-    first, of_score = (w * v).sum(1, keepdim=True), (w * score).sum(1, keepdim=True)
-    second = (w * v).mT @ v
-    mixed = (w * score).mT @ v
-    square, own = (v * v).sum(2, keepdim=True), (v * score).sum(2, keepdim=True)
-    third = (w * (square * score - v * own)).sum(1, keepdim=True)
-    spread = second.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    inner = mixed.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    to_first = (v * first).sum(2, keepdim=True)
-    distance = number * square - 2 * to_first + spread  # Σ w |z|²
-    score_first = (score * first).sum(2, keepdim=True)
-    along = number * v * own - v * score_first - first * own + score @ second  # Σ w z (z·s_i)
-    of_others = square * of_score - 2 * v @ mixed.mT - v * (v * of_score).sum(2, keepdim=True) + v * inner
+    """V and G of some members, pair by pair."""
+    dims, alike = members.v.shape[1], others is members
+    v, score, bent = members.v[rows], members.score[rows], members.hessian[rows]
+    z = [v[:, None, k] - others.v[None, met, k] for k in range(dims)]
+    change = [score[:, None, k] - others.score[None, met, k] for k in range(dims)]
+    square = sum(one * one for one in z)
+    assert isinstance(square, torch.Tensor)
+    bare = torch.where(square > 0, square, 1.0) ** (0.5 * exponent) * (square > 0) * others.weight[None, met]
+    along = sum(one * other for one, other in zip(z, change, strict=True))
+    pulled = [square * change[k] - z[k] * along for k in range(dims)]  # A Δσ, but for |z|^γ
+    velocity = -torch.stack([(bare * one).sum(1) for one in pulled], 1)
+    growth = (bare * square).sum(1) * bent.diagonal(dim1=1, dim2=2).sum(1)
+    for k in range(dims):
+        weighted = bare * z[k]
+        for m in range(k + 1):
+            growth -= (1 if m == k else 2) * (weighted * z[m]).sum(1) * bent[:, k, m]
+    if alike:
+        return velocity, growth - (dims - 1) * (bare * along).sum(1)
+    theirs = others.hessian[met]
+    of_others = square * theirs.diagonal(dim1=1, dim2=2).sum(1)
+    for k in range(dims):
+        of_others = of_others - others.mass * pulled[k] * others.score[None, met, k]
+        for m in range(k + 1):
+            of_others = of_others - (1 if m == k else 2) * z[k] * z[m] * theirs[:, k, m]
+    return velocity, growth - (bare * of_others).sum(1)
+
+
+def _of_moments(members: Members, rows: slice, others: Members, met: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """V and G = −∇·V of some members for γ = 0, where the sums over pairs are made of moments of the others."""
+    v, score, hessian = members.v[rows], members.score[rows], members.hessian[rows]
+    w, at, of_at = others.weight[met, None], others.v[met], others.score[met]
+    number, first, of_score = w.sum(), (w * at).sum(0), (w * of_at).sum(0)
+    second, mixed = (w * at).T @ at, (w * of_at).T @ at
+    third = (w * ((at * at).sum(1, keepdim=True) * of_at - at * (at * of_at).sum(1, keepdim=True))).sum(0)
+    square, own = (v * v).sum(1, keepdim=True), (v * score).sum(1, keepdim=True)
+    spread, inner = second.trace(), mixed.trace()
+    distance = number * square - 2 * (v @ first)[:, None] + spread  # Σ w |z|²
+    score_first = (score @ first)[:, None]
+    along = number * v * own - v * score_first - first * own + score @ second  # Σ w z (z·σ_i)
+    of_others = square * of_score - 2 * v @ mixed.T - v * (v @ of_score)[:, None] + v * inner
     of_others = of_others + v @ mixed + third
     velocity = -(distance * score - along - of_others)
-    dims = v.shape[2]
-    trace = hessian.diagonal(dim1=2, dim2=3).sum(2, keepdim=True)
+    trace = hessian.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
     bent = (hessian @ v[..., None])[..., 0]
-    quadratic = number * (v * bent).sum(2, keepdim=True) - 2 * (first * bent).sum(2, keepdim=True)
-    quadratic = quadratic + torch.einsum("bkm,bikm->bi", second, hessian)[..., None]
-    crossed = number * own - score_first - (v * of_score).sum(2, keepdim=True) + inner
-    return velocity, (distance * trace - quadratic - (dims - 1) * crossed)[..., 0]
+    quadratic = number * (v * bent).sum(1, keepdim=True) - 2 * (bent @ first)[:, None]
+    quadratic = quadratic + torch.einsum("km,ikm->i", second, hessian)[:, None]
+    crossed = number * own - score_first - (v @ of_score)[:, None] + inner
+    return velocity, (distance * trace - quadratic - (v.shape[1] - 1) * crossed)[:, 0]

@@ -1,6 +1,8 @@
 """Coulomb collisions as sums over pairs: what they keep, how fast they relax, exact solutions."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,63 +12,142 @@ from conftest import rows_to_the_end
 from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.blocks import Blocks
-from hpc_kjko.collisions.pairs import maxwell_sums, pair_sums
+from hpc_kjko.collisions.pairs import Members, pair_sums
 from hpc_kjko.errors import SolverFailure, UserError
-from hpc_kjko.reference.landau import bi_maxwellian_relaxation
+from hpc_kjko.reference.landau import bi_maxwellian_relaxation, pair_sum
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.running.validity import warnings_of
 
 
-def random_block(dims, size=40):
-    generator = torch.Generator().manual_seed(dims)
-    v, score = torch.randn(2, 3, size, dims, dtype=torch.float64, generator=generator)
-    hessian = torch.randn(3, size, dims, dims, dtype=torch.float64, generator=generator)
-    return v, score, hessian + hessian.mT, torch.rand(3, size, dtype=torch.float64, generator=generator)
+def random_members(dims, size=40, mass=1.0, seed=0, blocks=3):
+    generator = torch.Generator().manual_seed(10 * dims + seed)
+    v, score = torch.randn(2, blocks * size, dims, dtype=torch.float64, generator=generator)
+    hessian = torch.randn(blocks * size, dims, dims, dtype=torch.float64, generator=generator)
+    weight = torch.rand(blocks * size, dtype=torch.float64, generator=generator)
+    edges = size * np.arange(blocks + 1)
+    return Members(v / math.sqrt(mass), score, hessian + hessian.mT, weight, mass, edges)
+
+
+def two_species(dims):
+    """Some of mass 1, and fewer of mass 25."""
+    return random_members(dims), random_members(dims, 30, 25.0, 1)
+
+
+def velocities(one, other, exponent):
+    """What particles of two species do to each other, and to themselves: m_a V_a / m_a."""
+    sums = [pair_sums(one, one, exponent)[0] + pair_sums(one, other, exponent)[0]]
+    sums += [pair_sums(other, other, exponent)[0] + pair_sums(other, one, exponent)[0]]
+    return [total / members.mass for total, members in zip(sums, (one, other), strict=True)]
 
 
 @pytest.mark.parametrize("exponent", [-3.0, -1.0, 0.0])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_pairs_keep_momentum_and_energy_whatever_the_score(dims, exponent):
-    v, score, hessian, weight = random_block(dims)
-    velocity, _ = pair_sums(v, score, hessian, weight, exponent)
-    w, size = weight[..., None], float(velocity.abs().mean())
-    assert float((w * velocity).sum(1).abs().max()) < 1e-12 * size
-    assert float((w * v * velocity).sum((1, 2)).abs().max()) < 1e-12 * size
-    assert ((w * score * velocity).sum((1, 2)) < 0).all()  # ∫f log f falls
-    still, growth = pair_sums(v, 0.3 - v / 0.7, 0 * hessian - torch.eye(dims, dtype=v.dtype) / 0.7, weight, exponent)
-    assert max(float(still.abs().max()), float(growth.abs().max())) < 1e-12 * size  # a Maxwellian, without noise
+    plasma = two_species(dims)
+    moved = velocities(*plasma, exponent)
+    for block in range(3):
+        momentum, energy, entropy, size = torch.zeros(dims, dtype=torch.float64), 0.0, 0.0, 0.0
+        for members, velocity in zip(plasma, moved, strict=True):
+            rows = members.block(block)
+            push = members.mass * members.weight[rows, None] * velocity[rows]
+            momentum += push.sum(0)
+            energy += float((push * members.v[rows]).sum())
+            entropy += float((push * members.score[rows]).sum())
+            size += float(push.abs().sum())
+        assert max(float(momentum.abs().max()), abs(energy)) < 1e-13 * size
+        assert entropy < 0  # ∫f log f falls
 
 
-def test_maxwell_molecules_need_no_pairs():
-    for dims in (2, 3):
-        block = random_block(dims)
-        for one, other in zip(pair_sums(*block, 0.0), maxwell_sums(*block), strict=True):
-            assert float((one - other).abs().max()) < 1e-13 * float(one.abs().max())
+@pytest.mark.parametrize("exponent", [-3.0, -1.0, 0.0])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_species_of_one_temperature_do_not_move_each_other(dims, exponent):
+    """Nor is there any noise in log f."""
+    plasma = []
+    for members in two_species(dims):
+        still = -torch.eye(dims, dtype=torch.float64).expand_as(members.hessian) / 0.7
+        plasma.append(replace(members, score=0.3 - members.v / 0.7, hessian=still))
+    for one, other in itertools.product(plasma, plasma):
+        for found in pair_sums(one, other, exponent):
+            assert float(found.abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("exponent", [-3.0, -2.0, 0.0])
+def test_sums_agree_with_the_plain_one():
+    """With reference.landau, which knows no blocks: one block of two species."""
+    one, other = (random_members(3, size, mass, mass_seed, blocks=1) for size, mass, mass_seed in SIZES)
+    masses = np.repeat([one.mass, other.mass], [len(one.v), len(other.v)])
+    v = torch.cat([one.v, other.v]).numpy()
+    score = torch.cat([one.mass * one.score, other.mass * other.score]).numpy()
+    wanted, _ = pair_sum(v, score, torch.cat([one.weight, other.weight]).numpy(), -3.0, 1.0, masses=masses)
+    found = torch.cat(velocities(one, other, -3.0)).numpy()
+    assert np.abs(found - wanted).max() < 1e-12 * np.abs(wanted).max()
+
+
+SIZES = ((50, 1.0, 0), (30, 4.0, 1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_maxwell_molecules_need_no_pairs(dims):
+    """The sums of moments have the limit of sums over pairs for γ → 0."""
+    plasma = two_species(dims)
+    for one, other in itertools.product(plasma, plasma):
+        found = pair_sums(one, other, 0.0)
+        assert torch.allclose(found[0], pair_sums(one, other, 1e-9)[0], rtol=1e-6, atol=1e-6)
+        wanted = torch.zeros_like(found[1])
+        for k in range(dims):
+            step = 1e-5 * torch.eye(dims, dtype=torch.float64)[k]
+            ends = []
+            for sign in (1, -1):
+                there = replace(one, v=one.v + sign * step, score=one.score + sign * (one.hessian @ step))
+                ends.append(pair_sums(there, replace(other), 0.0)[0][:, k])
+            wanted -= (ends[0] - ends[1]) / 2e-5
+        assert float((found[1] - wanted).abs().max()) < 1e-6 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("exponent", [-3.0, -2.0])
 def test_the_divergence_is_that_of_the_velocity(exponent):
     """A particle and its score move, the others stay: central differences."""
-    v, _, _, weight = random_block(3, 30)
-    v, weight = v[:1], weight[:1]
+    members = random_members(3, 30, blocks=1)
+    v = members.v
 
     def score(places):
         x, y, z = places.unbind(-1)  # a gradient
         return torch.stack([y - x**3, x - y, torch.sin(z)], -1)
 
-    hessian = torch.vmap(torch.vmap(torch.func.jacrev(score)))(v)
-    _, growth = pair_sums(v, score(v), hessian, weight, exponent)
-    divergence, step = 0.0, 1e-6
+    members = replace(members, score=score(v), hessian=torch.vmap(torch.func.jacrev(score))(v))
+    growth, divergence, step = pair_sums(members, members, exponent)[1], 0.0, 1e-6
     for k in range(3):
         ends = []
         for sign in (1, -1):
-            moved = v.clone()
-            moved[0, 5, k] += sign * step
-            mixed = score(v).clone()
-            mixed[0, 5] = score(moved)[0, 5]
-            ends.append(float(pair_sums(moved, mixed, hessian, weight, exponent)[0][0, 5, k]))
+            moved, mixed = v.clone(), members.score.clone()
+            moved[5, k] += sign * step
+            mixed[5] = score(moved)[5]
+            there = replace(members, v=moved, score=mixed)
+            ends.append(float(pair_sums(there, there, exponent)[0][5, k]))
         divergence += (ends[0] - ends[1]) / (2 * step)
-    assert -divergence == pytest.approx(float(growth[0, 5]), rel=1e-6)
+    assert -divergence == pytest.approx(float(growth[5]), rel=1e-6)
+
+
+def test_log_f_between_unlike_species_has_the_mean_of_the_divergence():
+    """Over two Maxwellians of different temperatures, γ = −1, where both forms have a variance."""
+    generator = torch.Generator().manual_seed(3)
+    widths, masses, size = (1.0, 0.35), (1.0, 4.0), 40000
+    plasma = []
+    for width, mass in zip(widths, masses, strict=True):
+        v = width * torch.randn(size, 3, dtype=torch.float64, generator=generator)
+        hessian = -torch.eye(3, dtype=torch.float64).expand(size, 3, 3) / (width**2 * mass)
+        weight = torch.full((size,), 1 / size, dtype=torch.float64)
+        plasma.append(Members(v, -v / (width**2 * mass), hessian, weight, mass, np.array([0, size])))
+    few = slice(0, 20)
+    one = replace(plasma[0], **{name: getattr(plasma[0], name)[few] for name in ("v", "score", "hessian", "weight")})
+    one = replace(one, edges=np.array([0, 20]))
+    averaged = pair_sums(one, plasma[1], -1.0)[1]
+    z = one.v[:, None] - plasma[1].v
+    square = (z**2).sum(2)
+    change = one.score[:, None] - plasma[1].score
+    bent = square * one.hessian.diagonal(dim1=1, dim2=2).sum(1)[:, None]
+    bent = bent - torch.einsum("ijk,ikl,ijl->ij", z, one.hessian, z)
+    exact = ((bent - 2 * (z * change).sum(2)) / square.sqrt()).mean(1)
+    assert float((averaged - exact).abs().max()) < 0.03 * float(exact.abs().mean())
 
 
 def table_of(problem, **sections):
@@ -228,10 +309,10 @@ def test_blocks_are_drawn_anew_and_all_particles_meet_others(alone):
 
 
 def test_large_blocks_are_summed_in_parts(monkeypatch):
-    block = random_block(3, 50)
-    whole = pair_sums(*block, -3.0)
-    monkeypatch.setattr("hpc_kjko.collisions.pairs.PAIRS", 50 * 7)
-    for one, other in zip(whole, pair_sums(*block, -3.0), strict=True):
+    plasma = two_species(3)
+    whole = pair_sums(*plasma, -3.0)
+    monkeypatch.setattr("hpc_kjko.collisions.pairs.PAIRS", 30 * 7)
+    for one, other in zip(whole, pair_sums(*plasma, -3.0), strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
