@@ -133,7 +133,9 @@ def test_log_f_between_unlike_species_has_the_mean_of_the_divergence():
     widths, masses, size = (1.0, 0.35), (1.0, 4.0), 40000
     plasma = []
     for width, mass in zip(widths, masses, strict=True):
-        v = width * torch.randn(size, 3, dtype=torch.float64, generator=generator)
+        v = torch.randn(size // 2, 3, dtype=torch.float64, generator=generator)
+        v = torch.cat([v, -v])  # with the exact moments, which are most of the noise
+        v = width * v @ torch.linalg.inv(torch.linalg.cholesky(v.T @ v / size)).T
         hessian = -torch.eye(3, dtype=torch.float64).expand(size, 3, 3) / (width**2 * mass)
         weight = torch.full((size,), 1 / size, dtype=torch.float64)
         plasma.append(Members(v, -v / (width**2 * mass), hessian, weight, mass, np.array([0, size])))
