@@ -126,14 +126,19 @@ class RunCase:
         """κ; 0 without collisions, where the case has no such key."""
         if self._is_without_collisions:
             return 0.0
-        if self.species:
+        if self.species and not self.collide_together:
             return max(self.number(f"species.{name}.collision_strength") for name in self.species)
         return self.number("physics.collision_strength")
 
     @property
+    def collide_together(self) -> bool:
+        """Whether all species collide with all, and have no collisions of their own."""
+        return bool(self.species) and self.value("physics.collision_operator") is not None
+
+    @property
     def collision_operator(self) -> str:
         """What particles collide with; "bath" without collisions, where the case has no such key."""
-        if self._is_without_collisions or self.species:
+        if self._is_without_collisions or (self.species and not self.collide_together):
             return "bath"
         return self.word("physics.collision_operator")
 

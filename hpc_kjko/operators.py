@@ -66,11 +66,13 @@ class Dougherty(Operator):
 
 @dataclass(frozen=True)
 class Landau(Operator):
-    """Coulomb collisions of particles with their like, as a sum over pairs: collision_strength is the factor C.
+    """Coulomb collisions of the particles of a plasma with each other, as a sum over pairs.
 
     Attributes:
+        collision_strength: the rate at which velocities of this species relax.
         exponent: γ of A(z) = |z|^γ (|z|² I − z zᵀ).
-        block: about so many particles meet each other.
+        block: about so many particles of a species meet each other.
+        factors: the factor C of the collisions with each species, charges included, in the order of the species.
     """
 
     frame = "local"
@@ -80,6 +82,7 @@ class Landau(Operator):
 
     exponent: float = -3.0
     block: int = 512
+    factors: tuple[float, ...] = ()
 
 
 #: What ``physics.collision_operator`` may be.

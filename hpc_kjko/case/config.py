@@ -74,9 +74,12 @@ class Case(Sections):
         """
         table = self.model_dump(mode="json", exclude_none=True)
         if self.species:
-            table["species"] = {name: species.table() for name, species in self.species.items()}
+            if not table["physics"].get("landau", {}).get("pairs", True):
+                del table["physics"]["landau"]["pairs"]
+            alone = not _pairs(table["physics"])
+            table["species"] = {name: one.table(collides_alone=alone) for name, one in self.species.items()}
             table["problem"] = {key: table["problem"][key] for key in OF_THE_BOX}
-            for key in NOT_BESIDE_SPECIES:
+            for key in _not_beside_species(self.physics.collision_operator):
                 section, _, name = key.partition(".")
                 del table[section][name]
         else:
@@ -166,11 +169,13 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     sections = {**table, "physics": physics}
     if species:
         # the strongest collisions and all particles, for what is said of a case as a whole
-        physics["collision_strength"] = max(one.collision_strength for one in species.values())
+        if not _pairs(physics):
+            physics["collision_strength"] = max(one.collision_strength for one in species.values())
         sections["particles"] = {**table.get("particles", {}), "count": sum(one.count for one in species.values())}
     name = physics.get("collision_operator", "bath")
     operator = OPERATORS.get(name, Bath) if isinstance(name, str) else Bath
-    stays_homogeneous = problem.is_homogeneous and physics.get("drive") is None
+    starts = [one.start for one in species.values()] or [problem]
+    stays_homogeneous = all(start.is_homogeneous for start in starts) and physics.get("drive") is None
     local_moments = operator.frame == "local" and problem.periods and not stays_homogeneous
     needs_grid = physics["field"] != "external" or local_moments
     if needs_grid or "grid" in table:
@@ -214,17 +219,60 @@ def _species_of(table: dict[str, Any], problem: Problem, *, of_a_run: bool) -> d
         raise UserError(f'[species] needs problem.kind = "plasma", not "{problem.kind}": starts are those of species')
     if not table["species"]:
         raise UserError("[species] is empty: name a species, as in [species.electrons], or leave it out")
+    physics = table.get("physics", {})
+    apart = _not_beside_species(physics.get("collision_operator"))
     given = {f"{section}.{key}" for section in ("problem", "particles", "physics") for key in table.get(section, {})}
     for key in sorted(given):
-        if key in NOT_BESIDE_SPECIES or (key.startswith("problem.") and key.partition(".")[2] not in OF_THE_BOX):
+        if key in apart or (key.startswith("problem.") and key.partition(".")[2] not in OF_THE_BOX):
             name = next(iter(table["species"]))
             raise UserError(f"{key} has no place beside [species]: each has its own, as in [species.{name}]")
     if table.get("particles", {}).get("control_variate"):
         raise UserError("particles.control_variate = true is for a case of one species: leave it out beside [species]")
-    if table.get("physics", {}).get("field") == "external":
-        raise UserError('physics.field = "external" is for one species: beside [species] use "poisson" or "ampere"')
     box = {key: getattr(problem, key) for key in OF_THE_BOX if key != "kind"}
-    return species_sections(table["species"], box, of_a_run=of_a_run)
+    found = species_sections(table["species"], box, of_a_run=of_a_run)
+    if _pairs(physics):
+        _require_possible_strengths(table, physics)
+    return found
+
+
+def _pairs(physics: Mapping[str, Any]) -> bool:
+    """Whether the operator of a [physics] table is a sum over pairs of the particles of all species."""
+    name = physics.get("collision_operator")
+    return isinstance(name, str) and name in OPERATORS and OPERATORS[name].sums_pairs
+
+
+def _not_beside_species(operator: Any) -> tuple[str, ...]:
+    """Keys that each species has for itself."""
+    return NOT_BESIDE_SPECIES[:2] if _pairs({"collision_operator": operator}) else NOT_BESIDE_SPECIES
+
+
+def _require_possible_strengths(table: Mapping[str, Any], physics: Mapping[str, Any]) -> None:
+    """Refuse strengths of collisions that species, or pairs of them, do not have where all collide with all.
+
+    Raises:
+        UserError: naming the key.
+    """
+    operator, names = physics["collision_operator"], list(table["species"])
+    for name, keys in table["species"].items():
+        for key in ("collision_operator", "collision_strength"):
+            if key in keys:
+                raise UserError(
+                    f'species.{name}.{key} has no place beside physics.collision_operator = "{operator}", with which '
+                    "all species collide with all: leave it out, and use physics.collision_strength"
+                )
+    landau = physics.get("landau")
+    pairs = landau.get("pairs") if isinstance(landau, Mapping) else None
+    if not isinstance(pairs, Mapping):
+        return  # nothing there, or what its model will refuse
+    for pair in pairs:
+        first, dash, second = pair.partition("-")
+        if not (dash and first in names and second in names):
+            raise UserError(
+                f"physics.landau.pairs.{pair}: give two species, as {names[0]}-{names[-1]}; this case has "
+                f"{', '.join(names)}"
+            )
+        if first != second and f"{second}-{first}" in pairs:
+            raise UserError(f"physics.landau.pairs has {first}-{second} and {second}-{first}: leave one of them out")
 
 
 def _problem(table: dict[str, Any]) -> Problem:

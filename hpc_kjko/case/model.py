@@ -38,6 +38,6 @@ class Sections(Section):
     @property
     def collision_operators(self) -> tuple[str, ...]:
         """The operators of all species."""
-        if not self.species:
+        if not self.species or OPERATORS[self.physics.collision_operator].sums_pairs:
             return (self.physics.collision_operator,)
         return tuple(species.collision_operator for species in self.species.values())

@@ -117,11 +117,11 @@ def require_possible(case: Sections) -> None:
 def _require_possible_pairs(case: Sections) -> None:
     """Refuse sums over pairs of particles that the method or the space cannot do."""
     method, name = case.method.collision, case.physics.collision_operator
-    for species, other in case.species.items():
-        if OPERATORS[other.collision_operator].sums_pairs:
+    for species, one in case.species.items():
+        if OPERATORS[one.collision_operator].sums_pairs:
             raise UserError(
-                f'species.{species}.collision_operator = "{other.collision_operator}" is for a case of one species: '
-                'use "bath" or "dougherty" beside [species]'
+                f'species.{species}.collision_operator = "{one.collision_operator}": with it all species collide with '
+                f'all, so use physics.collision_operator = "{one.collision_operator}"'
             )
     if not OPERATORS[name].sums_pairs:
         if method in ("pair_sum", "binary"):
@@ -141,6 +141,15 @@ def _require_possible_pairs(case: Sections) -> None:
             'method.collision = "binary" exchanges momentum between particles of the same mass: use '
             'particles.weights = "equal", or method.collision = "pair_sum"'
         )
+    if method == "binary" and case.species:
+        weights = {one: species.density / species.count for one, species in case.species.items()}
+        (first, lowest), (last, highest) = (pick(weights.items(), key=lambda one: one[1]) for pick in (min, max))
+        if highest > lowest * (1 + 1e-12):
+            raise UserError(
+                'method.collision = "binary" exchanges momentum between particles of the same weight, and '
+                f"density/count is {lowest:.3g} of {first} and {highest:.3g} of {last}: choose species.NAME.count in "
+                'proportion to the densities, or method.collision = "pair_sum"'
+            )
     if case.problem.velocity_dims < 2:
         raise UserError(
             f'physics.collision_operator = "{name}" needs problem.velocity_dims = 2 or 3: in one dimension the pairs '

@@ -74,7 +74,10 @@ class LandauSettings(Section):
     exponent: Annotated[float, Field(ge=-3, le=1)] = -3.0
     """γ of `A(z) = |z|^γ (|z|² I − z zᵀ)`: −3 are Coulomb collisions, 0 Maxwell molecules."""
     block: Annotated[Whole, Field(ge=2, le=65536)] = 512
-    """About so many particles of a cell meet each other in a step."""
+    """About so many particles of a cell, of each species, meet each other in a step."""
+    pairs: dict[str, NonNegative] = {}
+    """Beside `[species]`: C of a pair of species in place of `collision_strength` q_a² q_b², by their names, as
+    `electrons-ions`."""
 
 
 def _three(value: tuple[float, ...]) -> tuple[float, ...]:
@@ -87,10 +90,11 @@ class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
     collision_operator: OperatorName = "bath"
-    """What particles collide with: `bath`, `dougherty` or `landau`."""
+    """What particles collide with: `bath`, `dougherty` or `landau`. Beside `[species]` only `landau`: all collide with
+    all."""
     collision_strength: NonNegative = 0.01
     """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ;
-    0 switches collisions off. With `landau` it is C, the factor of the operator."""
+    0 switches collisions off. With `landau` it is C, the factor of the operator for unit charges."""
     landau: LandauSettings = LandauSettings()
     """Coulomb collisions, with `landau`: the table of their keys."""
     temperature: Positive = 1.0

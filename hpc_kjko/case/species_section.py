@@ -60,10 +60,12 @@ class SpeciesSettings(Section):
         """Its initial density, with its mean density, temperature and mass."""
         return self._start
 
-    def table(self) -> dict[str, Any]:
-        """Its keys and those of its start, as a case file has them."""
+    def table(self, *, collides_alone: bool = True) -> dict[str, Any]:
+        """Its keys and those of its start, as a case file has them; without those of its collisions where all species
+        collide with all."""
         start = self._start.model_dump(mode="json", exclude_none=True, exclude={*_OF_THE_BOX, "initial_density"})
-        return self.model_dump(mode="json") | start
+        of_collisions = set() if collides_alone else {"collision_operator", "collision_strength"}
+        return self.model_dump(mode="json", exclude=of_collisions) | start
 
 
 def species_sections(table: Mapping[str, Any], box: Mapping[str, Any], *, of_a_run: bool) -> dict[str, SpeciesSettings]:

@@ -4,7 +4,14 @@ A method is that of a bath; :mod:`~hpc_kjko.collisions.dougherty` makes of it on
 
 from collections.abc import Callable
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
+from hpc_kjko.collisions.base import (
+    Collision,
+    CollisionReport,
+    CollisionSettings,
+    PairCollision,
+    StepStart,
+    collide,
+)
 from hpc_kjko.collisions.binary import BinaryCollision
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
@@ -39,4 +46,13 @@ def collision_of(
     return method(settings, comm)
 
 
-__all__ = ["METHODS", "Collision", "CollisionReport", "CollisionSettings", "StepStart", "collision_of"]
+__all__ = [
+    "METHODS",
+    "Collision",
+    "CollisionReport",
+    "CollisionSettings",
+    "PairCollision",
+    "StepStart",
+    "collide",
+    "collision_of",
+]

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -169,6 +169,7 @@ class CollisionSettings:
         problem: their start, and the space that they live in.
         exact: the exact density at a time, where it is known.
         mass: of a particle; what a step does to energies is reported in its units.
+        number: which of the species of the run it is.
         method: how the step is made; velocity_matching: the settings of that method, where it is taken.
         count: particles of all ranks; seed: of their start, and of networks and noise.
         control_variate: whether the known equilibrium takes noise from what is learnt.
@@ -182,6 +183,7 @@ class CollisionSettings:
     problem: Problem
     exact: Callable[[float], Density] | None
     mass: float
+    number: int
     method: Method
     velocity_matching: VelocityMatching | None
     count: int
@@ -269,3 +271,37 @@ class Collision(ABC):
         Raises:
             UserError: the state cannot serve this case.
         """
+
+
+class PairCollision(Collision):
+    """A collision step in which the particles of all species that have it meet each other."""
+
+    @classmethod
+    @abstractmethod
+    def step_together(
+        cls, steps: Sequence[Self], pushed: Sequence[Particles], duration: float, starts: Sequence[StepStart]
+    ) -> list[tuple[Particles, CollisionReport]]:
+        """What :meth:`Collision.step` does, for several species with a step of this kind each. Collective."""
+
+    def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
+        return self.step_together([self], [particles], duration, [start])[0]
+
+
+def collide(
+    steps: Sequence[Collision], pushed: Sequence[Particles], duration: float, starts: Sequence[StepStart]
+) -> list[tuple[Particles, CollisionReport]]:
+    """The pushed particles of all species after colliding, each by its own step. Collective.
+
+    Raises:
+        SolverFailure: as from :meth:`Collision.step`.
+    """
+    meeting = {number: step for number, step in enumerate(steps) if isinstance(step, PairCollision)}
+    found: dict[int, tuple[Particles, CollisionReport]] = {}
+    if meeting:
+        members = list(meeting.values())  # of one kind: a case has one method for all
+        arguments = [pushed[number] for number in meeting], duration, [starts[number] for number in meeting]
+        found |= zip(meeting, type(members[0]).step_together(members, *arguments), strict=True)
+    for number, (step, particles, start) in enumerate(zip(steps, pushed, starts, strict=True)):
+        if number not in found:
+            found[number] = step.step(particles, duration, start)
+    return [found[number] for number in range(len(steps))]

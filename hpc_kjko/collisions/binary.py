@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import torch
 from scipy.special import ndtri
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
+from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCollision, StepStart
 from hpc_kjko.collisions.blocks import blocks_of_cells
 from hpc_kjko.collisions.none import mean_kinetic_energy
 from hpc_kjko.operators import Landau
@@ -17,13 +20,14 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import BLOCK, Particles, passes, random_points
 
 
-class BinaryCollision(Collision):
+class BinaryCollision(PairCollision):
     """Particles of a cell meet in random pairs; the relative velocity u of a pair turns by an angle θ at random.
 
-    tan(θ/2) is normal with the variance 4 C n h |u|^γ (half of that in two dimensions), which gives the Landau operator
-    as h → 0; of an odd number three meet each other for half the time. Momentum and energy of every pair stay. Random
-    numbers are keyed by (seed, step, global particle): a run has the same bits on any number of ranks. The density at
-    the particles is not known after such a step: log f becomes NaN.
+    tan(θ/2) is normal with the variance C n h |u|^γ / μ² (half of that in two dimensions), μ the reduced mass, which
+    gives the Landau operator as h → 0. Of an odd number of like particles three meet each other for half the time. Of
+    unlike particles those of the larger number meet once each, n being the density of the others. Momentum and energy
+    of every pair stay. Random numbers are keyed by (seed, step, global particle): a run has the same bits on any number
+    of ranks. The density at the particles is not known after such a step: log f becomes NaN.
 
     T. Takizuka, H. Abe, doi:10.1016/0021-9991(77)90099-7.
     """
@@ -33,64 +37,112 @@ class BinaryCollision(Collision):
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         assert isinstance(settings.operator, Landau)
-        self.comm, self.seed, self.operator = comm, settings.seed, settings.operator
-        self.grid = settings.grid
+        self.comm, self.settings, self.operator = comm, settings, settings.operator
 
-    def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
-        dims = particles.v.shape[1]
-        blocks = blocks_of_cells(particles, self.grid, self.operator.block, (self.seed, start.index), self.comm)
-        rows = np.empty((len(particles.v), 2 * dims + 2))
-        rows[:, :dims] = particles.v.cpu().numpy()
-        for part in passes(len(rows), BLOCK):
-            # stream 0 of the seed drew the particles
-            rows[part, dims:] = random_points(
-                self.seed, 1 + start.index, particles.shard.start + part.start, part.stop - part.start, dims + 2
-            )
-        found = [
-            self._met(block, dims, density * duration)
-            for block, density in zip(blocks.gathered(rows), blocks.density, strict=True)
-        ]
-        change = torch.from_numpy(blocks.returned(found, dims)).to(particles.v.device)
-        v = (particles.v.double() + change).to(particles.v)
-        moved = particles.move(v, torch.full_like(particles.log_f, math.nan))
-        return moved, CollisionReport(
-            math.nan, 1.0, mean_kinetic_energy(moved, self.comm), 0, 1, sparse_nodes=blocks.sparse
-        )
-
-    def _met(self, block: np.ndarray, dims: int, column: float) -> np.ndarray:
-        """v' − v [B, dv] of the particles of a block, which meet in pairs.
-
-        Args:
-            block: v, then random numbers [B, 2 dv + 2].
-            column: the density times the duration.
-        """
-        v, random = block[:, :dims].copy(), block[:, dims:]
-        order = np.argsort(random[:, -1], kind="stable")
-        three = order[-3:] if len(order) % 2 and len(order) > 1 else order[:0]
-        pairs = order[: len(order) - (len(three) or len(order) % 2)].reshape(-1, 2)
-        self._turn(v, pairs, random[pairs[:, 0]], dims, column)
-        for k, (one, other) in enumerate(pairwise([*three, *three[:1]])):
-            self._turn(v, np.array([[one, other]]), random[three[k : k + 1]], dims, 0.5 * column)
-        return v - block[:, :dims]
-
-    def _turn(self, v: np.ndarray, pairs: np.ndarray, random: np.ndarray, dims: int, column: float) -> None:
-        """Turn the relative velocities of pairs [n, 2], each at most once in it, by random numbers [n, dv + 2]."""
-        first, second = pairs.T
-        u = v[first] - v[second]
-        speed = np.linalg.norm(u, axis=1, keepdims=True)
-        met = speed[:, 0] > 0
-        first, second, u, speed, random = first[met], second[met], u[met], speed[met], random[met]
-        variance = (4 if dims == 3 else 2) * self.operator.collision_strength * column * speed**self.operator.exponent
-        angle = 2 * np.arctan(np.sqrt(variance) * ndtri(random[:, dims : dims + 1]))
-        across = ndtri(random[:, :dims])
-        across -= u * ((across * u).sum(1, keepdims=True) / speed**2)
-        across *= speed / np.linalg.norm(across, axis=1, keepdims=True)
-        half = 0.5 * (np.cos(angle) * u + np.sin(angle) * across - u)
-        v[first] += half
-        v[second] -= half
+    @classmethod
+    def step_together(
+        cls, steps: Sequence[Self], pushed: Sequence[Particles], duration: float, starts: Sequence[StepStart]
+    ) -> list[tuple[Particles, CollisionReport]]:
+        comm, index, dims = steps[0].comm, starts[0].index, pushed[0].v.shape[1]
+        settings = [step.settings for step in steps]
+        seeds = [one.seed for one in settings]
+        blocks = blocks_of_cells(pushed, settings[0].grid, steps[0].operator.block, seeds, index, comm)
+        meetings = [(a, b) for b in range(len(steps)) for a in range(b + 1)]
+        columns = dims + 2  # of random numbers for each meeting
+        found = []
+        for particles, dealt, seed in zip(pushed, blocks.species, seeds, strict=True):
+            rows = np.empty((len(particles.v), dims + columns * len(meetings)))
+            rows[:, :dims] = particles.v.cpu().numpy()
+            for part in passes(len(rows), BLOCK):
+                # stream 0 of the seed drew the particles
+                first, count = particles.shard.start + part.start, part.stop - part.start
+                rows[part, dims:] = random_points(seed, 1 + index, first, count, rows.shape[1] - dims)
+            found.append(dealt.gathered(rows))
+        before = [rows[:, :dims].copy() for rows in found]
+        edges = [dealt.edges for dealt in blocks.species]
+        for number, density in enumerate(blocks.density.T):
+            block = [rows[edge[number] : edge[number + 1]] for rows, edge in zip(found, edges, strict=True)]
+            for turn, (a, b) in enumerate(meetings):
+                own, other = block[a], block[b]
+                random = slice(dims + columns * turn, dims + columns * (turn + 1))
+                meeting = _Meeting(
+                    dims,
+                    steps[a].operator.factors[settings[b].number] * duration,
+                    (settings[a].mass, settings[b].mass),
+                    steps[a].operator.exponent,
+                )
+                if a == b:
+                    meeting.of_like(own[:, :dims], own[:, random], density[a])
+                else:
+                    many, few = (own, other) if len(own) >= len(other) else (other, own)
+                    turned = meeting if many is own else replace(meeting, masses=meeting.masses[::-1])
+                    turned.of_unlike(many[:, :dims], few[:, :dims], many[:, random], density[b if many is own else a])
+        reports = []
+        for particles, dealt, rows, old in zip(pushed, blocks.species, found, before, strict=True):
+            change = torch.from_numpy(dealt.returned(rows[:, :dims] - old)).to(particles.v.device)
+            v = (particles.v.double() + change).to(particles.v)
+            moved = particles.move(v, torch.full_like(particles.log_f, math.nan))
+            kinetic = mean_kinetic_energy(moved, comm)
+            reports.append((moved, CollisionReport(math.nan, 1.0, kinetic, 0, 1, sparse_nodes=blocks.sparse)))
+        return reports
 
     def state(self) -> dict[str, np.ndarray]:
         return {}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """How two species collide in a step, in dims dimensions: the factor C of their collisions times the duration."""
+
+    dims: int
+    strength: float
+    masses: tuple[float, float]
+    exponent: float
+
+    def of_like(self, v: np.ndarray, random: np.ndarray, density: float) -> None:
+        """Turn the velocities [n, dims] of particles that meet in pairs, by random numbers [n, dims + 2]."""
+        order = np.argsort(random[:, -1], kind="stable")
+        three = order[-3:] if len(order) % 2 and len(order) > 1 else order[:0]
+        first, second = order[: len(order) - (len(three) or len(order) % 2)].reshape(-1, 2).T
+        self._turn(v, first, v, second, random[first], density)
+        for k, (one, other) in enumerate(pairwise([*three, *three[:1]])):
+            self._turn(v, np.array([one]), v, np.array([other]), random[three[k : k + 1]], 0.5 * density)
+
+    def of_unlike(self, many: np.ndarray, few: np.ndarray, random: np.ndarray, density: float) -> None:
+        """Turn the velocities of two species that meet, the first in larger number, by its random numbers.
+
+        Args:
+            density: of the species that is met.
+        """
+        order = np.argsort(random[:, -1], kind="stable")
+        for begin in range(0, len(many), len(few)) if len(few) else ():
+            some = order[begin : begin + len(few)]  # a particle takes part in one collision at a time
+            self._turn(many, some, few, np.arange(len(some)), random[some], density)
+
+    def _turn(
+        self,
+        v: np.ndarray,
+        first: np.ndarray,
+        other: np.ndarray,
+        second: np.ndarray,
+        random: np.ndarray,
+        density: float,
+    ) -> None:
+        """Turn the relative velocities of pairs: particles ``first`` of v, ``second`` of other, each at most once."""
+        dims, (mass, mass_of_other) = self.dims, self.masses
+        u = v[first] - other[second]
+        speed = np.linalg.norm(u, axis=1, keepdims=True)
+        met = speed[:, 0] > 0
+        first, second, u, speed, random = first[met], second[met], u[met], speed[met], random[met]
+        reduced = mass * mass_of_other / (mass + mass_of_other)
+        variance = (1.0 if dims == 3 else 0.5) * self.strength * density / reduced**2 * speed**self.exponent
+        angle = 2 * np.arctan(np.sqrt(variance) * ndtri(random[:, dims : dims + 1]))
+        across = ndtri(random[:, :dims])
+        across -= u * ((across * u).sum(1, keepdims=True) / speed**2)
+        across *= speed / np.linalg.norm(across, axis=1, keepdims=True)
+        change = reduced * (np.cos(angle) * u + np.sin(angle) * across - u)
+        v[first] += change / mass
+        other[second] -= change / mass_of_other

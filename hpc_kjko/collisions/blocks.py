@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,18 +27,14 @@ def hashed(numbers: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Which particles collide with each other in a step, and the way to the rank that sums over their pairs and back.
-
-    A particle's block follows from its cell, its global row, the seed and the step. Every block is on one rank whole,
-    its particles in the order of their rows.
+class Dealt:
+    """The particles of a species in blocks, and the way to the rank of their block and back.
 
     Attributes:
         order: this rank's particles, sorted by the rank of their block, then by their rows [n].
         sent, received: how many particles go to each rank, and how many come from there.
-        sorted_by_block: of those that came, the order by blocks and rows; sizes: of this rank's blocks.
-        density: the mean density in the cell of each of this rank's blocks.
-        sparse: the part of the cells that have fewer than two particles.
+        sorted_by_block: of those that came, the order by blocks and rows.
+        edges: where each of this rank's blocks begins in that order, and where the last one ends.
     """
 
     comm: Communicator
@@ -44,76 +42,109 @@ class Blocks:
     sent: np.ndarray
     received: np.ndarray
     sorted_by_block: np.ndarray
-    sizes: np.ndarray
+    edges: np.ndarray
+
+    @classmethod
+    def of(cls, block: np.ndarray, rank: np.ndarray, comm: Communicator) -> Dealt:
+        """Dealt by the block of each particle [n] and the rank of each block, which do not fall. Collective."""
+        to = rank[block]
+        order = np.argsort(to, kind="stable")
+        sent = np.bincount(to, minlength=comm.size)
+        received = np.array(comm.allgather(sent))[:, comm.rank]
+        there = _exchanged(comm, block[order], sent, received)
+        own = np.searchsorted(rank, [comm.rank, comm.rank + 1])
+        sizes = np.bincount(there - own[0], minlength=own[1] - own[0])
+        return cls(comm, order, sent, received, np.argsort(there, kind="stable"), np.cumsum([0, *sizes]))
+
+    def gathered(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, k] of this rank's particles, as rows of the blocks that are summed here, by blocks. Collective."""
+        return _exchanged(self.comm, rows[self.order], self.sent, self.received)[self.sorted_by_block]
+
+    def returned(self, rows: np.ndarray) -> np.ndarray:
+        """What was found for the particles of the blocks here, as rows [n, k] of this rank's own. Collective."""
+        there, found = np.empty_like(rows), np.empty((len(self.order), *rows.shape[1:]))
+        there[self.sorted_by_block] = rows
+        found[self.order] = _exchanged(self.comm, there, self.received, self.sent)
+        return found
+
+    @property
+    def block(self) -> np.ndarray:
+        """Which of this rank's blocks each particle here is in."""
+        return np.repeat(np.arange(len(self.edges) - 1), np.diff(self.edges))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which particles collide with each other in a step.
+
+    A particle's block follows from its cell, its global row, the seed of its species and the step. Every block is on
+    one rank whole, its particles in the order of their rows.
+
+    Attributes:
+        species: each of them as it is dealt to the blocks.
+        density: of each species, the mean density in the cell of each of this rank's blocks [species, blocks].
+        sparse: the part of the cells that have fewer than two particles.
+    """
+
+    species: tuple[Dealt, ...]
     density: np.ndarray
     sparse: float
 
     @classmethod
     def drawn(
         cls,
-        particles: Particles,
-        cell: np.ndarray,
-        cells: int,
+        plasma: Sequence[Particles],
+        cells: Sequence[np.ndarray],
+        number: int,
         volume: float,
         size: int,
-        seed: tuple[int, int],
+        seeds: Sequence[int],
+        step: int,
         comm: Communicator,
     ) -> Blocks:
-        """Blocks of about ``size`` particles. Collective.
+        """Blocks of about ``size`` particles of a species. Collective.
 
         Args:
-            cell: of each particle [n]; cells: how many there are; volume: of one of them.
-            seed: that of the run, and the step: below 2⁶⁴ each.
+            plasma: the particles of each species; cells: the cell of each of them [n].
+            number: how many cells there are; volume: of one of them.
+            seeds: of the species, and step: that of the run; below 2⁶⁴ each.
         """
-        weight = counts(particles.shares(), particles.shard.total).cpu().numpy()  # in units of the mean
-        count = np.bincount(cell, minlength=cells).astype(float)
-        mass = np.bincount(cell, weights=weight, minlength=cells)
-        count, mass = comm.sum(np.stack([count, mass]))
-        density = mass * (particles.total_weight / (particles.shard.total * volume))
-        sparse = float((count < 2).mean())
-        blocks = np.maximum(1, np.rint(count / size)).astype(np.int64)
-        first = np.cumsum(blocks) - blocks
-        rows = np.arange(particles.shard.start, particles.shard.stop, dtype=np.uint64)
-        run, step = (np.array([number], dtype=np.uint64) for number in seed)
-        drawn = hashed(rows ^ hashed(hashed(run) ^ step))
-        block = first[cell] + (drawn % blocks[cell].astype(np.uint64)).astype(np.int64)
-        to = block * comm.size // int(blocks.sum())  # neighbouring blocks on one rank
-        order = np.argsort(to, kind="stable")
-        sent = np.bincount(to, minlength=comm.size)
-        received = np.array(comm.allgather(sent))[:, comm.rank]
-        there = _exchanged(comm, block[order], sent, received)
-        sorted_by_block = np.argsort(there, kind="stable")
-        own, sizes = np.unique(there, return_counts=True)
-        of_cell = np.searchsorted(first, own, side="right") - 1
-        return cls(comm, order, sent, received, sorted_by_block, sizes, density[of_cell], sparse)
-
-    def gathered(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Rows [n, k] of this rank's particles, as rows of the blocks that are summed here [size, k]. Collective."""
-        there = _exchanged(self.comm, rows[self.order], self.sent, self.received)
-        return np.split(there[self.sorted_by_block], np.cumsum(self.sizes)[:-1]) if len(self.sizes) else []
-
-    def returned(self, blocks: list[np.ndarray], columns: int) -> np.ndarray:
-        """What was found for the particles of the blocks here, as rows [n, columns] of this rank's own. Collective."""
-        there = np.empty((int(self.received.sum()), columns))
-        if blocks:
-            there[self.sorted_by_block] = np.concatenate(blocks)
-        found = np.empty((len(self.order), columns))
-        found[self.order] = _exchanged(self.comm, there, self.received, self.sent)
-        return found
+        found = []
+        for particles, cell in zip(plasma, cells, strict=True):
+            weight = counts(particles.shares(), particles.shard.total).cpu().numpy()  # in units of the mean
+            found += [np.bincount(cell, minlength=number).astype(float)]
+            found += [np.bincount(cell, weights=weight, minlength=number)]
+        sums = comm.sum(np.stack(found))
+        count = sums[::2].sum(0)
+        unit = [[particles.total_weight / (particles.shard.total * volume)] for particles in plasma]
+        density = sums[1::2] * np.array(unit)
+        blocks = np.maximum(1, np.rint(count / (len(plasma) * size))).astype(np.int64)
+        first, total = np.cumsum(blocks) - blocks, int(blocks.sum())
+        rank = np.arange(total) * comm.size // total  # neighbouring blocks on one rank
+        dealt = []
+        for particles, cell, seed in zip(plasma, cells, seeds, strict=True):
+            rows = np.arange(particles.shard.start, particles.shard.stop, dtype=np.uint64)
+            run, now = (np.array([part], dtype=np.uint64) for part in (seed, step))
+            drawn = hashed(rows ^ hashed(hashed(run) ^ now))
+            block = first[cell] + (drawn % blocks[cell].astype(np.uint64)).astype(np.int64)
+            dealt.append(Dealt.of(block, rank, comm))
+        of_cell = np.searchsorted(first, np.flatnonzero(rank == comm.rank), side="right") - 1
+        return cls(tuple(dealt), density[:, of_cell], float((count < 2).mean()))
 
 
 def blocks_of_cells(
-    particles: Particles, grid: Grid | None, size: int, seed: tuple[int, int], comm: Communicator
+    plasma: Sequence[Particles], grid: Grid | None, size: int, seeds: Sequence[int], step: int, comm: Communicator
 ) -> Blocks:
     """Blocks of the cells of a mesh; without one the whole box is a cell. Arguments as of :meth:`Blocks.drawn`."""
     if grid is None:
-        return Blocks.drawn(
-            particles, np.zeros(len(particles.x), np.int64), 1, particles.total_weight, size, seed, comm
-        )
-    shape = np.array(grid.cells)
-    places = np.floor(particles.x.cpu().numpy() / np.array(grid.spacing)).astype(np.int64) % shape
-    cell = np.ravel_multi_index(tuple(places.T), grid.cells)
-    return Blocks.drawn(particles, cell, int(np.prod(shape)), grid.cell_volume, size, seed, comm)
+        whole = [np.zeros(len(particles.x), np.int64) for particles in plasma]
+        volume = math.prod(plasma[0].periods or ())
+        return Blocks.drawn(plasma, whole, 1, volume, size, seeds, step, comm)
+    shape, cells = np.array(grid.cells), []
+    for particles in plasma:
+        places = np.floor(particles.x.cpu().numpy() / np.array(grid.spacing)).astype(np.int64) % shape
+        cells.append(np.ravel_multi_index(tuple(places.T), grid.cells))
+    return Blocks.drawn(plasma, cells, int(np.prod(shape)), grid.cell_volume, size, seeds, step, comm)
 
 
 def _exchanged(comm: Communicator, rows: np.ndarray, sent: np.ndarray, received: np.ndarray) -> np.ndarray:

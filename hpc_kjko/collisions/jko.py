@@ -69,6 +69,31 @@ class JKOCollision(ControlledCollision):
         data = self.training_data(self.control, particles, duration, start)
         return self._solver.minimise(data, duration / self.order, stiffer)
 
+    def fit_density(self, particles: Particles, duration: float, start: StepStart, again: bool = False) -> int:
+        """Fit ψ̄ to the log f of particles, and no control field; returns the number of iterations. Collective.
+
+        Args:
+            again: a further fit in a step, on the batches of the first.
+        """
+        assert isinstance(self._solver, RegressionSolver)
+        data = self.training_data(self.control, particles, duration, start)
+        return self._solver.fit_density(data, duration / self.order, again=again)[0]
+
+    @torch.no_grad()
+    def score(self, particles: Particles) -> tuple[torch.Tensor, torch.Tensor]:
+        """s = ∇v ψ̄ [n, dv] and ∇v s [n, dv, dv] at particles."""
+        assert isinstance(self._solver, RegressionSolver) and isinstance(self.control, PotentialField)
+        corrected, dims = self._solver.fitted.corrected, particles.v.shape[1]
+        score = torch.empty_like(particles.v)
+        hessian = particles.v.new_empty(len(score), dims, dims)
+        eye = torch.eye(dims, dtype=score.dtype, device=score.device) / self.temperature
+        for rows in passes(len(score), self.chunk):
+            z = self.control.features(particles.x[rows], particles.v[rows]).to(self.dtype)
+            first, second = self.control.derivatives(z)
+            score[rows] = combined(first.double(), corrected).to(score) - particles.v[rows] / self.temperature
+            hessian[rows] = self.control.matrix(combined(second.double(), corrected).to(score)) - eye
+        return score, hessian
+
     @torch.no_grad()
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, float]]:
         if not isinstance(self._solver, RegressionSolver):

@@ -1,33 +1,32 @@
 """Coulomb collisions: the Landau operator as a deterministic sum over pairs, with the score of the fitted density.
 
-    ∂t f = C ∇v·∫ A(v − v') (f' ∇v f − f ∇v' f') dv',    A(z) = |z|^γ (|z|² I − z zᵀ)    (local in x)
+    ∂t f_a = Σ_b C_ab/m_a ∇v·∫ A(v − v') (f_b' ∇v f_a / m_a − f_a ∇v' f_b' / m_b) dv',    A(z) = |z|^γ (|z|² I − z zᵀ)
 
-γ = −3 are Coulomb collisions, 0 Maxwell molecules. Particles of a cell are dealt to blocks, anew in each step, and
-every particle of a block meets every other (:mod:`~hpc_kjko.collisions.pairs`). The score is ∇v ψ̄ of the density that
-is fitted to the carried log f (:mod:`~hpc_kjko.inner.solvers.density`).
+local in x, over all species b. γ = −3 are Coulomb collisions, 0 Maxwell molecules. Particles of a cell are dealt to
+blocks, anew in each step, and every particle of a block meets every other (:mod:`~hpc_kjko.collisions.pairs`). The
+score is ∇v ψ̄ of the density that is fitted to the carried log f (:mod:`~hpc_kjko.inner.solvers.density`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepStart
+from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCollision, StepStart
 from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.pairs import Members, pair_sums
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.inner.potential import PotentialField, combined
-from hpc_kjko.inner.solvers import RegressionSolver
 from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order
-from hpc_kjko.particles.state import Particles, passes
+from hpc_kjko.particles.state import Particles
 
 #: A step that would widen a block's velocities by more than a tenth is no longer a small one.
 SHRINKING = 0.9
@@ -35,123 +34,188 @@ SHRINKING = 0.9
 ROUNDING = 1e-24
 
 
-class LandauCollision(JKOCollision):
+class LandauCollision(PairCollision):
     """v ← ṽ + h V, log f ← log f̃ − h ∇v·V, then each block's momentum and energy are restored to round-off.
 
-    With ``method.order = 2`` V is that of the midpoint, where the density is fitted again.
+    With ``method.order = 2`` V is that of the midpoint, where the densities are fitted again.
     """
 
     has_control = False
-    promises_decay = False
+    fits_log_f = True
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):
-        super().__init__(settings, comm)
-        assert isinstance(self.operator, Landau) and isinstance(self._solver, RegressionSolver)
-        self.exponent, self.strength = self.operator.exponent, self.operator.collision_strength
-        self.size = self.operator.block
-        self.grid = settings.grid
+        assert isinstance(settings.operator, Landau)
+        self.settings, self.comm, self.operator = settings, comm, settings.operator
+        #: Fits the density; its control field is not made.
+        self.fit = JKOCollision(settings, comm)
+        self.held_out = self.fit.held_out
 
-    def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
-        self.log_f_moved = torch.zeros_like(particles.log_f)
-        iterations = self.fit_density(particles, duration, start)
-        relaxed, of_log_f = self.relaxed(particles, duration, agreed=True)
-        self.log_f_moved = relaxed.log_f - particles.log_f
-        blocks = blocks_of_cells(relaxed, self.grid, self.size, (self.settings.seed, start.index), self.comm)
-        if self.order == 1:
-            collided = self._moved(relaxed, relaxed, blocks, duration)
+    @classmethod
+    def step_together(
+        cls, steps: Sequence[Self], pushed: Sequence[Particles], duration: float, starts: Sequence[StepStart]
+    ) -> list[tuple[Particles, CollisionReport]]:
+        first, relaxed, reports = steps[0], [], []
+        for step, particles, start in zip(steps, pushed, starts, strict=True):
+            iterations = step.fit.fit_density(particles, duration, start)
+            after, of_log_f = step.fit.relaxed(particles, duration, agreed=True)
+            step.log_f_moved = after.log_f - particles.log_f
+            relaxed.append(after)
+            reports.append(
+                replace(CollisionReport(math.nan, math.nan, math.nan, iterations, 1), **dict[str, Any](of_log_f))
+            )
+        seeds = [step.settings.seed for step in steps]
+        operator, grid = first.operator, first.settings.grid
+        blocks = blocks_of_cells(relaxed, grid, operator.block, seeds, starts[0].index, first.comm)
+        if first.fit.order == 1:
+            collided = _moved(steps, relaxed, relaxed, blocks, duration)
         else:
-            half = self._moved(relaxed, relaxed, blocks, 0.5 * duration)
-            iterations += self.fit_density(half, duration, start, again=True)
-            collided = self._moved(relaxed, half, blocks, duration)
-        change = (collided.log_f - relaxed.log_f).double()
-        mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
-        report = CollisionReport(
-            dissipation=math.nan,
-            min_eigenvalue=math.nan,
-            objective=math.nan,
-            inner_iterations=iterations,
-            substeps=1,
-            collision_free_energy=particles.total_weight * mean,
-            collision_free_energy_error=particles.total_weight * error,
-            sparse_nodes=blocks.sparse,
+            half = _moved(steps, relaxed, relaxed, blocks, 0.5 * duration)
+            for number, (step, particles, start) in enumerate(zip(steps, half, starts, strict=True)):
+                made = reports[number].inner_iterations + step.fit.fit_density(particles, duration, start, again=True)
+                reports[number] = replace(reports[number], inner_iterations=made)
+            collided = _moved(steps, relaxed, half, blocks, duration)
+        return [
+            (after, step._certified(report, before, after, blocks.sparse))
+            for step, report, before, after in zip(steps, reports, relaxed, collided, strict=True)
+        ]
+
+    def _certified(
+        self, report: CollisionReport, before: Particles, after: Particles, sparse: float
+    ) -> CollisionReport:
+        """The report with what log f of held-out particles gained. Collective."""
+        change, mass = (after.log_f - before.log_f).double(), before.total_weight
+        mean, error = over_certifying(change, before, self.comm) if self.held_out else (0.0, 0.0)
+        return replace(
+            report,
+            collision_free_energy=mass * mean,
+            collision_free_energy_error=mass * error,
+            sparse_nodes=sparse,
         )
-        return collided, replace(report, **dict[str, Any](of_log_f))
 
-    def fit_density(self, particles: Particles, duration: float, start: StepStart, again: bool = False) -> int:
-        """Fit ψ̄ to the log f of particles, on the same batches if once more in a step; returns the number of
-        iterations. Collective."""
-        assert isinstance(self._solver, RegressionSolver)
-        data = self.training_data(self.control, particles, duration, start)
-        return self._solver.fit_density(data, duration / self.order, again=again)[0]
+    def state(self) -> dict[str, np.ndarray]:
+        return self.fit.state()
 
-    @torch.no_grad()
-    def _moved(self, particles: Particles, at: Particles, blocks: Blocks, duration: float) -> Particles:
-        """Particles moved by the V that others, or themselves, have. Collective."""
-        dims = particles.v.shape[1]
-        score, hessian = self._score(at)
-        whole = [at.v, score, hessian.flatten(1), particles.weight[:, None], particles.v]
-        rows = torch.cat([part.double() for part in whole], dim=1).cpu().numpy()
-        found, smallest, finite = [], 1.0, True
-        for block, density in zip(blocks.gathered(rows), blocks.density, strict=True):
-            v, s, h, w, before = (
-                torch.from_numpy(part)[None] for part in np.split(block, np.cumsum([dims, dims, dims**2, 1]), axis=1)
-            )
-            h, weight = h.unflatten(2, (dims, dims)), w[..., 0]
-            with in_order(self.together):
-                members = Members(
-                    v[0], s[0], h[0], self.strength * density * _of_others(weight)[0], 1.0, np.array([0, len(v[0])])
-                )
-                velocity, growth = (found[None] for found in pair_sums(members, members, self.exponent))
-                changed, ratio = _restored(before[0], weight[0], duration * velocity[0], duration * growth[0])
-            found.append(changed)
-            smallest, finite = min(smallest, ratio), finite and bool(np.isfinite(changed).all())
-        if self.comm.any(not finite):
-            raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
-        if (smallest := self.comm.min(smallest)) < SHRINKING:
-            raise SolverFailure(
-                "a step of the pairs is too long: velocities of a block must be scaled by "
-                f"{smallest:.3g} to keep its energy: reduce time.step or physics.collision_strength"
-            )
-        back = torch.from_numpy(blocks.returned(found, dims + 1)).to(particles.v.device)
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        self.fit.load(arrays)
+
+
+@torch.no_grad()
+def _moved(
+    steps: Sequence[LandauCollision],
+    plasma: Sequence[Particles],
+    at: Sequence[Particles],
+    blocks: Blocks,
+    duration: float,
+) -> list[Particles]:
+    """The particles of all species moved by the V that others, or themselves, have. Collective."""
+    comm, dims, masses = steps[0].comm, plasma[0].v.shape[1], [step.settings.mass for step in steps]
+    gathered = []
+    for step, particles, there, dealt, mass in zip(steps, plasma, at, blocks.species, masses, strict=True):
+        score, hessian = step.fit.score(there)
+        whole = [there.v, score / mass, hessian.flatten(1) / mass, particles.weight[:, None], particles.v]
+        gathered.append(dealt.gathered(torch.cat([part.double() for part in whole], dim=1).cpu().numpy()))
+    numbers = [dealt.block for dealt in blocks.species]
+    columns = np.cumsum([dims, dims, dims**2, 1])
+    of_species = [np.split(rows, columns, axis=1) for rows in gathered]
+    weights = [parts[3][:, 0] for parts in of_species]
+    unit = _per_density(weights, numbers, blocks)
+    device = plasma[0].v.device
+    members = [
+        Members(
+            v=torch.from_numpy(v).to(device),
+            score=torch.from_numpy(score).to(device),
+            hessian=torch.from_numpy(hessian.reshape(-1, dims, dims)).to(device),
+            weight=torch.from_numpy(weight * unit[number]).to(device),
+            mass=mass,
+            edges=dealt.edges,
+        )
+        for (v, score, hessian, _, _), weight, number, mass, dealt in zip(
+            of_species, weights, numbers, masses, blocks.species, strict=True
+        )
+    ]
+    changes = []
+    for step, own, weight, number in zip(steps, members, weights, numbers, strict=True):
+        change = np.zeros((len(weight), dims + 1))
+        for other, met in zip(steps, members, strict=True):
+            factor = step.operator.factors[other.settings.number] * duration / own.mass
+            if factor == 0:
+                continue
+            with in_order(step.fit.together):
+                velocity, growth = pair_sums(own, met, step.operator.exponent)
+            part = factor * torch.cat([velocity, growth[:, None]], dim=1).cpu().numpy()
+            change += part * _without_itself(weight, number)[:, None] if met is own else part
+        changes.append(change)
+    before = [parts[4] for parts in of_species]
+    smallest = _restore(before, changes, weights, numbers, masses)
+    if comm.any(not all(np.isfinite(change).all() for change in changes)):
+        raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
+    if (smallest := comm.min(smallest)) < SHRINKING:
+        raise SolverFailure(
+            "a step of the pairs is too long: velocities of a block must be scaled by "
+            f"{smallest:.3g} to keep its energy: reduce time.step or physics.collision_strength"
+        )
+    moved = []
+    for particles, dealt, change in zip(plasma, blocks.species, changes, strict=True):
+        back = torch.from_numpy(dealt.returned(change)).to(device)
         log_f = particles.log_f + back[:, dims].to(particles.log_f)
-        return particles.move((particles.v.double() + back[:, :dims]).to(particles.v), log_f)
-
-    def _score(self, particles: Particles) -> tuple[torch.Tensor, torch.Tensor]:
-        """s = ∇v ψ̄ [n, dv] and ∇v s [n, dv, dv] at particles."""
-        assert isinstance(self._solver, RegressionSolver) and isinstance(self.control, PotentialField)
-        corrected, dims = self._solver.fitted.corrected, particles.v.shape[1]
-        score = torch.empty_like(particles.v)
-        hessian = particles.v.new_empty(len(score), dims, dims)
-        eye = torch.eye(dims, dtype=score.dtype, device=score.device) / self.temperature
-        for rows in passes(len(score), self.chunk):
-            z = self.control.features(particles.x[rows], particles.v[rows]).to(self.dtype)
-            first, second = self.control.derivatives(z)
-            score[rows] = combined(first.double(), corrected).to(score) - particles.v[rows] / self.temperature
-            hessian[rows] = self.control.matrix(combined(second.double(), corrected).to(score)) - eye
-        return score, hessian
+        moved.append(particles.move((particles.v.double() + back[:, :dims]).to(particles.v), log_f))
+    return moved
 
 
-def _of_others(weight: torch.Tensor) -> torch.Tensor:
-    """Parts [1, B] of a density, from weights: on average those of all but one particle, which the sum leaves out, add
-    up to 1."""
-    total = weight.sum()
-    others = total**2 - (weight**2).sum()
-    return weight * (total / others) if others > 0 else torch.zeros_like(weight)
+def _per_density(weights: Sequence[np.ndarray], numbers: Sequence[np.ndarray], blocks: Blocks) -> np.ndarray:
+    """What makes weights densities [blocks], the same for all species of a block: else what one does to another would
+    not be what the other does to it."""
+    count = blocks.density.shape[1]
+    mass = sum(np.bincount(number, weight, count) for number, weight in zip(numbers, weights, strict=True))
+    return np.divide(blocks.density.sum(0), mass, out=np.zeros(count), where=np.asarray(mass) > 0)
 
 
-def _restored(
-    v: torch.Tensor, weight: torch.Tensor, change: torch.Tensor, growth: torch.Tensor
-) -> tuple[np.ndarray, float]:
-    """v' − v and what log f changes by [B, d + 1] for velocities v + change, with momentum and energy of before; and
-    by how much the velocities were scaled for that."""
-    share = (weight / weight.sum())[:, None] if weight.any() else torch.zeros_like(v[:, :1])
-    mean = (share * v).sum(0)
-    before = (share * (v - mean) ** 2).sum()
-    moved = v + change
-    middle = (share * moved).sum(0)
-    after = (share * (moved - middle) ** 2).sum()
-    alike = before <= ROUNDING * (share * v**2).sum()  # velocities that differ by rounding have no width to restore
-    ratio = torch.ones_like(after) if alike or not after > 0 else torch.sqrt(before / after)
-    found = mean + ratio * (moved - middle)
-    log_f = growth - v.shape[1] * torch.log(ratio)
-    return torch.cat([found - v, log_f[:, None]], dim=1).numpy(), float(ratio)
+def _without_itself(weight: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, on
+    average, and these stand for all."""
+    total, square = np.bincount(number, weight), np.bincount(number, weight**2)
+    others = total**2 - square
+    return np.divide(total**2, others, out=np.zeros_like(total), where=others > 0)[number]
+
+
+def _restore(
+    before: Sequence[np.ndarray],
+    changes: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    numbers: Sequence[np.ndarray],
+    masses: Sequence[float],
+) -> float:
+    """Correct the changes [n, d + 1] of v and log f of all species such that the momentum and the energy of every
+    block are those of before; returns the smallest factor that velocities were scaled with.
+
+    The velocities of a block are shifted, and scaled about their mean.
+    """
+    count = max((int(number[-1]) + 1 for number in numbers if len(number)), default=0)
+    shares = [mass * weight for mass, weight in zip(masses, weights, strict=True)]
+
+    def over_blocks(values: Sequence[np.ndarray]) -> np.ndarray:
+        """Sums [blocks, k] of values [n, k] of all species."""
+        return sum(
+            np.stack([np.bincount(number, column, count) for column in value.T], axis=1)
+            for number, value in zip(numbers, values, strict=True)
+        ) + np.zeros((count, 1))
+
+    def means(values: Sequence[np.ndarray]) -> np.ndarray:
+        sums = over_blocks([share[:, None] * value for share, value in zip(shares, values, strict=True)])
+        return np.divide(sums, mass, out=np.zeros_like(sums), where=mass > 0)
+
+    def spread(values: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
+        return means(
+            [((value - mean[number]) ** 2).sum(1, keepdims=True) for value, number in zip(values, numbers, strict=True)]
+        )
+
+    mass = over_blocks([share[:, None] for share in shares])
+    moved = [v + change[:, :-1] for v, change in zip(before, changes, strict=True)]
+    mean, middle = means(before), means(moved)
+    old, new = spread(before, mean), spread(moved, middle)
+    alike = old <= ROUNDING * spread(before, 0 * mean)  # velocities that differ by rounding have no width to restore
+    ratio = np.sqrt(np.divide(old, new, out=np.ones_like(old), where=~alike & (new > 0)))
+    for v, after, change, number in zip(before, moved, changes, numbers, strict=True):
+        change[:, :-1] = mean[number] + ratio[number] * (after - middle[number]) - v
+        change[:, -1] -= v.shape[1] * np.log(ratio[number, 0])
+    return float(ratio.min(initial=1.0))

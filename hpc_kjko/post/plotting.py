@@ -536,5 +536,6 @@ def _title(case: RunCase, species: str | None = None) -> str:
     particles = case.particle_count
     if species:
         kind, particles = f"{species}: {kind}", int(case.number(f"species.{species}.count"))
-        strength = case.number(f"species.{species}.collision_strength") if strength else 0.0
+        if strength and not case.collide_together:
+            strength = case.number(f"species.{species}.collision_strength")
     return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {case.number('time.step'):g}"

@@ -153,7 +153,7 @@ def _headline(case: RunCase, columns: summary.Columns, rows: int) -> dict[str, s
 
 def _collisions(case: RunCase) -> str:
     """What particles collide with, and how strongly; of several species, of each."""
-    if case.species:
+    if case.species and not case.collide_together:
         each = {name: case.number(f"species.{name}.collision_strength") for name in case.species}
         operators = {name: case.word(f"species.{name}.collision_operator") for name in case.species}
         return ", ".join(f"{name}: κ = {strength:g} ({operators[name]})" for name, strength in each.items())

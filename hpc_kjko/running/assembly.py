@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from hpc_kjko import usercode
 from hpc_kjko.case.config import Case
-from hpc_kjko.case.sections import LandauSettings
+from hpc_kjko.case.sections import Physics
 from hpc_kjko.collisions import CollisionSettings
 from hpc_kjko.errors import UserError
 from hpc_kjko.fields.ampere import AmpereSolver, ConservingAmpereSolver
@@ -32,15 +32,14 @@ from hpc_kjko.species import ONLY, Species
 
 
 @dataclass(frozen=True)
-class SpeciesPlan:
-    """What a case has for one species.
+class SpeciesPart:
+    """What a species is and how it starts.
 
     Attributes:
         name, charge, mass: as in :class:`~hpc_kjko.species.Species`.
         start: its initial density.
         temperature: T/m at which the velocity directions without a structure of their own start.
         count: particles of all ranks; seed: of their positions and velocities.
-        collision: what its collision step is made from.
     """
 
     name: str
@@ -50,6 +49,16 @@ class SpeciesPlan:
     temperature: float
     count: int
     seed: int
+
+
+@dataclass(frozen=True)
+class SpeciesPlan(SpeciesPart):
+    """What a case has for one species.
+
+    Attributes:
+        collision: what its collision step is made from.
+    """
+
     collision: CollisionSettings
 
     def species(self, particles: Particles) -> Species:
@@ -82,39 +91,30 @@ def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[Species
     particles, physics = case.particles, case.physics
     with comm.together():
         if not case.species:
-            collision = _collision_settings(
-                case,
-                grid,
-                start=case.problem,
-                operator=_operator(
-                    physics.collision_operator,
-                    physics.collision_strength,
-                    case.problem,
-                    physics.temperature,
-                    physics.landau,
-                ),
-                mass=1.0,
-                count=particles.count,
-                seed=particles.seed,
+            one = SpeciesPart(ONLY, 1.0, 1.0, case.problem, physics.temperature, particles.count, particles.seed)
+            return _plans(case, grid, [one])
+        species = [
+            SpeciesPart(
+                name,
+                one.charge,
+                one.mass,
+                one.start,
+                one.temperature / one.mass,
+                one.count,
+                seed_of(particles.seed, name),
             )
-            seeds = particles.count, particles.seed
-            return (SpeciesPlan(ONLY, 1.0, 1.0, case.problem, physics.temperature, *seeds, collision),)
-        plans = []
-        for name, species in case.species.items():
-            thermal, seed = species.temperature / species.mass, seed_of(particles.seed, name)
-            collision = _collision_settings(
-                case,
-                grid,
-                start=species.start,
-                operator=_operator(species.collision_operator, species.collision_strength, species.start, thermal),
-                mass=species.mass,
-                count=species.count,
-                seed=seed,
-            )
-            plans.append(
-                SpeciesPlan(name, species.charge, species.mass, species.start, thermal, species.count, seed, collision)
-            )
-        return tuple(plans)
+            for name, one in case.species.items()
+        ]
+        return _plans(case, grid, species)
+
+
+def _plans(case: Case, grid: Grid | None, plasma: Sequence[SpeciesPart]) -> tuple[SpeciesPlan, ...]:
+    """Of each species, with its collisions."""
+    operators = _operators(case, plasma)
+    return tuple(
+        SpeciesPlan(**vars(one), collision=_collision_settings(case, grid, one, number, operator))
+        for number, (one, operator) in enumerate(zip(plasma, operators, strict=True))
+    )
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -143,10 +143,11 @@ def exact_solution(case: Case) -> Callable[[float], Density] | None:
 
 
 def _collision_settings(
-    case: Case, grid: Grid | None, *, start: Problem, operator: Operator, mass: float, count: int, seed: int
+    case: Case, grid: Grid | None, species: SpeciesPart, number: int, operator: Operator
 ) -> CollisionSettings:
     """What a case has for the collision step of a species, on its mesh."""
     wave_vector: tuple[float, ...] | None = None
+    start = species.start
     if isinstance(start, PeriodicWave) and case.particles.start == "quiet" and operator.frame == "bath":
         # a random start is too noisy for a wave, and in the local frame collisions exchange nothing with one
         wave_vector = tuple(float(k) for k in start.wave_vector)
@@ -154,11 +155,12 @@ def _collision_settings(
         operator=operator,
         problem=start,
         exact=exact_solution(case),
-        mass=mass,
+        mass=species.mass,
+        number=number,
         method=case.method,
         velocity_matching=case.velocity_matching,
-        count=count,
-        seed=seed,
+        count=species.count,
+        seed=species.seed,
         control_variate=case.particles.control_variate,
         wave_vector=wave_vector,
         grid=grid,
@@ -168,26 +170,63 @@ def _collision_settings(
     )
 
 
-def _operator(
-    name: str, strength: float, start: Problem, temperature: float, landau: LandauSettings | None = None
-) -> Operator:
-    """An operator of OPERATORS; in the local frame the unit of velocities is the thermal speed of the start.
+def _operators(case: Case, plasma: Sequence[SpeciesPart]) -> list[Operator]:
+    """The operator of each species; in the local frame the unit of velocities is the thermal speed of the start.
 
     Raises:
-        UserError: all velocities of the start are alike.
+        UserError: all velocities of a start are alike.
     """
-    kind = OPERATORS[name]
-    if kind.frame == "local":
-        points = uniform_points("quiet", 0, 0, BLOCK, start.space_dims + start.velocity_dims)
-        temperature = float(start.sample(points, temperature)[1].var(axis=0).mean())
-        if not temperature > 0:
-            raise UserError(
-                f'physics.collision_operator = "{name}" needs a plasma with a temperature, and all velocities of this '
-                "problem's start are alike"
-            )
-    if kind is Landau and landau:
-        return Landau(strength, temperature, landau.exponent, landau.block)
-    return kind(strength, temperature)
+    physics = case.physics
+    if OPERATORS[physics.collision_operator] is Landau:
+        return _landau(physics, plasma)
+    found = []
+    for one in plasma:
+        settings = case.species[one.name] if case.species else physics
+        kind = OPERATORS[settings.collision_operator]
+        local = kind.frame == "local"
+        temperature = _own_temperature(one, settings.collision_operator) if local else one.temperature
+        found.append(kind(settings.collision_strength, temperature))
+    return found
+
+
+def _landau(physics: Physics, plasma: Sequence[SpeciesPart]) -> list[Operator]:
+    """Coulomb collisions of all species with all.
+
+    A species relaxes at the rate Σ_b C_ab n_b/m_a² z^(γ + 2)/Θ_a, z² = ½(Θ_a + Θ_b) with the variances Θ of a velocity:
+    for one species of unit density and mass C Θ^(γ/2).
+    """
+    settings = physics.landau
+    unit = [_own_temperature(one, physics.collision_operator) for one in plasma]
+    density = [one.start.mass / math.prod(one.start.periods or (1.0,)) for one in plasma]
+    found: list[Operator] = []
+    for a, one in enumerate(plasma):
+        factors, rate = [], 0.0
+        for b, other in enumerate(plasma):
+            given = [settings.pairs.get(f"{x}-{y}") for x, y in ((one.name, other.name), (other.name, one.name))]
+            own = next((strength for strength in given if strength is not None), None)
+            of_charges = physics.collision_strength * one.charge**2 * other.charge**2
+            factors.append(of_charges if own is None else own)
+            speed = math.sqrt(0.5 * (unit[a] + unit[b]))
+            rate += factors[b] * density[b] / one.mass**2 * speed ** (settings.exponent + 2) / unit[a]
+        found.append(Landau(rate, unit[a], settings.exponent, settings.block, tuple(factors)))
+    return found
+
+
+def _own_temperature(species: SpeciesPart, operator: str) -> float:
+    """The variance of a velocity of the start, over all directions.
+
+    Raises:
+        UserError: all velocities are alike.
+    """
+    start = species.start
+    points = uniform_points("quiet", 0, 0, BLOCK, start.space_dims + start.velocity_dims)
+    temperature = float(start.sample(points, species.temperature)[1].var(axis=0).mean())
+    if not temperature > 0:
+        raise UserError(
+            f'physics.collision_operator = "{operator}" needs a plasma with a temperature, and all velocities of this '
+            "problem's start are alike"
+        )
+    return temperature
 
 
 def grid_of(case: Case) -> Grid | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.case.config import Case
-from hpc_kjko.collisions import Collision, CollisionReport
+from hpc_kjko.collisions import Collision, CollisionReport, PairCollision
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.fields.ampere import AmpereSolver
 from hpc_kjko.fields.base import ExternalField, FieldSolver
@@ -84,11 +84,12 @@ def series_diagnostics(
     if case.physics.drive is not None:
         of_field.append(DriveEnergy())
     if len(plans) == 1:
-        return diagnostics + _of_species(plans[0], steps[0], field_solver, of_field)
+        return diagnostics + _of_species(plans[0], steps[0], field_solver, of_field, certified=True)
     diagnostics += [*of_field, *_of_all_collisions(plans, steps)]
     for number, (plan, step) in enumerate(zip(plans, steps, strict=True)):
         own: list[Diagnostic] = [Invariants(problem.velocity_dims, of_one=True), SpeciesEnergies(step.tracks_log_f)]
-        own += _of_species(plan, step, field_solver, [])
+        # of particles that meet all others, what one species loses another may gain
+        own += _of_species(plan, step, field_solver, [], certified=not isinstance(step, PairCollision))
         diagnostics += [OfSpecies(number, plan.name, diagnostic) for diagnostic in own]
     return diagnostics
 
@@ -100,18 +101,34 @@ def _of_all_collisions(plans: Sequence[SpeciesPlan], steps: Sequence[Collision])
         found.append(CollisionStep("min_eigenvalue", "inner_iterations", "substeps", "retries"))
     if any(step.fits_log_f for step in steps):
         found.append(CollisionStep(*_FITTED_LOG_F))
-    in_baths = all(plan.collision.operator.frame == "bath" for plan in plans)  # else it is not one quantity that falls
-    if in_baths and any(step.held_out for step in steps):
+    if _one_falls(plans) and any(step.held_out for step in steps):
         found.append(CollisionStep(*_CERTIFICATE))
     if any(step.sees_wave for step in steps):
         found.append(CollisionStep("wave_error"))
     return found
 
 
+def _one_falls(plans: Sequence[SpeciesPlan]) -> bool:
+    """Whether there is one quantity of all species that collisions lower: free energy, or ∫f log f where all collide
+    with all."""
+    operators = [plan.collision.operator for plan in plans]
+    return all(one.frame == "bath" for one in operators) or all(one.sums_pairs for one in operators)
+
+
 def _of_species(
-    plan: SpeciesPlan, step: Collision, field_solver: FieldSolver[Any], of_field: list[Diagnostic]
+    plan: SpeciesPlan,
+    step: Collision,
+    field_solver: FieldSolver[Any],
+    of_field: list[Diagnostic],
+    *,
+    certified: bool,
 ) -> list[Diagnostic]:
-    """What is measured of one species; ``of_field`` is what is measured of the field, and stands among it."""
+    """What is measured of one species.
+
+    Args:
+        of_field: what is measured of the field, and stands among it.
+        certified: whether its own collisions lower what held-out particles certify.
+    """
     problem, settings = plan.start, plan.collision
     conserving, exact = settings.operator.frame == "local", settings.exact
     equilibrium = None if conserving else problem.equilibrium(plan.temperature)
@@ -137,7 +154,7 @@ def _of_species(
         diagnostics.append(CollisionStep(*_FITTED_LOG_F))
         if step.held_out and step.has_control:
             diagnostics.append(CollisionStep("disagreement", "disagreement_error"))
-    if step.held_out:
+    if step.held_out and certified:
         diagnostics.append(CollisionStep(*_CERTIFICATE))
     if step.sees_wave:
         diagnostics.append(CollisionStep("wave_error"))

@@ -231,7 +231,9 @@ class _Sizes:
     @property
     def idle_networks(self) -> float:
         """Parameters, gradients and Adam's moments of the species that do not collide at the moment."""
-        colliding = sum(species.collision_strength > 0 for species in self.case.species.values())
+        species = self.case.species.values()
+        together = OPERATORS[self.case.physics.collision_operator].sums_pairs
+        colliding = sum(together or one.collision_strength > 0 for one in species)
         return max(0, colliding - 1) * self._parameters * (4 * self._trained + DOUBLE) if self._has_control else 0
 
     @property

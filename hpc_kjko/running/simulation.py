@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.case import config
-from hpc_kjko.collisions import CollisionReport, StepStart
+from hpc_kjko.collisions import CollisionReport, StepStart, collide
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.files import checkpoint
 from hpc_kjko.parallel.comm import Communicator
@@ -178,13 +178,12 @@ class Simulation:
             elif stage.action == "kick":
                 field, plasma = self.field_solver.kick(field, plasma, duration)
             else:
-                pushed, collided = plasma, []
-                for number, (species, collision) in enumerate(zip(pushed, self.collisions, strict=True)):
-                    start = StepStart(self.step_index, self.time, self.state.species[number].particles)
-                    particles, report = collision.step(species.particles, duration, start)
+                pushed = plasma
+                starts = [StepStart(self.step_index, self.time, before.particles) for before in self.state.species]
+                collided = collide(self.collisions, [species.particles for species in pushed], duration, starts)
+                plasma = moved(pushed, [particles for particles, _ in collided])
+                for number, (species, (particles, report)) in enumerate(zip(pushed, collided, strict=True)):
                     reports[number] = report.with_energy(species.particles, particles, species.mass, self.comm)
-                    collided.append(particles)
-                plasma = moved(pushed, collided)
                 field, jump = self.field_solver.after_collision(field, pushed, plasma)
                 reports = [replace(report, collision_field_energy=jump) for report in reports]
             self.seconds[stage.phase] += time.perf_counter() - started

@@ -284,7 +284,7 @@ def test_a_homogeneous_start_collides_in_cells_where_a_field_may_make_waves(alon
     driven = {"field": "external", "drive": {"amplitude": 0.1, "frequency": 1.0}}
     for physics, cells in (({"field": "poisson"}, True), (driven, True), ({}, False)):
         case = from_table(table_of(WARM, physics=physics))
-        assert (Simulation(case, alone).collisions[0].grid is not None) is cells
+        assert (Simulation(case, alone).collisions[0].settings.grid is not None) is cells
 
 
 def test_a_velocity_that_is_not_finite_ends_the_run(alone):
@@ -300,12 +300,13 @@ def test_blocks_are_drawn_anew_and_all_particles_meet_others(alone):
     particles, rows = simulation.state.particles, np.arange(4096.0)[:, None]
     drawn = []
     for seed in (1, 2):
-        blocks = Blocks.drawn(particles, np.zeros(4096, np.int64), 1, 5.0, 256, (2**63, seed), alone)
-        found = blocks.gathered(rows)
-        assert len(found) == 16 and sorted(np.concatenate(found)[:, 0]) == list(range(4096))
-        assert all(150 < len(block) < 400 for block in found)
-        assert np.array_equal(blocks.returned(found, 1), rows)
-        drawn.append(found)
+        blocks = Blocks.drawn([particles], [np.zeros(4096, np.int64)], 1, 5.0, 256, [2**63], seed, alone)
+        (dealt,) = blocks.species
+        found = dealt.gathered(rows)
+        assert len(dealt.edges) == 17 and sorted(found[:, 0]) == list(range(4096))
+        assert all(150 < size < 400 for size in np.diff(dealt.edges))
+        assert np.array_equal(dealt.returned(found), rows)
+        drawn.append(np.split(found, dealt.edges[1:-1]))
     shared = len(set(drawn[0][0][:, 0]) & set(drawn[1][0][:, 0]))
     assert shared < 60  # 16 of 256 by chance
 
