@@ -27,6 +27,10 @@ def two_warm_beams(x, v):
     return (1 + 0.1 * torch.cos(0.5 * x[:, 0])) * torch.exp(-0.5 * (v[:, 0].abs() - 2) ** 2)
 
 
+UNLIKE = {
+    "electrons": {"charge": -1.0, "mass": 1.0, "count": 2049, "amplitude": 0.1},
+    "ions": {"charge": 1.0, "mass": 25.0, "count": 683, "density": 683 / 2049, "temperature": 0.5},
+}
 VARIANTS = {
     "varpro": {},
     "adam": {"method": {"hidden": [16, 16], "solver": "adam", "iterations": 3, "first_iterations": 10}},
@@ -57,6 +61,22 @@ VARIANTS = {
         "grid": {"cells": 8},
         "method": {"collision": "binary"},
     },
+    "landau, two species": {
+        "problem": {"kind": "plasma", "velocity_dims": 3},
+        "physics": {"collision_strength": 0.05, "collision_operator": "landau", "landau": {"block": 50}},
+        "species": UNLIKE,
+        "particles": {},
+        "grid": {"cells": 4},
+        "method": {"hidden": [8, 8], "iterations": 2, "first_iterations": 9},
+    },
+    "landau by random pairs, two species": {
+        "problem": {"kind": "plasma", "velocity_dims": 2},
+        "physics": {"collision_strength": 0.05, "collision_operator": "landau", "landau": {"block": 50}},
+        "species": UNLIKE,
+        "particles": {},
+        "grid": {"cells": 4},
+        "method": {"collision": "binary"},
+    },
     "own density": {"problem": {"kind": "plasma", "initial_density": f"{__name__}:two_warm_beams"}},
     "3V": {"problem": {"kind": "two_stream", "velocity_dims": 3}},
     "random, density weights": {"particles": {"count": 5003, "start": "random", "weights": "density"}},
@@ -80,9 +100,11 @@ def fingerprint(simulation):
     """A digest of the field, of the row of the series and of every particle."""
     comm, state = simulation.comm, simulation.state
     row = measure(simulation.diagnostics, state, comm)
-    mine = torch.cat([state.particles.x, state.particles.v, state.particles.log_f[:, None]], dim=1).numpy()
-    everyone = np.concatenate([part for part in comm.allgather(mine) if len(part)])
-    digest = hashlib.sha256(everyone.tobytes() + state.field.electric.tobytes())
+    digest = hashlib.sha256(state.field.electric.tobytes())
+    for species in state.species:
+        particles = species.particles
+        mine = torch.cat([particles.x, particles.v, particles.log_f[:, None]], dim=1).numpy()
+        digest.update(np.concatenate([part for part in comm.allgather(mine) if len(part)]).tobytes())
     return digest.hexdigest(), {name: value for name, value in row.items() if not np.isnan(value)}
 
 

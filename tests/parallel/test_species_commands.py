@@ -66,6 +66,11 @@ histogram_every = 4
 checkpoint_every = 4
 """
 
+#: The same, of which all particles collide with all.
+COULOMB = "".join(line for line in CASE.splitlines(True) if not line.startswith("collision_")).replace(
+    "[physics]\n", '[physics]\ncollision_operator = "landau"\ncollision_strength = 0.05\nlandau = {block = 64}\n'
+)
+
 
 @pytest.fixture
 def case(tmp_path):
@@ -73,8 +78,11 @@ def case(tmp_path):
     return "case.toml"
 
 
-def test_a_restart_on_another_number_of_ranks_has_the_same_bits(case, kjko, tmp_path):
+@pytest.mark.parametrize("text", [CASE, COULOMB], ids=["bath and dougherty", "coulomb"])
+def test_a_restart_on_another_number_of_ranks_has_the_same_bits(text, kjko, tmp_path):
     """Three ranks, of which some have no ions, then two, against one; every array of the state and every column."""
+    case = "case.toml"
+    (tmp_path / case).write_text(text)
     whole = kjko("run", case, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     assert "a uniform background of charge density 0.2 makes the box neutral" in whole.stderr + whole.stdout
@@ -93,7 +101,11 @@ def test_a_restart_on_another_number_of_ranks_has_the_same_bits(case, kjko, tmp_
     first, second = (read_series(tmp_path / name / "series.h5") for name in ("whole", "half"))
     for name in first.keys() - {column for column in first if column.startswith("seconds")}:
         assert np.array_equal(first[name], second[name]), name
-    assert {"electrons_certificate", "ions_sparse_nodes", "drive_energy", "ions_temperature_2"} < first.keys()
+    certified = "electrons_certificate" if text is CASE else "certificate"
+    assert {certified, "ions_sparse_nodes", "drive_energy", "ions_temperature_2"} < first.keys()
+    for verb in ("inspect", "report") if text is COULOMB else ():
+        shown = kjko(verb, "half")
+        assert shown.returncode == 0, shown.stderr
 
 
 def test_files_hold_each_species_for_other_readers_too(case, kjko, tmp_path):
