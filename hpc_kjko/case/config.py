@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from hpc_kjko import casefile, usercode
+from hpc_kjko.case.coulomb import with_collision_strength
 from hpc_kjko.case.idle import idle_in, idle_keys
 from hpc_kjko.case.method import with_defaults
 from hpc_kjko.case.model import Sections
@@ -162,7 +163,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
             problem = problem.checked()
         elif usercode.is_reference(problem.kind):
             check_own_problem(problem)
-    physics = {"field": problem.default_field, **table.get("physics", {})}
+    physics = with_collision_strength({"field": problem.default_field, **table.get("physics", {})})
     sections = {**table, "physics": physics}
     if species:
         # the strongest collisions and all particles, for what is said of a case as a whole
