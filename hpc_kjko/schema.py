@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from hpc_kjko.errors import UserError, one_of
@@ -83,10 +92,15 @@ class Section(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    #: Keys whose numbers are in units of their own.
+    of_any_size: ClassVar[frozenset[str]] = frozenset()
+
     @field_validator("*")
     @classmethod
-    def _of_sensible_size(cls, value: Any) -> Any:
+    def _of_sensible_size(cls, value: Any, info: ValidationInfo) -> Any:
         """Numbers in normalised units are near 1: squares and ratios of others leave single precision."""
+        if info.field_name in cls.of_any_size:
+            return value
         for number in _numbers(value):
             if number and not SMALLEST <= abs(number) <= LARGEST:
                 raise PydanticCustomError(

@@ -69,6 +69,8 @@ def _text(value: Any) -> str:
     """A value as a case file writes it."""
     if value is None:
         return "none"
+    if isinstance(value, Section):
+        return "its defaults"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

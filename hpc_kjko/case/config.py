@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from hpc_kjko import casefile, usercode
+from hpc_kjko.case.coulomb import with_collision_strength
 from hpc_kjko.case.idle import idle_in, idle_keys
 from hpc_kjko.case.method import with_defaults
 from hpc_kjko.case.model import Sections
@@ -74,8 +75,6 @@ class Case(Sections):
         """
         table = self.model_dump(mode="json", exclude_none=True)
         if self.species:
-            if not table["physics"].get("landau", {}).get("pairs", True):
-                del table["physics"]["landau"]["pairs"]
             alone = not _pairs(table["physics"])
             table["species"] = {name: one.table(collides_alone=alone) for name, one in self.species.items()}
             table["problem"] = {key: table["problem"][key] for key in OF_THE_BOX}
@@ -165,7 +164,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
             problem = problem.checked()
         elif usercode.is_reference(problem.kind):
             check_own_problem(problem)
-    physics = {"field": problem.default_field, **table.get("physics", {})}
+    physics = with_collision_strength({"field": problem.default_field, **table.get("physics", {})})
     sections = {**table, "physics": physics}
     if species:
         # the strongest collisions and all particles, for what is said of a case as a whole

@@ -134,6 +134,8 @@ def _require_possible_pairs(case: Sections) -> None:
             f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum" or "binary", '
             f'not "{method}"'
         )
+    if case.physics.landau.pairs and not case.species:
+        raise UserError("physics.landau.pairs is for several species: name them, as in [species.electrons]")
     if method == "none":
         return
     if method == "binary" and case.particles.weights != "equal":

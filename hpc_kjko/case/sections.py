@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -75,9 +75,33 @@ class LandauSettings(Section):
     """γ of `A(z) = |z|^γ (|z|² I − z zᵀ)`: −3 are Coulomb collisions, 0 Maxwell molecules."""
     block: Annotated[Whole, Field(ge=2, le=65536)] = 512
     """About so many particles of a cell, of each species, meet each other in a step."""
-    pairs: dict[str, NonNegative] = {}
+    pairs: dict[str, NonNegative] | None = None
     """Beside `[species]`: C of a pair of species in place of `collision_strength` q_a² q_b², by their names, as
     `electrons-ions`."""
+    log_lambda: Positive | None = None
+    """lnΛ, the Coulomb logarithm: with `density` and `temperature` in place of `physics.collision_strength`, for
+    C = lnΛ/(8π N_D)."""
+    density: Positive | None = None
+    """n̄ of the reference species in the plasma that is meant, in m⁻³."""
+    temperature: Positive | None = None
+    """T of the reference species in that plasma, in eV; its charge is the elementary one."""
+
+    of_any_size: ClassVar[frozenset[str]] = frozenset({"density", "temperature"})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LandauSettings:
+        plasma = {name: getattr(self, name) for name in ("log_lambda", "density", "temperature")}
+        missing = [name for name, value in plasma.items() if value is None]
+        if 0 < len(missing) < len(plasma):
+            raise ValueError(
+                f"physics.landau.{missing[0]} is missing: log_lambda, density and temperature give C together"
+            )
+        if not missing and self.exponent != -3:
+            raise ValueError(
+                f"physics.landau.exponent = {self.exponent} are not Coulomb collisions: log_lambda, density and "
+                "temperature give C for -3 alone; give physics.collision_strength in their place"
+            )
+        return self
 
 
 def _three(value: tuple[float, ...]) -> tuple[float, ...]:

@@ -110,6 +110,13 @@ VERBS = {
         "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
         "analysis.md",
     ),
+    "units": Verb(
+        "file_verbs",
+        False,
+        "Convert density, temperature and Coulomb logarithm of a plasma to the code's units, and back.",
+        "kjko units --density 1e19 --temperature 1000 --magnetic-field 2.5",
+        "units.md",
+    ),
     "cases": Verb(
         "file_verbs",
         False,
@@ -362,4 +369,26 @@ def _parser() -> argparse.ArgumentParser:
     sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
     sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")
     sweeping.add_argument("--table", action="store_true", help="run nothing: the table of what has come out so far")
+    _add_plasma(parsers["units"])
     return parser
+
+
+def _add_plasma(converting: argparse.ArgumentParser) -> None:
+    """The options of ``kjko units``."""
+    case_help = "a case to convert to SI units; without options of the plasma, that of its [physics.landau]"
+    converting.add_argument("case", type=Path, nargs="?", metavar="CASE.toml", help=case_help)
+    numbers = {
+        "--density": ("N", "of the reference species, in 1/m³"),
+        "--temperature": ("T", "of the reference species, in eV"),
+        "--log-lambda": ("L", "Coulomb logarithm (default: that of the NRL Plasma Formulary for like particles)"),
+        "--collision-strength": ("C", "in place of --density, which follows from it: C = lnΛ/(8π N_D)"),
+        "--length": ("M", "a length to convert, in m"),
+        "--time": ("S", "a time to convert, in s"),
+        "--magnetic-field": ("B", "a magnetic field to convert, in T"),
+    }
+    for flag, (metavar, text) in numbers.items():
+        converting.add_argument(flag, type=_positive, metavar=metavar, help=text)
+    mass_help = "of the reference species, in electron masses (default 1: electrons)"
+    converting.add_argument("--mass", type=_positive, default=1.0, metavar="M", help=mass_help)
+    charge_help = "of the reference species in size, in elementary charges (default 1)"
+    converting.add_argument("--charge", type=_positive, default=1.0, metavar="Z", help=charge_help)

@@ -195,14 +195,14 @@ def _landau(physics: Physics, plasma: Sequence[SpeciesPart]) -> list[Operator]:
     A species relaxes at the rate Σ_b C_ab n_b/m_a² z^(γ + 2)/Θ_a, z² = ½(Θ_a + Θ_b) with the variances Θ of a velocity:
     for one species of unit density and mass C Θ^(γ/2).
     """
-    settings = physics.landau
+    settings, pairs = physics.landau, physics.landau.pairs or {}
     unit = [_own_temperature(one, physics.collision_operator) for one in plasma]
     density = [one.start.mass / math.prod(one.start.periods or (1.0,)) for one in plasma]
     found: list[Operator] = []
     for a, one in enumerate(plasma):
         factors, rate = [], 0.0
         for b, other in enumerate(plasma):
-            given = [settings.pairs.get(f"{x}-{y}") for x, y in ((one.name, other.name), (other.name, one.name))]
+            given = [pairs.get(f"{x}-{y}") for x, y in ((one.name, other.name), (other.name, one.name))]
             own = next((strength for strength in given if strength is not None), None)
             of_charges = physics.collision_strength * one.charge**2 * other.charge**2
             factors.append(of_charges if own is None else own)

@@ -356,6 +356,7 @@ def test_a_step_that_may_be_too_long_is_warned_of():
         (table_of(WARM, physics={"collision_operator": "bath"}, method={"collision": "pair_sum"}), 'use "jko"'),
         (table_of(WARM, physics={"landau": {"exponent": -4.0}}), "physics.landau.exponent"),
         (table_of(WARM, physics={"landau": {"block": 1}}), "physics.landau.block"),
+        (table_of(WARM, physics={"landau": {"pairs": {"a-b": 1.0}}}), "pairs is for several species"),
         (table_of(WARM, method={"solver": "varpro"}), 'needs method.solver = "regression", not "varpro"'),
         (table_of({"kind": "confined", "space_dims": 2}), "needs a periodic box"),
     ],

@@ -200,7 +200,6 @@ def test_species_draw_their_own_numbers_whatever_others_there_are(alone):
         ({"physics": {"temperature": 2.0}}, "physics.temperature has no place"),
         ({"problem": {"initial_density": "maxwellian"}}, "problem.initial_density has no place"),
         ({"problem": {"kind": "two_stream"}}, '.species. needs problem.kind = "plasma"'),
-        ({"physics": {"field": "external"}}, 'physics.field = "external" is for one species'),
         ({"particles": {"control_variate": True}}, "particles.control_variate"),
         ({"species": {"electrons": {**ELECTRONS, "mass": -1.0}}}, "species.electrons.mass = -1.0"),
         ({"species": {"electrons": {"mass": 1.0, "count": 10}}}, "species.electrons.charge is missing"),

@@ -13,7 +13,7 @@ PACKAGE = Path(hpc_kjko.__file__).parent
 #: From the ground up; a module may import from its own folder and from those in the lines above it.
 LAYERS = [
     {"errors", "reference"},
-    {"usercode", "parallel", "casefile", "operators", "walls", "kernels"},
+    {"usercode", "parallel", "casefile", "operators", "walls", "units", "kernels"},
     {"schema", "terminal"},
     {"problems"},
     {"particles"},

@@ -175,7 +175,7 @@ def loaded_by(*lines, cwd, **variables):
 
 def test_verbs_that_read_files_load_nothing_heavy(runs):
     lines = ["--help", "series mine", "inspect mine", "watch mine --once", "compare mine other", "sweep sweep --table"]
-    assert not loaded_by(*lines, "cases", cwd=runs) & {
+    assert not loaded_by(*lines, "cases", "units --density 1e19 --temperature 1e3", cwd=runs) & {
         *("torch", "scipy", "pydantic", "mpi4py", "matplotlib", "jinja2", "xarray")
     }
 
