@@ -9,4 +9,5 @@ They share no code with the rest of the package and need numpy and scipy only. I
 * ``hpc_kjko.reference.gaussian``: exact Gaussian solutions in a quadratic potential, any dimension.
 * ``hpc_kjko.reference.landau``: Landau collisions: exact solutions for Maxwell molecules, exact rates of temperatures
   for Coulomb collisions, relaxations with a closure and without, and the plain pair sum over particles.
+* ``hpc_kjko.reference.landau_waves``: frequency, damping and field of small waves under Landau collisions.
 """
