@@ -15,7 +15,7 @@ template <int DIMS, bool ALIKE>
 struct Group {
     alignas(64) float single_precision[TARGET<DIMS, ALIKE>][GROUP];
     alignas(64) double double_precision[TARGET<DIMS, ALIKE>][GROUP];
-    alignas(64) double nearest[GROUP];  // |z|² below which single precision is not enough
+    alignas(64) float nearest[GROUP];    // |z|² below which single precision is not enough
     alignas(64) double sums[SUMS<DIMS, ALIKE>][GROUP];
 };
 
@@ -33,9 +33,10 @@ __attribute__((noinline)) static bool add_run(const Real (&targets)[TARGET<DIMS,
         if constexpr (sizeof(Real) == 4) nearest = square < nearest ? square : nearest;
     }
     if constexpr (sizeof(Real) == 4) {
-        bool near = false;
-        for (int lane = 0; lane < WIDTH; ++lane) near |= nearest[lane] < group.nearest[first + lane];
-        if (near) return false;
+        const auto near = nearest < load(&group.nearest[first]);
+        int any = 0;
+        for (int lane = 0; lane < WIDTH; ++lane) any |= near[lane];
+        if (any) return false;
     }
     for (int l = 0; l < SUMS<DIMS, ALIKE>; ++l)
         for (int lane = 0; lane < WIDTH; ++lane) group.sums[l][first + lane] += sums[l][lane];
@@ -58,24 +59,23 @@ struct PairPass {
         const long long first = call.members.edges[number], last = call.members.edges[number + 1];
         const long long met = call.others.edges[number], count = call.others.edges[number + 1] - met;
         if (first == last) return;
-        const PairUnits<DIMS> units = units_of(number);
+        const PairUnits<DIMS> units = measured(number);
         for (long long j = 0; j < count; ++j)
-            for (int l = 0; l < NUMBERS; ++l) {
+            KJKO_UNROLL for (int l = 0; l < NUMBERS; ++l) {
                 const double x = in_units<DIMS, ALIKE>(call.others, met + j, units, l);
                 doubles[j * NUMBERS + l] = x;
                 floats[j * NUMBERS + l] = static_cast<float>(x);
             }
-        const double mass = mass_in(units);
         for (long long row = first; row < last; row += GROUP) {
             Group<DIMS, ALIKE> group = {};
             take(units, row, last, group);
             if constexpr (ALIKE) {  // itself among its own
                 const long long own = row - first, after = own + GROUP < count ? own + GROUP : count;
-                add<false>(0, own, mass, group);
-                add<true>(own, after, mass, group);
-                add<false>(after, count, mass, group);
+                add<false>(0, own, units.mass, group);
+                add<true>(own, after, units.mass, group);
+                add<false>(after, count, units.mass, group);
             } else {
-                add<false>(0, count, mass, group);
+                add<false>(0, count, units.mass, group);
             }
             for (int lane = 0; lane < GROUP && row + lane < last; ++lane) {
                 double sums[SUMS<DIMS, ALIKE>];
@@ -86,8 +86,6 @@ struct PairPass {
     }
 
 private:
-    double mass_in(const PairUnits<DIMS> &units) const { return call.mass * units.speed * units.score; }
-
     // what(particles, row) for all of a block, each of them once.
     template <class What>
     void for_all(long long number, const What &what) const {
@@ -98,34 +96,30 @@ private:
                 what(call.others, row);
     }
 
-    PairUnits<DIMS> units_of(long long number) const {
-        PairUnits<DIMS> units = {};
-        double count = 0, square = 0;
+    PairUnits<DIMS> measured(long long number) const {
+        double count = 0, origin[DIMS] = {}, square = 0, score = 0, weight = 0;
         for_all(number, [&](const PairMembers &of, long long row) {
-            for (int k = 0; k < DIMS; ++k) units.origin[k] += of.v[row * DIMS + k];
-            units.score = larger(largest_score<DIMS>(of, row), units.score);
+            for (int k = 0; k < DIMS; ++k) origin[k] += of.v[row * DIMS + k];
+            score = larger(largest_score<DIMS>(of, row), score);
             count += 1;
         });
-        for (int k = 0; k < DIMS; ++k) units.origin[k] /= count;
-        for_all(number, [&](const PairMembers &of, long long row) { square += square_of(of, row, units.origin); });
+        for (int k = 0; k < DIMS; ++k) origin[k] /= count;
+        for_all(number, [&](const PairMembers &of, long long row) { square += square_of(of, row, origin); });
         for (long long row = call.others.edges[number]; row < call.others.edges[number + 1]; ++row)
-            units.weight = larger(call.others.weight[row], units.weight);
-        units.speed = unit_of(square_root(square / count));
-        units.score = unit_of(units.score);
-        units.weight = unit_of(units.weight);
-        return units;
+            weight = larger(call.others.weight[row], weight);
+        return units_of(call, origin, square / count, score, weight);
     }
 
     // Beyond the last member it is that one again.
     void take(const PairUnits<DIMS> &units, long long row, long long last, Group<DIMS, ALIKE> &group) const {
         for (int lane = 0; lane < GROUP; ++lane) {
             const long long from = row + lane < last ? row + lane : last - 1;
-            for (int l = 0; l < TARGET<DIMS, ALIKE>; ++l) {
+            KJKO_UNROLL for (int l = 0; l < TARGET<DIMS, ALIKE>; ++l) {
                 const double x = in_units<DIMS, ALIKE>(call.members, from, units, l);
                 group.double_precision[l][lane] = x;
                 group.single_precision[l][lane] = static_cast<float>(x);
             }
-            group.nearest[lane] = nearest_of(call.members, from, units);
+            group.nearest[lane] = static_cast<float>(nearest_of(call.members, from, units));
         }
     }
 
@@ -160,24 +154,17 @@ static void sum_blocks(const PairCall &call, Force force, int threads, long long
     }
 }
 
-template <int DIMS, bool ALIKE, class Real>
-static void with_force(const PairCall &call, int threads, long long most, double *workspace) {
-    const auto sum = [&](auto force) { sum_blocks<DIMS, ALIKE, Real>(call, force, threads, most, workspace); };
-    if (call.exponent == -3) return sum(Constant<-3>());
-    if (call.exponent == -2) return sum(Constant<-2>());
-    if (call.exponent == -1) return sum(Constant<-1>());
-    if (call.exponent == 1) return sum(Constant<1>());
-    sum(call.exponent);
-}
-
 template <class Real>
 static void sum_pairs(const PairCall &call, int threads, long long most, double *workspace) {
-    if (call.dims == 2)
-        call.alike ? with_force<2, true, Real>(call, threads, most, workspace)
-                   : with_force<2, false, Real>(call, threads, most, workspace);
-    else
-        call.alike ? with_force<3, true, Real>(call, threads, most, workspace)
-                   : with_force<3, false, Real>(call, threads, most, workspace);
+    with_constant(call.exponent, [&](auto constant) {
+        const auto force = force_of(constant, call.exponent);
+        if (call.dims == 2)
+            call.alike ? sum_blocks<2, true, Real>(call, force, threads, most, workspace)
+                       : sum_blocks<2, false, Real>(call, force, threads, most, workspace);
+        else
+            call.alike ? sum_blocks<3, true, Real>(call, force, threads, most, workspace)
+                       : sum_blocks<3, false, Real>(call, force, threads, most, workspace);
+    });
 }
 
 const PairKernels pairs = {&sum_pairs<float>, &sum_pairs<double>};

@@ -29,9 +29,9 @@ KJKO_MATH double power_of(double x, double exponent) { return __builtin_pow(x, e
 #endif
 
 // A symmetric matrix, its rows up to the diagonal one after another: where (k, m ≤ k) is, and how many there are.
-constexpr int entry_of(int k, int m) { return k * (k + 1) / 2 + m; }
+KJKO_MATH constexpr int entry_of(int k, int m) { return k * (k + 1) / 2 + m; }
 template <int DIMS>
-constexpr int ENTRIES = entry_of(DIMS, 0);
+constexpr int ENTRIES = DIMS * (DIMS + 1) / 2;
 
 // Numbers of a target: v, σ and, for unlike species, ∇σ. A source has w after them.
 template <int DIMS, bool ALIKE>
@@ -44,11 +44,14 @@ template <int DIMS, bool ALIKE>
 constexpr int SUMS = DIMS + 1 + (ALIKE ? ENTRIES<DIMS> : 0);
 
 // Sources that are added up in the precision of the pairs before their sum is added to others in double precision.
-constexpr int RUN = 64;
+constexpr int RUN = 128;
 
-// The part of a target's |v|, or of the spread if that is more, that |z| has at least for float32: what rounding makes
-// of z there is 2⁻¹³ of it, but Δσ / |z|² has no bound. Sums with nearer sources are made again in double precision.
-constexpr double NEAR = 1.0 / 1024;
+// The part of a target's |v|, or of the spread if that is more, that |z| has at least for float32. Rounding v and σ by
+// 2⁻²⁴ of themselves makes an error of w |z|^(γ + 1) 2⁻²⁴ |σ| in a pair's part of G, which has no bound where |z| falls.
+// Sums with a nearer source are made again in double precision: in three dimensions one in thousands, in two, where
+// near pairs are more, half a percent of those of a vector of members and a run.
+template <int DIMS>
+constexpr double NEAR = DIMS == 3 ? 1.0 / 128 : 1.0 / 512;
 
 // w |z|^γ and w |z|^(γ + 2) from |z|²: for γ = −3, −2, −1 and 1, and for any.
 template <int GAMMA, class Real>
@@ -70,6 +73,25 @@ template <class Real>
 KJKO_MATH void weigh(double exponent, Real square, Real weight, Real &bare, Real &bent) {
     bare = weight * power_of(square, 0.5 * exponent);
     bent = bare * square;
+}
+
+// What |z|^γ is computed by, from a constant γ or 0, and γ: the constant, or γ itself.
+template <int GAMMA>
+KJKO_MATH auto force_of(Constant<GAMMA> force, double exponent) {
+    if constexpr (GAMMA == 0)
+        return exponent;
+    else
+        return force;
+}
+
+// Calls what(constant) with γ if there is a way of its own for it, else with 0.
+template <class What>
+KJKO_MATH void with_constant(double exponent, const What &what) {
+    if (exponent == -3) return what(Constant<-3>());
+    if (exponent == -2) return what(Constant<-2>());
+    if (exponent == -1) return what(Constant<-1>());
+    if (exponent == 1) return what(Constant<1>());
+    what(Constant<0>());
 }
 
 // Adds what a source does to a target, or to a vector of them; returns |z|². If GUARDED a source at z = 0 adds nothing,
@@ -124,14 +146,29 @@ KJKO_MATH Real add_pair(const Real (&target)[TARGET<DIMS, ALIKE>], const Number 
     return square;
 }
 
-// The units of a block; no unit is 0.
+// A block's units, as what numbers are multiplied with on their way into them and back.
 template <int DIMS>
 struct PairUnits {
-    double origin[DIMS], speed, score, weight;
+    double origin[DIMS], per_speed, per_score, per_weight, bending;  // of v, σ, w, ∇σ
+    double mass;                                                      // of the others, in these units
+    double velocity, growth, distance;                                // of sums with Δσ |z|², Δσ |z| and |z|²
 };
 
 KJKO_MATH double larger(double one, double other) { return one > other ? one : other; }
-KJKO_MATH double unit_of(double largest) { return largest > 0 ? largest : 1; }
+
+// Units for an origin, the mean |v − origin|², and the largest |σ_k| and weight. No unit is 0.
+template <int DIMS>
+KJKO_MATH PairUnits<DIMS> units_of(const PairCall &call, const double (&origin)[DIMS], double square, double score,
+                                   double weight) {
+    const double speed = square > 0 ? square_root(square) : 1;
+    score = score > 0 ? score : 1;
+    weight = weight > 0 ? weight : 1;
+    const double weighed = weight * power_of(speed, call.exponent + 1);
+    PairUnits<DIMS> units = {{}, 1 / speed, 1 / score, 1 / weight, speed / score, call.mass * speed * score,
+                             weighed * speed * score, weighed * score, weighed * speed};
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k) units.origin[k] = origin[k];
+    return units;
+}
 
 // |v − origin|² of a particle, its largest |σ_k|.
 template <int DIMS>
@@ -156,27 +193,25 @@ KJKO_MATH double largest_score(const PairMembers &of, long long row) {
 // A particle's |z|² below which a source is too near for float32, in the block's units.
 template <int DIMS>
 KJKO_MATH double nearest_of(const PairMembers &of, long long row, const PairUnits<DIMS> &units) {
-    return NEAR * NEAR * larger(square_of(of, row, units.origin) / (units.speed * units.speed), 1);
+    return NEAR<DIMS> * NEAR<DIMS> * larger(square_of(of, row, units.origin) * (units.per_speed * units.per_speed), 1);
 }
 
 // Number l of a target or a source, in the block's units.
 template <int DIMS, bool ALIKE>
 KJKO_MATH double in_units(const PairMembers &of, long long row, const PairUnits<DIMS> &units, int l) {
-    if (l < DIMS) return (of.v[row * DIMS + l] - units.origin[l]) / units.speed;
-    if (l < 2 * DIMS) return of.score[row * DIMS + l - DIMS] / units.score;
-    if (l == TARGET<DIMS, ALIKE>) return of.weight[row] / units.weight;
+    if (l < DIMS) return (of.v[row * DIMS + l] - units.origin[l]) * units.per_speed;
+    if (l < 2 * DIMS) return of.score[row * DIMS + l - DIMS] * units.per_score;
+    if (l == TARGET<DIMS, ALIKE>) return of.weight[row] * units.per_weight;
     const int entry = l - 2 * DIMS, k = entry < 1 ? 0 : entry < 3 ? 1 : 2, m = entry - entry_of(k, 0);
-    return of.hessian[(row * DIMS + k) * DIMS + m] * (units.speed / units.score);
+    return of.hessian[(row * DIMS + k) * DIMS + m] * units.bending;
 }
 
 // V and G of a member from its sums.
 template <int DIMS, bool ALIKE>
 KJKO_MATH void hand_over(const PairCall &call, long long row, const PairUnits<DIMS> &units,
                          const double (&sums)[SUMS<DIMS, ALIKE>]) {
-    const double weighed = units.weight * power_of(units.speed, call.exponent + 1);
-    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k)
-        call.velocity[row * DIMS + k] = -sums[k] * (weighed * units.speed * units.score);
-    const double last = sums[DIMS] * (weighed * units.score);
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k) call.velocity[row * DIMS + k] = -sums[k] * units.velocity;
+    double growth = sums[DIMS] * units.growth;
     if constexpr (ALIKE) {
         const double *hessian = call.members.hessian + row * DIMS * DIMS;
         double distance = 0, trace = 0, quadratic = 0;
@@ -186,10 +221,9 @@ KJKO_MATH void hand_over(const PairCall &call, long long row, const PairUnits<DI
             distance += sums[DIMS + 1 + entry_of(k, k)];
             trace += hessian[k * DIMS + k];
         }
-        call.growth[row] = weighed * units.speed * (distance * trace - quadratic) - (DIMS - 1) * last;
-    } else {
-        call.growth[row] = last;
+        growth = (distance * trace - quadratic) * units.distance - (DIMS - 1) * growth;
     }
+    call.growth[row] = growth;
 }
 
 }  // namespace kjko::KJKO_LEVEL
