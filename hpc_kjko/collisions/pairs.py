@@ -25,7 +25,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-#: Pairs of a pass, and the numbers that each of them takes.
+from hpc_kjko.kernels import pairs as kernel
+
+#: Pairs of a pass in torch, and the numbers that each of them takes.
 PAIRS, NUMBERS = 2**18, 24
 
 
@@ -47,6 +49,11 @@ class Members:
     mass: float
     edges: np.ndarray
 
+    @property
+    def arrays(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
+        """All but the mass."""
+        return self.v, self.score, self.hessian, self.weight, self.edges
+
     def block(self, number: int) -> slice:
         """The rows of a block."""
         return slice(int(self.edges[number]), int(self.edges[number + 1]))
@@ -55,6 +62,9 @@ class Members:
 def pair_sums(members: Members, others: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor]:
     """V and G of the members of blocks, by what they meet in the same blocks.
 
+    By the native kernel where there is one and γ is not 0 (:mod:`hpc_kjko.kernels.pairs`): in float32 pair by pair, so
+    momentum and energy are kept to its rounding. Else by torch, in the precision of v.
+
     Args:
         others: the members themselves, or those of another species in as many blocks.
         exponent: γ.
@@ -62,6 +72,9 @@ def pair_sums(members: Members, others: Members, exponent: float) -> tuple[torch
     Returns:
         [n, d] and [n], in the precision of v.
     """
+    if kernel.take(members.v, exponent):
+        met_by = None if others is members else others.arrays
+        return kernel.pair_sums(members.arrays, met_by, mass=others.mass, exponent=exponent)
     velocity, growth = torch.empty_like(members.v), torch.empty_like(members.weight)
     for number in range(len(members.edges) - 1):
         block, met = members.block(number), others.block(number)

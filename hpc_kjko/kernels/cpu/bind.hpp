@@ -9,6 +9,7 @@ void bind_device(nanobind::module_ &m);
 void bind_field(nanobind::module_ &m);
 void bind_machine(nanobind::module_ &m);
 void bind_objective(nanobind::module_ &m);
+void bind_pairs(nanobind::module_ &m);
 void bind_particles(nanobind::module_ &m);
 
 }  // namespace kjko

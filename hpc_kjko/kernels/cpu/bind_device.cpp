@@ -13,6 +13,7 @@
 #include "cuda/field.hpp"
 #include "cuda/moments.hpp"
 #include "cuda/objective.hpp"
+#include "cuda/pairs.hpp"
 #include "cuda/particles.hpp"
 
 namespace nb = nanobind;
@@ -153,6 +154,26 @@ static void for_particles(const nb::bytes &arguments, bool backwards, const What
     call.particles.is_double ? with_real(double()) : with_real(float());
 }
 
+// The tiles of a sum over pairs, one after the other.
+static void sum_pairs(const nb::bytes &arguments, bool backwards) {
+    const auto call = call_of<DevicePairCall>(arguments);
+    const auto sum = [&](auto real, auto dims, auto alike, auto gamma) {
+        using Kernel = DevicePairs<decltype(real), dims.value, alike.value != 0, gamma.value>;
+        for_blocks<Kernel>(static_cast<int>(call.tiles), backwards, [&](auto &shared, auto &team, int tile) {
+            Kernel{call, shared}.evaluate(team, tile);
+        });
+    };
+    with_constant(call.pairs.exponent, [&](auto gamma) {
+        const auto with_dims = [&](auto real, auto dims) {
+            call.pairs.alike ? sum(real, dims, Constant<1>(), gamma) : sum(real, dims, Constant<0>(), gamma);
+        };
+        const auto with_real = [&](auto real) {
+            call.pairs.dims == 2 ? with_dims(real, Constant<2>()) : with_dims(real, Constant<3>());
+        };
+        call.single_precision ? with_real(float()) : with_real(double());
+    });
+}
+
 // Where the fields of a struct that Python mirrors lie, and its size.
 template <class Struct, class... Fields>
 static nb::list layout(Fields Struct::*...fields) {
@@ -189,6 +210,13 @@ static nb::dict struct_layouts() {
                                 &DepositCall::lost);
     all["GatherCall"] = layout(&GatherCall::mesh, &GatherCall::particles, &GatherCall::values,
                                &GatherCall::components, &GatherCall::kick, &GatherCall::duration, &GatherCall::result);
+    using Members = PairMembers;
+    all["PairMembers"] = layout(&Members::v, &Members::score, &Members::hessian, &Members::weight, &Members::edges);
+    all["PairCall"] = layout(&PairCall::dims, &PairCall::alike, &PairCall::blocks, &PairCall::exponent,
+                             &PairCall::mass, &PairCall::members, &PairCall::others, &PairCall::velocity,
+                             &PairCall::growth);
+    all["DevicePairCall"] = layout(&DevicePairCall::pairs, &DevicePairCall::single_precision, &DevicePairCall::tiles,
+                                   &DevicePairCall::begin);
     return all;
 }
 
@@ -233,6 +261,8 @@ void bind_device(nb::module_ &m) {
             for_particles<GatherCall>(arguments, backwards, what);
         },
         "arguments"_a, "backwards"_a, "The GPU's gather, particle after particle.");
+    m.def("device_pair_sums", &sum_pairs, "arguments"_a, "backwards"_a,
+          "The GPU's sums over pairs, tile after tile and thread after thread, from the last one if `backwards`.");
 }
 
 }  // namespace kjko

@@ -25,5 +25,6 @@ NB_MODULE(_kernels, m) {
     kjko::bind_field(m);
     kjko::bind_machine(m);
     kjko::bind_objective(m);
+    kjko::bind_pairs(m);
     kjko::bind_particles(m);
 }

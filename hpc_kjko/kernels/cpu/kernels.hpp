@@ -13,6 +13,7 @@
 #include "cpu/field.hpp"
 #include "cpu/machine.hpp"
 #include "cpu/objective.hpp"
+#include "cpu/pairs.hpp"
 #include "cpu/particles.hpp"
 
 namespace kjko {
@@ -22,6 +23,7 @@ struct Kernels {
     const FieldKernels &field;
     const MachineKernels &machine;
     const ObjectiveKernels &objective;
+    const PairKernels &pairs;
     const ParticleKernels &particles;
 };
 
@@ -30,6 +32,7 @@ struct Kernels {
     extern const FieldKernels field; \
     extern const MachineKernels machine; \
     extern const ObjectiveKernels objective; \
+    extern const PairKernels pairs; \
     extern const ParticleKernels particles; \
     }
 

@@ -105,6 +105,57 @@ static KJKO_INLINE Floats tanh_of(Floats x) {
     return numerator * reciprocal(denominator);
 }
 
+// 1 / √x for x of normal size.
+static KJKO_INLINE Floats inverse_root(Floats x) {
+#if defined(__AVX512F__)
+    const Floats guess = _mm512_maskz_rsqrt14_ps(0xffff, x);  // 14 bits, or 12 below, doubled by one step of Newton's
+#elif defined(__AVX__)
+    const Floats guess = _mm256_rsqrt_ps(x);
+#elif defined(__SSE__)
+    const Floats guess = _mm_rsqrt_ps(x);
+#else
+    Floats guess;
+    for (int lane = 0; lane < LANES; ++lane) guess[lane] = 1 / __builtin_sqrtf(x[lane]);
+    return guess;
+#endif
+#if defined(__SSE__)
+    return guess + (0.5f * guess) * (1.0f - x * (guess * guess));
+#endif
+}
+static KJKO_INLINE Doubles inverse_root(Doubles x) {
+    Doubles root;
+    for (int lane = 0; lane < LANES / 2; ++lane) root[lane] = __builtin_sqrt(x[lane]);
+    return 1.0 / root;
+}
+
+// x to a power, for x of normal size; in single precision to a few 1e-7, and as if its logarithm to the base 2 were no
+// more than 126.
+static KJKO_INLINE Floats power_of(Floats x, double power) {
+    const Ints bits = reinterpret_cast<const Ints &>(x);
+    const Ints exponent = (bits - 0x3f3504f3) >> 23;  // x = 2^exponent · mantissa, mantissa in [√½, √2)
+    const Ints scaled = bits - (exponent << 23);
+    const Floats mantissa = reinterpret_cast<const Floats &>(scaled), whole = __builtin_convertvector(exponent, Floats);
+    const Floats s = (mantissa - 1.0f) / (mantissa + 1.0f), t = s * s;  // log m = 2 artanh s
+    const Floats series = 1.0f + t * (1.0f / 3 + t * (1.0f / 5 + t * (1.0f / 7 + t * (1.0f / 9))));
+    const Floats log = 2.88539008f * s * series;
+    const float factor = static_cast<float>(power), shift = 0x1.8p23f;
+    const Floats n = (within(126.0f, factor * (whole + log)) + shift) - shift;
+    const Floats f = (factor * whole - n) + factor * log;
+    Floats q = f * 1.5252734e-5f + 1.5403530e-4f;  // 2^f, by its Taylor series
+    q = q * f + 1.3333558e-3f;
+    q = q * f + 9.6181291e-3f;
+    q = q * f + 5.5504109e-2f;
+    q = q * f + 2.4022651e-1f;
+    q = q * f + 6.9314718e-1f;
+    q = q * f + 1.0f;
+    const Ints lifted = reinterpret_cast<const Ints &>(q) + (__builtin_convertvector(n, Ints) << 23);
+    return reinterpret_cast<const Floats &>(lifted);
+}
+static KJKO_INLINE Doubles power_of(Doubles x, double power) {
+    for (int lane = 0; lane < LANES / 2; ++lane) x[lane] = __builtin_pow(x[lane], power);
+    return x;
+}
+
 // a / b for b of normal size.
 static KJKO_INLINE Doubles quotient(Doubles a, Doubles b) {
 #if defined(__AVX512F__)

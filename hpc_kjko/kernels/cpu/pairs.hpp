@@ -1,0 +1,21 @@
+// Sums over pairs of particles in blocks on the CPU.
+#pragma once
+
+#include "math/pairs.hpp"
+
+namespace kjko {
+
+// Numbers that a thread works in for blocks with at most so many others: they as sources, in both precisions.
+static inline long long pair_workspace(int dims, bool alike, long long most) {
+    const long long numbers = 2 * dims + 1 + (alike ? 0 : dims * (dims + 1) / 2);
+    return numbers * most + (numbers * most + 1) / 2 + 16;  // no two threads write to one cache line
+}
+
+// V and G of all members, whose bits do not depend on the number of threads.
+// `most`: others of the largest block; `workspace`: pair_workspace numbers for each of the threads.
+struct PairKernels {
+    void (*single_precision)(const PairCall &call, int threads, long long most, double *workspace);
+    void (*double_precision)(const PairCall &call, int threads, long long most, double *workspace);
+};
+
+}  // namespace kjko

@@ -1,0 +1,22 @@
+// Sums over pairs of particles in blocks (hpc_kjko/collisions/pairs.py) as kernels are given them.
+#pragma once
+
+namespace kjko {
+
+// Particles of a species, those of a block one after another, row-major.
+struct PairMembers {
+    const double *v, *score, *hessian;  // [n, dims], σ [n, dims], ∇σ [n, dims, dims], its upper triangle unread
+    const double *weight;               // [n]
+    const long long *edges;             // where each block begins, and where the last one ends [blocks + 1]
+};
+
+struct PairCall {
+    int dims;  // 2 or 3
+    bool alike;  // the others are the members
+    long long blocks;
+    double exponent, mass;  // γ, not 0; m of the others
+    PairMembers members, others;
+    double *velocity, *growth;  // V [n, dims] and G [n] of the members
+};
+
+}  // namespace kjko
