@@ -96,9 +96,7 @@ DOUGHERTY_RUNS = {
     ),
     "dougherty_long": (
         "dougherty_two_stream",
-        (
-            *("physics.collision_strength=0.1", "particles.count=8192", "grid.cells=16", "time.end=1000.0"),
-        ),
+        (*("physics.collision_strength=0.1", "particles.count=8192", "grid.cells=16", "time.end=1000.0"),),
     ),
 }
 #: Hydrogen's mass for the ions of Buneman's instability, with its own fastest growing wave, which starts in the ions.
@@ -129,6 +127,34 @@ PLASMA_RUNS = {
     "driven_wave": ("driven_wave", ("species.electrons.temperature=1e-4",)),  # colder than its mesh resolves
     "driven_bounce": ("driven_wave", BOUNCE),
     "driven_energy": ("driven_wave", DRIVEN_ENERGY),
+}
+#: Strengths of Coulomb collisions that damp a wave, and the wave in two velocity dimensions.
+COULOMB_STRENGTHS = (0.01, 0.05, 0.1, 0.2, 0.4)
+COULOMB_WAVE = (
+    *("problem.velocity_dims=2", "physics.collision_operator=landau", "physics.landau.exponent=-2.0"),
+    *("particles.count=65536", "time.end=12.0", "output.histogram_every=0"),
+)
+COULOMB_RUNS = {
+    "coulomb_keeps": (
+        "coulomb",
+        ("particles.count=2048", "time.end=500.0", "output.every=1", "output.histogram_every=0"),
+    ),
+    "coulomb_maxwellian": (
+        "coulomb",
+        (
+            *("problem.temperatures=[1.0,1.0,1.0]", "particles.count=4096", "time.end=50.0", "output.every=1"),
+            "output.histogram_every=0",
+        ),
+    ),
+    **{
+        f"coulomb_wave_{strength}_{seed}{name}": (
+            "landau_damping",
+            (*COULOMB_WAVE, f"physics.collision_strength={strength}", f"particles.seed={seed}", *changes),
+        )
+        for strength, seed, (name, changes) in itertools.product(
+            COULOMB_STRENGTHS, range(3), (("", ()), ("_binary", ("method.collision=binary",)))
+        )
+    },
 }
 QUICK_GAUSSIAN = (
     *("particles.count=1024", "method.iterations=12", "method.first_iterations=80"),
@@ -226,7 +252,7 @@ def _runs() -> dict[str, Run]:
     for order, strength in STIFF:
         changes = (f"method.order={order}", f"physics.collision_strength={strength}")
         runs[f"stiff_{order}_{strength}"] = Run("e5_two_stream_strong", (*changes, *STIFF_PLASMA))
-    runs |= {name: Run(*run) for name, run in (DOUGHERTY_RUNS | PLASMA_RUNS).items()}
+    runs |= {name: Run(*run) for name, run in (DOUGHERTY_RUNS | PLASMA_RUNS | COULOMB_RUNS).items()}
     runs["equilibrium"] = Run("e5_two_stream_strong", EQUILIBRIUM)
     for dims in ("1d", "3d"):
         for step in STEPS:

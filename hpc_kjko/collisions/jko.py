@@ -95,6 +95,12 @@ class JKOCollision(ControlledCollision):
         return score, hessian
 
     @torch.no_grad()
+    def log_densities(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """ψ and ψ̄ [n] of the last fit at points x [n, dx] and v [n, dv]; float64."""
+        assert isinstance(self._solver, RegressionSolver)
+        return self._solver.fitted.log_densities(self.control.features(x, v).to(self.dtype), v)
+
+    @torch.no_grad()
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, float]]:
         if not isinstance(self._solver, RegressionSolver):
             return particles, {}
@@ -103,9 +109,8 @@ class JKOCollision(ControlledCollision):
         sums = np.zeros((2, 3))
         for rows in passes(len(log_f), self.chunk):
             v = particles.v[rows]
-            z = self.control.features(particles.x[rows], v).to(self.dtype)
             own = particles.log_f[rows].double()
-            fitted, tied = self._solver.fitted.log_densities(z, v)
+            fitted, tied = self.log_densities(particles.x[rows], v)
             change = part * (tied - own)
             log_f[rows] += change.to(log_f)
             terms = torch.stack([(fitted - own) ** 2, change**2, change], dim=1)

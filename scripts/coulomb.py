@@ -1,0 +1,264 @@
+"""Coulomb collisions against exact rates and solutions and the linear theory of waves, for validate.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from experiments import COULOMB_STRENGTHS, Experiments, damped_wave
+from scipy.special import gammaincinv
+
+from hpc_kjko import usercode
+from hpc_kjko.case.config import from_table
+from hpc_kjko.collisions import StepStart, collide
+from hpc_kjko.collisions.landau import LandauCollision
+from hpc_kjko.parallel.comm import Communicator
+from hpc_kjko.particles.state import Particles
+from hpc_kjko.reference.landau import Bkw, isotropisation_rate, two_temperature_rate
+from hpc_kjko.reference.landau_waves import damping, field_history
+from hpc_kjko.running.simulation import Simulation
+
+SEEDS = range(5)
+#: The step that a rate at the start is measured in: electrons as slow as ions change within 0.001 / C.
+INSTANT = 2e-4
+#: Particles, and dimensions, strength C, amplitude, start and end of the solution of Bobylev, Krook and Wu as in the
+#: literature (doi:10.1016/j.jcpx.2020.100066): at the start f(0) is about 0.
+BKW_COUNTS = (6400, 25600, 102400)
+BKW = {2: (1 / 16, 0.5, 0.0, 10.0), 3: (1 / 24, 1.0, 5.5, 6.5)}
+BKW_STEP = 0.1
+#: Where log f is compared, as a part of the largest f.
+CERTAIN = 1e-3
+
+
+# ---- rates at the start
+
+
+def coulomb_rates(runs: Experiments) -> bool:
+    """Isotropisation from 16384 particles, and two temperatures with 5000 of each species: within 0.5 % of exact."""
+    passed = True
+    for warm in ([2.0, 0.5, 0.5], [1.0, 4.0, 4.0]):
+        found = []
+        for seed in SEEDS:
+            problem = {"kind": "bi_maxwellian", "temperatures": warm, "amplitude": 0.0}
+            (before,), (after,) = _collided(_started(_table(problem, seed=seed, count=16384)), 1, INSTANT)
+            old, new = (one.v.var(0, correction=0).numpy() for one in (before, after))
+            middle = 0.5 * (old + new)
+            found.append((new - old)[0] / INSTANT / isotropisation_rate(middle[0], middle[1:].mean(), 1.0) - 1)
+        passed &= _within(f"isotropisation of T = {warm}", found, 0.005)
+    for mass in (1.0, 25.0, 1836.0):
+        found = []
+        for seed in SEEDS:
+            species = {
+                "electrons": {"charge": -1.0, "mass": 1.0, "count": 5000},
+                "ions": {"charge": 1.0, "mass": mass, "count": 5000, "temperature": 0.5},
+            }
+            before, after = _collided(_started(_table({"kind": "plasma"}, seed=seed, species=species)), 1, INSTANT)
+            old, new = (_temperatures(plasma, (1.0, mass)) for plasma in (before, after))
+            wanted = two_temperature_rate(0.5 * (old + new), (1.0, mass), (1.0, 1.0), (1.0, 1.0), 1.0)
+            found.append((new - old)[0] / INSTANT / wanted[0] - 1)
+        passed &= _within(f"two temperatures, mass ratio {mass:g}", found, 0.005)
+    return passed
+
+
+def _temperatures(plasma: Sequence[Particles], masses: Sequence[float]) -> np.ndarray:
+    return np.array([m * float(one.v.var(0, correction=0).mean()) for m, one in zip(masses, plasma, strict=True)])
+
+
+def _within(what: str, errors: list[float], allowed: float) -> bool:
+    """Print relative errors of each seed; whether their mean is within what is allowed."""
+    mean, error = float(np.mean(errors)), float(np.std(errors, ddof=1) / math.sqrt(len(errors)))
+    print(f"{what}: {mean:+.2%} ± {error:.2%} of the exact rate; each {', '.join(f'{one:+.2%}' for one in errors)}")
+    return abs(mean) <= allowed
+
+
+# ---- an exact solution
+
+
+class BkwStart:
+    """The solution of Bobylev, Krook and Wu at a time, uniform in a box."""
+
+    def __init__(self, solution: Bkw, time: float, length: float):
+        self.solution, self.time, self.length = solution, time, length
+
+    def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """|v|²/K is a mixture of the chi-squared laws of d and of d + 2 degrees of freedom; directions are uniform."""
+        dims = self.solution.dims
+        width = self.solution.width(self.time)
+        light = ((dims + 2) * width - dims) / (2 * width)  # P
+        heavy = points[:, 1] > light
+        share = np.where(heavy, (points[:, 1] - light) / (1 - light), points[:, 1] / max(light, 1e-300))
+        speed = np.sqrt(2 * width * gammaincinv(np.where(heavy, dims / 2 + 1, dims / 2), np.clip(share, 0, 1)))
+        angle = 2 * np.pi * points[:, 2]
+        across = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        if dims == 3:
+            along = 2 * points[:, 3:] - 1
+            across = np.concatenate([along, np.sqrt(1 - along**2) * across], axis=1)
+        return points[:, :1] * self.length, speed[:, None] * across
+
+    def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
+        width, dims = self.solution.width(self.time), self.solution.dims
+        constant, quadratic = ((dims + 2) * width - dims) / (2 * width), (1 - width) / (2 * width**2)
+        square = (v**2).sum(1)
+        return (
+            torch.log(constant + quadratic * square) - square / (2 * width) - 0.5 * dims * math.log(2 * math.pi * width)
+        )
+
+
+LENGTH = 5.0
+bkw_2d, bkw_3d = (BkwStart(Bkw(dims, *BKW[dims][:2]), BKW[dims][2], LENGTH) for dims in (2, 3))
+
+
+def bkw(runs: Experiments) -> bool:
+    """f on a grid, log f at the particles and the fourth moment of the exact solution, and how they fall with N."""
+    usercode.look_in(Path(__file__).parent)
+    for dims, (strength, amplitude, begin, end) in BKW.items():
+        solution, errors = Bkw(dims, strength, amplitude), []
+        for count in BKW_COUNTS:
+            problem = {"kind": "plasma", "initial_density": f"{__name__}:bkw_{dims}d"}
+            table = _table(problem, dims=dims, count=count, strength=strength, landau={"exponent": 0.0})
+            simulation = _started(table)
+            (before,), (after,) = _collided(simulation, round((end - begin) / BKW_STEP), BKW_STEP)
+            found = [
+                _of_f(simulation, after, solution, end),
+                _of_log_f(after, solution, end),
+                *_of_moment(before, after, solution),
+            ]
+            errors.append(found[:2])
+            print(
+                f"bkw {dims}D, N = {count}, t = {begin:g} to {end:g}: f on a grid, relative L2 {found[0]:.4f}; log f "
+                f"{found[1]:.4f} (root mean square where f > {CERTAIN:g} of its maximum); fourth moment "
+                f"{found[2]:.5f}, {found[3]:.5f} exact"
+            )
+        for name, values in zip(("f", "log f"), np.array(errors).T, strict=True):
+            print(f"  slope of {name} in N: {np.polyfit(np.log(BKW_COUNTS), np.log(values), 1)[0]:.2f}")
+    return True
+
+
+def _of_f(simulation: Simulation, particles: Particles, solution: Bkw, time: float) -> float:
+    """Relative L² error on a grid of velocities of the density that is fitted to the carried log f."""
+    dims, axis = solution.dims, np.linspace(-4, 4, 41)
+    grid = np.stack(np.meshgrid(*[axis] * dims, indexing="ij"), axis=-1).reshape(-1, dims)
+    (collision,) = simulation.collisions
+    assert isinstance(collision, LandauCollision)
+    collision.fit.fit_density(particles, BKW_STEP, StepStart(simulation.case.time.steps, time, particles))
+    found = collision.fit.log_densities(torch.zeros(len(grid), 1, dtype=torch.float64), torch.from_numpy(grid))[1]
+    wanted = solution.density(grid, time)
+    return float(np.sqrt(((np.exp(found.numpy()) - wanted) ** 2).sum() / (wanted**2).sum()))
+
+
+def _of_log_f(particles: Particles, solution: Bkw, time: float) -> float:
+    wanted = solution.log_density(particles.v.numpy(), time)
+    largest = solution.log_density(np.linspace(0, 4, 4001)[:, None] * np.eye(solution.dims)[:1], time).max()
+    certain = wanted > largest + math.log(CERTAIN)
+    return float(np.sqrt(((particles.log_f.numpy() - wanted)[certain] ** 2).mean()))
+
+
+def _of_moment(before: Particles, after: Particles, solution: Bkw) -> tuple[float, float]:
+    """Which part of its way to the Maxwellian's the fourth moment went, of the particles and exactly."""
+    dims = solution.dims
+    strength, _, begin, end = BKW[dims]
+    old, new = (float(((one.v**2).sum(1) ** 2).mean()) for one in (before, after))
+    final = (dims + 2) / dims * float((before.v**2).sum(1).mean()) ** 2
+    exact = [solution.fourth_moment(time) for time in (begin, end)]
+    limit = dims * (dims + 2)
+    return (new - old) / (final - old), (exact[1] - exact[0]) / (limit - exact[0])
+
+
+# ---- what must stay
+
+
+def coulomb_keeps(runs: Experiments) -> bool:
+    """Momentum and energy to 1e-13 over 10⁴ steps, ∫f log f falls and stays above the Maxwellian's; so 10³ steps of a
+    Maxwellian."""
+    series, case = runs.series("coulomb_keeps"), runs.case("coulomb_keeps")
+    energy = np.abs(series["kinetic_energy"] / series["kinetic_energy"][0] - 1).max()
+    momentum = max(np.abs(series[f"momentum_{k}"] - series[f"momentum_{k}"][0]).max() for k in (1, 2, 3))
+    mass = case.problem.mass
+    temperature = 2 * series["kinetic_energy"] / (3 * mass)
+    volume = math.prod(case.problem.periods)
+    lowest = -1.5 * (1 + np.log(2 * np.pi * temperature)) + math.log(mass / volume)  # of a Maxwellian, a particle
+    below = float((lowest - series["entropy"] / mass).max())
+    rises = int((series["certificate"][1:] < 0).sum())
+    print(f"coulomb_keeps: {len(series['time']) - 1} steps; energy within {energy:.1e}, momentum {momentum / mass:.1e}")
+    print(f"  ∫f log f a particle: {series['entropy'][0] / mass:.4f} to {series['entropy'][-1] / mass:.4f}, ", end="")
+    print(f"below the Maxwellian's by {below:.5f} at most; rises of held-out particles for certain: {rises} steps")
+    still = runs.series("coulomb_maxwellian")
+    change = np.abs(still["entropy"] - still["entropy"][0]).max() / mass
+    print(f"coulomb_maxwellian: {len(still['time']) - 1} steps; ∫f log f a particle changes by {change:.5f} at most")
+    return energy <= 1e-13 and momentum / mass <= 1e-13 and below <= 1e-3 and change <= 1e-3
+
+
+# ---- waves
+
+
+def coulomb_waves(runs: Experiments) -> bool:
+    """Landau damping with Coulomb collisions against the linearised operator: within 2 % of what the same fit makes of
+    its field."""
+    passed = True
+    for strength in COULOMB_STRENGTHS:
+        for method in ("", "_binary"):
+            found = []
+            for seed in range(3):
+                name = f"coulomb_wave_{strength}_{seed}{method}"
+                series, case = runs.series(name), runs.case(name)
+                k = 2 * np.pi / case.problem.periods[0]
+                found.append(damped_wave(series["time"], np.sqrt(series["wave_energy"]), latest=8.0))
+            amplitude = np.abs(
+                field_history(k, strength, series["time"], exponent=case.physics.landau.exponent, dims=2)
+            )
+            wanted = damped_wave(series["time"], amplitude, latest=8.0)
+            rates = np.array([rate for rate, _ in found])
+            error = rates.std(ddof=1) / math.sqrt(len(rates))
+            print(
+                f"C = {strength:g}{method}: gamma {rates.mean():.5f} ± {error:.5f}, {wanted[0]:.5f} expected ", end=""
+            )
+            print(
+                f"({rates.mean() / wanted[0] - 1:+.1%}); omega {np.mean([w for _, w in found]):.4f}, {wanted[1]:.4f}; ",
+                end="",
+            )
+            root = damping(k, strength, exponent=case.physics.landau.exponent, dims=2)
+            print(f"least damped mode {root.imag:.5f}; {series['seconds'].sum():.0f} s a run")
+            if not method:
+                passed &= abs(rates.mean() / wanted[0] - 1) <= 0.02
+    return passed
+
+
+# ---- collision steps alone
+
+
+def _table(
+    problem: dict[str, Any],
+    *,
+    seed: int = 0,
+    dims: int = 3,
+    count: int = 0,
+    strength: float = 1.0,
+    landau: dict[str, Any] | None = None,
+    species: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    physics = {"field": "external", "collision_operator": "landau", "collision_strength": strength}
+    own = {"species": species} if species else {}
+    return {
+        "problem": {"length": LENGTH, "velocity_dims": dims, **problem},
+        "physics": physics | {"landau": landau or {}},
+        "particles": {"seed": seed} | ({} if species else {"count": count}),
+        "time": {"step": 0.1, "end": 0.1},
+        **own,
+    }
+
+
+def _started(table: dict[str, Any]) -> Simulation:
+    return Simulation.start(from_table(table), Communicator())
+
+
+def _collided(simulation: Simulation, steps: int, duration: float) -> tuple[list[Particles], list[Particles]]:
+    """The particles of each species before and after some collision steps alone."""
+    before = plasma = [species.particles for species in simulation.state.species]
+    for k in range(steps):
+        starts = [StepStart(k, 0.0, particles) for particles in plasma]
+        plasma = [particles for particles, _ in collide(simulation.collisions, plasma, duration, starts)]
+    return before, plasma
