@@ -88,33 +88,26 @@ def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[Species
     Raises:
         UserError: on all ranks, where an operator needs a temperature that the start does not have.
     """
-    particles, physics = case.particles, case.physics
     with comm.together():
-        if not case.species:
-            one = SpeciesPart(ONLY, 1.0, 1.0, case.problem, physics.temperature, particles.count, particles.seed)
-            return _plans(case, grid, [one])
-        species = [
-            SpeciesPart(
-                name,
-                one.charge,
-                one.mass,
-                one.start,
-                one.temperature / one.mass,
-                one.count,
-                seed_of(particles.seed, name),
-            )
-            for name, one in case.species.items()
-        ]
-        return _plans(case, grid, species)
+        plasma = species_of(case)
+        return tuple(
+            SpeciesPlan(**vars(one), collision=_collision_settings(case, grid, one, number, operator))
+            for number, (one, operator) in enumerate(zip(plasma, operators_of(case, plasma), strict=True))
+        )
 
 
-def _plans(case: Case, grid: Grid | None, plasma: Sequence[SpeciesPart]) -> tuple[SpeciesPlan, ...]:
-    """Of each species, with its collisions."""
-    operators = _operators(case, plasma)
-    return tuple(
-        SpeciesPlan(**vars(one), collision=_collision_settings(case, grid, one, number, operator))
-        for number, (one, operator) in enumerate(zip(plasma, operators, strict=True))
-    )
+def species_of(case: Case) -> list[SpeciesPart]:
+    """What the species of a case are and how they start."""
+    particles = case.particles
+    if not case.species:
+        one = case.problem, case.physics.temperature, particles.count, particles.seed
+        return [SpeciesPart(ONLY, 1.0, 1.0, *one)]
+    return [
+        SpeciesPart(
+            name, one.charge, one.mass, one.start, one.temperature / one.mass, one.count, seed_of(particles.seed, name)
+        )
+        for name, one in case.species.items()
+    ]
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -170,7 +163,7 @@ def _collision_settings(
     )
 
 
-def _operators(case: Case, plasma: Sequence[SpeciesPart]) -> list[Operator]:
+def operators_of(case: Case, plasma: Sequence[SpeciesPart]) -> list[Operator]:
     """The operator of each species; in the local frame the unit of velocities is the thermal speed of the start.
 
     Raises:

@@ -19,6 +19,7 @@ from hpc_kjko.particles.state import BLOCK, uniform_points
 from hpc_kjko.problems import PeriodicWave
 from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.problems.quasirandom import Sobol
+from hpc_kjko.running.assembly import operators_of, species_of
 
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
 #: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
@@ -83,6 +84,8 @@ def _of_collisions(case: Case) -> list[str]:
     method, strength = case.method, case.physics.collision_strength
     if strength == 0 or method.collision in ("none", "langevin", "binary"):
         return []
+    if case.species and method.collision == "pair_sum":
+        return _of_pairs(case)
     if case.species:
         return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]
     kh = strength * case.time.step
@@ -97,7 +100,7 @@ def _of_collisions(case: Case) -> list[str]:
             )
     elif method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
         found.append(
-            f"κh = {kh:.3g}: method.collision = \"{method.collision}\" is explicit and good for κh well below 1: lower "
+            f'κh = {kh:.3g}: method.collision = "{method.collision}" is explicit and good for κh well below 1: lower '
             'time.step, or use method.collision = "jko"'
         )
     elif method.order == 2 and kh > MIDPOINT:
@@ -131,6 +134,34 @@ def _of_collisions(case: Case) -> list[str]:
     return found
 
 
+def _of_pairs(case: Case) -> list[str]:
+    """What sums over pairs of several species are not good at."""
+    found, plasma = [], species_of(case)
+    for one, operator in zip(plasma, operators_of(case, plasma), strict=True):
+        if (rate := operator.collision_strength * case.time.step) > EXPLICIT:
+            found.append(
+                f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step, and the sum over pairs "
+                "is explicit and good for values well below 1: lower time.step"
+            )
+        found += _of_few(case, one.name, one.count)
+    return found
+
+
+def _of_few(case: Case, name: str, count: int) -> list[str]:
+    """That a species has too few particles for its fit."""
+    method, dims = case.method, (case.problem.space_dims, case.problem.velocity_dims)
+    if method.solver == "regression":
+        features = number_of_functions(method.hidden[-1], *dims, True)
+    else:
+        features = (method.hidden[-1] if method.hidden else 0) + sum(dims) + 1
+    if count >= FEW * features:
+        return []
+    return [
+        f"species.{name}.count = {count}: its fit will follow the particles' noise; use at least {FEW * features}, or a "
+        "smaller method.hidden"
+    ]
+
+
 def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
     """What the collision step of one species of several is not good at."""
     method, kh, found = case.method, species.collision_strength * case.time.step, []
@@ -153,17 +184,7 @@ def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
                 f"species.{name}: its start is cold for its collisions: they widen it by {stiff:.3g} of its own width "
                 "in a step; use method.order = 1 or a smaller time.step"
             )
-    dims = case.problem.space_dims, case.problem.velocity_dims
-    if method.solver == "regression":
-        features = number_of_functions(method.hidden[-1], *dims, True)
-    else:
-        features = (method.hidden[-1] if method.hidden else 0) + sum(dims) + 1
-    if species.count < FEW * features:
-        found.append(
-            f"species.{name}.count = {species.count}: its fit will follow the particles' noise; use at least "
-            f"{FEW * features}, or a smaller method.hidden"
-        )
-    return found
+    return found + _of_few(case, name, species.count)
 
 
 def _thermal_speed(case: Case) -> float:

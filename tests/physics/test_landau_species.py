@@ -9,6 +9,7 @@ from hpc_kjko.collisions import StepStart, collide
 from hpc_kjko.errors import UserError
 from hpc_kjko.reference.landau import two_temperature_rate, two_temperature_relaxation
 from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.validity import warnings_of
 
 
 def table_of(ions, *, electrons=(), count=4096, **sections):
@@ -184,3 +185,10 @@ def test_a_species_with_collisions_of_its_own_says_landau_in_physics():
         del table["physics"][key]
     with pytest.raises(UserError, match="use physics.collision_operator"):
         from_table(table)
+
+
+def test_a_step_that_is_too_long_is_warned_of_by_the_species_that_is():
+    """Cold light particles collide the fastest."""
+    table = table_of({"mass": 25.0}, electrons={"temperature": 0.04}, time={"step": 0.1, "end": 0.1})
+    said = [one for one in warnings_of(from_table(table), 1) if "explicit" in one]
+    assert len(said) == 1 and said[0].startswith("species.electrons: its velocities relax by")
