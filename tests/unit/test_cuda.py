@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import dataclasses
 import importlib.util
 import itertools
 import re
@@ -15,9 +16,11 @@ import pytest
 import torch
 from test_cuda_network import assert_moments, true_moments
 from test_native_objective import SPACES, STEP, exact, objective_of, particles_of, value_and_gradient
+from test_native_pairs import assert_agrees, by_torch, couples
 from test_native_particles import GRIDS, assert_close, ensemble
 
 from hpc_kjko import kernels
+from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.errors import UserError
 from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import JKOObjective, linear_part, tracked_log_det
@@ -26,6 +29,7 @@ from hpc_kjko.inner.solvers.varpro import VarproSolver
 from hpc_kjko.kernels import cuda
 from hpc_kjko.kernels import objective as fused
 from hpc_kjko.kernels.cuda import network as cuda_network
+from hpc_kjko.kernels.cuda import pairs as cuda_pairs
 from hpc_kjko.kernels.cuda import particles as cuda_particles
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
@@ -137,11 +141,28 @@ def test_the_kernels_of_particles_compile(name, dtype, dims, order, arch):
     assert b"shape" in code
 
 
+@needs_nvrtc
+@pytest.mark.parametrize(
+    "arch, dims, alike, exponent, single_precision",
+    [
+        ("sm_80", 3, True, -3.0, True),
+        ("sm_90", 3, True, -3.0, True),
+        ("sm_90", 3, False, -2.5, True),
+        ("sm_80", 2, False, 1.0, True),
+        ("sm_90", 2, True, -1.0, False),
+    ],
+)
+def test_sums_over_pairs_compile_and_stay_in_registers(arch, dims, alike, exponent, single_precision):
+    log, code = compiled(cuda_pairs.pair_kernel(dims, alike, exponent, single_precision), arch)
+    assert_in_registers(log, 128, 80)
+    assert b"shape" in code
+
+
 @needs_module
 def test_python_mirrors_the_structs_of_the_kernels():
     """Every field by its place, and the size; of the launch and of the settings the names in their order."""
     layouts = kernels.require().struct_layouts()
-    for module in (cuda_network, cuda_particles):
+    for module in (cuda_network, cuda_pairs, cuda_particles):
         for name, mirror in vars(module).items():
             if isinstance(mirror, type) and issubclass(mirror, ctypes.Structure):
                 places = [getattr(mirror, field[0]).offset for field in mirror._fields_]
@@ -342,6 +363,18 @@ def test_particles_on_a_gpu_are_launched_there(launched):
     assert not launched
     for one, other in zip(found, wanted, strict=True):
         assert_close(one.double(), other.double(), 1e-9)
+
+
+@needs_module
+def test_sums_over_pairs_on_a_gpu_are_launched_there(launched):
+    for members, others in couples(3):
+        moved = [
+            dataclasses.replace(one, **{name: pretended(getattr(one, name)) for name in ("v", "score", "hessian", "weight")})
+            for one in (members, others)
+        ]
+        found = pair_sums(moved[0], moved[0] if others is members else moved[1], -3.0)
+        assert_agrees(found, by_torch(members, others, -3.0))
+    assert launched == ["pair_sums"] * 3
 
 
 def fake_cupy(monkeypatch, module):

@@ -1,15 +1,19 @@
 """Kernels and runs on a GPU; skipped where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tomli_w
 import torch
 from test_cuda_network import FIELDS, MOMENTS, NETWORKS, assert_field, assert_moments, sum_moments, true_moments
 from test_native_objective import STEP, exact, objective_of, particles_of, value_and_gradient
+from test_native_pairs import EXPONENTS, assert_agrees, by_torch, couples
 from test_native_particles import GRIDS, ensemble
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.cli.main import main
+from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.files.checkpoint import latest, load
 from hpc_kjko.kernels import cuda
 from hpc_kjko.parallel.comm import Communicator
@@ -49,6 +53,16 @@ def test_particles_on_a_gpu_have_the_bits_of_the_cpu(grid):
         for device in ("cuda", "cpu")
     )
     assert all(torch.equal(one.cpu(), other) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_sums_over_pairs_on_a_gpu(dims, exponent):
+    for members, others in couples(dims):
+        names = ("v", "score", "hessian", "weight")
+        moved = [replace(one, **{name: getattr(one, name).cuda() for name in names}) for one in (members, others)]
+        found = pair_sums(moved[0], moved[0] if others is members else moved[1], exponent)
+        assert_agrees([part.cpu() for part in found], by_torch(members, others, exponent))
 
 
 def test_gradients_travel_through_nccl(monkeypatch):

@@ -108,18 +108,20 @@ static KJKO_INLINE Floats tanh_of(Floats x) {
 // 1 / √x for x of normal size.
 static KJKO_INLINE Floats inverse_root(Floats x) {
 #if defined(__AVX512F__)
-    const Floats guess = _mm512_maskz_rsqrt14_ps(0xffff, x);  // 14 bits, or 12 below, doubled by one step of Newton's
-#elif defined(__AVX__)
-    const Floats guess = _mm256_rsqrt_ps(x);
-#elif defined(__SSE__)
-    const Floats guess = _mm_rsqrt_ps(x);
-#else
-    Floats guess;
-    for (int lane = 0; lane < LANES; ++lane) guess[lane] = 1 / __builtin_sqrtf(x[lane]);
-    return guess;
-#endif
-#if defined(__SSE__)
+    const Floats guess = _mm512_maskz_rsqrt14_ps(0xffff, x);  // 14 bits, doubled by one step of Newton's
     return guess + (0.5f * guess) * (1.0f - x * (guess * guess));
+#elif defined(__SSE__)
+#if defined(__AVX__)
+    const Floats guess = _mm256_rsqrt_ps(x);
+#else
+    const Floats guess = _mm_rsqrt_ps(x);
+#endif
+    const Floats error = 1.0f - x * (guess * guess);  // 12 bits, of which Newton's step with its next term makes 24
+    return guess + (guess * error) * (0.5f + 0.375f * error);
+#else
+    Floats root;
+    for (int lane = 0; lane < LANES; ++lane) root[lane] = 1 / __builtin_sqrtf(x[lane]);
+    return root;
 #endif
 }
 static KJKO_INLINE Doubles inverse_root(Doubles x) {
