@@ -140,8 +140,8 @@ def _of_pairs(case: Case) -> list[str]:
     for one, operator in zip(plasma, operators_of(case, plasma), strict=True):
         if (rate := operator.collision_strength * case.time.step) > EXPLICIT:
             found.append(
-                f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step, and the sum over pairs "
-                "is explicit and good for values well below 1: lower time.step"
+                f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step, and the sum over "
+                "pairs is explicit and good for values well below 1: lower time.step"
             )
         found += _of_few(case, one.name, one.count)
     return found
@@ -157,8 +157,8 @@ def _of_few(case: Case, name: str, count: int) -> list[str]:
     if count >= FEW * features:
         return []
     return [
-        f"species.{name}.count = {count}: its fit will follow the particles' noise; use at least {FEW * features}, or a "
-        "smaller method.hidden"
+        f"species.{name}.count = {count}: its fit will follow the particles' noise; use at least {FEW * features}, or "
+        "a smaller method.hidden"
     ]
 
 
