@@ -135,6 +135,8 @@ COULOMB_WAVE = (
     *("particles.count=65536", "time.end=12.0", "output.histogram_every=0"),
 )
 COULOMB_RUNS = {
+    "coulomb": ("coulomb", ()),
+    "two_temperatures": ("two_temperatures", ()),
     "coulomb_keeps": (
         "coulomb",
         ("particles.count=2048", "time.end=500.0", "output.every=1", "output.histogram_every=0"),

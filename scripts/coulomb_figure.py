@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""docs/coulomb.png: what Coulomb collisions do to temperatures, to two species and to a wave, beside theory.
+
+    python scripts/coulomb_figure.py [--out DIR] [--ranks N]
+
+Runs are kept in DIR/runs (see experiments.py), the figure goes to DIR/figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from experiments import Experiments
+from paper_figures import BLUE, GREEN, GRID, RED, STYLE, TIME
+
+from hpc_kjko.reference.landau import bi_maxwellian_relaxation, two_temperature_relaxation
+from hpc_kjko.reference.landau_waves import field_history
+
+WAVES = {0.01: BLUE, 0.1: GREEN, 0.4: RED}
+
+
+def draw(runs: Experiments) -> plt.Figure:
+    """Isotropisation, two temperatures, and Landau damping."""
+    figure, (isotropy, species, waves) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    series = runs.series("coulomb")
+    time, closed = series["time"], bi_maxwellian_relaxation(2.0, 0.5, 1.0, series["time"])
+    across = 0.5 * (series["temperature_2"] + series["temperature_3"])
+    for values, theory, label, color in (
+        (series["temperature_1"], closed[0], "along", RED),
+        (across, closed[1], "across", BLUE),
+    ):
+        isotropy.plot(time, values, color=color, label=f"T {label}")
+        isotropy.plot(time, theory, **GRID, ls="--")
+    isotropy.set(xlabel="C t", title="one species, T = (2, ½, ½)\ndashed: were it to stay bi-Maxwellian")
+    isotropy.legend()
+
+    series, case = runs.series("two_temperatures"), runs.case("two_temperatures")
+    names = list(case.species)
+    found = [np.mean([series[f"{name}_temperature_{k}"] for k in (1, 2, 3)], axis=0) for name in names]
+    masses, charges = ([getattr(case.species[name], key) for name in names] for key in ("mass", "charge"))
+    theory = two_temperature_relaxation([one[0] for one in found], masses, [1.0, 1.0], charges, 1.0, series["time"])
+    for values, wanted, name, color in zip(found, theory.T, names, (RED, BLUE), strict=True):
+        species.plot(series["time"], values, color=color, label=f"T of {name}")
+        species.plot(series["time"], wanted, **GRID, ls="--")
+    species.set(xlabel="C t", title=f"two species, mass ratio {masses[1]:g}\ndashed: Spitzer's rate at every time")
+    species.legend()
+
+    for strength, color in WAVES.items():
+        name = f"coulomb_wave_{strength}_0"
+        series, case = runs.series(name), runs.case(name)
+        k, exponent = 2 * np.pi / case.problem.periods[0], case.physics.landau.exponent
+        amplitude = np.sqrt(series["wave_energy"] / series["wave_energy"][0])
+        waves.semilogy(series["time"], amplitude, color=color, label=f"C = {strength:g}")
+        linear = np.abs(field_history(k, strength, series["time"], exponent=exponent, dims=2))
+        waves.semilogy(series["time"], linear, **GRID, ls="--")
+    waves.set(
+        xlabel=TIME,
+        ylim=(1e-2, 1.2),
+        title="|E$_k$(t)/E$_k$(0)|, k = 0.5, two velocity dimensions\ndashed: linear theory",
+    )
+    waves.legend(loc="lower left")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"))
+    parser.add_argument("--ranks", type=int, default=1, help="of each run")
+    options = parser.parse_args()
+    (options.out / "figures").mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        path = options.out / "figures" / "coulomb.png"
+        draw(Experiments(options.out / "runs", options.ranks)).savefig(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
