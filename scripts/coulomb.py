@@ -27,7 +27,7 @@ SEEDS = range(5)
 INSTANT = 2e-4
 #: Particles, and dimensions, strength C, amplitude, start and end of the solution of Bobylev, Krook and Wu as in the
 #: literature (doi:10.1016/j.jcpx.2020.100066): at the start f(0) is about 0.
-BKW_COUNTS = (6400, 25600, 102400)
+BKW_COUNTS = (1600, 6400, 25600)
 BKW = {2: (1 / 16, 0.5, 0.0, 10.0), 3: (1 / 24, 1.0, 5.5, 6.5)}
 BKW_STEP = 0.1
 #: Where log f is compared, as a part of the largest f.

@@ -172,6 +172,7 @@ def table_of(problem, **sections):
         },
         "particles": {"count": 4096, **sections.pop("particles", {})},
         "time": {"step": 0.1, "end": 0.2, **sections.pop("time", {})},
+        "method": {"hidden": [16, 16], **sections.pop("method", {})},
         **sections,
     }
 
@@ -230,7 +231,8 @@ early = Bkw(2.0, 5.0)
 def test_an_exact_solution_for_maxwell_molecules(alone):
     """From t = 2 to 4: the fourth moment of the sample, and log f at the particles."""
     problem = {"kind": "plasma", "length": 5.0, "velocity_dims": 2, "initial_density": f"{__name__}:early"}
-    case = table_of(problem, physics={"collision_strength": 1 / 16, "landau": {"exponent": 0.0}})
+    physics = {"collision_strength": 1 / 16, "landau": {"exponent": 0.0}}
+    case = table_of(problem, physics=physics, method={"hidden": [64, 64]})
     case["particles"]["count"] = 16384
     simulation = Simulation.start(from_table(case), alone)
     before = simulation.state.particles
