@@ -18,7 +18,7 @@ from hpc_kjko.collisions import StepStart, collide
 from hpc_kjko.collisions.landau import LandauCollision
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import Particles
-from hpc_kjko.reference.landau import Bkw, isotropisation_rate, two_temperature_rate
+from hpc_kjko.reference.landau import Bkw, bi_maxwellian_relaxation, isotropisation_rate, two_temperature_rate
 from hpc_kjko.reference.landau_waves import damping, field_history
 from hpc_kjko.running.simulation import Simulation
 
@@ -62,6 +62,23 @@ def coulomb_rates(runs: Experiments) -> bool:
             found.append((new - old)[0] / INSTANT / wanted[0] - 1)
         passed &= _within(f"two temperatures, mass ratio {mass:g}", found, 0.005)
     return passed
+
+
+def coulomb_relaxation(runs: Experiments) -> bool:
+    """Isotropisation to its end: blocks of 512 against all pairs with half the step, T∥ within 1 % of its whole fall."""
+    series, full = (runs.series(name) for name in ("coulomb", "coulomb_full"))
+    time, parallel = series["time"], series["temperature_1"]
+    wanted = np.interp(time, full["time"], full["temperature_1"])
+    closed = bi_maxwellian_relaxation(parallel[0], 1.5 - 0.5 * parallel[0], 1.0, time)[0]
+    error = np.abs(parallel - wanted).max() / (wanted[0] - wanted[-1])
+    print(f"coulomb: T along the axis is off by {error:.2%} of its whole fall at most, beside all pairs")
+    for t in (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0):
+        k = int(np.argmin(np.abs(time - t)))
+        fall, of_full, of_closed = (one[0] - one[k] for one in (parallel, wanted, closed))
+        print(
+            f"  C t = {t:g}: fall of T beside all pairs {fall / of_full - 1:+.2%}, the closed form {fall / of_closed - 1:+.2%}"
+        )
+    return bool(error <= 0.01)
 
 
 def _temperatures(plasma: Sequence[Particles], masses: Sequence[float]) -> np.ndarray:

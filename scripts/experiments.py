@@ -136,6 +136,7 @@ COULOMB_WAVE = (
 )
 COULOMB_RUNS = {
     "coulomb": ("coulomb", ()),
+    "coulomb_full": ("coulomb", ("physics.landau.block=65536", "time.step=0.025")),
     "two_temperatures": ("two_temperatures", ()),
     "coulomb_keeps": (
         "coulomb",
