@@ -65,7 +65,7 @@ def coulomb_rates(runs: Experiments) -> bool:
 
 
 def coulomb_relaxation(runs: Experiments) -> bool:
-    """Isotropisation to its end: blocks of 512 against all pairs with half the step, T∥ within 1 % of its whole fall."""
+    """Isotropisation: blocks of 512 against all pairs with half the step, T∥ within 1 % of its whole fall."""
     series, full = (runs.series(name) for name in ("coulomb", "coulomb_full"))
     time, parallel = series["time"], series["temperature_1"]
     wanted = np.interp(time, full["time"], full["temperature_1"])
@@ -76,7 +76,8 @@ def coulomb_relaxation(runs: Experiments) -> bool:
         k = int(np.argmin(np.abs(time - t)))
         fall, of_full, of_closed = (one[0] - one[k] for one in (parallel, wanted, closed))
         print(
-            f"  C t = {t:g}: fall of T beside all pairs {fall / of_full - 1:+.2%}, the closed form {fall / of_closed - 1:+.2%}"
+            f"  C t = {t:g}: fall of T beside all pairs {fall / of_full - 1:+.2%}, the closed form "
+            f"{fall / of_closed - 1:+.2%}"
         )
     return bool(error <= 0.01)
 
