@@ -178,6 +178,14 @@ def _without_itself(weight: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.divide(total**2, others, out=np.zeros_like(total), where=others > 0)[number]
 
 
+def _halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values as whole multiples of a unit, of which 2¹⁷ add up without rounding, and what these leave."""
+    largest = np.abs(values).max(initial=0.0)
+    unit = 2.0 ** (np.ceil(np.log2(largest)) - 35) if largest > 0 and np.isfinite(largest) else 1.0
+    whole = unit * np.rint(values / unit)
+    return whole, values - whole
+
+
 def _restore(
     before: Sequence[np.ndarray],
     changes: Sequence[np.ndarray],
@@ -194,11 +202,12 @@ def _restore(
     shares = [mass * weight for mass, weight in zip(masses, weights, strict=True)]
 
     def over_blocks(values: Sequence[np.ndarray]) -> np.ndarray:
-        """Sums [blocks, k] of values [n, k] of all species."""
-        return sum(
-            np.stack([np.bincount(number, column, count) for column in value.T], axis=1)
-            for number, value in zip(numbers, values, strict=True)
-        ) + np.zeros((count, 1))
+        """Sums [blocks, k] of values [n, k] of all species, exact but for one rounding."""
+        total = np.zeros((count, values[0].shape[1]))
+        for part in zip(*(_halves(value) for value in values), strict=True):
+            for number, value in zip(numbers, part, strict=True):
+                total += np.stack([np.bincount(number, column, count) for column in value.T], axis=1)
+        return total
 
     def means(values: Sequence[np.ndarray]) -> np.ndarray:
         sums = over_blocks([share[:, None] * value for share, value in zip(shares, values, strict=True)])
