@@ -1,4 +1,4 @@
-"""Sums over pairs of particles in blocks: the native kernel of hpc_kjko/collisions/pairs.py, which is its twin in torch.
+"""Native sums over pairs of particles in blocks; hpc_kjko/collisions/pairs.py is their twin.
 
 Pairs are computed in float32, in units of their block, and added up in float64; those that are too near for it
 (math/pair.hpp) in float64.
@@ -34,12 +34,21 @@ def pair_sums(
     """
     dtype = members[0].dtype
     mine, theirs = _contiguous(members), None if others is None else _contiguous(others)
-    options = dict(mass=mass, exponent=exponent, single_precision=single_precision)
     if mine[0].is_cuda:
-        velocity, growth = cuda_pairs.pair_sums(mine, theirs, **options)
+        velocity, growth = cuda_pairs.pair_sums(
+            mine, theirs, mass=mass, exponent=exponent, single_precision=single_precision
+        )
     else:
         velocity, growth = torch.empty_like(mine[0]), torch.empty_like(mine[3])
-        require().pair_sums(mine, theirs, **options, velocity=velocity, growth=growth)
+        require().pair_sums(
+            mine,
+            theirs,
+            mass=mass,
+            exponent=exponent,
+            single_precision=single_precision,
+            velocity=velocity,
+            growth=growth,
+        )
     return velocity.to(dtype), growth.to(dtype)
 
 

@@ -369,7 +369,9 @@ def test_particles_on_a_gpu_are_launched_there(launched):
 def test_sums_over_pairs_on_a_gpu_are_launched_there(launched):
     for members, others in couples(3):
         moved = [
-            dataclasses.replace(one, **{name: pretended(getattr(one, name)) for name in ("v", "score", "hessian", "weight")})
+            dataclasses.replace(
+                one, **{name: pretended(getattr(one, name)) for name in ("v", "score", "hessian", "weight")}
+            )
             for one in (members, others)
         ]
         found = pair_sums(moved[0], moved[0] if others is members else moved[1], -3.0)

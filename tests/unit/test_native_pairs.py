@@ -50,9 +50,7 @@ def by_torch(members, others, exponent):
 def by_kernel(members, others, exponent, single_precision=True):
     assert kernel.take(members.v, exponent)
     met = None if others is members else others.arrays
-    return kernel.pair_sums(
-        members.arrays, met, mass=others.mass, exponent=exponent, single_precision=single_precision
-    )
+    return kernel.pair_sums(members.arrays, met, mass=others.mass, exponent=exponent, single_precision=single_precision)
 
 
 def assert_agrees(found, wanted, tolerance=1e-5):
