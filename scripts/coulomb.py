@@ -131,8 +131,10 @@ bkw_2d, bkw_3d = (BkwStart(Bkw(dims, *BKW[dims][:2]), BKW[dims][2], LENGTH) for 
 
 
 def bkw(runs: Experiments) -> bool:
-    """f on a grid, log f at the particles and the fourth moment of the exact solution, and how they fall with N."""
+    """f on a grid within 1 % of the exact solution, log f at the particles within 0.03 and the fourth moment within 1 %,
+    of the largest sample; and how they fall with N."""
     usercode.look_in(Path(__file__).parent)
+    passed = True
     for dims, (strength, amplitude, begin, end) in BKW.items():
         solution, errors = Bkw(dims, strength, amplitude), []
         for count in BKW_COUNTS:
@@ -153,7 +155,8 @@ def bkw(runs: Experiments) -> bool:
             )
         for name, values in zip(("f", "log f"), np.array(errors).T, strict=True):
             print(f"  slope of {name} in N: {np.polyfit(np.log(BKW_COUNTS), np.log(values), 1)[0]:.2f}")
-    return True
+        passed &= found[0] <= 0.01 and found[1] <= 0.03 and abs(found[2] / found[3] - 1) <= 0.01
+    return passed
 
 
 def _of_f(simulation: Simulation, particles: Particles, solution: Bkw, time: float) -> float:
@@ -207,7 +210,8 @@ def coulomb_keeps(runs: Experiments) -> bool:
     still = runs.series("coulomb_maxwellian")
     change = np.abs(still["entropy"] - still["entropy"][0]).max() / mass
     print(f"coulomb_maxwellian: {len(still['time']) - 1} steps; ∫f log f a particle changes by {change:.5f} at most")
-    return energy <= 1e-13 and momentum / mass <= 1e-13 and below <= 1e-3 and change <= 1e-3
+    chance = rises <= 0.005 * len(series["time"])  # by chance 0.00135
+    return chance and energy <= 1e-13 and momentum / mass <= 1e-13 and below <= 1e-3 and change <= 1e-3
 
 
 # ---- waves

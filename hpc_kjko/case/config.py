@@ -175,7 +175,9 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     operator = OPERATORS.get(name, Bath) if isinstance(name, str) else Bath
     starts = [one.start for one in species.values()] or [problem]
     stays_homogeneous = all(start.is_homogeneous for start in starts) and physics.get("drive") is None
-    local_moments = operator.frame == "local" and problem.periods and not stays_homogeneous
+    operators = [operator, *(OPERATORS[one.collision_operator] for one in species.values())]
+    is_local = any(one.frame == "local" for one in operators)
+    local_moments = is_local and problem.periods and not stays_homogeneous
     needs_grid = physics["field"] != "external" or local_moments
     if needs_grid or "grid" in table:
         sections["grid"] = {"cells": 128 if problem.space_dims == 1 else 32, **table.get("grid", {})}
@@ -263,6 +265,11 @@ def _require_possible_strengths(table: Mapping[str, Any], physics: Mapping[str, 
     pairs = landau.get("pairs") if isinstance(landau, Mapping) else None
     if not isinstance(pairs, Mapping):
         return  # nothing there, or what its model will refuse
+    if pairs and physics.get("collision_strength") == 0:
+        raise UserError(
+            "physics.collision_strength = 0 switches all collisions off, those of physics.landau.pairs too: give the "
+            "pairs that do not collide the strength 0 instead"
+        )
     for pair in pairs:
         first, dash, second = pair.partition("-")
         if not (dash and first in names and second in names):

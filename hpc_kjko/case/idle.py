@@ -43,7 +43,8 @@ def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "physics", ("landau",), f'physics.collision_operator = "{case.physics.collision_operator}"'
     elif method.collision == "none":
         yield "physics", ("landau",), 'method.collision = "none"'
-    if method.collision == "none" and not case.species:
+    together = OPERATORS[case.physics.collision_operator].sums_pairs
+    if method.collision == "none" and (together or not case.species):
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
     if method.collision == "velocity_matching":
         yield "method", _OF_A_FIT, 'method.collision = "velocity_matching", which has keys of its own'

@@ -320,10 +320,10 @@ def units(options: argparse.Namespace) -> int:
 def _plasma(options: argparse.Namespace, case: RunCase | None) -> tuple[Units, float, str]:
     """The plasma of the options, or else of a case: its units, its lnΛ, and whose that is."""
     given = {name: getattr(options, name) for name in ("density", "temperature", "log_lambda")}
-    if case and not any((*given.values(), options.collision_strength)):
+    if case and options.collision_strength is None:
         of_case = {name: _numbers(case, f"physics.landau.{name}") for name in given}
         if all(of_case.values()):
-            given = {name: numbers[0] for name, numbers in of_case.items()}
+            given = {name: of_case[name][0] if value is None else value for name, value in given.items()}
     density, temperature, log_lambda = given.values()
     if temperature is None or (density is None) == (options.collision_strength is None):
         raise UserError(

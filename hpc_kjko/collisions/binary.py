@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
@@ -25,7 +25,7 @@ class BinaryCollision(PairCollision):
 
     tan(θ/2) is normal with the variance C n h |u|^γ / μ² (half of that in two dimensions), μ the reduced mass, which
     gives the Landau operator as h → 0. Of an odd number of like particles three meet each other for half the time. Of
-    unlike particles those of the larger number meet once each, n being the density of the others. Momentum and energy
+    unlike particles those of the larger number meet once each, n being the density of the others in the block. Momentum and energy
     of every pair stay. Random numbers are keyed by (seed, step, global particle): a run has the same bits on any number
     of ranks. The density at the particles is not known after such a step: log f becomes NaN.
 
@@ -47,11 +47,10 @@ class BinaryCollision(PairCollision):
         settings = [step.settings for step in steps]
         seeds = [one.seed for one in settings]
         blocks = blocks_of_cells(pushed, settings[0].grid, steps[0].operator.block, seeds, index, comm)
-        meetings = [(a, b) for b in range(len(steps)) for a in range(b + 1)]
-        columns = dims + 2  # of random numbers for each meeting
+        columns = dims + 2  # of random numbers for the meeting with each species
         found = []
         for particles, dealt, seed in zip(pushed, blocks.species, seeds, strict=True):
-            rows = np.empty((len(particles.v), dims + columns * len(meetings)))
+            rows = np.empty((len(particles.v), dims + columns * len(steps)))
             rows[:, :dims] = particles.v.cpu().numpy()
             for part in passes(len(rows), BLOCK):
                 # stream 0 of the seed drew the particles
@@ -60,23 +59,21 @@ class BinaryCollision(PairCollision):
             found.append(dealt.gathered(rows))
         before = [rows[:, :dims].copy() for rows in found]
         edges = [dealt.edges for dealt in blocks.species]
-        for number, density in enumerate(blocks.density.T):
+        weights = [
+            particles.total_weight / particles.shard.total for particles in pushed
+        ]  # all particles have the same
+        for number, (density, per_volume) in enumerate(zip(blocks.density.T, blocks.per_volume, strict=True)):
             block = [rows[edge[number] : edge[number + 1]] for rows, edge in zip(found, edges, strict=True)]
-            for turn, (a, b) in enumerate(meetings):
-                own, other = block[a], block[b]
-                random = slice(dims + columns * turn, dims + columns * (turn + 1))
-                meeting = _Meeting(
-                    dims,
-                    steps[a].operator.factors[settings[b].number] * duration,
-                    (settings[a].mass, settings[b].mass),
-                    steps[a].operator.exponent,
-                )
-                if a == b:
-                    meeting.of_like(own[:, :dims], own[:, random], density[a])
-                else:
-                    many, few = (own, other) if len(own) >= len(other) else (other, own)
-                    turned = meeting if many is own else replace(meeting, masses=meeting.masses[::-1])
-                    turned.of_unlike(many[:, :dims], few[:, :dims], many[:, random], density[b if many is own else a])
+            for b in range(len(steps)):
+                for a in range(b + 1):
+                    strength = steps[a].operator.factors[settings[b].number] * duration
+                    meeting = _Meeting(dims, strength, steps[a].operator.exponent)
+                    one = _Met(block[a], dims, settings[a].mass, columns * b)
+                    if a == b:
+                        meeting.of_like(one, density[a])
+                    else:
+                        other = _Met(block[b], dims, settings[b].mass, columns * a)
+                        meeting.of_unlike(one, other, weights[b] * per_volume)
         reports = []
         for particles, dealt, rows, old in zip(pushed, blocks.species, found, before, strict=True):
             change = torch.from_numpy(dealt.returned(rows[:, :dims] - old)).to(particles.v.device)
@@ -93,56 +90,61 @@ class BinaryCollision(PairCollision):
         pass
 
 
+class _Met:
+    """The particles of a species in a block, as they meet others: velocities, which change, and random numbers."""
+
+    def __init__(self, rows: np.ndarray, dims: int, mass: float, column: int):
+        self.v, self.random, self.mass = rows[:, :dims], rows[:, dims + column : 2 * dims + column + 2], mass
+
+    @property
+    def shuffled(self) -> np.ndarray:
+        """Their numbers in an order by chance [n]."""
+        return np.argsort(self.random[:, -1], kind="stable")
+
+
 @dataclass(frozen=True)
 class _Meeting:
     """How two species collide in a step, in dims dimensions: the factor C of their collisions times the duration."""
 
     dims: int
     strength: float
-    masses: tuple[float, float]
     exponent: float
 
-    def of_like(self, v: np.ndarray, random: np.ndarray, density: float) -> None:
-        """Turn the velocities [n, dims] of particles that meet in pairs, by random numbers [n, dims + 2]."""
-        order = np.argsort(random[:, -1], kind="stable")
+    def of_like(self, met: _Met, density: float) -> None:
+        """Turn the velocities of particles that meet in pairs."""
+        order = met.shuffled
         three = order[-3:] if len(order) % 2 and len(order) > 1 else order[:0]
         first, second = order[: len(order) - (len(three) or len(order) % 2)].reshape(-1, 2).T
-        self._turn(v, first, v, second, random[first], density)
-        for k, (one, other) in enumerate(pairwise([*three, *three[:1]])):
-            self._turn(v, np.array([one]), v, np.array([other]), random[three[k : k + 1]], 0.5 * density)
+        self._turn(met, first, met, second, density)
+        for one, other in pairwise([*three, *three[:1]]):
+            self._turn(met, np.array([one]), met, np.array([other]), 0.5 * density)
 
-    def of_unlike(self, many: np.ndarray, few: np.ndarray, random: np.ndarray, density: float) -> None:
-        """Turn the velocities of two species that meet, the first in larger number, by its random numbers.
+    def of_unlike(self, one: _Met, other: _Met, density_of_one: float) -> None:
+        """Turn the velocities of two species: those of the larger number meet once each.
 
         Args:
-            density: of the species that is met.
+            density_of_one: what a particle in the block stands for, the same for both species.
         """
-        order = np.argsort(random[:, -1], kind="stable")
-        for begin in range(0, len(many), len(few)) if len(few) else ():
-            some = order[begin : begin + len(few)]  # a particle takes part in one collision at a time
-            self._turn(many, some, few, np.arange(len(some)), random[some], density)
+        many, few = (one, other) if len(one.v) >= len(other.v) else (other, one)
+        first, second = many.shuffled, few.shuffled
+        for begin in range(0, len(first), len(second)) if len(second) else ():
+            some = first[begin : begin + len(second)]  # a particle takes part in one collision at a time
+            self._turn(many, some, few, second[: len(some)], density_of_one * len(second))
 
-    def _turn(
-        self,
-        v: np.ndarray,
-        first: np.ndarray,
-        other: np.ndarray,
-        second: np.ndarray,
-        random: np.ndarray,
-        density: float,
-    ) -> None:
-        """Turn the relative velocities of pairs: particles ``first`` of v, ``second`` of other, each at most once."""
-        dims, (mass, mass_of_other) = self.dims, self.masses
-        u = v[first] - other[second]
+    def _turn(self, one: _Met, first: np.ndarray, other: _Met, second: np.ndarray, density: float) -> None:
+        """Turn the relative velocities of pairs, particles ``first`` of one and ``second`` of the other, each at most
+        once, by the random numbers of the first."""
+        dims, random = self.dims, one.random[first]
+        u = one.v[first] - other.v[second]
         speed = np.linalg.norm(u, axis=1, keepdims=True)
         met = speed[:, 0] > 0
         first, second, u, speed, random = first[met], second[met], u[met], speed[met], random[met]
-        reduced = mass * mass_of_other / (mass + mass_of_other)
+        reduced = one.mass * other.mass / (one.mass + other.mass)
         variance = (1.0 if dims == 3 else 0.5) * self.strength * density / reduced**2 * speed**self.exponent
         angle = 2 * np.arctan(np.sqrt(variance) * ndtri(random[:, dims : dims + 1]))
         across = ndtri(random[:, :dims])
         across -= u * ((across * u).sum(1, keepdims=True) / speed**2)
         across *= speed / np.linalg.norm(across, axis=1, keepdims=True)
         change = reduced * (np.cos(angle) * u + np.sin(angle) * across - u)
-        v[first] += change / mass
-        other[second] -= change / mass_of_other
+        one.v[first] += change / one.mass
+        other.v[second] -= change / other.mass

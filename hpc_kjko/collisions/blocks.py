@@ -83,11 +83,13 @@ class Blocks:
     Attributes:
         species: each of them as it is dealt to the blocks.
         density: of each species, the mean density in the cell of each of this rank's blocks [species, blocks].
+        per_volume: 1 over the part of the volume that each of this rank's blocks stands for [blocks].
         sparse: the part of the cells that have fewer than two particles.
     """
 
     species: tuple[Dealt, ...]
     density: np.ndarray
+    per_volume: np.ndarray
     sparse: float
 
     @classmethod
@@ -129,7 +131,7 @@ class Blocks:
             block = first[cell] + (drawn % blocks[cell].astype(np.uint64)).astype(np.int64)
             dealt.append(Dealt.of(block, rank, comm))
         of_cell = np.searchsorted(first, np.flatnonzero(rank == comm.rank), side="right") - 1
-        return cls(tuple(dealt), density[:, of_cell], float((count < 2).mean()))
+        return cls(tuple(dealt), density[:, of_cell], blocks[of_cell] / volume, float((count < 2).mean()))
 
 
 def blocks_of_cells(

@@ -118,14 +118,13 @@ def _moved(
     columns = np.cumsum([dims, dims, dims**2, 1])
     of_species = [np.split(rows, columns, axis=1) for rows in gathered]
     weights = [parts[3][:, 0] for parts in of_species]
-    unit = _per_density(weights, numbers, blocks)
     device = plasma[0].v.device
     members = [
         Members(
             v=torch.from_numpy(v).to(device),
             score=torch.from_numpy(score).to(device),
             hessian=torch.from_numpy(hessian.reshape(-1, dims, dims)).to(device),
-            weight=torch.from_numpy(weight * unit[number]).to(device),
+            weight=torch.from_numpy(weight * blocks.per_volume[number]).to(device),
             mass=mass,
             edges=dealt.edges,
         )
@@ -134,7 +133,7 @@ def _moved(
         )
     ]
     changes = []
-    for step, own, weight, number in zip(steps, members, weights, numbers, strict=True):
+    for step, own, weight, number, density in zip(steps, members, weights, numbers, blocks.density, strict=True):
         change = np.zeros((len(weight), dims + 1))
         for other, met in zip(steps, members, strict=True):
             factor = step.operator.factors[other.settings.number] * duration / own.mass
@@ -143,7 +142,9 @@ def _moved(
             with in_order(step.fit.together):
                 velocity, growth = pair_sums(own, met, step.operator.exponent)
             part = factor * torch.cat([velocity, growth[:, None]], dim=1).cpu().numpy()
-            change += part * _without_itself(weight, number)[:, None] if met is own else part
+            if met is own:
+                part *= _among_likes(weight, number, density / blocks.per_volume)[:, None]
+            change += part
         changes.append(change)
     before = [parts[4] for parts in of_species]
     smallest = _restore(before, changes, weights, numbers, masses)
@@ -162,20 +163,12 @@ def _moved(
     return moved
 
 
-def _per_density(weights: Sequence[np.ndarray], numbers: Sequence[np.ndarray], blocks: Blocks) -> np.ndarray:
-    """What makes weights densities [blocks], the same for all species of a block: else what one does to another would
-    not be what the other does to it."""
-    count = blocks.density.shape[1]
-    mass = sum(np.bincount(number, weight, count) for number, weight in zip(numbers, weights, strict=True))
-    return np.divide(blocks.density.sum(0), mass, out=np.zeros(count), where=np.asarray(mass) > 0)
-
-
-def _without_itself(weight: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, on
-    average, and these stand for all."""
-    total, square = np.bincount(number, weight), np.bincount(number, weight**2)
+def _among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, and
+    these stand, on average, for the mean mass that a block of its cell has [blocks]."""
+    total, square = (np.bincount(number, one, len(mean)) for one in (weight, weight**2))
     others = total**2 - square
-    return np.divide(total**2, others, out=np.zeros_like(total), where=others > 0)[number]
+    return np.divide(mean * total, others, out=np.zeros_like(total), where=others > 0)[number]
 
 
 def _halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

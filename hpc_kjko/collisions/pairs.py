@@ -10,9 +10,9 @@ Whatever σ is, V over both species together keeps momentum, by antisymmetry, an
 Σ m w σ·V = −½ Σ w w Δσᵀ A Δσ ≤ 0. J. A. Carrillo, J. Hu, L. Wang, J. Wu, doi:10.1016/j.jcpx.2020.100066; V. Ilin,
 J. Hu, Z. Wang, arXiv:2405.10392.
 
-Between unlike species σ_i − σ_j does not vanish where z does, and for γ < 0 that divergence has terms of which a mean
-over a sample may have no variance. There G is an average of the same mean, by an integration by parts over v_j, which
-is bounded as A is:
+Between unlike species σ_i − σ_j does not vanish where z does, and that divergence has terms of which a mean over a
+sample may have no variance. There, for all γ but 0, G is an average of the same mean, by an integration by parts over
+v_j, which is bounded as A is:
 
     G_i = Σ_j w_j [ A(z) : (∇σ_i − ∇σ_j) + m_b (σ_i − σ_j)ᵀ A(z) σ_j ]
 """

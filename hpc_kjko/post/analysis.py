@@ -85,7 +85,8 @@ class Analysis:
         if species is not None:
             settings = case.species[species]
             self.problem, self._particle_mass = settings.start, settings.mass
-            if OPERATORS[settings.collision_operator].frame == "bath":
+            operators = settings.collision_operator, case.physics.collision_operator
+            if all(OPERATORS[name].frame == "bath" for name in operators):
                 self._equilibrium = self.problem.equilibrium(settings.temperature / settings.mass)
         self._tracks_log_f = collision_class(case.method.collision).tracks_log_f
         low, high = torch.tensor([*self.problem.window[0], *self.problem.window[1]], dtype=torch.float64).T

@@ -188,7 +188,7 @@ class _Sizes:
         """Rows on their way to the blocks that collide and back, with the score and its derivatives."""
         dv = self._dims[1]
         if self.case.method.collision == "binary":
-            return 4 * DOUBLE * (2 * dv + 2)
+            return 4 * DOUBLE * (dv + (dv + 2) * max(1, len(self.case.species)))
         return 4 * DOUBLE * (3 * dv + dv**2 + 1) + (dv + dv**2) * self._real
 
     @property

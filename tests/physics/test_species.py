@@ -193,6 +193,14 @@ def test_species_draw_their_own_numbers_whatever_others_there_are(alone):
     assert seed_of(0, "ions") != seed_of(1, "ions") and 0 <= seed_of(2**63 - 1, "e") < 2**63
 
 
+def test_like_particles_without_a_field_have_their_local_mean_where_they_have_a_wave():
+    """On the mesh; a homogeneous plasma is one cell."""
+    for amplitude, meshed in ((0.3, True), (0.0, False)):
+        own = {**ELECTRONS, "collision_operator": "dougherty", "collision_strength": 1.0, "amplitude": amplitude}
+        table = {"problem": {"kind": "plasma"}, "physics": {"field": "external"}, "species": {"electrons": own}}
+        assert (from_table(table).grid is not None) is meshed
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
