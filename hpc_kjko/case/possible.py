@@ -129,7 +129,7 @@ def _require_possible_pairs(case: Sections) -> None:
                 f'method.collision = "{method}" is for physics.collision_operator = "landau", not "{name}": use "jko"'
             )
         return
-    if method not in ("pair_sum", "binary", "none"):
+    if method not in ("jko", "pair_sum", "binary", "none"):
         raise UserError(
             f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum" or "binary", '
             f'not "{method}"'
