@@ -123,6 +123,26 @@ class CollisionReport:
             log_f_moved=max(report.log_f_moved for report in reports),
         )
 
+    @classmethod
+    def of_halves(
+        cls, one: CollisionReport, two: CollisionReport, iterations: int = 0, retries: int = 0
+    ) -> CollisionReport:
+        """Of a step that was made in two halves, after ``iterations`` and ``retries`` for nothing."""
+        summed = ("substeps", "collision_free_energy", "collision_free_energy_error", "sample_free_energy")
+        summed += ("disagreement", "disagreement_error", "entropy_moved")
+        return replace(
+            two,
+            **{name: getattr(one, name) + getattr(two, name) for name in summed},
+            dissipation=0.5 * (one.dissipation + two.dissipation),
+            min_eigenvalue=min(one.min_eigenvalue, two.min_eigenvalue),
+            inner_iterations=iterations + one.inner_iterations + two.inner_iterations,
+            drift_error=0.5 * (one.drift_error + two.drift_error),
+            retries=retries + one.retries + two.retries,
+            log_f_residual=max(one.log_f_residual, two.log_f_residual),
+            log_f_moved=max(one.log_f_moved, two.log_f_moved),
+            wave=two.wave.following(one.wave),
+        )
+
     @property
     def certificate(self) -> int:
         """1: the free energy of held-out particles falls, by more than 3 standard errors; −1: it rises; 0: neither

@@ -118,7 +118,7 @@ def _moved(
     columns = np.cumsum([dims, dims, dims**2, 1])
     of_species = [np.split(rows, columns, axis=1) for rows in gathered]
     weights = [parts[3][:, 0] for parts in of_species]
-    unit = _per_density(weights, numbers, blocks)
+    unit = per_density(weights, numbers, blocks)
     device = plasma[0].v.device
     members = [
         Members(
@@ -143,10 +143,10 @@ def _moved(
             with in_order(step.fit.together):
                 velocity, growth = pair_sums(own, met, step.operator.exponent)
             part = factor * torch.cat([velocity, growth[:, None]], dim=1).cpu().numpy()
-            change += part * _without_itself(weight, number)[:, None] if met is own else part
+            change += part * without_itself(weight, number)[:, None] if met is own else part
         changes.append(change)
     before = [parts[4] for parts in of_species]
-    smallest = _restore(before, changes, weights, numbers, masses)
+    smallest, _ = restore(before, changes, weights, numbers, masses)
     if comm.any(not all(np.isfinite(change).all() for change in changes)):
         raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
     if (smallest := comm.min(smallest)) < SHRINKING:
@@ -162,7 +162,7 @@ def _moved(
     return moved
 
 
-def _per_density(weights: Sequence[np.ndarray], numbers: Sequence[np.ndarray], blocks: Blocks) -> np.ndarray:
+def per_density(weights: Sequence[np.ndarray], numbers: Sequence[np.ndarray], blocks: Blocks) -> np.ndarray:
     """What makes weights densities [blocks], the same for all species of a block: else what one does to another would
     not be what the other does to it."""
     count = blocks.density.shape[1]
@@ -170,7 +170,7 @@ def _per_density(weights: Sequence[np.ndarray], numbers: Sequence[np.ndarray], b
     return np.divide(blocks.density.sum(0), mass, out=np.zeros(count), where=np.asarray(mass) > 0)
 
 
-def _without_itself(weight: np.ndarray, number: np.ndarray) -> np.ndarray:
+def without_itself(weight: np.ndarray, number: np.ndarray) -> np.ndarray:
     """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, on
     average, and these stand for all."""
     total, square = np.bincount(number, weight), np.bincount(number, weight**2)
@@ -178,15 +178,16 @@ def _without_itself(weight: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.divide(total**2, others, out=np.zeros_like(total), where=others > 0)[number]
 
 
-def _restore(
+def restore(
     before: Sequence[np.ndarray],
     changes: Sequence[np.ndarray],
     weights: Sequence[np.ndarray],
     numbers: Sequence[np.ndarray],
     masses: Sequence[float],
-) -> float:
+) -> tuple[float, float]:
     """Correct the changes [n, d + 1] of v and log f of all species such that the momentum and the energy of every
-    block are those of before; returns the smallest factor that velocities were scaled with.
+    block are those of before; returns the smallest factor that velocities were scaled with, if it is below 1, and the
+    largest, if it is above.
 
     The velocities of a block are shifted, and scaled about their mean.
     """
@@ -218,4 +219,4 @@ def _restore(
     for v, after, change, number in zip(before, moved, changes, numbers, strict=True):
         change[:, :-1] = mean[number] + ratio[number] * (after - middle[number]) - v
         change[:, -1] -= v.shape[1] * np.log(ratio[number, 0])
-    return float(ratio.min(initial=1.0))
+    return float(ratio.min(initial=1.0)), float(ratio.max(initial=1.0))

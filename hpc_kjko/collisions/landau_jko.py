@@ -1,9 +1,20 @@
-"""Coulomb collisions as a minimising movement, for steps of any length: the implicit step in Landau's own metric."""
+"""Coulomb collisions as a minimising movement: an implicit step in Landau's own metric, for steps of any length.
+
+Landau's operator is ∂t f = C ∇v·∫ A(v − v') (f' ∇v f − f ∇v'f') dv' (:mod:`~hpc_kjko.collisions.landau`), and with
+D = A∗f the velocity of its particles is V = −C (D ∇v log f − ∇·D). An implicit step from ṽ to v' = ṽ + h u has
+u = V' with V' that of the particles after the step. The iterate u_k of it is the minimiser of
+
+    J(u)/h = mean[ ½ uᵀ((C D')⁻¹ + h/Θ) u + ((ṽ − v')/Θ + s − s' − (C D')⁻¹ V')·u + ∇v·u − (1/h) log det(I + h S) ]
+
+with D', V' and s' = ∇v ψ̄' at v' = ṽ + h u_{k−1}, s = ∇v ψ̄ at ṽ, and S the symmetric part of ∇v u
+(:mod:`~hpc_kjko.inner.solvers.free_field`). With u_0 = 0 it is the step of minimising movements in the metric of the
+frozen D, the part −(v − U)/Θ of D⁻¹∇·D in a potential and the rest as a known force. Where u_k is u_{k−1}, what
+contains Θ is gone. V' is the sum over pairs: it vanishes pair by pair if ψ̄' is a Maxwellian.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +24,9 @@ import torch
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
+from hpc_kjko.collisions.controlled import MAX_SPLITS
 from hpc_kjko.collisions.jko import JKOCollision
-from hpc_kjko.collisions.landau import _per_density, _restore, _without_itself
+from hpc_kjko.collisions.landau import per_density, restore, without_itself
 from hpc_kjko.collisions.pairs import Members, pair_fields
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.control import smallest_eigenvalue
@@ -26,126 +38,233 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order, summed_finely
 from hpc_kjko.particles.state import Particles, passes
 
-SETTLED = 0.01
-MAX_CORRECTED = 8
+#: D and V are found again until that moves particles by less than this part of a thermal speed, in mean square; a step
+#: in which they are found again so often and do not settle is split.
+SETTLED, MAX_CORRECTED = 0.01, 8
+#: What is added to D, as a part of its mean eigenvalue: a particle that met few others has none along some direction.
 FLAT = 0.01
-MAX_SPLITS = 6
+#: A step that would change the width of a block's velocities by more than this factor is split.
+WIDENED = 1.5
 
 
 @dataclass(frozen=True)
 class _Met:
-    """What particles [n] are moved by at some state: D, V and ∂V/∂v, float64."""
+    """What others do to the particles of this rank, in float64.
 
-    metric: torch.Tensor
+    Attributes:
+        inverse: (C D)⁻¹ [n, d, d].
+        velocity: V [n, d]; slope: ∂V_k/∂v_l [n, d, d].
+    """
+
+    inverse: torch.Tensor
     velocity: torch.Tensor
     slope: torch.Tensor
 
 
-class LandauJKOCollision(Collision):
-    """x"""
+@dataclass(frozen=True)
+class _Map:
+    """The field of a step at the particles of this rank, in float64.
 
-    has_control = True
+    Attributes:
+        field: u [n, d]; jacobian: ∂u_k/∂v_l [n, d, d].
+        score: s [n, d], of the density at ṽ.
+        dissipation: mean uᵀ(C D)⁻¹u; objective: J.
+        iterations: of the fits and of Newton's method.
+        settled: whether D and V, found once more, would no longer change it.
+    """
+
+    field: torch.Tensor
+    jacobian: torch.Tensor
+    score: torch.Tensor
+    dissipation: float
+    objective: float
+    iterations: int
+    settled: bool
+
+
+class LandauJKOCollision(Collision):
+    """v ← ṽ + h u, log f ← log f̃ − log det(I + h ∇v u), then each block's momentum and energy are restored.
+
+    With ``method.order = 2`` D, V and s' are those of the midpoint ṽ + ½h u, and the functional sees h/2.
+
+    A step that is not invertible at some particle, or whose D and V do not settle, is split in two.
+    """
+
     fits_log_f = True
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         assert isinstance(settings.operator, Landau)
         self.settings, self.comm, self.operator = settings, comm, settings.operator
+        #: Fits the density; its own control field is not made.
         self.density = JKOCollision(settings, comm)
         self.held_out, self.order = self.density.held_out, settings.method.order
-        control = self.density.control
-        assert isinstance(control, PotentialField)
-        self.field = FreeField(control, comm, self.density.sums)
-        self.log = []
+        assert isinstance(self.density.control, PotentialField)
+        self.field = FreeField(self.density.control, comm, self.density.sums)
 
     def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
         self.log_f_moved = torch.zeros_like(particles.log_f)
-        density, fitted = self.density, duration / self.order
-        made = density.fit_density(particles, duration, start)
-        before, of_log_f = density.relaxed(particles, duration, agreed=True)
-        blocks = self._blocks(before, start)
-        score = density.score(before)[0].double()
-        here = self._met(before, before, blocks)
-        theta = self.operator.temperature
-        there, met, shift = before, here, torch.zeros_like(score)
-        own_score, last = score, np.inf
-        import time as _t
-        for turn in range(MAX_CORRECTED + 1):
-            inverse = torch.linalg.inv(met.metric)
-            metric = inverse + fitted / theta * torch.eye(score.shape[1]).to(inverse)
-            force = score - own_score - shift / theta - (inverse @ met.velocity[..., None])[..., 0]
-            rows = density.solved_on()
-            features = density.control.features(before.x, before.v).to(density.dtype)
-            share = before.shares()
+        return self._solve(particles, duration, start, splits=0)
+
+    @torch.no_grad()
+    def _solve(
+        self, particles: Particles, duration: float, start: StepStart, splits: int
+    ) -> tuple[Particles, CollisionReport]:
+        made = self.density.fit_density(particles, duration, start)
+        before, of_log_f = self.density.relaxed(particles, duration, agreed=True)
+        operator, settings = self.operator, self.settings
+        blocks = blocks_of_cells(
+            [before], settings.grid, operator.block, [settings.seed], start.index, self.comm
+        )
+        found = self._map(before, duration, start, blocks)
+        after, smallest, widened = self._moved(before, found, duration, blocks)
+        trouble = ""
+        if not found.settled:
+            trouble = "the coefficients of the collisions do not settle"
+        elif not smallest > 0:
+            trouble = f"the collision map is not invertible (smallest eigenvalue {smallest:.3g})"
+        elif widened > WIDENED:
+            trouble = f"the collision map changes the width of a block's velocities by a factor of {widened:.3g}"
+        if not trouble:
+            self.log_f_moved = self.log_f_moved + (before.log_f - particles.log_f)
+            return after, self._report(before, after, found, smallest, made, duration, blocks.sparse, of_log_f)
+        if splits == MAX_SPLITS:
+            raise SolverFailure(
+                f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step, or raise particles.count or "
+                "physics.landau.block"
+            )
+        first, one = self._solve(particles, duration / 2, start, splits + 1)
+        later = replace(start, time=start.time + duration / 2)
+        second, two = self._solve(first, duration / 2, later, splits + 1)
+        return second, CollisionReport.of_halves(one, two, iterations=made + found.iterations)
+
+    # -- the field -----------------------------------------------------------------------------------------------
+
+    def _map(self, before: Particles, duration: float, start: StepStart, blocks: Blocks) -> _Map:
+        """The field that D, V and s' belong to as they are where it leads. Collective."""
+        fitted, temperature = duration / self.order, self.operator.temperature
+        rate = self.operator.collision_strength
+        z = self._inputs(before)
+        score = self.density.score(before)[0].double()
+        rows, share = self.density.solved_on(), before.shares()
+        own = met = self._met(before, before, blocks)
+        led, led_score, made = torch.zeros_like(score), score, 0
+        metric = torch.eye(score.shape[1], dtype=score.dtype, device=score.device) * (fitted / temperature)
+        for corrected in range(MAX_CORRECTED + 1):
+            force = score - led_score - led / temperature - (met.inverse @ met.velocity[..., None])[..., 0]
             samples = [
-                Steered(features[r], metric[r], force[r], here.velocity[r], here.slope[r], share[r] * 1.0) for r in rows
+                Steered(z[some], met.inverse[some] + metric, force[some], own.velocity[some], own.slope[some], share[some])
+                for some in rows
             ]
-            unit = self.operator.collision_strength * theta / (1 + self.operator.collision_strength * fitted)
-            t0 = _t.time()
-            passes_made = self.field.minimise(samples, fitted, unit)
+            passes_made, objective = self.field.minimise(samples, fitted, rate * temperature / (1 + rate * fitted))
             made += passes_made
-            u, jac = self._moved(before, here)
-            new = fitted * u
-            change = float(((new - shift) ** 2).mean().sqrt())
-            if self.log is not None:
-                self.log.append((turn, passes_made, change, self.field.coefficients[-1], _t.time() - t0))
-            shift = new
-            if turn == MAX_CORRECTED or (change < SETTLED * math.sqrt(theta) and turn >= self.order - 1):
+            u, jacobian = self._at(z, own)
+            terms = [((fitted * u - led) ** 2).sum(1), (u * (met.inverse @ u[..., None])[..., 0]).sum(1)]
+            changed, dissipation = self.comm.sum(
+                summed_finely(share[:, None] * torch.stack(terms, dim=1)).cpu().numpy()
+            ).sum(0)
+            led = fitted * u
+            settled = bool(changed < SETTLED**2 * temperature)
+            if corrected == MAX_CORRECTED or (settled and corrected >= self.order - 1):
                 break
-            log_det = tracked_log_det(jac, fitted, "exact")
-            there = before.move(before.v + shift.to(before.v), before.log_f - log_det.to(before.log_f))
-            made += density.fit_density(there, duration, start, again=True)
-            own_score = density.score(there)[0].double()
-            met = self._met(before, there, blocks)
-        log_det = tracked_log_det(jac, duration, "exact")
-        smallest = float(smallest_eigenvalue(linear_part(jac, duration)).min())
-        change = torch.cat([duration * u, -log_det[:, None]], 1)
-        (dealt,) = blocks.species
-        cols = torch.cat([before.v.double(), before.weight[:, None].double(), change], 1).numpy()
-        g = dealt.gathered(cols)
-        d = score.shape[1]
-        v, w, ch = g[:, :d], g[:, d], g[:, d + 1 :].copy()
-        smallest_ratio = _restore([v], [ch], [w], [dealt.block], [1.0])
-        self.ratio = smallest_ratio
-        back = torch.from_numpy(dealt.returned(ch))
-        after = before.move(before.v + back[:, :d].to(before.v), before.log_f + back[:, d].to(before.log_f))
-        gain = (after.log_f - before.log_f).double()
-        mean, error = over_certifying(gain, before, self.comm) if self.held_out else (0.0, 0.0)
-        mass = before.total_weight
-        report = replace(CollisionReport(math.nan, smallest, math.nan, made, 1), **of_log_f,
-            collision_free_energy=mass * mean, collision_free_energy_error=mass * error, sparse_nodes=blocks.sparse)
-        return after, report
+            log_f = before.log_f - tracked_log_det(jacobian, fitted, "exact").to(before.log_f)
+            if self.comm.any(not bool(log_f.isfinite().all())):
+                break  # it turns over on the way
+            there = before.move((before.v.double() + led).to(before.v), log_f)
+            made += self.density.fit_density(there, duration, start, again=True)
+            met, led_score = self._met(before, there, blocks), self.density.score(there)[0].double()
+        return _Map(u, jacobian, score, float(dissipation), objective, made, settled)
 
-    def _moved(self, before, here):
-        us, js = [], []
-        control = self.density.control
-        for rows in passes(len(before.x), self.density.chunk):
-            z = control.features(before.x[rows], before.v[rows]).to(self.density.dtype)
-            u, j = self.field.at(z, here.velocity[rows], here.slope[rows])
-            us.append(u); js.append(j)
-        return torch.cat(us), torch.cat(js)
+    def _inputs(self, particles: Particles) -> torch.Tensor:
+        """Inputs of the functions [n, inputs]."""
+        return self.density.control.features(particles.x, particles.v).to(self.density.dtype)
 
-    def _blocks(self, before, start):
-        return blocks_of_cells([before], self.settings.grid, self.operator.block, [self.settings.seed], start.index, self.comm)
+    def _at(self, z: torch.Tensor, own: _Met) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [n, d] and ∂u_k/∂v_l [n, d, d] at all particles of this rank."""
+        u, jacobian = torch.empty_like(own.velocity), torch.empty_like(own.slope)
+        for rows in passes(len(z), self.density.chunk):
+            u[rows], jacobian[rows] = self.field.at(z[rows], own.velocity[rows], own.slope[rows])
+        return u, jacobian
 
     def _met(self, before: Particles, there: Particles, blocks: Blocks) -> _Met:
-        (dealt,), dims = blocks.species, there.v.shape[1]
+        """What particles do to each other at ``there``, to which ψ̄ has been fitted. Collective."""
+        (dealt,), dims, device = blocks.species, there.v.shape[1], there.v.device
         score, hessian = self.density.score(there)
         whole = [there.v, score, hessian.flatten(1), before.weight[:, None]]
-        gathered = dealt.gathered(torch.cat([part.double() for part in whole], 1).cpu().numpy())
-        v, score_, hess, weight = np.split(gathered, np.cumsum([dims, dims, dims**2]), axis=1)
+        rows = dealt.gathered(torch.cat([part.double() for part in whole], dim=1).cpu().numpy())
+        v, score_here, bent, (weight,) = (
+            np.ascontiguousarray(part) if part.shape[1] > 1 else part.T
+            for part in np.split(rows, np.cumsum([dims, dims, dims**2]), axis=1)
+        )
         number = dealt.block
-        unit = _per_density([weight[:, 0]], [number], blocks)
-        tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (v, score_, hess.reshape(-1, dims, dims), weight[:, 0] * unit[number])]
-        members = Members(*tensors, 1.0, dealt.edges)
+        scaled = weight * per_density([weight], [number], blocks)[number]
+        parts = [torch.from_numpy(part).to(device) for part in (v, score_here, bent.reshape(-1, dims, dims), scaled)]
         with in_order(self.density.together):
-            metric, velocity, slope = pair_fields(members, self.operator.exponent)
-        factor = self.operator.factors[self.settings.number] * _without_itself(weight[:, 0], number)
-        rows = np.concatenate([metric.flatten(1).numpy(), velocity.numpy(), slope.flatten(1).numpy()], 1) * factor[:, None]
-        back = torch.from_numpy(dealt.returned(rows))
-        metric = back[:, : dims**2].reshape(-1, dims, dims)
-        flat = FLAT * metric.diagonal(dim1=1, dim2=2).mean(1)
-        metric = metric + flat[:, None, None] * torch.eye(dims).to(metric)
-        return _Met(metric, back[:, dims**2 : dims**2 + dims], back[:, dims**2 + dims :].reshape(-1, dims, dims))
+            found = pair_fields(Members(*parts, mass=1.0, edges=dealt.edges), self.operator.exponent)
+        of_pairs = torch.cat([part.flatten(1) for part in found], dim=1).cpu().numpy()
+        factor = self.operator.factors[self.settings.number] * without_itself(weight, number)
+        back = torch.from_numpy(dealt.returned(factor[:, None] * of_pairs)).to(device)
+        metric, velocity, slope = back.split([dims**2, dims, dims**2], dim=1)
+        eye = torch.eye(dims, dtype=back.dtype, device=device)
+        mean = metric.unflatten(1, (dims, dims)).diagonal(dim1=1, dim2=2).mean(1)
+        # one that met nobody stays: as long as it is not alone
+        flat = torch.where(mean > 0, FLAT * mean, self.operator.collision_strength * self.operator.temperature)
+        inverse = torch.linalg.inv(metric.unflatten(1, (dims, dims)) + flat[:, None, None] * eye)
+        return _Met(inverse, velocity, slope.unflatten(1, (dims, dims)))
+
+    # -- the move ------------------------------------------------------------------------------------------------
+
+    def _moved(
+        self, before: Particles, found: _Map, duration: float, blocks: Blocks
+    ) -> tuple[Particles, float, float]:
+        """The particles moved, each block's momentum and energy restored; the smallest eigenvalue of I + h sym ∇v u;
+        and the largest factor that a width was restored by, or divided by. Collective."""
+        (dealt,), dims = blocks.species, before.v.shape[1]
+        smallest = np.inf
+        if len(before.v):
+            smallest = float(smallest_eigenvalue(linear_part(found.jacobian, duration)).min())
+        log_det = tracked_log_det(found.jacobian, duration, "exact")
+        whole = [before.v.double(), before.weight[:, None].double(), duration * found.field, -log_det[:, None]]
+        rows = dealt.gathered(torch.cat(whole, dim=1).cpu().numpy())
+        v, weight, change = np.split(rows, [dims, dims + 1], axis=1)
+        if self.comm.any(not np.isfinite(change[:, :dims]).all()):
+            raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
+        change = change.copy()
+        low, high = restore([v], [change], [weight[:, 0]], [dealt.block], [1.0])
+        back = torch.from_numpy(dealt.returned(change)).to(before.v.device)
+        after = before.move(
+            (before.v.double() + back[:, :dims]).to(before.v), before.log_f + back[:, dims].to(before.log_f)
+        )
+        return after, self.comm.min(smallest), 1 / self.comm.min(min(low, 1 / high))
+
+    def _report(
+        self,
+        before: Particles,
+        after: Particles,
+        found: _Map,
+        smallest: float,
+        made: int,
+        duration: float,
+        sparse: float,
+        of_log_f: dict[str, Any],
+    ) -> CollisionReport:
+        """What a step did that is taken. Collective."""
+        change, mass = (after.log_f - before.log_f).double(), before.total_weight
+        stein = duration * (found.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (found.field * found.score).sum(1))
+        mean, error = over_certifying(change, before, self.comm) if self.held_out else (0.0, 0.0)
+        wrong, wrong_error = over_certifying(stein, before, self.comm) if self.held_out else (0.0, 0.0)
+        return CollisionReport(
+            dissipation=mass * found.dissipation,
+            min_eigenvalue=smallest,
+            objective=found.objective,
+            inner_iterations=made + found.iterations,
+            substeps=1,
+            collision_free_energy=mass * mean,
+            collision_free_energy_error=mass * error,
+            disagreement=mass * wrong,
+            disagreement_error=mass * wrong_error,
+            sparse_nodes=sparse,
+            **of_log_f,
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         return self.density.state()

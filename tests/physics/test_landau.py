@@ -351,7 +351,7 @@ def test_a_step_that_may_be_too_long_is_warned_of():
     ("table", "says"),
     [
         (table_of({"kind": "two_stream"}), "needs problem.velocity_dims = 2 or 3"),
-        (table_of(WARM, method={"collision": "jko"}), 'use method.collision = "pair_sum" or "binary", not "jko"'),
+        (table_of(WARM, method={"collision": "langevin"}), 'use method.collision = "pair_sum", "jko" or "binary", not'),
         (table_of(WARM, particles={"weights": "density"}, method={"collision": "binary"}), "weights = \"equal\""),
         (table_of(WARM, physics={"collision_operator": "bath"}, method={"collision": "pair_sum"}), 'use "jko"'),
         (table_of(WARM, physics={"landau": {"exponent": -4.0}}), "physics.landau.exponent"),

@@ -83,8 +83,9 @@ class FreeField:
         return u + alpha * known, jacobian + alpha * slope
 
     @torch.no_grad()
-    def minimise(self, samples: Sequence[Steered], step: float, unit: float) -> int:
-        """Set the coefficients to those of the minimiser; returns the number of passes over the particles. Collective.
+    def minimise(self, samples: Sequence[Steered], step: float, unit: float) -> tuple[int, float]:
+        """Set the coefficients to those of the minimiser; returns the number of passes over the particles, and
+        J. Collective.
 
         Args:
             step: h; unit: what metrics and forces are multiplied with, so that sums over particles are of the order 1.
@@ -94,13 +95,10 @@ class FreeField:
         """
         parts = [tuple(vars(sample).values()) for sample in samples]
         blocks, force, of_known, (mass,) = self.sums.summed(lambda *rows: self._sums(unit, *rows), parts)
-        gram, load = self._assembled(blocks, of_known), np.append(force[:-1], force[-1])
-        gram, load = gram / mass, load / mass
-        c = np.zeros_like(load)
-        value, pull, hessian = self._bent(parts, c, step, unit, mass)
-        start = pull
-        lowest, made = value, 2
-        change = -self.sums.solved(gram + hessian, load)
+        gram, load = self._assembled(blocks, of_known) / mass, force / mass
+        c, lowest, made = np.zeros_like(load), 0.0, 2
+        _, divergence, bent = self._bent(parts, c, step, unit, mass)
+        change = -self.sums.solved(gram + bent, load)
         for _ in range(MAX_NEWTON):
             if not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
@@ -110,15 +108,15 @@ class FreeField:
                 break
             log_det, pull, bent = self._bent(parts, trial, step, unit, mass)
             made += 1
-            value = 0.5 * trial @ gram @ trial + trial @ (load + start) + log_det
+            value = 0.5 * trial @ gram @ trial + trial @ (load + divergence) + log_det
             if not self.comm.bcast(bool(value <= lowest + ROUNDING * unit / step)):
                 change = 0.5 * change
                 continue
             c, lowest = trial, value
-            change = -self.sums.solved(gram + bent, gram @ c + load + start - pull)
+            change = -self.sums.solved(gram + bent, gram @ c + load + divergence - pull)
         self.comm.bcast_array(c)
         self.coefficients = c
-        return made
+        return made, step / unit * lowest
 
     def _assembled(self, blocks: np.ndarray, of_known: np.ndarray) -> np.ndarray:
         """A quadratic form [d M + 1, d M + 1] from its blocks k ≤ l [pairs, M, M] and its last row."""
