@@ -128,8 +128,8 @@ class CollisionReport:
         cls, one: CollisionReport, two: CollisionReport, iterations: int = 0, retries: int = 0
     ) -> CollisionReport:
         """Of a step that was made in two halves, after ``iterations`` and ``retries`` for nothing."""
-        summed = ("substeps", "collision_free_energy", "collision_free_energy_error", "sample_free_energy")
-        summed += ("disagreement", "disagreement_error", "entropy_moved")
+        summed = ["substeps", "collision_free_energy", "collision_free_energy_error", "sample_free_energy"]
+        summed += ["disagreement", "disagreement_error", "entropy_moved"]
         return replace(
             two,
             **{name: getattr(one, name) + getattr(two, name) for name in summed},

@@ -38,9 +38,16 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order, summed_finely
 from hpc_kjko.particles.state import Particles, passes
 
-#: D and V are found again until that moves particles by less than this part of a thermal speed, in mean square; a step
-#: in which they are found again so often and do not settle is split.
-SETTLED, MAX_CORRECTED = 0.01, 8
+#: D and V are found again until that moves particles by less than this part of a thermal speed, root mean square; not
+#: at all if the whole step does so by less than that part.
+SETTLED, SMALL = 0.01, 0.002
+#: They are not found again where that moves particles by no less than this part of what the time before did: what is
+#: left is the noise of the fits. So often at most, and if it then is more than that part of a thermal speed the step is
+#: split.
+STALLED, MAX_CORRECTED, UNSETTLED = 0.7, 8, 0.2
+#: A field that leaves I + h S a smaller eigenvalue than this at some particle, fitted or not, is multiplied by a number
+#: that leaves this much; if the number would be smaller than the second one V is left out, and else the step split.
+LEAST, SHORTENED = 0.02, 0.8
 #: What is added to D, as a part of its mean eigenvalue: a particle that met few others has none along some direction.
 FLAT = 0.01
 #: A step that would change the width of a block's velocities by more than this factor is split.
@@ -62,22 +69,36 @@ class _Met:
 
 
 @dataclass(frozen=True)
-class _Map:
-    """The field of a step at the particles of this rank, in float64.
+class _Field:
+    """A minimiser at the particles of this rank, in float64.
 
     Attributes:
-        field: u [n, d]; jacobian: ∂u_k/∂v_l [n, d, d].
-        score: s [n, d], of the density at ṽ.
-        dissipation: mean uᵀ(C D)⁻¹u; objective: J.
-        iterations: of the fits and of Newton's method.
-        settled: whether D and V, found once more, would no longer change it.
+        u: [n, d]; jacobian: ∂u_k/∂v_l [n, d, d].
+        objective: J of the minimiser.
+        shortened: what it was multiplied with.
     """
 
-    field: torch.Tensor
+    u: torch.Tensor
     jacobian: torch.Tensor
+    objective: float
+    shortened: float
+
+
+@dataclass(frozen=True)
+class _Map:
+    """The field that a step is made with.
+
+    Attributes:
+        field: the last minimiser.
+        score: s [n, d], of the density at ṽ.
+        dissipation: mean uᵀ(C D)⁻¹u.
+        iterations: of the fits and of Newton's method.
+        settled: whether finding D and V again has come to an end.
+    """
+
+    field: _Field
     score: torch.Tensor
     dissipation: float
-    objective: float
     iterations: int
     settled: bool
 
@@ -87,7 +108,8 @@ class LandauJKOCollision(Collision):
 
     With ``method.order = 2`` D, V and s' are those of the midpoint ṽ + ½h u, and the functional sees h/2.
 
-    A step that is not invertible at some particle, or whose D and V do not settle, is split in two.
+    Where the map is not invertible at some particle, V of the start is left out of its functions, then it is shortened,
+    or the step split in two. It is split, too, where D and V do not settle.
     """
 
     fits_log_f = True
@@ -105,28 +127,25 @@ class LandauJKOCollision(Collision):
         self.log_f_moved = torch.zeros_like(particles.log_f)
         return self._solve(particles, duration, start, splits=0)
 
-    @torch.no_grad()
     def _solve(
         self, particles: Particles, duration: float, start: StepStart, splits: int
     ) -> tuple[Particles, CollisionReport]:
         made = self.density.fit_density(particles, duration, start)
         before, of_log_f = self.density.relaxed(particles, duration, agreed=True)
         operator, settings = self.operator, self.settings
-        blocks = blocks_of_cells(
-            [before], settings.grid, operator.block, [settings.seed], start.index, self.comm
-        )
+        blocks = blocks_of_cells([before], settings.grid, operator.block, [settings.seed], start.index, self.comm)
         found = self._map(before, duration, start, blocks)
-        after, smallest, widened = self._moved(before, found, duration, blocks)
+        after, widened = self._moved(before, found, duration, blocks)
         trouble = ""
         if not found.settled:
             trouble = "the coefficients of the collisions do not settle"
-        elif not smallest > 0:
-            trouble = f"the collision map is not invertible (smallest eigenvalue {smallest:.3g})"
+        elif found.field.shortened < SHORTENED:
+            trouble = "the collision map is far from invertible at some particle"
         elif widened > WIDENED:
             trouble = f"the collision map changes the width of a block's velocities by a factor of {widened:.3g}"
         if not trouble:
             self.log_f_moved = self.log_f_moved + (before.log_f - particles.log_f)
-            return after, self._report(before, after, found, smallest, made, duration, blocks.sparse, of_log_f)
+            return after, self._report(before, after, found, made, duration, blocks.sparse, of_log_f)
         if splits == MAX_SPLITS:
             raise SolverFailure(
                 f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step, or raise particles.count or "
@@ -142,88 +161,103 @@ class LandauJKOCollision(Collision):
     def _map(self, before: Particles, duration: float, start: StepStart, blocks: Blocks) -> _Map:
         """The field that D, V and s' belong to as they are where it leads. Collective."""
         fitted, temperature = duration / self.order, self.operator.temperature
-        rate = self.operator.collision_strength
-        z = self._inputs(before)
-        score = self.density.score(before)[0].double()
-        rows, share = self.density.solved_on(), before.shares()
+        z, score, share = self._inputs(before), self.density.score(before)[0].double(), before.shares()
         own = met = self._met(before, before, blocks)
-        led, led_score, made = torch.zeros_like(score), score, 0
-        metric = torch.eye(score.shape[1], dtype=score.dtype, device=score.device) * (fitted / temperature)
+        led, led_score, made, shift, bare = torch.zeros_like(score), score, 0, math.inf, False
         for corrected in range(MAX_CORRECTED + 1):
             force = score - led_score - led / temperature - (met.inverse @ met.velocity[..., None])[..., 0]
-            samples = [
-                Steered(z[some], met.inverse[some] + metric, force[some], own.velocity[some], own.slope[some], share[some])
-                for some in rows
-            ]
-            passes_made, objective = self.field.minimise(samples, fitted, rate * temperature / (1 + rate * fitted))
+            field, passes_made = self._minimised(z, share, force, met.inverse, own, duration)
             made += passes_made
-            u, jacobian = self._at(z, own)
-            terms = [((fitted * u - led) ** 2).sum(1), (u * (met.inverse @ u[..., None])[..., 0]).sum(1)]
-            changed, dissipation = self.comm.sum(
-                summed_finely(share[:, None] * torch.stack(terms, dim=1)).cpu().numpy()
-            ).sum(0)
+            if field.shortened < SHORTENED and not bare:
+                own, bare = replace(own, velocity=0 * own.velocity, slope=0 * own.slope), True
+                field, passes_made = self._minimised(z, share, force, met.inverse, own, duration)
+                made += passes_made
+            u = field.u
+            terms = torch.stack(
+                [((fitted * u - led) ** 2).sum(1), (u * (met.inverse @ u[..., None])[..., 0]).sum(1)], dim=1
+            )
+            changed, dissipation = self.comm.sum(summed_finely(share[:, None] * terms).cpu().numpy()).sum(0)
             led = fitted * u
-            settled = bool(changed < SETTLED**2 * temperature)
-            if corrected == MAX_CORRECTED or (settled and corrected >= self.order - 1):
+            shift, last = math.sqrt(changed / temperature), shift
+            ends = shift < (SETTLED if corrected else SMALL) or STALLED * last < shift < UNSETTLED
+            if corrected == MAX_CORRECTED or (ends and corrected >= self.order - 1):
                 break
-            log_f = before.log_f - tracked_log_det(jacobian, fitted, "exact").to(before.log_f)
-            if self.comm.any(not bool(log_f.isfinite().all())):
-                break  # it turns over on the way
+            log_f = before.log_f - tracked_log_det(field.jacobian, fitted, "exact").to(before.log_f)
             there = before.move((before.v.double() + led).to(before.v), log_f)
             made += self.density.fit_density(there, duration, start, again=True)
             met, led_score = self._met(before, there, blocks), self.density.score(there)[0].double()
-        return _Map(u, jacobian, score, float(dissipation), objective, made, settled)
+        return _Map(field, score, float(dissipation), made, shift <= UNSETTLED)
 
+    def _minimised(
+        self,
+        z: torch.Tensor,
+        share: torch.Tensor,
+        force: torch.Tensor,
+        inverse: torch.Tensor,
+        own: _Met,
+        duration: float,
+    ) -> tuple[_Field, int]:
+        """The field for some force and (C D)⁻¹, and the number of passes over the fitted particles. Collective.
+
+        J is convex and 0 without a field: so what is between that and its minimiser lowers it, too.
+        """
+        fitted, temperature, rate = duration / self.order, self.operator.temperature, self.operator.collision_strength
+        metric = inverse + torch.eye(force.shape[1], dtype=force.dtype, device=force.device) * (fitted / temperature)
+        samples = [
+            Steered(*(part[rows] for part in (z, metric, force, own.velocity, own.slope, share)))
+            for rows in self.density.solved_on()
+        ]
+        made, objective = self.field.minimise(samples, fitted, rate * temperature / (1 + rate * fitted))
+        u, jacobian = torch.empty_like(own.velocity), torch.empty_like(own.slope)
+        for rows in passes(len(z), self.density.chunk):
+            u[rows], jacobian[rows] = self.field.at(z[rows], own.velocity[rows], own.slope[rows])
+        smallest = self._smallest(jacobian, duration)
+        shortened = 1.0 if smallest >= LEAST or math.isnan(smallest) else (1 - LEAST) / (1 - smallest)
+        return _Field(shortened * u, shortened * jacobian, objective, shortened), made
+
+    @torch.no_grad()
     def _inputs(self, particles: Particles) -> torch.Tensor:
         """Inputs of the functions [n, inputs]."""
         return self.density.control.features(particles.x, particles.v).to(self.density.dtype)
 
-    def _at(self, z: torch.Tensor, own: _Met) -> tuple[torch.Tensor, torch.Tensor]:
-        """u [n, d] and ∂u_k/∂v_l [n, d, d] at all particles of this rank."""
-        u, jacobian = torch.empty_like(own.velocity), torch.empty_like(own.slope)
-        for rows in passes(len(z), self.density.chunk):
-            u[rows], jacobian[rows] = self.field.at(z[rows], own.velocity[rows], own.slope[rows])
-        return u, jacobian
+    def _smallest(self, jacobian: torch.Tensor, duration: float) -> float:
+        """The smallest eigenvalue of I + h S at any particle. Collective."""
+        here = smallest_eigenvalue(linear_part(jacobian, duration))
+        return self.comm.min(float(here.min()) if len(here) else math.inf)
 
+    @torch.no_grad()
     def _met(self, before: Particles, there: Particles, blocks: Blocks) -> _Met:
         """What particles do to each other at ``there``, to which ψ̄ has been fitted. Collective."""
         (dealt,), dims, device = blocks.species, there.v.shape[1], there.v.device
         score, hessian = self.density.score(there)
         whole = [there.v, score, hessian.flatten(1), before.weight[:, None]]
         rows = dealt.gathered(torch.cat([part.double() for part in whole], dim=1).cpu().numpy())
-        v, score_here, bent, (weight,) = (
-            np.ascontiguousarray(part) if part.shape[1] > 1 else part.T
-            for part in np.split(rows, np.cumsum([dims, dims, dims**2]), axis=1)
-        )
-        number = dealt.block
-        scaled = weight * per_density([weight], [number], blocks)[number]
-        parts = [torch.from_numpy(part).to(device) for part in (v, score_here, bent.reshape(-1, dims, dims), scaled)]
+        weight, number = rows[:, -1].copy(), dealt.block
+        v, of_score, bent = torch.from_numpy(rows[:, :-1]).to(device).split([dims, dims, dims**2], dim=1)
+        density = torch.from_numpy(weight * per_density([weight], [number], blocks)[number]).to(device)
+        members = Members(v, of_score, bent.unflatten(1, (dims, dims)), density, mass=1.0, edges=dealt.edges)
         with in_order(self.density.together):
-            found = pair_fields(Members(*parts, mass=1.0, edges=dealt.edges), self.operator.exponent)
+            found = pair_fields(members, self.operator.exponent)
         of_pairs = torch.cat([part.flatten(1) for part in found], dim=1).cpu().numpy()
         factor = self.operator.factors[self.settings.number] * without_itself(weight, number)
         back = torch.from_numpy(dealt.returned(factor[:, None] * of_pairs)).to(device)
         metric, velocity, slope = back.split([dims**2, dims, dims**2], dim=1)
-        eye = torch.eye(dims, dtype=back.dtype, device=device)
-        mean = metric.unflatten(1, (dims, dims)).diagonal(dim1=1, dim2=2).mean(1)
-        # one that met nobody stays: as long as it is not alone
-        flat = torch.where(mean > 0, FLAT * mean, self.operator.collision_strength * self.operator.temperature)
-        inverse = torch.linalg.inv(metric.unflatten(1, (dims, dims)) + flat[:, None, None] * eye)
-        return _Met(inverse, velocity, slope.unflatten(1, (dims, dims)))
+        metric, slope = (part.unflatten(1, (dims, dims)) for part in (metric, slope))
+        mean = metric.diagonal(dim1=1, dim2=2).mean(1)
+        alone = self.operator.collision_strength * self.operator.temperature  # of one that meets nobody: any will do
+        flat = torch.where(mean > 0, FLAT * mean, alone)
+        inverse = torch.linalg.inv(metric + flat[:, None, None] * torch.eye(dims, dtype=back.dtype, device=device))
+        return _Met(inverse, velocity, slope)
 
     # -- the move ------------------------------------------------------------------------------------------------
 
-    def _moved(
-        self, before: Particles, found: _Map, duration: float, blocks: Blocks
-    ) -> tuple[Particles, float, float]:
-        """The particles moved, each block's momentum and energy restored; the smallest eigenvalue of I + h sym ∇v u;
-        and the largest factor that a width was restored by, or divided by. Collective."""
+    @torch.no_grad()
+    def _moved(self, before: Particles, found: _Map, duration: float, blocks: Blocks) -> tuple[Particles, float]:
+        """The particles moved, each block's momentum and energy restored; and the largest factor that a width was
+        restored by, or divided by. Collective."""
         (dealt,), dims = blocks.species, before.v.shape[1]
-        smallest = np.inf
-        if len(before.v):
-            smallest = float(smallest_eigenvalue(linear_part(found.jacobian, duration)).min())
-        log_det = tracked_log_det(found.jacobian, duration, "exact")
-        whole = [before.v.double(), before.weight[:, None].double(), duration * found.field, -log_det[:, None]]
+        log_det = tracked_log_det(found.field.jacobian, duration, "exact")
+        whole = [before.v.double(), before.weight[:, None].double(), duration * found.field.u, -log_det[:, None]]
         rows = dealt.gathered(torch.cat(whole, dim=1).cpu().numpy())
         v, weight, change = np.split(rows, [dims, dims + 1], axis=1)
         if self.comm.any(not np.isfinite(change[:, :dims]).all()):
@@ -234,14 +268,13 @@ class LandauJKOCollision(Collision):
         after = before.move(
             (before.v.double() + back[:, :dims]).to(before.v), before.log_f + back[:, dims].to(before.log_f)
         )
-        return after, self.comm.min(smallest), 1 / self.comm.min(min(low, 1 / high))
+        return after, 1 / self.comm.min(min(low, 1 / high))
 
     def _report(
         self,
         before: Particles,
         after: Particles,
         found: _Map,
-        smallest: float,
         made: int,
         duration: float,
         sparse: float,
@@ -249,15 +282,16 @@ class LandauJKOCollision(Collision):
     ) -> CollisionReport:
         """What a step did that is taken. Collective."""
         change, mass = (after.log_f - before.log_f).double(), before.total_weight
-        stein = duration * (found.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (found.field * found.score).sum(1))
+        stein = duration * (found.field.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (found.field.u * found.score).sum(1))
         mean, error = over_certifying(change, before, self.comm) if self.held_out else (0.0, 0.0)
         wrong, wrong_error = over_certifying(stein, before, self.comm) if self.held_out else (0.0, 0.0)
         return CollisionReport(
             dissipation=mass * found.dissipation,
-            min_eigenvalue=smallest,
-            objective=found.objective,
+            min_eigenvalue=self._smallest(found.field.jacobian, duration),
+            objective=found.field.objective,
             inner_iterations=made + found.iterations,
             substeps=1,
+            retries=int(found.field.shortened < 1),
             collision_free_energy=mass * mean,
             collision_free_energy_error=mass * error,
             disagreement=mass * wrong,

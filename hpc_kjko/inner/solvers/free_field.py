@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 from hpc_kjko.errors import SolverFailure
+from hpc_kjko.inner.objective import linear_part
 from hpc_kjko.inner.potential import PotentialField, combined
+from hpc_kjko.inner.solvers.base import Rows
 from hpc_kjko.inner.solvers.least_squares import ROUNDING, LeastSquares
 from hpc_kjko.parallel.comm import Communicator
 
@@ -94,11 +96,11 @@ class FreeField:
             SolverFailure: on every rank.
         """
         parts = [tuple(vars(sample).values()) for sample in samples]
-        blocks, force, of_known, (mass,) = self.sums.summed(lambda *rows: self._sums(unit, *rows), parts)
-        gram, load = self._assembled(blocks, of_known) / mass, force / mass
-        c, lowest, made = np.zeros_like(load), 0.0, 2
-        _, divergence, bent = self._bent(parts, c, step, unit, mass)
-        change = -self.sums.solved(gram + bent, load)
+        gram, force, mass = self._averages(parts, unit)
+        c, lowest, made = np.zeros_like(force), 0.0, 2
+        _, divergence, bent = self._barrier(parts, c, step, unit, mass)
+        load = force + divergence
+        change = -self.sums.solved(gram + bent, force)
         for _ in range(MAX_NEWTON):
             if not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
@@ -106,80 +108,96 @@ class FreeField:
             if self.comm.bcast(bool(change @ gram @ change <= CONVERGED**2 * (c @ gram @ c))):
                 c = trial  # what is left is smaller by h |∇v u| than this was
                 break
-            log_det, pull, bent = self._bent(parts, trial, step, unit, mass)
+            log_det, pull, bent = self._barrier(parts, trial, step, unit, mass)
             made += 1
-            value = 0.5 * trial @ gram @ trial + trial @ (load + divergence) + log_det
+            value = 0.5 * trial @ gram @ trial + trial @ load - log_det
             if not self.comm.bcast(bool(value <= lowest + ROUNDING * unit / step)):
                 change = 0.5 * change
                 continue
-            c, lowest = trial, value
-            change = -self.sums.solved(gram + bent, gram @ c + load + divergence - pull)
+            c, lowest = trial, float(value)
+            change = -self.sums.solved(gram + bent, gram @ c + load - pull)
         self.comm.bcast_array(c)
         self.coefficients = c
         return made, step / unit * lowest
 
-    def _assembled(self, blocks: np.ndarray, of_known: np.ndarray) -> np.ndarray:
-        """A quadratic form [d M + 1, d M + 1] from its blocks k ≤ l [pairs, M, M] and its last row."""
+    def _assembled(self, blocks: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """A quadratic form [d M + 1, d M + 1] from its blocks k ≤ m [pairs, M, M] and its last row."""
         dims, number = self._dims, blocks.shape[1]
         whole = np.zeros((dims, number, dims, number))
         for block, (k, m) in zip(blocks, _upper(dims), strict=True):
             whole[k, :, m], whole[m, :, k] = block, block.T
         form = np.zeros((dims * number + 1, dims * number + 1))
         form[:-1, :-1] = whole.reshape(dims * number, -1)
-        form[-1], form[:, -1] = of_known, of_known
+        form[-1], form[:, -1] = last, last
         return form
 
-    def _sums(self, unit: float, *rows: torch.Tensor) -> list[torch.Tensor]:
-        """E[g M gᵀ] by blocks, E[F·(g, V)], E[V M (g, V)] and the mass."""
-        z, metric, force, known, _, share = rows
-        functions = self.control.functions(z).double()
-        weight, pulled = unit * share[:, None], (metric @ known[..., None])[..., 0]
-        blocks = [self.sums.products(weight * metric[:, k, m, None] * functions, functions) for k, m in _upper(self._dims)]
-        found = [torch.stack(blocks)]
-        for vector in (force, pulled):
-            along = self.sums.products(weight * vector, functions).flatten()
-            own = self.sums.products(weight * (vector * known).sum(1, keepdim=True), torch.ones_like(weight))
-            found.append(torch.cat([along, own.flatten()]))
-        return [*found, self.sums.products(share[:, None], torch.ones_like(weight)).flatten()]
+    def _averages(self, parts: Sequence[Rows], unit: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """E[u M u] as a quadratic form of the coefficients, E[F·u] as a linear one, both times ``unit``; and the mass
+        of these particles."""
 
-    def _bent(
-        self, parts: Sequence[tuple[torch.Tensor, ...]], c: np.ndarray, step: float, unit: float, mass: float
+        def sums(*rows: torch.Tensor) -> list[torch.Tensor]:
+            z, metric, force, known, _, share = rows
+            functions, share = self.control.functions(z).double(), share.double()[:, None]
+            weight, pulled = unit * share, (metric @ known[..., None])[..., 0]
+            blocks = [
+                self.sums.products(weight * metric[:, k, m, None] * functions, functions) for k, m in _upper(self._dims)
+            ]
+            rest = []
+            for vector in (force, pulled):
+                rest.append(self.sums.products(weight * vector, functions).flatten())
+                rest.append(self._total(weight[:, 0] * (vector * known).sum(1)))
+            return [torch.stack(blocks), torch.cat(rest[:2]), torch.cat(rest[2:]), self._total(share[:, 0])]
+
+        blocks, force, last, (mass,) = self.sums.summed(sums, parts)
+        return self._assembled(blocks, last) / mass, force / mass, float(mass)
+
+    def _barrier(
+        self, parts: Sequence[Rows], c: np.ndarray, step: float, unit: float, mass: float
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """−(1/h) E log det(I + h S), its negative derivative and its second one, at coefficients c; the first is
-        infinite where I + h S is not positive definite at some particle."""
-        coefficients = torch.from_numpy(c)
+        """(1/h) E log det(I + h S) at coefficients c, its derivative, and minus its second one, all times ``unit``; the
+        first is −∞ where I + h S is not positive definite at some particle.
+
+        With B = (I + h S)⁻¹ the second derivative along the fields e_k g_m and e_l g_n is
+        −½ h E[(B∇g_m)_l (B∇g_n)_k + B_kl ∇g_m·B∇g_n].
+        """
+        coefficients, dims = torch.from_numpy(c).to(self.control.coefficients), self._dims
 
         def sums(*rows: torch.Tensor) -> list[torch.Tensor]:
             z, _, _, _, slope, share = rows
-            dims, along = self._dims, self.basis(z)[1]
-            ours = coefficients.to(along)
-            jacobian = torch.stack([combined(along, row) for row in ours[:-1].view(dims, -1)], 1) + ours[-1] * slope
-            matrix = torch.eye(dims).to(along) + 0.5 * step * (jacobian + jacobian.mT)
+            along, share = self.basis(z)[1], share.double()
+            jacobian = torch.stack([combined(along, row) for row in coefficients[:-1].view(dims, -1)], dim=1)
+            matrix = linear_part(symmetric(jacobian + coefficients[-1] * slope), step)
             lower, failed = torch.linalg.cholesky_ex(matrix)
             turned = failed != 0
-            lower[turned] = torch.eye(dims).to(lower)
-            inverse_lower = torch.linalg.inv(lower)
-            inverse = inverse_lower.mT @ inverse_lower
-            log_det = 2 * lower.diagonal(dim1=1, dim2=2).log().sum(1)
-            weight = share[:, None, None]
-            pulled, halved = inverse @ along, inverse_lower @ along
+            lower[turned] = torch.eye(dims, dtype=lower.dtype, device=lower.device)
+            half = torch.linalg.inv(lower)
+            inverse = half.mT @ half
+            weight, pulled, halved = share[:, None, None], inverse @ along, half @ along
             blocks = []
             for k, m in _upper(dims):
-                one = self.sums.products(weight * pulled[:, m : m + 1], pulled[:, k : k + 1])
-                blocks.append(0.5 * (one + self.sums.products(weight * inverse[:, k, m, None, None] * halved, halved)))
-            own = 0.5 * (slope + slope.mT)
-            turned_own = inverse @ own @ inverse
-            of_known = [self.sums.products(weight[:, 0] * turned_own[:, k, j, None], along[:, j]) for k in range(dims) for j in range(dims)]
-            rest = torch.stack(of_known).view(dims, dims, -1).sum(1).flatten()
-            last = self.sums.products(share[:, None], (turned_own * own).sum((1, 2))[:, None]).flatten()
+                crossed = self.sums.products(weight * pulled[:, m : m + 1], pulled[:, k : k + 1])
+                blocks.append(crossed + self.sums.products(weight * inverse[:, k, m, None, None] * halved, halved))
+            own = symmetric(slope)
+            between = inverse @ own @ inverse
+            last = [self.sums.products(weight * between[:, k, :, None], along).flatten() for k in range(dims)]
+            last.append(self._total(share * (between * own).sum((1, 2))))
             pull = [self.sums.products(share[:, None], pulled[:, k]).flatten() for k in range(dims)]
-            pull.append(self.sums.products(share[:, None], (inverse * own).sum((1, 2))[:, None]).flatten())
-            total = self.sums.products(share[:, None], log_det[:, None]).flatten()
-            return [torch.stack(blocks), torch.cat([rest, last]), torch.cat(pull), total, turned.sum()[None].double()]
+            pull.append(self._total(share * (inverse * own).sum((1, 2))))
+            log_det = self._total(2 * share * lower.diagonal(dim1=1, dim2=2).log().sum(1))
+            return [0.5 * torch.stack(blocks), torch.cat(last), torch.cat(pull), log_det, turned.sum()[None].double()]
 
-        blocks, of_known, pull, (total,), (turned,) = self.sums.summed(sums, parts)
-        value = np.inf if turned > 0 else -unit / (step * mass) * total
-        return value, unit / mass * pull, unit * step / mass * self._assembled(blocks, of_known)
+        blocks, last, pull, (log_det,), (turned,) = self.sums.summed(sums, parts)
+        value = -np.inf if turned > 0 else unit / (step * mass) * log_det
+        return value, unit / mass * pull, unit * step / mass * self._assembled(blocks, last)
+
+    def _total(self, values: torch.Tensor) -> torch.Tensor:
+        """Σ over particles of values [n]: [1]."""
+        return self.sums.products(values[:, None], torch.ones_like(values)[:, None])[0]
+
+
+def symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    """The symmetric part of matrices [n, d, d]."""
+    return 0.5 * (matrix + matrix.mT)
 
 
 def _upper(dims: int) -> list[tuple[int, int]]:

@@ -1,0 +1,124 @@
+"""Coulomb collisions as a minimising movement: short steps, long ones, equilibrium, what is kept."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_landau import WARM, collided, table_of
+
+from hpc_kjko.case.config import from_table
+from hpc_kjko.collisions import StepStart
+from hpc_kjko.collisions.pairs import Members, pair_fields, pair_sums
+from hpc_kjko.reference.landau import isotropisation_rate
+from hpc_kjko.running.simulation import Simulation
+
+
+def simulation_of(alone, problem=WARM, *, count=2048, strength=1.0, method=None, **sections):
+    table = table_of(problem, particles={"count": count}, **sections)
+    table["physics"]["collision_strength"] = strength
+    table["method"] = {"collision": "jko", "hidden": [16, 16], **(method or {})}
+    return Simulation.start(from_table(table), alone)
+
+
+def temperatures(particles):
+    return particles.v.var(0, correction=0)
+
+
+def entropy_above_a_maxwellian(particles):
+    """∫f log f of a particle beside that of the Maxwellian with the same energy and density 1."""
+    dims, temperature = particles.v.shape[1], float(temperatures(particles).mean())
+    return float(particles.log_f.mean()) + 0.5 * dims * (math.log(2 * math.pi * temperature) + 1)
+
+
+@pytest.mark.parametrize("exponent", [-3.0, -1.0, 0.0])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_fields_of_pairs_are_those_of_the_sums(dims, exponent):
+    generator = torch.Generator().manual_seed(dims)
+    v, score = torch.randn(2, 90, dims, dtype=torch.float64, generator=generator)
+    hessian = torch.randn(90, dims, dims, dtype=torch.float64, generator=generator)
+    weight = torch.rand(90, dtype=torch.float64, generator=generator)
+    members = Members(v, score, hessian + hessian.mT, weight, 1.0, np.array([0, 30, 90]))
+    metric, velocity, slope = pair_fields(members, exponent)
+    wanted, growth = pair_sums(members, members, exponent)
+    assert torch.allclose(velocity, wanted, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(-slope.diagonal(dim1=1, dim2=2).sum(1), growth, rtol=1e-12, atol=1e-12)
+    z = v[5] - v[:30]
+    square = (z * z).sum(1)
+    bare = torch.where(square > 0, square.clamp(min=1e-300) ** (0.5 * exponent), 0.0) * weight[:30]
+    whole = (bare * square).sum() * torch.eye(dims, dtype=z.dtype) - (z * bare[:, None]).mT @ z
+    assert torch.allclose(metric[5], whole, rtol=1e-12, atol=1e-12)
+
+
+def test_the_jacobian_is_that_of_the_velocity():
+    """A particle and its score move, the others stay: central differences."""
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randn(30, 3, dtype=torch.float64, generator=generator)
+
+    def members(places):
+        x, y, z = places.unbind(-1)
+        score = torch.stack([y - x**3, x - y, torch.sin(z)], -1)
+        zero = torch.zeros_like(x)
+        rows = [torch.stack(row, -1) for row in ((-3 * x**2, zero + 1, zero), (zero + 1, zero - 1, zero))]
+        rows.append(torch.stack([zero, zero, torch.cos(z)], -1))
+        return Members(places, score, torch.stack(rows, 1), torch.ones_like(x), 1.0, np.array([0, len(places)]))
+
+    slope, step = pair_fields(members(v), -3.0)[2][5], 1e-6
+    for axis in range(3):
+        ends = []
+        for sign in (1, -1):
+            moved = v.clone()
+            moved[5, axis] += sign * step
+            ends.append(pair_fields(members(moved), -3.0)[1][5])
+        assert torch.allclose((ends[0] - ends[1]) / (2 * step), slope[:, axis], rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_step_has_the_rate_of_a_bi_maxwellian(alone):
+    """At C h = 0.01, less what the rate falls by in half of it; momentum and energy to round-off."""
+    simulation = simulation_of(alone, count=4096)
+    before = simulation.state.particles
+    after, (report,) = collided(simulation, 1, 0.01)
+    old, new = temperatures(before), temperatures(after)
+    wanted = float(isotropisation_rate(float(0.5 * (old + new)[0]), float(0.5 * (old + new)[1:].mean()), 1.0))
+    assert float(new[0] - old[0]) / 0.01 == pytest.approx(wanted, rel=0.01)
+    assert float((after.v.mean(0) - before.v.mean(0)).abs().max()) < 1e-14
+    assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
+    assert report.certificate == 1 and report.substeps == 1 and 0.9 < report.min_eigenvalue < 1
+
+
+def test_the_midpoint_of_one_long_step_agrees_with_many_short_ones_of_the_pair_sum(alone):
+    """C t = 0.5: what the steps of the pair sum with the midpoint have found."""
+    after, _ = collided(simulation_of(alone, method={"order": 2}), 1, 0.5)
+    pairs = simulation_of(alone, method={"collision": "pair_sum"})
+    wanted, _ = collided(pairs, 5, 0.1)
+    start = temperatures(pairs.state.particles)
+    change = temperatures(wanted) - start
+    assert float((temperatures(after) - temperatures(wanted)).abs().max()) < 0.015 * float(change.abs().max())
+    assert float(after.log_f.mean()) == pytest.approx(float(wanted.log_f.mean()), abs=0.01)
+
+
+@pytest.mark.parametrize("strength", [100.0, 1000.0])
+def test_a_long_step_ends_near_the_maxwellian_and_stays(strength, alone):
+    simulation = simulation_of(alone, strength=strength)
+    before = simulation.state.particles
+    once, (report,) = collided(simulation, 1, 1.0)
+    spread = temperatures(once) / temperatures(once).mean() - 1
+    assert float(spread.abs().max()) < 0.01 + 2.5 / strength  # an implicit step leaves 1/(1 + 0.6 C h) of 1.5
+    assert abs(entropy_above_a_maxwellian(once)) < 0.01 and entropy_above_a_maxwellian(before) > 0.3
+    assert report.certificate == 1 and report.substeps == 1
+    later, reports = simulation.collisions[0].step(once, 1.0, StepStart(1, 1.0, once))
+    assert abs(entropy_above_a_maxwellian(later)) < 0.01 and reports.certificate >= 0
+    assert float((temperatures(later) / temperatures(later).mean() - 1).abs().max()) < 0.015
+    assert float((later.v.mean(0) - before.v.mean(0)).abs().max()) < 1e-14
+    assert float((later.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
+
+
+def test_a_maxwellian_stays(alone):
+    simulation = simulation_of(
+        alone, {"kind": "maxwellian", "amplitude": 0.0, "velocity_dims": 2, "length": 5.0}, strength=1000.0
+    )
+    before = simulation.state.particles
+    after, reports = collided(simulation, 3, 1.0)
+    assert float((after.v - before.v).square().mean().sqrt()) < 0.03
+    assert abs(float(after.log_f.mean() - before.log_f.mean())) < 2e-3
+    assert all(report.certificate >= 0 for report in reports)
