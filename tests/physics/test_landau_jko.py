@@ -5,13 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import rows_to_the_end
 from test_landau import WARM, collided, table_of
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.pairs import Members, pair_fields, pair_sums
+from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.reference.landau import isotropisation_rate
 from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.validity import warnings_of
 
 
 def simulation_of(alone, problem=WARM, *, count=2048, strength=1.0, method=None, **sections):
@@ -122,3 +125,77 @@ def test_a_maxwellian_stays(alone):
     assert float((after.v - before.v).square().mean().sqrt()) < 0.03
     assert abs(float(after.log_f.mean() - before.log_f.mean())) < 2e-3
     assert all(report.certificate >= 0 for report in reports)
+
+
+def test_a_long_step_of_beams_stays_invertible(alone):
+    """In two dimensions, where the Jacobian of the sum over pairs has no variance for γ = −3."""
+    simulation = simulation_of(alone, {"kind": "two_stream", "velocity_dims": 2}, count=1024, strength=1000.0)
+    before = simulation.state.particles
+    after, (report,) = collided(simulation, 1, 1.0)
+    assert report.min_eigenvalue > 0 and report.certificate == 1
+    assert entropy_above_a_maxwellian(after) < 0.1 < entropy_above_a_maxwellian(before)
+    assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
+
+
+def test_a_step_whose_coefficients_do_not_settle_is_split(alone, monkeypatch):
+    module = "hpc_kjko.collisions.landau_jko"
+    monkeypatch.setattr(f"{module}.MAX_CORRECTED", 0)
+    monkeypatch.setattr(f"{module}.UNSETTLED", 0.15)
+    simulation = simulation_of(alone, count=1024)
+    before = simulation.state.particles
+    after, (report,) = collided(simulation, 1, 1.0)
+    assert report.substeps == 2 and report.certificate == 1
+    assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
+    monkeypatch.setattr(f"{module}.UNSETTLED", 0.0)
+    monkeypatch.setattr(f"{module}.MAX_SPLITS", 1)
+    with pytest.raises(SolverFailure, match="do not settle even in 2 pieces: reduce time.step"):
+        collided(simulation, 1, 1.0)
+
+
+def test_every_block_of_a_wave_keeps_its_own_and_the_series_tells_of_the_step(alone):
+    simulation = simulation_of(
+        alone,
+        {"kind": "landau_damping", "velocity_dims": 2, "amplitude": 0.3},
+        count=1024,
+        strength=10.0,
+        physics={"field": "poisson", "landau": {"block": 64}},
+        grid={"cells": 4},
+    )
+    rows = rows_to_the_end(simulation)
+    assert np.abs(rows["collision_energy"]).max() < 1e-12 * rows["kinetic_energy"][0]
+    assert np.ptp(rows["momentum_2"]) < 1e-12
+    assert (rows["min_eigenvalue"][1:] > 0).all() and (rows["substeps"][1:] == 1).all()
+    assert (rows["dissipation"][1:] > 0).all() and (rows["certificate"][1:] >= 0).all()
+
+
+def test_what_is_asked_for_long_steps():
+    def said(**method):
+        table = table_of(WARM, physics={"collision_strength": 50.0}, method={"collision": "jko", **method})
+        return from_table(table), [one for one in warnings_of(from_table(table), 1) if "C h" in one]
+
+    case, warnings = said()
+    assert case.method.order == 1 and not warnings
+    case, warnings = said(order=2)
+    assert len(warnings) == 1 and "the midpoint rule overshoots" in warnings[0]
+    (explicit,) = said(collision="pair_sum")[1]
+    assert 'use method.collision = "jko"' in explicit
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (table_of(WARM, method={"collision": "jko", "solver": "varpro"}), 'needs method.solver = "regression"'),
+        (table_of(WARM, method={"collision": "jko", "logdet": "linear"}), "method.solver"),
+        (
+            {
+                **table_of({"kind": "plasma", "velocity_dims": 3, "length": 5.0}, method={"collision": "jko"}),
+                "particles": {},
+                "species": {name: {"charge": 1.0, "mass": 4.0, "count": 100} for name in ("ions", "others")},
+            },
+            "is for one species",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(table, says):
+    with pytest.raises(UserError, match=says):
+        from_table(table)
