@@ -30,7 +30,8 @@ class CollisionReport:
     """What a collision step did, over all ranks; each is a column of the time series.
 
     Attributes:
-        dissipation: (m/κ) ∫∫ |u|² f, the rate at which the free energy falls; NaN if the method has no u.
+        dissipation: (m/κ) ∫∫ |u|² f, the rate at which the free energy falls; of Coulomb collisions ∫∫ uᵀ(C D)⁻¹u f,
+            that at which ∫f log f does. NaN if the method has no u.
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (of the smallest substep).
         objective: the JKO functional at the step that was taken, whatever the method minimised.
         inner_iterations: iterations of the inner solver.
@@ -39,7 +40,7 @@ class CollisionReport:
         drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
         retries: fits that were made again because the step was not invertible or not certified, or held-out particles
-            disagreed with the fitted density.
+            disagreed with the fitted density; of Coulomb collisions 1 if a field was shortened.
         collision_free_energy: ∫f times the mean of ½m|v'|² − ½m|ṽ|² − T log det(I + h ∇v u) over particles that are
             held out of the fit: what the step added to the free energy. With the Dougherty operator, the same in the
             local rest frame with Θ for T, over Θ: what it added to ∫f log f. With Coulomb collisions what log f gained.

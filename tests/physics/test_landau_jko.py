@@ -12,6 +12,9 @@ from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.pairs import Members, pair_fields, pair_sums
 from hpc_kjko.errors import SolverFailure, UserError
+from hpc_kjko.inner.potential import PotentialField
+from hpc_kjko.inner.solvers.free_field import FreeField, Steered
+from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.reference.landau import isotropisation_rate
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.running.validity import warnings_of
@@ -74,6 +77,38 @@ def test_the_jacobian_is_that_of_the_velocity():
             moved[5, axis] += sign * step
             ends.append(pair_fields(members(moved), -3.0)[1][5])
         assert torch.allclose((ends[0] - ends[1]) / (2 * step), slope[:, axis], rtol=1e-5, atol=1e-5)
+
+
+def test_the_free_field_is_the_minimiser_of_its_functional(alone):
+    """Of the functional as it reads, for a field that is no gradient, with noise in all that is known."""
+    generator = torch.Generator().manual_seed(2)
+    control = PotentialField((5.0,), 1, 2, hidden=[4], dtype=torch.float64)
+    v, known, force = torch.randn(3, 400, 2, dtype=torch.float64, generator=generator)
+    slope, root = torch.randn(2, 400, 2, 2, dtype=torch.float64, generator=generator)
+    x = 5 * torch.rand(400, 1, dtype=torch.float64, generator=generator)
+    metric, share = root @ root.mT + torch.eye(2), torch.full((400,), 1 / 400, dtype=torch.float64)
+    force = force + 2 * v.flip(1) - v
+    field = FreeField(control, alone, LeastSquares(alone, 1024, alone.device))
+    z, step = control.features(x, v), 0.7
+    passes, value = field.minimise([Steered(z, metric, force, known, slope, share)], step, 1.0)
+
+    def functional():
+        u, jacobian = field.at(z, known, slope)
+        divergence = jacobian.diagonal(dim1=1, dim2=2).sum(1)
+        symmetric = torch.eye(2, dtype=v.dtype) + 0.5 * step * (jacobian + jacobian.mT)
+        quadratic = 0.5 * torch.einsum("ik,ikm,im->i", u, metric, u)
+        return float((step * (quadratic + (force * u).sum(1) + divergence) - torch.logdet(symmetric)).mean())
+
+    lowest, best = functional(), field.coefficients
+    assert 3 <= passes < 12 and lowest < -0.05
+    assert value == pytest.approx(lowest, rel=1e-4)
+    for seed in range(5):
+        away = 0.01 * np.random.default_rng(seed).standard_normal(len(best)) * (np.abs(best) + 0.01)
+        rises = []
+        for sign in (1, -1):
+            field.coefficients = best + sign * away
+            rises.append(functional() - lowest)
+        assert min(rises) > 0 and abs(rises[0] - rises[1]) < 0.2 * max(rises)
 
 
 def test_a_short_step_has_the_rate_of_a_bi_maxwellian(alone):
