@@ -146,7 +146,7 @@ def _moved(
             change += part * without_itself(weight, number)[:, None] if met is own else part
         changes.append(change)
     before = [parts[4] for parts in of_species]
-    smallest, _ = restore(before, changes, weights, numbers, masses)
+    smallest = restore(before, changes, weights, numbers, masses)
     if comm.any(not all(np.isfinite(change).all() for change in changes)):
         raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
     if (smallest := comm.min(smallest)) < SHRINKING:
@@ -184,10 +184,9 @@ def restore(
     weights: Sequence[np.ndarray],
     numbers: Sequence[np.ndarray],
     masses: Sequence[float],
-) -> tuple[float, float]:
+) -> float:
     """Correct the changes [n, d + 1] of v and log f of all species such that the momentum and the energy of every
-    block are those of before; returns the smallest factor that velocities were scaled with, if it is below 1, and the
-    largest, if it is above.
+    block are those of before; returns the smallest factor that velocities were scaled with.
 
     The velocities of a block are shifted, and scaled about their mean.
     """
@@ -219,4 +218,4 @@ def restore(
     for v, after, change, number in zip(before, moved, changes, numbers, strict=True):
         change[:, :-1] = mean[number] + ratio[number] * (after - middle[number]) - v
         change[:, -1] -= v.shape[1] * np.log(ratio[number, 0])
-    return float(ratio.min(initial=1.0)), float(ratio.max(initial=1.0))
+    return float(ratio.min(initial=1.0))

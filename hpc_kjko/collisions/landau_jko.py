@@ -50,8 +50,6 @@ STALLED, MAX_CORRECTED, UNSETTLED = 0.7, 8, 0.2
 LEAST, SHORTENED = 0.02, 0.8
 #: What is added to D, as a part of its mean eigenvalue: a particle that met few others has none along some direction.
 FLAT = 0.01
-#: A step that would change the width of a block's velocities by more than this factor is split.
-WIDENED = 1.5
 
 
 @dataclass(frozen=True)
@@ -135,16 +133,14 @@ class LandauJKOCollision(Collision):
         operator, settings = self.operator, self.settings
         blocks = blocks_of_cells([before], settings.grid, operator.block, [settings.seed], start.index, self.comm)
         found = self._map(before, duration, start, blocks)
-        after, widened = self._moved(before, found, duration, blocks)
         trouble = ""
         if not found.settled:
             trouble = "the coefficients of the collisions do not settle"
         elif found.field.shortened < SHORTENED:
             trouble = "the collision map is far from invertible at some particle"
-        elif widened > WIDENED:
-            trouble = f"the collision map changes the width of a block's velocities by a factor of {widened:.3g}"
         if not trouble:
             self.log_f_moved = self.log_f_moved + (before.log_f - particles.log_f)
+            after = self._moved(before, found, duration, blocks)
             return after, self._report(before, after, found, made, duration, blocks.sparse, of_log_f)
         if splits == MAX_SPLITS:
             raise SolverFailure(
@@ -252,9 +248,8 @@ class LandauJKOCollision(Collision):
     # -- the move ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _moved(self, before: Particles, found: _Map, duration: float, blocks: Blocks) -> tuple[Particles, float]:
-        """The particles moved, each block's momentum and energy restored; and the largest factor that a width was
-        restored by, or divided by. Collective."""
+    def _moved(self, before: Particles, found: _Map, duration: float, blocks: Blocks) -> Particles:
+        """The particles moved, each block's momentum and energy restored. Collective."""
         (dealt,), dims = blocks.species, before.v.shape[1]
         log_det = tracked_log_det(found.field.jacobian, duration, "exact")
         whole = [before.v.double(), before.weight[:, None].double(), duration * found.field.u, -log_det[:, None]]
@@ -263,12 +258,10 @@ class LandauJKOCollision(Collision):
         if self.comm.any(not np.isfinite(change[:, :dims]).all()):
             raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
         change = change.copy()
-        low, high = restore([v], [change], [weight[:, 0]], [dealt.block], [1.0])
+        restore([v], [change], [weight[:, 0]], [dealt.block], [1.0])
         back = torch.from_numpy(dealt.returned(change)).to(before.v.device)
-        after = before.move(
-            (before.v.double() + back[:, :dims]).to(before.v), before.log_f + back[:, dims].to(before.log_f)
-        )
-        return after, 1 / self.comm.min(min(low, 1 / high))
+        v_after = (before.v.double() + back[:, :dims]).to(before.v)
+        return before.move(v_after, before.log_f + back[:, dims].to(before.log_f))
 
     def _report(
         self,
