@@ -131,7 +131,7 @@ bkw_2d, bkw_3d = (BkwStart(Bkw(dims, *BKW[dims][:2]), BKW[dims][2], LENGTH) for 
 
 
 def bkw(runs: Experiments) -> bool:
-    """f on a grid within 1 % of the exact solution, log f at the particles within 0.03 and the fourth moment within 1 %,
+    """f on a grid within 1 % of the exact solution, log f at the particles within 0.03, the fourth moment within 1 %,
     of the largest sample; and how they fall with N."""
     usercode.look_in(Path(__file__).parent)
     passed = True

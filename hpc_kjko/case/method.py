@@ -156,13 +156,15 @@ def with_defaults(table: dict[str, Any], without_collisions: bool, particles: in
 
     The JKO step is of second order and fitted to the carried log f, except where another key asks for the paper's first
     order: the linear log det, or a form that is not split. Without collisions order 2 would only push twice a step.
+    Where it stands for sums over pairs it is for long steps, in which the midpoint rule overshoots: it has order 1.
     """
+    stiff = OPERATORS[operator].sums_pairs and table.get("collision") == "jko"
     table = {"collision": "pair_sum" if OPERATORS[operator].sums_pairs else "jko", **table}
     is_jko = table["collision"] in ("jko", "pair_sum")
     papers = table.get("logdet") == "linear" or table.get("form", "split") != "split"
     smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden", True)
     solver = table.get("solver", ("regression" if smooth and not papers else "varpro") if is_jko else "adam")
-    order = 2 if is_jko and not (papers or without_collisions) else 1
+    order = 2 if is_jko and not (papers or without_collisions or stiff) else 1
     defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}
     if solver == "varpro":
         few = min(1.0, math.sqrt(particles / ENOUGH_PARTICLES))

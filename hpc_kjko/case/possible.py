@@ -129,10 +129,19 @@ def _require_possible_pairs(case: Sections) -> None:
                 f'method.collision = "{method}" is for physics.collision_operator = "landau", not "{name}": use "jko"'
             )
         return
-    if method not in ("pair_sum", "binary", "none"):
+    if method not in ("jko", "pair_sum", "binary", "none"):
         raise UserError(
-            f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum" or "binary", '
-            f'not "{method}"'
+            f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum", "jko" or '
+            f'"binary", not "{method}"'
+        )
+    if method == "jko" and case.species:
+        raise UserError(
+            f'method.collision = "jko" with physics.collision_operator = "{name}" is for one species: use "pair_sum"'
+        )
+    if method == "jko" and case.method.solver != "regression":
+        raise UserError(
+            f'method.collision = "jko" with physics.collision_operator = "{name}" needs method.solver = "regression", '
+            f'not "{case.method.solver}": its step is made with the density that is fitted to log f'
         )
     if case.physics.landau.pairs and not case.species:
         raise UserError("physics.landau.pairs is for several species: name them, as in [species.electrons]")

@@ -16,6 +16,7 @@ from hpc_kjko.collisions.binary import BinaryCollision
 from hpc_kjko.collisions.dougherty import DoughertyCollision
 from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.landau import LandauCollision
+from hpc_kjko.collisions.landau_jko import LandauJKOCollision
 from hpc_kjko.collisions.langevin import LangevinCollision
 from hpc_kjko.collisions.none import NoCollision
 from hpc_kjko.collisions.score_matching import ScoreMatchingCollision
@@ -43,6 +44,8 @@ def collision_of(
         return NoCollision(settings, comm)
     if settings.operator.frame == "local" and not settings.operator.sums_pairs:
         return DoughertyCollision(settings, comm, method)
+    if settings.operator.sums_pairs and method is JKOCollision:
+        return LandauJKOCollision(settings, comm)
     return method(settings, comm)
 
 

@@ -30,7 +30,8 @@ class CollisionReport:
     """What a collision step did, over all ranks; each is a column of the time series.
 
     Attributes:
-        dissipation: (m/κ) ∫∫ |u|² f, the rate at which the free energy falls; NaN if the method has no u.
+        dissipation: (m/κ) ∫∫ |u|² f, the rate at which the free energy falls; of Coulomb collisions ∫∫ uᵀ(C D)⁻¹u f,
+            that at which ∫f log f does. NaN if the method has no u.
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (of the smallest substep).
         objective: the JKO functional at the step that was taken, whatever the method minimised.
         inner_iterations: iterations of the inner solver.
@@ -39,7 +40,7 @@ class CollisionReport:
         drift_error: mean |u − u*|² of the control field that moved the particles (paper's eq. 38), where the exact
             u* = −κ (v + T ∇v log f) is known; NaN elsewhere.
         retries: fits that were made again because the step was not invertible or not certified, or held-out particles
-            disagreed with the fitted density.
+            disagreed with the fitted density; of Coulomb collisions 1 if a field was shortened.
         collision_free_energy: ∫f times the mean of ½m|v'|² − ½m|ṽ|² − T log det(I + h ∇v u) over particles that are
             held out of the fit: what the step added to the free energy. With the Dougherty operator, the same in the
             local rest frame with Θ for T, over Θ: what it added to ∫f log f. With Coulomb collisions what log f gained.
@@ -121,6 +122,26 @@ class CollisionReport:
             substeps=max(report.substeps for report in reports),
             log_f_residual=max(report.log_f_residual for report in reports),
             log_f_moved=max(report.log_f_moved for report in reports),
+        )
+
+    @classmethod
+    def of_halves(
+        cls, one: CollisionReport, two: CollisionReport, iterations: int = 0, retries: int = 0
+    ) -> CollisionReport:
+        """Of a step that was made in two halves, after ``iterations`` and ``retries`` for nothing."""
+        summed = ["substeps", "collision_free_energy", "collision_free_energy_error", "sample_free_energy"]
+        summed += ["disagreement", "disagreement_error", "entropy_moved"]
+        return replace(
+            two,
+            **{name: getattr(one, name) + getattr(two, name) for name in summed},
+            dissipation=0.5 * (one.dissipation + two.dissipation),
+            min_eigenvalue=min(one.min_eigenvalue, two.min_eigenvalue),
+            inner_iterations=iterations + one.inner_iterations + two.inner_iterations,
+            drift_error=0.5 * (one.drift_error + two.drift_error),
+            retries=retries + one.retries + two.retries,
+            log_f_residual=max(one.log_f_residual, two.log_f_residual),
+            log_f_moved=max(one.log_f_moved, two.log_f_moved),
+            wave=two.wave.following(one.wave),
         )
 
     @property

@@ -178,24 +178,7 @@ class ControlledCollision(Collision):
         first, one = self._solve(particles, duration / 2, start, splits + 1)
         later = replace(start, time=start.time + duration / 2)
         second, two = self._solve(first, duration / 2, later, splits + 1)
-        return second, CollisionReport(
-            dissipation=0.5 * (one.dissipation + two.dissipation),
-            min_eigenvalue=min(one.min_eigenvalue, two.min_eigenvalue),
-            objective=two.objective,
-            inner_iterations=iterations + one.inner_iterations + two.inner_iterations,
-            substeps=one.substeps + two.substeps,
-            drift_error=0.5 * (one.drift_error + two.drift_error),
-            retries=attempt + one.retries + two.retries,
-            collision_free_energy=one.collision_free_energy + two.collision_free_energy,
-            collision_free_energy_error=one.collision_free_energy_error + two.collision_free_energy_error,
-            sample_free_energy=one.sample_free_energy + two.sample_free_energy,
-            disagreement=one.disagreement + two.disagreement,
-            disagreement_error=one.disagreement_error + two.disagreement_error,
-            log_f_residual=max(one.log_f_residual, two.log_f_residual),
-            log_f_moved=max(one.log_f_moved, two.log_f_moved),
-            entropy_moved=one.entropy_moved + two.entropy_moved,
-            wave=two.wave.following(one.wave),
-        )
+        return second, CollisionReport.of_halves(one, two, iterations, attempt)
 
     def _trouble(self, report: CollisionReport, attempt: int) -> str:
         """What forbids to take a step, in words; nothing if it may be taken.

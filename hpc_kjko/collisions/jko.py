@@ -14,6 +14,7 @@ from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import DensityObjective, JKOObjective
 from hpc_kjko.inner.potential import CACHED, PotentialField, combined
 from hpc_kjko.inner.solvers import RegressionSolver, solver_of
+from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
 from hpc_kjko.particles.exact import summed_finely
@@ -78,6 +79,21 @@ class JKOCollision(ControlledCollision):
         assert isinstance(self._solver, RegressionSolver)
         data = self.training_data(self.control, particles, duration, start)
         return self._solver.fit_density(data, duration / self.order, again=again)[0]
+
+    def solved_on(self) -> list[torch.Tensor]:
+        """The rows of the particles that the coefficients of the last fitted density were solved for on, by batches."""
+        assert isinstance(self._solver, RegressionSolver) and self._folds is not None
+        order, edges, masses = self._folds
+        if self.held_out and not masses[-1] > 0:
+            return [torch.arange(len(order), device=order.device)]
+        batches = len(masses) - self.held_out
+        return [order[edges[number] : edges[number + 1]] for number in self._solver.chosen(batches)]
+
+    @property
+    def sums(self) -> LeastSquares:
+        """What adds up over the particles of all ranks."""
+        assert isinstance(self._solver, RegressionSolver)
+        return self._solver.sums
 
     @torch.no_grad()
     def score(self, particles: Particles) -> tuple[torch.Tensor, torch.Tensor]:

@@ -143,11 +143,11 @@ def _moved(
                 velocity, growth = pair_sums(own, met, step.operator.exponent)
             part = factor * torch.cat([velocity, growth[:, None]], dim=1).cpu().numpy()
             if met is own:
-                part *= _among_likes(weight, number, density / blocks.per_volume)[:, None]
+                part *= among_likes(weight, number, density / blocks.per_volume)[:, None]
             change += part
         changes.append(change)
     before = [parts[4] for parts in of_species]
-    smallest = _restore(before, changes, weights, numbers, masses)
+    smallest = restore(before, changes, weights, numbers, masses)
     if comm.any(not all(np.isfinite(change).all() for change in changes)):
         raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
     if (smallest := comm.min(smallest)) < SHRINKING:
@@ -163,7 +163,7 @@ def _moved(
     return moved
 
 
-def _among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, and
     these stand, on average, for the mean mass that a block of its cell has [blocks]."""
     total, square = (np.bincount(number, one, len(mean)) for one in (weight, weight**2))
@@ -179,7 +179,7 @@ def _halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return whole, values - whole
 
 
-def _restore(
+def restore(
     before: Sequence[np.ndarray],
     changes: Sequence[np.ndarray],
     weights: Sequence[np.ndarray],

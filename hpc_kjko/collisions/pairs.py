@@ -138,3 +138,37 @@ def _of_moments(members: Members, rows: slice, others: Members, met: slice) -> t
     quadratic = quadratic + torch.einsum("km,ikm->i", second, hessian)[:, None]
     crossed = number * own - score_first - (v @ of_score)[:, None] + inner
     return velocity, (distance * trace - quadratic - (v.shape[1] - 1) * crossed)[:, 0]
+
+
+def pair_fields(members: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of like particles in blocks: D_i = Σ_j w_j A(z) [n, d, d], V_i [n, d] and its Jacobian ∂V_k/∂v_l [n, d, d]."""
+    dims = members.v.shape[1]
+    metric, slope = torch.empty_like(members.hessian), torch.empty_like(members.hessian)
+    velocity = torch.empty_like(members.v)
+    for number in range(len(members.edges) - 1):
+        met = members.block(number)
+        some = max(1, PAIRS // max(1, met.stop - met.start))
+        for first, last in pairwise([*range(met.start, met.stop, some), met.stop]):
+            rows = slice(first, last)
+            v, score = members.v[rows], members.score[rows]
+            z = [v[:, None, k] - members.v[None, met, k] for k in range(dims)]
+            change = [score[:, None, k] - members.score[None, met, k] for k in range(dims)]
+            square = sum((one * one for one in z), torch.zeros(()).to(v))
+            apart = torch.where(square > 0, square, 1.0)
+            bare = apart ** (0.5 * exponent) * (square > 0) * members.weight[None, met]  # w |z|^γ
+            along = sum((one * other for one, other in zip(z, change, strict=True)), torch.zeros(()).to(v))
+            crossed, steep = bare * along, exponent * bare / apart
+            trace = crossed.sum(1)
+            whole = (bare * square).sum(1)
+            for k in range(dims):
+                pulled = square * change[k] - z[k] * along  # A Δσ, but for |z|^γ
+                velocity[rows, k] = -(bare * pulled).sum(1)
+                for m in range(dims):
+                    if m <= k:
+                        metric[rows, k, m] = metric[rows, m, k] = -(bare * z[k] * z[m]).sum(1)
+                    bent = (steep * z[m] * pulled + bare * (2 * z[m] * change[k] - z[k] * change[m])).sum(1)
+                    slope[rows, k, m] = -bent
+                metric[rows, k, k] += whole
+                slope[rows, k, k] += trace
+            slope[rows] -= metric[rows] @ members.hessian[rows]
+    return metric, velocity, slope

@@ -189,7 +189,7 @@ def initial_report(
     """The collision columns of a species at t = 0, where no step has been made: exact, from the initial density.
 
     The dissipation is (m/κ) ∫∫ |u*|² f with u* = −κ (v + Θ ∇v log f0), in the rest frame of the collisions; the
-    objective is J(u ≡ 0) = mean ½|v|² there.
+    objective is J(u ≡ 0) = mean ½|v|² there. Both are 0 where the operator is a sum over pairs of particles.
     """
     velocity, unit = collision.rest_frame(particles)
     square, kinetic = 0.0, 0.0
@@ -210,6 +210,8 @@ def initial_report(
     dissipation = strength * plan.mass * particles.total_weight * mean_square
     if operator.frame == "local":
         dissipation /= plan.mass * operator.temperature
+    if operator.sums_pairs:
+        dissipation, mean_kinetic = 0.0, 0.0
     return CollisionReport(dissipation, 1.0, mean_kinetic, 0, 0, drift_error=0.0)
 
 

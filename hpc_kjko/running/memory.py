@@ -189,7 +189,10 @@ class _Sizes:
         dv = self._dims[1]
         if self.case.method.collision == "binary":
             return 4 * DOUBLE * (dv + (dv + 2) * max(1, len(self.case.species)))
-        return 4 * DOUBLE * (3 * dv + dv**2 + 1) + (dv + dv**2) * self._real
+        sums = 4 * DOUBLE * (3 * dv + dv**2 + 1) + (dv + dv**2) * self._real
+        if self.case.method.collision == "jko":  # D, V, ∂V/∂v at the start and at the end, u and its Jacobian
+            sums += DOUBLE * (4 * (2 * dv**2 + dv) + 8 * dv**2 + 8 * dv)
+        return sums
 
     @property
     def trajectory(self) -> float:
@@ -286,7 +289,9 @@ class _Sizes:
     def moments(self) -> float:
         """Variable projection's sums, of each fold, and the matrices of Newton's steps."""
         if self._regresses:
-            return 12 * DOUBLE * self._features**2
+            free = 10 * (self._dims[1] * self._features) ** 2  # of a field whose components have functions of their own
+            pairs = OPERATORS[self.case.physics.collision_operator].sums_pairs
+            return DOUBLE * (12 * self._features**2 + free * (pairs and self.case.method.collision == "jko"))
         gram, hessian = self._features**2, (self._dims[1] * self._features) ** 2
         return DOUBLE * ((self._folds + 5) * (gram + hessian) + 10 * hessian)
 

@@ -90,13 +90,19 @@ def _of_collisions(case: Case) -> list[str]:
         return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]
     kh = strength * case.time.step
     found = []
-    if method.collision == "pair_sum":
+    if OPERATORS[case.physics.collision_operator].sums_pairs:
         exponent = case.physics.landau.exponent
         pairs = kh * _thermal_speed(case) ** exponent
-        if pairs > EXPLICIT:
+        if method.collision == "jko" and method.order == 2 and pairs > MIDPOINT:
+            found.append(
+                f"C h σ^γ = {pairs:.3g}, with the smallest thermal speed σ of the start and γ = {exponent:g}: beyond 1 "
+                "the midpoint rule overshoots and has no decay guarantee: use method.order = 1 or a smaller time.step"
+            )
+        elif method.collision == "pair_sum" and pairs > EXPLICIT:
             found.append(
                 f"C h σ^γ = {pairs:.3g}, with the smallest thermal speed σ of the start and γ = {exponent:g}: the sum "
-                "over pairs is explicit and good for values well below 1: lower time.step"
+                "over pairs is explicit and good for values well below 1: lower time.step, or use method.collision = "
+                '"jko"'
             )
     elif method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
         found.append(

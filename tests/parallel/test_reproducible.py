@@ -54,6 +54,13 @@ VARIANTS = {
         "grid": {"cells": 8},
         "method": {"hidden": [8, 8], "iterations": 2, "first_iterations": 9},
     },
+    "landau, jko": {
+        "problem": {"kind": "landau_damping", "velocity_dims": 2},
+        "physics": {"collision_strength": 2.0, "collision_operator": "landau", "landau": {"block": 100}},
+        "particles": {"count": 2049},
+        "grid": {"cells": 8},
+        "method": {"collision": "jko", "hidden": [8, 8], "iterations": 2, "first_iterations": 9},
+    },
     "landau by random pairs": {
         "problem": {"kind": "landau_damping", "velocity_dims": 3},
         "physics": {"collision_strength": 0.05, "collision_operator": "landau", "landau": {"block": 100}},

@@ -136,8 +136,8 @@ def test_random_pairs_of_unlike_particles_relax_at_the_same_rate(density, alone)
     """Maxwell molecules, for which the relaxation is a closed equation, in small blocks, of equal and unequal numbers.
     Momentum and energy to round-off."""
     table = table_of(
-        {"mass": 4.0, "temperature": 0.2, "density": density, "count": round(density * 48000)},
-        count=48000,
+        {"mass": 4.0, "temperature": 0.2, "density": density, "count": round(density * 24000)},
+        count=24000,
         method={"collision": "binary"},
         physics={"landau": {"exponent": 0.0, "block": 40}},
     )
@@ -147,9 +147,9 @@ def test_random_pairs_of_unlike_particles_relax_at_the_same_rate(density, alone)
     old, new = (temperatures(plasma, (1.0, 4.0)) for plasma in (before, after))
     given = [1.0, 4.0], [1.0, density], [1.0, 1.0], 1.0
     wanted = two_temperature_relaxation(old, *given, np.array([0.1]), exponent=0.0)
-    assert new - old == pytest.approx(wanted[0] - old, rel=0.025)
+    assert new - old == pytest.approx(wanted[0] - old, rel=0.03)
     moved = (after[1].v - before[1].v).square().sum(1)
-    assert float(moved[:12000].mean()) == pytest.approx(float(moved[12000:].mean()), rel=0.05)  # whatever their number
+    assert float(moved[:7500].mean()) == pytest.approx(float(moved[7500:].mean()), rel=0.05)  # whatever their number
     pushes = [
         [m * p.weight[:, None] * p.v for m, p in zip((1.0, 4.0), plasma, strict=True)] for plasma in (before, after)
     ]

@@ -270,14 +270,14 @@ def test_hidden_layers_that_show_log_f_are_left_alone(alone, monkeypatch):
 def test_all_particles_have_their_turn_whether_or_not_hidden_steps_are_made(alone, monkeypatch):
     monkeypatch.setattr(regression, "FITTED_BATCHES", 3)
     simulation = Simulation.start(beams(count=16384, iterations=0, first_iterations=0), alone)
-    solver, fitted, chosen = simulation.collisions[0]._solver, set(), RegressionSolver._chosen
+    solver, fitted, chosen = simulation.collisions[0]._solver, set(), RegressionSolver.chosen
 
     def recorded(self, number):
         fitted.update(found := chosen(self, number))
         assert len(found) == 3 and number == 7
         return found
 
-    monkeypatch.setattr(RegressionSolver, "_chosen", recorded)
+    monkeypatch.setattr(RegressionSolver, "chosen", recorded)
     for _ in range(3):
         particles = simulation.state.particles
         simulation.collisions[0].step(particles, 0.02, StepStart(0, 0.0, particles))

@@ -103,7 +103,7 @@ class RegressionSolver(Solver):
             wanted = [self.fitted.wanted(fold) for fold in data.folds]
             iterations = self.first_iterations if self.fitted.trainer.is_cold else self.iterations
             made = self.fitted.train(data, wanted, iterations)
-        chosen = self._chosen(len(data.folds))
+        chosen = self.chosen(len(data.folds))
         samples = [data.folds[k] for k in chosen]
         averages = self._averages(samples)
         if self.fitted.trusted:
@@ -114,7 +114,7 @@ class RegressionSolver(Solver):
         self.fitted.tie([*data.folds, *data.certify])
         return made, samples, averages
 
-    def _chosen(self, number: int) -> list[int]:
+    def chosen(self, number: int) -> list[int]:
         """Which of the batches c and k are solved for on in this step: the next ones in turn."""
         return [(self._turn * FITTED_BATCHES + k) % number for k in range(min(number, FITTED_BATCHES))]
 

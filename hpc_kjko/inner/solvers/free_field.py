@@ -1,0 +1,205 @@
+"""The field of a step in a metric of its own for each particle: components with coefficients of their own, no gradient.
+
+With the displacements y = h u of the particles, metrics M_i and forces F_i that are known, u minimises
+
+    J(u)/h = mean[ ½ uᵀ M u + F·u + ∇v·u − (1/h) log det(I + h S) ],    S = ½ (∇v u + (∇v u)ᵀ)
+
+over u_k = Σ_m c_km g_m(x, v) + α V_k(x, v): g are the functions of the fitted log-density, V is one more field that is
+known with its Jacobian. If F holds ∇v ψ̄ of the density ψ̄ before the step, Stein's identity E[∇v·u] = −E[u·∇v ψ̄] has
+taken the noise of the sample out of what is linear in u.
+
+det(I + h ∇v u) ≥ det(I + h S) where I + h S is positive definite (A. M. Ostrowski, O. Taussky, Indag. Math. 13 (1951)
+383): J is an upper bound of the functional with the determinant of the map, the same where ∇v u is symmetric, and
+unlike that it is convex. So its minimum is one, and lowers the other too. What it adds is of the second order in h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_kjko.errors import SolverFailure
+from hpc_kjko.inner.objective import linear_part
+from hpc_kjko.inner.potential import PotentialField, combined
+from hpc_kjko.inner.solvers.base import Rows
+from hpc_kjko.inner.solvers.least_squares import ROUNDING, LeastSquares
+from hpc_kjko.parallel.comm import Communicator
+
+#: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
+CONVERGED = 1e-3
+MAX_NEWTON = 40
+
+
+@dataclass(frozen=True)
+class Steered:
+    """Some particles, and what they are steered by.
+
+    Attributes:
+        z: inputs of the functions g [n, inputs].
+        metric: M [n, d, d]; force: F [n, d].
+        known, slope: V [n, d] and ∂V_k/∂v_l [n, d, d].
+        share: part of the sample's whole mass that each particle is [n].
+    """
+
+    z: torch.Tensor
+    metric: torch.Tensor
+    force: torch.Tensor
+    known: torch.Tensor
+    slope: torch.Tensor
+    share: torch.Tensor
+
+
+class FreeField:
+    """u with its coefficients.
+
+    Attributes:
+        coefficients: c of each component, then α [d M + 1], float64.
+    """
+
+    def __init__(self, control: PotentialField, comm: Communicator, sums: LeastSquares):
+        self.control, self.comm, self.sums = control, comm, sums
+        self.coefficients = np.zeros(0)
+
+    @property
+    def _dims(self) -> int:
+        return self.control.velocity_dims
+
+    def basis(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """g [n, M] and ∂g/∂v_j [n, d, M], float64; those of x alone are last, and have no derivative."""
+        functions = self.control.functions(z).double()
+        along = self.control.derivatives(z)[0][..., : self.control.shared].double()
+        still = along.new_zeros(*along.shape[:2], functions.shape[1] - along.shape[2])
+        return functions, torch.cat([along, still], dim=2)
+
+    @torch.no_grad()
+    def at(self, z: torch.Tensor, known: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [n, d] and ∂u_k/∂v_l [n, d, d] at inputs z, where V and its Jacobian are known; float64."""
+        functions, along = self.basis(z)
+        coefficients = torch.from_numpy(self.coefficients).to(functions)
+        c, alpha = coefficients[:-1].view(self._dims, -1), coefficients[-1]
+        u = torch.stack([combined(functions, row) for row in c], dim=1)
+        jacobian = torch.stack([combined(along, row) for row in c], dim=1)
+        return u + alpha * known, jacobian + alpha * slope
+
+    @torch.no_grad()
+    def minimise(self, samples: Sequence[Steered], step: float, unit: float) -> tuple[int, float]:
+        """Set the coefficients to those of the minimiser; returns the number of passes over the particles, and
+        J. Collective.
+
+        Args:
+            step: h; unit: what metrics and forces are multiplied with, so that sums over particles are of the order 1.
+
+        Raises:
+            SolverFailure: on every rank.
+        """
+        parts = [tuple(vars(sample).values()) for sample in samples]
+        gram, force, mass = self._averages(parts, unit)
+        c, lowest, made = np.zeros_like(force), 0.0, 2
+        _, divergence, bent = self._barrier(parts, c, step, unit, mass)
+        load = force + divergence
+        change = -self.sums.solved(gram + bent, force)
+        for _ in range(MAX_NEWTON):
+            if not np.isfinite(change).all():
+                raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
+            trial = c + change
+            if self.comm.bcast(bool(change @ gram @ change <= CONVERGED**2 * (c @ gram @ c))):
+                c = trial  # what is left is smaller by h |∇v u| than this was
+                break
+            log_det, pull, bent = self._barrier(parts, trial, step, unit, mass)
+            made += 1
+            value = 0.5 * trial @ gram @ trial + trial @ load - log_det
+            if not self.comm.bcast(bool(value <= lowest + ROUNDING * unit / step)):
+                change = 0.5 * change
+                continue
+            c, lowest = trial, float(value)
+            change = -self.sums.solved(gram + bent, gram @ c + load - pull)
+        self.comm.bcast_array(c)
+        self.coefficients = c
+        return made, step / unit * lowest
+
+    def _assembled(self, blocks: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """A quadratic form [d M + 1, d M + 1] from its blocks k ≤ m [pairs, M, M] and its last row."""
+        dims, number = self._dims, blocks.shape[1]
+        whole = np.zeros((dims, number, dims, number))
+        for block, (k, m) in zip(blocks, _upper(dims), strict=True):
+            whole[k, :, m], whole[m, :, k] = block, block.T
+        form = np.zeros((dims * number + 1, dims * number + 1))
+        form[:-1, :-1] = whole.reshape(dims * number, -1)
+        form[-1], form[:, -1] = last, last
+        return form
+
+    def _averages(self, parts: Sequence[Rows], unit: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """E[u M u] as a quadratic form of the coefficients, E[F·u] as a linear one, both times ``unit``; and the mass
+        of these particles."""
+
+        def sums(*rows: torch.Tensor) -> list[torch.Tensor]:
+            z, metric, force, known, _, share = rows
+            functions, share = self.control.functions(z).double(), share.double()[:, None]
+            weight, pulled = unit * share, (metric @ known[..., None])[..., 0]
+            blocks = [
+                self.sums.products(weight * metric[:, k, m, None] * functions, functions) for k, m in _upper(self._dims)
+            ]
+            rest = []
+            for vector in (force, pulled):
+                rest.append(self.sums.products(weight * vector, functions).flatten())
+                rest.append(self._total(weight[:, 0] * (vector * known).sum(1)))
+            return [torch.stack(blocks), torch.cat(rest[:2]), torch.cat(rest[2:]), self._total(share[:, 0])]
+
+        blocks, force, last, (mass,) = self.sums.summed(sums, parts)
+        return self._assembled(blocks, last) / mass, force / mass, float(mass)
+
+    def _barrier(
+        self, parts: Sequence[Rows], c: np.ndarray, step: float, unit: float, mass: float
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """(1/h) E log det(I + h S) at coefficients c, its derivative, and minus its second one, all times ``unit``; the
+        first is −∞ where I + h S is not positive definite at some particle.
+
+        With B = (I + h S)⁻¹ the second derivative along the fields e_k g_m and e_l g_n is
+        −½ h E[(B∇g_m)_l (B∇g_n)_k + B_kl ∇g_m·B∇g_n].
+        """
+        coefficients, dims = torch.from_numpy(c).to(self.control.coefficients), self._dims
+
+        def sums(*rows: torch.Tensor) -> list[torch.Tensor]:
+            z, _, _, _, slope, share = rows
+            along, share = self.basis(z)[1], share.double()
+            jacobian = torch.stack([combined(along, row) for row in coefficients[:-1].view(dims, -1)], dim=1)
+            matrix = linear_part(symmetric(jacobian + coefficients[-1] * slope), step)
+            lower, failed = torch.linalg.cholesky_ex(matrix)
+            turned = failed != 0
+            lower[turned] = torch.eye(dims, dtype=lower.dtype, device=lower.device)
+            half = torch.linalg.inv(lower)
+            inverse = half.mT @ half
+            weight, pulled, halved = share[:, None, None], inverse @ along, half @ along
+            blocks = []
+            for k, m in _upper(dims):
+                crossed = self.sums.products(weight * pulled[:, m : m + 1], pulled[:, k : k + 1])
+                blocks.append(crossed + self.sums.products(weight * inverse[:, k, m, None, None] * halved, halved))
+            own = symmetric(slope)
+            between = inverse @ own @ inverse
+            last = [self.sums.products(weight * between[:, k, :, None], along).flatten() for k in range(dims)]
+            last.append(self._total(share * (between * own).sum((1, 2))))
+            pull = [self.sums.products(share[:, None], pulled[:, k]).flatten() for k in range(dims)]
+            pull.append(self._total(share * (inverse * own).sum((1, 2))))
+            log_det = self._total(2 * share * lower.diagonal(dim1=1, dim2=2).log().sum(1))
+            return [0.5 * torch.stack(blocks), torch.cat(last), torch.cat(pull), log_det, turned.sum()[None].double()]
+
+        blocks, last, pull, (log_det,), (turned,) = self.sums.summed(sums, parts)
+        value = -np.inf if turned > 0 else unit / (step * mass) * log_det
+        return value, unit / mass * pull, unit * step / mass * self._assembled(blocks, last)
+
+    def _total(self, values: torch.Tensor) -> torch.Tensor:
+        """Σ over particles of values [n]: [1]."""
+        return self.sums.products(values[:, None], torch.ones_like(values)[:, None])[0]
+
+
+def symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    """The symmetric part of matrices [n, d, d]."""
+    return 0.5 * (matrix + matrix.mT)
+
+
+def _upper(dims: int) -> list[tuple[int, int]]:
+    """k ≤ m."""
+    return [(k, m) for k in range(dims) for m in range(k, dims)]
