@@ -25,9 +25,9 @@ class BinaryCollision(PairCollision):
 
     tan(θ/2) is normal with the variance C n h |u|^γ / μ² (half of that in two dimensions), μ the reduced mass, which
     gives the Landau operator as h → 0. Of an odd number of like particles three meet each other for half the time. Of
-    unlike particles those of the larger number meet once each, n being the density of the others in the block. Momentum and energy
-    of every pair stay. Random numbers are keyed by (seed, step, global particle): a run has the same bits on any number
-    of ranks. The density at the particles is not known after such a step: log f becomes NaN.
+    unlike particles those of the larger number meet once each, n being the density of the others in the block. Momentum
+    and energy of every pair stay. Random numbers are keyed by (seed, step, global particle): a run has the same bits on
+    any number of ranks. The density at the particles is not known after such a step: log f becomes NaN.
 
     T. Takizuka, H. Abe, doi:10.1016/0021-9991(77)90099-7.
     """
