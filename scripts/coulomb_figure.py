@@ -59,9 +59,9 @@ def draw(runs: Experiments) -> plt.Figure:
     waves.set(
         xlabel=TIME,
         ylim=(1e-2, 1.2),
-        title="|E$_k$(t)/E$_k$(0)|, k = 0.5, two velocity dimensions\ndashed: linear theory",
+        title="Landau damping, |E$_k$(t)/E$_k$(0)|, 2V, γ = −2\ndashed: linear theory",
     )
-    waves.legend(loc="lower left")
+    waves.legend(loc="upper right")
     return figure
 
 
