@@ -320,7 +320,8 @@ def units(options: argparse.Namespace) -> int:
 def _plasma(options: argparse.Namespace, case: RunCase | None) -> tuple[Units, float, str]:
     """The plasma of the options, or else of a case: its units, its lnΛ, and whose that is."""
     given = {name: getattr(options, name) for name in ("density", "temperature", "log_lambda")}
-    if case and options.collision_strength is None:
+    whole = given["density"] and given["temperature"]  # another plasma than the case's
+    if case and options.collision_strength is None and not whole:
         of_case = {name: _numbers(case, f"physics.landau.{name}") for name in given}
         if all(of_case.values()):
             given = {name: of_case[name][0] if value is None else value for name, value in given.items()}
