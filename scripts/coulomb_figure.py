@@ -8,13 +8,10 @@ Runs are kept in DIR/runs (see experiments.py), the figure goes to DIR/figures.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from experiments import Experiments
-from paper_figures import BLUE, GREEN, GRID, RED, STYLE, TIME
+from paper_figures import BLUE, GREEN, GRID, RED, TIME, draw_one
 
 from hpc_kjko.reference.landau import bi_maxwellian_relaxation, two_temperature_relaxation
 from hpc_kjko.reference.landau_waves import field_history
@@ -65,17 +62,5 @@ def draw(runs: Experiments) -> plt.Figure:
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--ranks", type=int, default=1, help="of each run")
-    options = parser.parse_args()
-    (options.out / "figures").mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
-        path = options.out / "figures" / "coulomb.png"
-        draw(Experiments(options.out / "runs", options.ranks)).savefig(path)
-    print(path)
-
-
 if __name__ == "__main__":
-    main()
+    draw_one("coulomb", draw, __doc__)

@@ -8,12 +8,9 @@ Runs are kept in DIR/runs (see experiments.py), the figure goes to DIR/figures.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 from experiments import Experiments
-from paper_figures import BLUE, GRID, RED, STYLE, TIME, snapshots_at
+from paper_figures import BLUE, GRID, RED, TIME, draw_one, snapshots_at
 
 OPERATORS = {"bath": ("a bath, T = 1", RED), "dougherty": ("Dougherty", BLUE)}
 TIMES = (20.0, 35.0, 50.0)
@@ -53,17 +50,5 @@ def draw(runs: Experiments) -> plt.Figure:
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--ranks", type=int, default=1, help="of each run")
-    options = parser.parse_args()
-    (options.out / "figures").mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
-        path = options.out / "figures" / "operators.png"
-        draw(Experiments(options.out / "runs", options.ranks)).savefig(path)
-    print(path)
-
-
 if __name__ == "__main__":
-    main()
+    draw_one("operators", draw, __doc__)

@@ -64,6 +64,19 @@ class QuickExperiments(Experiments):
         return super().folder(name)
 
 
+def draw_one(name: str, draw: Callable[[Experiments], plt.Figure], description: str | None) -> None:
+    """The command line of a script that draws one figure: runs in DIR/runs, the figure in DIR/figures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"))
+    parser.add_argument("--ranks", type=int, default=1, help="of each run")
+    options = parser.parse_args()
+    (options.out / "figures").mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        path = options.out / "figures" / f"{name}.png"
+        draw(Experiments(options.out / "runs", options.ranks)).savefig(path)
+    print(path)
+
+
 def snapshots_of(runs: Experiments, name: str) -> list[Snapshot]:
     """The snapshots of a run that hold marginals and histograms: others hold the fields only."""
     folder = runs.folder(name) / "snapshots"
