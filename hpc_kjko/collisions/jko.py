@@ -12,13 +12,13 @@ from hpc_kjko.collisions.base import CollisionSettings, StepStart
 from hpc_kjko.collisions.controlled import ControlledCollision, Field
 from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import DensityObjective, JKOObjective
-from hpc_kjko.inner.potential import CACHED, PotentialField, combined
+from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers import RegressionSolver, solver_of
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
 from hpc_kjko.particles.exact import summed_finely
-from hpc_kjko.particles.state import Particles, at_once, passes
+from hpc_kjko.particles.state import Particles, passes
 
 
 class JKOCollision(ControlledCollision):
@@ -51,7 +51,7 @@ class JKOCollision(ControlledCollision):
                 dtype=self.dtype,
                 device=comm.device,
             )
-            self.chunk = min(self.chunk, at_once(CACHED, comm.device))
+            self.chunk = min(self.chunk, self.control.at_once)
             density = DensityObjective(
                 self.control,
                 operator=self.operator,
@@ -105,9 +105,9 @@ class JKOCollision(ControlledCollision):
         eye = torch.eye(dims, dtype=score.dtype, device=score.device) / self.temperature
         for rows in passes(len(score), self.chunk):
             z = self.control.features(particles.x[rows], particles.v[rows]).to(self.dtype)
-            first, second = self.control.derivatives(z)
-            score[rows] = combined(first.double(), corrected).to(score) - particles.v[rows] / self.temperature
-            hessian[rows] = self.control.matrix(combined(second.double(), corrected).to(score)) - eye
+            (slope,), (bend,) = self.control.slopes(z, corrected[None], bent=1)
+            score[rows] = slope.to(score) - particles.v[rows] / self.temperature
+            hessian[rows] = bend.to(score) - eye
         return score, hessian
 
     @torch.no_grad()
@@ -140,12 +140,12 @@ class JKOCollision(ControlledCollision):
         if not isinstance(control, PotentialField):
             return lambda rows: (*control.with_jacobian(*self.inputs(control, particles, duration, start, rows)), None)
         assert isinstance(self._solver, RegressionSolver)
-        corrected = self._solver.fitted.corrected
+        both = torch.stack([control.coefficients, self._solver.fitted.corrected])
 
         def of_potential(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            first, second = control.derivatives(control.features(particles.x[rows], particles.v[rows]))
-            u, jacobian = combined(first, control.coefficients), combined(second, control.coefficients)
-            return u, control.matrix(jacobian), combined(first, corrected) - particles.v[rows] / self.temperature
+            z = control.features(particles.x[rows], particles.v[rows])
+            (u, slope), (jacobian,) = control.slopes(z, both, bent=1)
+            return u, jacobian, slope - particles.v[rows] / self.temperature
 
         return of_potential
 

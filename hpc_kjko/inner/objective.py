@@ -21,6 +21,7 @@ from hpc_kjko.inner.potential import PotentialField, combined, filled, padded
 from hpc_kjko.kernels.constants import CONTINUE_BELOW
 from hpc_kjko.kernels.objective import fused
 from hpc_kjko.kernels.objective import objective as fused_objective
+from hpc_kjko.kernels.potential import Terms
 from hpc_kjko.kernels.settings import Settings
 from hpc_kjko.operators import Operator
 from hpc_kjko.particles.exact import UNIT, in_order, rounded
@@ -204,25 +205,27 @@ class DensityObjective(Objective[PotentialField]):
         """The sum over some particles.
 
         Args:
-            rows: z, the inputs of ψ [n, inputs]; what the hidden layer is to make up for [n]; the weight of each
-                particle [n]; c of the hidden layer [width].
+            rows: z, the inputs of ψ [n, inputs]; what ψ is to be [n]; the weight of each particle [n]; its
+                coefficients [M].
         """
         z, wanted, share, c = rows
-        missed = self.control.hidden(z).double() @ c - wanted
+        missed = self.control.functions(z).double() @ c - wanted
         return 0.5 * (share.double() * missed * missed).sum()
 
     def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The same without automatic differentiation. After the rows of :meth:`part` come the hidden layers, each
-        [n, width of the layer], which c was found with."""
-        z, wanted, share, c, *layers = rows
-        missed = combined(layers[-1].double(), c) - wanted
+        z, wanted, share, c = rows
+        if (network := self.control.network).takes(z):
+            value, gradient = network.training(z, Terms(share.double(), self.together, UNIT), wanted, c)
+            return value, gradient if with_gradient else None
+        layers = self.control.hidden_layers(z)
+        missed = combined(torch.cat([layers[-1], self.control.monomials(z)], dim=1).double(), c) - wanted
         weighted = share.double() * missed
         pieces = functools.partial(in_pieces, together=self.together)
         value = rounded(0.5 * torch.bmm(pieces(weighted[:, None]).mT, pieces(missed[:, None])), UNIT).sum()
         if not with_gradient:
             return value, None
         gradients: list[torch.Tensor] = []
-        pull = weighted[:, None].to(z) * c.to(z)
+        pull = weighted[:, None].to(z) * c[: self.control.width].to(z)
         above: nn.Linear | None = None
         for layer, h, before in reversed(list(zip(self.control.layers, layers, [z, *layers], strict=False))):
             if above is not None:

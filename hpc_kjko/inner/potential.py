@@ -19,11 +19,15 @@ import torch
 from torch import nn
 
 from hpc_kjko.inner.control import features
+from hpc_kjko.kernels.potential import Network
+from hpc_kjko.particles.state import at_once
 
 #: Networks see multiples of so many rows: products of a few rows add up in another order than of many.
 ROWS = 128
 #: The functions and derivatives of so many particles fit into a core's cache; on a GPU many more are handled at once.
 CACHED = 2048
+#: And where a kernel keeps these, numbers of so many.
+FUSED = 8192
 #: How many times wider than a later one the first layer is drawn: beams are narrower than the bath's thermal speed.
 FIRST_LAYER = 3.0
 
@@ -85,6 +89,12 @@ class PotentialField(nn.Module):
         return self.width + dv + dv * (dv + 1) // 2 + dv * beside + (beside if self.periods else 0)
 
     @property
+    def of_density(self) -> int:
+        """How many functions ψ has."""
+        beside = self._beside
+        return self.shared + beside + (0 if self.periods else beside * (beside + 1) // 2) + 1
+
+    @property
     def of_velocity(self) -> np.ndarray:
         """Where among Φ's functions the monomials of v alone are: v_k, v_k v_m, v_k³/6 and v_k⁴/24."""
         dv, width, shared = self.velocity_dims, self.width, self.shared
@@ -137,14 +147,43 @@ class PotentialField(nn.Module):
         first, second = self.monomial_derivatives(z)
         return torch.cat([along, first], -1), torch.cat([bent, second], -1)
 
-    def gradient(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """∇v Σ_m c_m g_m [n, dv], of Φ's functions, without the gradient of each."""
-        layers = self.hidden_layers(z)
-        pull = coefficients[: self.width].to(z).expand(len(z), -1)
-        for layer, h in reversed(list(zip(self.layers, layers, strict=True))):
-            pull = (padded(pull * (1 - h * h)) @ layer.weight)[: len(z)]
-        first, _ = self.monomial_derivatives(z)
-        return pull[:, -self.velocity_dims :] + combined(first, coefficients[self.width :])
+    @property
+    def network(self) -> Network:
+        """The functions as native kernels take them."""
+        layers = [(layer.weight, layer.bias) for layer in self.layers]
+        return Network(layers, self.velocity_dims, self.periods is not None)
+
+    @property
+    def at_once(self) -> int:
+        """Particles to be handled at a time where only numbers of each are wanted."""
+        weight = self.layers[0].weight
+        return at_once(FUSED if self.network.takes(weight) else CACHED, weight.device)
+
+    @torch.no_grad()
+    def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """ψ at inputs z, of one set of coefficients [M] after the other: [sets, n], float64."""
+        if (network := self.network).takes(z):
+            return network.values(z, coefficients)
+        g = self.functions(z).double()
+        return torch.stack([combined(g, c) for c in coefficients])
+
+    @torch.no_grad()
+    def slopes(self, z: torch.Tensor, coefficients: torch.Tensor, bent: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """∇v Φ at inputs z, of one set of coefficients [shared + 2 dv] after the other: [sets, n, dv]; and ∇v∇v Φ of
+        the first ``bent`` sets [bent, n, dv, dv]. In the precision of z, without the derivatives of each function."""
+        if (network := self.network).takes(z):
+            return network.slopes(z, coefficients, bent)
+        layers, gradients = self.hidden_layers(z), []
+        first, second = self.monomial_derivatives(z)
+        bends = self._hidden_derivatives(z)[1] if bent else second[..., :0]
+        for c in coefficients:
+            pull = c[: self.width].to(z).expand(len(z), -1)
+            for layer, h in reversed(list(zip(self.layers, layers, strict=True))):
+                pull = (padded(pull * (1 - h * h)) @ layer.weight)[: len(z)]
+            gradients.append(pull[:, -self.velocity_dims :] + combined(first, c[self.width :]))
+        matrices = [self.matrix(combined(torch.cat([bends, second], dim=-1), c)) for c in coefficients[:bent]]
+        none = z.new_empty(0, len(z), self.velocity_dims, self.velocity_dims)
+        return torch.stack(gradients), torch.stack(matrices) if matrices else none
 
     @property
     def pairs(self) -> torch.Tensor:

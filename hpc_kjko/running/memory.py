@@ -17,7 +17,7 @@ import torch
 from hpc_kjko.case.config import Case
 from hpc_kjko.collisions.pairs import NUMBERS, PAIRS
 from hpc_kjko.errors import UserError
-from hpc_kjko.inner.potential import CACHED, number_of_functions
+from hpc_kjko.inner.potential import CACHED, FUSED, number_of_functions
 from hpc_kjko.kernels import available as has_kernels
 from hpc_kjko.kernels import has_network
 from hpc_kjko.kernels.constants import MOST_FIELD_WIDTH
@@ -25,7 +25,7 @@ from hpc_kjko.operators import OPERATORS
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.parallel.limits import Limit, memory_limits
 from hpc_kjko.particles.exact import rows_together
-from hpc_kjko.particles.state import BATCH, FOLDS, ON_GPU, PASS, Shard, at_once
+from hpc_kjko.particles.state import FOLDS, ON_GPU, PASS, Shard, at_once
 
 #: What Python, torch, MPI and HDF5 take after the start, for code and small buffers.
 LIBRARIES = 70e6
@@ -61,8 +61,7 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
     passed = min(here, PASS * ON_GPU) * 12 * DOUBLE if on_gpu else 0  # on a CPU it is little
     found.append(Part("chunks of particles", "method.chunk", rows * sizes.chunk_row + passed, on_gpu))
     if sizes.network:
-        kept = min(here, sizes.kept_rows) * sizes.kept_row
-        network = sizes.network + sizes.idle_networks + sizes.moments + kept
+        network = sizes.network + sizes.idle_networks + sizes.moments
         found.append(Part("network and its optimiser", "method.hidden", network, on_gpu))
         if on_gpu:
             found.append(Part("network's moments", "method.hidden", sizes.moments))
@@ -203,7 +202,12 @@ class _Sizes:
     def chunk(self) -> int:
         """Particles in a pass."""
         chunk = self.case.method.chunk
-        return at_once(min(chunk, CACHED) if self._regresses else chunk, self.device)
+        return at_once(min(chunk, FUSED if self._fused else CACHED) if self._regresses else chunk, self.device)
+
+    @property
+    def _fused(self) -> bool:
+        """Whether there are kernels of a potential's functions."""
+        return self.device.type == "cpu" and has_kernels() and max(self._widths) <= MOST_FIELD_WIDTH
 
     @property
     def chunk_row(self) -> int:
@@ -214,7 +218,7 @@ class _Sizes:
         in_torch = not has_kernels() or max(self._widths) > MOST_FIELD_WIDTH
         layers = sum(widths) * (2 + 2 * dv) if in_torch else 0
         if self._regresses:
-            layers = 2 * (2 * sum(widths) + self._features) * (1 + dv + self._pairs)
+            layers = 0 if self._fused else 2 * (2 * sum(widths) + self._features) * (1 + dv + self._pairs)
         solving = 0
         if not (has_kernels() and has_network(self._widths)) and not self.case.run.reproducible:
             solving = sum(widths) * (6 + 2 * dv) * self._trained
@@ -252,7 +256,13 @@ class _Sizes:
         if self._regresses:
             if not case.run.reproducible:
                 together = at_once(case.method.chunk, self.device)
-            return max(self.chunk, together) * self._features * (1 + dv + self._pairs) * 4 * DOUBLE
+            return (
+                max(min(self.chunk, at_once(CACHED, self.device)), together)
+                * self._features
+                * (1 + dv + self._pairs)
+                * 4
+                * DOUBLE
+            )
         if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
             return 0
         return together * (sum(case.method.hidden) * (6 + 2 * dv) * self._trained + self._features * dv * 4 * DOUBLE)
@@ -262,16 +272,6 @@ class _Sizes:
         """Second derivatives that are not alike."""
         dv = self._dims[1]
         return dv * (dv + 1) // 2
-
-    @property
-    def kept_rows(self) -> int:
-        """Particles of the batches of a regression, whose monomials are kept in all of a step's passes."""
-        method = self.case.method
-        return max(method.first_iterations, int(method.iterations)) * BATCH if self._regresses else 0
-
-    @property
-    def kept_row(self) -> int:
-        return DOUBLE * (self._features - self.case.method.hidden[-1]) if self._regresses else 0
 
     @property
     def _features(self) -> int:

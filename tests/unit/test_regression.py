@@ -66,7 +66,9 @@ def test_derivatives_are_those_of_the_functions(periods, dx, dv, hidden):
     more = [first.shape[-1] + field.functions(field.features(x, v)).shape[1] - field.shared]
     assert more == [number_of_functions(hidden[-1], dx, dv, periods is not None)]
     c = torch.randn(first.shape[-1], dtype=torch.float64, generator=generator)
-    assert torch.allclose(field.gradient(field.features(x, v), c), first @ c, atol=1e-12)
+    (gradient,), (bend,) = field.slopes(field.features(x, v), c[None], bent=1)
+    assert torch.allclose(gradient, first @ c, atol=1e-12)
+    assert torch.allclose(bend, field.matrix(second @ c), atol=1e-12)
     by_v, of_x = torch.stack([along(functions, axis) for axis in range(dv)], 1), slice(field.shared, -2 * dv)
     assert not by_v[..., of_x].any()
     assert torch.allclose(torch.cat([by_v[..., : field.shared], by_v[..., -2 * dv :]], -1), first, atol=1e-12)
@@ -83,10 +85,9 @@ def test_the_gradient_of_the_fit_is_that_of_automatic_differentiation(hidden):
         torch.Generator(),
     )
     z, wanted, share, c = (
-        torch.rand(size, dtype=torch.float64, generator=generator) for size in ((300, 4), 300, 300, 5)
+        torch.rand(size, dtype=torch.float64, generator=generator) for size in ((300, 4), 300, 300, field.of_density)
     )
-    layers = [layer.detach() for layer in field.hidden_layers(z)]
-    value, gradient = objective.evaluate(0.0, z, wanted, share, c, *layers, with_gradient=True)
+    value, gradient = objective.evaluate(0.0, z, wanted, share, c, with_gradient=True)
     expected = objective.part(0.0, z, wanted, share, c)
     assert float(value) == pytest.approx(float(expected.detach()), rel=1e-10)
     wanted_gradient = torch.cat([part.flatten() for part in torch.autograd.grad(expected, objective.trained)])
@@ -297,7 +298,7 @@ def test_a_part_of_many_particles_is_enough_but_for_what_ties_the_fit_to_them(al
     field, c = collision.control, collision._solver.fitted.corrected
     z = field.features(before.x, before.v).float()
     first, second = (part[..., field.of_velocity].double() for part in field.derivatives(z))
-    score = field.gradient(z, c).double() - before.v  # of ψ̄, T = 1
+    score = field.slopes(z, c[None])[0][0].double() - before.v  # of ψ̄, T = 1
     left = ((first * score[..., None]).sum(1) + second[:, 0]).mean(0)
     assert left.abs().max() < 1e-4 * second.abs().mean()
 

@@ -8,7 +8,7 @@ else ties the sample's moments to ψ, and temperature would drift.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from hpc_kjko.inner.potential import combined
 from hpc_kjko.inner.solvers.base import Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.normalisation import Normalisation
+from hpc_kjko.inner.solvers.potential_sums import PotentialSums, Rows
 from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order
@@ -62,15 +63,12 @@ class FittedDensity:
         self._normalisation = Normalisation(
             objective.lengths, self.control.space_dims + self.control.velocity_dims, objective.mass, comm.device
         )
+        self._of_potential = PotentialSums(self.control, sums)
         self.trainer = Trainer(objective, comm, learning_rate)
         self.trusted = True
         self.coefficients, self.corrected = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         #: By how much ψ̄'s coefficients of monomials of v alone, and its constant, exceed ψ's.
         self._correction, self._constant = torch.zeros(0, dtype=torch.float64), 0.0
-
-    def functions_of(self, z: torch.Tensor) -> Callable[[slice], torch.Tensor]:
-        """g [n, M] at some of the inputs z, float64."""
-        return lambda rows: self.control.functions(z[rows]).double()
 
     def solve(self, samples: Sequence[Sample], wanted: Sequence[torch.Tensor], penalty: np.ndarray) -> None:
         """Set c to the best on some particles. Collective.
@@ -79,14 +77,14 @@ class FittedDensity:
             wanted: of each sample, what :meth:`wanted` says.
             penalty: of the coefficients of functions that depend on v, a quadratic form.
         """
-        fits = [(self.functions_of(one.z), value, one.share) for one, value in zip(samples, wanted, strict=True)]
+        fits = [(one.z, value, one.share) for one, value in zip(samples, wanted, strict=True)]
         self.coefficients = self.best(fits, penalty).coefficients
 
     @torch.no_grad()
     def log_densities(self, z: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """ψ and ψ̄ [n] at inputs z and velocities v: with the same mean over all particles, but for what is known of
         ∫e^ψ̄; float64."""
-        fitted = combined(self.control.functions(z).double(), self.coefficients) - self._energy(v)
+        fitted = self.control.values(z, self.coefficients[None])[0] - self._energy(v)
         return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) + self._constant
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
@@ -100,51 +98,39 @@ class FittedDensity:
 
     def train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> int:
         """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
-        before, width = self.trainer.steps_made, self.control.width
-        monomials: dict[int, torch.Tensor] = {}  # of each batch: the same in all steps
+        before = self.trainer.steps_made
         for k in range(before, before + iterations):
             number = k % len(data.folds)
             fold, log_f = data.folds[number], wanted[number]
-            if number not in monomials:
-                monomials[number] = self.control.monomials(fold.z).double()
-            with torch.no_grad():
-                layers = self.control.hidden_layers(fold.z)
-                g = torch.cat([layers[-1].double(), monomials[number]], dim=1)
-            best = self.best([(g.__getitem__, log_f, fold.share)])
+            best = self.best([(fold.z, log_f, fold.share)])
             if not best.mass > 0:  # a batch of few particles, all elsewhere
                 continue
-            c = best.coefficients
-            left = log_f - combined(monomials[number], c[width:])
             # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
-            self.trainer.backward([(fold.z, left, best.shares[0], c[:width], *layers)], 0.0, factor=len(data.folds))
+            rows = (fold.z, log_f, best.shares[0], best.coefficients)
+            self.trainer.backward([rows], 0.0, factor=len(data.folds))
             self.trainer.descend()
             if best.residual <= FAITHFUL:
                 return k + 1 - before
         return iterations
 
     @torch.no_grad()
-    def best(
-        self,
-        samples: Sequence[tuple[Callable[[slice], torch.Tensor], torch.Tensor, torch.Tensor]],
-        penalty: np.ndarray | None = None,
-    ) -> BestDensity:
+    def best(self, samples: Sequence[Rows], penalty: np.ndarray | None = None) -> BestDensity:
         """The c of penalised least squares over some particles, again and again while outliers pull at it. Collective.
 
         Args:
-            samples: g [n, M] at some rows, float64; what is wanted [n]; shares [n].
+            samples: inputs z, what is wanted [n], float64, and shares [n] of each.
             penalty: of the coefficients of functions that depend on v, a quadratic form; none in the fits that train.
         """
         trusted = [share.double() for *_, share in samples]
         for attempt in range(MAX_REWEIGHTED):
-            (normal,) = self.sums.summed(
-                self._normal, [(g, wanted, share) for (g, wanted, _), share in zip(samples, trusted, strict=True)]
-            )
+            rows = [(z, wanted, share) for (z, wanted, _), share in zip(samples, trusted, strict=True)]
+            normal = self._of_potential.normal(rows)
             gram, load = normal[:, :-1], normal[:, -1]
             mass = float(gram[-1, -1])  # E[1·1]
             if penalty is not None:
                 gram[: len(penalty), : len(penalty)] += mass * penalty
             c = torch.from_numpy(self.sums.solved(gram, load)).to(self.control.coefficients)
-            missed = [self._missed(c, g, wanted) for g, wanted, _ in samples]
+            missed = [self._missed(c, z, wanted) for z, wanted, _ in samples]
             square, outliers = self.sums.summed(self._sums_missed, list(zip(missed, trusted, strict=True)))
             if not outliers or attempt == MAX_REWEIGHTED - 1:
                 break
@@ -154,18 +140,14 @@ class FittedDensity:
             ]
         return BestDensity(c, trusted, mass, math.sqrt(float(square[0, 0]) / mass) if mass > 0 else 0.0)
 
-    def _missed(self, c: torch.Tensor, g: Callable[[slice], torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+    def _missed(self, c: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         pieces = passes(len(wanted), self.sums.at_once)
-        return torch.cat([(combined(g(rows), c) - wanted[rows]).abs() for rows in pieces])
+        return torch.cat([(self.control.values(z[rows], c[None])[0] - wanted[rows]).abs() for rows in pieces])
 
     def _sums_missed(self, missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
         """The sum of squares, and how many are outliers."""
         square = self.sums.products((share * missed)[:, None], missed[:, None])
         return [square, (missed > OUTLYING).sum()[None].double()]
-
-    def _normal(self, g: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-        """E[g gᵀ] and E[g log f], beside each other."""
-        return [self.sums.products(share[:, None] * g, torch.cat([g, wanted[:, None]], dim=1))]
 
     @torch.no_grad()
     def tie(self, samples: list[Sample]) -> None:
@@ -176,31 +158,17 @@ class FittedDensity:
         known = np.zeros(len(self.control.coefficients))
         if self.trusted:
             known[: self.control.shared] = self.coefficients[: self.control.shared].cpu().numpy()
-        low, coefficients = self.control.of_velocity, torch.from_numpy(known).to(self.control.coefficients)
-        at = torch.from_numpy(low - self.control.width).to(coefficients.device)
-        axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
-
-        def sums(z: torch.Tensor, v: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-            first, second = (part[..., at].double() for part in self.control.monomial_derivatives(z))
-            share = share.double()[:, None, None]
-            others = [v.double()[..., None], self.control.gradient(z, coefficients).double()[..., None]]
-            gram = self.sums.products(share * first, torch.cat([first, *others], dim=2))
-            laplacian = self.sums.products(share, second[:, :axes].sum(1, keepdim=True))[0]
-            own = torch.cat([self.control.velocity_monomials(z.double()), torch.ones_like(share[:, 0])], dim=1)
-            y = torch.cat([z.double()[:, of_box:], torch.ones_like(share[:, 0])], dim=1)
-            moments = self.sums.products(share[:, 0] * y, y)
-            return [gram, laplacian, self.sums.products(share[:, 0], own)[0], moments]
-
-        found = self.sums.summed(sums, [(sample.z, sample.v, sample.share) for sample in samples])
-        products, laplacian, (*mean, mass), moments = found
-        gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
-        correction = self.sums.solved(gram, drag / self.operator.temperature - laplacian - along)
-        known[low] += correction
+        rows = [(sample.z, sample.share) for sample in samples]
+        found = self._of_potential.of_velocity(rows, known)
+        load = found.drag / self.operator.temperature - found.laplacian - found.along
+        correction = self.sums.solved(found.gram, load)
+        known[self.control.of_velocity] += correction
         self.corrected = torch.from_numpy(known).to(self.control.coefficients)
         if self.trusted:
             self._correction = torch.from_numpy(correction).to(self.control.coefficients)
-            self._constant = -float(correction @ np.array(mean)) / float(mass)
-            self._constant -= self._excess_mass(moments[-1, :-1] / mass, moments[:-1, :-1] / mass)
+            mean = found.moments / found.mass
+            self._constant = -float(correction @ found.mean) / found.mass
+            self._constant -= self._excess_mass(mean[-1, :-1], mean[:-1, :-1])
 
     def _excess_mass(self, mean: np.ndarray, square: np.ndarray) -> float:
         """What is known of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ] of coordinates other than a box's. Collective."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,9 +50,14 @@ class LeastSquares:
                 for rows in passes(len(sample[-1]), self.at_once):
                     found = function(*(part(rows) if callable(part) else part[rows] for part in sample))
                     total = [one + other for one, other in zip(total, found, strict=True)] if total else found
-        summed = self.comm.sum(torch.cat([part.flatten() for part in total]).cpu().numpy())
-        edges = np.cumsum([part.numel() for part in total])[:-1]
-        return [part.reshape(like.shape) for part, like in zip(np.split(summed, edges), total, strict=True)]
+        flat = torch.cat([part.flatten() for part in total]).cpu().numpy()
+        return self.over_ranks(flat, [tuple(part.shape) for part in total])
+
+    def over_ranks(self, flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """Sums over the ranks, of arrays that lie one after the other. Collective."""
+        edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        parts = np.split(self.comm.sum(flat), edges)
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def products(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Σ over particles (and what else each has) of products [k, m], from [n, ..., k] and [n, ..., m], float64.

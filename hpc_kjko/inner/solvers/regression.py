@@ -12,18 +12,15 @@ has the expectation of the JKO functional if ∇v ψ̄ = ∇v log f. What is lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from hpc_kjko.errors import SolverFailure
-from hpc_kjko.inner.control import determinant
-from hpc_kjko.inner.objective import DensityObjective, linear_part
-from hpc_kjko.inner.potential import combined
+from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
 from hpc_kjko.inner.solvers.density import FittedDensity
 from hpc_kjko.inner.solvers.least_squares import ROUNDING, LeastSquares
+from hpc_kjko.inner.solvers.potential_sums import FieldAverages, PotentialSums
 from hpc_kjko.parallel.comm import Communicator
 
 #: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
@@ -37,22 +34,6 @@ BENT, MOST_BENT = 0.1, 0.004
 #: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
 #: sample is averaged over all particles.
 FITTED_BATCHES = 16
-
-
-@dataclass(frozen=True)
-class FieldAverages:
-    """What the functional is made of, of the functions that depend on v: averages over the fitted particles.
-
-    Attributes:
-        gram: E[∇g·∇g] [M, M]; bending: E[∇∇g : ∇∇g] [M, M].
-        laplacian: E[Δg] [M].
-        mass: the part of the whole mass that these particles have.
-    """
-
-    gram: np.ndarray
-    bending: np.ndarray
-    laplacian: np.ndarray
-    mass: float
 
 
 class RegressionSolver(Solver):
@@ -77,6 +58,7 @@ class RegressionSolver(Solver):
         self.operator = objective.operator
         self.iterations, self.first_iterations = iterations, first_iterations
         self.sums = LeastSquares(comm, objective.together, objective.trained[0].device)
+        self.of_potential = PotentialSums(self.control, self.sums)
         self.fitted = FittedDensity(objective, comm, self.sums, learning_rate)
         #: How many fits were made: it says which batches c and k are solved for on.
         self._turn = 0
@@ -105,7 +87,7 @@ class RegressionSolver(Solver):
             made = self.fitted.train(data, wanted, iterations)
         chosen = self.chosen(len(data.folds))
         samples = [data.folds[k] for k in chosen]
-        averages = self._averages(samples)
+        averages = self.of_potential.derivatives([(sample.z, sample.share) for sample in samples])
         if self.fitted.trusted:
             bent = min(BENT * (self.operator.collision_strength * step) ** 2, MOST_BENT)
             of_v = slice(0, self.control.shared)
@@ -137,6 +119,7 @@ class RegressionSolver(Solver):
         Where ψ is not trusted, u is a gradient of monomials of v alone.
         """
         mass, corrected = sums.mass, self.fitted.corrected.cpu().numpy()
+        rows = [(sample.z, sample.share) for sample in samples]
         a = 1 / self.operator.collision_strength + step
         force = self.operator.temperature * (sums.gram @ corrected + sums.laplacian)
         hessian = a * sums.gram + step * self.operator.temperature * sums.bending
@@ -158,7 +141,7 @@ class RegressionSolver(Solver):
             if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
                 k = trial  # what is left is smaller by h |∇v u| than this was
                 break
-            pull, log_det = self._pull(samples, trial, step, mass)
+            pull, log_det = (part / mass for part in self.of_potential.barrier(rows, trial, step))
             made += 1
             value = 0.5 * a * trial @ sums.gram @ trial + trial @ force - self.operator.temperature / step * log_det
             if not self.comm.bcast(bool(value <= lowest + ROUNDING * self.operator.temperature / step)):
@@ -169,40 +152,3 @@ class RegressionSolver(Solver):
         self.comm.bcast_array(k)
         self.control.coefficients.copy_(torch.from_numpy(k))
         return made
-
-    @torch.no_grad()
-    def _averages(self, samples: list[Sample]) -> FieldAverages:
-        found = self.sums.summed(self._field_sums, [(sample.z, sample.share) for sample in samples])
-        gram, bending, laplacian, (mass,) = found
-        return FieldAverages(gram / mass, bending / mass, laplacian / mass, float(mass))
-
-    def _field_sums(self, z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-        first, second = (part.double() for part in self.control.derivatives(z))
-        share, axes = share.double()[:, None, None], self.control.velocity_dims
-        twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)  # the mixed ones
-        bending = self.sums.products(share * twice[:, None] * second, second)
-        laplacian = self.sums.products(share, second[:, :axes].sum(1, keepdim=True))
-        gram = self.sums.products(share * first, first)
-        return [gram, bending, laplacian[0], self.sums.products(share, torch.ones_like(share))[0]]
-
-    def _pull(self, samples: list[Sample], k: np.ndarray, step: float, mass: float) -> tuple[np.ndarray, float]:
-        """E[tr (I + h ∇v u)⁻¹ ∇∇g] [M] and E[log det(I + h ∇v u)] at the field of k: the latter −∞ where the map turns
-        orientation at some particle."""
-        coefficients = torch.from_numpy(k).to(self.control.coefficients)
-
-        def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-            second, share = self.control.derivatives(z)[1].double(), share.double()
-            matrix = linear_part(self.control.matrix(combined(second, coefficients)), step)
-            det = determinant(matrix)
-            turned = ~(det > 0)
-            matrix[turned] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-            log_det = torch.log(torch.where(turned, 1.0, det))
-            inverse = 1 / matrix if matrix.shape[1] == 1 else torch.linalg.inv(matrix)
-            later, earlier = self.control.pairs.to(z.device)
-            weights = torch.where(later == earlier, 1.0, 2.0) * inverse[:, later, earlier]
-            pull = self.sums.products((share[:, None] * weights)[:, :, None], second)
-            total = self.sums.products(share[:, None, None], log_det[:, None, None])
-            return [pull[0], total[0], turned.sum()[None].double()]
-
-        pull, log_det, turned = self.sums.summed(sums, [(sample.z, sample.share) for sample in samples])
-        return pull / mass, -np.inf if turned[0] > 0 else float(log_det[0]) / mass

@@ -11,5 +11,6 @@ void bind_machine(nanobind::module_ &m);
 void bind_objective(nanobind::module_ &m);
 void bind_pairs(nanobind::module_ &m);
 void bind_particles(nanobind::module_ &m);
+void bind_potential(nanobind::module_ &m);
 
 }  // namespace kjko

@@ -27,4 +27,5 @@ NB_MODULE(_kernels, m) {
     kjko::bind_objective(m);
     kjko::bind_pairs(m);
     kjko::bind_particles(m);
+    kjko::bind_potential(m);
 }

@@ -3,44 +3,11 @@
 // has to be padded to a width, a layer is one product W x whatever its width, and a particle meets the same operations
 // in every lane.
 #include "cpu/kernels.hpp"
-#include "cpu/simd.hpp"
+#include "cpu/columns.hpp"
 
 #include "math/activation.hpp"
 
 namespace kjko::KJKO_LEVEL {
-
-// ROWS × VECTORS sums of y = W x, for W [rows, depth], x [depth][columns], y [rows][columns].
-template <int ROWS, int VECTORS, class Real>
-static KJKO_INLINE void product_tile(const Real *w, int depth, const Real *x, int columns, Real *y) {
-    using Vector = VectorOf<Real>;
-    Vector sums[ROWS][VECTORS] = {};
-    for (int l = 0; l < depth; ++l) {
-        Vector factors[VECTORS];
-        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(x + l * columns + j * LANES_OF<Real>);
-        KJKO_UNROLL for (int i = 0; i < ROWS; ++i) {
-            const Vector wi = broadcast(w[i * depth + l]);
-            KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] += wi * factors[j];
-        }
-    }
-    KJKO_UNROLL for (int i = 0; i < ROWS; ++i)
-        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * columns + j * LANES_OF<Real>, sums[i][j]);
-}
-
-template <class Real>
-__attribute__((noinline)) static void product(const Real *w, int rows, int depth, const Real *x, int columns, Real *y) {
-    constexpr int VECTORS = LANES == 16 ? 4 : 2, STEP = VECTORS * LANES_OF<Real>;
-    for (int column = 0; column < columns; column += STEP) {
-        int row = 0;
-        for (; row + 4 <= rows; row += 4)
-            product_tile<4, VECTORS>(w + row * depth, depth, x + column, columns, y + row * columns + column);
-        const Real *rest = w + row * depth;
-        switch (rows - row) {
-            case 1: product_tile<1, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
-            case 2: product_tile<2, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
-            case 3: product_tile<3, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
-        }
-    }
-}
 
 template <class Real>
 struct FieldPass {

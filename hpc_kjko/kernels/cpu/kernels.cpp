@@ -10,11 +10,11 @@ namespace kjko {
 
 static const Kernels levels[] = {
 #ifdef KJKO_X86_LEVELS
-    {"x86-64-v2", v2::field, v2::machine, v2::objective, v2::pairs, v2::particles},
-    {"x86-64-v3", v3::field, v3::machine, v3::objective, v3::pairs, v3::particles},
-    {"x86-64-v4", v4::field, v4::machine, v4::objective, v4::pairs, v4::particles},
+    {"x86-64-v2", v2::field, v2::machine, v2::objective, v2::pairs, v2::particles, v2::potential},
+    {"x86-64-v3", v3::field, v3::machine, v3::objective, v3::pairs, v3::particles, v3::potential},
+    {"x86-64-v4", v4::field, v4::machine, v4::objective, v4::pairs, v4::particles, v4::potential},
 #else
-    {"generic", generic::field, generic::machine, generic::objective, generic::pairs, generic::particles},
+    {"generic", generic::field, generic::machine, generic::objective, generic::pairs, generic::particles, generic::potential},
 #endif
 };
 

@@ -15,6 +15,7 @@
 #include "cpu/objective.hpp"
 #include "cpu/pairs.hpp"
 #include "cpu/particles.hpp"
+#include "cpu/potential.hpp"
 
 namespace kjko {
 
@@ -25,6 +26,7 @@ struct Kernels {
     const ObjectiveKernels &objective;
     const PairKernels &pairs;
     const ParticleKernels &particles;
+    const PotentialKernels &potential;
 };
 
 #define KJKO_TABLES(level) \
@@ -34,6 +36,7 @@ struct Kernels {
     extern const ObjectiveKernels objective; \
     extern const PairKernels pairs; \
     extern const ParticleKernels particles; \
+    extern const PotentialKernels potential; \
     }
 
 #ifdef KJKO_X86_LEVELS

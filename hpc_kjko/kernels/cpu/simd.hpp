@@ -22,14 +22,20 @@ namespace kjko::KJKO_LEVEL {
 constexpr int LANES = 16;
 #define KJKO_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define KJKO_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define KJKO_FINE_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define KJKO_FINE_ODD 1, 3, 5, 7, 9, 11, 13, 15
 #elif defined(__AVX__)
 constexpr int LANES = 8;
 #define KJKO_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define KJKO_ODD 1, 3, 5, 7, 9, 11, 13, 15
+#define KJKO_FINE_EVEN 0, 2, 4, 6
+#define KJKO_FINE_ODD 1, 3, 5, 7
 #else
 constexpr int LANES = 4;
 #define KJKO_EVEN 0, 2, 4, 6
 #define KJKO_ODD 1, 3, 5, 7
+#define KJKO_FINE_EVEN 0, 2
+#define KJKO_FINE_ODD 1, 3
 #endif
 
 typedef float Floats __attribute__((vector_size(4 * LANES), may_alias));
@@ -212,19 +218,29 @@ static KJKO_INLINE Floats log_of_one_plus(Floats e) {
     return __builtin_convertvector(exponent, Floats) * 0.69314718f + (s * series + (2.0f * s + lost));
 }
 
-// The sums over lanes of LANES vectors term(first), term(first + 1), ..., one in each lane.
-template <int COUNT, class Term>
-static KJKO_INLINE Floats folded(Term term, int first) {
-    if constexpr (COUNT == 1) {
-        return term(first);
-    } else {
-        const Floats a = folded<COUNT / 2>(term, first), b = folded<COUNT / 2>(term, first + COUNT / 2);
+// Sums of neighbouring lanes: those of a, then those of b.
+static KJKO_INLINE Floats sums_of_neighbours(Floats a, Floats b) {
 #if defined(__clang__)
-        return __builtin_shufflevector(a, b, KJKO_EVEN) + __builtin_shufflevector(a, b, KJKO_ODD);
+    return __builtin_shufflevector(a, b, KJKO_EVEN) + __builtin_shufflevector(a, b, KJKO_ODD);
 #else
-        return __builtin_shuffle(a, b, Ints{KJKO_EVEN}) + __builtin_shuffle(a, b, Ints{KJKO_ODD});
+    return __builtin_shuffle(a, b, Ints{KJKO_EVEN}) + __builtin_shuffle(a, b, Ints{KJKO_ODD});
 #endif
-    }
+}
+static KJKO_INLINE Doubles sums_of_neighbours(Doubles a, Doubles b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, KJKO_FINE_EVEN) + __builtin_shufflevector(a, b, KJKO_FINE_ODD);
+#else
+    return __builtin_shuffle(a, b, Longs{KJKO_FINE_EVEN}) + __builtin_shuffle(a, b, Longs{KJKO_FINE_ODD});
+#endif
+}
+
+// The sums over lanes of COUNT vectors term(first), term(first + 1), ..., one in each lane: as many as there are lanes.
+template <int COUNT, class Term>
+static KJKO_INLINE auto folded(Term term, int first) {
+    if constexpr (COUNT == 1)
+        return term(first);
+    else
+        return sums_of_neighbours(folded<COUNT / 2>(term, first), folded<COUNT / 2>(term, first + COUNT / 2));
 }
 
 // The dot products of `weights` with LANES rows, one in each lane.

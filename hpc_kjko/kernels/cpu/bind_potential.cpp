@@ -1,0 +1,232 @@
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "cpu/bind.hpp"
+#include "cpu/cpu.hpp"
+#include "cpu/kernels.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kjko {
+
+template <class Number, size_t DIMS>
+using Array = nb::ndarray<Number, nb::ndim<DIMS>, nb::c_contig, nb::device::cpu>;
+using Sum = nb::ndarray<nb::numpy, double, nb::ndim<1>>;
+
+static void expect(bool holds, const char *otherwise) {
+    if (!holds) throw std::invalid_argument(otherwise);
+}
+
+template <class Real>
+static const PotentialTable<Real> &table();
+template <>
+const PotentialTable<float> &table<float>() {
+    return kernels().potential.single_precision;
+}
+template <>
+const PotentialTable<double> &table<double>() {
+    return kernels().potential.double_precision;
+}
+
+// Weights, biases, how many of the last inputs are velocities, whether x is periodic.
+template <class Real>
+using Layers = std::tuple<std::vector<Array<const Real, 2>>, std::vector<Array<const Real, 1>>, int, bool>;
+// Shares, how many of them are added up before that is rounded, to which unit.
+using Terms = std::tuple<Array<const double, 1>, long long, double>;
+
+template <class Real>
+static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<const Real, 2> &z) {
+    const auto &[weights, biases, velocity_dims, periodic] = network;
+    const size_t layers = weights.size();
+    expect((layers == 1 || layers == 2) && biases.size() == layers, "there are one or two hidden layers");
+    expect(velocity_dims >= 1 && velocity_dims <= MOST_VELOCITY_DIMS, "there are one to three velocities");
+    expect(z.shape(1) > static_cast<size_t>(velocity_dims) && z.shape(1) < MOST_INPUTS, "the inputs are too few or many");
+    PotentialCall<Real> call{};
+    call.layers = static_cast<int>(layers);
+    call.widths[0] = static_cast<int>(z.shape(1));
+    for (size_t layer = 0; layer < layers; ++layer) {
+        const size_t to = weights[layer].shape(0);
+        expect(weights[layer].shape(1) == static_cast<size_t>(call.widths[layer]) && biases[layer].shape(0) == to,
+               "the layers do not fit together");
+        expect(to >= 1 && to <= MOST_FIELD_WIDTH, "a layer is wider than the kernel takes");
+        call.widths[layer + 1] = static_cast<int>(to);
+        call.weights[layer] = weights[layer].data();
+        call.biases[layer] = biases[layer].data();
+    }
+    call.velocity_dims = velocity_dims;
+    call.periodic = periodic;
+    call.count = static_cast<long long>(z.shape(0));
+    call.z = z.data();
+    return call;
+}
+
+template <class Real>
+static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<const Real, 2> &z, const Terms &terms) {
+    PotentialCall<Real> call = call_of(network, z);
+    const auto &[share, together, unit] = terms;
+    expect(share.shape(0) == z.shape(0) && together >= 1, "the shares are not of these particles");
+    call.share = share.data();
+    call.together = together;
+    call.unit = unit;
+    return call;
+}
+
+static const double *of_particles(const Array<const double, 1> &values, long long count) {
+    expect(static_cast<long long>(values.shape(0)) == count, "what is wanted is not of these particles");
+    return values.data();
+}
+
+// Room for some threads, on a cache line's boundary.
+struct Workspace {
+    double *numbers;
+    explicit Workspace(long long count)
+        : numbers(static_cast<double *>(::operator new(count * sizeof(double), std::align_val_t{64}))) {}
+    ~Workspace() { ::operator delete(numbers, std::align_val_t{64}); }
+    Workspace(const Workspace &) = delete;
+};
+
+// run(threads, workspace), where there are `parts` to be shared out and each thread adds up so many numbers.
+template <class Real, class Run>
+static void with_threads(const PotentialCall<Real> &call, long long parts, long long numbers, const Run &run) {
+    if (call.count == 0) return;
+    const int threads = static_cast<int>(std::max(1LL, std::min<long long>(max_threads(), parts)));
+    const Workspace workspace(threads * table<Real>().workspace(call, numbers));
+    run(threads, workspace.numbers);
+}
+
+template <class Real, class Run>
+static Sum added(const PotentialCall<Real> &call, long long size, const Run &run) {
+    double *const sum = new double[size]();
+    const nb::capsule owner(sum, [](void *numbers) noexcept { delete[] static_cast<double *>(numbers); });
+    {
+        nb::gil_scoped_release release;
+        with_threads(call, (call.count + call.together - 1) / call.together, size,
+                     [&](int threads, double *workspace) { run(sum, threads, workspace); });
+    }
+    const size_t shape[] = {static_cast<size_t>(size)};
+    return Sum(sum, 1, shape, owner);
+}
+
+template <class Real>
+static void values(const Layers<Real> &network, Array<const Real, 2> z, Array<const double, 2> coefficients,
+                   Array<double, 2> values) {
+    const PotentialCall<Real> call = call_of(network, z);
+    const size_t sets = coefficients.shape(0), functions = table<Real>().sizes(call).density;
+    expect(coefficients.shape(1) == functions, "there are not as many coefficients as functions");
+    expect(values.shape(0) == sets && values.shape(1) == z.shape(0), "the values are not of these particles");
+    nb::gil_scoped_release release;
+    with_threads(call, call.count / 1024, 0, [&](int threads, double *workspace) {
+        table<Real>().values(call, static_cast<int>(sets), coefficients.data(), values.data(), threads, workspace);
+    });
+}
+
+template <class Real>
+static void slopes(const Layers<Real> &network, Array<const Real, 2> z, Array<const Real, 2> coefficients,
+                   Array<Real, 3> gradients, Array<Real, 4> hessians) {
+    const PotentialCall<Real> call = call_of(network, z);
+    const size_t sets = coefficients.shape(0), functions = table<Real>().sizes(call).potential, bent = hessians.shape(0);
+    const size_t count = z.shape(0), dv = call.velocity_dims;
+    expect(coefficients.shape(1) == functions, "there are not as many coefficients as functions");
+    expect(gradients.shape(0) == sets && gradients.shape(1) == count && gradients.shape(2) == dv,
+           "the gradients are not of these particles");
+    expect(bent <= sets && hessians.shape(1) == count && hessians.shape(2) == dv && hessians.shape(3) == dv,
+           "the second derivatives are not of these particles");
+    nb::gil_scoped_release release;
+    with_threads(call, call.count / 1024, 0, [&](int threads, double *workspace) {
+        table<Real>().slopes(call, static_cast<int>(sets), static_cast<int>(bent), coefficients.data(),
+                             gradients.data(), hessians.data(), threads, workspace);
+    });
+}
+
+template <class Real>
+static Sum normal(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
+                  Array<const double, 1> wanted) {
+    const PotentialCall<Real> call = call_of(network, z, terms);
+    const double *const values = of_particles(wanted, call.count);
+    const long long functions = table<Real>().sizes(call).density;
+    return added(call, functions * (functions + 1), [&](double *sum, int threads, double *workspace) {
+        table<Real>().normal(call, values, sum, threads, workspace);
+    });
+}
+
+template <class Real>
+static Sum derivatives(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms) {
+    const PotentialCall<Real> call = call_of(network, z, terms);
+    const long long functions = table<Real>().sizes(call).potential;
+    return added(call, 2 * functions * functions + functions + 1, [&](double *sum, int threads, double *workspace) {
+        table<Real>().derivatives(call, sum, threads, workspace);
+    });
+}
+
+template <class Real>
+static Sum barrier(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms, Array<const double, 1> k,
+                   double step) {
+    const PotentialCall<Real> call = call_of(network, z, terms);
+    const long long functions = table<Real>().sizes(call).potential;
+    expect(static_cast<long long>(k.shape(0)) == functions, "there are not as many coefficients as functions");
+    return added(call, functions + 2, [&](double *sum, int threads, double *workspace) {
+        table<Real>().barrier(call, k.data(), step, sum, threads, workspace);
+    });
+}
+
+template <class Real>
+static Sum tied(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms, Array<const double, 1> k) {
+    const PotentialCall<Real> call = call_of(network, z, terms);
+    const int functions = table<Real>().sizes(call).potential, dv = call.velocity_dims;
+    expect(static_cast<int>(k.shape(0)) == functions, "there are not as many coefficients as functions");
+    const long long own = 3 * dv + dv * (dv + 1) / 2, place = (call.periodic ? 0 : call.widths[0] - dv) + dv + 1;
+    return added(call, own * (own + 2) + 2 * own + 1 + place * place, [&](double *sum, int threads, double *workspace) {
+        table<Real>().tied(call, k.data(), sum, threads, workspace);
+    });
+}
+
+template <class Real>
+static Sum training(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
+                    Array<const double, 1> wanted, Array<const double, 1> c) {
+    const PotentialCall<Real> call = call_of(network, z, terms);
+    const double *const values = of_particles(wanted, call.count);
+    expect(static_cast<int>(c.shape(0)) == table<Real>().sizes(call).density,
+           "there are not as many coefficients as functions");
+    long long size = 1;
+    for (int layer = 0; layer < call.layers; ++layer)
+        size += static_cast<long long>(call.widths[layer + 1]) * (call.widths[layer] + 1);
+    return added(call, size, [&](double *sum, int threads, double *workspace) {
+        table<Real>().training(call, values, c.data(), sum, threads, workspace);
+    });
+}
+
+template <class Real>
+static void bind(nb::module_ &m) {
+    m.def("potential_values", &values<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "coefficients"_a.noconvert(),
+          nb::kw_only(), "values"_a.noconvert(), "ψ at inputs z for each set of coefficients, written to `values`.");
+    m.def("potential_slopes", &slopes<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "coefficients"_a.noconvert(),
+          nb::kw_only(), "gradients"_a.noconvert(), "hessians"_a.noconvert(),
+          "∇v Φ at inputs z for each set of coefficients, and ∇v∇v Φ of the first of them, written to the last two.");
+    m.def("potential_normal", &normal<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
+          "wanted"_a.noconvert(), "Sums of ψ's normal equations.");
+    m.def("potential_derivatives", &derivatives<Real>, "network"_a.noconvert(), "z"_a.noconvert(),
+          "terms"_a.noconvert(), "Sums of products of derivatives of Φ's functions.");
+    m.def("potential_barrier", &barrier<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
+          "coefficients"_a.noconvert(), nb::kw_only(), "step"_a, "Sums of log det(I + h ∇v∇v Φ) and its derivative.");
+    m.def("potential_tied", &tied<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
+          "coefficients"_a.noconvert(), "Sums that tie ψ to a sample.");
+    m.def("potential_training", &training<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
+          "wanted"_a.noconvert(), "c"_a.noconvert(), "Half the sum of squares that ψ misses, and its gradient.");
+}
+
+void bind_potential(nb::module_ &m) {
+    bind<float>(m);
+    bind<double>(m);
+}
+
+}  // namespace kjko

@@ -1,0 +1,83 @@
+// A block of particles with vectors along them: a layer is columns [width][particle], so that nothing has to be padded to
+// a width, a layer is one product W x whatever its width, and a particle meets the same operations in every lane.
+#pragma once
+
+#include "cpu/simd.hpp"
+
+namespace kjko::KJKO_LEVEL {
+
+// ROWS × VECTORS sums of y = W x, for W [rows, depth], x [depth][columns], y [rows][columns].
+template <int ROWS, int VECTORS, class Real>
+static KJKO_INLINE void product_tile(const Real *w, int depth, const Real *x, int columns, Real *y) {
+    using Vector = VectorOf<Real>;
+    Vector sums[ROWS][VECTORS] = {};
+    for (int l = 0; l < depth; ++l) {
+        Vector factors[VECTORS];
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(x + l * columns + j * LANES_OF<Real>);
+        KJKO_UNROLL for (int i = 0; i < ROWS; ++i) {
+            const Vector wi = broadcast(w[i * depth + l]);
+            KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] += wi * factors[j];
+        }
+    }
+    KJKO_UNROLL for (int i = 0; i < ROWS; ++i)
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * columns + j * LANES_OF<Real>, sums[i][j]);
+}
+
+template <class Real>
+__attribute__((noinline)) static void product(const Real *w, int rows, int depth, const Real *x, int columns, Real *y) {
+    constexpr int VECTORS = LANES == 16 ? 4 : 2, STEP = VECTORS * LANES_OF<Real>;
+    for (int column = 0; column < columns; column += STEP) {
+        int row = 0;
+        for (; row + 4 <= rows; row += 4)
+            product_tile<4, VECTORS>(w + row * depth, depth, x + column, columns, y + row * columns + column);
+        const Real *rest = w + row * depth;
+        switch (rows - row) {
+            case 1: product_tile<1, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+            case 2: product_tile<2, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+            case 3: product_tile<3, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+        }
+    }
+}
+
+// Adds Σ over columns of a_i b_j to sums[i * across + j], for a [m][stride] and b [k][stride]; `upper`: where j ≥ i only,
+// and elsewhere what is there is of no use. length: a multiple of the lanes.
+template <class Real>
+__attribute__((noinline)) static void add_dots(const Real *a, int m, const Real *b, int k, int stride, int length,
+                                               bool upper, double *sums, int across) {
+    using Vector = VectorOf<Real>;
+    constexpr int SIDE = LANES == 16 ? 4 : 2;
+    for (int i = 0; i < m; i += SIDE)
+        for (int j = upper ? i / SIDE * SIDE : 0; j < k; j += SIDE) {
+            const Real *left[SIDE], *right[SIDE];  // beyond the last it is that one again
+            KJKO_UNROLL for (int s = 0; s < SIDE; ++s) {
+                left[s] = a + (i + s < m ? i + s : m - 1) * static_cast<long long>(stride);
+                right[s] = b + (j + s < k ? j + s : k - 1) * static_cast<long long>(stride);
+            }
+            Vector tile[SIDE][SIDE] = {};
+            for (int p = 0; p < length; p += LANES_OF<Real>) {
+                Vector factors[SIDE];
+                KJKO_UNROLL for (int t = 0; t < SIDE; ++t) factors[t] = load(right[t] + p);
+                KJKO_UNROLL for (int s = 0; s < SIDE; ++s) {
+                    const Vector own = load(left[s] + p);
+                    KJKO_UNROLL for (int t = 0; t < SIDE; ++t) tile[s][t] += own * factors[t];
+                }
+            }
+            alignas(64) Real sum[SIDE * SIDE];
+            constexpr int WIDE = LANES_OF<Real>;
+            if constexpr (SIDE * SIDE % WIDE == 0) {
+                KJKO_UNROLL for (int first = 0; first < SIDE * SIDE; first += WIDE)
+                    store(sum + first, folded<WIDE>([&](int at) __attribute__((always_inline)) {
+                              return tile[at / SIDE][at % SIDE];
+                          }, first));
+            } else {
+                for (int at = 0; at < SIDE * SIDE; ++at) {
+                    sum[at] = 0;
+                    for (int lane = 0; lane < WIDE; ++lane) sum[at] += tile[at / SIDE][at % SIDE][lane];
+                }
+            }
+            for (int s = 0; s < SIDE && i + s < m; ++s)
+                for (int t = 0; t < SIDE && j + t < k; ++t) sums[(i + s) * across + j + t] += sum[s * SIDE + t];
+        }
+}
+
+}  // namespace kjko::KJKO_LEVEL

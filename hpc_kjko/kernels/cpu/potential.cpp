@@ -1,0 +1,651 @@
+// The functions of a log-density and of control fields that are gradients, a block of particles at a time as columns
+// (cpu/columns.hpp), and sums of their products.
+//
+// Contracted with coefficients c, derivatives need no derivative of each function: with a_l = W_l h_(l−1) + b_l,
+// h_l = tanh a_l, s_l = 1 − h_l² and q_l = ∂ψ/∂h_l, q of the last layer is c, q_(l−1) = W_lᵀ (s_l q_l), and
+//   ∇v ψ = Σ_i (s_l q_l)_i ∇v a_l,i for any l,    ∇v∇v ψ = Σ_l Σ_i −2 (h_l s_l q_l)_i ∇v a_l,i ∇v a_l,iᵀ.
+#include "cpu/kernels.hpp"
+#include "cpu/columns.hpp"
+
+#include "math/log_det.hpp"
+#include "math/monomials.hpp"
+#include "math/rounding.hpp"
+
+namespace kjko::KJKO_LEVEL {
+
+constexpr int BLOCK = 64;     // particles that go through the network together
+constexpr int STASH = 256;    // and so many, of which products are added up together
+constexpr int MOST_PAIRS = MOST_VELOCITY_DIMS * (MOST_VELOCITY_DIMS + 1) / 2;
+
+static int larger(int a, int b) { return a > b ? a : b; }
+
+static KJKO_INLINE void widen(const float *from, double *to) {
+    for (int p = 0; p < BLOCK; ++p) to[p] = from[p];
+}
+static KJKO_INLINE void widen(const double *from, double *to) { __builtin_memcpy(to, from, BLOCK * sizeof(double)); }
+
+template <class Real>
+struct PotentialPass {
+    using Vector = VectorOf<Real>;
+    static constexpr int WIDE = LANES_OF<Real>, FINE = LANES_OF<double>;
+
+    const PotentialCall<Real> &call;
+    const int layers, inputs, dv, beside, width, most, pairs_of_v;
+    const Monomials of;
+    const int density, potential;  // how many functions
+
+    // Columns of BLOCK.
+    Real *z, *h[2], *along[MOST_VELOCITY_DIMS], *pulled[2], *spare[2];
+    // The second layer's weights the other way round; ∂a_1/∂v_j and the products of two of them, rows of the first layer.
+    Real *back, *into, *bent;
+    // The inputs in double precision, and rows of STASH particles.
+    double *fine, *rows, *weighted;
+
+    static int most_width(const PotentialCall<Real> &call) {
+        return larger(call.widths[1], call.widths[call.layers]);
+    }
+    static Monomials monomials_of(const PotentialCall<Real> &call) {
+        return {call.widths[0] - call.velocity_dims, call.velocity_dims, call.periodic};
+    }
+    static PotentialSizes sizes(const PotentialCall<Real> &call) {
+        const Monomials of = monomials_of(call);
+        const int width = call.widths[call.layers];
+        return {width + of_density(of), width + of_potential(of)};
+    }
+    // Numbers of Real, then of double.
+    static long long real_numbers(const PotentialCall<Real> &call) {
+        const long long most = most_width(call), dv = call.velocity_dims;
+        const long long matrices = most * most + (dv + MOST_PAIRS) * most;
+        return BLOCK * (call.widths[0] + (6 + dv) * most) + (matrices + 63) / 64 * 64;
+    }
+    static long long double_numbers(const PotentialCall<Real> &call) {
+        const int dv = call.velocity_dims, of_all = larger(sizes(call).density + 1, sizes(call).potential);
+        const int components = dv + dv * (dv + 1) / 2;
+        const int of_training = of_all + 3 * most_width(call) + call.widths[0] + 1;
+        return BLOCK * call.widths[0] + static_cast<long long>(STASH) * larger((components + 1) * of_all, of_training);
+    }
+    static long long numbers(const PotentialCall<Real> &call) {
+        return (real_numbers(call) * static_cast<long long>(sizeof(Real)) + 7) / 8 + double_numbers(call);
+    }
+
+    PotentialPass(const PotentialCall<Real> &c, double *workspace)
+        : call(c), layers(c.layers), inputs(c.widths[0]), dv(c.velocity_dims), beside(inputs - dv),
+          width(c.widths[c.layers]), most(most_width(c)), pairs_of_v(dv * (dv + 1) / 2), of(monomials_of(c)),
+          density(sizes(c).density), potential(sizes(c).potential) {
+        fine = workspace;
+        rows = fine + BLOCK * inputs;
+        weighted = rows + static_cast<long long>(STASH) * (dv + pairs_of_v) * larger(density + 1, potential);
+        Real *at = reinterpret_cast<Real *>(workspace + double_numbers(c));
+        const auto taken = [&](long long count) {
+            Real *const from = at;
+            at += count;
+            return from;
+        };
+        z = taken(BLOCK * inputs);
+        for (int layer = 0; layer < 2; ++layer)
+            h[layer] = taken(BLOCK * most), pulled[layer] = taken(BLOCK * most), spare[layer] = taken(BLOCK * most);
+        for (int j = 0; j < dv; ++j) along[j] = taken(BLOCK * most);
+        back = taken(most * most);
+        into = taken(dv * most);
+        bent = taken(MOST_PAIRS * most);
+        const int first = c.widths[1];
+        for (int i = 0; i < first; ++i) {
+            const Real *w = c.weights[0] + i * inputs + beside;
+            for (int j = 0; j < dv; ++j) into[j * first + i] = w[j];
+            for (int number = 0; number < pairs_of_v; ++number) {
+                int k, l;
+                pair_of(of, number, k, l);
+                bent[number * first + i] = w[k] * w[l];
+            }
+            for (int o = 0; layers == 2 && o < width; ++o) back[i * width + o] = c.weights[1][o * first + i];
+        }
+    }
+
+    // The hidden layers of some particles. Those beyond the last are it again. Returns how many there are.
+    int forward(long long first) {
+        const int count = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
+        for (int l = 0; l < inputs; ++l) {
+            for (int p = 0; p < BLOCK; ++p) z[l * BLOCK + p] = call.z[(first + (p < count ? p : count - 1)) * inputs + l];
+            widen(z + l * BLOCK, fine + l * BLOCK);
+        }
+        for (int layer = 0; layer < layers; ++layer) {
+            const int to = call.widths[layer + 1];
+            product(call.weights[layer], to, call.widths[layer], layer ? h[0] : z, BLOCK, h[layer]);
+            for (int i = 0; i < to; ++i)
+                for (int p = 0; p < BLOCK; p += WIDE) {
+                    Real *const a = h[layer] + i * BLOCK + p;
+                    store(a, tanh_of(load(a) + broadcast(call.biases[layer][i])));
+                }
+        }
+        return count;
+    }
+
+    // ∂a/∂v_j of the last layer, for networks of two.
+    void tangents() {
+        for (int j = 0; layers == 2 && j < dv; ++j) {
+            for (int i = 0; i < call.widths[1]; ++i)
+                for (int p = 0; p < BLOCK; p += WIDE)
+                    store(spare[0] + i * BLOCK + p, slope(h[0], i, p) * broadcast(into[j * call.widths[1] + i]));
+            product(call.weights[1], width, call.widths[1], spare[0], BLOCK, along[j]);
+        }
+    }
+
+    // ψ's functions as rows, a row `stride` after the other.
+    void functions(double *to, int stride) {
+        for (int i = 0; i < width; ++i) widen(h[layers - 1] + i * BLOCK, to + i * stride);
+        at_places([&](const Doubles *x, const Doubles *v, int p) {
+            monomials(of, x, v, [&](int m, Doubles value) { store(to + (width + m) * stride + p, value); });
+        });
+    }
+
+    // ∂/∂v_j of Φ's functions as rows.
+    void first(int j, double *to, int stride) {
+        const Real *const last = h[layers - 1];
+        for (int i = 0; i < width; ++i) {
+            for (int p = 0; p < BLOCK; p += WIDE)
+                store(spare[0] + p, slope(last, i, p) * last_along(j, i, p));
+            widen(spare[0], to + i * stride);
+        }
+        at_places([&](const Doubles *x, const Doubles *v, int p) {
+            first_derivatives(of, j, x, v, [&](int m, Doubles value) { store(to + (width + m) * stride + p, value); });
+        });
+    }
+
+    // ∂²/∂v_k∂v_l of Φ's functions as rows.
+    void second(int number, double *to, int stride) {
+        int k, l;
+        pair_of(of, number, k, l);
+        const Real *const last = h[layers - 1];
+        if (layers == 2) {
+            const int before = call.widths[1];
+            for (int i = 0; i < before; ++i) {
+                const Real product_of_w = bent[number * before + i];
+                for (int p = 0; p < BLOCK; p += WIDE)
+                    store(spare[0] + i * BLOCK + p, curvature(h[0], i, p) * broadcast(product_of_w));
+            }
+            product(call.weights[1], width, before, spare[0], BLOCK, spare[1]);
+        }
+        for (int i = 0; i < width; ++i) {
+            for (int p = 0; p < BLOCK; p += WIDE) {
+                Vector bend = curvature(last, i, p) * last_along(k, i, p) * last_along(l, i, p);
+                if (layers == 2) bend += slope(last, i, p) * load(spare[1] + i * BLOCK + p);
+                store(spare[0] + p, bend);
+            }
+            widen(spare[0], to + i * stride);
+        }
+        at_places([&](const Doubles *x, const Doubles *v, int p) {
+            second_derivatives(of, k, l, x, v, [&](int m, Doubles value) { store(to + (width + m) * stride + p, value); });
+        });
+    }
+
+    // What is pulled of the second layer's sums, of the first's.
+    void pull_back() {
+        product(back, call.widths[1], width, pulled[1], BLOCK, pulled[0]);
+        for (int i = 0; i < call.widths[1]; ++i)
+            for (int p = 0; p < BLOCK; p += WIDE) {
+                Real *const q = pulled[0] + i * BLOCK + p;
+                store(q, load(q) * slope(h[0], i, p));
+            }
+    }
+
+    // ∇v Σ c g of Φ's functions as columns [dv][BLOCK], from `tangents` where they are known, else by the first layer;
+    // with `hessian`, which needs them, ∇v∇v too [pairs][BLOCK].
+    void contracted(const Real *c, bool tangents_known, Real *gradient, Real *hessian) {
+        const int last = layers - 1, first_width = call.widths[1];
+        const bool by_tangents = tangents_known && layers == 2;
+        for (int i = 0; i < width; ++i)
+            for (int p = 0; p < BLOCK; p += WIDE)
+                store(pulled[last] + i * BLOCK + p, slope(h[last], i, p) * broadcast(c[i]));
+        if (layers == 2 && (hessian || !by_tangents)) pull_back();
+        for (int j = 0; by_tangents && j < dv; ++j) {
+            Vector sums[BLOCK / WIDE] = {};
+            for (int i = 0; i < width; ++i)
+                for (int p = 0; p < BLOCK; p += WIDE)
+                    sums[p / WIDE] += load(pulled[1] + i * BLOCK + p) * load(along[j] + i * BLOCK + p);
+            for (int p = 0; p < BLOCK; p += WIDE) store(gradient + j * BLOCK + p, sums[p / WIDE]);
+        }
+        if (!by_tangents) product(into, dv, first_width, pulled[0], BLOCK, gradient);
+        if (hessian) {
+            for (int i = 0; i < first_width; ++i)
+                for (int p = 0; p < BLOCK; p += WIDE)
+                    store(spare[0] + i * BLOCK + p, -2.0f * load(h[0] + i * BLOCK + p) * load(pulled[0] + i * BLOCK + p));
+            product(bent, pairs_of_v, first_width, spare[0], BLOCK, hessian);
+            for (int number = 0; layers == 2 && number < pairs_of_v; ++number) {
+                int k, l;
+                pair_of(of, number, k, l);
+                Vector sums[BLOCK / WIDE];
+                for (int p = 0; p < BLOCK; p += WIDE) sums[p / WIDE] = load(hessian + number * BLOCK + p);
+                for (int i = 0; i < width; ++i)
+                    for (int p = 0; p < BLOCK; p += WIDE) {
+                        const Vector bend = -2.0f * load(h[1] + i * BLOCK + p) * load(pulled[1] + i * BLOCK + p);
+                        sums[p / WIDE] += bend * load(along[k] + i * BLOCK + p) * load(along[l] + i * BLOCK + p);
+                    }
+                for (int p = 0; p < BLOCK; p += WIDE) store(hessian + number * BLOCK + p, sums[p / WIDE]);
+            }
+        }
+        for (int p = 0; p < BLOCK; p += WIDE) {
+            Vector x[MOST_INPUTS], v[MOST_VELOCITY_DIMS];
+            for (int l = 0; l < beside; ++l) x[l] = load(z + l * BLOCK + p);
+            for (int j = 0; j < dv; ++j) v[j] = load(z + (beside + j) * BLOCK + p);
+            for (int j = 0; j < dv; ++j) {
+                Vector sum = load(gradient + j * BLOCK + p);
+                first_derivatives(of, j, x, v, [&](int m, Vector value) { sum += c[width + m] * value; });
+                store(gradient + j * BLOCK + p, sum);
+            }
+            for (int number = 0; hessian && number < pairs_of_v; ++number) {
+                int k, l;
+                pair_of(of, number, k, l);
+                Vector sum = load(hessian + number * BLOCK + p);
+                second_derivatives(of, k, l, x, v, [&](int m, Vector value) { sum += c[width + m] * value; });
+                store(hessian + number * BLOCK + p, sum);
+            }
+        }
+    }
+
+    // What a piece of a sum does with each place in it: what(first particle, how many, where in STASH they are, whether
+    // these are the last before products are added up, and of how many).
+    template <class Take, class Add>
+    void over_stash(long long begin, long long count, const Take &take, const Add &add) {
+        for (long long from = begin; from < begin + count; from += STASH) {
+            const int here = begin + count - from < STASH ? static_cast<int>(begin + count - from) : STASH;
+            int filled = 0;
+            for (; filled < here; filled += BLOCK) {
+                forward(from + filled);
+                take(filled);
+            }
+            add(from, here, filled);
+        }
+    }
+
+    // Shares of particles of the stash: [filled], 0 beyond the last.
+    void shares(long long from, int here, int filled, double *to) const {
+        for (int p = 0; p < filled; ++p) to[p] = p < here ? call.share[from + p] : 0.0;
+    }
+
+    // Calls what(x, v, p) for every vector of particles, in double precision.
+    template <class What>
+    KJKO_INLINE void at_places(const What &what) const {
+        for (int p = 0; p < BLOCK; p += FINE) {
+            Doubles x[MOST_INPUTS], v[MOST_VELOCITY_DIMS];
+            for (int l = 0; l < beside; ++l) x[l] = load(fine + l * BLOCK + p);
+            for (int j = 0; j < dv; ++j) v[j] = load(fine + (beside + j) * BLOCK + p);
+            what(x, v, p);
+        }
+    }
+
+    // s' of a layer.
+    KJKO_INLINE Vector slope(const Real *layer, int i, int p) const {
+        const Vector s = load(layer + i * BLOCK + p);
+        return 1.0f - s * s;
+    }
+
+private:
+    // s''
+    KJKO_INLINE Vector curvature(const Real *layer, int i, int p) const {
+        const Vector s = load(layer + i * BLOCK + p);
+        return -2.0f * s * (1.0f - s * s);
+    }
+    KJKO_INLINE Vector last_along(int j, int i, int p) const {
+        return layers == 2 ? load(along[j] + i * BLOCK + p) : broadcast(into[j * width + i]);
+    }
+};
+
+template <class Real>
+static void weigh(const Real *rows, int number, const Real *weights, int length, Real *to) {
+    for (int m = 0; m < number; ++m)
+        for (int p = 0; p < length; ++p) to[m * STASH + p] = weights[p] * rows[m * STASH + p];
+}
+
+static void add_row_sums(const double *rows, int number, const double *weights, int length, double *sums) {
+    add_dots(weights, 1, rows, number, STASH, length, false, sums, number);
+}
+
+static void mirror(double *matrix, int number) {
+    for (int i = 0; i < number; ++i)
+        for (int j = 0; j < i; ++j) matrix[i * number + j] = matrix[j * number + i];
+}
+
+// Every block of particles through a pass: what(pass, first particle).
+template <class Real, class What>
+static void over_blocks(const PotentialCall<Real> &call, int threads, double *workspace, const What &what) {
+    const long long blocks = (call.count + BLOCK - 1) / BLOCK, own = PotentialPass<Real>::numbers(call);
+    int started = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int thread;
+#pragma omp atomic capture
+        thread = started++;
+        PotentialPass<Real> pass(call, workspace + thread * ((own + 7) / 8 * 8));
+#pragma omp for schedule(dynamic, 8)
+        for (long long block = 0; block < blocks; ++block) what(pass, block * BLOCK);
+    }
+}
+
+// Adds to `sum` [size] what add(pass, first, count, part) leaves of every piece, rounded.
+template <class Real, class Add>
+static void over_pieces(const PotentialCall<Real> &call, long long size, double *sum, int threads, double *workspace,
+                        const Add &add) {
+    const long long pieces = (call.count + call.together - 1) / call.together;
+    const long long own = PotentialPass<Real>::numbers(call), each = (own + 2 * size + 15) / 8 * 8;
+    const double shift = shift_of(call.unit);
+    int started = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int thread;
+#pragma omp atomic capture
+        thread = started++;
+        double *const mine = workspace + thread * each, *const part = mine + own, *const total = part + size;
+        PotentialPass<Real> pass(call, mine);
+        for (long long i = 0; i < size; ++i) total[i] = 0;
+#pragma omp for schedule(dynamic)
+        for (long long piece = 0; piece < pieces; ++piece) {
+            const long long first = piece * call.together;
+            for (long long i = 0; i < size; ++i) part[i] = 0;
+            add(pass, first, call.count - first < call.together ? call.count - first : call.together, part);
+            for (long long i = 0; i < size; ++i) total[i] += rounded(part[i], shift);
+        }
+#pragma omp critical
+        for (long long i = 0; i < size; ++i) sum[i] += total[i];
+    }
+}
+
+template <class Real>
+static PotentialSizes sizes(const PotentialCall<Real> &call) {
+    return PotentialPass<Real>::sizes(call);
+}
+
+template <class Real>
+static long long workspace_of(const PotentialCall<Real> &call, long long sum) {
+    return (PotentialPass<Real>::numbers(call) + 2 * sum + 15) / 8 * 8;
+}
+
+template <class Real>
+static void values(const PotentialCall<Real> &call, int sets, const double *coefficients, double *values, int threads,
+                   double *workspace) {
+    over_blocks(call, threads, workspace, [&](PotentialPass<Real> &pass, long long first) {
+        const int here = pass.forward(first);
+        pass.functions(pass.rows, BLOCK);
+        for (int set = 0; set < sets; ++set) {
+            const double *const c = coefficients + set * pass.density;
+            Doubles sums[BLOCK / LANES_OF<double>] = {};
+            for (int m = 0; m < pass.density; ++m)
+                for (int p = 0; p < BLOCK; p += LANES_OF<double>)
+                    sums[p / LANES_OF<double>] += c[m] * load(pass.rows + m * BLOCK + p);
+            for (int p = 0; p < here; ++p)
+                values[set * call.count + first + p] = sums[p / LANES_OF<double>][p % LANES_OF<double>];
+        }
+    });
+}
+
+template <class Real>
+static void slopes(const PotentialCall<Real> &call, int sets, int bent, const Real *coefficients, Real *gradients,
+                   Real *hessians, int threads, double *workspace) {
+    over_blocks(call, threads, workspace, [&](PotentialPass<Real> &pass, long long first) {
+        alignas(64) Real gradient[MOST_VELOCITY_DIMS * BLOCK], hessian[MOST_PAIRS * BLOCK];
+        const int here = pass.forward(first), dv = pass.dv;
+        if (bent) pass.tangents();
+        for (int set = 0; set < sets; ++set) {
+            pass.contracted(coefficients + set * pass.potential, bent > 0, gradient, set < bent ? hessian : nullptr);
+            Real *const to = gradients + (set * call.count + first) * dv;
+            for (int p = 0; p < here; ++p)
+                for (int j = 0; j < dv; ++j) to[p * dv + j] = gradient[j * BLOCK + p];
+            if (set >= bent) continue;
+            Real *const matrix = hessians + (set * call.count + first) * dv * dv;
+            for (int number = 0; number < pass.pairs_of_v; ++number) {
+                int k, l;
+                pair_of(pass.of, number, k, l);
+                for (int p = 0; p < here; ++p)
+                    matrix[(p * dv + k) * dv + l] = matrix[(p * dv + l) * dv + k] = hessian[number * BLOCK + p];
+            }
+        }
+    });
+}
+
+template <class Real>
+static void normal(const PotentialCall<Real> &call, const double *wanted, double *sum, int threads, double *workspace) {
+    const int density = sizes(call).density, across = density + 1;
+    over_pieces(call, static_cast<long long>(density) * across, sum, threads, workspace,
+                [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
+                    alignas(64) double share[STASH];
+                    pass.over_stash(
+                        begin, count, [&](int at) { pass.functions(pass.rows + at, STASH); },
+                        [&](long long from, int here, int filled) {
+                            double *const last = pass.rows + density * STASH;
+                            for (int p = 0; p < filled; ++p) last[p] = p < here ? wanted[from + p] : 0.0;
+                            pass.shares(from, here, filled, share);
+                            weigh(pass.rows, density, share, filled, pass.weighted);
+                            add_dots(pass.weighted, density, pass.rows, across, STASH, filled, true, part, across);
+                        });
+                });
+    for (int i = 0; i < density; ++i)
+        for (int j = 0; j < i; ++j) sum[i * across + j] = sum[j * across + i];
+}
+
+template <class Real>
+static void derivatives(const PotentialCall<Real> &call, double *sum, int threads, double *workspace) {
+    const long long number = sizes(call).potential, square = number * number;
+    over_pieces(call, 2 * square + number + 1, sum, threads, workspace,
+                [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
+                    alignas(64) double share[STASH], twice[STASH];
+                    const int dv = pass.dv, components = dv + pass.pairs_of_v;
+                    const long long rows = number * STASH;
+                    pass.over_stash(
+                        begin, count,
+                        [&](int at) {
+                            pass.tangents();
+                            for (int j = 0; j < dv; ++j) pass.first(j, pass.rows + j * rows + at, STASH);
+                            for (int k = 0; k < pass.pairs_of_v; ++k)
+                                pass.second(k, pass.rows + (dv + k) * rows + at, STASH);
+                        },
+                        [&](long long from, int here, int filled) {
+                            pass.shares(from, here, filled, share);
+                            for (int p = 0; p < filled; ++p) twice[p] = 2 * share[p];
+                            for (int c = 0; c < components; ++c) {
+                                const double *const own = pass.rows + c * rows;
+                                weigh(own, number, c < 2 * dv ? share : twice, filled, pass.weighted);
+                                double *const to = part + (c < dv ? 0 : square);
+                                add_dots(pass.weighted, number, own, number, STASH, filled, true, to, number);
+                                if (c >= dv && c < 2 * dv) add_row_sums(own, number, share, filled, part + 2 * square);
+                            }
+                            for (int p = 0; p < here; ++p) part[2 * square + number] += share[p];
+                        });
+                });
+    mirror(sum, number);
+    mirror(sum + square, number);
+}
+
+template <int DV, class Real>
+static void barrier_of(const PotentialCall<Real> &call, const double *k, double step, double *sum, int threads,
+                       double *workspace) {
+    constexpr int PAIRS = DV * (DV + 1) / 2, FINE = LANES_OF<double>;
+    const int number = sizes(call).potential;
+    over_pieces(
+        call, number + 2, sum, threads, workspace,
+        [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
+            alignas(64) double share[STASH], weights[PAIRS][STASH];
+            const long long rows = static_cast<long long>(number) * STASH;
+            pass.over_stash(
+                begin, count,
+                [&](int at) {
+                    pass.tangents();
+                    for (int pair = 0; pair < PAIRS; ++pair) pass.second(pair, pass.rows + pair * rows + at, STASH);
+                },
+                [&](long long from, int here, int filled) {
+                    pass.shares(from, here, filled, share);
+                    for (int p = 0; p < filled; p += FINE) {
+                        Doubles u[DV][DV], b[DV][DV];
+                        for (int pair = 0; pair < PAIRS; ++pair) {
+                            int i, j;
+                            pair_of(pass.of, pair, i, j);
+                            Doubles total{};
+                            for (int m = 0; m < number; ++m)
+                                total += k[m] * load(pass.rows + pair * rows + m * STASH + p);
+                            u[i][j] = u[j][i] = step * total;
+                        }
+                        const Doubles beyond = inverse(u, 1.0f, b), own = load(share + p);
+                        const Doubles kept = beyond > -1.0 ? own : broadcast(0.0);
+                        for (int pair = 0; pair < PAIRS; ++pair) {
+                            int i, j;
+                            pair_of(pass.of, pair, i, j);
+                            const Doubles weight = (i == j ? 1.0 : 2.0) * kept * b[i][j];
+                            store(weights[pair] + p, kept > 0.0 ? weight : broadcast(0.0));
+                        }
+                        for (int lane = 0; lane < FINE && p + lane < here; ++lane) {
+                            const bool turned = !(beyond[lane] > -1.0);
+                            if (!turned) part[number] += own[lane] * __builtin_log1p(beyond[lane]);
+                            part[number + 1] += turned;
+                        }
+                    }
+                    for (int pair = 0; pair < PAIRS; ++pair)
+                        add_row_sums(pass.rows + pair * rows, number, weights[pair], filled, part);
+                });
+        });
+}
+
+template <class Real>
+static void barrier(const PotentialCall<Real> &call, const double *k, double step, double *sum, int threads,
+                    double *workspace) {
+    switch (call.velocity_dims) {
+        case 1: return barrier_of<1>(call, k, step, sum, threads, workspace);
+        case 2: return barrier_of<2>(call, k, step, sum, threads, workspace);
+        default: return barrier_of<3>(call, k, step, sum, threads, workspace);
+    }
+}
+
+template <class Real>
+static void tied(const PotentialCall<Real> &call, const double *coefficients, double *sum, int threads,
+                 double *workspace) {
+    const Monomials of = PotentialPass<Real>::monomials_of(call);
+    const int low = of_low_velocity(of), number = low + 2 * of.dv, across = number + 2;
+    const int all = sizes(call).potential, place = (of.periodic ? 0 : of.beside) + of.dv + 1;
+    const int laplacian = number * across, mean = laplacian + number, moments = mean + number + 1;
+    over_pieces(
+        call, moments + place * place, sum, threads, workspace,
+        [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
+            alignas(64) double share[STASH];
+            Real c[MOST_FIELD_WIDTH + 256];
+            for (int m = 0; m < all; ++m) c[m] = coefficients[m];
+            // Rows: for each v_j those of (∇m)_j, v_j and (∇Φ)_j, then Δm, then m and 1, then y.
+            const int dv = pass.dv;
+            double *const bend = pass.rows + static_cast<long long>(dv) * across * STASH, *const own = bend + number * STASH,
+                          *const y = own + (number + 1) * STASH;
+            const auto chosen = [&](int m) { return m < low ? m : m - (shared(of) - low); };
+            const auto is_chosen = [&](int m) { return m < low || m >= shared(of); };
+            pass.over_stash(
+                begin, count,
+                [&](int at) {
+                    alignas(64) Real gradient[MOST_VELOCITY_DIMS * BLOCK];
+                    pass.contracted(c, false, gradient, nullptr);
+                    for (int j = 0; j < dv; ++j) {
+                        double *const rows = pass.rows + j * across * STASH + at;
+                        __builtin_memcpy(rows + number * STASH, pass.fine + (pass.beside + j) * BLOCK,
+                                         BLOCK * sizeof(double));
+                        widen(gradient + j * BLOCK, rows + (number + 1) * STASH);
+                    }
+                    pass.at_places([&](const Doubles *x, const Doubles *v, int p) {
+                        for (int j = 0; j < dv; ++j)
+                            first_derivatives(of, j, x, v, [&](int m, Doubles value) {
+                                if (is_chosen(m)) store(pass.rows + (j * across + chosen(m)) * STASH + at + p, value);
+                            });
+                        Doubles total[MOST_VELOCITY_DIMS * 5] = {};
+                        for (int k = 0; k < dv; ++k)
+                            second_derivatives(of, k, k, x, v, [&](int m, Doubles value) {
+                                if (is_chosen(m)) total[chosen(m)] += value;
+                            });
+                        for (int m = 0; m < number; ++m) store(bend + m * STASH + at + p, total[m]);
+                        monomials_of_velocity(
+                            of, v, [&](int m, Doubles value) { store(own + m * STASH + at + p, value); });
+                        store(own + number * STASH + at + p, broadcast(1.0));
+                        for (int l = 0; l < place - 1; ++l)
+                            store(y + l * STASH + at + p, l < place - 1 - dv ? x[l] : v[l - (place - 1 - dv)]);
+                        store(y + (place - 1) * STASH + at + p, broadcast(1.0));
+                    });
+                },
+                [&](long long from, int here, int filled) {
+                    pass.shares(from, here, filled, share);
+                    for (int j = 0; j < dv; ++j) {
+                        const double *const rows = pass.rows + j * across * STASH;
+                        weigh(rows, number, share, filled, pass.weighted);
+                        add_dots(pass.weighted, number, rows, across, STASH, filled, false, part, across);
+                    }
+                    add_row_sums(bend, number, share, filled, part + laplacian);
+                    add_row_sums(own, number + 1, share, filled, part + mean);
+                    weigh(y, place, share, filled, pass.weighted);
+                    add_dots(pass.weighted, place, y, place, STASH, filled, false, part + moments, place);
+                });
+        });
+}
+
+template <class Real>
+static void training(const PotentialCall<Real> &call, const double *wanted, const double *c, double *sum, int threads,
+                     double *workspace) {
+    long long size = 1;
+    for (int layer = 0; layer < call.layers; ++layer)
+        size += static_cast<long long>(call.widths[layer + 1]) * (call.widths[layer] + 1);
+    over_pieces(
+        call, size, sum, threads, workspace,
+        [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
+            constexpr int WIDE = LANES_OF<Real>, FINE = LANES_OF<double>;
+            const int last = pass.layers - 1;
+            // ψ's functions, a block of them. Then rows: the gradients in the layers' sums, what enters each, and 1.
+            double *const functions = pass.rows;
+            Real *pulls[2], *entered[2], *at = reinterpret_cast<Real *>(functions + pass.density * BLOCK);
+            for (int layer = last; layer >= 0; --layer) {
+                pulls[layer] = at;
+                entered[layer] = at += call.widths[layer + 1] * STASH;
+                at += call.widths[layer] * STASH;
+            }
+            Real *const ones = at;
+            for (int p = 0; p < STASH; ++p) ones[p] = 1;
+            long long from = begin;
+            const auto copy = [&](const Real *columns, int width, Real *to) {
+                for (int i = 0; i < width; ++i) __builtin_memcpy(to + i * STASH, columns + i * BLOCK, BLOCK * sizeof(Real));
+            };
+            pass.over_stash(
+                begin, count,
+                [&](int filled) {
+                    alignas(64) Real pull[BLOCK];
+                    alignas(64) double psi[BLOCK];
+                    pass.functions(functions, BLOCK);
+                    Doubles found[BLOCK / FINE] = {};
+                    for (int m = 0; m < pass.density; ++m)
+                        for (int p = 0; p < BLOCK; p += FINE) found[p / FINE] += c[m] * load(functions + m * BLOCK + p);
+                    for (int p = 0; p < BLOCK; p += FINE) store(psi + p, found[p / FINE]);
+                    for (int p = 0; p < BLOCK; ++p) {
+                        const long long row = from + filled + p;
+                        const bool here = row < begin + count;
+                        const double share = here ? call.share[row] : 0.0, missed = here ? psi[p] - wanted[row] : 0.0;
+                        part[0] += 0.5 * share * missed * missed;
+                        pull[p] = static_cast<Real>(share * missed);
+                    }
+                    for (int i = 0; i < pass.width; ++i)
+                        for (int p = 0; p < BLOCK; p += WIDE)
+                            store(pass.pulled[last] + i * BLOCK + p,
+                                  static_cast<Real>(c[i]) * load(pull + p) * pass.slope(pass.h[last], i, p));
+                    if (last == 1) pass.pull_back();
+                    for (int layer = 0; layer < pass.layers; ++layer) {
+                        copy(pass.pulled[layer], call.widths[layer + 1], pulls[layer] + filled);
+                        copy(layer ? pass.h[0] : pass.z, call.widths[layer], entered[layer] + filled);
+                    }
+                },
+                [&](long long next, int here, int filled) {
+                    double *to = part + 1;
+                    for (int layer = 0; layer < pass.layers; ++layer) {
+                        const int out = call.widths[layer + 1], in = call.widths[layer];
+                        add_dots(pulls[layer], out, entered[layer], in, STASH, filled, false, to, in);
+                        add_dots(ones, 1, pulls[layer], out, STASH, filled, false, to + out * in, out);
+                        to += out * (in + 1);
+                    }
+                    from = next + here;
+                });
+        });
+}
+
+template <class Real>
+static constexpr PotentialTable<Real> table = {&sizes<Real>,  &workspace_of<Real>, &values<Real>,
+                                               &slopes<Real>, &normal<Real>,       &derivatives<Real>,
+                                               &barrier<Real>, &tied<Real>,        &training<Real>};
+
+const PotentialKernels potential = {table<float>, table<double>};
+
+}  // namespace kjko::KJKO_LEVEL

@@ -1,0 +1,107 @@
+"""Native kernels of functions that are linear in coefficients; hpc_kjko/inner/potential.py and the solvers that fit
+with them are their twins.
+
+Sums are of pieces of particles, each rounded to units (:mod:`hpc_kjko.particles.exact`): bits depend neither on the
+threads nor on the ranks. What each sum holds, and in which order, is in cpu/potential.hpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_kjko.kernels import Backend, backend, require
+from hpc_kjko.kernels.constants import CHUNK, MOST_FIELD_WIDTH, MOST_INPUTS, MOST_VELOCITY_DIMS
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How sums add up.
+
+    Attributes:
+        share: of each particle [n], float64.
+        together: particles that are added up before their sum is rounded to ``unit``.
+    """
+
+    share: torch.Tensor
+    together: int
+    unit: float
+
+    def given(self) -> tuple[torch.Tensor, int, float]:
+        """As the module takes them."""
+        return self.share.contiguous(), min(self.together, CHUNK), self.unit
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the functions are made of: hidden layers (weights, bias), then monomials.
+
+    Attributes:
+        periodic: whether positions enter as cosines and sines of a box.
+    """
+
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    velocity_dims: int
+    periodic: bool
+
+    def takes(self, z: torch.Tensor) -> bool:
+        """Whether the kernels are in use, and made for such a network at inputs z [n, inputs]."""
+        weight = self.layers[0][0]
+        if z.device.type != "cpu" or backend() is not Backend.NATIVE or len(self.layers) > 2:
+            return False
+        sizes = max(len(bias) for _, bias in self.layers) <= MOST_FIELD_WIDTH and weight.shape[1] < MOST_INPUTS
+        return sizes and self.velocity_dims <= MOST_VELOCITY_DIMS and z.dtype == weight.dtype
+
+    def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """Σ c_m g_m [sets, n] of ψ's functions, for each set of coefficients [sets, M]; float64."""
+        values = torch.empty(len(coefficients), len(z), dtype=torch.float64)
+        require().potential_values(self._given(), z.contiguous(), coefficients.double().contiguous(), values=values)
+        return values
+
+    def slopes(self, z: torch.Tensor, coefficients: torch.Tensor, bent: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """∇v Σ c_m g_m [sets, n, dv] of Φ's functions, for each set of coefficients [sets, N], and the second
+        derivatives [bent, n, dv, dv] of the first ``bent`` of them; in the precision of z."""
+        dv = self.velocity_dims
+        gradients, hessians = z.new_empty(len(coefficients), len(z), dv), z.new_empty(bent, len(z), dv, dv)
+        require().potential_slopes(
+            self._given(), z.contiguous(), coefficients.to(z).contiguous(), gradients=gradients, hessians=hessians
+        )
+        return gradients, hessians
+
+    def normal(self, z: torch.Tensor, terms: Terms, wanted: torch.Tensor) -> np.ndarray:
+        """Σ share g gᵀ, and beside it Σ share g wanted, of ψ's functions: [M (M + 1)]."""
+        return require().potential_normal(self._given(), z.contiguous(), terms.given(), wanted.contiguous())
+
+    def derivatives(self, z: torch.Tensor, terms: Terms) -> np.ndarray:
+        """Σ share ∇g·∇g [N, N], Σ share ∇∇g : ∇∇g [N, N], Σ share Δg [N] and Σ share, of Φ's functions, flat."""
+        return require().potential_derivatives(self._given(), z.contiguous(), terms.given())
+
+    def barrier(self, z: torch.Tensor, terms: Terms, k: torch.Tensor, step: float) -> np.ndarray:
+        """Σ share tr (I + h ∇∇Φ)⁻¹∇∇g [N], Σ share log det(I + h ∇∇Φ) of Φ with coefficients k [N], and how many
+        particles have no positive determinant, which are left out of the sums; flat."""
+        return require().potential_barrier(self._given(), z.contiguous(), terms.given(), k.contiguous(), step=step)
+
+    def tied(self, z: torch.Tensor, terms: Terms, coefficients: torch.Tensor) -> np.ndarray:
+        """Of Φ's L functions m of v alone: Σ share ∇m·(∇m, v, ∇Φ) [L, L + 2] of Φ with coefficients [N],
+        Σ share Δm [L], Σ share (m, 1) [L + 1] and Σ share y yᵀ of y = (x outside a box, v, 1); flat."""
+        return require().potential_tied(self._given(), z.contiguous(), terms.given(), coefficients.contiguous())
+
+    def training(
+        self, z: torch.Tensor, terms: Terms, wanted: torch.Tensor, c: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """½ Σ share (ψ − wanted)² of ψ with coefficients c [M], and its gradient in weights and biases, layer by
+        layer; float64."""
+        found = torch.from_numpy(
+            require().potential_training(
+                self._given(), z.contiguous(), terms.given(), wanted.contiguous(), c.contiguous()
+            )
+        )
+        return found[0], found[1:]
+
+    def _given(self) -> tuple[list[torch.Tensor], list[torch.Tensor], int, bool]:
+        """As the module takes it."""
+        weights, biases = ([part.detach() for part in parts] for parts in zip(*self.layers, strict=True))
+        return weights, biases, self.velocity_dims, self.periodic
