@@ -106,9 +106,7 @@ def bench_network(space: str, count: int, matmul: float) -> None:
 
 def bench_objective(control: ControlField, logdet: Any, sample: Sample, line: Callable[..., None]) -> None:
     """The objective with its gradient, and the moments."""
-    objective = JKOObjective(
-        control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet=logdet, together=1024
-    )
+    objective = JKOObjective(control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet=logdet, together=1024)
     count, few, dv = len(sample.z), min(len(sample.z), 4 * PIECE), control.velocity_dims
 
     def by_autograd() -> None:

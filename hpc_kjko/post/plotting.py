@@ -524,9 +524,7 @@ def _spread(steps: list[int], most: int) -> list[int]:
     return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
 
 
-def _snapshots(
-    folder: RunFolder, steps: list[int], fields: bool = False, species: str | None = None
-) -> list[Snapshot]:
+def _snapshots(folder: RunFolder, steps: list[int], fields: bool = False, species: str | None = None) -> list[Snapshot]:
     return read_snapshots(folder.snapshots, steps, fields=fields, species=species)
 
 

@@ -198,9 +198,7 @@ def _checks(columns: summary.Columns) -> dict[str, str]:
     return found | {f"{name.replace('_', ' ')}, at the end": f"{columns[name][-1]:.3g}" for name in errors}
 
 
-def _figures(
-    folder: RunFolder, case: RunCase, columns: summary.Columns
-) -> tuple[dict[str, list[Picture]], list[str]]:
+def _figures(folder: RunFolder, case: RunCase, columns: summary.Columns) -> tuple[dict[str, list[Picture]], list[str]]:
     """Pictures by the name of their figure, and a sentence for each figure that there is none of."""
     figures: dict[str, list[Picture]] = {}
     missing = []

@@ -99,9 +99,7 @@ class UserStart(Problem):
             return value
 
         mass = self.mass / self.mean_density
-        return TabulatedDensity(
-            density, self.periods, self.space_dims, self.velocity_dims, mass, self._density_given
-        )
+        return TabulatedDensity(density, self.periods, self.space_dims, self.velocity_dims, mass, self._density_given)
 
     def checked(self) -> UserStart:
         """The problem once the user's code has been called on a few points, with what keys follow from it filled in.

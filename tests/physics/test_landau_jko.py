@@ -46,7 +46,7 @@ def test_the_fields_of_pairs_are_those_of_the_sums(dims, exponent, monkeypatch):
     hessian = torch.randn(90, dims, dims, dtype=torch.float64, generator=generator)
     weight = torch.rand(90, dtype=torch.float64, generator=generator)
     members = Members(v, score, hessian + hessian.mT, weight, 1.0, np.array([0, 30, 90]))
-    metric, velocity, slope = pair_fields(members, exponent)
+    metric, velocity, slope = pair_fields(members, members, exponent)
     wanted, growth = pair_sums(members, members, exponent)
     assert torch.allclose(velocity, wanted, rtol=1e-12, atol=1e-12)
     assert torch.allclose(-slope.diagonal(dim1=1, dim2=2).sum(1), growth, rtol=1e-12, atol=1e-12)
