@@ -1,9 +1,9 @@
 """What species give each other in a step of any length: momentum and energy, by an implicit step of their own.
 
 Heavy and light particles exchange energy far more slowly than they collide, so a field that is found with frozen
-coefficients gives, each time, a small part of what a long step exchanges. These are few numbers. In a block, the moments
-X_a = (energy, momentum) of the species change in a unit of time by the R_a that the sums over pairs have. If all were
-Maxwellians that would be
+coefficients gives, each time, a small part of what a long step exchanges. These are few numbers. In a block, the
+moments X_a = (energy, momentum) of the species change in a unit of time by the R_a that the sums over pairs have. If
+all were Maxwellians that would be
 
     R_a = −Σ_b N_ab (λ_a − λ_b),    λ_a = (−1/T_a, U_a/T_a),    N_ab = C_ab Σ_ij w_i w_j (v_i, 1)ᵀ A(z) (v_i, 1)
 
@@ -11,7 +11,7 @@ with one N_ab for both, as A z = 0: what one gains the other loses. λ is the de
 and N is positive, so this is a gradient flow. An implicit step of it, with what R has beside it frozen as it is at the
 particles, is the minimum of a convex function of all λ,
 
-    Σ_a ψ_a(λ_a) + ½h Σ_{a<b} (λ_a − λ_b)·N_ab (λ_a − λ_b) − Σ_a c_a·λ_a,    c_a = X_a + h (R_a + Σ_b N_ab (λ_a' − λ_b'))
+    Σ_a [ψ_a(λ_a) − c_a·λ_a] + ½h Σ_{a<b} (λ_a − λ_b)·N_ab (λ_a − λ_b),    c_a = X_a + h R_a + h Σ_b N_ab (λ_a' − λ_b')
 
 where ψ_a is that of a Maxwellian, whose derivative is X_a, and λ' are those of the particles at which R and N are
 found. It has one minimum, with positive temperatures, for any h. Where the particles no longer change, N drops out: X_a
@@ -145,7 +145,7 @@ class _Maxwellians:
 
     def exist(self, natural: np.ndarray) -> np.ndarray:
         """Whether all temperatures are positive [blocks]."""
-        return (self._rows(natural)[0] < 0).all(1)
+        return np.all(self._rows(natural)[0] < 0, axis=1)
 
     def natural(self, moments: np.ndarray) -> np.ndarray:
         """λ of X."""

@@ -144,8 +144,8 @@ def pair_fields(members: Members, others: Members, exponent: float) -> tuple[tor
     """Of the members of blocks, by what they meet in the same blocks: D_i = Σ_j w_j A(z) [n, d, d], V_i [n, d] and its
     Jacobian ∂V_k/∂v_l [n, d, d], whose trace is −G_i.
 
-    The Jacobian is that of V_i with the others where they are. Between unlike species, for all γ but 0, it is, as G_i is
-    there, an average of the same mean that is bounded as A is:
+    The Jacobian is that of V_i with the others where they are. Between unlike species, for all γ but 0, it is an
+    average of the same mean that is bounded as A is, as G_i is there:
 
         ∂V_k/∂v_l = −Σ_j w_j [ A(z) (∇σ_i − ∇σ_j) + m_b A(z) (σ_i − σ_j) σ_jᵀ ]_kl
 
