@@ -10,6 +10,10 @@ with D', V' and s' = ∇v ψ̄' at v' = ṽ + h u_{k−1}, s = ∇v ψ̄ at ṽ,
 (:mod:`~hpc_kjko.inner.solvers.free_field`). With u_0 = 0 it is the step of minimising movements in the metric of the
 frozen D, the part −(v − U)/Θ of D⁻¹∇·D in a potential and the rest as a known force. Where u_k is u_{k−1}, what
 contains Θ is gone. V' is the sum over pairs: it vanishes pair by pair if ψ̄' is a Maxwellian.
+
+Of several species each has such a functional, with Σ_b C_ab D_ab / m_a² for C D and the V' of all that it meets. They
+share the places where these are found. Before that, each species of a block is given the energy and momentum that it
+has after an implicit step of what species exchange (:mod:`~hpc_kjko.collisions.exchange`).
 """
 
 from __future__ import annotations
