@@ -134,10 +134,6 @@ def _require_possible_pairs(case: Sections) -> None:
             f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum", "jko" or '
             f'"binary", not "{method}"'
         )
-    if method == "jko" and case.species:
-        raise UserError(
-            f'method.collision = "jko" with physics.collision_operator = "{name}" is for one species: use "pair_sum"'
-        )
     if method == "jko" and case.method.solver != "regression":
         raise UserError(
             f'method.collision = "jko" with physics.collision_operator = "{name}" needs method.solver = "regression", '

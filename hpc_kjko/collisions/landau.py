@@ -21,7 +21,8 @@ from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCol
 from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.jko import JKOCollision
-from hpc_kjko.collisions.pairs import Members, pair_sums
+from hpc_kjko.collisions.meeting import Meeting
+from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
@@ -30,8 +31,6 @@ from hpc_kjko.particles.state import Particles
 
 #: A step that would widen a block's velocities by more than a tenth is no longer a small one.
 SHRINKING = 0.9
-#: The part of its energy that the spread of a block's velocities has at least, but for rounding.
-ROUNDING = 1e-24
 
 
 class LandauCollision(PairCollision):
@@ -108,33 +107,12 @@ def _moved(
     duration: float,
 ) -> list[Particles]:
     """The particles of all species moved by the V that others, or themselves, have. Collective."""
-    comm, dims, masses = steps[0].comm, plasma[0].v.shape[1], [step.settings.mass for step in steps]
-    gathered = []
-    for step, particles, there, dealt, mass in zip(steps, plasma, at, blocks.species, masses, strict=True):
-        score, hessian = step.fit.score(there)
-        whole = [there.v, score / mass, hessian.flatten(1) / mass, particles.weight[:, None], particles.v]
-        gathered.append(dealt.gathered(torch.cat([part.double() for part in whole], dim=1).cpu().numpy()))
-    numbers = [dealt.block for dealt in blocks.species]
-    columns = np.cumsum([dims, dims, dims**2, 1])
-    of_species = [np.split(rows, columns, axis=1) for rows in gathered]
-    weights = [parts[3][:, 0] for parts in of_species]
-    device = plasma[0].v.device
-    members = [
-        Members(
-            v=torch.from_numpy(v).to(device),
-            score=torch.from_numpy(score).to(device),
-            hessian=torch.from_numpy(hessian.reshape(-1, dims, dims)).to(device),
-            weight=torch.from_numpy(weight * blocks.per_volume[number]).to(device),
-            mass=mass,
-            edges=dealt.edges,
-        )
-        for (v, score, hessian, _, _), weight, number, mass, dealt in zip(
-            of_species, weights, numbers, masses, blocks.species, strict=True
-        )
-    ]
+    comm, dims = steps[0].comm, plasma[0].v.shape[1]
+    meeting = Meeting.of(plasma, [step.settings.mass for step in steps], blocks)
+    members = meeting.members(at, [step.fit.score(there) for step, there in zip(steps, at, strict=True)])
     changes = []
-    for step, own, weight, number, density in zip(steps, members, weights, numbers, blocks.density, strict=True):
-        change = np.zeros((len(weight), dims + 1))
+    for species, (step, own) in enumerate(zip(steps, members, strict=True)):
+        change = np.zeros((len(own.v), dims + 1))
         for other, met in zip(steps, members, strict=True):
             factor = step.operator.factors[other.settings.number] * duration / own.mass
             if factor == 0:
@@ -143,83 +121,13 @@ def _moved(
                 velocity, growth = pair_sums(own, met, step.operator.exponent)
             part = factor * torch.cat([velocity, growth[:, None]], dim=1).cpu().numpy()
             if met is own:
-                part *= among_likes(weight, number, density / blocks.per_volume)[:, None]
+                part *= meeting.among_likes(species)[:, None]
             change += part
         changes.append(change)
-    before = [parts[4] for parts in of_species]
-    smallest = restore(before, changes, weights, numbers, masses)
-    if comm.any(not all(np.isfinite(change).all() for change in changes)):
-        raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
-    if (smallest := comm.min(smallest)) < SHRINKING:
+    moved, smallest = meeting.moved(changes, comm)
+    if smallest < SHRINKING:
         raise SolverFailure(
             "a step of the pairs is too long: velocities of a block must be scaled by "
             f"{smallest:.3g} to keep its energy: reduce time.step or physics.collision_strength"
         )
-    moved = []
-    for particles, dealt, change in zip(plasma, blocks.species, changes, strict=True):
-        back = torch.from_numpy(dealt.returned(change)).to(device)
-        log_f = particles.log_f + back[:, dims].to(particles.log_f)
-        moved.append(particles.move((particles.v.double() + back[:, :dims]).to(particles.v), log_f))
     return moved
-
-
-def among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, and
-    these stand, on average, for the mean mass that a block of its cell has [blocks]."""
-    total, square = (np.bincount(number, one, len(mean)) for one in (weight, weight**2))
-    others = total**2 - square
-    return np.divide(mean * total, others, out=np.zeros_like(total), where=others > 0)[number]
-
-
-def _halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values as whole multiples of a unit, of which 2¹⁷ add up without rounding, and what these leave."""
-    largest = np.abs(values).max(initial=0.0)
-    unit = 2.0 ** (np.ceil(np.log2(largest)) - 35) if largest > 0 and np.isfinite(largest) else 1.0
-    whole = unit * np.rint(values / unit)
-    return whole, values - whole
-
-
-def restore(
-    before: Sequence[np.ndarray],
-    changes: Sequence[np.ndarray],
-    weights: Sequence[np.ndarray],
-    numbers: Sequence[np.ndarray],
-    masses: Sequence[float],
-) -> float:
-    """Correct the changes [n, d + 1] of v and log f of all species such that the momentum and the energy of every
-    block are those of before; returns the smallest factor that velocities were scaled with.
-
-    The velocities of a block are shifted, and scaled about their mean.
-    """
-    count = max((int(number[-1]) + 1 for number in numbers if len(number)), default=0)
-    shares = [mass * weight for mass, weight in zip(masses, weights, strict=True)]
-
-    def over_blocks(values: Sequence[np.ndarray]) -> np.ndarray:
-        """Sums [blocks, k] of values [n, k] of all species, exact but for one rounding."""
-        total = np.zeros((count, values[0].shape[1]))
-        for part in zip(*(_halves(value) for value in values), strict=True):
-            for number, value in zip(numbers, part, strict=True):
-                total += np.stack([np.bincount(number, column, count) for column in value.T], axis=1)
-        return total
-
-    def means(values: Sequence[np.ndarray]) -> np.ndarray:
-        sums = over_blocks([share[:, None] * value for share, value in zip(shares, values, strict=True)])
-        return np.divide(sums, mass, out=np.zeros_like(sums), where=mass > 0)
-
-    def spread(values: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-        return means(
-            [((value - mean[number]) ** 2).sum(1, keepdims=True) for value, number in zip(values, numbers, strict=True)]
-        )
-
-    mass = over_blocks([share[:, None] for share in shares])
-    moved = [v + change[:, :-1] for v, change in zip(before, changes, strict=True)]
-    mean, middle = means(before), means(moved)
-    old, new = spread(before, mean), spread(moved, middle)
-    alike = old <= ROUNDING * spread(before, 0 * mean)  # velocities that differ by rounding have no width to restore
-    # √(old/new) − 1: the root of a number just below 1 is rounded down more often than up, and 10⁴ steps would show it
-    gain = np.divide(old - new, new + np.sqrt(old * new), out=np.zeros_like(old), where=~alike & (new > 0))
-    for v, after, change, number in zip(before, moved, changes, numbers, strict=True):
-        apart = after - middle[number]
-        change[:, :-1] = mean[number] + (apart + gain[number] * apart) - v
-        change[:, -1] -= v.shape[1] * np.log1p(gain[number, 0])
-    return 1 + float(gain.min(initial=0.0))

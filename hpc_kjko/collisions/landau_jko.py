@@ -10,24 +10,30 @@ with D', V' and s' = ∇v ψ̄' at v' = ṽ + h u_{k−1}, s = ∇v ψ̄ at ṽ,
 (:mod:`~hpc_kjko.inner.solvers.free_field`). With u_0 = 0 it is the step of minimising movements in the metric of the
 frozen D, the part −(v − U)/Θ of D⁻¹∇·D in a potential and the rest as a known force. Where u_k is u_{k−1}, what
 contains Θ is gone. V' is the sum over pairs: it vanishes pair by pair if ψ̄' is a Maxwellian.
+
+Of several species each has such a functional, with Σ_b C_ab D_ab / m_a² for C D and the V' of all that it meets. They
+share the places where these are found. Before that, each species of a block is given the energy and momentum that it
+has after an implicit step of what species exchange (:mod:`~hpc_kjko.collisions.exchange`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
-from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
+from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCollision, StepStart
+from hpc_kjko.collisions.blocks import blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.controlled import MAX_SPLITS
+from hpc_kjko.collisions.exchange import Exchange, given_moments
 from hpc_kjko.collisions.jko import JKOCollision
-from hpc_kjko.collisions.landau import among_likes, restore
-from hpc_kjko.collisions.pairs import Members, pair_fields
+from hpc_kjko.collisions.meeting import Meeting
+from hpc_kjko.collisions.pairs import pair_fields
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.control import smallest_eigenvalue
 from hpc_kjko.inner.objective import linear_part, tracked_log_det
@@ -54,10 +60,10 @@ FLAT = 0.01
 
 @dataclass(frozen=True)
 class _Met:
-    """What others do to the particles of this rank, in float64.
+    """What others do to the particles of a species on this rank, in float64.
 
     Attributes:
-        inverse: (C D)⁻¹ [n, d, d].
+        inverse: D⁻¹ [n, d, d].
         velocity: V [n, d]; slope: ∂V_k/∂v_l [n, d, d].
     """
 
@@ -82,32 +88,13 @@ class _Field:
     shortened: float
 
 
-@dataclass(frozen=True)
-class _Map:
-    """The field that a step is made with.
-
-    Attributes:
-        field: the last minimiser.
-        score: s [n, d], of the density at ṽ.
-        dissipation: mean uᵀ(C D)⁻¹u.
-        iterations: of the fits and of Newton's method.
-        settled: whether finding D and V again has come to an end.
-    """
-
-    field: _Field
-    score: torch.Tensor
-    dissipation: float
-    iterations: int
-    settled: bool
-
-
-class LandauJKOCollision(Collision):
+class LandauJKOCollision(PairCollision):
     """v ← ṽ + h u, log f ← log f̃ − log det(I + h ∇v u), then each block's momentum and energy are restored.
 
     With ``method.order = 2`` D, V and s' are those of the midpoint ṽ + ½h u, and the functional sees h/2.
 
     Where the map is not invertible at some particle, V of the start is left out of its functions, then it is shortened,
-    or the step split in two. It is split, too, where D and V do not settle.
+    or the step split in two. It is split, too, where D and V do not settle. All species are split together.
     """
 
     fits_log_f = True
@@ -121,70 +108,31 @@ class LandauJKOCollision(Collision):
         assert isinstance(self.density.control, PotentialField)
         self.field = FreeField(self.density.control, comm, self.density.sums)
 
-    def step(self, particles: Particles, duration: float, start: StepStart) -> tuple[Particles, CollisionReport]:
-        self.log_f_moved = torch.zeros_like(particles.log_f)
-        return self._solve(particles, duration, start, splits=0)
+    @classmethod
+    def step_together(
+        cls, steps: Sequence[Self], pushed: Sequence[Particles], duration: float, starts: Sequence[StepStart]
+    ) -> list[tuple[Particles, CollisionReport]]:
+        for step, particles in zip(steps, pushed, strict=True):
+            step.log_f_moved = torch.zeros_like(particles.log_f)
+        return _solved(steps, pushed, duration, starts, splits=0)
 
-    def _solve(
-        self, particles: Particles, duration: float, start: StepStart, splits: int
-    ) -> tuple[Particles, CollisionReport]:
-        made = self.density.fit_density(particles, duration, start)
-        before, of_log_f = self.density.relaxed(particles, duration, agreed=True)
-        operator, settings = self.operator, self.settings
-        blocks = blocks_of_cells([before], settings.grid, operator.block, [settings.seed], start.index, self.comm)
-        found = self._map(before, duration, start, blocks)
-        trouble = ""
-        if not found.settled:
-            trouble = "the coefficients of the collisions do not settle"
-        elif found.field.shortened < SHORTENED:
-            trouble = "the collision map is far from invertible at some particle"
-        if not trouble:
-            self.log_f_moved = self.log_f_moved + (before.log_f - particles.log_f)
-            after = self._moved(before, found, duration, blocks)
-            return after, self._report(before, after, found, made, duration, blocks.sparse, of_log_f)
-        if splits == MAX_SPLITS:
-            raise SolverFailure(
-                f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step, or raise particles.count or "
-                "physics.landau.block"
-            )
-        first, one = self._solve(particles, duration / 2, start, splits + 1)
-        later = replace(start, time=start.time + duration / 2)
-        second, two = self._solve(first, duration / 2, later, splits + 1)
-        return second, CollisionReport.of_halves(one, two, iterations=made + found.iterations)
+    @torch.no_grad()
+    def inputs(self, particles: Particles) -> torch.Tensor:
+        """Inputs of the functions [n, inputs]."""
+        return self.density.control.features(particles.x, particles.v).to(self.density.dtype)
 
-    # -- the field -----------------------------------------------------------------------------------------------
+    def met(self, found: torch.Tensor) -> _Met:
+        """What others do to particles, by D, V and its slope as columns [n, d² + d + d²] of this rank's."""
+        dims = self.settings.problem.velocity_dims
+        metric, velocity, slope = found.split([dims**2, dims, dims**2], dim=1)
+        metric, slope = (part.unflatten(1, (dims, dims)) for part in (metric, slope))
+        mean = metric.diagonal(dim1=1, dim2=2).mean(1)
+        alone = self.operator.collision_strength * self.operator.temperature  # of one that meets nobody: any will do
+        flat = torch.where(mean > 0, FLAT * mean, alone)
+        eye = torch.eye(dims, dtype=found.dtype, device=found.device)
+        return _Met(torch.linalg.inv(metric + flat[:, None, None] * eye), velocity, slope)
 
-    def _map(self, before: Particles, duration: float, start: StepStart, blocks: Blocks) -> _Map:
-        """The field that D, V and s' belong to as they are where it leads. Collective."""
-        fitted, temperature = duration / self.order, self.operator.temperature
-        z, score, share = self._inputs(before), self.density.score(before)[0].double(), before.shares()
-        own = met = self._met(before, before, blocks)
-        led, led_score, made, shift, bare = torch.zeros_like(score), score, 0, math.inf, False
-        for corrected in range(MAX_CORRECTED + 1):
-            force = score - led_score - led / temperature - (met.inverse @ met.velocity[..., None])[..., 0]
-            field, passes_made = self._minimised(z, share, force, met.inverse, own, duration)
-            made += passes_made
-            if field.shortened < SHORTENED and not bare:
-                own, bare = replace(own, velocity=0 * own.velocity, slope=0 * own.slope), True
-                field, passes_made = self._minimised(z, share, force, met.inverse, own, duration)
-                made += passes_made
-            u = field.u
-            terms = torch.stack(
-                [((fitted * u - led) ** 2).sum(1), (u * (met.inverse @ u[..., None])[..., 0]).sum(1)], dim=1
-            )
-            changed, dissipation = self.comm.sum(summed_finely(share[:, None] * terms).cpu().numpy()).sum(0)
-            led = fitted * u
-            shift, last = math.sqrt(changed / temperature), shift
-            ends = shift < (SETTLED if corrected else SMALL) or STALLED * last < shift < UNSETTLED
-            if corrected == MAX_CORRECTED or (ends and corrected >= self.order - 1):
-                break
-            log_f = before.log_f - tracked_log_det(field.jacobian, fitted, "exact").to(before.log_f)
-            there = before.move((before.v.double() + led).to(before.v), log_f)
-            made += self.density.fit_density(there, duration, start, again=True)
-            met, led_score = self._met(before, there, blocks), self.density.score(there)[0].double()
-        return _Map(field, score, float(dissipation), made, shift <= UNSETTLED)
-
-    def _minimised(
+    def minimised(
         self,
         z: torch.Tensor,
         share: torch.Tensor,
@@ -193,7 +141,7 @@ class LandauJKOCollision(Collision):
         own: _Met,
         duration: float,
     ) -> tuple[_Field, int]:
-        """The field for some force and (C D)⁻¹, and the number of passes over the fitted particles. Collective.
+        """The field for some force and D⁻¹, and the number of passes over the fitted particles. Collective.
 
         J is convex and 0 without a field: so what is between that and its minimiser lowers it, too.
         """
@@ -207,85 +155,36 @@ class LandauJKOCollision(Collision):
         u, jacobian = torch.empty_like(own.velocity), torch.empty_like(own.slope)
         for rows in passes(len(z), self.density.chunk):
             u[rows], jacobian[rows] = self.field.at(z[rows], own.velocity[rows], own.slope[rows])
-        smallest = self._smallest(jacobian, duration)
+        smallest = self.smallest(jacobian, duration)
         shortened = 1.0 if smallest >= LEAST or math.isnan(smallest) else (1 - LEAST) / (1 - smallest)
         return _Field(shortened * u, shortened * jacobian, objective, shortened), made
 
-    @torch.no_grad()
-    def _inputs(self, particles: Particles) -> torch.Tensor:
-        """Inputs of the functions [n, inputs]."""
-        return self.density.control.features(particles.x, particles.v).to(self.density.dtype)
-
-    def _smallest(self, jacobian: torch.Tensor, duration: float) -> float:
+    def smallest(self, jacobian: torch.Tensor, duration: float) -> float:
         """The smallest eigenvalue of I + h S at any particle. Collective."""
         here = smallest_eigenvalue(linear_part(jacobian, duration))
         return self.comm.min(float(here.min()) if len(here) else math.inf)
 
-    @torch.no_grad()
-    def _met(self, before: Particles, there: Particles, blocks: Blocks) -> _Met:
-        """What particles do to each other at ``there``, to which ψ̄ has been fitted. Collective."""
-        (dealt,), dims, device = blocks.species, there.v.shape[1], there.v.device
-        score, hessian = self.density.score(there)
-        whole = [there.v, score, hessian.flatten(1), before.weight[:, None]]
-        rows = dealt.gathered(torch.cat([part.double() for part in whole], dim=1).cpu().numpy())
-        weight, number = rows[:, -1].copy(), dealt.block
-        v, of_score, bent = torch.from_numpy(rows[:, :-1]).to(device).split([dims, dims, dims**2], dim=1)
-        density = torch.from_numpy(weight * blocks.per_volume[number]).to(device)
-        members = Members(v, of_score, bent.unflatten(1, (dims, dims)), density, mass=1.0, edges=dealt.edges)
-        with in_order(self.density.together):
-            found = pair_fields(members, self.operator.exponent)
-        of_pairs = torch.cat([part.flatten(1) for part in found], dim=1).cpu().numpy()
-        strength = self.operator.factors[self.settings.number]
-        factor = strength * among_likes(weight, number, blocks.density[0] / blocks.per_volume)
-        back = torch.from_numpy(dealt.returned(factor[:, None] * of_pairs)).to(device)
-        metric, velocity, slope = back.split([dims**2, dims, dims**2], dim=1)
-        metric, slope = (part.unflatten(1, (dims, dims)) for part in (metric, slope))
-        mean = metric.diagonal(dim1=1, dim2=2).mean(1)
-        alone = self.operator.collision_strength * self.operator.temperature  # of one that meets nobody: any will do
-        flat = torch.where(mean > 0, FLAT * mean, alone)
-        inverse = torch.linalg.inv(metric + flat[:, None, None] * torch.eye(dims, dtype=back.dtype, device=device))
-        return _Met(inverse, velocity, slope)
-
-    # -- the move ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _moved(self, before: Particles, found: _Map, duration: float, blocks: Blocks) -> Particles:
-        """The particles moved, each block's momentum and energy restored. Collective."""
-        (dealt,), dims = blocks.species, before.v.shape[1]
-        log_det = tracked_log_det(found.field.jacobian, duration, "exact")
-        whole = [before.v.double(), before.weight[:, None].double(), duration * found.field.u, -log_det[:, None]]
-        rows = dealt.gathered(torch.cat(whole, dim=1).cpu().numpy())
-        v, weight, change = np.split(rows, [dims, dims + 1], axis=1)
-        if self.comm.any(not np.isfinite(change[:, :dims]).all()):
-            raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
-        change = change.copy()
-        restore([v], [change], [weight[:, 0]], [dealt.block], [1.0])
-        back = torch.from_numpy(dealt.returned(change)).to(before.v.device)
-        v_after = (before.v.double() + back[:, :dims]).to(before.v)
-        return before.move(v_after, before.log_f + back[:, dims].to(before.log_f))
-
-    def _report(
+    def report(
         self,
         before: Particles,
         after: Particles,
-        found: _Map,
+        found: _Search,
         made: int,
-        duration: float,
         sparse: float,
         of_log_f: dict[str, Any],
     ) -> CollisionReport:
         """What a step did that is taken. Collective."""
-        change, mass = (after.log_f - before.log_f).double(), before.total_weight
-        stein = duration * (found.field.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (found.field.u * found.score).sum(1))
+        change, mass, field = (after.log_f - before.log_f).double(), before.total_weight, found.field
+        stein = found.duration * (field.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (field.u * found.score).sum(1))
         mean, error = over_certifying(change, before, self.comm) if self.held_out else (0.0, 0.0)
         wrong, wrong_error = over_certifying(stein, before, self.comm) if self.held_out else (0.0, 0.0)
         return CollisionReport(
             dissipation=mass * found.dissipation,
-            min_eigenvalue=self._smallest(found.field.jacobian, duration),
-            objective=found.field.objective,
-            inner_iterations=made + found.iterations,
+            min_eigenvalue=self.smallest(field.jacobian, found.duration),
+            objective=field.objective,
+            inner_iterations=made + found.made,
             substeps=1,
-            retries=int(found.field.shortened < 1),
+            retries=int(field.shortened < 1),
             collision_free_energy=mass * mean,
             collision_free_energy_error=mass * error,
             disagreement=mass * wrong,
@@ -299,3 +198,208 @@ class LandauJKOCollision(Collision):
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         self.density.load(arrays)
+
+
+class _Search:
+    """The field of a species in a step, as it is found.
+
+    Attributes:
+        field: the last minimiser; dissipation: mean uᵀD⁻¹u of it.
+        score: s [n, d], of the density at ṽ.
+        led: where the field before the last one leads, less ṽ [n, d]; led_score: s' there.
+        made: iterations of the fits and of Newton's method.
+        shift, last: by what part of a thermal speed the last field leads elsewhere than the one before, and that did.
+    """
+
+    field: _Field
+    dissipation: float
+
+    def __init__(self, step: LandauJKOCollision, before: Particles, duration: float, met: _Met):
+        self.step, self.before, self.duration, self.own = step, before, duration, met
+        self.fitted = duration / step.order
+        self.z, self.share = step.inputs(before), before.shares()
+        self.score = self.led_score = step.density.score(before)[0].double()
+        self.led = torch.zeros_like(self.score)
+        self.made, self.shift, self.last, self.bare = 0, math.inf, math.inf, False
+
+    def minimise(self, met: _Met) -> None:
+        """Find the field for what others do to the particles where the last one leads. Collective."""
+        pushed = (met.inverse @ met.velocity[..., None])[..., 0]
+        force = self.score - self.led_score - self.led / self.step.operator.temperature - pushed
+        self._minimise(force, met)
+        if self.field.shortened < SHORTENED and not self.bare:
+            self.own, self.bare = replace(self.own, velocity=0 * self.own.velocity, slope=0 * self.own.slope), True
+            self._minimise(force, met)
+
+    def _minimise(self, force: torch.Tensor, met: _Met) -> None:
+        self.field, made = self.step.minimised(self.z, self.share, force, met.inverse, self.own, self.duration)
+        self.made += made
+
+    def scale(self, change: torch.Tensor, by: torch.Tensor) -> None:
+        """Change where the field leads [n, d]: about a mean that is scaled by some numbers [n]."""
+        dims = change.shape[1]
+        eye = torch.eye(dims, dtype=change.dtype, device=change.device)
+        whole = by[:, None, None]
+        jacobian = whole * self.field.jacobian + (whole - 1) / self.fitted * eye
+        self.field = replace(self.field, u=self.field.u + change / self.fitted, jacobian=jacobian)
+
+    def lead(self, met: _Met) -> None:
+        """Go where the field leads. Collective."""
+        u = self.field.u
+        terms = torch.stack(
+            [((self.fitted * u - self.led) ** 2).sum(1), (u * (met.inverse @ u[..., None])[..., 0]).sum(1)], dim=1
+        )
+        sums = self.step.comm.sum(summed_finely(self.share[:, None] * terms).cpu().numpy()).sum(0)
+        self.led, self.dissipation = self.fitted * u, float(sums[1])
+        self.shift, self.last = math.sqrt(sums[0] / self.step.operator.temperature), self.shift
+
+    @property
+    def there(self) -> Particles:
+        """The particles where the field leads."""
+        log_f = self.before.log_f - tracked_log_det(self.field.jacobian, self.fitted, "exact").to(self.before.log_f)
+        return self.before.move((self.before.v.double() + self.led).to(self.before.v), log_f)
+
+    def ends(self, corrected: int) -> bool:
+        """Whether D and V need not be found again, after that many times."""
+        return self.shift < (SETTLED if corrected else SMALL) or STALLED * self.last < self.shift < UNSETTLED
+
+
+def _solved(
+    steps: Sequence[LandauJKOCollision],
+    plasma: Sequence[Particles],
+    duration: float,
+    starts: Sequence[StepStart],
+    splits: int,
+) -> list[tuple[Particles, CollisionReport]]:
+    """The particles of all species after a step, or after its halves. Collective."""
+    first, made, relaxed, of_log_f = steps[0], [], [], []
+    for step, particles, start in zip(steps, plasma, starts, strict=True):
+        made.append(step.density.fit_density(particles, duration, start))
+        before, columns = step.density.relaxed(particles, duration, agreed=True)
+        relaxed.append(before)
+        of_log_f.append(columns)
+    seeds, masses = [step.settings.seed for step in steps], [step.settings.mass for step in steps]
+    blocks = blocks_of_cells(relaxed, first.settings.grid, first.operator.block, seeds, starts[0].index, first.comm)
+    meeting = Meeting.of(relaxed, masses, blocks)
+    searches, aims = _searched(steps, meeting, duration, starts)
+    changes = _changes(meeting, searches, aims, first.comm)
+    trouble = ""
+    if not all(search.shift <= UNSETTLED for search in searches):
+        trouble = "the coefficients of the collisions do not settle"
+    elif changes is None or any(search.field.shortened < SHORTENED for search in searches):
+        trouble = "the collision map is far from invertible at some particle"
+    if not trouble and changes is not None:
+        collided, _ = meeting.moved(changes, first.comm)
+        for step, pushed, before in zip(steps, plasma, relaxed, strict=True):
+            step.log_f_moved = step.log_f_moved + (before.log_f - pushed.log_f)
+        return [
+            (after, step.report(before, after, search, number, blocks.sparse, columns))
+            for step, before, after, search, number, columns in zip(
+                steps, relaxed, collided, searches, made, of_log_f, strict=True
+            )
+        ]
+    if splits == MAX_SPLITS:
+        raise SolverFailure(
+            f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step, or raise particles.count or "
+            "physics.landau.block"
+        )
+    half = duration / 2
+    one = _solved(steps, plasma, half, starts, splits + 1)
+    later = [replace(start, time=start.time + half) for start in starts]
+    two = _solved(steps, [particles for particles, _ in one], half, later, splits + 1)
+    return [
+        (after, CollisionReport.of_halves(before_it, report, iterations=number + search.made))
+        for (_, before_it), (after, report), number, search in zip(one, two, made, searches, strict=True)
+    ]
+
+
+def _searched(
+    steps: Sequence[LandauJKOCollision], meeting: Meeting, duration: float, starts: Sequence[StepStart]
+) -> tuple[list[_Search], np.ndarray | None]:
+    """The fields that D, V and s' of all species belong to as they are where these lead; and the energy and momentum
+    that each species of several is to have after the step. Collective."""
+    order = steps[0].order
+    met, exchange = _met(steps, meeting, meeting.plasma)
+    searches = [
+        _Search(step, before, duration, one) for step, before, one in zip(steps, meeting.plasma, met, strict=True)
+    ]
+    aims, begin = None, None if exchange is None else exchange.moments
+    for corrected in range(MAX_CORRECTED + 1):
+        for search, one in zip(searches, met, strict=True):
+            search.minimise(one)
+        if exchange is not None and begin is not None:
+            middle = exchange.after(begin, duration / order)
+            _lead_to(middle, meeting, searches)
+            aims = begin + order * (middle - begin)
+        for search, one in zip(searches, met, strict=True):
+            search.lead(one)
+        ends = all(search.ends(corrected) for search in searches)
+        if corrected == MAX_CORRECTED or (ends and corrected >= order - 1):
+            break
+        there = [search.there for search in searches]
+        for step, search, particles, start in zip(steps, searches, there, starts, strict=True):
+            search.made += step.density.fit_density(particles, duration, start, again=True)
+            search.led_score = step.density.score(particles)[0].double()
+        met, exchange = _met(steps, meeting, there)
+    return searches, aims
+
+
+@torch.no_grad()
+def _met(
+    steps: Sequence[LandauJKOCollision], meeting: Meeting, there: Sequence[Particles]
+) -> tuple[list[_Met], Exchange | None]:
+    """What particles do to each other at ``there``, to which the ψ̄ have been fitted; and what several species give each
+    other. Collective."""
+    scores = [step.density.score(particles) for step, particles in zip(steps, there, strict=True)]
+    members, dims = meeting.members(there, scores), there[0].v.shape[1]
+    columns, between = [], {}
+    for a, (step, own) in enumerate(zip(steps, members, strict=True)):
+        found = np.zeros((len(own.v), 2 * dims**2 + dims))
+        for b, (other, others) in enumerate(zip(steps, members, strict=True)):
+            strength = step.operator.factors[other.settings.number]
+            if strength == 0:
+                continue
+            with in_order(step.density.together):
+                metric, velocity, slope = pair_fields(own, others, step.operator.exponent)
+            of_pairs = torch.cat([metric.flatten(1) / own.mass, velocity, slope.flatten(1)], dim=1).cpu().numpy()
+            factor = strength / own.mass * (meeting.among_likes(a) if a == b else np.ones(len(of_pairs)))
+            found += factor[:, None] * of_pairs
+            if a < b:
+                between[a, b] = strength * metric
+        columns.append(found)
+    exchange = None
+    if len(steps) > 1:
+        exchange = Exchange.of(meeting, members, [found[:, dims**2 : dims**2 + dims] for found in columns], between)
+    return [step.met(back) for step, back in zip(steps, meeting.returned(columns), strict=True)], exchange
+
+
+def _lead_to(moments: np.ndarray, meeting: Meeting, searches: Sequence[_Search]) -> None:
+    """Change fields such that species have these moments in each block where they lead. Collective."""
+    rows = meeting.gathered([(search.fitted * search.field.u,) for search in searches])
+    changes, _ = given_moments(meeting, [v + change for v, change in zip(meeting.v, rows, strict=True)], moments)
+    for search, back in zip(searches, meeting.returned(changes), strict=True):
+        search.scale(back[:, :-1], back[:, -1])
+
+
+@torch.no_grad()
+def _changes(
+    meeting: Meeting, searches: Sequence[_Search], aims: np.ndarray | None, comm: Communicator
+) -> list[np.ndarray] | None:
+    """How v and log f of all species change [n, d + 1], in the order of the blocks; None where a species of several
+    would have no temperature, or the map no inverse, as a midpoint may have it. Collective."""
+    moved = []
+    for search in searches:
+        log_det = tracked_log_det(search.field.jacobian, search.duration, "exact")
+        moved.append((search.duration * search.field.u, -log_det[:, None]))
+    changes = [rows.copy() for rows in meeting.gathered(moved)]
+    if aims is None:
+        return changes
+    places = [v + change[:, :-1] for v, change in zip(meeting.v, changes, strict=True)]
+    corrections, positive = given_moments(meeting, places, aims)
+    least = min(search.step.smallest(search.field.jacobian, search.duration) for search in searches)
+    if comm.any(not positive.all()) or least <= 0:
+        return None
+    for change, correction in zip(changes, corrections, strict=True):
+        change[:, :-1] += correction[:, :-1]
+        change[:, -1] -= (change.shape[1] - 1) * np.log(correction[:, -1])
+    return changes

@@ -140,35 +140,52 @@ def _of_moments(members: Members, rows: slice, others: Members, met: slice) -> t
     return velocity, (distance * trace - quadratic - (v.shape[1] - 1) * crossed)[:, 0]
 
 
-def pair_fields(members: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of like particles in blocks: D_i = Σ_j w_j A(z) [n, d, d], V_i [n, d] and its Jacobian ∂V_k/∂v_l [n, d, d]."""
-    dims = members.v.shape[1]
+def pair_fields(members: Members, others: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the members of blocks, by what they meet in the same blocks: D_i = Σ_j w_j A(z) [n, d, d], V_i [n, d] and its
+    Jacobian ∂V_k/∂v_l [n, d, d], whose trace is −G_i.
+
+    The Jacobian is that of V_i with the others where they are. Between unlike species, for all γ but 0, it is an
+    average of the same mean that is bounded as A is, as G_i is there:
+
+        ∂V_k/∂v_l = −Σ_j w_j [ A(z) (∇σ_i − ∇σ_j) + m_b A(z) (σ_i − σ_j) σ_jᵀ ]_kl
+
+    Args:
+        others: the members themselves, or those of another species in as many blocks.
+        exponent: γ.
+    """
+    dims, exact = members.v.shape[1], others is members or exponent == 0
     metric, slope = torch.empty_like(members.hessian), torch.empty_like(members.hessian)
     velocity = torch.empty_like(members.v)
     for number in range(len(members.edges) - 1):
-        met = members.block(number)
+        block, met = members.block(number), others.block(number)
         some = max(1, PAIRS // max(1, met.stop - met.start))
-        for first, last in pairwise([*range(met.start, met.stop, some), met.stop]):
+        for first, last in pairwise([*range(block.start, block.stop, some), block.stop]):
             rows = slice(first, last)
             v, score = members.v[rows], members.score[rows]
-            z = [v[:, None, k] - members.v[None, met, k] for k in range(dims)]
-            change = [score[:, None, k] - members.score[None, met, k] for k in range(dims)]
+            z = [v[:, None, k] - others.v[None, met, k] for k in range(dims)]
+            change = [score[:, None, k] - others.score[None, met, k] for k in range(dims)]
             square = sum((one * one for one in z), torch.zeros(()).to(v))
             apart = torch.where(square > 0, square, 1.0)
-            bare = apart ** (0.5 * exponent) * (square > 0) * members.weight[None, met]  # w |z|^γ
+            bare = apart ** (0.5 * exponent) * (square > 0) * others.weight[None, met]  # w |z|^γ
             along = sum((one * other for one, other in zip(z, change, strict=True)), torch.zeros(()).to(v))
             crossed, steep = bare * along, exponent * bare / apart
             trace = crossed.sum(1)
             whole = (bare * square).sum(1)
+            theirs, of_score = others.hessian[met], others.mass * others.score[met]
+            bending = [] if exact else [sum(z[m] * theirs[:, m, k] for m in range(dims)) for k in range(dims)]
             for k in range(dims):
                 pulled = square * change[k] - z[k] * along  # A Δσ, but for |z|^γ
                 velocity[rows, k] = -(bare * pulled).sum(1)
                 for m in range(dims):
                     if m <= k:
                         metric[rows, k, m] = metric[rows, m, k] = -(bare * z[k] * z[m]).sum(1)
-                    bent = (steep * z[m] * pulled + bare * (2 * z[m] * change[k] - z[k] * change[m])).sum(1)
+                    if exact:
+                        bent = (steep * z[m] * pulled + bare * (2 * z[m] * change[k] - z[k] * change[m])).sum(1)
+                    else:
+                        bent = (bare * (pulled * of_score[:, m] - square * theirs[:, k, m] + z[k] * bending[m])).sum(1)
                     slope[rows, k, m] = -bent
                 metric[rows, k, k] += whole
-                slope[rows, k, k] += trace
+                if exact:
+                    slope[rows, k, k] += trace
             slope[rows] -= metric[rows] @ members.hessian[rows]
     return metric, velocity, slope

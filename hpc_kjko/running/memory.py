@@ -190,7 +190,8 @@ class _Sizes:
             return 4 * DOUBLE * (dv + (dv + 2) * max(1, len(self.case.species)))
         sums = 4 * DOUBLE * (3 * dv + dv**2 + 1) + (dv + dv**2) * self._real
         if self.case.method.collision == "jko":  # D, V, ∂V/∂v at the start and at the end, u and its Jacobian
-            sums += DOUBLE * (4 * (2 * dv**2 + dv) + 8 * dv**2 + 8 * dv)
+            others = max(0, len(self.case.species) - 1)  # each with a D of its own
+            sums += DOUBLE * (4 * (2 * dv**2 + dv) + (8 + others) * dv**2 + 8 * dv)
         return sums
 
     @property

@@ -84,7 +84,7 @@ def _of_collisions(case: Case) -> list[str]:
     method, strength = case.method, case.physics.collision_strength
     if strength == 0 or method.collision in ("none", "langevin", "binary"):
         return []
-    if case.species and method.collision == "pair_sum":
+    if case.species and OPERATORS[case.physics.collision_operator].sums_pairs:
         return _of_pairs(case)
     if case.species:
         return [sentence for name, species in case.species.items() for sentence in _of_a_species(case, name, species)]
@@ -141,13 +141,19 @@ def _of_collisions(case: Case) -> list[str]:
 
 
 def _of_pairs(case: Case) -> list[str]:
-    """What sums over pairs of several species are not good at."""
-    found, plasma = [], species_of(case)
+    """What Coulomb collisions of several species are not good at."""
+    found, method, plasma = [], case.method, species_of(case)
     for one, operator in zip(plasma, operators_of(case, plasma), strict=True):
-        if (rate := operator.collision_strength * case.time.step) > EXPLICIT:
+        rate = operator.collision_strength * case.time.step
+        if method.collision == "pair_sum" and rate > EXPLICIT:
             found.append(
                 f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step, and the sum over "
-                "pairs is explicit and good for values well below 1: lower time.step"
+                'pairs is explicit and good for values well below 1: lower time.step, or use method.collision = "jko"'
+            )
+        elif method.collision == "jko" and method.order == 2 and rate > MIDPOINT:
+            found.append(
+                f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step: beyond 1 the "
+                "midpoint rule overshoots and has no decay guarantee: use method.order = 1 or a smaller time.step"
             )
         found += _of_few(case, one.name, one.count)
     return found

@@ -76,6 +76,14 @@ VARIANTS = {
         "grid": {"cells": 4},
         "method": {"hidden": [8, 8], "iterations": 2, "first_iterations": 9},
     },
+    "landau, jko, two species": {
+        "problem": {"kind": "plasma", "velocity_dims": 3},
+        "physics": {"collision_strength": 2.0, "collision_operator": "landau", "landau": {"block": 50}},
+        "species": UNLIKE,
+        "particles": {},
+        "grid": {"cells": 4},
+        "method": {"collision": "jko", "hidden": [8, 8], "iterations": 2, "first_iterations": 9},
+    },
     "landau by random pairs, two species": {
         "problem": {"kind": "plasma", "velocity_dims": 2},
         "physics": {"collision_strength": 0.05, "collision_operator": "landau", "landau": {"block": 50}},

@@ -12,7 +12,7 @@ from conftest import rows_to_the_end
 from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.blocks import Blocks
-from hpc_kjko.collisions.landau import restore
+from hpc_kjko.collisions.meeting import restore
 from hpc_kjko.collisions.pairs import Members, pair_sums
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.reference.landau import bi_maxwellian_relaxation, pair_sum

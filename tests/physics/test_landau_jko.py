@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import rows_to_the_end
-from test_landau import WARM, collided, table_of
+from test_landau import WARM, collided, random_members, table_of
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
@@ -37,22 +37,21 @@ def entropy_above_a_maxwellian(particles):
     return float(particles.log_f.mean()) + 0.5 * dims * (math.log(2 * math.pi * temperature) + 1)
 
 
+@pytest.mark.parametrize("unlike", [False, True])
 @pytest.mark.parametrize("exponent", [-3.0, -1.0, 0.0])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_fields_of_pairs_are_those_of_the_sums(dims, exponent, monkeypatch):
+def test_the_fields_of_pairs_are_those_of_the_sums(dims, exponent, unlike, monkeypatch):
     monkeypatch.setenv("KJKO_KERNELS", "torch")  # in double precision
-    generator = torch.Generator().manual_seed(dims)
-    v, score = torch.randn(2, 90, dims, dtype=torch.float64, generator=generator)
-    hessian = torch.randn(90, dims, dims, dtype=torch.float64, generator=generator)
-    weight = torch.rand(90, dtype=torch.float64, generator=generator)
-    members = Members(v, score, hessian + hessian.mT, weight, 1.0, np.array([0, 30, 90]))
-    metric, velocity, slope = pair_fields(members, exponent)
-    wanted, growth = pair_sums(members, members, exponent)
+    members = random_members(dims, 30)
+    others = random_members(dims, 20, 25.0, 1) if unlike else members
+    metric, velocity, slope = pair_fields(members, others, exponent)
+    wanted, growth = pair_sums(members, others, exponent)
     assert torch.allclose(velocity, wanted, rtol=1e-12, atol=1e-12)
     assert torch.allclose(-slope.diagonal(dim1=1, dim2=2).sum(1), growth, rtol=1e-12, atol=1e-12)
-    z = v[5] - v[:30]
+    met = others.block(0)
+    z = members.v[5] - others.v[met]
     square = (z * z).sum(1)
-    bare = torch.where(square > 0, square.clamp(min=1e-300) ** (0.5 * exponent), 0.0) * weight[:30]
+    bare = torch.where(square > 0, square.clamp(min=1e-300) ** (0.5 * exponent), 0.0) * others.weight[met]
     whole = (bare * square).sum() * torch.eye(dims, dtype=z.dtype) - (z * bare[:, None]).mT @ z
     assert torch.allclose(metric[5], whole, rtol=1e-12, atol=1e-12)
 
@@ -70,13 +69,13 @@ def test_the_jacobian_is_that_of_the_velocity():
         rows.append(torch.stack([zero, zero, torch.cos(z)], -1))
         return Members(places, score, torch.stack(rows, 1), torch.ones_like(x), 1.0, np.array([0, len(places)]))
 
-    slope, step = pair_fields(members(v), -3.0)[2][5], 1e-6
+    slope, step = pair_fields(*2 * [members(v)], -3.0)[2][5], 1e-6
     for axis in range(3):
         ends = []
         for sign in (1, -1):
             moved = v.clone()
             moved[5, axis] += sign * step
-            ends.append(pair_fields(members(moved), -3.0)[1][5])
+            ends.append(pair_fields(*2 * [members(moved)], -3.0)[1][5])
         assert torch.allclose((ends[0] - ends[1]) / (2 * step), slope[:, axis], rtol=1e-5, atol=1e-5)
 
 
@@ -222,14 +221,6 @@ def test_what_is_asked_for_long_steps():
     [
         (table_of(WARM, method={"collision": "jko", "solver": "varpro"}), 'needs method.solver = "regression"'),
         (table_of(WARM, method={"collision": "jko", "logdet": "linear"}), "method.solver"),
-        (
-            {
-                **table_of({"kind": "plasma", "velocity_dims": 3, "length": 5.0}, method={"collision": "jko"}),
-                "particles": {},
-                "species": {name: {"charge": 1.0, "mass": 4.0, "count": 100} for name in ("ions", "others")},
-            },
-            "is for one species",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(table, says):
