@@ -165,8 +165,8 @@ def _of_f(simulation: Simulation, particles: Particles, solution: Bkw, time: flo
     grid = np.stack(np.meshgrid(*[axis] * dims, indexing="ij"), axis=-1).reshape(-1, dims)
     (collision,) = simulation.collisions
     assert isinstance(collision, LandauCollision)
-    collision.fit.fit_density(particles, BKW_STEP, StepStart(simulation.case.time.steps, time, particles))
-    found = collision.fit.log_densities(torch.zeros(len(grid), 1, dtype=torch.float64), torch.from_numpy(grid))[1]
+    collision.density.fit_density(particles, BKW_STEP, StepStart(simulation.case.time.steps, time, particles))
+    found = collision.density.log_densities(torch.zeros(len(grid), 1, dtype=torch.float64), torch.from_numpy(grid))[1]
     wanted = solution.density(grid, time)
     return float(np.sqrt(((np.exp(found.numpy()) - wanted) ** 2).sum() / (wanted**2).sum()))
 

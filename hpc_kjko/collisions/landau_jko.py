@@ -21,25 +21,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 
-from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCollision, StepStart
+from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.blocks import blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
-from hpc_kjko.collisions.controlled import MAX_SPLITS
 from hpc_kjko.collisions.exchange import Exchange, given_moments
-from hpc_kjko.collisions.jko import JKOCollision
 from hpc_kjko.collisions.meeting import Meeting
 from hpc_kjko.collisions.pairs import pair_fields
-from hpc_kjko.errors import SolverFailure
+from hpc_kjko.collisions.split_pairs import Attempt, SplitPairCollision
 from hpc_kjko.inner.control import smallest_eigenvalue
 from hpc_kjko.inner.objective import linear_part, tracked_log_det
 from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.free_field import FreeField, Steered
-from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order, summed_finely
 from hpc_kjko.particles.state import Particles, passes
@@ -88,7 +85,7 @@ class _Field:
     shortened: float
 
 
-class LandauJKOCollision(PairCollision):
+class LandauJKOCollision(SplitPairCollision):
     """v ← ṽ + h u, log f ← log f̃ − log det(I + h ∇v u), then each block's momentum and energy are restored.
 
     With ``method.order = 2`` D, V and s' are those of the midpoint ṽ + ½h u, and the functional sees h/2.
@@ -97,24 +94,31 @@ class LandauJKOCollision(PairCollision):
     or the step split in two. It is split, too, where D and V do not settle. All species are split together.
     """
 
-    fits_log_f = True
-
     def __init__(self, settings: CollisionSettings, comm: Communicator):
-        assert isinstance(settings.operator, Landau)
-        self.settings, self.comm, self.operator = settings, comm, settings.operator
-        #: Fits the density; its own control field is not made.
-        self.density = JKOCollision(settings, comm)
-        self.held_out, self.order = self.density.held_out, settings.method.order
+        super().__init__(settings, comm)
         assert isinstance(self.density.control, PotentialField)
         self.field = FreeField(self.density.control, comm, self.density.sums)
 
     @classmethod
-    def step_together(
-        cls, steps: Sequence[Self], pushed: Sequence[Particles], duration: float, starts: Sequence[StepStart]
-    ) -> list[tuple[Particles, CollisionReport]]:
-        for step, particles in zip(steps, pushed, strict=True):
-            step.log_f_moved = torch.zeros_like(particles.log_f)
-        return _solved(steps, pushed, duration, starts, splits=0)
+    def attempt(
+        cls, steps: Sequence[Self], plasma: Sequence[Particles], duration: float, starts: Sequence[StepStart]
+    ) -> Attempt:
+        first = steps[0]
+        seeds, masses = [step.settings.seed for step in steps], [step.settings.mass for step in steps]
+        blocks = blocks_of_cells(plasma, first.settings.grid, first.operator.block, seeds, starts[0].index, first.comm)
+        meeting = Meeting.of(plasma, masses, blocks)
+        searches, aims = _searched(steps, meeting, duration, starts)
+        changes, made = _changes(meeting, searches, aims, first.comm), [search.made for search in searches]
+        if not all(search.shift <= UNSETTLED for search in searches):
+            return Attempt(made, "the coefficients of the collisions do not settle")
+        if changes is None or any(search.field.shortened < SHORTENED for search in searches):
+            return Attempt(made, "the collision map is far from invertible at some particle")
+        collided, _ = meeting.moved(changes, first.comm)
+        found = [
+            (after, step.report(before, after, search, blocks.sparse))
+            for step, before, after, search in zip(steps, plasma, collided, searches, strict=True)
+        ]
+        return Attempt(made, found=found)
 
     @torch.no_grad()
     def inputs(self, particles: Particles) -> torch.Tensor:
@@ -164,15 +168,7 @@ class LandauJKOCollision(PairCollision):
         here = smallest_eigenvalue(linear_part(jacobian, duration))
         return self.comm.min(float(here.min()) if len(here) else math.inf)
 
-    def report(
-        self,
-        before: Particles,
-        after: Particles,
-        found: _Search,
-        made: int,
-        sparse: float,
-        of_log_f: dict[str, Any],
-    ) -> CollisionReport:
+    def report(self, before: Particles, after: Particles, found: _Search, sparse: float) -> CollisionReport:
         """What a step did that is taken. Collective."""
         change, mass, field = (after.log_f - before.log_f).double(), before.total_weight, found.field
         stein = found.duration * (field.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (field.u * found.score).sum(1))
@@ -182,7 +178,7 @@ class LandauJKOCollision(PairCollision):
             dissipation=mass * found.dissipation,
             min_eigenvalue=self.smallest(field.jacobian, found.duration),
             objective=field.objective,
-            inner_iterations=made + found.made,
+            inner_iterations=found.made,
             substeps=1,
             retries=int(field.shortened < 1),
             collision_free_energy=mass * mean,
@@ -190,14 +186,7 @@ class LandauJKOCollision(PairCollision):
             disagreement=mass * wrong,
             disagreement_error=mass * wrong_error,
             sparse_nodes=sparse,
-            **of_log_f,
         )
-
-    def state(self) -> dict[str, np.ndarray]:
-        return self.density.state()
-
-    def load(self, arrays: dict[str, np.ndarray]) -> None:
-        self.density.load(arrays)
 
 
 class _Search:
@@ -262,55 +251,6 @@ class _Search:
     def ends(self, corrected: int) -> bool:
         """Whether D and V need not be found again, after that many times."""
         return self.shift < (SETTLED if corrected else SMALL) or STALLED * self.last < self.shift < UNSETTLED
-
-
-def _solved(
-    steps: Sequence[LandauJKOCollision],
-    plasma: Sequence[Particles],
-    duration: float,
-    starts: Sequence[StepStart],
-    splits: int,
-) -> list[tuple[Particles, CollisionReport]]:
-    """The particles of all species after a step, or after its halves. Collective."""
-    first, made, relaxed, of_log_f = steps[0], [], [], []
-    for step, particles, start in zip(steps, plasma, starts, strict=True):
-        made.append(step.density.fit_density(particles, duration, start))
-        before, columns = step.density.relaxed(particles, duration, agreed=True)
-        relaxed.append(before)
-        of_log_f.append(columns)
-    seeds, masses = [step.settings.seed for step in steps], [step.settings.mass for step in steps]
-    blocks = blocks_of_cells(relaxed, first.settings.grid, first.operator.block, seeds, starts[0].index, first.comm)
-    meeting = Meeting.of(relaxed, masses, blocks)
-    searches, aims = _searched(steps, meeting, duration, starts)
-    changes = _changes(meeting, searches, aims, first.comm)
-    trouble = ""
-    if not all(search.shift <= UNSETTLED for search in searches):
-        trouble = "the coefficients of the collisions do not settle"
-    elif changes is None or any(search.field.shortened < SHORTENED for search in searches):
-        trouble = "the collision map is far from invertible at some particle"
-    if not trouble and changes is not None:
-        collided, _ = meeting.moved(changes, first.comm)
-        for step, pushed, before in zip(steps, plasma, relaxed, strict=True):
-            step.log_f_moved = step.log_f_moved + (before.log_f - pushed.log_f)
-        return [
-            (after, step.report(before, after, search, number, blocks.sparse, columns))
-            for step, before, after, search, number, columns in zip(
-                steps, relaxed, collided, searches, made, of_log_f, strict=True
-            )
-        ]
-    if splits == MAX_SPLITS:
-        raise SolverFailure(
-            f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step, or raise particles.count or "
-            "physics.landau.block"
-        )
-    half = duration / 2
-    one = _solved(steps, plasma, half, starts, splits + 1)
-    later = [replace(start, time=start.time + half) for start in starts]
-    two = _solved(steps, [particles for particles, _ in one], half, later, splits + 1)
-    return [
-        (after, CollisionReport.of_halves(before_it, report, iterations=number + search.made))
-        for (_, before_it), (after, report), number, search in zip(one, two, made, searches, strict=True)
-    ]
 
 
 def _searched(

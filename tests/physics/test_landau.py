@@ -359,9 +359,27 @@ def test_large_blocks_are_summed_in_parts(monkeypatch):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_a_step_that_is_too_long_ends_the_run(alone):
+def test_a_step_that_is_too_long_is_split(alone, monkeypatch):
     simulation = Simulation.start(from_table(table_of(WARM, physics={"collision_strength": 50.0})), alone)
-    with pytest.raises(SolverFailure, match="reduce time.step or physics.collision_strength"):
+    before = simulation.state.particles
+    after, (report,) = collided(simulation, 1, 0.2)
+    assert report.substeps > 1 and report.certificate == 1
+    assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
+    monkeypatch.setattr("hpc_kjko.collisions.split_pairs.MAX_SPLITS", 1)
+    with pytest.raises(SolverFailure, match="in a collision step even in 2 pieces: reduce time.step"):
+        collided(simulation, 1, 0.2)
+
+
+def test_a_step_that_raises_log_f_is_refused(alone, monkeypatch):
+    """Of held-out particles: here the collisions run backwards in time."""
+
+    def backwards(*arguments):
+        return tuple(-found for found in pair_sums(*arguments))
+
+    monkeypatch.setattr("hpc_kjko.collisions.landau.pair_sums", backwards)
+    monkeypatch.setattr("hpc_kjko.collisions.split_pairs.MAX_SPLITS", 1)
+    simulation = Simulation.start(from_table(table_of(WARM)), alone)
+    with pytest.raises(SolverFailure, match=r"held-out particles rises \(by .*\) even in 2 pieces: reduce time.step"):
         collided(simulation, 1, 0.2)
 
 

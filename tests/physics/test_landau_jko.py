@@ -182,7 +182,7 @@ def test_a_step_whose_coefficients_do_not_settle_is_split(alone, monkeypatch):
     assert report.substeps == 2 and report.certificate == 1
     assert float((after.v**2).sum()) == pytest.approx(float((before.v**2).sum()), rel=1e-13)
     monkeypatch.setattr(f"{module}.UNSETTLED", 0.0)
-    monkeypatch.setattr(f"{module}.MAX_SPLITS", 1)
+    monkeypatch.setattr("hpc_kjko.collisions.split_pairs.MAX_SPLITS", 1)
     with pytest.raises(SolverFailure, match="do not settle even in 2 pieces: reduce time.step"):
         collided(simulation, 1, 1.0)
 
