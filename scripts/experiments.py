@@ -134,7 +134,37 @@ COULOMB_WAVE = (
     *("problem.velocity_dims=2", "physics.collision_operator=landau", "physics.landau.exponent=-2.0"),
     *("particles.count=65536", "time.end=12.0", "output.histogram_every=0"),
 )
+#: The same with Coulomb's γ in three; in a box of three dimensions; beams; and a bi-Maxwellian plasma with a wave.
+COULOMB_3V = (
+    *("problem.velocity_dims=3", "physics.collision_operator=landau", "physics.collision_strength=0.1"),
+    *("time.end=12.0", "output.histogram_every=0"),
+)
+COULOMB_3D = (
+    *("problem.space_dims=3", f"problem.length={[4 * math.pi] * 3}", "problem.mode=[1]"),
+    *("grid.cells=[32, 4, 4]", "particles.count=262144"),
+)
+COULOMB_BEAMS = (
+    *("problem.velocity_dims=2", "physics.collision_operator=landau", "physics.landau.exponent=-2.0"),
+    *("problem.amplitude=0.01", "grid.cells=[64]", "grid.shape_order=2", "output.every=1", "output.histogram_every=0"),
+)
+COULOMB_WARM = (
+    *("problem.kind=bi_maxwellian", "problem.temperatures=[2.0, 0.5, 0.5]", f"problem.length={4 * math.pi}"),
+    *COULOMB_3V,
+)
 COULOMB_RUNS = {
+    **{
+        f"coulomb_wave_3v_{seed}": ("landau_damping", (*COULOMB_3V, "particles.count=65536", f"particles.seed={seed}"))
+        for seed in range(3)
+    },
+    "coulomb_wave_3d": ("landau_damping", (*COULOMB_3V, *COULOMB_3D)),
+    **{
+        f"coulomb_{name}_{count}": (job, (*changes, f"particles.count={count}"))
+        for name, job, changes in (
+            ("beams", "e5_two_stream_weak", COULOMB_BEAMS),
+            ("warm_wave", "landau_damping", COULOMB_WARM),
+        )
+        for count in (65536, 262144)
+    },
     "coulomb": ("coulomb", ()),
     "coulomb_full": ("coulomb", ("physics.landau.block=65536", "time.step=0.025")),
     "two_temperatures": ("two_temperatures", ()),

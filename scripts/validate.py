@@ -7,9 +7,9 @@ e1 … e6: the paper's examples; e7: 3D3V; e8: rates with and without collisions
 noise of the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and
 collisionless rates of jobs/; seeds, order, stiff, equilibrium: few particles, orders in the step, strong collisions,
 10⁴ steps; dougherty: collisions that conserve; ions, buneman: waves and instability of two species; magnetic: waves
-across a magnetic field; driven: a driven wave; coulomb_rates, coulomb_relaxation, bkw, coulomb_keeps, coulomb_waves:
-Coulomb collisions against exact rates and solutions, what they keep, and how they damp a wave; drawn: cases drawn at
-random, by --seed.
+across a magnetic field; driven: a driven wave; coulomb_rates, coulomb_relaxation, bkw, coulomb_keeps, coulomb_waves,
+coulomb_plasma: Coulomb collisions against exact rates and solutions, what they keep, how they damp a wave, and beams;
+drawn: cases drawn at random, by --seed.
 Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed. Small versions
 are in the tests.
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from coulomb import bkw, coulomb_keeps, coulomb_rates, coulomb_relaxation, coulomb_waves
+from coulomb import bkw, coulomb_keeps, coulomb_plasma, coulomb_rates, coulomb_relaxation, coulomb_waves
 from drawn import drawn
 from experiments import (
     COUNTS,
@@ -438,6 +438,7 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
     "bkw": bkw,
     "coulomb_keeps": coulomb_keeps,
     "coulomb_waves": coulomb_waves,
+    "coulomb_plasma": coulomb_plasma,
     "drawn": drawn,
 }
 
