@@ -147,12 +147,13 @@ def bkw(runs: Experiments) -> bool:
                 _of_f(simulation, after, solution, end),
                 _of_log_f(after, solution, end),
                 *_of_moment(before, after, solution),
+                _of_score(simulation, after, solution, end),
             ]
             errors.append(found[:2])
             print(
                 f"bkw {dims}D, N = {count}, t = {begin:g} to {end:g}: f on a grid, relative L2 {found[0]:.4f}; log f "
                 f"{found[1]:.4f} (root mean square where f > {CERTAIN:g} of its maximum); fourth moment "
-                f"{found[2]:.5f}, {found[3]:.5f} exact"
+                f"{found[2]:.5f}, {found[3]:.5f} exact; score {found[4]:.1e} (relative, squared)"
             )
         for name, values in zip(("f", "log f"), np.array(errors).T, strict=True):
             print(f"  slope of {name} in N: {np.polyfit(np.log(BKW_COUNTS), np.log(values), 1)[0]:.2f}")
@@ -170,6 +171,14 @@ def _of_f(simulation: Simulation, particles: Particles, solution: Bkw, time: flo
     found = collision.density.log_densities(torch.zeros(len(grid), 1, dtype=torch.float64), torch.from_numpy(grid))[1]
     wanted = solution.density(grid, time)
     return float(np.sqrt(((np.exp(found.numpy()) - wanted) ** 2).sum() / (wanted**2).sum()))
+
+
+def _of_score(simulation: Simulation, particles: Particles, solution: Bkw, time: float) -> float:
+    """Relative squared error of the score at the particles, of the density that :func:`_of_f` has fitted."""
+    (collision,) = simulation.collisions
+    assert isinstance(collision, LandauCollision)
+    wanted = solution.score(particles.v.numpy(), time)
+    return float(((collision.density.score(particles)[0].numpy() - wanted) ** 2).sum() / (wanted**2).sum())
 
 
 def _of_log_f(particles: Particles, solution: Bkw, time: float) -> float:

@@ -132,12 +132,13 @@ PLASMA_RUNS = {
 COULOMB_STRENGTHS = (0.01, 0.05, 0.1, 0.2, 0.4)
 COULOMB_WAVE = (
     *("problem.velocity_dims=2", "physics.collision_operator=landau", "physics.landau.exponent=-2.0"),
-    *("particles.count=65536", "time.end=12.0", "output.histogram_every=0"),
+    *("particles.count=65536", "time.end=12.0", "output.histogram_every=0", "grid.cells=[64]"),
+    "problem.amplitude=0.03",
 )
 #: The same with Coulomb's γ in three; in a box of three dimensions; beams; and a bi-Maxwellian plasma with a wave.
 COULOMB_3V = (
     *("problem.velocity_dims=3", "physics.collision_operator=landau", "physics.collision_strength=0.1"),
-    *("time.end=12.0", "output.histogram_every=0"),
+    *("time.end=12.0", "output.histogram_every=0", "grid.cells=[64]", "problem.amplitude=0.03"),
 )
 COULOMB_3D = (
     *("problem.space_dims=3", f"problem.length={[4 * math.pi] * 3}", "problem.mode=[1]"),
