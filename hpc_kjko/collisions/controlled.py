@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,6 +54,26 @@ Field = Callable[[slice], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 #: What u is a function of: its inputs are the same.
 Network = ControlField | PotentialField
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Particles of a rank after a step along h u, and what the step tells of itself.
+
+    Attributes:
+        v: [n, dv]; log_f: [n].
+        change: ½|ṽ + h u|² − ½|ṽ|² − T log det(I + h ∇v u) [n]; disagreement: T h (∇v·u + u·∇v ψ̄), where there is a ψ̄.
+        sums: over the particles, each with its share, as two numbers [2, columns]: of |u|², of what the objective sees
+            beside it, of the squared drift error, of the change, of the share, and of the wave's terms.
+        smallest: eigenvalue of I + h sym ∇v u.
+    """
+
+    v: torch.Tensor
+    log_f: torch.Tensor
+    change: torch.Tensor
+    disagreement: torch.Tensor
+    sums: np.ndarray
+    smallest: float
 
 
 class ControlledCollision(Collision):
@@ -295,6 +315,32 @@ class ControlledCollision(Collision):
         self, particles: Particles, duration: float, start: StepStart, iterations: int
     ) -> tuple[Particles, CollisionReport]:
         """The particles carried along h u, in the particles' own precision, with the determinant of that very map."""
+        carried = self.carried(particles, duration, start)
+        sums = self.comm.sum(carried.sums).sum(0)
+        mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums
+        found = [carried.change, carried.disagreement]
+        (mean, error), (wrong, wrong_error) = (
+            over_certifying(part, particles, self.comm) if self.held_out else (0.0, 0.0) for part in found
+        )
+        energy, fitted = self.settings.mass * particles.total_weight, duration / self.order
+        report = CollisionReport(
+            dissipation=energy * float(mean_square) / self.operator.collision_strength,
+            min_eigenvalue=self.comm.min(carried.smallest),
+            objective=float(fitted / (2 * self.operator.collision_strength) * mean_square + mean_rest),
+            inner_iterations=iterations,
+            substeps=1,
+            drift_error=float(drift_error) if self.settings.exact else float("nan"),
+            collision_free_energy=energy * mean,
+            collision_free_energy_error=energy * error,
+            sample_free_energy=energy * float(of_all),
+            disagreement=energy * wrong,
+            disagreement_error=energy * wrong_error,
+            wave=self.wave.exchange(np.array(of_wave), duration, 1 / square_of_shares) if self.wave else WaveExchange(),
+        )
+        return particles.move(carried.v, carried.log_f), report
+
+    def carried(self, particles: Particles, duration: float, start: StepStart) -> Carried:
+        """This rank's particles along h u."""
         field = self.field(particles, duration, start)
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
@@ -319,35 +365,15 @@ class ControlledCollision(Collision):
             if exact is not None:
                 wanted = self.operator.control(reached, exact.score_v(particles.x[rows], reached))
                 terms[:, 2] = ((u - wanted).double() ** 2).sum(1)
-            if self.held_out:
-                exact_log_det = log_det if self.logdet == "exact" else tracked_log_det(jacobian, duration, "exact")
-                work = ((particles.v[rows] + 0.5 * duration * u).double() * u).sum(1)
-                change[rows] = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
-                terms[:, 3] = change[rows]
-                if score is not None:
-                    stein = (jacobian.diagonal(dim1=1, dim2=2).sum(1) + (u * score).sum(1)).double()
-                    disagreement[rows] = duration * self.temperature * stein
+            exact_log_det = log_det if self.logdet == "exact" else tracked_log_det(jacobian, duration, "exact")
+            work = ((particles.v[rows] + 0.5 * duration * u).double() * u).sum(1)
+            change[rows] = duration * work - self.temperature * exact_log_det  # ½|ṽ + h u|² − ½|ṽ|² − T log det
+            terms[:, 3] = change[rows]
+            if score is not None:
+                stein = (jacobian.diagonal(dim1=1, dim2=2).sum(1) + (u * score).sum(1)).double()
+                disagreement[rows] = duration * self.temperature * stein
+            terms[:, 4] = share[rows]
             if self.wave:
-                terms[:, 4] = share[rows]
                 terms[:, 5:] = self.wave.terms(particles.x[rows], reached, u)
             averages += summed_finely(share[rows, None] * terms)
-        sums = self.comm.sum(averages.cpu().numpy()).sum(0)
-        mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums
-        mean, error = over_certifying(change, particles, self.comm) if self.held_out else (0.0, 0.0)
-        wrong, wrong_error = over_certifying(disagreement, particles, self.comm) if self.held_out else (0.0, 0.0)
-        energy = self.settings.mass * particles.total_weight
-        report = CollisionReport(
-            dissipation=energy * float(mean_square) / self.operator.collision_strength,
-            min_eigenvalue=self.comm.min(smallest),
-            objective=float(fitted / (2 * self.operator.collision_strength) * mean_square + mean_rest),
-            inner_iterations=iterations,
-            substeps=1,
-            drift_error=float(drift_error) if exact is not None else float("nan"),
-            collision_free_energy=energy * mean,
-            collision_free_energy_error=energy * error,
-            sample_free_energy=energy * float(of_all),
-            disagreement=energy * wrong,
-            disagreement_error=energy * wrong_error,
-            wave=self.wave.exchange(np.array(of_wave), duration, 1 / square_of_shares) if self.wave else WaveExchange(),
-        )
-        return particles.move(v, log_f), report
+        return Carried(v, log_f, change, disagreement, averages.cpu().numpy(), smallest)

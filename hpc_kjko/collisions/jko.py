@@ -9,16 +9,17 @@ import numpy as np
 import torch
 
 from hpc_kjko.collisions.base import CollisionSettings, StepStart
-from hpc_kjko.collisions.controlled import ControlledCollision, Field
+from hpc_kjko.collisions.controlled import Carried, ControlledCollision, Field
 from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import DensityObjective, JKOObjective
 from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers import RegressionSolver, solver_of
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
+from hpc_kjko.kernels.potential import Carry, Terms
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
-from hpc_kjko.particles.exact import summed_finely
-from hpc_kjko.particles.state import Particles, passes
+from hpc_kjko.particles.exact import UNIT, summed_finely
+from hpc_kjko.particles.state import BLOCK, Particles, passes
 
 
 class JKOCollision(ControlledCollision):
@@ -111,10 +112,10 @@ class JKOCollision(ControlledCollision):
         return score, hessian
 
     @torch.no_grad()
-    def log_densities(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """ψ and ψ̄ [n] of the last fit at points x [n, dx] and v [n, dv]; float64."""
+    def log_densities(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """ψ and ψ̄ [2, n] of the last fit at points x [n, dx] and v [n, dv]; float64."""
         assert isinstance(self._solver, RegressionSolver)
-        return self._solver.fitted.log_densities(self.control.features(x, v).to(self.dtype), v)
+        return self._solver.fitted.log_densities(self.control.features(x, v).to(self.dtype))
 
     @torch.no_grad()
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, float]]:
@@ -148,6 +149,31 @@ class JKOCollision(ControlledCollision):
             return u, jacobian, slope - particles.v[rows] / self.temperature
 
         return of_potential
+
+    def carried(self, particles: Particles, duration: float, start: StepStart) -> Carried:
+        """The same by one native pass, where there is one."""
+        if not isinstance(self._solver, RegressionSolver) or self.settings.exact is not None:
+            return super().carried(particles, duration, start)
+        control = copy.deepcopy(self.control).to(particles.v.dtype)
+        assert isinstance(control, PotentialField)
+        network = control.network
+        if not network.takes(particles.v):
+            return super().carried(particles, duration, start)
+        wave = self.wave.wave_vector if self.wave else ()
+        how = Carry(
+            duration,
+            duration / self.order,
+            self.temperature,
+            self.logdet == "exact",
+            control.periods or (),
+            wave,
+            self.operator.collision_strength,
+        )
+        both = torch.stack([control.coefficients, self._solver.fitted.corrected])
+        terms = Terms(particles.shares(), BLOCK, UNIT)
+        v, log_det, change, disagreement, sums, smallest = network.carry(particles.x, particles.v, terms, both, how)
+        log_f = particles.log_f - log_det.to(particles.log_f)
+        return Carried(v, log_f, change, disagreement, sums[:, : 17 if self.wave else 5], smallest)
 
     def state(self) -> dict[str, np.ndarray]:
         return self._solver.state()

@@ -161,10 +161,17 @@ class PotentialField(nn.Module):
 
     @torch.no_grad()
     def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """ψ at inputs z, of one set of coefficients [M] after the other: [sets, n], float64."""
+        """Σ c_m g_m at inputs z, of one set of coefficients after the other: [sets, n], float64.
+
+        Args:
+            coefficients: of ψ's functions, then of v_k³/6 and v_k⁴/24 [sets, M + 2 dv]; or of ψ's alone [sets, M].
+        """
+        missing = self.of_density + 2 * self.velocity_dims - coefficients.shape[1]
+        coefficients = nn.functional.pad(coefficients, (0, missing))
         if (network := self.network).takes(z):
             return network.values(z, coefficients)
-        g = self.functions(z).double()
+        higher = self.velocity_monomials(z.double())[:, -2 * self.velocity_dims :]
+        g = torch.cat([self.functions(z).double(), higher], dim=1)
         return torch.stack([combined(g, c) for c in coefficients])
 
     @torch.no_grad()

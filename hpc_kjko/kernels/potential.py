@@ -16,6 +16,9 @@ import torch
 from hpc_kjko.kernels import Backend, backend, require
 from hpc_kjko.kernels.constants import CHUNK, MOST_FIELD_WIDTH, MOST_INPUTS, MOST_VELOCITY_DIMS
 
+#: Of sums that are two numbers: part of the unit that what rounding leaves is rounded to, as particles/exact.py has it.
+FINER_SUMS = 2.0**-36
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -33,6 +36,28 @@ class Terms:
     def given(self) -> tuple[torch.Tensor, int, float]:
         """As the module takes them."""
         return self.share.contiguous(), min(self.together, CHUNK), self.unit
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A step of particles along u = ∇v Φ.
+
+    Attributes:
+        step: h; fitted: what the functional saw of it.
+        temperature: T.
+        exact: whether log f falls by log det(I + h ∇v u); else by h ∇v·u.
+        periods: in which positions enter as cosines and sines; none if they enter as they are.
+        wave_vector: k of the wave that is watched (hpc_kjko/collisions/witness.py), or none.
+        strength: κ.
+    """
+
+    step: float
+    fitted: float
+    temperature: float
+    exact: bool
+    periods: tuple[float, ...]
+    wave_vector: tuple[float, ...]
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,8 @@ class Network:
         return sizes and self.velocity_dims <= MOST_VELOCITY_DIMS and z.dtype == weight.dtype
 
     def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """Σ c_m g_m [sets, n] of ψ's functions, for each set of coefficients [sets, M]; float64."""
+        """Σ c_m g_m [sets, n] of ψ's functions, then v_k³/6 and v_k⁴/24, for each set of coefficients [sets, M + 2 dv];
+        float64."""
         values = torch.empty(len(coefficients), len(z), dtype=torch.float64)
         require().potential_values(self._given(), z.contiguous(), coefficients.double().contiguous(), values=values)
         return values
@@ -100,6 +126,37 @@ class Network:
             )
         )
         return found[0], found[1:]
+
+    def carry(
+        self, x: torch.Tensor, v: torch.Tensor, terms: Terms, coefficients: torch.Tensor, how: Carry
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray, float]:
+        """A step along u = ∇v Φ, and what is known of it, as hpc_kjko/collisions/controlled.py says of ``Carried``.
+
+        Args:
+            x, v: positions [n, dx] and velocities [n, dv].
+            coefficients: of Φ and of ψ̄ + ½|v|²/T [2, N].
+
+        Returns:
+            The velocities, log det of the map [n], the change [n], the disagreement [n]; sums [2, 17], the smallest
+            eigenvalue.
+        """
+        moved = torch.empty_like(v, memory_format=torch.contiguous_format)
+        log_det, change, disagreement = torch.empty(3, len(v), dtype=torch.float64)
+        sums, smallest = require().potential_carry(
+            self._given(),
+            v.new_empty(0, self.layers[0][0].shape[1]),
+            terms.given(),
+            FINER_SUMS,
+            tuple(list(part) if isinstance(part, tuple) else part for part in vars(how).values()),
+            x.contiguous(),
+            v.contiguous(),
+            coefficients.to(v).contiguous(),
+            moved=moved,
+            log_det=log_det,
+            change=change,
+            disagreement=disagreement,
+        )
+        return moved, log_det, change, disagreement, sums.reshape(2, -1), smallest
 
     def _given(self) -> tuple[list[torch.Tensor], list[torch.Tensor], int, bool]:
         """As the module takes it."""

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_kjko.case.config import from_table
+from hpc_kjko.collisions import StepStart
 from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
@@ -17,6 +19,7 @@ from hpc_kjko.kernels.potential import Terms
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import MOMENTS_UNIT
+from hpc_kjko.running.simulation import Simulation
 
 pytestmark = pytest.mark.skipif(not available(), reason="no native kernels")
 
@@ -65,8 +68,9 @@ def given(request: pytest.FixtureRequest) -> Given:
 def both(function, monkeypatch: pytest.MonkeyPatch):
     """What a function returns with native kernels, and in torch."""
     native = function()
-    monkeypatch.setenv("KJKO_KERNELS", "torch")
-    return native, function()
+    with monkeypatch.context() as there:
+        there.setenv("KJKO_KERNELS", "torch")
+        return native, function()
 
 
 def near(native: object, twin: object, tolerance: float) -> None:
@@ -77,6 +81,8 @@ def near(native: object, twin: object, tolerance: float) -> None:
 
 def test_values(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     near(*both(lambda: given.field.values(given.z, given.c), monkeypatch), 1e-13)
+    higher = torch.cat([given.c, given.c[:, : 2 * given.field.velocity_dims]], dim=1)
+    near(*both(lambda: given.field.values(given.z, higher), monkeypatch), 1e-13)
 
 
 @pytest.mark.parametrize("bent", [0, 1, 2])
@@ -156,3 +162,33 @@ def test_bits_of_sums_do_not_depend_on_threads_or_on_how_pieces_are_dealt() -> N
     parts = [slice(0, 512), slice(512, 1000)]
     pieces = [network.normal(given.z[p], Terms(given.share[p], 128, MOMENTS_UNIT), given.wanted[p]) for p in parts]
     assert np.array_equal(whole, sum(pieces))
+
+
+@pytest.mark.parametrize(
+    ("problem", "method", "particles"),
+    [
+        ({"kind": "two_stream", "amplitude": 0.3}, {}, {}),
+        ({"kind": "two_stream", "amplitude": 0.3, "velocity_dims": 2}, {"order": 2}, {}),
+        ({"kind": "two_stream", "space_dims": 2, "velocity_dims": 3}, {"logdet": "linear"}, {}),
+        ({"kind": "confined", "potential": "bumpy", "space_dims": 3}, {}, {"precision": "float32"}),
+    ],
+)
+def test_a_step_along_the_field(problem, method, particles, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {
+        "problem": problem,
+        "physics": {"collision_strength": 0.5},
+        "particles": {"count": 1500, **particles},
+        "method": method,
+        "time": {"step": 0.2, "end": 0.2},
+    }
+    simulation = Simulation.start(from_table(table), Communicator())
+    (collision,), before = simulation.collisions, simulation.state.particles
+    start = StepStart(0, 0.0, before)
+    with torch.enable_grad():
+        collision.fit(before, 0.2, start, 0)
+    native, twin = both(lambda: collision.carried(before, 0.2, start), monkeypatch)
+    tolerance = 1e-12 if before.v.dtype == torch.float64 else 3e-6
+    assert float((twin.v - before.v).abs().max()) > 0.01
+    for name in ("v", "log_f", "change", "disagreement", "smallest"):
+        near(getattr(native, name), getattr(twin, name), tolerance)
+    near(native.sums.sum(0), twin.sums.sum(0), tolerance)

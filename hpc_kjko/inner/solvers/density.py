@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from hpc_kjko.inner.objective import DensityObjective
-from hpc_kjko.inner.potential import combined
 from hpc_kjko.inner.solvers.base import Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.normalisation import Normalisation
@@ -81,11 +81,23 @@ class FittedDensity:
         self.coefficients = self.best(fits, penalty).coefficients
 
     @torch.no_grad()
-    def log_densities(self, z: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """ψ and ψ̄ [n] at inputs z and velocities v: with the same mean over all particles, but for what is known of
-        ∫e^ψ̄; float64."""
-        fitted = self.control.values(z, self.coefficients[None])[0] - self._energy(v)
-        return fitted, fitted + combined(self.control.velocity_monomials(z.double()), self._correction) + self._constant
+    def log_densities(self, z: torch.Tensor) -> torch.Tensor:
+        """ψ and ψ̄ [2, n] at inputs z: with the same mean over all particles, but for what is known of ∫e^ψ̄; float64."""
+        return self.control.values(z, self._of_both)
+
+    @property
+    def _of_both(self) -> torch.Tensor:
+        """The coefficients of ψ and ψ̄, −½|v|²/T among them, as :meth:`PotentialField.values` takes them."""
+        control, of_v = self.control, torch.from_numpy(self.control.of_velocity).to(self.coefficients.device)
+        higher = 2 * control.velocity_dims
+        of_v[-higher:] += control.of_density - control.shared  # they follow all of ψ's
+        both = nn.functional.pad(self.coefficients, (0, higher)).expand(2, -1).clone()
+        k, m = torch.triu_indices(control.velocity_dims, control.velocity_dims)
+        squares = of_v[control.velocity_dims : -higher][(k == m).to(of_v.device)]
+        both[:, squares] -= 0.5 / self.operator.temperature
+        both[1, of_v] += self._correction
+        both[1, control.of_density - 1] += self._constant
+        return both
 
     def _energy(self, v: torch.Tensor) -> torch.Tensor:
         """½|v|²/T [n], float64."""
@@ -176,7 +188,7 @@ class FittedDensity:
         def tied(places: torch.Tensor) -> torch.Tensor:
             x, v = places[:, : self.control.space_dims], places[:, self.control.space_dims :]
             z = self.control.features(x, v).to(self.control.layers[0].weight.dtype)
-            return self.log_densities(z, v)[1]
+            return self.log_densities(z)[1]
 
         with in_order(self.sums.together):
             return float(self.comm.bcast(self._normalisation.excess(tied, mean, square)))

@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <cstring>
-#include <memory>
+#include <cmath>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <tuple>
@@ -121,7 +121,7 @@ template <class Real>
 static void values(const Layers<Real> &network, Array<const Real, 2> z, Array<const double, 2> coefficients,
                    Array<double, 2> values) {
     const PotentialCall<Real> call = call_of(network, z);
-    const size_t sets = coefficients.shape(0), functions = table<Real>().sizes(call).density;
+    const size_t sets = coefficients.shape(0), functions = table<Real>().sizes(call).density + 2 * call.velocity_dims;
     expect(coefficients.shape(1) == functions, "there are not as many coefficients as functions");
     expect(values.shape(0) == sets && values.shape(1) == z.shape(0), "the values are not of these particles");
     nb::gil_scoped_release release;
@@ -190,6 +190,52 @@ static Sum tied(const Layers<Real> &network, Array<const Real, 2> z, const Terms
     });
 }
 
+// h, what the functional saw of it, T, whether log det is exact; periods; the wave's k, κ: none without a wave.
+using How = std::tuple<double, double, double, bool, std::vector<double>, std::vector<double>, double>;
+
+// The sums of the columns, then of what rounding left of them, then the smallest eigenvalue.
+template <class Real>
+static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
+                                     double finer, const How &given, Array<const Real, 2> x, Array<const Real, 2> v,
+                                     Array<const Real, 2> coefficients, Array<Real, 2> moved, Array<double, 1> log_det,
+                                     Array<double, 1> change, Array<double, 1> disagreement) {
+    PotentialCall<Real> call = call_of(network, z);
+    const size_t count = v.shape(0), dx = x.shape(1), dv = call.velocity_dims;
+    const auto &[share, together, unit] = terms;
+    const auto &[step, fitted, temperature, exact, periods, wave, strength] = given;
+    expect(x.shape(0) == count && v.shape(1) == dv && share.shape(0) == count, "x, v and shares are not of the same particles");
+    expect(dx >= 1 && dx <= MOST_VELOCITY_DIMS && (call.periodic ? 2 * dx : dx) == z.shape(1) - dv,
+           "positions do not enter the network");
+    expect(!call.periodic || periods.size() == dx, "there is a period for each position");
+    expect(wave.empty() || wave.size() == dx, "the wave vector is not that of the positions");
+    expect(moved.shape(0) == count && moved.shape(1) == dv && log_det.shape(0) == count && change.shape(0) == count &&
+               disagreement.shape(0) == count,
+           "what is wanted is not of these particles");
+    expect(coefficients.shape(0) == 2 && static_cast<int>(coefficients.shape(1)) == table<Real>().sizes(call).potential,
+           "there are not two sets of as many coefficients as functions");
+    call.count = static_cast<long long>(count);
+    call.share = share.data();
+    call.together = together;
+    call.unit = unit;
+    call.finer = finer;
+    CarryStep how{};
+    how.step = step, how.fitted = fitted, how.temperature = temperature, how.exact = exact, how.strength = strength;
+    how.wave = !wave.empty();
+    double square = 0;
+    for (double k : wave) square += k * k;
+    for (size_t k = 0; k < dx; ++k) {
+        how.periods[k] = call.periodic ? periods[k] : 0;
+        how.wave_vector[k] = how.wave ? wave[k] : 0;
+        how.direction[k] = how.wave ? wave[k] / std::sqrt(square) : 0;
+    }
+    double smallest = std::numeric_limits<double>::infinity();
+    const Sum sums = added(call, 2 * CARRY_COLUMNS, [&](double *sum, int threads, double *workspace) {
+        table<Real>().carry(call, how, static_cast<int>(dx), x.data(), v.data(), coefficients.data(), moved.data(),
+                            log_det.data(), change.data(), disagreement.data(), sum, &smallest, threads, workspace);
+    });
+    return {sums, smallest};
+}
+
 template <class Real>
 static Sum training(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
                     Array<const double, 1> wanted, Array<const double, 1> c) {
@@ -208,7 +254,7 @@ static Sum training(const Layers<Real> &network, Array<const Real, 2> z, const T
 template <class Real>
 static void bind(nb::module_ &m) {
     m.def("potential_values", &values<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "coefficients"_a.noconvert(),
-          nb::kw_only(), "values"_a.noconvert(), "ψ at inputs z for each set of coefficients, written to `values`.");
+          nb::kw_only(), "values"_a.noconvert(), "Sums of functions at inputs z for each set of coefficients, written to `values`.");
     m.def("potential_slopes", &slopes<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "coefficients"_a.noconvert(),
           nb::kw_only(), "gradients"_a.noconvert(), "hessians"_a.noconvert(),
           "∇v Φ at inputs z for each set of coefficients, and ∇v∇v Φ of the first of them, written to the last two.");
@@ -220,6 +266,10 @@ static void bind(nb::module_ &m) {
           "coefficients"_a.noconvert(), nb::kw_only(), "step"_a, "Sums of log det(I + h ∇v∇v Φ) and its derivative.");
     m.def("potential_tied", &tied<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
           "coefficients"_a.noconvert(), "Sums that tie ψ to a sample.");
+    m.def("potential_carry", &carry<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(), "finer"_a,
+          "how"_a, "x"_a.noconvert(), "v"_a.noconvert(), "coefficients"_a.noconvert(), nb::kw_only(),
+          "moved"_a.noconvert(), "log_det"_a.noconvert(), "change"_a.noconvert(), "disagreement"_a.noconvert(),
+          "A step along u, written to the last four; sums of its columns, and the smallest eigenvalue of its map.");
     m.def("potential_training", &training<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
           "wanted"_a.noconvert(), "c"_a.noconvert(), "Half the sum of squares that ψ misses, and its gradient.");
 }

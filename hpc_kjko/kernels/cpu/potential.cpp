@@ -101,13 +101,42 @@ struct PotentialPass {
         }
     }
 
-    // The hidden layers of some particles. Those beyond the last are it again. Returns how many there are.
+    // The hidden layers of some particles, at the inputs of the call. Those beyond the last are it again. Returns how many
+    // there are.
     int forward(long long first) {
         const int count = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
         for (int l = 0; l < inputs; ++l) {
             for (int p = 0; p < BLOCK; ++p) z[l * BLOCK + p] = call.z[(first + (p < count ? p : count - 1)) * inputs + l];
             widen(z + l * BLOCK, fine + l * BLOCK);
         }
+        through();
+        return count;
+    }
+
+    // The same at positions x and velocities v, which enter as they are, or x as cosines and sines.
+    int forward_from(long long first, const CarryStep &how, int dx, const Real *x, const Real *v) {
+        const int count = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
+        const auto row = [&](int p) { return first + (p < count ? p : count - 1); };
+        for (int j = 0; j < dv; ++j)
+            for (int p = 0; p < BLOCK; ++p) z[(beside + j) * BLOCK + p] = v[row(p) * dv + j];
+        for (int l = 0; l < dx; ++l) {
+            alignas(64) double at[BLOCK];
+            for (int p = 0; p < BLOCK; ++p) at[p] = x[row(p) * dx + l];
+            for (int p = 0; p < BLOCK && call.periodic; p += FINE) {
+                Doubles sine, cosine;
+                sine_and_cosine(load(at + p) * (6.283185307179586 / how.periods[l]), sine, cosine);
+                for (int lane = 0; lane < FINE; ++lane) {
+                    z[l * BLOCK + p + lane] = static_cast<Real>(cosine[lane]);
+                    z[(dx + l) * BLOCK + p + lane] = static_cast<Real>(sine[lane]);
+                }
+            }
+            for (int p = 0; p < BLOCK && !call.periodic; ++p) z[l * BLOCK + p] = static_cast<Real>(at[p]);
+        }
+        through();
+        return count;
+    }
+
+    void through() {
         for (int layer = 0; layer < layers; ++layer) {
             const int to = call.widths[layer + 1];
             product(call.weights[layer], to, call.widths[layer], layer ? h[0] : z, BLOCK, h[layer]);
@@ -117,7 +146,6 @@ struct PotentialPass {
                     store(a, tanh_of(load(a) + broadcast(call.biases[layer][i])));
                 }
         }
-        return count;
     }
 
     // ∂a/∂v_j of the last layer, for networks of two.
@@ -363,12 +391,18 @@ template <class Real>
 static void values(const PotentialCall<Real> &call, int sets, const double *coefficients, double *values, int threads,
                    double *workspace) {
     over_blocks(call, threads, workspace, [&](PotentialPass<Real> &pass, long long first) {
-        const int here = pass.forward(first);
+        const int here = pass.forward(first), all = pass.density + 2 * pass.dv, low = of_low_velocity(pass.of);
         pass.functions(pass.rows, BLOCK);
+        double *const higher = pass.rows + pass.density * BLOCK;
+        pass.at_places([&](const Doubles *, const Doubles *v, int p) {
+            monomials_of_velocity(pass.of, v, [&](int m, Doubles value) {
+                if (m >= low) store(higher + (m - low) * BLOCK + p, value);
+            });
+        });
         for (int set = 0; set < sets; ++set) {
-            const double *const c = coefficients + set * pass.density;
+            const double *const c = coefficients + set * all;
             Doubles sums[BLOCK / LANES_OF<double>] = {};
-            for (int m = 0; m < pass.density; ++m)
+            for (int m = 0; m < all; ++m)
                 for (int p = 0; p < BLOCK; p += LANES_OF<double>)
                     sums[p / LANES_OF<double>] += c[m] * load(pass.rows + m * BLOCK + p);
             for (int p = 0; p < here; ++p)
@@ -576,6 +610,172 @@ static void tied(const PotentialCall<Real> &call, const double *coefficients, do
         });
 }
 
+// The smallest eigenvalue of I + h J, for symmetric J; of three dimensions by the trigonometric solution of the
+// characteristic cubic (O. K. Smith, doi:10.1145/355578.366316).
+static double smallest_of(const double (&j)[1][1], double h) { return 1 + h * j[0][0]; }
+static double smallest_of(const double (&j)[2][2], double h) {
+    const double apart = 0.5 * (j[0][0] - j[1][1]);
+    return 1 + h * 0.5 * (j[0][0] + j[1][1]) - h * __builtin_sqrt(apart * apart + j[0][1] * j[0][1]);
+}
+static double smallest_of(const double (&j)[3][3], double h) {
+    const double mean = (j[0][0] + j[1][1] + j[2][2]) / 3;
+    double a[3][3], square = 0;
+    for (int k = 0; k < 3; ++k)
+        for (int l = 0; l < 3; ++l) {
+            a[k][l] = j[k][l] - (k == l ? mean : 0.0);
+            square += a[k][l] * a[k][l];
+        }
+    const double spread = __builtin_sqrt(square / 6);
+    if (!(spread > 0)) return 1 + h * mean + spread;  // a NaN stays one
+    const double determinant = a[0][0] * (a[1][1] * a[2][2] - a[1][2] * a[2][1]) -
+                               a[0][1] * (a[1][0] * a[2][2] - a[1][2] * a[2][0]) +
+                               a[0][2] * (a[1][0] * a[2][1] - a[1][1] * a[2][0]);
+    double half = determinant / (2 * spread * spread * spread);
+    half = half < -1 ? -1 : half > 1 ? 1 : half;
+    return 1 + h * (mean + 2 * spread * __builtin_cos(__builtin_acos(half) / 3 + 2.0943951023931953));
+}
+
+// Of a block of particles: what carry() hands over and sums.
+template <int DV, class Real>
+static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx, long long first, const Real *x,
+                        const Real *v, const Real *coefficients, Real *moved, double *log_det, double *change,
+                        double *disagreement, Doubles (&sums)[CARRY_COLUMNS], double &smallest) {
+    constexpr int FINE = LANES_OF<double>, PAIRS = DV * (DV + 1) / 2;
+    alignas(64) Real slope[2][DV * BLOCK], hessian[PAIRS * BLOCK];
+    alignas(64) double u[DV][BLOCK], score[DV][BLOCK], bend[PAIRS][BLOCK];
+    const int here = pass.forward_from(first, how, dx, x, v);
+    pass.tangents();
+    pass.contracted(coefficients, true, slope[0], hessian);
+    pass.contracted(coefficients + pass.potential, true, slope[1], nullptr);
+    for (int k = 0; k < DV; ++k) widen(slope[0] + k * BLOCK, u[k]), widen(slope[1] + k * BLOCK, score[k]);
+    for (int k = 0; k < PAIRS; ++k) widen(hessian + k * BLOCK, bend[k]);
+    const auto log_of = [](Doubles a) {
+        for (int lane = 0; lane < FINE; ++lane) a[lane] = __builtin_log(a[lane]);
+        return a;
+    };
+    for (int p = 0; p < BLOCK && p < here; p += FINE) {
+        Doubles share, mine[DV], along[DV], reached[DV], jacobian[DV][DV], places[MOST_VELOCITY_DIMS] = {};
+        for (int lane = 0; lane < FINE; ++lane) {
+            const long long row = first + (p + lane < here ? p + lane : here - 1);
+            share[lane] = p + lane < here ? pass.call.share[row] : 0.0;
+            for (int k = 0; k < DV; ++k) mine[k][lane] = v[row * DV + k];
+            for (int k = 0; k < dx; ++k) places[k][lane] = x[row * dx + k];
+        }
+        for (int number = 0; number < PAIRS; ++number) {
+            int k, l;
+            pair_of(pass.of, number, k, l);
+            jacobian[k][l] = jacobian[l][k] = load(bend[number] + p);
+        }
+        Doubles square{}, energy{}, work{}, stein{}, divergence{};
+        for (int k = 0; k < DV; ++k) {
+            along[k] = load(u[k] + p);
+            reached[k] = mine[k] + how.fitted * along[k];
+            square += along[k] * along[k];
+            energy += reached[k] * reached[k];
+            work += (mine[k] + 0.5 * how.step * along[k]) * along[k];
+            stein += along[k] * (load(score[k] + p) - mine[k] / how.temperature);
+            divergence += jacobian[k][k];
+        }
+        const auto log_det_of = [&](double h) {
+            Doubles scaled[DV][DV];
+            for (int k = 0; k < DV; ++k)
+                for (int l = 0; l < DV; ++l) scaled[k][l] = h * jacobian[k][l];
+            return log_of(1.0 + determinant_beyond_one(scaled, 1.0f));
+        };
+        const Doubles exact = log_det_of(how.step), fallen = how.exact ? exact : how.step * divergence;
+        const Doubles seen = how.fitted == how.step ? fallen : how.exact ? log_det_of(how.fitted) : how.fitted * divergence;
+        const Doubles gained = how.step * work - how.temperature * exact;
+        const Doubles wrong = how.step * how.temperature * (divergence + stein);
+        sums[0] += share * square;
+        sums[1] += share * (0.5 * energy - how.temperature * seen);
+        sums[3] += share * gained;
+        sums[4] += share * share;
+        if (how.wave) {
+            Doubles phase{}, sine, cosine, parallel{}, pulled{}, heated{}, kinetic{};
+            for (int k = 0; k < dx; ++k) phase += how.wave_vector[k] * places[k];
+            sine_and_cosine(phase, sine, cosine);
+            for (int k = 0; k < DV; ++k) {
+                const Doubles drag = along[k] + how.strength * reached[k];
+                if (k < dx) parallel += how.direction[k] * reached[k], pulled += how.direction[k] * drag;
+                heated += reached[k] * drag;
+                kinetic += reached[k] * reached[k];
+            }
+            heated -= how.strength * how.temperature * DV;
+            const Doubles of[2] = {cosine, sine}, given[2] = {pulled, heated}, moment[2] = {parallel, 0.5 * kinetic};
+            for (int k = 0; k < 2; ++k)
+                for (int l = 0; l < 2; ++l) {
+                    const Doubles amount = moment[l] * of[k];
+                    sums[5 + 2 * k + l] += share * (given[l] * of[k]);
+                    sums[9 + 2 * k + l] += share * amount;
+                    sums[13 + 2 * k + l] += share * (amount * amount);
+                }
+        }
+        for (int lane = 0; lane < FINE && p + lane < here; ++lane) {
+            const long long row = first + p + lane;
+            double matrix[DV][DV];
+            for (int k = 0; k < DV; ++k) {
+                moved[row * DV + k] = static_cast<Real>(mine[k][lane] + how.step * along[k][lane]);
+                for (int l = 0; l < DV; ++l) matrix[k][l] = jacobian[k][l][lane];
+            }
+            log_det[row] = fallen[lane];
+            change[row] = gained[lane];
+            disagreement[row] = wrong[lane];
+            const double own = smallest_of(matrix, how.step);
+            if (own < smallest || own != own) smallest = own;  // once a NaN, it stays one
+        }
+    }
+}
+
+template <int DV, class Real>
+static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int dx, const Real *x, const Real *v,
+                     const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
+                     double *sum, double *smallest, int threads, double *workspace) {
+    const long long pieces = (call.count + call.together - 1) / call.together;
+    const long long own = (PotentialPass<Real>::numbers(call) + 15) / 8 * 8;
+    int started = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int thread;
+#pragma omp atomic capture
+        thread = started++;
+        PotentialPass<Real> pass(call, workspace + thread * own);
+        double total[2][CARRY_COLUMNS] = {}, least = *smallest;
+#pragma omp for schedule(dynamic)
+        for (long long piece = 0; piece < pieces; ++piece) {
+            const long long begin = piece * call.together;
+            const long long end = begin + call.together < call.count ? begin + call.together : call.count;
+            Doubles sums[CARRY_COLUMNS] = {};
+            for (long long first = begin; first < end; first += BLOCK)
+                carry_block<DV>(pass, how, dx, first, x, v, coefficients, moved, log_det, change, disagreement, sums, least);
+            for (int column = 0; column < CARRY_COLUMNS; ++column) {
+                double whole = 0;
+                for (int lane = 0; lane < LANES_OF<double>; ++lane) whole += sums[column][lane];
+                const Fine fine = rounded_finely(whole, call.unit, call.finer);
+                total[0][column] += fine.coarse;
+                total[1][column] += fine.rest;
+            }
+        }
+#pragma omp critical
+        {
+            for (int column = 0; column < CARRY_COLUMNS; ++column) {
+                sum[column] += total[0][column];
+                sum[CARRY_COLUMNS + column] += total[1][column];
+            }
+            if (least < *smallest || least != least) *smallest = least;
+        }
+    }
+}
+
+template <class Real>
+static void carry(const PotentialCall<Real> &call, const CarryStep &how, int dx, const Real *x, const Real *v,
+                  const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
+                  double *sum, double *smallest, int threads, double *workspace) {
+    const auto run = call.velocity_dims == 1   ? &carry_of<1, Real>
+                     : call.velocity_dims == 2 ? &carry_of<2, Real>
+                                               : &carry_of<3, Real>;
+    run(call, how, dx, x, v, coefficients, moved, log_det, change, disagreement, sum, smallest, threads, workspace);
+}
+
 template <class Real>
 static void training(const PotentialCall<Real> &call, const double *wanted, const double *c, double *sum, int threads,
                      double *workspace) {
@@ -644,7 +844,8 @@ static void training(const PotentialCall<Real> &call, const double *wanted, cons
 template <class Real>
 static constexpr PotentialTable<Real> table = {&sizes<Real>,  &workspace_of<Real>, &values<Real>,
                                                &slopes<Real>, &normal<Real>,       &derivatives<Real>,
-                                               &barrier<Real>, &tied<Real>,        &training<Real>};
+                                               &barrier<Real>, &tied<Real>,        &carry<Real>,
+                                               &training<Real>};
 
 const PotentialKernels potential = {table<float>, table<double>};
 

@@ -18,11 +18,25 @@ struct PotentialCall {
     long long count;
     const Real *z;  // [count, inputs]
 
-    // Of sums: each particle's share, and after so many particles a sum is rounded to units; 0 rounds nothing.
+    // Of sums: each particle's share, and after so many particles a sum is rounded to units; 0 rounds nothing. A second
+    // sum is of what that leaves, rounded to a part of the unit, where one is given.
     const double *share;
     long long together;
-    double unit;
+    double unit, finer;
 };
+
+// A step v ← v + h u along u = ∇v Φ, and what is asked of it.
+struct CarryStep {
+    double step, fitted, temperature;      // h; what the functional saw of it; T
+    bool exact;                            // log f falls by log det(I + h ∇v u); else by h ∇v·u
+    double periods[MOST_VELOCITY_DIMS];    // in which positions enter as cosines and sines, if they do
+    bool wave;                             // whether a wave is watched: its k, the direction of that, and κ
+    double wave_vector[MOST_VELOCITY_DIMS], direction[MOST_VELOCITY_DIMS], strength;
+};
+
+// Columns that a step sums: |u|², ½|v + h' u|² − T log det(I + h' ∇v u) of what the functional saw, none, the change of
+// the free energy, the share, then those of collisions/witness.py.
+constexpr int CARRY_COLUMNS = 17;
 
 // How many functions of ψ and of Φ there are.
 struct PotentialSizes {
@@ -36,7 +50,7 @@ struct PotentialTable {
     // Numbers of a workspace for each thread: `sum` is how many numbers an operation adds up.
     long long (*workspace)(const PotentialCall<Real> &call, long long sum);
 
-    // ψ for each set of coefficients [sets][density functions]: [sets][count].
+    // Σ c g of ψ's functions, then v_k³/6 and v_k⁴/24, for each set of coefficients: [sets][count].
     void (*values)(const PotentialCall<Real> &call, int sets, const double *coefficients, double *values, int threads,
                    double *workspace);
     // ∇v Φ for each set of coefficients [sets][potential functions]: [sets][count, dv]; and ∇v∇v Φ of the first
@@ -56,6 +70,12 @@ struct PotentialTable {
     // [L], Σ share (m, 1) [L + 1], Σ share y yᵀ [Y, Y] with y = (x outside a box, v, 1).
     void (*tied)(const PotentialCall<Real> &call, const double *coefficients, double *sum, int threads,
                  double *workspace);
+    // The velocities after a step [count, dv], log det(I + h ∇v u) or h ∇v·u, the change of ½|v|² less T log det, and
+    // T h (∇v·u + u·(∇v Φ' − v/T)) [count]; the sums of columns, twice, and the smallest eigenvalue of I + h ∇v u.
+    // Coefficients are those of Φ and of Φ' [2][potential functions]; x [count, dx], v [count, dv].
+    void (*carry)(const PotentialCall<Real> &call, const CarryStep &how, int space_dims, const Real *x, const Real *v,
+                  const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
+                  double *sum, double *smallest, int threads, double *workspace);
     // ½ Σ share (ψ − wanted)² with coefficients c [M], and its gradient in weights and biases, layer by layer.
     void (*training)(const PotentialCall<Real> &call, const double *wanted, const double *c, double *sum, int threads,
                      double *workspace);

@@ -206,6 +206,35 @@ static KJKO_INLINE Doubles tanh_of(Doubles x) {
     return reinterpret_cast<const Doubles &>(signed_bits);
 }
 
+// sin and cos to the last bits for |x| < 1e6: x less whole multiples of ½π, in three parts, then polynomials (fdlibm's).
+static KJKO_INLINE void sine_and_cosine(Doubles x, Doubles &sine, Doubles &cosine) {
+    const Doubles shifted = x * 0.63661977236758134308 + ROUNDING_SHIFT;  // the number of quarters is in its last bits
+    const Doubles n = shifted - ROUNDING_SHIFT;
+    const Longs quarter = reinterpret_cast<const Longs &>(shifted) & 3;
+    const Doubles r =
+        ((x - n * 1.57079632673412561417e+00) - n * 6.07710050630396597660e-11) - n * 2.02226624879595063154e-21;
+    const Doubles y = r * r;
+    Doubles p = y * 1.58969099521155010221e-10 - 2.50507602534068634195e-08;
+    p = p * y + 2.75573137070700676789e-06;
+    p = p * y - 1.98412698298579493134e-04;
+    p = p * y + 8.33333333332248946124e-03;
+    p = p * y - 1.66666666666666324348e-01;
+    const Doubles s = r + r * y * p;
+    Doubles q = y * -1.13596475577881948265e-11 + 2.08757232129817482790e-09;
+    q = q * y - 2.75573143513906633035e-07;
+    q = q * y + 2.48015872894767294178e-05;
+    q = q * y - 1.38888888888741095749e-03;
+    q = q * y + 4.16666666666666019037e-02;
+    const Doubles c = (1.0 - 0.5 * y) + y * y * q;
+    const auto odd = (quarter & 1) != 0;
+    const Longs sine_sign = (quarter & 2) << 62, cosine_sign = ((quarter + 1) & 2) << 62;
+    const Doubles up = odd ? c : s, along = odd ? s : c;
+    const Longs of_sine = reinterpret_cast<const Longs &>(up) ^ sine_sign;
+    const Longs of_cosine = reinterpret_cast<const Longs &>(along) ^ cosine_sign;
+    sine = reinterpret_cast<const Doubles &>(of_sine);
+    cosine = reinterpret_cast<const Doubles &>(of_cosine);
+}
+
 // log(1 + e) for 1 + e of normal size, to the last bits also where e is small.
 static KJKO_INLINE Floats log_of_one_plus(Floats e) {
     const Floats whole = 1.0f + e, lost = (e - (whole - 1.0f)) / whole;
