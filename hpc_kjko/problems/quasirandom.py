@@ -8,9 +8,13 @@ S. Joe, F. Y. Kuo, doi:10.1137/070709359 (direction numbers); J. Matoušek, doi:
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 BITS = 64
+#: Rows that share all but the last bits of their number.
+SPAN = 1024
 
 # Joe and Kuo's primitive polynomials (degree, coefficients) and initial direction numbers of dimensions 2 to 6.
 _POLYNOMIALS = ((1, 0, (1,)), (2, 1, (1, 3)), (3, 1, (1, 3, 1)), (3, 2, (1, 1, 1)), (4, 1, (1, 1, 3, 3)))
@@ -33,13 +37,30 @@ class Sobol:
 
     def points(self, first: int, count: int) -> np.ndarray:
         """Rows [first, first + count) of the sequence: [count, dims] float64 in [0, 1]."""
-        index = np.arange(first, first + count, dtype=np.uint64)
-        gray = index ^ (index >> np.uint64(1))
-        digits = np.broadcast_to(self._shift, (count, len(self._shift))).copy()
-        for bit in range((first + count).bit_length()):
-            chosen = (gray >> np.uint64(bit)) & np.uint64(1)
-            digits ^= chosen[:, None] * self._directions[:, bit]
+        digits = np.empty((count, len(self._shift)), dtype=np.uint64)
+        at = first
+        while at < first + count:
+            begin = at - at % SPAN
+            end = min(begin + SPAN, first + count)
+            np.bitwise_xor(self._low[at - begin : end - begin], self._high(begin), out=digits[at - first : end - first])
+            at = end
         return digits * 2.0**-BITS
+
+    @functools.cached_property
+    def _low(self) -> np.ndarray:
+        """What the last bits of a row's number add to its digits [SPAN, dims]."""
+        index = np.arange(SPAN, dtype=np.uint64)
+        gray = index ^ (index >> np.uint64(1))
+        digits = np.zeros((SPAN, len(self._shift)), dtype=np.uint64)
+        for bit in range(SPAN.bit_length() - 1):
+            digits ^= ((gray >> np.uint64(bit)) & np.uint64(1))[:, None] * self._directions[:, bit]
+        return digits
+
+    def _high(self, begin: int) -> np.ndarray:
+        """The digits of a row whose number is a multiple of SPAN [dims]: Gray codes add up as these numbers do."""
+        gray = begin ^ (begin >> 1)
+        chosen = [bit for bit in range(gray.bit_length()) if gray >> bit & 1]
+        return np.bitwise_xor.reduce(self._directions[:, chosen], axis=1) ^ self._shift
 
 
 def _direction_numbers(axis: int) -> np.ndarray:
