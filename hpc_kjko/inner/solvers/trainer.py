@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.adam import adam
 
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.objective import Objective
@@ -30,8 +31,10 @@ class Trainer:
         self.objective, self.comm = objective, comm
         self.parameters: dict[str, torch.nn.Parameter] = dict(objective.control.named_parameters())
         self._wrapped = comm.distribute(objective)
-        groups = [{"params": list(self.parameters.values()), "lr": rates}] if isinstance(rates, float) else rates
-        self.optimizer = torch.optim.Adam(groups, fused=True)
+        of_all: list[dict[str, Any]] = [{"params": list(self.parameters.values()), "lr": rates}]
+        self._groups = of_all if isinstance(rates, float) else rates
+        #: Of each parameter, once a step was made.
+        self._moments: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
 
     def backward(self, samples: Sequence[Rows], step: float, factor: float = 1.0) -> list[torch.Tensor]:
         """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it.
@@ -45,7 +48,8 @@ class Trainer:
                 factor * torch.stack([gradient for _, gradient in found if gradient is not None]).sum(0)
             )
             return [factor * value for value, _ in found]
-        self.optimizer.zero_grad()
+        for parameter in self.parameters.values():
+            parameter.grad = None
         self.objective.clear_gradient()
         *others, last = samples
         losses = []
@@ -80,25 +84,52 @@ class Trainer:
         """The parameters as they are now."""
         return [parameter.detach().clone() for parameter in self.parameters.values()]
 
+    @torch.no_grad()
     def descend(self) -> None:
-        """One of Adam's steps, along the gradient that :meth:`backward` left."""
-        self.optimizer.step()
+        """One of Adam's steps, along the gradient that :meth:`backward` left.
+
+        As a function: ``torch.optim.Adam`` loads torch's compiler, which takes as long as torch itself.
+        """
+        for group in self._groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in moved:
+                if parameter not in self._moments:
+                    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    zero = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                    self._moments[parameter] = {"step": step, "exp_avg": zero, "exp_avg_sq": zero.clone()}
+            states = [self._moments[parameter] for parameter in moved]
+            adam(
+                list(moved),
+                [parameter.grad for parameter in moved],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=group["lr"],
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
 
     @property
     def steps_made(self) -> int:
         """Adam's steps since the start of the run."""
-        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+        return max((int(state["step"]) for state in self._moments.values()), default=0)
 
     @property
     def is_cold(self) -> bool:
         """True until the first of Adam's steps has been made."""
-        return not self.optimizer.state
+        return not self._moments
 
     def state(self) -> dict[str, np.ndarray]:
         """Network and optimiser as named arrays: everything that the next step depends on."""
         arrays = {f"network/{name}": _array(parameter) for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in self._moments.get(parameter, {}).items():
                 arrays[f"optimizer/{name}/{key}"] = _array(value)
         return arrays
 
@@ -107,12 +138,13 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(torch.from_numpy(arrays[f"network/{name}"]))
-        self.optimizer.state.clear()
+        self._moments.clear()
         for name, parameter in self.parameters.items():
             prefix = f"optimizer/{name}/"
-            for key in (key for key in arrays if key.startswith(prefix)):
-                value = torch.from_numpy(np.array(arrays[key])).to(parameter.device)
-                self.optimizer.state[parameter][key.removeprefix(prefix)] = value
+            found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+            if found:
+                moments = {key: torch.from_numpy(np.array(value)).to(parameter.device) for key, value in found.items()}
+                self._moments[parameter] = moments
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
