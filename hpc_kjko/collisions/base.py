@@ -223,13 +223,30 @@ class StepStart:
 
     Attributes:
         index: n of the step from t^n to t^{n+1}.
-        time: t^n.
+        time: t^n, or where the piece begins.
         particles: the particles at t^n, before the push.
+        piece: 1 for the whole step; 2k and 2k + 1 for the halves of piece k.
     """
 
     index: int
     time: float
     particles: Particles
+    piece: int = 1
+
+    @property
+    def splits(self) -> int:
+        """How often the step was split."""
+        return self.piece.bit_length() - 1
+
+    @property
+    def drawn(self) -> int:
+        """What random numbers of the step, or its piece, follow from; below 2⁶⁴."""
+        return self.index + ((self.piece - 1) << 48)
+
+    def halves(self, duration: float) -> tuple[StepStart, StepStart]:
+        """The two halves of a piece of some duration."""
+        later = self.time + duration / 2
+        return replace(self, piece=2 * self.piece), replace(self, piece=2 * self.piece + 1, time=later)
 
 
 class Collision(ABC):

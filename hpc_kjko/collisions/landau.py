@@ -27,9 +27,9 @@ from hpc_kjko.particles.state import Particles
 
 #: A step that would widen a block's velocities by more than a tenth is no longer a small one.
 SHRINKING = 0.9
-#: Nor is one in which particles move, with the V of its start, by more than the first part of a thermal speed, or log f
-#: changes by more than the second, root mean square. A midpoint step of C h = 1 is just below both, from temperatures
-#: 2, ½, ½: it leaves 8 % of what they should have come closer.
+#: Nor is one in which particles move, with the V of its start, by more than the first part of the width of their
+#: velocities, or log f changes by more than the second, root mean square. A midpoint step of C h = 1 is just below
+#: both, from temperatures 2, ½, ½: it leaves 8 % of what they should have come closer.
 FARTHEST, LARGEST = 0.25, 0.4
 
 
@@ -41,6 +41,11 @@ class LandauCollision(SplitPairCollision):
 
     has_control = False
 
+    @property
+    def advice(self) -> str:
+        long_steps = 'take long steps with method.collision = "jko"'
+        return f"reduce time.step, raise particles.count or physics.landau.block, or {long_steps}"
+
     @classmethod
     def attempt(
         cls, steps: Sequence[Self], plasma: Sequence[Particles], duration: float, starts: Sequence[StepStart]
@@ -48,14 +53,14 @@ class LandauCollision(SplitPairCollision):
         first, made, there = steps[0], [0] * len(steps), plasma
         seeds = [step.settings.seed for step in steps]
         grid, size = first.settings.grid, first.operator.block
-        blocks = blocks_of_cells(plasma, grid, size, seeds, starts[0].index, first.comm)
+        blocks = blocks_of_cells(plasma, grid, size, seeds, starts[0].drawn, first.comm)
         smallest = math.inf
         if first.order == 2:
             there, smallest = _moved(steps, plasma, plasma, blocks, 0.5 * duration)
             if trouble := _too_long(steps, plasma, there, 2.0):
                 return Attempt(made, trouble)
             made = [
-                step.density.fit_density(particles, duration, start, again=True)
+                step.fit(particles, duration, start, again=True)
                 for step, particles, start in zip(steps, there, starts, strict=True)
             ]
         collided, last = _moved(steps, plasma, there, blocks, duration)
@@ -104,9 +109,11 @@ def _too_long(
         terms = torch.cat([v, torch.stack(squares, dim=1)], dim=1)
         *mean, square, far, change = step.comm.sum(summed_finely(old.shares()[:, None] * terms).cpu().numpy()).sum(0)
         width = square - np.square(mean).sum()
-        if (part := times * math.sqrt(far / width) if width > 0 else 0.0) > FARTHEST:
-            return f"particles move by {part:.2g} thermal speeds in a collision step"
-        if (part := times * math.sqrt(change)) > LARGEST:
+        part = times * math.sqrt(far / width) if width != 0 else 0.0
+        if not part <= FARTHEST:
+            return f"particles move by {part:.2g} of the width of their velocities in a collision step"
+        part = times * math.sqrt(change)
+        if not part <= LARGEST:
             return f"log f changes by {part:.2g} in a collision step"
     return ""
 

@@ -99,18 +99,24 @@ class LandauJKOCollision(SplitPairCollision):
         assert isinstance(self.density.control, PotentialField)
         self.field = FreeField(self.density.control, comm, self.density.sums)
 
+    @property
+    def advice(self) -> str:
+        midpoint = "use method.order = 1, whose step does not overshoot, " if self.order == 2 else ""
+        return f"{midpoint}reduce time.step, or raise particles.count or physics.landau.block"
+
     @classmethod
     def attempt(
         cls, steps: Sequence[Self], plasma: Sequence[Particles], duration: float, starts: Sequence[StepStart]
     ) -> Attempt:
         first = steps[0]
         seeds, masses = [step.settings.seed for step in steps], [step.settings.mass for step in steps]
-        blocks = blocks_of_cells(plasma, first.settings.grid, first.operator.block, seeds, starts[0].index, first.comm)
+        blocks = blocks_of_cells(plasma, first.settings.grid, first.operator.block, seeds, starts[0].drawn, first.comm)
         meeting = Meeting.of(plasma, masses, blocks)
         searches, aims = _searched(steps, meeting, duration, starts)
-        changes, made = _changes(meeting, searches, aims, first.comm), [search.made for search in searches]
+        made = [search.made for search in searches]
         if not all(search.shift <= UNSETTLED for search in searches):
             return Attempt(made, "the coefficients of the collisions do not settle")
+        changes = _changes(meeting, searches, aims, first.comm)
         if changes is None or any(search.field.shortened < SHORTENED for search in searches):
             return Attempt(made, "the collision map is far from invertible at some particle")
         collided, _ = meeting.moved(changes, first.comm)
@@ -157,7 +163,7 @@ class LandauJKOCollision(SplitPairCollision):
         ]
         made, objective = self.field.minimise(samples, fitted, rate * temperature / (1 + rate * fitted))
         u, jacobian = torch.empty_like(own.velocity), torch.empty_like(own.slope)
-        for rows in passes(len(z), self.density.chunk):
+        for rows in passes(len(z), self.density.sums.at_once):
             u[rows], jacobian[rows] = self.field.at(z[rows], own.velocity[rows], own.slope[rows])
         smallest = self.smallest(jacobian, duration)
         shortened = 1.0 if smallest >= LEAST or math.isnan(smallest) else (1 - LEAST) / (1 - smallest)
@@ -278,7 +284,7 @@ def _searched(
             break
         there = [search.there for search in searches]
         for step, search, particles, start in zip(steps, searches, there, starts, strict=True):
-            search.made += step.density.fit_density(particles, duration, start, again=True)
+            search.made += step.fit(particles, duration, start, again=True)
             search.led_score = step.density.score(particles)[0].double()
         met, exchange = _met(steps, meeting, there)
     return searches, aims

@@ -38,7 +38,8 @@ class SplitPairCollision(PairCollision):
     """A step of the pairs that is split in two, for all species, where it may not be taken as a whole.
 
     It may not where ∫f log f of held-out particles, summed over species, rises by more than chance has it: collisions
-    of particles with each other do not do that.
+    of particles with each other do not do that. Nothing is known of it where some species that collides has too few
+    particles for a certificate. What networks learnt in a step that was refused they keep.
     """
 
     fits_log_f = True
@@ -49,6 +50,11 @@ class SplitPairCollision(PairCollision):
         #: Fits the density; its own control field is not made.
         self.density = JKOCollision(settings, comm)
         self.held_out, self.order = self.density.held_out, settings.method.order
+
+    @property
+    @abstractmethod
+    def advice(self) -> str:
+        """What to do about steps that are refused however short, in words."""
 
     @classmethod
     @abstractmethod
@@ -70,26 +76,21 @@ class SplitPairCollision(PairCollision):
     ) -> list[tuple[Particles, CollisionReport]]:
         for step, particles in zip(steps, pushed, strict=True):
             step.log_f_moved = torch.zeros_like(particles.log_f)
-        return cls._in_pieces(steps, pushed, duration, starts, splits=0)
+        return cls._in_pieces(steps, pushed, duration, starts)
 
     @classmethod
     def _in_pieces(
-        cls,
-        steps: Sequence[Self],
-        plasma: Sequence[Particles],
-        duration: float,
-        starts: Sequence[StepStart],
-        splits: int,
+        cls, steps: Sequence[Self], plasma: Sequence[Particles], duration: float, starts: Sequence[StepStart]
     ) -> list[tuple[Particles, CollisionReport]]:
-        fits, relaxed, columns = [], [], []
+        first, fits, relaxed, columns = steps[0], [], [], []
         for step, particles, start in zip(steps, plasma, starts, strict=True):
-            fits.append(step.density.fit_density(particles, duration, start))
+            fits.append(step.fit(particles, duration, start))
             before, of_log_f = step.density.relaxed(particles, duration, agreed=True)
             relaxed.append(before)
             columns.append(dict[str, Any](of_log_f))
         tried = cls.attempt(steps, relaxed, duration, starts)
         made = [one + other for one, other in zip(fits, tried.iterations, strict=True)]
-        trouble = tried.trouble or rising([report for _, report in tried.found])
+        trouble = tried.trouble or _rising(relaxed, tried.found, first.comm)
         if not trouble:
             for step, before, particles in zip(steps, relaxed, plasma, strict=True):
                 step.log_f_moved = step.log_f_moved + (before.log_f - particles.log_f)
@@ -97,19 +98,24 @@ class SplitPairCollision(PairCollision):
                 (after, replace(report, inner_iterations=number, **of_log_f))
                 for (after, report), number, of_log_f in zip(tried.found, made, columns, strict=True)
             ]
-        if splits == MAX_SPLITS:
-            raise SolverFailure(
-                f"{trouble} even in {2**MAX_SPLITS} pieces: reduce time.step, or raise particles.count or "
-                "physics.landau.block"
-            )
-        half = duration / 2
-        one = cls._in_pieces(steps, plasma, half, starts, splits + 1)
-        later = [replace(start, time=start.time + half) for start in starts]
-        two = cls._in_pieces(steps, [particles for particles, _ in one], half, later, splits + 1)
+        if starts[0].splits == MAX_SPLITS:
+            raise SolverFailure(f"{trouble} even in {2**MAX_SPLITS} pieces: {first.advice}")
+        halves = [start.halves(duration) for start in starts]
+        one = cls._in_pieces(steps, plasma, duration / 2, [half for half, _ in halves])
+        two = cls._in_pieces(steps, [particles for particles, _ in one], duration / 2, [half for _, half in halves])
         return [
             (after, CollisionReport.of_halves(before_it, report, iterations=number))
             for (_, before_it), (after, report), number in zip(one, two, made, strict=True)
         ]
+
+    def fit(self, particles: Particles, duration: float, start: StepStart, again: bool = False) -> int:
+        """Fit ψ̄ to the log f of particles, as smooth as the whole step asks; returns the number of iterations.
+        Collective.
+
+        Args:
+            again: a further fit in a piece, on the batches of the first.
+        """
+        return self.density.fit_density(particles, duration * 2**start.splits, start, again=again)
 
     def state(self) -> dict[str, np.ndarray]:
         return self.density.state()
@@ -118,11 +124,15 @@ class SplitPairCollision(PairCollision):
         self.density.load(arrays)
 
 
-def rising(reports: Sequence[CollisionReport]) -> str:
-    """That ∫f log f of held-out particles of all species rises by more than chance has it, in words; nothing if not."""
-    if not reports:
+def _rising(before: Sequence[Particles], found: Sequence[tuple[Particles, CollisionReport]], comm: Communicator) -> str:
+    """That ∫f log f of held-out particles of all species rises by more than chance has it, in words; nothing if it does
+    not, or if it is not known of all that collide. Collective."""
+    if not found:
         return ""
-    of_all = CollisionReport.together(reports)
+    for old, (new, report) in zip(before, found, strict=True):
+        if comm.any(not torch.equal(old.log_f, new.log_f)) and not report.collision_free_energy_error > 0:
+            return ""
+    of_all = CollisionReport.together([report for _, report in found])
     change, error = of_all.collision_free_energy, of_all.collision_free_energy_error
     if change <= NO_CHANCE * error:
         return ""

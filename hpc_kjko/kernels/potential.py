@@ -26,7 +26,7 @@ class Terms:
 
     Attributes:
         share: of each particle [n], float64.
-        together: particles that are added up before their sum is rounded to ``unit``.
+        together: particles that are added up before their sum is rounded to ``unit``; a kernel takes CHUNK at most.
     """
 
     share: torch.Tensor

@@ -147,12 +147,14 @@ def _of_species(
     if step.has_control:
         diagnostics.append(CollisionStep("dissipation", *(["drift_error"] if exact else [])))
         diagnostics.append(CollisionStep("min_eigenvalue", "objective", "inner_iterations", "substeps", "retries"))
+    elif step.fits_log_f:
+        diagnostics.append(CollisionStep("inner_iterations", "substeps"))
     diagnostics.append(CollisionStep("collision_energy", "collision_energy_total"))
     if conserving:
         diagnostics.append(CollisionStep("sparse_nodes"))
     if step.fits_log_f:
         diagnostics.append(CollisionStep(*_FITTED_LOG_F))
-        if step.held_out and step.has_control:
+        if step.held_out:
             diagnostics.append(CollisionStep("disagreement", "disagreement_error"))
     if step.held_out and certified:
         diagnostics.append(CollisionStep(*_CERTIFICATE))

@@ -18,8 +18,8 @@ from hpc_kjko.case.config import Case
 from hpc_kjko.collisions.pairs import NUMBERS, PAIRS
 from hpc_kjko.errors import UserError
 from hpc_kjko.inner.potential import CACHED, FUSED, number_of_functions
+from hpc_kjko.kernels import Backend, backend, has_network
 from hpc_kjko.kernels import available as has_kernels
-from hpc_kjko.kernels import has_network
 from hpc_kjko.kernels.constants import MOST_FIELD_WIDTH
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.parallel.comm import Communicator
@@ -28,7 +28,7 @@ from hpc_kjko.particles.exact import rows_together
 from hpc_kjko.particles.state import FOLDS, ON_GPU, PASS, Shard, at_once
 
 #: What Python, torch, MPI and HDF5 take after the start, for code and small buffers.
-LIBRARIES = 70e6
+LIBRARIES = 35e6
 DOUBLE = 8
 
 
@@ -208,7 +208,7 @@ class _Sizes:
     @property
     def _fused(self) -> bool:
         """Whether there are kernels of a potential's functions."""
-        return self.device.type == "cpu" and has_kernels() and max(self._widths) <= MOST_FIELD_WIDTH
+        return self.device.type == "cpu" and backend() is Backend.NATIVE and max(self._widths) <= MOST_FIELD_WIDTH
 
     @property
     def chunk_row(self) -> int:
@@ -234,7 +234,7 @@ class _Sizes:
             return 0
         parameters = self._parameters
         together = self._folds if self.case.method.solver == "adam" else 1  # gradients that are added up
-        return parameters * (10 * self._trained + self._real + DOUBLE * (9 + 2 * together)) + self._pieces
+        return parameters * (10 * self._trained + self._real + DOUBLE * (7 + 2 * together)) + self._pieces
 
     @property
     def idle_networks(self) -> float:
@@ -251,19 +251,17 @@ class _Sizes:
 
     @property
     def _pieces(self) -> float:
-        """Of the particles that torch adds up at a time, where no kernel does."""
+        """Of the particles that are added up at a time: by torch where no kernel does, or in a kernel's workspace."""
         case = self.case
         dv, together = self._dims[1], rows_together(case.particles.count)
         if self._regresses:
+            numbers = self._features * (1 + dv + self._pairs) * DOUBLE  # of a particle, with their derivatives
+            pairs = OPERATORS[case.physics.collision_operator].sums_pairs
+            if self._fused and not (pairs and case.method.collision == "jko"):
+                return 512 * numbers  # twice what a kernel takes at a time
             if not case.run.reproducible:
                 together = at_once(case.method.chunk, self.device)
-            return (
-                max(min(self.chunk, at_once(CACHED, self.device)), together)
-                * self._features
-                * (1 + dv + self._pairs)
-                * 4
-                * DOUBLE
-            )
+            return 4 * max(at_once(CACHED, self.device), together) * numbers
         if not case.run.reproducible or (has_kernels() and has_network(self._widths)):
             return 0
         return together * (sum(case.method.hidden) * (6 + 2 * dv) * self._trained + self._features * dv * 4 * DOUBLE)

@@ -51,7 +51,7 @@ BIG = {
     "method.hidden": {
         "problem": {"kind": "two_stream"},
         "particles": {"count": 512},
-        "method": {"solver": "adam", "order": 1, "hidden": [1700, 1700], "iterations": 1, "first_iterations": 1},
+        "method": {"solver": "adam", "order": 1, "hidden": [2000, 2000], "iterations": 1, "first_iterations": 1},
     },
     "method.hidden of two species": {
         "problem": {"kind": "plasma", "length": 12.0},
@@ -59,7 +59,7 @@ BIG = {
             name: {"charge": charge, "mass": 1.0, "count": 512, "initial": "maxwellian", "collision_strength": 0.1}
             for name, charge in (("electrons", -1.0), ("positrons", 1.0))
         },
-        "method": {"solver": "adam", "order": 1, "hidden": [1300, 1300], "iterations": 1, "first_iterations": 1},
+        "method": {"solver": "adam", "order": 1, "hidden": [1700, 1700], "iterations": 1, "first_iterations": 1},
     },
 }
 

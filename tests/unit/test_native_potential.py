@@ -27,6 +27,9 @@ pytestmark = pytest.mark.skipif(not available(), reason="no native kernels")
 SHAPES = [
     (True, 1, 1, (32, 32), 1000),
     (False, 1, 1, (7,), 65),
+    (False, 1, 1, (4, 1), 100),
+    (True, 1, 1, (8, 64), 100),
+    (False, 1, 2, (64, 8), 100),
     (True, 1, 2, (16, 9), 300),
     (False, 2, 2, (33, 32), 129),
     (True, 1, 3, (24,), 1),

@@ -182,10 +182,10 @@ static Sum barrier(const Layers<Real> &network, Array<const Real, 2> z, const Te
 template <class Real>
 static Sum tied(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms, Array<const double, 1> k) {
     const PotentialCall<Real> call = call_of(network, z, terms);
-    const int functions = table<Real>().sizes(call).potential, dv = call.velocity_dims;
-    expect(static_cast<int>(k.shape(0)) == functions, "there are not as many coefficients as functions");
-    const long long own = 3 * dv + dv * (dv + 1) / 2, place = (call.periodic ? 0 : call.widths[0] - dv) + dv + 1;
-    return added(call, own * (own + 2) + 2 * own + 1 + place * place, [&](double *sum, int threads, double *workspace) {
+    const PotentialSizes of = table<Real>().sizes(call);
+    expect(static_cast<int>(k.shape(0)) == of.potential, "there are not as many coefficients as functions");
+    const long long size = of.low * (of.low + 2) + 2 * of.low + 1 + of.places * of.places;
+    return added(call, size, [&](double *sum, int threads, double *workspace) {
         table<Real>().tied(call, k.data(), sum, threads, workspace);
     });
 }
@@ -243,10 +243,7 @@ static Sum training(const Layers<Real> &network, Array<const Real, 2> z, const T
     const double *const values = of_particles(wanted, call.count);
     expect(static_cast<int>(c.shape(0)) == table<Real>().sizes(call).density,
            "there are not as many coefficients as functions");
-    long long size = 1;
-    for (int layer = 0; layer < call.layers; ++layer)
-        size += static_cast<long long>(call.widths[layer + 1]) * (call.widths[layer] + 1);
-    return added(call, size, [&](double *sum, int threads, double *workspace) {
+    return added(call, table<Real>().sizes(call).training, [&](double *sum, int threads, double *workspace) {
         table<Real>().training(call, values, c.data(), sum, threads, workspace);
     });
 }

@@ -49,8 +49,12 @@ struct PotentialPass {
     }
     static PotentialSizes sizes(const PotentialCall<Real> &call) {
         const Monomials of = monomials_of(call);
-        const int width = call.widths[call.layers];
-        return {width + of_density(of), width + of_potential(of)};
+        const int width = call.widths[call.layers], low = of_low_velocity(of) + 2 * of.dv;
+        const int places = (of.periodic ? 0 : of.beside) + of.dv + 1;
+        PotentialSizes found = {width + of_density(of), width + of_potential(of), low, places, 1};
+        for (int layer = 0; layer < call.layers; ++layer)
+            found.training += call.widths[layer + 1] * (call.widths[layer] + 1);
+        return found;
     }
     // Numbers of Real, then of double.
     static long long real_numbers(const PotentialCall<Real> &call) {
@@ -59,10 +63,20 @@ struct PotentialPass {
         return BLOCK * (call.widths[0] + (6 + dv) * most) + (matrices + 63) / 64 * 64;
     }
     static long long double_numbers(const PotentialCall<Real> &call) {
-        const int dv = call.velocity_dims, of_all = larger(sizes(call).density + 1, sizes(call).potential);
-        const int components = dv + dv * (dv + 1) / 2;
-        const int of_training = of_all + 3 * most_width(call) + call.widths[0] + 1;
-        return BLOCK * call.widths[0] + static_cast<long long>(STASH) * larger((components + 1) * of_all, of_training);
+        return BLOCK * call.widths[0] + static_cast<long long>(STASH) * (rows_of_sums(call) + rows_weighted(call));
+    }
+    // Rows of STASH numbers: what operations add up, and what they weigh of it.
+    static int rows_of_sums(const PotentialCall<Real> &call) {
+        const PotentialSizes of = sizes(call);
+        const int dv = call.velocity_dims, most = most_width(call);
+        const int derivatives = (dv + dv * (dv + 1) / 2) * of.potential, normal = of.density + 1;
+        const int tied = dv * (of.low + 2) + 2 * of.low + 1 + of.places;
+        const int training = of.density + 3 * most + call.widths[0] + 1;  // in Real
+        return larger(larger(derivatives, normal), larger(tied, training));
+    }
+    static int rows_weighted(const PotentialCall<Real> &call) {
+        const PotentialSizes of = sizes(call);
+        return larger(larger(of.density, of.potential), larger(of.low, of.places));
     }
     static long long numbers(const PotentialCall<Real> &call) {
         return (real_numbers(call) * static_cast<long long>(sizeof(Real)) + 7) / 8 + double_numbers(call);
@@ -74,7 +88,7 @@ struct PotentialPass {
           density(sizes(c).density), potential(sizes(c).potential) {
         fine = workspace;
         rows = fine + BLOCK * inputs;
-        weighted = rows + static_cast<long long>(STASH) * (dv + pairs_of_v) * larger(density + 1, potential);
+        weighted = rows + static_cast<long long>(STASH) * rows_of_sums(c);
         Real *at = reinterpret_cast<Real *>(workspace + double_numbers(c));
         const auto taken = [&](long long count) {
             Real *const from = at;
@@ -270,8 +284,8 @@ struct PotentialPass {
         }
     }
 
-    // What a piece of a sum does with each place in it: what(first particle, how many, where in STASH they are, whether
-    // these are the last before products are added up, and of how many).
+    // Some particles of a sum: take(where in the stash) for each block that has been through the network, and
+    // add(first particle, how many, how much of the stash is filled) whenever it is full, and at the end.
     template <class Take, class Add>
     void over_stash(long long begin, long long count, const Take &take, const Add &add) {
         for (long long from = begin; from < begin + count; from += STASH) {
@@ -328,9 +342,9 @@ static void add_row_sums(const double *rows, int number, const double *weights, 
     add_dots(weights, 1, rows, number, STASH, length, false, sums, number);
 }
 
-static void mirror(double *matrix, int number) {
+static void mirror(double *matrix, int number, int across) {
     for (int i = 0; i < number; ++i)
-        for (int j = 0; j < i; ++j) matrix[i * number + j] = matrix[j * number + i];
+        for (int j = 0; j < i; ++j) matrix[i * across + j] = matrix[j * across + i];
 }
 
 // Every block of particles through a pass: what(pass, first particle).
@@ -451,8 +465,7 @@ static void normal(const PotentialCall<Real> &call, const double *wanted, double
                             add_dots(pass.weighted, density, pass.rows, across, STASH, filled, true, part, across);
                         });
                 });
-    for (int i = 0; i < density; ++i)
-        for (int j = 0; j < i; ++j) sum[i * across + j] = sum[j * across + i];
+    mirror(sum, density, across);
 }
 
 template <class Real>
@@ -484,8 +497,8 @@ static void derivatives(const PotentialCall<Real> &call, double *sum, int thread
                             for (int p = 0; p < here; ++p) part[2 * square + number] += share[p];
                         });
                 });
-    mirror(sum, number);
-    mirror(sum + square, number);
+    mirror(sum, number, number);
+    mirror(sum + square, number, number);
 }
 
 template <int DV, class Real>
@@ -550,8 +563,8 @@ template <class Real>
 static void tied(const PotentialCall<Real> &call, const double *coefficients, double *sum, int threads,
                  double *workspace) {
     const Monomials of = PotentialPass<Real>::monomials_of(call);
-    const int low = of_low_velocity(of), number = low + 2 * of.dv, across = number + 2;
-    const int all = sizes(call).potential, place = (of.periodic ? 0 : of.beside) + of.dv + 1;
+    const int low = of_low_velocity(of), number = sizes(call).low, across = number + 2;
+    const int all = sizes(call).potential, place = sizes(call).places;
     const int laplacian = number * across, mean = laplacian + number, moments = mean + number + 1;
     over_pieces(
         call, moments + place * place, sum, threads, workspace,
@@ -779,11 +792,8 @@ static void carry(const PotentialCall<Real> &call, const CarryStep &how, int dx,
 template <class Real>
 static void training(const PotentialCall<Real> &call, const double *wanted, const double *c, double *sum, int threads,
                      double *workspace) {
-    long long size = 1;
-    for (int layer = 0; layer < call.layers; ++layer)
-        size += static_cast<long long>(call.widths[layer + 1]) * (call.widths[layer] + 1);
     over_pieces(
-        call, size, sum, threads, workspace,
+        call, sizes(call).training, sum, threads, workspace,
         [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
             constexpr int WIDE = LANES_OF<Real>, FINE = LANES_OF<double>;
             const int last = pass.layers - 1;

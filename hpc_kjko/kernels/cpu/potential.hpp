@@ -38,9 +38,10 @@ struct CarryStep {
 // the free energy, the share, then those of collisions/witness.py.
 constexpr int CARRY_COLUMNS = 17;
 
-// How many functions of ψ and of Φ there are.
+// How many functions of ψ and of Φ there are, and of Φ's that depend on v alone; how many y (below), and how many numbers
+// training sums.
 struct PotentialSizes {
-    int density, potential;
+    int density, potential, low, places, training;
 };
 
 // A particle has the same bits wherever it stands, among however many; sums have them on any number of threads.

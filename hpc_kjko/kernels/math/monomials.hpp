@@ -27,7 +27,6 @@ KJKO_MATH int of_potential(const Monomials &m) { return shared(m) + 2 * m.dv; }
 KJKO_MATH int of_low_velocity(const Monomials &m) { return m.dv + m.dv * (m.dv + 1) / 2; }
 
 // Pairs of velocities k ≥ l: first v_1² to v_dv², then the mixed.
-KJKO_MATH int velocity_pairs(const Monomials &m) { return m.dv * (m.dv + 1) / 2; }
 KJKO_MATH void pair_of(const Monomials &m, int number, int &k, int &l) {
     const int mixed = number - m.dv;
     k = mixed < 0 ? number : mixed == 0 ? 1 : 2;
