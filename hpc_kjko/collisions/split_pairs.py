@@ -90,13 +90,14 @@ class SplitPairCollision(PairCollision):
             columns.append(dict[str, Any](of_log_f))
         tried = cls.attempt(steps, relaxed, duration, starts)
         made = [one + other for one, other in zip(fits, tried.iterations, strict=True)]
-        trouble = tried.trouble or _rising(relaxed, tried.found, first.comm)
+        found = _of_all_or_none(relaxed[: len(tried.found)], tried.found, first.comm)
+        trouble = tried.trouble or _rising([report for _, report in found])
         if not trouble:
             for step, before, particles in zip(steps, relaxed, plasma, strict=True):
                 step.log_f_moved = step.log_f_moved + (before.log_f - particles.log_f)
             return [
                 (after, replace(report, inner_iterations=number, **of_log_f))
-                for (after, report), number, of_log_f in zip(tried.found, made, columns, strict=True)
+                for (after, report), number, of_log_f in zip(found, made, columns, strict=True)
             ]
         if starts[0].splits == MAX_SPLITS:
             raise SolverFailure(f"{trouble} even in {2**MAX_SPLITS} pieces: {first.advice}")
@@ -124,15 +125,25 @@ class SplitPairCollision(PairCollision):
         self.density.load(arrays)
 
 
-def _rising(before: Sequence[Particles], found: Sequence[tuple[Particles, CollisionReport]], comm: Communicator) -> str:
-    """That ∫f log f of held-out particles of all species rises by more than chance has it, in words; nothing if it does
-    not, or if it is not known of all that collide. Collective."""
-    if not found:
-        return ""
+def _of_all_or_none(
+    before: Sequence[Particles], found: Sequence[tuple[Particles, CollisionReport]], comm: Communicator
+) -> list[tuple[Particles, CollisionReport]]:
+    """Certificates of a step, if all species that it moved have one: what one of them loses another may gain.
+    Collective."""
     for old, (new, report) in zip(before, found, strict=True):
         if comm.any(not torch.equal(old.log_f, new.log_f)) and not report.collision_free_energy_error > 0:
-            return ""
-    of_all = CollisionReport.together([report for _, report in found])
+            return [
+                (after, replace(of_it, collision_free_energy=0.0, collision_free_energy_error=0.0))
+                for after, of_it in found
+            ]
+    return list(found)
+
+
+def _rising(reports: Sequence[CollisionReport]) -> str:
+    """That ∫f log f of held-out particles of all species rises by more than chance has it, in words; nothing if not."""
+    if not reports:
+        return ""
+    of_all = CollisionReport.together(reports)
     change, error = of_all.collision_free_energy, of_all.collision_free_energy_error
     if change <= NO_CHANCE * error:
         return ""

@@ -99,6 +99,8 @@ def _of_all_collisions(plans: Sequence[SpeciesPlan], steps: Sequence[Collision])
     found: list[Diagnostic] = [CollisionStep("collision_energy", "collision_energy_total")]
     if any(step.has_control for step in steps):
         found.append(CollisionStep("min_eigenvalue", "inner_iterations", "substeps", "retries"))
+    elif any(step.fits_log_f for step in steps):
+        found.append(CollisionStep("inner_iterations", "substeps"))
     if any(step.fits_log_f for step in steps):
         found.append(CollisionStep(*_FITTED_LOG_F))
     if _one_falls(plans) and any(step.held_out for step in steps):

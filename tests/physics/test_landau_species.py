@@ -226,3 +226,12 @@ def test_without_collisions_a_resolved_case_names_no_operator():
     case = from_table(table_of({"mass": 25.0}, method={"collision": "none"}))
     assert not case.table()["physics"].keys() & {"collision_operator", "collision_strength", "landau"}
     assert any("physics.collision_operator" in said for said in case.idle)
+
+
+def test_a_species_too_small_for_a_certificate_does_not_end_the_run(alone):
+    """∫f log f of the electrons rises, as that of the ions which heat them falls: of these too few are held out."""
+    ions = {"mass": 1.0, "temperature": 0.3, "count": 100}
+    rows = rows_to_the_end(Simulation.start(from_table(table_of(ions, count=8192)), alone))
+    assert (rows["substeps"][1:] == 1).all() and (rows["certificate"][1:] == 0).all()
+    assert np.diff(rows["electrons_entropy"]).min() > 0 > np.diff(rows["ions_entropy"]).max()
+    assert rows["kinetic_energy"][-1] == pytest.approx(rows["kinetic_energy"][0], rel=1e-13)
