@@ -32,6 +32,7 @@ def rows_of(script, *arguments):
         ("bench_objective.py", ["--count", "2000"], 16),
         ("bench_pic.py", ["--rounds", "1"], 8),
         ("bench_pairs.py", [], 12),
+        ("bench_potential.py", ["--width", "16"], 18),
         ("bench_files.py", ["--count", "20000"], 4),
     ],
 )
