@@ -18,10 +18,9 @@ bash scripts/environment.sh "$venv" mpi,plot,test editable
 export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
 
 ruff check .
-mypy
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-export logs
+export logs KJKO_FOUND_BY_ONE_RANK=$logs/found_by_one_rank # see tests/parallel/test_reproducible.py
 parallel_h5py=$venv-h5py-mpi
 
 # One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
@@ -40,19 +39,21 @@ on_ranks() { # RANKS [pytest arguments]
     fi
 }
 
-# Without arguments four streams share the cores: much of all but the physics is waiting for processes.
 if [ $# != 0 ]; then
+    mypy
     python -m pytest -m "not parallel or parallel[1]" "$@"
     for ranks in 2 3 4; do on_ranks "$ranks" "$@"; done
     exit
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-physics() { # but for the paper's examples
-    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics "${paper[@]/#/--ignore=}"
+physics_and_faults() { # but for the paper's examples
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics tests/faults \
+        "${paper[@]/#/--ignore=}" --ignore=tests/faults/test_slurm.py
 }
 paper=(tests/physics/test_paper.py tests/physics/test_paper_figures.py)
-mpi_io_and_paper() { # first of all what others would wait for: Chromium, whose tests say that they skip without it
+mpi_io_and_paper() {
+    after batch_jobs
     bash scripts/install_chromium.sh || true
     if bash scripts/install_parallel_hdf5.sh "$venv" "$parallel_h5py"; then
         export PYTHONPATH=$parallel_h5py
@@ -64,17 +65,27 @@ mpi_io_and_paper() { # first of all what others would wait for: Chromium, whose 
     fi
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" "${paper[@]}"
 }
-jobs_and_faults() {
+ranks() {
+    after batch_jobs
     for ranks in 2 3 4; do on_ranks "$ranks"; done
-    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" \
-        --ignore=tests/faults/test_slurm.py tests/parallel tests/faults
+    python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
 }
+batch_jobs() { python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py; }
+
+# Four streams share the cores: much of all but the physics is waiting for processes. SLURM's jobs sleep most of the time
+# but are to start in time, which they do beside two streams of one process each, not beside ranks. So these start first,
+# the others when SLURM's have ended. (Both would wait for apt-get's lock, too.)
+after() { until [ -e "$logs/$1.ended" ]; do sleep 0.2; done; }
 set -m # each stream is a process group of its own, which the end of this script ends
-streams=(mpi_io_and_paper physics jobs_and_faults)
+streams=(batch_jobs physics_and_faults mpi_io_and_paper ranks)
 for stream in "${streams[@]}"; do
-    ("$stream") >"$logs/$stream" 2>&1 &
+    (
+        trap 'touch "$logs/$stream.ended"' EXIT
+        "$stream"
+    ) >"$logs/$stream" 2>&1 &
 done
 trap 'kill -- $(jobs -p | sed "s/^/-/") 2>/dev/null; wait; rm -rf "$logs"' EXIT
+mypy
 status=0
 python -m pytest -m "not parallel or parallel[1]" tests/unit || status=$?
 for number in "${!streams[@]}"; do
@@ -82,6 +93,4 @@ for number in "${!streams[@]}"; do
     cat "$logs/${streams[number]}"
 done
 trap 'rm -rf "$logs"' EXIT
-set +m
-[ "$status" = 0 ] || exit "$status"
-python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py # alone: its jobs are to start in time
+exit "$status"

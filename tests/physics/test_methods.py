@@ -193,7 +193,8 @@ def test_langevin_follows_the_exact_moments_and_claims_no_entropy(alone):
 def test_velocity_matching_finds_the_control_field_of_all_times(alone):
     """E1 with a small network of time and state: moments and KL, after the fixed-point iteration."""
     method = {"collision": "velocity_matching", "hidden": [16, 16]}
-    _, rows = advanced(case_of(particles={"count": 256}, method=method), alone)
+    training = {"outer_iterations": 10}  # with 5 it has not converged, and what follows fails
+    _, rows = advanced(case_of(particles={"count": 256}, method=method, velocity_matching=training), alone)
     _, jko = advanced(case_of(method={"iterations": 100}), alone)
     assert rows["mean_error"].max() < 0.15 and rows["covariance_error"].max() < 0.15  # the step's error is half of it
     assert np.abs(rows["kl"] - jko["kl"]).max() < 0.08
