@@ -73,8 +73,8 @@ ranks() {
 batch_jobs() { python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py; }
 
 # Four streams share the cores: much of all but the physics is waiting for processes. SLURM's jobs sleep most of the time
-# but are to start in time, which they do beside two streams of one process each, not beside ranks. So these start first,
-# the others when SLURM's have ended. (Both would wait for apt-get's lock, too.)
+# but are to start in time, which they do beside one process, not beside ranks. So they and the physics start first, all
+# else when SLURM's have ended. (Both would wait for apt-get's lock, too.)
 after() { until [ -e "$logs/$1.ended" ]; do sleep 0.2; done; }
 set -m # each stream is a process group of its own, which the end of this script ends
 streams=(batch_jobs physics_and_faults mpi_io_and_paper ranks)
@@ -86,6 +86,7 @@ for stream in "${streams[@]}"; do
 done
 trap 'kill -- $(jobs -p | sed "s/^/-/") 2>/dev/null; wait; rm -rf "$logs"' EXIT
 mypy
+after batch_jobs
 status=0
 python -m pytest -m "not parallel or parallel[1]" tests/unit || status=$?
 for number in "${!streams[@]}"; do
