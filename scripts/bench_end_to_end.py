@@ -40,6 +40,8 @@ VARIANTS = (
     ("paper's scheme", "torch"),
     ("paper's scheme", "native"),
     ("regression (default)", "torch"),
+    ("regression (default)", "native"),
+    ("regression (default), 2h", "native"),
     ("varpro, order 2, 30 hidden steps", "torch"),
     ("varpro, order 2, 30 hidden steps", "native"),
     ("varpro, order 2, 10 hidden steps, 2h", "native"),
