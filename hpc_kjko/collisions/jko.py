@@ -173,7 +173,8 @@ class JKOCollision(ControlledCollision):
         terms = Terms(particles.shares(), BLOCK, UNIT)
         v, log_det, change, disagreement, sums, smallest = network.carry(particles.x, particles.v, terms, both, how)
         log_f = particles.log_f - log_det.to(particles.log_f)
-        return Carried(v, log_f, change, disagreement, sums[:, : 17 if self.wave else 5], smallest)
+        columns = 5 + (self.wave.TERMS if self.wave else 0)
+        return Carried(v, log_f, change, disagreement, sums[:, :columns], smallest)
 
     def state(self) -> dict[str, np.ndarray]:
         return self._solver.state()
