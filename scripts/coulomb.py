@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from experiments import COULOMB_STRENGTHS, Experiments, damped_wave, relative_l2
+from rates import growth_rate
 from scipy.special import gammaincinv
 
 from hpc_kjko import usercode
@@ -18,7 +19,7 @@ from hpc_kjko.collisions import StepStart, collide
 from hpc_kjko.collisions.landau import LandauCollision
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import Particles
-from hpc_kjko.reference.dispersion import two_stream_growth_rate
+from hpc_kjko.reference.dispersion import linear_field_history
 from hpc_kjko.reference.landau import Bkw, bi_maxwellian_relaxation, isotropisation_rate, two_temperature_rate
 from hpc_kjko.reference.landau_waves import damping, field_history
 from hpc_kjko.running.simulation import Simulation
@@ -259,10 +260,12 @@ def coulomb_plasma(runs: Experiments) -> bool:
         )
         print(f"{(one['substeps'][1:] > 1).sum()} steps split")
         passed &= field <= 0.05
-    beams = runs.series("coulomb_beams_262144")
-    early = (beams["time"] > 16) & (beams["time"] < 26)
-    rate = 0.5 * np.polyfit(beams["time"][early], np.log(beams["wave_energy"][early]), 1)[0]
-    print(f"beams: growth {rate:.5f}; without collisions {two_stream_growth_rate(0.2, 2.4, 1.0):.5f} by theory")
+    for count in (65536, 262144):
+        beams = runs.series(f"coulomb_beams_{count}")
+        rate = growth_rate(beams["time"], np.sqrt(beams["wave_energy"]))
+        print(f"beams: {count} particles, growth for 10 < t < 18: {rate:.5f}")
+    free = linear_field_history(0.2, 1e-6, 1.0, [(0.5, 2.4, 1.0), (0.5, -2.4, 1.0)], beams["time"])
+    print(f"beams: the same fit to the linear field without collisions: {growth_rate(beams['time'], free):.5f}")
     warm = runs.series("coulomb_warm_wave_262144")
     closed = bi_maxwellian_relaxation(warm["temperature_1"][0], warm["temperature_2"][0], 0.1, warm["time"])[0]
     for t in (2.0, 4.0, 8.0, 12.0):
