@@ -163,7 +163,9 @@ def with_defaults(table: dict[str, Any], without_collisions: bool, particles: in
     is_jko = table["collision"] in ("jko", "pair_sum")
     papers = table.get("logdet") == "linear" or table.get("form", "split") != "split"
     smooth = table.get("activation", "tanh") == "tanh" and table.get("hidden", True)
-    solver = table.get("solver", ("regression" if smooth and not papers else "varpro") if is_jko else "adam")
+    # sums over pairs have no other, so that a key that rules it out is named
+    fits = OPERATORS[operator].sums_pairs or (smooth and not papers)
+    solver = table.get("solver", ("regression" if fits else "varpro") if is_jko else "adam")
     order = 2 if is_jko and not (papers or without_collisions or stiff) else 1
     defaults = SOLVER_DEFAULTS.get(solver, {}) if isinstance(solver, str) else {}
     if solver == "varpro":

@@ -11,6 +11,9 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import CustomProblem, PeriodicProblem, PeriodicWave, UserStart
 
+#: A density that is fitted to fewer particles says nothing.
+FEWEST = 16
+
 
 def require_possible(case: Sections) -> None:
     """Refuse a method or a start that cannot do the problem."""
@@ -139,6 +142,14 @@ def _require_possible_pairs(case: Sections) -> None:
             f'method.collision = "jko" with physics.collision_operator = "{name}" needs method.solver = "regression", '
             f'not "{case.method.solver}": its step is made with the density that is fitted to log f'
         )
+    if method in ("jko", "pair_sum"):
+        counts = {f"species.{species}.count": one.count for species, one in case.species.items()}
+        for key, count in (counts or {"particles.count": case.particles.count}).items():
+            if count < FEWEST:
+                raise UserError(
+                    f'{key} = {count}: with physics.collision_operator = "{name}" a density is fitted to the particles '
+                    f"of each species, which takes {FEWEST} or more"
+                )
     if case.physics.landau.pairs and not case.species:
         raise UserError("physics.landau.pairs is for several species: name them, as in [species.electrons]")
     if method == "none":

@@ -110,7 +110,7 @@ def inspect(options: argparse.Namespace) -> int:
         },
     }
     show_pairs(rows, title=str(folder.path))
-    if (summary.tally(columns) or {}).get("inconclusive"):
+    if (summary.tally(columns) or {}).get("inconclusive") and columns["collision_free_energy_total_error"][-1] > 0:
         print("\n".join(wrapped(summary.INCONCLUSIVE, width())))
     for sentence in summary.remarks(status, columns):
         print("\n".join(wrapped(f"warning: {sentence}", width())))

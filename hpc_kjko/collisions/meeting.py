@@ -115,7 +115,8 @@ class Meeting:
 def among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, and
     these stand, on average, for the mean mass that a block of its cell has [blocks]."""
-    total, square = (np.bincount(number, one, len(mean)) for one in (weight, weight**2))
+    # as float: without any numbers bincount counts in integers
+    total, square = (np.bincount(number, one, len(mean)).astype(float) for one in (weight, weight**2))
     others = total**2 - square
     return np.divide(mean * total, others, out=np.zeros_like(total), where=others > 0)[number]
 

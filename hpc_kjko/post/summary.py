@@ -9,7 +9,7 @@ import numpy as np
 
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.operators import OPERATORS
-from hpc_kjko.running.remarks import fit_remarks, wave_remarks
+from hpc_kjko.running.remarks import certificate_remarks, fit_remarks, wave_remarks
 
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
@@ -119,7 +119,12 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     warnings = status.get("warnings")
     found = list(warnings) if isinstance(warnings, list) else []
     if columns:
-        found += [*fit_remarks(columns), *wave_remarks(columns), *noise_remarks(status, columns)]
+        found += [
+            *fit_remarks(columns),
+            *certificate_remarks(columns),
+            *wave_remarks(columns),
+            *noise_remarks(status, columns),
+        ]
     return found
 
 

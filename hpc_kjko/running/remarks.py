@@ -16,6 +16,8 @@ FIT_OFF, SOME = 0.03, 10
 LATELY_OFF = 0.06
 #: The part of the steps that may be made without the fitted density.
 UNUSED = 0.05
+#: One step in so many is certified to raise what it lowers by chance: by three standard errors.
+IN_CHANCE = 741
 #: So many pieces a step, SOME steps in a row, are more than long steps need.
 IN_PIECES = 8
 IN_PIECES_SINCE = (
@@ -52,6 +54,26 @@ def fit_remarks(columns: Columns) -> list[str]:
         for since, most in _beyond(columns, values, limit)
     ]
     return found + missed[:1]
+
+
+def certificate_remarks(columns: Columns) -> list[str]:
+    """Sentences if held-out particles say that collisions go the wrong way, or nothing."""
+    if "certificate" not in columns or not len(columns["certificate"]) > 1:
+        return []
+    verdicts, steps = columns["certificate"][1:], len(columns["certificate"]) - 1
+    chance = steps / IN_CHANCE
+    if (violated := int((verdicts < 0).sum())) > chance + 3 * np.sqrt(chance):
+        return [
+            f"in {violated} of {steps} steps held-out particles say for certain that collisions went the wrong way "
+            f"(chance makes it so in one of {IN_CHANCE}): use a smaller time.step or more particles"
+        ]
+    collided = np.zeros(1) if "substeps" not in columns else columns["substeps"][1:]
+    if collided.any() and not columns["collision_free_energy_total_error"][-1] > 0:
+        return [
+            "no step could be certified: of some species that collides fewer than 16 particles are held out, an eighth "
+            "of them all"
+        ]
+    return []
 
 
 def _means(values: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.running.assembly import operators_of, species_of
 
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
-#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted.
-MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8
+#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted, and in a block.
+MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW, SMALL_BLOCK = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8, 32
 #: The largest power of two that particles.count may be.
 LARGEST_POWER_OF_TWO = 2**39
 #: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
@@ -91,6 +91,7 @@ def _of_collisions(case: Case) -> list[str]:
     kh = strength * case.time.step
     found = []
     if OPERATORS[case.physics.collision_operator].sums_pairs:
+        found += _of_small_blocks(case)
         exponent = case.physics.landau.exponent
         pairs = kh * _thermal_speed(case) ** exponent
         if method.collision == "jko" and method.order == 2 and pairs > MIDPOINT:
@@ -156,7 +157,18 @@ def _of_pairs(case: Case) -> list[str]:
                 "midpoint rule overshoots and has no decay guarantee: use method.order = 1 or a smaller time.step"
             )
         found += _of_few(case, one.name, one.count)
-    return found
+    return found + _of_small_blocks(case)
+
+
+def _of_small_blocks(case: Case) -> list[str]:
+    """That particles meet so few others that what they do is noise."""
+    block = case.physics.landau.block
+    if block >= SMALL_BLOCK:
+        return []
+    return [
+        f"physics.landau.block = {block}: what so few particles do to each other is mostly noise; use {SMALL_BLOCK} or "
+        "more"
+    ]
 
 
 def _of_few(case: Case, name: str, count: int) -> list[str]:

@@ -79,6 +79,16 @@ VARIANTS = {
         "grid": {"cells": 4},
         "method": {"hidden": [8, 8], "iterations": 2, "first_iterations": 9},
     },
+    "landau, two species in one block": {  # which all other ranks have none of
+        "problem": {"kind": "plasma", "velocity_dims": 3},
+        "physics": {
+            **{"field": "external", "collision_strength": 0.05, "collision_operator": "landau"},
+            "landau": {"block": 60000},
+        },
+        "species": {name: {**one, "amplitude": 0.0} for name, one in UNLIKE.items()},
+        "particles": {},
+        "method": {"hidden": [8, 8], "iterations": 2, "first_iterations": 9},
+    },
     "landau, jko, two species": {
         "problem": {"kind": "plasma", "velocity_dims": 3},
         "physics": {"collision_strength": 2.0, "collision_operator": "landau", "landau": {"block": 50}},
