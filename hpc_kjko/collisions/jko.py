@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -142,38 +143,29 @@ class JKOCollision(ControlledCollision):
             return lambda rows: (*control.with_jacobian(*self.inputs(control, particles, duration, start, rows)), None)
         assert isinstance(self._solver, RegressionSolver)
         both = torch.stack([control.coefficients, self._solver.fitted.corrected])
-
-        def of_potential(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            z = control.features(particles.x[rows], particles.v[rows])
-            (u, slope), (jacobian,) = control.slopes(z, both, bent=1)
-            return u, jacobian, slope - particles.v[rows] / self.temperature
-
-        return of_potential
+        return _OfPotential(control, particles, both, self.temperature)
 
     def carried(self, particles: Particles, duration: float, start: StepStart) -> Carried:
-        """The same by one native pass, where there is one."""
-        if not isinstance(self._solver, RegressionSolver) or self.settings.exact is not None:
+        """The same by one native pass, where there is one for the field and all that is asked of it."""
+        field = self.field(particles, duration, start)
+        if not isinstance(field, _OfPotential) or self.settings.exact is not None:
             return super().carried(particles, duration, start)
-        control = copy.deepcopy(self.control).to(particles.v.dtype)
-        assert isinstance(control, PotentialField)
-        network = control.network
+        network = field.control.network
         if not network.takes(particles.v):
             return super().carried(particles, duration, start)
-        wave = self.wave.wave_vector if self.wave else ()
         how = Carry(
             duration,
             duration / self.order,
             self.temperature,
             self.logdet == "exact",
-            control.periods or (),
-            wave,
+            field.control.periods or (),
+            self.wave.wave_vector if self.wave else (),
             self.operator.collision_strength,
         )
-        both = torch.stack([control.coefficients, self._solver.fitted.corrected])
-        terms = Terms(particles.shares(), BLOCK, UNIT)
+        terms, both = Terms(particles.shares(), BLOCK, UNIT), field.coefficients
         v, log_det, change, disagreement, sums, smallest = network.carry(particles.x, particles.v, terms, both, how)
-        log_f = particles.log_f - log_det.to(particles.log_f)
         columns = 5 + (self.wave.TERMS if self.wave else 0)
+        log_f = particles.log_f - log_det.to(particles.log_f)
         return Carried(v, log_f, change, disagreement, sums[:, :columns], smallest)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -181,3 +173,24 @@ class JKOCollision(ControlledCollision):
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         self._solver.load(arrays)
+
+
+@dataclass(frozen=True)
+class _OfPotential:
+    """The field of a potential at particles.
+
+    Attributes:
+        control: the functions, in the particles' precision.
+        coefficients: of Φ, and of ψ̄ + ½|v|²/T [2, N].
+        temperature: T.
+    """
+
+    control: PotentialField
+    particles: Particles
+    coefficients: torch.Tensor
+    temperature: float
+
+    def __call__(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x, v = self.particles.x[rows], self.particles.v[rows]
+        (u, slope), (jacobian,) = self.control.slopes(self.control.features(x, v), self.coefficients, bent=1)
+        return u, jacobian, slope - v / self.temperature

@@ -25,6 +25,7 @@ class Trainer:
 
     Attributes:
         parameters: of the control field, by their names.
+        groups: of parameters, each with its learning rate: dictionaries of "params" and "lr".
     """
 
     def __init__(self, objective: Objective[Any], comm: Communicator, rates: float | list[dict[str, Any]]):
@@ -32,7 +33,7 @@ class Trainer:
         self.parameters: dict[str, torch.nn.Parameter] = dict(objective.control.named_parameters())
         self._wrapped = comm.distribute(objective)
         of_all: list[dict[str, Any]] = [{"params": list(self.parameters.values()), "lr": rates}]
-        self._groups = of_all if isinstance(rates, float) else rates
+        self.groups = of_all if isinstance(rates, float) else rates
         #: Of each parameter, once a step was made.
         self._moments: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
 
@@ -90,7 +91,7 @@ class Trainer:
 
         As a function: ``torch.optim.Adam`` loads torch's compiler, which takes as long as torch itself.
         """
-        for group in self._groups:
+        for group in self.groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in moved:
                 if parameter not in self._moments:
