@@ -41,6 +41,11 @@ class LandauCollision(SplitPairCollision):
 
     has_control = False
 
+    @classmethod
+    def promises_decay(cls, steps: Sequence[Self]) -> bool:
+        """Not of several species: log f of a particle has the noise of the unlike ones that it met."""
+        return len(steps) == 1
+
     @property
     def advice(self) -> str:
         long_steps = 'take long steps with method.collision = "jko"'

@@ -51,6 +51,11 @@ class SplitPairCollision(PairCollision):
         self.density = JKOCollision(settings, comm)
         self.held_out, self.order = self.density.held_out, settings.method.order
 
+    @classmethod
+    def promises_decay(cls, steps: Sequence[Self]) -> bool:
+        """Whether a step of these species that raises ∫f log f of held-out particles is refused, or only reported."""
+        return True
+
     @property
     @abstractmethod
     def advice(self) -> str:
@@ -91,7 +96,7 @@ class SplitPairCollision(PairCollision):
         tried = cls.attempt(steps, relaxed, duration, starts)
         made = [one + other for one, other in zip(fits, tried.iterations, strict=True)]
         found = _of_all_or_none(relaxed[: len(tried.found)], tried.found, first.comm)
-        trouble = tried.trouble or _rising([report for _, report in found])
+        trouble = tried.trouble or (_rising([report for _, report in found]) if cls.promises_decay(steps) else "")
         if not trouble:
             for step, before, particles in zip(steps, relaxed, plasma, strict=True):
                 step.log_f_moved = step.log_f_moved + (before.log_f - particles.log_f)
