@@ -6,8 +6,10 @@ from conftest import rows_to_the_end
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart, collide
+from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.errors import UserError
 from hpc_kjko.reference.landau import two_temperature_rate, two_temperature_relaxation
+from hpc_kjko.running.remarks import certificate_remarks
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.running.validity import warnings_of
 
@@ -235,3 +237,15 @@ def test_a_species_too_small_for_a_certificate_does_not_end_the_run(alone):
     assert (rows["substeps"][1:] == 1).all() and (rows["certificate"][1:] == 0).all()
     assert np.diff(rows["electrons_entropy"]).min() > 0 > np.diff(rows["ions_entropy"]).max()
     assert rows["kinetic_energy"][-1] == pytest.approx(rows["kinetic_energy"][0], rel=1e-13)
+
+
+def test_a_rise_of_log_f_of_several_species_is_reported(alone, monkeypatch):
+    """Not refused, as that of one species is: here the collisions run backwards in time."""
+
+    def backwards(*arguments):
+        return tuple(-found for found in pair_sums(*arguments))
+
+    monkeypatch.setattr("hpc_kjko.collisions.landau.pair_sums", backwards)
+    rows = rows_to_the_end(Simulation.start(from_table(table_of({"mass": 4.0, "temperature": 0.5})), alone))
+    assert (rows["certificate"][1:] == -1).all() and (rows["substeps"][1:] == 1).all()
+    assert "went the wrong way" in certificate_remarks(rows)[0]
