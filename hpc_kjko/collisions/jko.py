@@ -19,7 +19,7 @@ from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.kernels.potential import Carry, Terms
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
-from hpc_kjko.particles.exact import UNIT, summed_finely
+from hpc_kjko.particles.exact import FINE, UNIT, summed_finely
 from hpc_kjko.particles.state import BLOCK, Particles, passes
 
 
@@ -162,7 +162,7 @@ class JKOCollision(ControlledCollision):
             self.wave.wave_vector if self.wave else (),
             self.operator.collision_strength,
         )
-        terms, both = Terms(particles.shares(), BLOCK, UNIT), field.coefficients
+        terms, both = Terms(particles.shares(), BLOCK, UNIT, FINE), field.coefficients
         v, log_det, change, disagreement, sums, smallest = network.carry(particles.x, particles.v, terms, both, how)
         columns = 5 + (self.wave.TERMS if self.wave else 0)
         log_f = particles.log_f - log_det.to(particles.log_f)

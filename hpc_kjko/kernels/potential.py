@@ -16,9 +16,6 @@ import torch
 from hpc_kjko.kernels import Backend, backend, require
 from hpc_kjko.kernels.constants import CHUNK, MOST_FIELD_WIDTH, MOST_INPUTS, MOST_VELOCITY_DIMS
 
-#: Of sums that are two numbers: part of the unit that what rounding leaves is rounded to, as particles/exact.py has it.
-FINER_SUMS = 2.0**-36
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -27,11 +24,13 @@ class Terms:
     Attributes:
         share: of each particle [n], float64.
         together: particles that are added up before their sum is rounded to ``unit``; a kernel takes CHUNK at most.
+        finer: part of the unit that what this leaves is rounded to, of sums that are two numbers.
     """
 
     share: torch.Tensor
     together: int
     unit: float
+    finer: float = 0.0
 
     def given(self) -> tuple[torch.Tensor, int, float]:
         """As the module takes them."""
@@ -146,7 +145,7 @@ class Network:
             self._given(),
             v.new_empty(0, self.layers[0][0].shape[1]),
             terms.given(),
-            FINER_SUMS,
+            terms.finer,
             tuple(list(part) if isinstance(part, tuple) else part for part in vars(how).values()),
             x.contiguous(),
             v.contiguous(),

@@ -24,6 +24,8 @@ from hpc_kjko.particles.state import BLOCK, fold_rows
 #: Unit of densities (n̄ = 1), of averages over particles, of the JKO functional and of its gradient: up to 2^9 they are
 #: exact. What is rounded of a single one of N particles is N 2^-45 of 1, and averages out.
 UNIT = 2.0**-44
+#: Part of that unit that what it leaves is rounded to, where an average may be small: to 2^-80.
+FINE = 2.0**-36
 #: Unit of variable projection's moments, up to 2^13, and the part of it that the rest of log det is rounded to: of an
 #: affine field log det is the same number at every particle, and what is rounded of it does not average out.
 MOMENTS_UNIT, FINER = 2.0**-40, 2.0**-20
@@ -60,7 +62,7 @@ def summed_finely(terms: torch.Tensor) -> torch.Tensor:
     """The same as two numbers [2] or [2, k], to be added when they are summed over ranks: small averages to 2^-80."""
     blocks = _of_blocks(terms)
     coarse = rounded(blocks, UNIT)
-    return torch.stack([coarse.sum(0), rounded(blocks - coarse, UNIT**2 * 2.0**8).sum(0)])
+    return torch.stack([coarse.sum(0), rounded(blocks - coarse, FINE * UNIT).sum(0)])
 
 
 def _of_blocks(terms: torch.Tensor) -> torch.Tensor:

@@ -157,7 +157,7 @@ def test_bits_are_each_particles_own() -> None:
         assert torch.equal(one, other[:, some])
 
 
-def test_bits_of_sums_do_not_depend_on_threads_or_on_how_pieces_are_dealt() -> None:
+def test_bits_of_sums_do_not_depend_on_how_pieces_are_dealt() -> None:
     given = Given((True, 1, 1, (32, 32), 1000), torch.float32)
     network = given.field.network
     terms = Terms(given.share, 128, MOMENTS_UNIT)
