@@ -1,0 +1,104 @@
+"""What a figure shows, as data: curves and images over labelled axes.
+
+``draw.py`` makes pictures of it with matplotlib, ``interactive.py`` figures of a page, which can be zoomed. So it is
+decided once what a run has to show, and it looks the same wherever it is shown.
+
+Units on the axes are those of the normalisation: time in 1/ω_p, lengths in v_th/ω_p, velocities in v_th (the thermal
+speed at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_th/ω_p)^dx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+#: How a curve is drawn: what was computed; what it is held against (theory, a reference); single points.
+Look = Literal["line", "reference", "points"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis.
+
+    Attributes:
+        label: the quantity in words and symbols, as plain text: "field energy ½∫|E|²dx".
+        unit: of the normalisation, as plain text: "1/ω_p"; empty if there is none.
+        log: a logarithmic scale.
+        limits: the first and last value shown; None leaves it to the data.
+    """
+
+    label: str
+    unit: str = ""
+    log: bool = False
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, y), both [n]; NaN leaves a gap. ``error`` [n] is one standard error of y."""
+
+    x: np.ndarray
+    y: np.ndarray
+    label: str = ""
+    look: Look = "line"
+    error: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Image:
+    """Values [nx, ny] in cells between edges [nx + 1] and [ny + 1].
+
+    Attributes:
+        label: what the colour means, with its unit.
+        log: a logarithmic colour scale.
+        limits: values of the darkest and the brightest colour.
+        signed: the values are differences: zero is the middle of a colour scale with two ends.
+    """
+
+    x_edges: np.ndarray
+    y_edges: np.ndarray
+    values: np.ndarray
+    label: str
+    limits: tuple[float, float]
+    log: bool = False
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        window: the part of x that is shaded, for instance where a rate was fitted.
+        note: a sentence that stands inside the panel, for instance the rate.
+    """
+
+    x: Axis
+    y: Axis
+    title: str = ""
+    curves: tuple[Curve, ...] = ()
+    image: Image | None = None
+    window: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Panels beside each other, wrapped after three, with a name for its file.
+
+    Attributes:
+        name: of the file, without its ending.
+        title: what is shown, as a heading.
+        text: one sentence for those who cannot see it: what is drawn against what.
+        time: when it is, for pictures that belong to one time; None otherwise.
+        shared: all panels have the same axes and, for images, the same colours.
+    """
+
+    name: str
+    title: str
+    text: str
+    panels: tuple[Panel, ...] = ()
+    time: float | None = None
+    shared: bool = False
