@@ -57,13 +57,18 @@ class Dealt:
         return cls(comm, order, sent, received, np.argsort(there, kind="stable"), np.cumsum([0, *sizes]))
 
     def gathered(self, rows: np.ndarray) -> np.ndarray:
-        """Rows [n, k] of this rank's particles, as rows of the blocks that are summed here, by blocks. Collective."""
+        """Rows [n, …] of this rank's particles, as rows of the blocks that are summed here, by blocks. Collective."""
+        if self.comm.size == 1:
+            return rows[self.sorted_by_block]
         return _exchanged(self.comm, rows[self.order], self.sent, self.received)[self.sorted_by_block]
 
     def returned(self, rows: np.ndarray) -> np.ndarray:
-        """What was found for the particles of the blocks here, as rows [n, k] of this rank's own. Collective."""
-        there, found = np.empty_like(rows), np.empty((len(self.order), *rows.shape[1:]))
+        """What was found for the particles of the blocks here, as rows [n, …] of this rank's own. Collective."""
+        there = np.empty_like(rows)
         there[self.sorted_by_block] = rows
+        if self.comm.size == 1:
+            return there
+        found = np.empty((len(self.order), *rows.shape[1:]), rows.dtype)
         found[self.order] = _exchanged(self.comm, there, self.received, self.sent)
         return found
 

@@ -19,7 +19,7 @@ import torch
 from hpc_kjko.collisions.base import CollisionReport, StepStart
 from hpc_kjko.collisions.blocks import Blocks, blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
-from hpc_kjko.collisions.meeting import Meeting
+from hpc_kjko.collisions.meeting import Meeting, Score
 from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.collisions.split_pairs import Attempt, SplitPairCollision
 from hpc_kjko.particles.exact import in_order, summed_finely
@@ -60,34 +60,34 @@ class LandauCollision(SplitPairCollision):
         grid, size = first.settings.grid, first.operator.block
         blocks = blocks_of_cells(plasma, grid, size, seeds, starts[0].drawn, first.comm)
         smallest = math.inf
+        scores = [step.density.score(particles) for step, particles in zip(steps, plasma, strict=True)]
         if first.order == 2:
-            there, smallest = _moved(steps, plasma, plasma, blocks, 0.5 * duration)
+            there, smallest = _moved(steps, plasma, plasma, scores, blocks, 0.5 * duration)
             if trouble := _too_long(steps, plasma, there, 2.0):
                 return Attempt(made, trouble)
             made = [
                 step.fit(particles, duration, start, again=True)
                 for step, particles, start in zip(steps, there, starts, strict=True)
             ]
-        collided, last = _moved(steps, plasma, there, blocks, duration)
+            scores = [step.density.score(particles) for step, particles in zip(steps, there, strict=True)]
+        collided, last = _moved(steps, plasma, there, scores, blocks, duration)
         if first.order == 1 and (trouble := _too_long(steps, plasma, collided, 1.0)):
             return Attempt(made, trouble)
         if (smallest := min(smallest, last)) < SHRINKING:
             return Attempt(made, f"velocities of a block must be scaled by {smallest:.3g} to keep its energy")
         found = [
-            (after, step._report(before, at, after, duration, blocks.sparse))
-            for step, before, at, after in zip(steps, plasma, there, collided, strict=True)
+            (after, step._report(before, score, after, blocks.sparse))
+            for step, before, (score, _), after in zip(steps, plasma, scores, collided, strict=True)
         ]
         return Attempt(made, found=found)
 
-    def _report(
-        self, before: Particles, there: Particles, after: Particles, duration: float, sparse: float
-    ) -> CollisionReport:
-        """What a step did whose V is that of ``there``. Collective."""
+    def _report(self, before: Particles, score: torch.Tensor, after: Particles, sparse: float) -> CollisionReport:
+        """What a step did whose V was made with these scores [n, d]. Collective."""
         mass, mean, error, wrong, wrong_error = before.total_weight, 0.0, 0.0, 0.0, 0.0
         if self.held_out:
             gained = (after.log_f - before.log_f).double()
             mean, error = over_certifying(gained, before, self.comm)
-            work = ((after.v - before.v).double() * self.density.score(there)[0].double()).sum(1)
+            work = ((after.v - before.v).double() * score.double()).sum(1)
             wrong, wrong_error = over_certifying(work - gained, before, self.comm)
         return CollisionReport(
             dissipation=math.nan,
@@ -128,14 +128,15 @@ def _moved(
     steps: Sequence[LandauCollision],
     plasma: Sequence[Particles],
     at: Sequence[Particles],
+    scores: Sequence[Score],
     blocks: Blocks,
     duration: float,
 ) -> tuple[list[Particles], float]:
-    """The particles of all species moved by the V that others, or themselves, have; and the smallest factor that
-    velocities of a block were scaled with to keep its energy. Collective."""
+    """The particles of all species moved by the V that they have ``at`` other places, where ``scores`` are theirs; and
+    the smallest factor that velocities of a block were scaled with to keep its energy. Collective."""
     comm, dims = steps[0].comm, plasma[0].v.shape[1]
     meeting = Meeting.of(plasma, [step.settings.mass for step in steps], blocks)
-    members = meeting.members(at, [step.density.score(there) for step, there in zip(steps, at, strict=True)])
+    members = meeting.members(at, scores)
     changes = []
     for species, (step, own) in enumerate(zip(steps, members, strict=True)):
         change = np.zeros((len(own.v), dims + 1))

@@ -30,7 +30,7 @@ from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, StepSta
 from hpc_kjko.collisions.blocks import blocks_of_cells
 from hpc_kjko.collisions.certificate import over_certifying
 from hpc_kjko.collisions.exchange import Exchange, given_moments
-from hpc_kjko.collisions.meeting import Meeting
+from hpc_kjko.collisions.meeting import Meeting, Score
 from hpc_kjko.collisions.pairs import pair_fields
 from hpc_kjko.collisions.split_pairs import Attempt, SplitPairCollision
 from hpc_kjko.inner.control import smallest_eigenvalue
@@ -209,11 +209,11 @@ class _Search:
     field: _Field
     dissipation: float
 
-    def __init__(self, step: LandauJKOCollision, before: Particles, duration: float, met: _Met):
+    def __init__(self, step: LandauJKOCollision, before: Particles, score: torch.Tensor, duration: float, met: _Met):
         self.step, self.before, self.duration, self.own = step, before, duration, met
         self.fitted = duration / step.order
         self.z, self.share = step.inputs(before), before.shares()
-        self.score = self.led_score = step.density.score(before)[0].double()
+        self.score = self.led_score = score.double()
         self.led = torch.zeros_like(self.score)
         self.made, self.shift, self.last, self.bare = 0, math.inf, math.inf, False
 
@@ -265,9 +265,11 @@ def _searched(
     """The fields that D, V and s' of all species belong to as they are where these lead; and the energy and momentum
     that each species of several is to have after the step. Collective."""
     order = steps[0].order
-    met, exchange = _met(steps, meeting, meeting.plasma)
+    scores = [step.density.score(particles) for step, particles in zip(steps, meeting.plasma, strict=True)]
+    met, exchange = _met(steps, meeting, meeting.plasma, scores)
     searches = [
-        _Search(step, before, duration, one) for step, before, one in zip(steps, meeting.plasma, met, strict=True)
+        _Search(step, before, score, duration, one)
+        for step, before, (score, _), one in zip(steps, meeting.plasma, scores, met, strict=True)
     ]
     aims, begin = None, None if exchange is None else exchange.moments
     for corrected in range(MAX_CORRECTED + 1):
@@ -283,20 +285,21 @@ def _searched(
         if corrected == MAX_CORRECTED or (ends and corrected >= order - 1):
             break
         there = [search.there for search in searches]
+        scores = []
         for step, search, particles, start in zip(steps, searches, there, starts, strict=True):
             search.made += step.fit(particles, duration, start, again=True)
-            search.led_score = step.density.score(particles)[0].double()
-        met, exchange = _met(steps, meeting, there)
+            scores.append(step.density.score(particles))
+            search.led_score = scores[-1][0].double()
+        met, exchange = _met(steps, meeting, there, scores)
     return searches, aims
 
 
 @torch.no_grad()
 def _met(
-    steps: Sequence[LandauJKOCollision], meeting: Meeting, there: Sequence[Particles]
+    steps: Sequence[LandauJKOCollision], meeting: Meeting, there: Sequence[Particles], scores: Sequence[Score]
 ) -> tuple[list[_Met], Exchange | None]:
-    """What particles do to each other at ``there``, to which the ψ̄ have been fitted; and what several species give each
+    """What particles do to each other at ``there``, where ``scores`` are theirs; and what several species give each
     other. Collective."""
-    scores = [step.density.score(particles) for step, particles in zip(steps, there, strict=True)]
     members, dims = meeting.members(there, scores), there[0].v.shape[1]
     columns, between = [], {}
     for a, (step, own) in enumerate(zip(steps, members, strict=True)):

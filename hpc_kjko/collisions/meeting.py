@@ -12,10 +12,14 @@ from hpc_kjko.collisions.blocks import Blocks
 from hpc_kjko.collisions.pairs import Members
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.particles.state import Particles
+from hpc_kjko.particles.state import Particles, passes
 
+#: ∇v log f [n, d] at particles, and its Jacobian [n, d, d].
+Score = tuple[torch.Tensor, torch.Tensor]
 #: The part of its energy that the spread of a block's velocities has at least, but for rounding.
 ROUNDING = 1e-24
+#: About how many particles are corrected at a time.
+AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,8 @@ class Meeting:
         """Collective."""
         v, weights = [], []
         for particles, dealt in zip(plasma, blocks.species, strict=True):
-            rows = torch.cat([particles.v.double(), particles.weight[:, None].double()], dim=1)
-            there = dealt.gathered(rows.cpu().numpy())
-            v.append(there[:, :-1].copy())
-            weights.append(there[:, -1].copy())
+            v.append(dealt.gathered(particles.v.cpu().numpy()).astype(float))
+            weights.append(dealt.gathered(particles.weight.cpu().numpy()).astype(float))
         return cls(plasma, masses, blocks, v, weights, [dealt.block for dealt in blocks.species])
 
     def gathered(self, of_species: Sequence[Sequence[torch.Tensor]]) -> list[np.ndarray]:
@@ -62,26 +64,22 @@ class Meeting:
             for particles, dealt, rows in zip(self.plasma, self.blocks.species, of_species, strict=True)
         ]
 
-    def members(self, there: Sequence[Particles], scores: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Members]:
+    def members(self, there: Sequence[Particles], scores: Sequence[Score]) -> list[Members]:
         """The particles where they are now, for sums over pairs. Collective.
 
         Args:
-            scores: ∇v log f and its Jacobian at the particles of each species.
+            scores: of the particles of each species.
         """
-        rows = self.gathered(
-            [
-                (particles.v, score / mass, hessian.flatten(1) / mass)
-                for particles, (score, hessian), mass in zip(there, scores, self.masses, strict=True)
-            ]
-        )
         found = []
-        for particles, whole, density, mass, dealt in zip(
-            there, rows, self.densities, self.masses, self.blocks.species, strict=True
+        for particles, (score, hessian), density, mass, dealt in zip(
+            there, scores, self.densities, self.masses, self.blocks.species, strict=True
         ):
-            dims = particles.v.shape[1]
-            v, score, hessian = torch.from_numpy(whole).to(particles.v.device).split([dims, dims, dims**2], dim=1)
-            of_density = torch.from_numpy(density).to(particles.v.device)
-            found.append(Members(v, score, hessian.unflatten(1, (dims, dims)), of_density, mass, dealt.edges))
+            device = particles.v.device
+            v, of_f, slope = (
+                torch.from_numpy(dealt.gathered(column.cpu().numpy())).to(device, torch.float64)
+                for column in (particles.v, score, hessian)
+            )
+            found.append(Members(v, of_f / mass, slope / mass, torch.from_numpy(density).to(device), mass, dealt.edges))
         return found
 
     @property
@@ -102,7 +100,8 @@ class Meeting:
         Raises:
             SolverFailure: on every rank, where a velocity is not finite.
         """
-        smallest = restore(self.v, changes, self.weights, self.numbers, self.masses)
+        edges = [dealt.edges for dealt in self.blocks.species]
+        smallest = restore(self.v, changes, self.weights, edges, self.masses)
         if comm.any(not all(np.isfinite(change).all() for change in changes)):
             raise SolverFailure("a particle's velocity is no longer finite: reduce time.step")
         moved = []
@@ -121,36 +120,52 @@ def among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.
     return np.divide(mean * total, others, out=np.zeros_like(total), where=others > 0)[number]
 
 
-def _halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values as whole multiples of a unit, of which 2¹⁷ add up without rounding, and what these leave."""
-    largest = np.abs(values).max(initial=0.0)
-    unit = 2.0 ** (np.ceil(np.log2(largest)) - 35) if largest > 0 and np.isfinite(largest) else 1.0
-    whole = unit * np.rint(values / unit)
-    return whole, values - whole
-
-
 def restore(
     before: Sequence[np.ndarray],
     changes: Sequence[np.ndarray],
     weights: Sequence[np.ndarray],
-    numbers: Sequence[np.ndarray],
+    edges: Sequence[np.ndarray],
     masses: Sequence[float],
 ) -> float:
     """Correct the changes [n, d + 1] of v and log f of all species such that the momentum and the energy of every
     block are those of before; returns the smallest factor that velocities were scaled with.
 
     The velocities of a block are shifted, and scaled about their mean.
+
+    Args:
+        edges: of the blocks in the rows of each species [blocks + 1].
     """
-    count = max((int(number[-1]) + 1 for number in numbers if len(number)), default=0)
+    blocks, smallest = len(edges[0]) - 1, 1.0
+    largest = max(sum(len(v) for v in before) // max(1, blocks), 1)
+    for some in passes(blocks, max(1, AT_ONCE // largest)):
+        rows = [slice(edge[some.start], edge[some.stop]) for edge in edges]
+        v, change, weight = (
+            [of_one[part] for of_one, part in zip(of_all, rows, strict=True)] for of_all in (before, changes, weights)
+        )
+        own = [edge[some.start : some.stop + 1] - edge[some.start] for edge in edges]
+        smallest = min(smallest, _restored(v, change, weight, own, masses))
+    return smallest
+
+
+def _restored(
+    before: Sequence[np.ndarray],
+    changes: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    edges: Sequence[np.ndarray],
+    masses: Sequence[float],
+) -> float:
+    """The same of some blocks, so few that all of them stay in a cache."""
+    sizes = [np.diff(edge) for edge in edges]
+    numbers = [np.repeat(np.arange(len(size)), size) for size in sizes]
     shares = [mass * weight for mass, weight in zip(masses, weights, strict=True)]
 
     def over_blocks(values: Sequence[np.ndarray]) -> np.ndarray:
-        """Sums [blocks, k] of values [n, k] of all species, exact but for one rounding."""
-        total = np.zeros((count, values[0].shape[1]))
-        for part in zip(*(_halves(value) for value in values), strict=True):
-            for number, value in zip(numbers, part, strict=True):
-                total += np.stack([np.bincount(number, column, count) for column in value.T], axis=1)
-        return total
+        """Sums [blocks, k] of values [n, k] of all species, rounded once: errors of 10⁴ steps would add up."""
+        total = np.zeros((len(sizes[0]), values[0].shape[1]), np.longdouble)
+        for edge, size, value in zip(edges, sizes, values, strict=True):
+            if len(value):
+                total[size > 0] += np.add.reduceat(value, edge[:-1][size > 0], axis=0, dtype=np.longdouble)
+        return total.astype(float)
 
     def means(values: Sequence[np.ndarray]) -> np.ndarray:
         sums = over_blocks([share[:, None] * value for share, value in zip(shares, values, strict=True)])

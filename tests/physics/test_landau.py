@@ -299,11 +299,11 @@ def test_what_each_step_leaves_of_energy_does_not_add_up():
     """Changes so small that the scale of the velocities differs from 1 by little: rounded, it was too small more often
     than too large, by 3e-17 a step."""
     random = np.random.default_rng(0)
-    v, weight, block = random.normal(size=(2048, 3)), np.full(2048, 1 / 300), np.repeat(np.arange(4), 512)
+    v, weight, edges = random.normal(size=(2048, 3)), np.full(2048, 1 / 300), 512 * np.arange(5)
     before = math.fsum((v**2).ravel())
     for _ in range(600):
         change = np.concatenate([1e-7 * random.normal(size=v.shape), np.zeros((2048, 1))], axis=1)
-        restore([v], [change], [weight], [block], [1.0])
+        restore([v], [change], [weight], [edges], [1.0])
         v = v + change[:, :3]
     assert abs(math.fsum((v**2).ravel()) / before - 1) < 1e-14
 
