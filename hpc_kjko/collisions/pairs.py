@@ -149,10 +149,15 @@ def pair_fields(members: Members, others: Members, exponent: float) -> tuple[tor
 
         ∂V_k/∂v_l = −Σ_j w_j [ A(z) (∇σ_i − ∇σ_j) + m_b A(z) (σ_i − σ_j) σ_jᵀ ]_kl
 
+    By the native kernel where there is one and γ is not 0, else by torch; both in the precision of v or better.
+
     Args:
         others: the members themselves, or those of another species in as many blocks.
         exponent: γ.
     """
+    if kernel.take_fields(members.v, exponent):
+        met_by = None if others is members else others.arrays
+        return kernel.pair_fields(members.arrays, met_by, mass=others.mass, exponent=exponent)
     dims, exact = members.v.shape[1], others is members or exponent == 0
     metric, slope = torch.empty_like(members.hessian), torch.empty_like(members.hessian)
     velocity = torch.empty_like(members.v)

@@ -52,6 +52,23 @@ def pair_sums(
     return velocity.to(dtype), growth.to(dtype)
 
 
+def take_fields(v: torch.Tensor, exponent: float) -> bool:
+    """Whether :func:`pair_fields` is made for these, as :func:`take`; not on a GPU."""
+    return take(v, exponent) and not v.is_cuda
+
+
+def pair_fields(
+    members: Given, others: Given | None, *, mass: float, exponent: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """D [n, d, d], V [n, d] and ∂V/∂v [n, d, d] of the members of blocks, in the precision of v, computed in float64.
+    Arguments as of :func:`pair_sums`; ∇σ is symmetric."""
+    dtype = members[0].dtype
+    mine, theirs = _contiguous(members), None if others is None else _contiguous(others)
+    metric, velocity, slope = torch.zeros_like(mine[2]), torch.zeros_like(mine[0]), torch.zeros_like(mine[2])
+    require().pair_fields(mine, theirs, mass=mass, exponent=exponent, metric=metric, velocity=velocity, slope=slope)
+    return metric.to(dtype), velocity.to(dtype), slope.to(dtype)
+
+
 def _contiguous(given: Given) -> Given:
     v, score, hessian, weight = (tensor.detach().double().contiguous() for tensor in given[:4])
     return v, score, hessian, weight, given[4].astype("int64")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpc_kjko import kernels
-from hpc_kjko.collisions.pairs import Members, pair_sums
+from hpc_kjko.collisions.pairs import Members, pair_fields, pair_sums
 from hpc_kjko.kernels import pairs as kernel
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
@@ -237,3 +237,31 @@ class TestArguments:
     def test_that_do_not_fit(self, changes, message):
         with pytest.raises(ValueError, match=message):
             self.call(**changes)
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_fields_of_an_implicit_step_against_torch(dims, exponent, monkeypatch):
+    """D, V and ∂V/∂v of like and unlike particles; two that coincide add nothing to each other."""
+    for members, others in couples(dims):
+        members.v[7] = members.v[9]
+        if others is not members:
+            others.v[2] = members.v[3]
+        found = pair_fields(members, others, exponent)
+        monkeypatch.setenv("KJKO_KERNELS", "torch")
+        wanted = pair_fields(members, others, exponent)
+        monkeypatch.setenv("KJKO_KERNELS", "native")
+        assert kernel.take_fields(members.v, exponent)
+        assert not torch.equal(found[2], wanted[2])  # not torch twice
+        assert_agrees(found, wanted, 1e-12)
+
+
+def test_the_fields_of_a_block_do_not_depend_on_threads():
+    members = species(3)
+    found = pair_fields(members, members, -3.0)
+    torch.set_num_threads(2)
+    try:
+        again = pair_fields(members, members, -3.0)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))

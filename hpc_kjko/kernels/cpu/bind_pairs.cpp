@@ -40,8 +40,9 @@ static PairMembers members_of(const Given &given, size_t dims) {
     return {v.data(), score.data(), hessian.data(), weight.data(), edges.data()};
 }
 
-static void pair_sums(const Given &members, const std::optional<Given> &others, double mass, double exponent,
-                      bool single_precision, Array<double, 2> velocity, Array<double, 1> growth) {
+// What both kernels are told of the pairs.
+static PairCall call_of(const Given &members, const std::optional<Given> &others, double mass, double exponent,
+                        Array<double, 2> velocity) {
     const size_t count = velocity.shape(0), dims = velocity.shape(1);
     expect(dims == 2 || dims == 3, "velocities have two or three dimensions");
     expect(exponent != 0, "an exponent of 0 needs no pairs");
@@ -52,21 +53,47 @@ static void pair_sums(const Given &members, const std::optional<Given> &others, 
     call.others = others ? members_of(*others, dims) : call.members;
     const size_t ends = std::get<4>(members).shape(0);
     expect(!others || std::get<4>(*others).shape(0) == ends, "the others are not in as many blocks");
-    expect(std::get<0>(members).shape(0) == count && growth.shape(0) == count,
-           "velocity and growth are not of the members");
+    expect(std::get<0>(members).shape(0) == count, "velocity is not of the members");
     call.blocks = static_cast<long long>(ends) - 1;
     call.exponent = exponent;
     call.mass = mass;
     call.velocity = velocity.data();
-    call.growth = growth.data();
+    return call;
+}
+
+// Calls kernel(threads, most, workspace).
+template <class Kernel>
+static void with_workspace(const PairCall &call, const Kernel &kernel) {
     nb::gil_scoped_release release;
     long long most = 0;
     for (long long block = 0; block < call.blocks; ++block)
         most = std::max(most, call.others.edges[block + 1] - call.others.edges[block]);
     const int threads = static_cast<int>(std::max(1LL, std::min<long long>(max_threads(), call.blocks)));
     const std::unique_ptr<double[]> workspace(new double[threads * pair_workspace(call.dims, call.alike, most)]);
+    kernel(threads, most, workspace.get());
+}
+
+static void pair_sums(const Given &members, const std::optional<Given> &others, double mass, double exponent,
+                      bool single_precision, Array<double, 2> velocity, Array<double, 1> growth) {
+    PairCall call = call_of(members, others, mass, exponent, velocity);
+    expect(growth.shape(0) == velocity.shape(0), "growth is not of the members");
+    call.growth = growth.data();
     const PairKernels &pairs = kernels().pairs;
-    (single_precision ? pairs.single_precision : pairs.double_precision)(call, threads, most, workspace.get());
+    with_workspace(call, [&](int threads, long long most, double *workspace) {
+        (single_precision ? pairs.single_precision : pairs.double_precision)(call, threads, most, workspace);
+    });
+}
+
+static void pair_fields(const Given &members, const std::optional<Given> &others, double mass, double exponent,
+                        Array<double, 3> metric, Array<double, 2> velocity, Array<double, 3> slope) {
+    PairFieldCall call{call_of(members, others, mass, exponent, velocity), metric.data(), slope.data()};
+    for (const Array<double, 3> &matrices : {metric, slope})
+        expect(matrices.shape(0) == velocity.shape(0) && matrices.shape(1) == velocity.shape(1) &&
+                   matrices.shape(2) == velocity.shape(1),
+               "metric and slope are not matrices of the members");
+    with_workspace(call.pairs, [&](int threads, long long most, double *workspace) {
+        kernels().pairs.fields(call, threads, most, workspace);
+    });
 }
 
 void bind_pairs(nb::module_ &m) {
@@ -74,6 +101,9 @@ void bind_pairs(nb::module_ &m) {
           "exponent"_a, "single_precision"_a, "velocity"_a.noconvert(), "growth"_a.noconvert(),
           "V and G of members (v, score, hessian, weight, edges) by others, or by themselves if that is None, of `mass`; "
           "written to the last two. Pairs are computed in single or double precision.");
+    m.def("pair_fields", &pair_fields, "members"_a.noconvert(), "others"_a.noconvert().none(), nb::kw_only(), "mass"_a,
+          "exponent"_a, "metric"_a.noconvert(), "velocity"_a.noconvert(), "slope"_a.noconvert(),
+          "D, V and dV/dv of members by others, or by themselves if that is None; written to the last three.");
 }
 
 }  // namespace kjko

@@ -167,6 +167,63 @@ static void sum_pairs(const PairCall &call, int threads, long long most, double 
     });
 }
 
-const PairKernels pairs = {&sum_pairs<float>, &sum_pairs<double>};
+// The fields of the members of a block, a vector of them at a time, all in double precision.
+template <int DIMS, bool ALIKE, class Force>
+static void fields_of_block(const PairFieldCall &call, Force force, long long number, double *sources) {
+    constexpr int NUMBERS = SOURCE<DIMS, ALIKE>, WIDTH = LANES_OF<double>;
+    const PairCall &pairs = call.pairs;
+    PairUnits<DIMS> plain{};  // those of the particles
+    plain.per_speed = plain.per_score = plain.per_weight = plain.bending = 1;
+    const long long first = pairs.members.edges[number], last = pairs.members.edges[number + 1];
+    const long long met = pairs.others.edges[number], count = pairs.others.edges[number + 1] - met;
+    for (long long j = 0; j < count; ++j)
+        KJKO_UNROLL for (int l = 0; l < NUMBERS; ++l)
+            sources[j * NUMBERS + l] = in_units<DIMS, ALIKE>(pairs.others, met + j, plain, l);
+    for (long long row = first; row < last; row += WIDTH) {
+        Doubles target[TARGET<DIMS, ALIKE>], sums[FIELD_SUMS<DIMS>] = {};
+        for (int lane = 0; lane < WIDTH; ++lane) {
+            const long long from = row + lane < last ? row + lane : last - 1;
+            KJKO_UNROLL for (int l = 0; l < TARGET<DIMS, ALIKE>; ++l)
+                target[l][lane] = in_units<DIMS, ALIKE>(pairs.members, from, plain, l);
+        }
+        const double *source = sources;
+        for (long long j = 0; j < count; ++j, source += NUMBERS)
+            add_field<DIMS, ALIKE>(target, source, force, pairs.exponent, pairs.mass, sums);
+        for (int lane = 0; lane < WIDTH && row + lane < last; ++lane) {
+            double own[FIELD_SUMS<DIMS>];
+            for (int l = 0; l < FIELD_SUMS<DIMS>; ++l) own[l] = sums[l][lane];
+            hand_over<DIMS, ALIKE>(call, row + lane, own);
+        }
+    }
+}
+
+template <int DIMS, bool ALIKE>
+static void fields_of_blocks(const PairFieldCall &call, int threads, long long most, double *workspace) {
+    with_constant(call.pairs.exponent, [&](auto constant) {
+        const auto force = force_of(constant, call.pairs.exponent);
+        int thread = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+        {
+            int own;
+#pragma omp atomic capture
+            own = thread++;
+            double *const sources = workspace + own * pair_workspace(DIMS, ALIKE, most);
+#pragma omp for schedule(dynamic)
+            for (long long block = 0; block < call.pairs.blocks; ++block)
+                fields_of_block<DIMS, ALIKE>(call, force, block, sources);
+        }
+    });
+}
+
+static void pair_fields(const PairFieldCall &call, int threads, long long most, double *workspace) {
+    if (call.pairs.dims == 2)
+        call.pairs.alike ? fields_of_blocks<2, true>(call, threads, most, workspace)
+                         : fields_of_blocks<2, false>(call, threads, most, workspace);
+    else
+        call.pairs.alike ? fields_of_blocks<3, true>(call, threads, most, workspace)
+                         : fields_of_blocks<3, false>(call, threads, most, workspace);
+}
+
+const PairKernels pairs = {&sum_pairs<float>, &sum_pairs<double>, &pair_fields};
 
 }  // namespace kjko::KJKO_LEVEL

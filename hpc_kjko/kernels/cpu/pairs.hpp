@@ -11,11 +11,12 @@ static inline long long pair_workspace(int dims, bool alike, long long most) {
     return numbers * most + (numbers * most + 1) / 2 + 16;  // no two threads write to one cache line
 }
 
-// V and G of all members, whose bits do not depend on the number of threads.
+// V and G of all members, or D, V and ∂V/∂v; the bits do not depend on the number of threads.
 // `most`: others of the largest block; `workspace`: pair_workspace numbers for each of the threads.
 struct PairKernels {
     void (*single_precision)(const PairCall &call, int threads, long long most, double *workspace);
     void (*double_precision)(const PairCall &call, int threads, long long most, double *workspace);
+    void (*fields)(const PairFieldCall &call, int threads, long long most, double *workspace);  // in double precision
 };
 
 }  // namespace kjko

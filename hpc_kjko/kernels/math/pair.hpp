@@ -146,6 +146,59 @@ KJKO_MATH Real add_pair(const Real (&target)[TARGET<DIMS, ALIKE>], const Number 
     return square;
 }
 
+// Sums of a target's own field, which the implicit step of Coulomb collisions needs: −V; Σ w |z|^γ z zᵀ; −∂V/∂v with the
+// others where they are, row-major, but for what its own ∇σ makes of it; of like particles Σ w |z|^γ z·Δσ.
+template <int DIMS>
+constexpr int FIELD_SUMS = DIMS + ENTRIES<DIMS> + DIMS * DIMS + 1;
+
+// Adds what a source does to the field of a target, or of a vector of them; a source at z = 0 adds nothing. Between
+// unlike species −∂V/∂v is an average of the same mean that is bounded as A(z) is (hpc_kjko/collisions/pairs.py).
+template <int DIMS, bool ALIKE, class Force, class Real, class Number>
+KJKO_MATH void add_field(const Real (&target)[TARGET<DIMS, ALIKE>], const Number *source, Force force, Number exponent,
+                         Number mass, Real (&sums)[FIELD_SUMS<DIMS>]) {
+    constexpr int SECOND = DIMS, SLOPE = DIMS + ENTRIES<DIMS>, TRACE = SLOPE + DIMS * DIMS;
+    Real z[DIMS], change[DIMS], square{}, along{};
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k) {
+        z[k] = target[k] - source[k];
+        change[k] = target[DIMS + k] - source[DIMS + k];
+        square += z[k] * z[k];
+        along += z[k] * change[k];
+    }
+    const auto apart = square != 0;  // also where z is NaN, which the sums are to show
+    const Real weight = apart ? source[TARGET<DIMS, ALIKE>] - Real{} : Real{};
+    square = apart ? square : 1 - Real{};
+    Real bare, bent;
+    weigh(force, square, weight, bare, bent);
+    Real pushed[DIMS], pulled[DIMS];  // w |z|^γ z and w A(z) Δσ
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k) {
+        pushed[k] = bare * z[k];
+        pulled[k] = bent * change[k] - pushed[k] * along;
+        sums[k] += pulled[k];
+        KJKO_UNROLLED for (int m = 0; m <= k; ++m) sums[SECOND + entry_of(k, m)] += pushed[k] * z[m];
+    }
+    if constexpr (ALIKE) {
+        const Real steep = exponent / square;
+        KJKO_UNROLLED for (int m = 0; m < DIMS; ++m) {
+            const Real steeper = steep * z[m];
+            const Real twice = pushed[m] + pushed[m];
+            KJKO_UNROLLED for (int k = 0; k < DIMS; ++k)
+                sums[SLOPE + k * DIMS + m] += steeper * pulled[k] + twice * change[k] - pushed[k] * change[m];
+        }
+        sums[TRACE] += bare * along;
+    } else {
+        KJKO_UNROLLED for (int m = 0; m < DIMS; ++m) {
+            Real bending{};  // of z·∇σ_j
+            KJKO_UNROLLED for (int l = 0; l < DIMS; ++l)
+                bending += z[l] * source[2 * DIMS + (l < m ? entry_of(m, l) : entry_of(l, m))];
+            const Number drag = mass * source[DIMS + m];
+            KJKO_UNROLLED for (int k = 0; k < DIMS; ++k)
+                sums[SLOPE + k * DIMS + m] +=
+                    pulled[k] * drag + pushed[k] * bending -
+                    bent * source[2 * DIMS + (k < m ? entry_of(m, k) : entry_of(k, m))];
+        }
+    }
+}
+
 // A block's units, as what numbers are multiplied with on their way into them and back.
 template <int DIMS>
 struct PairUnits {
@@ -224,6 +277,28 @@ KJKO_MATH void hand_over(const PairCall &call, long long row, const PairUnits<DI
         growth = (distance * trace - quadratic) * units.distance - (DIMS - 1) * growth;
     }
     call.growth[row] = growth;
+}
+
+// D = Σ w A(z), V and ∂V/∂v of a member from the sums of its field.
+template <int DIMS, bool ALIKE>
+KJKO_MATH void hand_over(const PairFieldCall &call, long long row, const double (&sums)[FIELD_SUMS<DIMS>]) {
+    constexpr int SECOND = DIMS, SLOPE = DIMS + ENTRIES<DIMS>, TRACE = SLOPE + DIMS * DIMS;
+    const double *hessian = call.pairs.members.hessian + row * DIMS * DIMS;
+    double distance = 0, *metric = call.metric + row * DIMS * DIMS;
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k) {
+        call.pairs.velocity[row * DIMS + k] = -sums[k];
+        distance += sums[SECOND + entry_of(k, k)];
+    }
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k)
+        KJKO_UNROLLED for (int m = 0; m < DIMS; ++m)
+            metric[k * DIMS + m] = (k == m ? distance : 0) - sums[SECOND + (k < m ? entry_of(m, k) : entry_of(k, m))];
+    KJKO_UNROLLED for (int k = 0; k < DIMS; ++k)
+        KJKO_UNROLLED for (int m = 0; m < DIMS; ++m) {
+            double slope = (ALIKE && k == m ? sums[TRACE] : 0) - sums[SLOPE + k * DIMS + m];
+            KJKO_UNROLLED for (int l = 0; l < DIMS; ++l)
+                slope -= metric[k * DIMS + l] * hessian[l < m ? m * DIMS + l : l * DIMS + m];
+            call.slope[(row * DIMS + k) * DIMS + m] = slope;
+        }
 }
 
 }  // namespace kjko::KJKO_LEVEL

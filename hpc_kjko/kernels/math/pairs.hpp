@@ -19,4 +19,10 @@ struct PairCall {
     double *velocity, *growth;  // V [n, dims] and G [n] of the members
 };
 
+// What is asked for in place of G: D and ∂V/∂v [n, dims, dims] of the members.
+struct PairFieldCall {
+    PairCall pairs;
+    double *metric, *slope;
+};
+
 }  // namespace kjko
