@@ -33,6 +33,13 @@ CASES = {
             *("particles.count=1000000", "grid.cells=[100]"),
         ],
     ),
+    "Coulomb 1D3V 65536, implicit": (
+        "landau_damping",
+        [
+            *("problem.velocity_dims=3", "physics.collision_operator=landau", "physics.collision_strength=0.1"),
+            *("particles.count=65536", "grid.cells=[32]", "method.collision=jko", "time.step=0.5"),
+        ],
+    ),
 }
 #: Parts of a step: what they are called, then module, class and method.
 PARTS = {

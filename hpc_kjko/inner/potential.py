@@ -147,6 +147,10 @@ class PotentialField(nn.Module):
         first, second = self.monomial_derivatives(z)
         return torch.cat([along, first], -1), torch.cat([bent, second], -1)
 
+    def first_derivatives(self, z: torch.Tensor) -> torch.Tensor:
+        """∂g/∂v_j [n, dv, shared + 2 dv] of Φ's functions."""
+        return torch.cat([self._hidden_slopes(z)[0][-1][: len(z)], self.monomial_derivatives(z)[0]], -1)
+
     @property
     def network(self) -> Network:
         """The functions as native kernels take them."""
@@ -226,20 +230,28 @@ class PotentialField(nn.Module):
             at += dv
         return first, second
 
+    def _hidden_slopes(self, z: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        """Of every hidden layer, at padded inputs: its first derivatives [n, dv, width], those of what tanh is taken
+        of, and the layer itself [n, width]."""
+        h = padded(z)
+        along = torch.eye(h.shape[1], dtype=z.dtype, device=z.device)[None, -self.velocity_dims :]
+        first, inner, layers = [], [], []
+        for layer in self.layers:
+            inner.append(along @ layer.weight.T)
+            h = _tanh(layer(h))
+            along = (1 - h * h)[:, None] * inner[-1]
+            first.append(along)
+            layers.append(h)
+        return first, inner, layers
+
     def _hidden_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of the last hidden layer: [n, dv, width] and [n, pairs, width]."""
         later, earlier = self.pairs.to(z.device)
-        h = padded(z)
-        along = torch.eye(h.shape[1], dtype=z.dtype, device=z.device)[None, -self.velocity_dims :]
         second: torch.Tensor | None = None
-        for layer in self.layers:
-            inner = along @ layer.weight.T  # of what tanh is taken of
-            h = _tanh(layer(h))
-            slope = (1 - h * h)[:, None]
-            along = slope * inner
+        for layer, along, inner, h in zip(self.layers, *self._hidden_slopes(z), strict=True):
             first, other = (along, inner) if len(later) == 1 else (along[:, later], inner[:, earlier])
             bend = (h[:, None] * first).mul_(other).mul_(-2)
-            second = bend if second is None else bend.addcmul_(slope, second @ layer.weight.T)
+            second = bend if second is None else bend.addcmul_((1 - h * h)[:, None], second @ layer.weight.T)
         assert second is not None
         return along[: len(z)], second[: len(z)]
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.objective import linear_part
@@ -67,21 +68,19 @@ class FreeField:
     def _dims(self) -> int:
         return self.control.velocity_dims
 
-    def basis(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """g [n, M] and ∂g/∂v_j [n, d, M], float64; those of x alone are last, and have no derivative."""
-        functions = self.control.functions(z).double()
-        along = self.control.derivatives(z)[0][..., : self.control.shared].double()
-        still = along.new_zeros(*along.shape[:2], functions.shape[1] - along.shape[2])
-        return functions, torch.cat([along, still], dim=2)
+    def slopes(self, z: torch.Tensor) -> torch.Tensor:
+        """∂g/∂v_j [n, d, M], float64; those of x alone are last, and have none."""
+        along = self.control.first_derivatives(z)[..., : self.control.shared].double()
+        return nn.functional.pad(along, (0, self.control.of_density - self.control.shared))
 
     @torch.no_grad()
     def at(self, z: torch.Tensor, known: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """u [n, d] and ∂u_k/∂v_l [n, d, d] at inputs z, where V and its Jacobian are known; float64."""
-        functions, along = self.basis(z)
-        coefficients = torch.from_numpy(self.coefficients).to(functions)
+        coefficients = torch.from_numpy(self.coefficients).to(z.device)
         c, alpha = coefficients[:-1].view(self._dims, -1), coefficients[-1]
-        u = torch.stack([combined(functions, row) for row in c], dim=1)
-        jacobian = torch.stack([combined(along, row) for row in c], dim=1)
+        u = self.control.values(z, c).T
+        of_potential = nn.functional.pad(c[:, : self.control.shared], (0, 2 * self._dims))
+        jacobian = self.control.slopes(z, of_potential)[0].transpose(0, 1).double()
         return u + alpha * known, jacobian + alpha * slope
 
     @torch.no_grad()
@@ -164,7 +163,7 @@ class FreeField:
 
         def sums(*rows: torch.Tensor) -> list[torch.Tensor]:
             z, _, _, _, slope, share = rows
-            along, share = self.basis(z)[1], share.double()
+            along, share = self.slopes(z), share.double()
             jacobian = torch.stack([combined(along, row) for row in coefficients[:-1].view(dims, -1)], dim=1)
             matrix = linear_part(symmetric(jacobian + coefficients[-1] * slope), step)
             lower, failed = torch.linalg.cholesky_ex(matrix)
