@@ -33,7 +33,7 @@ CASES = {
             *("particles.count=1000000", "grid.cells=[100]"),
         ],
     ),
-    "Coulomb 1D3V 65536, implicit": (
+    "implicit Coulomb 1D3V 65536": (
         "landau_damping",
         [
             *("problem.velocity_dims=3", "physics.collision_operator=landau", "physics.collision_strength=0.1"),

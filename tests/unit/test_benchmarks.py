@@ -33,7 +33,7 @@ def rows_of(script, *arguments):
         ("bench_pic.py", ["--rounds", "1"], 8),
         ("bench_pairs.py", [], 12),
         ("bench_potential.py", ["--width", "16"], 18),
-        ("bench_step.py", [], 4),
+        ("bench_step.py", [], 5),
         ("bench_files.py", ["--count", "20000"], 4),
     ],
 )
