@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -14,7 +15,7 @@ from hpc_kjko.fields.mesh import Grid, MassMatrix
 from hpc_kjko.particles.state import Particles, drifted, passes_over
 from hpc_kjko.problems import Problem
 from hpc_kjko.push.gyration import Gyration
-from hpc_kjko.species import Plasma, Species, moved
+from hpc_kjko.species import Plasma, Species
 from hpc_kjko.walls import Walls
 
 
@@ -65,9 +66,15 @@ class CoupledField(MeshField):
 
 @dataclass(frozen=True)
 class ExternalField:
-    """The given potential of a problem."""
+    """The given potential of a problem.
+
+    Attributes:
+        accelerations: −∇φ at the particles of each species where they are now, [n, dx] each: kicks before and after a
+            collision use them, and none looks at the potential again.
+    """
 
     problem: Problem
+    accelerations: tuple[torch.Tensor, ...] = ()
     energy: float = 0.0
 
     def acceleration(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,9 +93,11 @@ class ExternalField:
                     (gradient,) = torch.autograd.grad(potential, position)
                 except RuntimeError as failure:
                     raise UserError(f"problem.potential: autograd finds no gradient ({failure})") from failure
-                acceleration[rows] = -gradient
+                torch.neg(gradient, out=acceleration[rows])
             else:
                 acceleration[rows] = 0.0
+            if math.isfinite(float(acceleration[rows].sum())):  # so all of them are
+                continue
             lost = torch.isfinite(x[rows]).all(1) & ~torch.isfinite(acceleration[rows]).all(1)
             if lost.any():
                 where = ", ".join(f"{coordinate:.6g}" for coordinate in x[rows][lost][0].tolist())
@@ -97,10 +106,6 @@ class ExternalField:
                     "is smooth and finite wherever particles go"
                 )
         return acceleration
-
-    def kick(self, particles: Particles, duration: float) -> Particles:
-        """v ← v − duration · ∇φ."""
-        return particles.kick(duration, self.acceleration(particles.x))
 
 
 #: The kind of field of a solver.
@@ -124,12 +129,12 @@ class FieldSolver(ABC, Generic[F]):
     def drift(self, field: F, plasma: Plasma, duration: float) -> tuple[F, Plasma]:
         """The field and the particles once these have drifted for ``duration``. Collective."""
 
+    @abstractmethod
     def kick(self, field: F, plasma: Plasma, duration: float) -> tuple[F, Plasma]:
         """The field and the particles once it has acted on their velocities for ``duration``, at fixed x. Collective.
 
         Most fields depend on x alone and stay as they are: v ← v + duration · (q/m) a(x).
         """
-        return field, moved(plasma, [field.kick(one.particles, duration * one.charge_to_mass) for one in plasma])
 
     def free_motion(self, species: Species, duration: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean velocities of a drift, and the velocities after it, [n, dv] each: the same without a magnetic field."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hpc_kjko.fields.base import ExternalField, FieldSolver
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.problems import Problem
@@ -15,11 +17,19 @@ class ExternalSolver(FieldSolver[ExternalField]):
         self.problem, self.comm = problem, comm
 
     def start(self, plasma: Plasma) -> ExternalField:
-        return ExternalField(self.problem)
+        field = ExternalField(self.problem)
+        with self.comm.together():  # a potential of the user's may fail on one rank only
+            return replace(field, accelerations=tuple(field.acceleration(one.particles.x) for one in plasma))
 
     def drift(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:
-        return field, moved(plasma, [self.drifted(one, duration) for one in plasma])
+        arrived = moved(plasma, [self.drifted(one, duration) for one in plasma])
+        return self.start(arrived), arrived
 
     def kick(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:
-        with self.comm.together():  # a potential of the user's may fail on one rank only
-            return super().kick(field, plasma, duration)
+        return field, moved(
+            plasma,
+            [
+                one.particles.kick(duration * one.charge_to_mass, acceleration)
+                for one, acceleration in zip(plasma, field.accelerations, strict=True)
+            ],
+        )

@@ -104,6 +104,9 @@ class PoissonSolver(FieldSolver[MeshField]):
             local.append(density)
         return self.field_of(self.summed(local, plasma), plasma), moved(plasma, arrived)
 
+    def kick(self, field: MeshField, plasma: Plasma, duration: float) -> tuple[MeshField, Plasma]:
+        return field, moved(plasma, [field.kick(one.particles, duration * one.charge_to_mass) for one in plasma])
+
     def after_collision(self, field: MeshField, before: Plasma, after: Plasma) -> tuple[MeshField, float]:
         if not self.variate:
             return field, 0.0

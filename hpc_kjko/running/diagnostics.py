@@ -17,7 +17,7 @@ from hpc_kjko.case.config import Case
 from hpc_kjko.collisions import Collision, CollisionReport, PairCollision
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.fields.ampere import AmpereSolver
-from hpc_kjko.fields.base import ExternalField, FieldSolver
+from hpc_kjko.fields.base import FieldSolver
 from hpc_kjko.fields.external import ExternalSolver
 from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.parallel.comm import Communicator
@@ -237,7 +237,6 @@ def require_finite_potential(field_solver: FieldSolver, plasma: Plasma, comm: Co
                     f"problem.potential is not finite at the particle at x = ({where}): give a potential that is "
                     "finite wherever particles start"
                 )
-        ExternalField(field_solver.problem).acceleration(particles.x)
 
 
 _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "seconds": "s"}

@@ -140,7 +140,9 @@ class _Sizes:
     def particle(self) -> int:
         """The state at the beginning of the step, and the busiest of push and collision beside it."""
         rehearsed = self.state if self._matches else 0
-        return self.state + rehearsed + max(self._push, self._collision)
+        # of an external field, before and after a drift
+        accelerations = 2 * self._dims[0] * self._real if self.case.physics.field == "external" else 0
+        return self.state + rehearsed + accelerations + max(self._push, self._collision)
 
     @property
     def _push(self) -> int:

@@ -12,6 +12,7 @@ from hpc_kjko.case.config import from_table
 from hpc_kjko.errors import SolverFailure
 from hpc_kjko.fields.ampere import ConservingAmpereSolver
 from hpc_kjko.fields.base import ExternalField
+from hpc_kjko.fields.external import ExternalSolver
 from hpc_kjko.fields.mesh import Grid, MassMatrix
 from hpc_kjko.fields.poisson import PoissonSolver
 from hpc_kjko.particles.state import Particles, Shard, equal_weights
@@ -146,6 +147,27 @@ def test_the_external_force_is_minus_the_gradient_of_the_potential():
     assert torch.allclose(ExternalField(problem).acceleration(x), -4 * x, atol=1e-15)
     free = from_table({"problem": {"kind": "two_stream"}}).problem
     assert torch.equal(ExternalField(free).acceleration(x), torch.zeros_like(x))
+
+
+def test_an_external_potential_is_looked_at_once_a_drift(alone):
+    """Kicks before and after a collision are of one force, that of the positions as they are."""
+    looked = []
+
+    class Well:
+        def potential(self, x):
+            looked.append(len(x))
+            return 2 * (x**2).sum(1)
+
+    grid = GRIDS[0]
+    solver, plasma = ExternalSolver(Well(), alone), plasma_of(particles_at(random_positions(grid, 50), grid))
+    field = solver.start(plasma)
+    for passed in (1, 2):
+        assert len(looked) == passed
+        before = plasma[0].particles
+        for _ in range(2):
+            field, plasma = solver.kick(field, plasma, 0.25)
+        assert torch.allclose(plasma[0].particles.v, before.v - 0.5 * 4 * before.x, atol=1e-14)
+        field, plasma = solver.drift(field, plasma, 0.1)
 
 
 # -- the kick that E takes part in -----------------------------------------------------------------------------------

@@ -163,15 +163,16 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("unit", [0.0, UNIT])
 @pytest.mark.parametrize("grid", [Grid((32,), (3.0,), 2), Grid((20, 20, 24), (1.0, 2.0, 3.0))], ids=str)
-def test_bits_do_not_depend_on_the_number_of_threads(grid, threads):
+def test_bits_do_not_depend_on_the_number_of_threads(grid, unit, threads):
     x, v, weight = ensemble(grid, 60_001)
     values = torch.randn(*grid.cells, len(grid.cells), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     results = []
     for count in (1, 2, 3):
         threads(count)
-        moved, density = grid.drift(x, v, 0.1, torch.stack([weight, weight * v[:, 0]]))
-        mass_matrix = grid.mass_matrix(x, weight)
+        moved, density = grid.drift(x, v, 0.1, torch.stack([weight, weight * v[:, 0]]) / 60_001, unit)
+        mass_matrix = grid.mass_matrix(x, weight / 60_001, unit)
         results.append((moved, density, mass_matrix, grid.kick(values, x, v, 0.1)))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))

@@ -2,12 +2,19 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
-#include <memory>
+#include <cstddef>
+#include <cstdint>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "cpu/bind.hpp"
+#include "cpu/cpu.hpp"
 #include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
@@ -62,11 +69,75 @@ static Particles particles_of(const Rows &x, const std::optional<Rows> &v, int d
     return particles;
 }
 
+namespace {
+
+// Memory for the meshes of a pass. It is on huge pages where Linux has them, as particles touch it everywhere; so it comes
+// from the system, for what the heap has had before stays on small pages. It is kept for the next pass: the system clears
+// memory that is new.
+class MeshMemory {
+   public:
+    ~MeshMemory() { give_back(); }
+
+    double *of(long long numbers) {
+        const std::size_t wanted = (numbers * sizeof(double) + PAGE - 1) / PAGE * PAGE;
+        if (wanted > size) {
+            give_back();
+            take(wanted);
+        }
+        return reinterpret_cast<double *>((reinterpret_cast<std::uintptr_t>(memory) + PAGE - 1) / PAGE * PAGE);
+    }
+
+   private:
+    static constexpr std::size_t PAGE = std::size_t(1) << 21;
+    void *memory = nullptr;
+    std::size_t size = 0;
+
+    void take(std::size_t wanted) {
+#ifdef __linux__
+        void *found = mmap(nullptr, wanted + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (found == MAP_FAILED) throw std::bad_alloc();
+        madvise(found, wanted + PAGE, MADV_HUGEPAGE);  // a wish
+#else
+        void *found = ::operator new(wanted + PAGE);
+#endif
+        memory = found;
+        size = wanted;
+    }
+
+    void give_back() {
+        if (!memory) return;
+#ifdef __linux__
+        munmap(memory, size + PAGE);
+#else
+        ::operator delete(memory);
+#endif
+        memory = nullptr;
+        size = 0;
+    }
+};
+
+thread_local MeshMemory mesh_memory;
+
+}  // namespace
+
+// Asks for huge pages for rows that are about to be written: new memory then comes in a 512th of the page faults.
+static void on_huge_pages(const Rows &rows) {
+#ifdef __linux__
+    constexpr std::uintptr_t page = std::uintptr_t(1) << 21;
+    const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(rows.data());
+    const std::uintptr_t first = (start + page - 1) / page * page, last = (start + rows.nbytes()) / page * page;
+    if (first < last) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
+#else
+    (void)rows;
+#endif
+}
+
 static void drift(const std::vector<double> &lengths, const Rows &x, const Rows &v, double duration,
                   const Rows &moved) {
     const int dims = static_cast<int>(lengths.size());
     const Particles particles = particles_of(x, v, dims);
     require(alike(x, moved) && moved.shape(1) == x.shape(1), "moved is like x");
+    on_huge_pages(moved);
     nb::gil_scoped_release release;
     kernels().particles.drift(lengths.data(), dims, particles, duration, moved.data());
 }
@@ -77,7 +148,10 @@ static long long deposit(const std::vector<int> &cells, const std::vector<double
     const Mesh mesh = mesh_of(cells, lengths, order);
     const Particles particles = particles_of(x, v, mesh.dims);
     require(v.has_value() == moved.has_value(), "a drift needs v and moved");
-    if (moved) require(alike(x, *moved) && moved->shape(1) == x.shape(1), "moved is like x");
+    if (moved) {
+        require(alike(x, *moved) && moved->shape(1) == x.shape(1), "moved is like x");
+        on_huge_pages(*moved);
+    }
     require(quantities.shape(1) == x.shape(0), "quantities [m, n] are of the n particles");
     require(densities.shape(0) == quantities.shape(0) &&
                 static_cast<long long>(densities.shape(1)) == nodes_of(mesh),
@@ -85,11 +159,10 @@ static long long deposit(const std::vector<int> &cells, const std::vector<double
     const Carried carried{quantities.data(), static_cast<int>(quantities.shape(0)), quantities.stride(0),
                           quantities.stride(1), unit};
     nb::gil_scoped_release release;
-    const long long nodes = mesh.padded_nodes();
-    const long long size = deposit_chunks(nodes, particles.count) * chunk_stride(carried.quantities * nodes);
-    const std::unique_ptr<double[]> workspace(new double[size]);
-    return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried,
-                                       workspace.get(), densities.data());
+    const long long nodes = mesh.padded_nodes(), chunks = deposit_chunks(nodes, particles.count, unit, max_threads());
+    return kernels().particles.deposit(mesh, particles, duration, moved ? moved->data() : nullptr, carried, chunks,
+                                       mesh_memory.of(chunks * chunk_stride(carried.quantities * nodes)),
+                                       densities.data());
 }
 
 static long long mass_matrix(const std::vector<int> &cells, const std::vector<double> &lengths, int order,
@@ -103,8 +176,9 @@ static long long mass_matrix(const std::vector<int> &cells, const std::vector<do
     const Carried carried{weight.data(), 1, weight.stride(0), weight.stride(1), unit};
     nb::gil_scoped_release release;
     const long long size = rows * mesh.padded_nodes();
-    const std::unique_ptr<double[]> workspace(new double[deposit_chunks(size, particles.count) * chunk_stride(size)]);
-    return kernels().particles.mass_matrix(mesh, particles, carried, workspace.get(), entries.data());
+    const long long chunks = deposit_chunks(size, particles.count, unit, max_threads());
+    return kernels().particles.mass_matrix(mesh, particles, carried, chunks, mesh_memory.of(chunks * chunk_stride(size)),
+                                           entries.data());
 }
 
 static void gather(const std::vector<int> &cells, const std::vector<double> &lengths, int order, const Rows &x,
@@ -115,9 +189,10 @@ static void gather(const std::vector<int> &cells, const std::vector<double> &len
     require(static_cast<long long>(values.shape(0)) == nodes_of(mesh), "values are [nodes, m]");
     require(alike(x, result) && result.shape(1) == (v ? v->shape(1) : values.shape(1)), "the result is [n, m]");
     require(!v || components == mesh.dims, "a kick has one component for each axis");
+    on_huge_pages(result);
     nb::gil_scoped_release release;
-    const std::unique_ptr<double[]> workspace(new double[components * mesh.padded_nodes()]);
-    kernels().particles.gather(mesh, particles, values.data(), components, duration, workspace.get(),
+    double *padded = mesh_memory.of(gather_numbers(components) * mesh.padded_nodes());
+    kernels().particles.gather(mesh, particles, values.data(), components, duration, padded,
                                v ? nullptr : result.data(), v ? result.data() : nullptr);
 }
 

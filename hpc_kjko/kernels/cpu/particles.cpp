@@ -5,7 +5,20 @@
 // (-ffp-contract=off): the results have the same bits at every instruction set level.
 namespace kjko::KJKO_LEVEL {
 
-constexpr int BLOCK = 256;  // particles at a time: what they need on the way stays in the first cache
+constexpr int BLOCK = 256;    // particles at a time: what they need on the way stays in the first cache
+constexpr int TOGETHER = 32;  // particles of a block whose shape functions are found together, in vectors
+
+// Two or four neighbouring numbers. A row of the mesh begins anywhere, hence the looser types.
+typedef double Pair __attribute__((vector_size(16), may_alias));
+typedef double Four __attribute__((vector_size(32), may_alias));
+typedef double PairAnywhere __attribute__((vector_size(16), may_alias, aligned(8)));
+typedef double FourAnywhere __attribute__((vector_size(32), may_alias, aligned(8)));
+
+// Asks for the cache line of what is read soon, or (TO_WRITE) written. Beyond an array this does no harm.
+template <bool TO_WRITE = false>
+static inline __attribute__((always_inline)) void fetch(const void *at) {
+    __builtin_prefetch(at, TO_WRITE ? 1 : 0);
+}
 
 template <int DIMS>
 struct Geometry {
@@ -34,10 +47,19 @@ struct Places {
 template <class Real, int DIMS, int VELOCITY_DIMS>
 static void drift_block(const Real (&box)[3], const Real *__restrict x, const Real *__restrict v, Real duration,
                         int count, Real *__restrict moved) {
-    Real lengths[DIMS];  // a copy: `moved` cannot be it
-    for (int axis = 0; axis < DIMS; ++axis) lengths[axis] = box[axis];
-    int far = 0;
-    for (int i = 0; i < count; ++i)
+    constexpr int PERIOD = 16 * DIMS;  // whole vectors of coordinates that belong to the same axes
+    Real lengths[PERIOD];              // a copy: `moved` cannot be it
+    for (int coordinate = 0; coordinate < PERIOD; ++coordinate) lengths[coordinate] = box[coordinate % DIMS];
+    int far = 0, first = 0;
+    if constexpr (VELOCITY_DIMS == DIMS)
+        for (; first + 16 <= count; first += 16)
+            for (int coordinate = 0; coordinate < PERIOD; ++coordinate) {
+                const int at = first * DIMS + coordinate;
+                const Real next = advanced(x[at], duration, v[at]);
+                far |= !is_near(next, lengths[coordinate]);
+                moved[at] = wrap_near(next, lengths[coordinate]);
+            }
+    for (int i = first; i < count; ++i)
         for (int axis = 0; axis < DIMS; ++axis) {
             const Real next = advanced(x[i * DIMS + axis], duration, v[i * VELOCITY_DIMS + axis]);
             far |= !is_near(next, lengths[axis]);
@@ -50,6 +72,10 @@ static void drift_block(const Real (&box)[3], const Real *__restrict x, const Re
             moved[i * DIMS + axis] = wrap(next, lengths[axis]);
         }
 }
+
+// Every so many particles a row of numbers begins another cache line, or nearly so.
+template <class Real, int DIMS>
+constexpr int EVERY = 64 / static_cast<int>(sizeof(Real)) / (DIMS == 1 ? 1 : DIMS == 2 ? 2 : 4);
 
 template <class Real, int DIMS>
 struct Drift {
@@ -68,6 +94,13 @@ struct Drift {
         for (int axis = 0; axis < DIMS; ++axis) lengths[axis] = static_cast<Real>(box[axis]);
     }
 
+    // Asks for what the drift of a particle needs.
+    __attribute__((always_inline)) void fetch_for(long long i) const {
+        fetch(x + i * DIMS);
+        fetch(v + i * velocity_dims);
+        fetch<true>(moved + i * DIMS);
+    }
+
     void operator()(long long start, int count) const {
         const Real *from = x + start * DIMS, *speed = v + start * velocity_dims;
         Real *to = moved + start * DIMS;
@@ -80,7 +113,9 @@ struct Drift {
 // Puts a block of particles on the mesh; returns how many are nowhere: those have a NaN offset.
 template <class Real, int DIMS, int ORDER>
 static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Places<DIMS> &__restrict places) {
-    int outside = 0;
+    long long outside = 0;  // as wide as the numbers that it is found from
+    for (int i = count; i < BLOCK && i % TOGETHER; ++i)  // the shape functions of whole vectors are found
+        for (int axis = 0; axis < DIMS; ++axis) places.offset[axis][i] = 0;
     for (int i = 0; i < count; ++i) {
         double first = 0;
         for (int axis = 0; axis < DIMS; ++axis) {
@@ -111,28 +146,80 @@ static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Place
     return lost;
 }
 
-// Adds what a block of particles carries to the nodes that they touch.
+// Rows of nodes along the last axis that a particle touches.
 template <int DIMS, int ORDER>
+constexpr int ROWS = DIMS == 1 ? 1 : DIMS == 2 ? ORDER + 1 : (ORDER + 1) * (ORDER + 1);
+
+// Calls what(row, factor, s) for each of them: the shape function at node k of the row is factor · s[k].
+template <int DIMS, int ORDER, class What>
+static inline __attribute__((always_inline)) void at_rows(const Places<DIMS> &places, int i, double carried,
+                                                          const What &what) {
+    double s[DIMS][ORDER + 1];
+    for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
+    if constexpr (DIMS == 1) what(0, carried, s[0]);
+    if constexpr (DIMS == 2)
+        for (int j = 0; j <= ORDER; ++j) what(j, carried * s[0][j], s[1]);
+    if constexpr (DIMS == 3)
+        for (int l = 0; l <= ORDER; ++l)
+            for (int j = 0; j <= ORDER; ++j) what(l * (ORDER + 1) + j, carried * s[0][l] * s[1][j], s[2]);
+}
+
+// From the first node that a particle touches to that of a row of nodes along the last axis.
+template <int DIMS, int ORDER>
+static inline __attribute__((always_inline)) int row_start(const Geometry<DIMS> &mesh, int row) {
+    if constexpr (DIMS == 1) return 0;
+    if constexpr (DIMS == 2) return row * mesh.stride[0];
+    if constexpr (DIMS == 3) return row / (ORDER + 1) * mesh.stride[0] + row % (ORDER + 1) * mesh.stride[1];
+}
+
+// Adds row · s, rounded, to the nodes of a row along the last axis. Three nodes are added as four, with a fourth s of 0.
+template <int ORDER>
+static inline __attribute__((always_inline)) void add_row(double row, const double *s, double shift, double *nodes) {
+    if constexpr (ORDER == 1) {
+        const Pair term = (row * *reinterpret_cast<const Pair *>(s) + shift) - shift;
+        PairAnywhere &sums = *reinterpret_cast<PairAnywhere *>(nodes);
+        sums = sums + term;
+    } else {
+        const Four term = (row * *reinterpret_cast<const Four *>(s) + shift) - shift;
+        FourAnywhere &sums = *reinterpret_cast<FourAnywhere *>(nodes);
+        sums = sums + term;
+    }
+}
+
+// Adds what a block of particles carries to the nodes that they touch; `ahead` asks for what the next block needs.
+template <int DIMS, int ORDER, class Ahead>
 static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count, double shift,
-                    double *sums) {
-    for (int i = 0; i < count; ++i) {
-        double s[DIMS][ORDER + 1];
-        for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
-        double *corner = sums + places.first[i];
-        if constexpr (DIMS == 1) {
-            for (int k = 0; k <= ORDER; ++k) corner[k] += rounded(carried[i] * s[0][k], shift);
-        } else if constexpr (DIMS == 2) {
-            for (int j = 0; j <= ORDER; ++j) {
-                const double row = carried[i] * s[0][j];
-                for (int k = 0; k <= ORDER; ++k) corner[j * mesh.stride[0] + k] += rounded(row * s[1][k], shift);
+                    double *sums, const Ahead &ahead) {
+    constexpr int TOUCHED = ORDER + 1, LAST = ORDER == 1 ? 2 : 4;
+    for (int start = 0; start < count; start += TOGETHER) {
+        const int rest = count - start, size = rest < TOGETHER ? rest : TOGETHER;
+        if constexpr (DIMS == 1) {  // neighbours of a short row meet too often to be added in vectors
+            double terms[TOUCHED][TOGETHER];
+            for (int i = 0; i < TOGETHER; ++i)
+                at_rows<1, ORDER>(places, start + i, carried[start + i], [&](int, double row, const double *s) {
+                    for (int k = 0; k <= ORDER; ++k) terms[k][i] = rounded(row * s[k], shift);
+                });
+            for (int i = 0; i < size; ++i) {
+                ahead(start + i);
+                for (int k = 0; k <= ORDER; ++k) sums[places.first[start + i] + k] += terms[k][i];
             }
         } else {
-            for (int l = 0; l <= ORDER; ++l)
-                for (int j = 0; j <= ORDER; ++j) {
-                    const double row = carried[i] * s[0][l] * s[1][j];
-                    double *nodes = corner + l * mesh.stride[0] + j * mesh.stride[1];
-                    for (int k = 0; k <= ORDER; ++k) nodes[k] += rounded(row * s[2][k], shift);
-                }
+            double rows[ROWS<DIMS, ORDER>][TOGETHER];
+            alignas(32) double last[TOGETHER][LAST] = {};
+            for (int i = 0; i < TOGETHER; ++i)
+                at_rows<DIMS, ORDER>(places, start + i, carried[start + i],
+                                     [&](int row, double part, const double *) { rows[row][i] = part; });
+            for (int i = 0; i < TOGETHER; ++i) {
+                double s[TOUCHED];
+                shape<ORDER>(places.offset[DIMS - 1][start + i], s);
+                for (int k = 0; k <= ORDER; ++k) last[i][k] = s[k];
+            }
+            for (int i = 0; i < size; ++i) {
+                ahead(start + i);
+                double *corner = sums + places.first[start + i];
+                for (int row = 0; row < ROWS<DIMS, ORDER>; ++row)
+                    add_row<ORDER>(rows[row][i], last[i], shift, corner + row_start<DIMS, ORDER>(mesh, row));
+            }
         }
     }
 }
@@ -203,13 +290,13 @@ static void fold(const Mesh &mesh, const double *padded, long long chunks, long 
 // The quantities' densities, or with PAIRS the mass matrix of the only one.
 template <class Real, int DIMS, int ORDER, bool PAIRS = false>
 static long long deposit(const Mesh &mesh, const Particles &particles, double duration, void *moved,
-                         const Carried &carried, double *workspace, double *densities) {
+                         const Carried &carried, long long chunks, double *workspace, double *densities) {
     const Geometry<DIMS> geometry(mesh);
     const Drift<Real, DIMS> drift(mesh.lengths, particles, duration, moved);
     const Real *x = static_cast<const Real *>(moved ? moved : particles.x);
     const long long count = particles.count, nodes = mesh.padded_nodes();
     const int rows = PAIRS ? distances(mesh) : carried.quantities;
-    const long long chunks = deposit_chunks(PAIRS ? rows * nodes : nodes, count), stride = chunk_stride(rows * nodes);
+    const long long stride = chunk_stride(rows * nodes);
     const double shift = shift_of(carried.unit), density = per_volume<DIMS>(mesh);
     long long lost = 0;
 #pragma omp parallel for schedule(dynamic) reduction(+ : lost) if (chunks > 1)
@@ -217,7 +304,7 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
         double *sums = workspace + chunk * stride;
         __builtin_memset(sums, 0, sizeof(double) * rows * nodes);
         Places<DIMS> places;
-        double carry[BLOCK];
+        double carry[BLOCK] = {};
         for (long long start = count * chunk / chunks, stop = count * (chunk + 1) / chunks; start < stop;) {
             const int size = stop - start < BLOCK ? static_cast<int>(stop - start) : BLOCK;
             if (moved) drift(start, size);
@@ -229,7 +316,10 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
                 if constexpr (PAIRS)
                     scatter_pairs<DIMS, ORDER>(geometry, places, carry, size, nodes, shift, sums);
                 else
-                    scatter<DIMS, ORDER>(geometry, places, carry, size, shift, sums + quantity * nodes);
+                    scatter<DIMS, ORDER>(geometry, places, carry, size, shift, sums + quantity * nodes,
+                                         [&](int at) __attribute__((always_inline)) {
+                        if (at % EVERY<Real, DIMS> == 0 && moved && quantity == 0) drift.fetch_for(start + BLOCK + at);
+                    });
             }
             start += size;
         }
@@ -240,6 +330,10 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
         fold<DIMS>(mesh, workspace + row * nodes, chunks, stride, densities + row * cells);
     return lost;
 }
+
+// Numbers of a node in a gather's workspace: three components have a fourth beside them, so that a node is one vector.
+template <int COMPONENTS>
+constexpr int NUMBERS = COMPONENTS == 3 ? 4 : COMPONENTS;
 
 // The values [*cells, COMPONENTS of every `components`] on the padded mesh.
 template <int DIMS, int COMPONENTS>
@@ -255,38 +349,64 @@ static void pad(const Mesh &mesh, const double *values, int components, double *
         const int p = row / size[1], q = row % size[1];
         const int j = DIMS > 2 ? (p + cells[0] - 1) % cells[0] : 0, k = DIMS > 1 ? (q + cells[1] - 1) % cells[1] : 0;
         const double *from = values + (static_cast<long long>(j) * cells[1] + k) * cells[2] * components;
-        double *to = padded + static_cast<long long>(row) * size[2] * COMPONENTS;
-        for (int r = 0; r < size[2]; ++r) {
-            const int node = r == 0 ? cells[2] - 1 : r <= cells[2] ? r - 1 : (r - 1) % cells[2];
-            for (int component = 0; component < COMPONENTS; ++component)
-                to[r * COMPONENTS + component] = from[node * components + component];
-        }
+        double *to = padded + static_cast<long long>(row) * size[2] * NUMBERS<COMPONENTS>;
+        const auto copy = [&](int r, int node) {
+            for (int number = 0; number < NUMBERS<COMPONENTS>; ++number)
+                to[r * NUMBERS<COMPONENTS> + number] = number < COMPONENTS ? from[node * components + number] : 0;
+        };
+        copy(0, cells[2] - 1);
+        for (int node = 0; node < cells[2]; ++node) copy(node + 1, node);
+        for (int r = cells[2] + 1; r < size[2]; ++r) copy(r, (r - 1) % cells[2]);
     }
 }
 
-// Σ_j S(x_j − x_i) values_j for a block of particles.
-template <int DIMS, int ORDER, int COMPONENTS>
-static void gather_block(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *values, int count,
-                         double (*gathered)[COMPONENTS]) {
-    for (int i = 0; i < count; ++i) {
-        double s[DIMS][ORDER + 1], sum[COMPONENTS] = {};
-        for (int axis = 0; axis < DIMS; ++axis) shape<ORDER>(places.offset[axis][i], s[axis]);
-        const double *corner = values + static_cast<long long>(places.first[i]) * COMPONENTS;
-        const auto add_row = [&](const double *nodes, double row) {
-            for (int k = 0; k <= ORDER; ++k)
-                for (int component = 0; component < COMPONENTS; ++component)
-                    sum[component] += row * s[DIMS - 1][k] * nodes[k * COMPONENTS + component];
-        };
-        if constexpr (DIMS == 1) {
-            add_row(corner, 1);
-        } else if constexpr (DIMS == 2) {
-            for (int j = 0; j <= ORDER; ++j) add_row(corner + j * mesh.stride[0] * COMPONENTS, s[0][j]);
-        } else {
-            for (int l = 0; l <= ORDER; ++l)
-                for (int j = 0; j <= ORDER; ++j)
-                    add_row(corner + (l * mesh.stride[0] + j * mesh.stride[1]) * COMPONENTS, s[0][l] * s[1][j]);
+// What is gathered at a particle: a number for each component.
+template <int COMPONENTS>
+struct Gathered {
+    typedef double Sum, Anywhere;
+};
+template <>
+struct Gathered<2> {
+    typedef Pair Sum;
+    typedef PairAnywhere Anywhere;
+};
+template <>
+struct Gathered<3> {
+    typedef Four Sum;
+    typedef FourAnywhere Anywhere;
+};
+
+// Σ_j S(x_j − x_i) values_j for TOGETHER particles of a block of `size`, from `start` on: [TOGETHER, COMPONENTS], with
+// room for one number more. `ahead` asks for what those that follow need.
+template <int DIMS, int ORDER, int COMPONENTS, class Ahead>
+static void gather_some(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *values, int start, int size,
+                        double *gathered, const Ahead &ahead) {
+    typedef typename Gathered<COMPONENTS>::Sum Sum;
+    constexpr int TOUCHED = ORDER + 1, CORNERS = ROWS<DIMS, ORDER> * TOUCHED, AHEAD = 8;
+    double weights[CORNERS][TOGETHER];
+    for (int i = 0; i < TOGETHER; ++i)
+        at_rows<DIMS, ORDER>(places, start + i, 1, [&](int row, double factor, const double *s) {
+            for (int k = 0; k < TOUCHED; ++k) weights[row * TOUCHED + k][i] = factor * s[k];
+        });
+    const auto corner_of = [&](int i) {
+        return reinterpret_cast<const Sum *>(values + static_cast<long long>(places.first[i]) * NUMBERS<COMPONENTS>);
+    };
+    for (int i = 0; i < TOGETHER && start + i < size; ++i) {
+        ahead(start + i);
+        if constexpr (DIMS == 3) {  // a mesh that the first cache does not hold
+            const Sum *const corner = corner_of(start + i + AHEAD < size ? start + i + AHEAD : size - 1);
+            for (int row = 0; row < ROWS<DIMS, ORDER>; ++row) {
+                fetch(corner + row_start<DIMS, ORDER>(mesh, row));
+                if (TOUCHED > 2) fetch(corner + row_start<DIMS, ORDER>(mesh, row) + TOUCHED - 1);
+            }
         }
-        for (int component = 0; component < COMPONENTS; ++component) gathered[i][component] = sum[component];
+        const Sum *const corner = corner_of(start + i);
+        Sum sum = {};
+        for (int row = 0; row < ROWS<DIMS, ORDER>; ++row)
+            for (int k = 0; k < TOUCHED; ++k)
+                sum += weights[row * TOUCHED + k][i] * corner[row_start<DIMS, ORDER>(mesh, row) + k];
+        // the first number of the next particle takes the place of a fourth one
+        *reinterpret_cast<typename Gathered<COMPONENTS>::Anywhere *>(gathered + i * COMPONENTS) = sum;
     }
 }
 
@@ -302,32 +422,44 @@ static void gather(const Mesh &mesh, const Particles &particles, const double *v
 #pragma omp parallel for schedule(dynamic, 32) if (blocks > 32)
     for (long long block = 0; block < blocks; ++block) {
         Places<DIMS> places;
-        double at_particles[BLOCK][COMPONENTS];
-        const long long start = block * BLOCK, rest = particles.count - start;
+        double at_particles[TOGETHER * COMPONENTS + 1];
+        const long long rest = particles.count - block * BLOCK;
         const int size = rest < BLOCK ? static_cast<int>(rest) : BLOCK;
-        place<Real, DIMS, ORDER>(geometry, x + start * DIMS, size, places);
-        gather_block<DIMS, ORDER, COMPONENTS>(geometry, places, workspace, size, at_particles);
-        if (kicked) {
-            const Real *before = v + start * velocity_dims;
-            Real *after = static_cast<Real *>(kicked) + start * velocity_dims;
-            if (velocity_dims == COMPONENTS) {
-                for (int i = 0; i < size; ++i)
-                    for (int component = 0; component < COMPONENTS; ++component)
-                        after[i * COMPONENTS + component] = advanced(
-                            before[i * COMPONENTS + component], step, static_cast<Real>(at_particles[i][component]));
+        place<Real, DIMS, ORDER>(geometry, x + block * BLOCK * DIMS, size, places);
+        for (int first = 0; first < size; first += TOGETHER) {
+            const long long start = block * BLOCK + first;
+            const int some = size - first < TOGETHER ? size - first : TOGETHER;
+            // always_inline: else GCC drops the call, which has no result
+            const auto ahead = [&](int at) __attribute__((always_inline)) {
+                if (at % EVERY<Real, DIMS>) return;
+                const long long next = block * BLOCK + at;
+                fetch(x + (next + BLOCK) * DIMS);
+                if (!kicked) return;
+                fetch(v + (next + TOGETHER) * velocity_dims);
+                fetch<true>(static_cast<Real *>(kicked) + (next + TOGETHER) * velocity_dims);
+            };
+            gather_some<DIMS, ORDER, COMPONENTS>(geometry, places, workspace, first, size, at_particles, ahead);
+            if (kicked) {
+                const Real *__restrict before = v + start * velocity_dims;
+                Real *__restrict after = static_cast<Real *>(kicked) + start * velocity_dims;
+                if (velocity_dims == COMPONENTS) {
+                    for (int i = 0; i < some * COMPONENTS; ++i)
+                        after[i] = advanced(before[i], step, static_cast<Real>(at_particles[i]));
+                } else {
+                    __builtin_memcpy(after, before, sizeof(Real) * some * velocity_dims);
+                    for (int i = 0; i < some; ++i)
+                        for (int component = 0; component < COMPONENTS; ++component) {
+                            Real &velocity = after[i * velocity_dims + component];
+                            velocity = advanced(velocity, step,
+                                                static_cast<Real>(at_particles[i * COMPONENTS + component]));
+                        }
+                }
             } else {
-                __builtin_memcpy(after, before, sizeof(Real) * size * velocity_dims);
-                for (int i = 0; i < size; ++i)
-                    for (int component = 0; component < COMPONENTS; ++component) {
-                        Real &velocity = after[i * velocity_dims + component];
-                        velocity = advanced(velocity, step, static_cast<Real>(at_particles[i][component]));
-                    }
+                Real *out = static_cast<Real *>(gathered) + start * components;
+                for (int i = 0; i < some; ++i)
+                    for (int component = 0; component < COMPONENTS; ++component)
+                        out[i * components + component] = static_cast<Real>(at_particles[i * COMPONENTS + component]);
             }
-        } else {
-            Real *out = static_cast<Real *>(gathered) + start * components;
-            for (int i = 0; i < size; ++i)
-                for (int component = 0; component < COMPONENTS; ++component)
-                    out[i * components + component] = static_cast<Real>(at_particles[i][component]);
         }
     }
 }
@@ -377,21 +509,21 @@ static void drift_any(const double *lengths, int dims, const Particles &particle
 }
 
 static long long deposit_any(const Mesh &mesh, const Particles &particles, double duration, void *moved,
-                             const Carried &carried, double *workspace, double *densities) {
+                             const Carried &carried, long long chunks, double *workspace, double *densities) {
     long long lost = 0;
     with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
-        lost = deposit<decltype(real), dims.value, order.value>(mesh, particles, duration, moved, carried, workspace,
-                                                                densities);
+        lost = deposit<decltype(real), dims.value, order.value>(mesh, particles, duration, moved, carried, chunks,
+                                                                workspace, densities);
     });
     return lost;
 }
 
 static long long mass_matrix_any(const Mesh &mesh, const Particles &particles, const Carried &carried,
-                                 double *workspace, double *entries) {
+                                 long long chunks, double *workspace, double *entries) {
     long long lost = 0;
     with_constants(particles.is_double, mesh.dims, mesh.order, [&](auto real, auto dims, auto order) {
-        lost = deposit<decltype(real), dims.value, order.value, true>(mesh, particles, 0, nullptr, carried, workspace,
-                                                                      entries);
+        lost = deposit<decltype(real), dims.value, order.value, true>(mesh, particles, 0, nullptr, carried, chunks,
+                                                                      workspace, entries);
     });
     return lost;
 }

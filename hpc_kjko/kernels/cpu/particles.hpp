@@ -5,15 +5,20 @@
 
 namespace kjko {
 
-// Partial sums of a deposit of `numbers` on the padded mesh. How many depends on the particles and the mesh alone, not on
-// the threads, so the bits of the density do neither. They take no more memory than a number for each particle.
-static inline long long deposit_chunks(long long numbers, long long count) {
+// Partial sums of a deposit of `numbers` on the padded mesh. They take no more memory than a number for each particle.
+// Terms that are rounded to a unit have the same sums in any order: then one for each thread will do. Otherwise how many
+// depends on the particles and the mesh alone, not on the threads, so the bits of the density do neither.
+static inline long long deposit_chunks(long long numbers, long long count, double unit, int threads) {
     const long long least = 8192, most = 32, chunks = count / (numbers > least ? numbers : least);
-    return chunks < 1 ? 1 : chunks > most ? most : chunks;
+    const long long wanted = unit > 0 && threads < most ? threads : most;
+    return chunks < 1 ? 1 : chunks > wanted ? wanted : chunks;
 }
 
 // From one chunk to the next: no two threads write to one cache line.
 static inline long long chunk_stride(long long numbers) { return numbers + 16; }
+
+// Numbers of a node in the workspace of a gather.
+static inline int gather_numbers(int components) { return components == 3 ? 4 : components; }
 
 // Distances l − j between two nodes that one particle can touch: of each pair ± one, and no distance.
 static inline int distances(const Mesh &mesh) {
@@ -27,20 +32,20 @@ struct ParticleKernels {
     void (*drift)(const double *lengths, int dims, const Particles &particles, double duration, void *moved);
 
     // Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ, [quantities, *cells], after a drift to `moved` unless that is null.
-    // `workspace`: chunk_stride(quantities · padded_nodes) numbers for each of the chunks of padded_nodes.
+    // `workspace`: chunk_stride(quantities · padded_nodes) numbers for each of the chunks.
     // Returns how many particles are nowhere (x not finite).
     long long (*deposit)(const Mesh &mesh, const Particles &particles, double duration, void *moved,
-                         const Carried &carried, double *workspace, double *densities);
+                         const Carried &carried, long long chunks, double *workspace, double *densities);
 
     // The mass matrix M_jl = Σ_i q_i S(x_j − x_i) S(x_l − x_i) / ∏Δ, [distances, *cells], of one quantity: the entries
     // with a distance l − j from 0 on, in lexicographic order.
-    // `workspace`: chunk_stride(distances · padded_nodes) numbers for each of the chunks of so many.
-    long long (*mass_matrix)(const Mesh &mesh, const Particles &particles, const Carried &carried, double *workspace,
-                             double *entries);
+    // `workspace`: chunk_stride(distances · padded_nodes) numbers for each of the chunks.
+    long long (*mass_matrix)(const Mesh &mesh, const Particles &particles, const Carried &carried, long long chunks,
+                             double *workspace, double *entries);
 
     // Values [*cells, components] at the particles, in their precision: `gathered` [count, components]; or, if that
     // is null, the velocities `kicked` = v + duration · values on the first `components` of them.
-    // `workspace`: components · padded_nodes numbers.
+    // `workspace`: gather_numbers(components) · padded_nodes numbers, the first of them at the start of a cache line.
     void (*gather)(const Mesh &mesh, const Particles &particles, const double *values, int components, double duration,
                    double *workspace, void *gathered, void *kicked);
 };
