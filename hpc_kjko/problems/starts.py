@@ -12,9 +12,9 @@ from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first used
 import torch
 from pydantic import Field, model_validator
-from scipy.special import betaln, gammaln, stdtrit
 
 from hpc_kjko.problems.beams import SMALLEST
 from hpc_kjko.problems.perturbed import LOG_2PI, Amplitude, PerturbedWave, log_maxwellian
@@ -244,14 +244,14 @@ class Kappa(PerturbedStart):
         w, freedom = np.empty_like(points), self._freedom
         square = np.full(len(points), self._square(temperature))
         for axis in range(self.velocity_dims):
-            w[:, axis] = np.sqrt(square / (freedom + axis)) * stdtrit(freedom + axis, points[:, axis])
+            w[:, axis] = np.sqrt(square / (freedom + axis)) * scipy.special.stdtrit(freedom + axis, points[:, axis])
             square += w[:, axis] ** 2
         return w
 
     def log_peculiar(self, w: torch.Tensor, temperature: float) -> torch.Tensor:
         dims, freedom, square = w.shape[1], self._freedom, self._square(temperature)
         # Γ((ν + d)/2)/Γ(ν/2) by the beta function: for large ν the two are far larger than their ratio.
-        log_ratio = float(gammaln(0.5 * dims) - betaln(0.5 * freedom, 0.5 * dims))
+        log_ratio = float(scipy.special.gammaln(0.5 * dims) - scipy.special.betaln(0.5 * freedom, 0.5 * dims))
         log_peak = log_ratio - 0.5 * dims * math.log(math.pi * square)
         return log_peak - 0.5 * (freedom + dims) * torch.log1p((w**2).sum(1) / square)
 
@@ -267,7 +267,7 @@ class Kappa(PerturbedStart):
 
     def reach(self, temperature: float) -> float:
         scale = math.sqrt(self._square(temperature) / self._freedom)
-        return scale * float(stdtrit(self._freedom, 1 - 0.5 * _OUTSIDE))
+        return scale * float(scipy.special.stdtrit(self._freedom, 1 - 0.5 * _OUTSIDE))
 
     @property
     def _freedom(self) -> float:
