@@ -259,14 +259,14 @@ class CellSampler:
         self.cells = cells
         self.spacing = np.asarray(problem.periods) / cells
         index = np.stack(np.unravel_index(np.arange(math.prod(cells)), cells), axis=-1)
-        self.cumulative = np.cumsum(problem.spatial_density((index + 0.5) * self.spacing))
-        self.cumulative /= self.cumulative[-1]
+        cumulative = np.cumsum(problem.spatial_density((index + 0.5) * self.spacing))
+        self.edges = np.append(0.0, cumulative / cumulative[-1])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Positions [n, dx] of uniform points [n, dx] strictly inside (0, 1)."""
-        cell = np.searchsorted(self.cumulative, points[:, -1], side="right")
-        below = np.concatenate([[0.0], self.cumulative])[cell]
-        jitter = points.copy()
-        jitter[:, -1] = (points[:, -1] - below) / (self.cumulative[cell] - below)
+        cell = np.searchsorted(self.edges[1:], points[:, -1], side="right")
+        below, above = self.edges[cell], self.edges[cell + 1]
+        jitter = points.copy(order="K")
+        jitter[:, -1] = (points[:, -1] - below) / (above - below)
         index = np.stack(np.unravel_index(cell, self.cells), axis=-1)
         return np.minimum((index + jitter) * self.spacing, np.nextafter(self.spacing * self.cells, 0))
