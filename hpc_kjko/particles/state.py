@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,8 +19,8 @@ from hpc_kjko.walls import Walls
 
 #: Particles per global block: the unit in which particles are dealt to ranks and checksummed in files.
 BLOCK = 1024
-#: Particles drawn at a time: so few that torch works on all coordinates of them on one thread.
-DRAWN = 4 * BLOCK
+#: Particles drawn at a time.
+DRAWN = 16 * BLOCK
 #: Parts of the ensemble in an inner solve: one to choose between fits, one to certify, the rest to fit.
 FOLDS, SELECT, CERTIFY = 8, 3, 7
 #: Particles of a batch, or somewhat more: enough for the shape of a log-density without noise.
@@ -189,6 +190,18 @@ def random_points(seed: int, stream: int, first: int, count: int, dims: int) -> 
 _sobol = functools.cache(Sobol)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: with more it may add in another order, and divides arrays at other places."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def draw(
     problem: Problem,
     shard: Shard,
@@ -203,9 +216,9 @@ def draw(
 ) -> Particles:
     """Draw a rank's part of the ensemble from a problem's initial density, log-density included.
 
-    Always the same DRAWN rows at a time, if need be with some of another rank: vectorised functions may round
-    differently at another place in an array, and the ensemble must have the same bits on any number of ranks. Whatever
-    the start, log f is the analytic log f0 at the particles.
+    Always the same DRAWN rows at a time, if need be with some of another rank, on one thread: vectorised functions may
+    round differently at another place in an array, and the ensemble must have the same bits on any number of ranks.
+    Whatever the start, log f is the analytic log f0 at the particles.
 
     Args:
         start: "quiet" (Sobol) or "random" (Philox) points mapped to phase space; "grid" is the paper's: random, with

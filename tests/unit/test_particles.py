@@ -30,7 +30,7 @@ CASES = {
 }
 
 
-def ensemble(name, count=20_000, rank=0, size=1, start="quiet", dtype=torch.float64, seed=1):
+def ensemble(name, count=40_000, rank=0, size=1, start="quiet", dtype=torch.float64, seed=1):
     problem = from_table({"problem": CASES[name]}).problem
     shard = Shard.of(count, rank, size)
     options = dict(start=start, seed=seed, temperature=1.3, dtype=dtype, device=torch.device("cpu"))
