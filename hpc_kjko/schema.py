@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
+import itertools
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -88,9 +91,8 @@ def _numbers(value: Any) -> Iterator[float]:
 class Section(BaseModel):
     """One table of a case file: frozen, strict, finite numbers only, unknown keys are errors."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    # A run starts sooner without validators of sections that no case has.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     #: Keys whose numbers are in units of their own.
     of_any_size: ClassVar[frozenset[str]] = frozenset()
@@ -165,11 +167,19 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 def meaning(model: type[Section], name: str) -> str:
     """What the text below a field says of it, in the model or else in the nearest one that it comes from."""
-    for kind in model.__mro__:
-        field = kind.__dict__.get("__pydantic_fields__", {}).get(name)
-        if field is not None and field.description:
-            return " ".join(field.description.split())
-    return ""
+    kinds = (kind for kind in model.__mro__ if issubclass(kind, Section))
+    return next((found for kind in kinds if (found := _texts(kind).get(name))), "")
+
+
+@functools.cache
+def _texts(model: type[Section]) -> dict[str, str]:
+    """The texts below the fields of a class, by name: from its source, as only lists of keys want them."""
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    texts = {}
+    for field, below in itertools.pairwise(cast("ast.ClassDef", definition).body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            texts[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return texts
 
 
 def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:

@@ -37,10 +37,15 @@ def serve(path: str) -> dict:
     """Fork for every command, until standard input ends. Returns in the process of a command, with what it is asked."""
     import gc
 
+    import scipy.integrate  # parts that some commands load
+    import scipy.ndimage
+    import scipy.optimize
+    import scipy.spatial  # noqa: F401
     import torch._dynamo  # noqa: F401 (which the first optimiser imports)
 
     import hpc_kjko.cli.file_verbs
-    import hpc_kjko.cli.run_verbs  # noqa: F401
+    import hpc_kjko.cli.run_verbs
+    import hpc_kjko.post.analysis  # noqa: F401
 
     assert "mpi4py.MPI" not in sys.modules and len(os.listdir("/proc/self/task")) == 1
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

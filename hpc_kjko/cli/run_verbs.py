@@ -20,8 +20,6 @@ from hpc_kjko.inner.objective import JKOObjective
 from hpc_kjko.kernels import cuda
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.post.analysis import analyse
-from hpc_kjko.post.compare import say_changed_code
 from hpc_kjko.running import driver
 from hpc_kjko.running.simulation import Outcome
 from hpc_kjko.terminal import StopSignals, show_pairs
@@ -96,6 +94,9 @@ def _over(outcome: Outcome, stop: StopSignals) -> int:
 
 def analyze(options: argparse.Namespace, comm: Communicator) -> int:
     """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
+    from hpc_kjko.post.analysis import analyse
+    from hpc_kjko.post.compare import say_changed_code
+
     folder = RunFolder(options.folder)
     with comm.together():
         folder.status()

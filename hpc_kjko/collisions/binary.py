@@ -10,7 +10,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 
 from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCollision, StepStart
 from hpc_kjko.collisions.blocks import blocks_of_cells
@@ -18,6 +17,7 @@ from hpc_kjko.collisions.none import mean_kinetic_energy
 from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import BLOCK, Particles, passes, random_points
+from hpc_kjko.problems.quantile import normal
 
 
 class BinaryCollision(PairCollision):
@@ -141,8 +141,8 @@ class _Meeting:
         first, second, u, speed, random = first[met], second[met], u[met], speed[met], random[met]
         reduced = one.mass * other.mass / (one.mass + other.mass)
         variance = (1.0 if dims == 3 else 0.5) * self.strength * density / reduced**2 * speed**self.exponent
-        angle = 2 * np.arctan(np.sqrt(variance) * ndtri(random[:, dims : dims + 1]))
-        across = ndtri(random[:, :dims])
+        angle = 2 * np.arctan(np.sqrt(variance) * normal(random[:, dims : dims + 1]))
+        across = normal(random[:, :dims])
         across -= u * ((across * u).sum(1, keepdims=True) / speed**2)
         across *= speed / np.linalg.norm(across, axis=1, keepdims=True)
         change = reduced * (np.cos(angle) * u + np.sin(angle) * across - u)

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 
 from hpc_kjko.collisions.base import Collision, CollisionReport, CollisionSettings, StepStart
 from hpc_kjko.collisions.none import mean_kinetic_energy
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import BLOCK, Particles, passes, random_points
+from hpc_kjko.problems.quantile import normal
 
 
 class LangevinCollision(Collision):
@@ -40,7 +40,7 @@ class LangevinCollision(Collision):
             points = random_points(
                 self.seed, 1 + start.index, particles.shard.start + rows.start, rows.stop - rows.start, dims
             )
-            noise = torch.from_numpy(ndtri(points)).to(v)
+            noise = torch.from_numpy(normal(points)).to(v)
             v[rows] = damping * particles.v[rows] + spread * noise
         moved = particles.move(v, torch.full_like(particles.log_f, math.nan))
         kinetic = mean_kinetic_energy(moved, self.comm)

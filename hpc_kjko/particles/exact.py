@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.kernels.constants import ROUNDING_SHIFT
-from hpc_kjko.particles.state import BLOCK, fold_rows
+from hpc_kjko.particles.state import BLOCK, fold_rows, one_thread
 
 #: Unit of densities (n̄ = 1), of averages over particles, of the JKO functional and of its gradient: up to 2^9 they are
 #: exact. What is rounded of a single one of N particles is N 2^-45 of 1, and averages out.
@@ -82,13 +82,8 @@ def in_order(together: int) -> Iterator[None]:
 
     With more threads torch adds in another order; more rows are not meant to have the same bits (and gain by threads).
     """
-    threads = torch.get_num_threads()
-    if together <= BLOCK:
-        torch.set_num_threads(1)
-    try:
+    with one_thread() if together <= BLOCK else contextlib.nullcontext():
         yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def counts(shares: torch.Tensor, total: int) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,10 +19,14 @@ from hpc_kjko.walls import Walls
 
 #: Particles per global block: the unit in which particles are dealt to ranks and checksummed in files.
 BLOCK = 1024
+#: Particles drawn at a time.
+DRAWN = 16 * BLOCK
 #: Parts of the ensemble in an inner solve: one to choose between fits, one to certify, the rest to fit.
 FOLDS, SELECT, CERTIFY = 8, 3, 7
 #: Particles of a batch, or somewhat more: enough for the shape of a log-density without noise.
 BATCH = 2048
+#: The ends of what is strictly inside (0, 1).
+_SMALLEST, _LARGEST = 2.0**-64, 1 - 2.0**-53
 #: Particles handled at a time by full passes, so that temporaries stay in cache and memory stays flat; and how many
 #: times as many on a GPU, which would be idle with less.
 PASS, ON_GPU = 65536, 64
@@ -162,10 +167,10 @@ def uniform_points(
     number of counters per particle.
 
     Returns:
-        [count, dims] float64, strictly inside (0, 1).
+        [count, dims] float64, strictly inside (0, 1); the numbers of each axis are contiguous in memory.
     """
     if start == "quiet":
-        return _inside(_sobol(dims, seed).points(first, count))
+        return np.clip(_sobol(dims, seed).points(first, count), _SMALLEST, _LARGEST)
     return random_points(seed, 0, first, count, dims)
 
 
@@ -178,16 +183,25 @@ def random_points(seed: int, stream: int, first: int, count: int, dims: int) -> 
     counters = -(-dims // 4)  # a Philox counter gives four doubles
     generator = np.random.Philox(key=np.array([seed, stream], np.uint64))
     generator.advance(counters * first)
-    return _inside(np.random.Generator(generator).random((count, 4 * counters))[:, :dims])
-
-
-def _inside(points: np.ndarray) -> np.ndarray:
-    return np.clip(points, 2.0**-64, 1 - 2.0**-53)
+    points = np.random.Generator(generator).random((count, 4 * counters))
+    return np.clip(points.T[:dims], _SMALLEST, _LARGEST, out=np.empty((dims, count))).T
 
 
 _sobol = functools.cache(Sobol)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: with more it may add in another order, and divides arrays at other places."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def draw(
     problem: Problem,
     shard: Shard,
@@ -202,8 +216,9 @@ def draw(
 ) -> Particles:
     """Draw a rank's part of the ensemble from a problem's initial density, log-density included.
 
-    Block by block: vectorised functions may round differently at another place in an array, and the ensemble must
-    have the same bits on any number of ranks. Whatever the start, log f is the analytic log f0 at the particles.
+    Always the same DRAWN rows at a time, if need be with some of another rank, on one thread: vectorised functions may
+    round differently at another place in an array, and the ensemble must have the same bits on any number of ranks.
+    Whatever the start, log f is the analytic log f0 at the particles.
 
     Args:
         start: "quiet" (Sobol) or "random" (Philox) points mapped to phase space; "grid" is the paper's: random, with
@@ -224,22 +239,24 @@ def draw(
         place = CellSampler(problem, cells)
     elif weights == "density":
         place = functools.partial(np.multiply, np.asarray(problem.periods))
-    for rows in passes(len(shard), BLOCK):
-        points = uniform_points(start, seed, shard.start + rows.start, rows.stop - rows.start, dx + dv)
+    for first in range(shard.start // DRAWN * DRAWN, shard.stop, DRAWN):
+        last = min(first + DRAWN, shard.total)
+        points = uniform_points(start, seed, first, last - first, dx + dv)
         if place is None:
             x_drawn, v_drawn = problem.sample(points, temperature)
         else:
             assert isinstance(problem, PeriodicProblem)
             x_drawn, v_drawn = place(points[:, :dx]), problem.velocities(points[:, dx:], temperature)
+        x_rows, v_rows = torch.from_numpy(x_drawn), torch.from_numpy(v_drawn)
+        with torch.no_grad():  # a density of the user's may have parameters to train
+            own = problem.log_density(x_rows, v_rows, temperature) + math.log(problem.mean_density)
+        begin, end = max(first, shard.start), min(last, shard.stop)
+        mine, rows = slice(begin - first, end - first), slice(begin - shard.start, end - shard.start)
+        x[rows], v[rows], log_f[rows] = x_rows[mine], v_rows[mine], own[mine]
         if weights == "density":
             assert isinstance(problem, PeriodicProblem)
             density = torch.from_numpy(problem.spatial_density(x_drawn))
-            weight[rows] = (problem.mass / shard.total) * density.to(device)
-        x_rows, v_rows = torch.from_numpy(x_drawn), torch.from_numpy(v_drawn)
-        x[rows], v[rows] = x_rows.to(device, dtype), v_rows.to(device, dtype)
-        with torch.no_grad():  # a density of the user's may have parameters to train
-            own = problem.log_density(x_rows, v_rows, temperature)
-            log_f[rows] = (own + math.log(problem.mean_density)).to(device, dtype)
+            weight[rows] = (problem.mass / shard.total) * density[mine]
     equal, walls = weights == "equal", problem.walls
     return Particles(x, v, log_f, weight, shard, problem.mass, problem.torus, has_equal_weights=equal, walls=walls)
 
@@ -255,14 +272,14 @@ class CellSampler:
         self.cells = cells
         self.spacing = np.asarray(problem.periods) / cells
         index = np.stack(np.unravel_index(np.arange(math.prod(cells)), cells), axis=-1)
-        self.cumulative = np.cumsum(problem.spatial_density((index + 0.5) * self.spacing))
-        self.cumulative /= self.cumulative[-1]
+        cumulative = np.cumsum(problem.spatial_density((index + 0.5) * self.spacing))
+        self.edges = np.append(0.0, cumulative / cumulative[-1])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Positions [n, dx] of uniform points [n, dx] strictly inside (0, 1)."""
-        cell = np.searchsorted(self.cumulative, points[:, -1], side="right")
-        below = np.concatenate([[0.0], self.cumulative])[cell]
-        jitter = points.copy()
-        jitter[:, -1] = (points[:, -1] - below) / (self.cumulative[cell] - below)
+        cell = np.searchsorted(self.edges[1:], points[:, -1], side="right")
+        below, above = self.edges[cell], self.edges[cell + 1]
+        jitter = points.copy(order="K")
+        jitter[:, -1] = (points[:, -1] - below) / (above - below)
         index = np.stack(np.unravel_index(cell, self.cells), axis=-1)
         return np.minimum((index + jitter) * self.spacing, np.nextafter(self.spacing * self.cells, 0))

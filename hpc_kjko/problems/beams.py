@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 
 from hpc_kjko.problems.perturbed import LOG_2PI, PerturbedWave, log_maxwellian
+from hpc_kjko.problems.quantile import normal
 from hpc_kjko.schema import Positive
 
 #: The smallest of the uniform numbers that serve as a probability.
@@ -27,18 +27,19 @@ class PerturbedBeams(PerturbedWave):
         return 0.0
 
     def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
-        v = math.sqrt(temperature) * ndtri(points)
         # One coordinate serves both to choose the beam and to place the particle in it: low discrepancy survives.
-        second = points[:, 0] >= 0.5
-        within = np.clip(2 * points[:, 0] - second, SMALLEST, 1 - 2**-53)
-        v[:, 0] = np.where(second, -self.beam_speed, self.beam_speed) + self.thermal_speed * ndtri(within)
+        second, within = points[:, 0] >= 0.5, points.copy(order="K")
+        within[:, 0] = np.clip(2 * points[:, 0] - second, SMALLEST, 1 - 2**-53)
+        v = normal(within)
+        v[:, 0] = np.where(second, -self.beam_speed, self.beam_speed) + self.thermal_speed * v[:, 0]
+        v[:, 1:] *= math.sqrt(temperature)
         return self.from_wave(v)
 
     def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
         v = self.to_wave(v)
-        drifts = torch.tensor([self.beam_speed, -self.beam_speed], dtype=v.dtype, device=v.device)
-        squares = ((v[:, :1] - drifts) / self.thermal_speed) ** 2
-        log_beams = torch.logsumexp(-0.5 * squares, dim=1) - math.log(2 * self.thermal_speed) - 0.5 * LOG_2PI
+        drifts = (self.beam_speed, -self.beam_speed)
+        exponents = (-0.5 * ((v[:, 0] - drift) / self.thermal_speed) ** 2 for drift in drifts)
+        log_beams = torch.logaddexp(*exponents) - math.log(2 * self.thermal_speed) - 0.5 * LOG_2PI
         return self.log_profile(x) + log_beams + log_maxwellian(v[:, 1:], temperature)
 
     def variances(self, temperature: float) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.special import ndtri
 
 from hpc_kjko.problems.custom import CustomProblem
 from hpc_kjko.problems.density import GaussianDensity
+from hpc_kjko.problems.quantile import normal
 from hpc_kjko.schema import Dimension, Vector, Widths
 
 
@@ -71,7 +71,7 @@ class Confined(CustomProblem):
 
     def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         mean, std = self._moments()
-        z = mean + std * ndtri(points)
+        z = mean + std * normal(points)
         return z[:, : self.space_dims], z[:, self.space_dims :]
 
     def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -87,8 +87,8 @@ class Confined(CustomProblem):
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of z = (x, v): [2d] each."""
-        mean = [np.broadcast_to(part, self.space_dims) for part in (self.mean_x, self.mean_v)]
-        std = [np.broadcast_to(part, self.space_dims) for part in (self.std_x, self.std_v)]
+        mean = [np.full(self.space_dims, part) for part in (self.mean_x, self.mean_v)]
+        std = [np.full(self.space_dims, part) for part in (self.std_x, self.std_v)]
         return np.concatenate(mean), np.concatenate(std)
 
 

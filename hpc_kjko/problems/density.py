@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.special import ndtr
 
 Potential = Callable[[torch.Tensor], torch.Tensor]
 Box = tuple[tuple[float, float], ...]
@@ -218,9 +217,10 @@ def _on_grid(potential: Potential, box: Box, points: int) -> np.ndarray:
 
 def normal_bins(edges: np.ndarray, mean: float, width: float) -> np.ndarray:
     """Probabilities of N(mean, width²) in bins: [m]."""
-    scaled = (np.asarray(edges) - mean) / width
+    scaled = torch.from_numpy((np.asarray(edges) - mean) / width)
+    below, above = torch.special.ndtr(scaled), torch.special.ndtr(-scaled)
     # Differences of the smaller tail: far out on the right the distribution function is 1 to rounding.
-    return np.where(scaled[1:] > 0, ndtr(-scaled[:-1]) - ndtr(-scaled[1:]), ndtr(scaled[1:]) - ndtr(scaled[:-1]))
+    return torch.where(scaled[1:] > 0, above[:-1] - above[1:], below[1:] - below[:-1]).numpy()
 
 
 def _fourier_bins(profile: np.ndarray, low: float, high: float, edges: np.ndarray) -> np.ndarray:

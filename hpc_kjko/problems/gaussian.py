@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.special import ndtri
 
 from hpc_kjko.problems.base import Problem
 from hpc_kjko.problems.density import GaussianDensity
+from hpc_kjko.problems.quantile import normal
 from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments
 from hpc_kjko.schema import Dimension, Matrix, Vector
 
@@ -62,7 +62,7 @@ class Gaussian(Problem):
         return None
 
     def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        z = np.array(self.mean) + ndtri(points) @ np.linalg.cholesky(np.array(self.covariance)).T
+        z = np.array(self.mean) + normal(points) @ np.linalg.cholesky(np.array(self.covariance)).T
         return z[:, : self.space_dims], z[:, self.space_dims :]
 
     def log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:

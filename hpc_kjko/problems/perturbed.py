@@ -62,8 +62,10 @@ class PerturbedWave(PeriodicWave, PeriodicProblem):
     def positions(self, points: np.ndarray) -> np.ndarray:
         x, (first, *others) = points * np.asarray(self.periods), self.wave_vector
         along = _perturbed_position(points[:, 0], self.periods[0], first, self.amplitude)
-        x[:, 0] = np.mod(along - x[:, 1:] @ np.array(others) / first, self.periods[0])
-        x[:, 0][x[:, 0] >= self.periods[0]] = 0.0  # the remainder of -1e-20 rounds up to the length itself
+        if any(others):
+            along = np.mod(along - x[:, 1:] @ np.array(others) / first, self.periods[0])
+            along[along >= self.periods[0]] = 0.0  # the remainder of -1e-20 rounds up to the length itself
+        x[:, 0] = along
         return x
 
     def equilibrium(self, temperature: float) -> Equilibrium | None:
@@ -81,10 +83,12 @@ class PerturbedWave(PeriodicWave, PeriodicProblem):
 
     def _turn(self) -> np.ndarray | None:
         """The reflection [dv, dv] between v_1 and v_∥, if they differ."""
-        difference = -np.append(self.wave_vector, np.zeros(self.velocity_dims - self.space_dims)) / self.wavenumber
-        difference[0] += 1
-        square = difference @ difference
-        return np.eye(self.velocity_dims) - 2 * np.outer(difference, difference) / square if square > 0 else None
+        first, *others = self.wave_vector
+        if not any(others):
+            return None
+        across = self.velocity_dims - self.space_dims
+        difference = np.array([self.wavenumber - first, *(-k for k in others), *[0.0] * across])
+        return np.eye(self.velocity_dims) - 2 * np.outer(difference, difference) / (difference @ difference)
 
 
 def log_maxwellian(v: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -94,17 +98,21 @@ def log_maxwellian(v: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def _perturbed_position(uniform: np.ndarray, length: float, wavenumber: float, amplitude: float) -> np.ndarray:
-    """Invert the cumulative density (x + (α/k) sin kx) / L by Newton's method, kept inside a shrinking bracket."""
-    target = uniform * length
-    slack = abs(amplitude) / wavenumber
-    low, high = target - slack, target + slack
-    x = target.copy()
+    """Invert the cumulative density (x + (α/k) sin kx) / L: θ + α sin θ = m by Newton's method, with θ = kx, m = kuL.
+
+    θ and m are in the same half period, where the left side is convex or concave: from the second step on Newton's
+    method comes from one side and cannot miss. An error e leaves at most |α| e² / 2 (1 − |α|) after a step.
+    """
+    mean = torch.from_numpy(wavenumber * length * uniform)  # sine and cosine of torch are vectorised, numpy's are not
+    half_period = math.pi * torch.floor(mean / math.pi)
+    low = torch.maximum(half_period, mean - abs(amplitude))
+    high = torch.minimum(half_period + math.pi, mean + abs(amplitude))
+    phase = mean
     for _ in range(60):
-        excess = x + amplitude / wavenumber * np.sin(wavenumber * x) - target
-        low, high = np.where(excess > 0, low, x), np.where(excess > 0, x, high)
-        newton = x - excess / (1 + amplitude * np.cos(wavenumber * x))
-        newton = np.where((newton < low) | (newton > high), 0.5 * (low + high), newton)
-        change, x = np.abs(newton - x).max(initial=0.0), newton
-        if change < 1e-15 * length:
+        excess = torch.add(phase, torch.sin(phase), alpha=amplitude).sub_(mean)
+        newton = torch.sub(phase, excess.div_(torch.cos(phase).mul_(amplitude).add_(1.0)))
+        newton = torch.minimum(torch.maximum(newton, low), high)
+        change, phase = np.abs((newton - phase).numpy()).max(initial=0.0), newton
+        if abs(amplitude) * change**2 / (2 * (1 - abs(amplitude))) < 1e-16:
             break
-    return np.clip(x, 0.0, np.nextafter(length, 0.0))
+    return np.clip(phase.numpy() / wavenumber, 0.0, np.nextafter(length, 0.0))

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 
 from hpc_kjko.problems.base import PeriodicWave
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.problems.custom import UserStart
 from hpc_kjko.problems.density import Equilibrium
 from hpc_kjko.problems.perturbed import Amplitude
+from hpc_kjko.problems.quantile import normal
 from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.problems.tabulated import TabulatedDensity
 from hpc_kjko.schema import Lengths, NonNegative, Positive
@@ -68,7 +68,7 @@ class Plasma(PeriodicWave, UserStart):
 
     def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         x = points[:, : self.space_dims] * np.asarray(self.periods)
-        return x, math.sqrt(temperature) * ndtri(points[:, self.space_dims :])
+        return x, math.sqrt(temperature) * normal(points[:, self.space_dims :])
 
     def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
         return self.maxwellian(temperature).log_density(x, v)

@@ -36,24 +36,25 @@ class Sobol:
             self._directions = _scramble(self._directions, rows)
 
     def points(self, first: int, count: int) -> np.ndarray:
-        """Rows [first, first + count) of the sequence: [count, dims] float64 in [0, 1]."""
-        digits = np.empty((count, len(self._shift)), dtype=np.uint64)
+        """Rows [first, first + count) of the sequence: [count, dims] float64 in [0, 1], axis by axis in memory."""
+        digits = np.empty((len(self._shift), count), dtype=np.uint64)
         at = first
         while at < first + count:
             begin = at - at % SPAN
             end = min(begin + SPAN, first + count)
-            np.bitwise_xor(self._low[at - begin : end - begin], self._high(begin), out=digits[at - first : end - first])
+            low, rows = self._low[:, at - begin : end - begin], slice(at - first, end - first)
+            np.bitwise_xor(low, self._high(begin)[:, None], out=digits[:, rows])
             at = end
-        return digits * 2.0**-BITS
+        return (digits * 2.0**-BITS).T
 
     @functools.cached_property
     def _low(self) -> np.ndarray:
-        """What the last bits of a row's number add to its digits [SPAN, dims]."""
+        """What the last bits of a row's number add to its digits [dims, SPAN]."""
         index = np.arange(SPAN, dtype=np.uint64)
         gray = index ^ (index >> np.uint64(1))
-        digits = np.zeros((SPAN, len(self._shift)), dtype=np.uint64)
+        digits = np.zeros((len(self._shift), SPAN), dtype=np.uint64)
         for bit in range(SPAN.bit_length() - 1):
-            digits ^= ((gray >> np.uint64(bit)) & np.uint64(1))[:, None] * self._directions[:, bit]
+            digits ^= ((gray >> np.uint64(bit)) & np.uint64(1)) * self._directions[:, bit : bit + 1]
         return digits
 
     def _high(self, begin: int) -> np.ndarray:

@@ -6,17 +6,19 @@ mass m is 1 where there is one species.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first used
 import torch
 from pydantic import Field, model_validator
-from scipy.special import betaln, gammaln, ndtri, stdtrit
 
 from hpc_kjko.problems.beams import SMALLEST
 from hpc_kjko.problems.perturbed import LOG_2PI, Amplitude, PerturbedWave, log_maxwellian
+from hpc_kjko.problems.quantile import normal
 from hpc_kjko.schema import Lengths, NonNegative, Positive, Vector
 
 #: Thermal speeds beyond its mean that a window shows of a Gaussian.
@@ -105,20 +107,24 @@ class Streams(PerturbedStart):
         """The Gaussians along the wave."""
 
     def peculiar(self, points: np.ndarray, temperature: float) -> np.ndarray:
-        w, streams = math.sqrt(temperature) * ndtri(points), self.streams(temperature)
-        fraction, mean, width = np.array(streams).T
+        fraction, mean, width = np.array(self.streams(temperature)).T
         first = np.append(0.0, np.cumsum(fraction)[:-1])  # of the uniform numbers that belong to each stream
         chosen = np.searchsorted(first[1:], points[:, 0], side="right")
         # One coordinate serves both to choose the stream and to place the particle in it: low discrepancy survives.
-        within = np.clip((points[:, 0] - first[chosen]) / fraction[chosen], SMALLEST, 1 - 2**-53)
-        w[:, 0] = mean[chosen] + width[chosen] * ndtri(within)
+        within = points.copy(order="K")
+        within[:, 0] = np.clip((points[:, 0] - first[chosen]) / fraction[chosen], SMALLEST, 1 - 2**-53)
+        w = normal(within)
+        w[:, 0] = mean[chosen] + width[chosen] * w[:, 0]
+        w[:, 1:] *= math.sqrt(temperature)
         return self.from_wave(w)
 
     def log_peculiar(self, w: torch.Tensor, temperature: float) -> torch.Tensor:
         w = self.to_wave(w)
-        fraction, mean, width = torch.tensor(self.streams(temperature), dtype=w.dtype, device=w.device).T
-        exponents = -0.5 * ((w[:, :1] - mean) / width) ** 2 + torch.log(fraction / width)
-        return torch.logsumexp(exponents, dim=1) - 0.5 * LOG_2PI + log_maxwellian(w[:, 1:], temperature)
+        logs = [
+            math.log(stream.fraction / stream.width) - 0.5 * ((w[:, 0] - stream.mean) / stream.width) ** 2
+            for stream in self.streams(temperature)
+        ]
+        return functools.reduce(torch.logaddexp, logs) - 0.5 * LOG_2PI + log_maxwellian(w[:, 1:], temperature)
 
     def variances(self, temperature: float) -> np.ndarray:
         fraction, mean, width = np.array(self.streams(temperature)).T
@@ -192,7 +198,7 @@ class BiMaxwellian(PerturbedStart):
         return self
 
     def peculiar(self, points: np.ndarray, temperature: float) -> np.ndarray:
-        return np.sqrt(self._variances) * ndtri(points)
+        return np.sqrt(self._variances) * normal(points)
 
     def log_peculiar(self, w: torch.Tensor, temperature: float) -> torch.Tensor:
         widths = torch.tensor(self._variances, dtype=w.dtype, device=w.device).sqrt()
@@ -238,14 +244,14 @@ class Kappa(PerturbedStart):
         w, freedom = np.empty_like(points), self._freedom
         square = np.full(len(points), self._square(temperature))
         for axis in range(self.velocity_dims):
-            w[:, axis] = np.sqrt(square / (freedom + axis)) * stdtrit(freedom + axis, points[:, axis])
+            w[:, axis] = np.sqrt(square / (freedom + axis)) * scipy.special.stdtrit(freedom + axis, points[:, axis])
             square += w[:, axis] ** 2
         return w
 
     def log_peculiar(self, w: torch.Tensor, temperature: float) -> torch.Tensor:
         dims, freedom, square = w.shape[1], self._freedom, self._square(temperature)
         # Γ((ν + d)/2)/Γ(ν/2) by the beta function: for large ν the two are far larger than their ratio.
-        log_ratio = float(gammaln(0.5 * dims) - betaln(0.5 * freedom, 0.5 * dims))
+        log_ratio = float(scipy.special.gammaln(0.5 * dims) - scipy.special.betaln(0.5 * freedom, 0.5 * dims))
         log_peak = log_ratio - 0.5 * dims * math.log(math.pi * square)
         return log_peak - 0.5 * (freedom + dims) * torch.log1p((w**2).sum(1) / square)
 
@@ -261,7 +267,7 @@ class Kappa(PerturbedStart):
 
     def reach(self, temperature: float) -> float:
         scale = math.sqrt(self._square(temperature) / self._freedom)
-        return scale * float(stdtrit(self._freedom, 1 - 0.5 * _OUTSIDE))
+        return scale * float(scipy.special.stdtrit(self._freedom, 1 - 0.5 * _OUTSIDE))
 
     @property
     def _freedom(self) -> float:

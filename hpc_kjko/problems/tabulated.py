@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first used
 import torch
-from scipy.integrate import cumulative_trapezoid, trapezoid
 
 from hpc_kjko.errors import UserError
 from hpc_kjko.problems.quasirandom import Sobol
@@ -303,10 +303,12 @@ class _Table:
         # marginals over the last axes: the first axis', then the first two axes' …, the table itself
         self._marginals = [values]
         for nodes in grid[:0:-1]:
-            self._marginals.insert(0, trapezoid(self._marginals[0], nodes, axis=-1))
-        self._cumulatives = [cumulative_trapezoid(marginal, axis=-1, initial=0) for marginal in self._marginals]
+            self._marginals.insert(0, scipy.integrate.trapezoid(self._marginals[0], nodes, axis=-1))
+        self._cumulatives = [
+            scipy.integrate.cumulative_trapezoid(marginal, axis=-1, initial=0) for marginal in self._marginals
+        ]
         #: ∫ of the function over the mesh.
-        self.integral = float(trapezoid(self._marginals[0], grid[0]))
+        self.integral = float(scipy.integrate.trapezoid(self._marginals[0], grid[0]))
 
     def draw(self, points: np.ndarray) -> np.ndarray:
         """Uniform points [n, k] as places [n, k] whose density is the function, normalised."""

@@ -10,7 +10,7 @@ The Fokker-Planck Equation (2nd ed., 1996), section 3.2, doi:10.1007/978-3-642-6
 """
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, cholesky, expm, solve_triangular
+import scipy  # whose parts are loaded when they are first used
 
 
 def gaussian_moments(
@@ -86,9 +86,9 @@ def gaussian_log_density(z: np.ndarray, mean: np.ndarray, covariance: np.ndarray
     Raises:
         numpy.linalg.LinAlgError: covariance that is not positive definite.
     """
-    factor = cholesky(covariance, lower=True)
+    factor = scipy.linalg.cholesky(covariance, lower=True)
     z = np.asarray(z, dtype=np.float64)
-    whitened = solve_triangular(factor, (z - mean).reshape(-1, len(factor)).T, lower=True)
+    whitened = scipy.linalg.solve_triangular(factor, (z - mean).reshape(-1, len(factor)).T, lower=True)
     log_norm = np.log(np.diag(factor)).sum() + 0.5 * len(factor) * np.log(2 * np.pi)
     return (-0.5 * (whitened**2).sum(axis=0) - log_norm).reshape(z.shape[:-1])
 
@@ -109,9 +109,13 @@ def gaussian_relative_entropy(
     Raises:
         numpy.linalg.LinAlgError: reference covariance that is not positive definite.
     """
-    factor = cho_factor(reference_covariance)
+    factor = scipy.linalg.cho_factor(reference_covariance)
     shift = np.asarray(mean) - reference_mean
-    quadratic = np.trace(cho_solve(factor, covariance)) + shift @ cho_solve(factor, shift) - len(shift)
+    quadratic = (
+        np.trace(scipy.linalg.cho_solve(factor, covariance))
+        + shift @ scipy.linalg.cho_solve(factor, shift)
+        - len(shift)
+    )
     return 0.5 * quadratic + gaussian_entropy(covariance) - gaussian_entropy(reference_covariance)
 
 
@@ -123,7 +127,7 @@ def _transition(drift: np.ndarray, diffusion: np.ndarray, time: float) -> tuple[
     """
     m = len(drift)
     doublings = max(0, int(np.ceil(np.log2(max(float(np.linalg.norm(drift, 1)) * time, 1.0)))))
-    block = expm(np.block([[-drift, diffusion], [np.zeros((m, m)), drift.T]]) * (time / 2**doublings))
+    block = scipy.linalg.expm(np.block([[-drift, diffusion], [np.zeros((m, m)), drift.T]]) * (time / 2**doublings))
     transition = block[m:, m:].T
     noise = transition @ block[:m, m:]
     for _ in range(doublings):

@@ -17,10 +17,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first used
 import torch
-from scipy.optimize import brentq
-from scipy.spatial import KDTree
-from scipy.special import expit
 
 from hpc_kjko.case import config
 from hpc_kjko.errors import UserError
@@ -129,10 +127,10 @@ class _Bridge:
 
     def difference(self, log_excess: float) -> tuple[np.ndarray, np.ndarray]:
         """The identity's left side less its right for each φ, with f0 divided by exp(log_excess), and its variance."""
-        weight, seen = expit(self._tested + log_excess), self._seen[0]
+        weight, seen = scipy.special.expit(self._tested + log_excess), self._seen[0]
         left = self._tested_shares @ (weight[:, None] * seen)
         left_variance = self._tested_shares**2 @ (weight[:, None] * seen - left) ** 2
-        weighted = expit(-self._drawn - log_excess)[:, None] * self._seen[1]
+        weighted = scipy.special.expit(-self._drawn - log_excess)[:, None] * self._seen[1]
         return left - weighted.mean(0), left_variance + weighted.var(0) / len(weighted)
 
     def _smoothing(self) -> np.ndarray:
@@ -142,7 +140,7 @@ class _Bridge:
         places, box = self._centres.copy(), np.zeros(self._centres.shape[1])  # 0: not periodic
         places[:, :periodic] %= self._lengths
         box[:periodic] = self._lengths
-        farthest = KDTree(places, boxsize=box).query(places, k=_NEIGHBOURS + 1)[0][:, -1]
+        farthest = scipy.spatial.KDTree(places, boxsize=box).query(places, k=_NEIGHBOURS + 1)[0][:, -1]
         return np.clip(farthest / math.sqrt(places.shape[1]), 1e-12, _WIDEST)
 
     def _log_copy(self, places: np.ndarray) -> np.ndarray:
@@ -212,6 +210,6 @@ def _log_excess(bridges: list[_Bridge]) -> float:
         return float(sum(bridge.difference(log_excess)[0][0] for bridge in bridges))
 
     try:
-        return float(brentq(excess, -60.0, 60.0))
+        return float(scipy.optimize.brentq(excess, -60.0, 60.0))
     except ValueError:  # sample and density have nothing in common
         return 0.0

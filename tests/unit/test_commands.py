@@ -128,7 +128,7 @@ def test_an_interrupt_is_no_traceback(finished, kjko_here, monkeypatch):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hpc_kjko.cli.run_verbs.analyse", interrupted)
+    monkeypatch.setattr("hpc_kjko.post.analysis.analyse", interrupted)
     result = kjko_here("analyze", finished)
     assert (result.returncode, result.stderr) == (130, "kjko: interrupted\n")
 

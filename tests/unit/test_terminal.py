@@ -161,12 +161,12 @@ from hpc_kjko.cli.main import main
 for line in sys.argv[1:]:
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         assert main(line.split()) == 0, line
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
+print(*sorted({".".join(name.split(".")[:2]) for name in sys.modules}))
 """
 
 
 def loaded_by(*lines, cwd, **variables):
-    """The modules that a process has loaded after some command lines."""
+    """The packages, and parts of packages, that a process has loaded after some command lines."""
     line = [sys.executable, "-c", LISTING, *lines]
     found = subprocess.run(line, cwd=cwd, env=environment() | variables, text=True, capture_output=True)
     assert found.returncode == 0, found.stderr
@@ -178,6 +178,13 @@ def test_verbs_that_read_files_load_nothing_heavy(runs):
     assert not loaded_by(*lines, "cases", "units --density 1e19 --temperature 1e3", cwd=runs) & {
         *("torch", "scipy", "pydantic", "mpi4py", "matplotlib", "jinja2", "xarray")
     }
+
+
+def test_a_run_loads_only_what_it_needs(small_case):
+    loaded = loaded_by(f"run {small_case} --set time.end=0.1", cwd=small_case.parent)
+    assert {"torch", "scipy.fft"} <= loaded
+    unused = {f"scipy.{part}" for part in ("integrate", "linalg", "ndimage", "optimize", "spatial", "stats")}
+    assert not loaded & {*unused, "torch._dynamo", "matplotlib", "jinja2", "xarray", "pandas"}
 
 
 @pytest.mark.parametrize(
