@@ -61,7 +61,8 @@ struct Weights {
     }
 };
 
-// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
+// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first. Of
+// symmetric ones only what is not before the diagonal is all there.
 template <int H>
 struct MomentsLayout {
     static constexpr int W = H + INPUT_ROWS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
@@ -72,6 +73,16 @@ struct MomentsLayout {
         return !whole ? load : !call.settings.exact ? outer : outer + dv * (dv + 1) / 2 * W * W;
     }
 };
+
+// add_outer for a symmetric c [WIDTH, WIDTH]: where a column is not before the row, and some more.
+template <int WIDTH>
+__attribute__((noinline)) static void add_symmetric(const float *a, int down, int across, int rows, const float *b,
+                                                    float *c) {
+    constexpr int TALL = LANES == 16 ? 16 : 8;
+    for (int column = 0; column < WIDTH; column += LANES)
+        for (int i = 0; i < column + LANES; i += TALL)
+            add_outer_tile<WIDTH, TALL, 1>(a + i * across, down, across, rows, b + column, c + i * WIDTH + column);
+}
 
 // DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
 template <int H, class Activation, int DV, bool CLOSED>
@@ -122,58 +133,67 @@ struct Pass {
         using Parts = MomentsLayout<H>;
         constexpr int W = Parts::W;
         alignas(64) float part[Parts::size];
-        alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
+        // Blocks of particles whose products are added up together: sums are more than the first-level cache holds.
+        constexpr int TOGETHER = 64;
+        alignas(64) float basis[TOGETHER][W], q[DV][TOGETHER][W], weighted[TOGETHER][W], factors[4][TOGETHER];
+        float shares[TOGETHER];
         double log_det = 0, turned = 0;
-        const int used = Parts::used(call, whole);
+        const int used = Parts::used(call, whole), unit = H + call.network.inputs - DV;
         __builtin_memset(part, 0, used * sizeof(float));
         __builtin_memset(factors, 0, sizeof factors);
-        for (long long row = first; row < first + count; row += BLOCK) {
-            take(row, first + count - row);
-            forward();
-            invert(log_det, turned);
-            const int unit = H + call.network.inputs - DV;
-            for (int p = 0; p < BLOCK; ++p) {
-                for (int k = 0; k < DV; ++k) {
-                    Floats inputs[INPUT_ROWS / LANES] = {};
-                    for (int c = 0; c < INPUT_ROWS; c += LANES) store(&q[k][p][H + c], inputs[c / LANES]);
-                    for (int j = 0; j < DV; ++j) q[k][p][unit + j] = gradient_j[j * DV + k][p];
-                }
-                for (int c = 0; c < H; c += LANES)
+        const auto weigh = [&](const float(&rows)[TOGETHER][W], int filled) __attribute__((always_inline)) {
+            for (int p = 0; p < filled; ++p)
+                for (int c = 0; c < W; c += LANES) store(&weighted[p][c], shares[p] * load(&rows[p][c]));
+        };
+        for (long long row = first; row < first + count; row += TOGETHER) {
+            int filled = 0;
+            for (; filled < TOGETHER && row + filled < first + count; filled += BLOCK) {
+                take(row + filled, first + count - row - filled);
+                forward();
+                invert(log_det, turned);
+                for (int p = 0; p < BLOCK; ++p)
                     for (int k = 0; k < DV; ++k) {
-                        Floats sum_j = gradient_j[k][p] * load(&g[1][p][c]);
-                        for (int j = 1; j < DV; ++j) sum_j += gradient_j[j * DV + k][p] * load(&g[1 + j][p][c]);
-                        store(&q[k][p][c], sum_j);
+                        float *const to = q[k][filled + p];
+                        for (int c = 0; c < H; c += LANES) {
+                            Floats sum_j = gradient_j[k][p] * load(&g[1][p][c]);
+                            for (int j = 1; j < DV; ++j) sum_j += gradient_j[j * DV + k][p] * load(&g[1 + j][p][c]);
+                            store(to + c, sum_j);
+                        }
+                        for (int c = H; c < W; c += LANES) store(to + c, Floats{});
+                        for (int j = 0; j < DV; ++j) to[unit + j] = gradient_j[j * DV + k][p];
+                    }
+                for (int k = 0; k < DV; ++k)
+                    for (int c = 0; c < W; c += LANES) {
+                        Floats total_q{};
+                        for (int p = 0; p < BLOCK; ++p) total_q += share[p] * load(&q[k][filled + p][c]);
+                        add(part + Parts::pull + k * W + c, total_q);
+                    }
+                if (!whole) continue;
+                for (int p = 0; p < BLOCK; ++p) {
+                    for (int c = 0; c < H; c += LANES) store(&basis[filled + p][c], load(&y[0][p][c]));
+                    for (int c = 0; c < INPUT_ROWS; c += LANES) store(&basis[filled + p][H + c], load(&input[p][c]));
+                    shares[filled + p] = share[p];
+                    for (int k = 0; k < DV; ++k) factors[k][filled + p] = share[p] * v[k][p];
+                }
+                for (int k = 0; call.known && k < DV; ++k)
+                    for (int p = 0; p < BLOCK; ++p) {
+                        const float factor = known_weight(call.settings, share[p], known[p]);
+                        for (int c = 0; c < H; c += LANES)
+                            add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
+                        part[Parts::load + k * W + unit + k] += factor;
                     }
             }
-            for (int k = 0; k < DV; ++k)
-                for (int c = 0; c < W; c += LANES) {
-                    Floats total_q{};
-                    for (int p = 0; p < BLOCK; ++p) total_q += share[p] * load(&q[k][p][c]);
-                    add(part + Parts::pull + k * W + c, total_q);
-                }
             if (!whole) continue;
-            for (int p = 0; p < BLOCK; ++p) {
-                for (int c = 0; c < H; c += LANES) store(&basis[p][c], load(&y[0][p][c]));
-                for (int c = 0; c < INPUT_ROWS; c += LANES) store(&basis[p][H + c], load(&input[p][c]));
-                for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&basis[p][c]));
-            }
-            add_outer<W>(weighted[0], W, 1, W, BLOCK, basis[0], part + Parts::gram);
-            for (int k = 0; k < DV; ++k)
-                for (int p = 0; p < BLOCK; ++p) factors[k][p] = share[p] * v[k][p];
-            add_outer<W>(factors[0], 1, BLOCK, 4, BLOCK, basis[0], part + Parts::load);
-            for (int k = 0; call.known && k < DV; ++k)
-                for (int p = 0; p < BLOCK; ++p) {
-                    const float factor = known_weight(call.settings, share[p], known[p]);
-                    for (int c = 0; c < H; c += LANES)
-                        add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
-                    part[Parts::load + k * W + unit + k] += factor;
-                }
+            weigh(basis, filled);
+            add_symmetric<W>(weighted[0], W, 1, filled, basis[0], part + Parts::gram);
+            add_outer<W>(factors[0], 1, TOGETHER, 4, filled, basis[0], part + Parts::load);
             if (!call.settings.exact) continue;
             float *to = part + Parts::outer;
             for (int k = 0; k < DV; ++k) {
-                for (int p = 0; p < BLOCK; ++p)
-                    for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&q[k][p][c]));
-                for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
+                weigh(q[k], filled);
+                add_symmetric<W>(weighted[0], W, 1, filled, q[k][0], to);
+                to += W * W;
+                for (int l = k + 1; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, filled, q[l][0], to);
             }
         }
         const Fine fine = rounded_finely(log_det, call.settings.unit, call.settings.finer);
@@ -475,7 +495,8 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
         for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
     if (!to.gram) return;
     for (int m = 0; m < basis; ++m)
-        for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
+        for (int n = m; n < basis; ++n)
+            to.gram[m * basis + n] = to.gram[n * basis + m] = sum[Parts::gram + column(m) * W + column(n)];
     for (int k = 0; k < dv; ++k)
         for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
     if (!call.settings.exact) return;
@@ -483,7 +504,7 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
     for (int k = 0; k < dv; ++k)
         for (int l = k; l < dv; ++l, from += W * W)
             for (int m = 0; m < basis; ++m)
-                for (int n = 0; n < basis; ++n)
+                for (int n = k == l ? m : 0; n < basis; ++n)
                     to.outer[(k * basis + m) * dv * basis + l * basis + n] =
                         to.outer[(l * basis + n) * dv * basis + k * basis + m] = from[column(m) * W + column(n)];
 }
