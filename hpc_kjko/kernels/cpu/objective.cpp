@@ -15,7 +15,8 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// Where the parts of a sum lie, in numbers from its beginning: J and its gradient, then what leads to parts of that.
+// Offsets of the parts of a sum. J and its gradient come first. The parts from `trace` on are added to the gradient by
+// complete() at the end of a chunk.
 template <int H>
 struct Layout {
     // Columns of a weight matrix lie in rows here, and a bias is the column of an input that is 1.
@@ -29,7 +30,7 @@ template <int H>
 struct Weights {
     alignas(64) float w1_t[INPUT_ROWS][H];  // with b1 as the last input's
     alignas(64) float w2[H][H], w2_t[H][H];
-    alignas(64) float m_t[H][H], bent_m[H][H];  // the latter times Tanh::BEND
+    alignas(64) float m_t[H][H], bent_m[H][H];  // bent_m: M times Tanh::BEND
     alignas(64) float b2[H];
     alignas(64) float w3[3][H];
     alignas(64) float seed[3][H];
@@ -61,8 +62,8 @@ struct Weights {
     }
 };
 
-// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first. Of
-// symmetric ones only what is not before the diagonal is all there.
+// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
+// Symmetric matrices are complete on and above the diagonal only.
 template <int H>
 struct MomentsLayout {
     static constexpr int W = H + INPUT_ROWS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
@@ -74,7 +75,7 @@ struct MomentsLayout {
     }
 };
 
-// add_outer for a symmetric c [WIDTH, WIDTH]: where a column is not before the row, and some more.
+// add_outer for a symmetric c [WIDTH, WIDTH]: c is complete on and above the diagonal only.
 template <int WIDTH>
 __attribute__((noinline)) static void add_symmetric(const float *a, int down, int across, int rows, const float *b,
                                                     float *c) {
@@ -133,7 +134,8 @@ struct Pass {
         using Parts = MomentsLayout<H>;
         constexpr int W = Parts::W;
         alignas(64) float part[Parts::size];
-        // Blocks of particles whose products are added up together: sums are more than the first-level cache holds.
+        // Products of several blocks are added together: the sums do not fit into the first-level cache, so each pass
+        // over them costs.
         constexpr int TOGETHER = 64;
         alignas(64) float basis[TOGETHER][W], q[DV][TOGETHER][W], weighted[TOGETHER][W], factors[4][TOGETHER];
         float shares[TOGETHER];
@@ -445,7 +447,8 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
     }
 }
 
-// Leaves in call.sums what `add` adds of all chunks, each thread to its own sum of `size` numbers.
+// Calls add(pass, first, count, sum) for every chunk. Each thread adds to a sum of its own of `size` numbers; their total
+// is left at the beginning of call.sums.
 template <class Pass, class Weights, class Add>
 static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long size, int threads, Add add) {
     const long long together = call.settings.together, chunks = (call.count + together - 1) / together;

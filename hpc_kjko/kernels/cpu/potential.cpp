@@ -19,17 +19,24 @@ constexpr int MOST_PAIRS = MOST_VELOCITY_DIMS * (MOST_VELOCITY_DIMS + 1) / 2;
 
 static int larger(int a, int b) { return a > b ? a : b; }
 
-static KJKO_INLINE void widen(const float *from, double *to) {
-    for (int p = 0; p < BLOCK; ++p) to[p] = from[p];
-}
-static KJKO_INLINE void widen(const double *from, double *to) { __builtin_memcpy(to, from, BLOCK * sizeof(double)); }
-
-// As many numbers as a vector of double precision has.
-typedef float FewFloats __attribute__((vector_size(2 * LANES), may_alias));
+// A vector of numbers in double precision. Compilers make two of half the width of a conversion that is not named.
 static KJKO_INLINE Doubles load_widened(const float *from) {
-    return __builtin_convertvector(*reinterpret_cast<const FewFloats *>(from), Doubles);
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));
+#elif defined(__AVX__)
+    return _mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    Doubles wide;
+    for (int lane = 0; lane < LANES_OF<double>; ++lane) wide[lane] = from[lane];
+    return wide;
+#endif
 }
 static KJKO_INLINE Doubles load_widened(const double *from) { return load(from); }
+
+template <class Real>
+static KJKO_INLINE void widen(const Real *from, double *to) {
+    KJKO_UNROLL for (int p = 0; p < BLOCK; p += LANES_OF<double>) store(to + p, load_widened(from + p));
+}
 
 template <class Real>
 struct PotentialPass {
