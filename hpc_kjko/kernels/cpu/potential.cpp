@@ -19,7 +19,7 @@ constexpr int MOST_PAIRS = MOST_VELOCITY_DIMS * (MOST_VELOCITY_DIMS + 1) / 2;
 
 static int larger(int a, int b) { return a > b ? a : b; }
 
-// A vector of numbers in double precision. Compilers make two of half the width of a conversion that is not named.
+// A vector of numbers in double precision. The instruction is named, for GCC 12 converts each half by itself.
 static KJKO_INLINE Doubles load_widened(const float *from) {
 #if defined(__AVX512F__)
     return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));
@@ -48,7 +48,7 @@ struct PotentialPass {
     const Monomials of;
     const int density, potential;  // how many functions
 
-    // Columns of BLOCK. The first are one of the STASH / BLOCK places for them, which use() chooses.
+    // Columns of BLOCK. There are STASH / BLOCK places for z, h and along; use() chooses one.
     Real *z, *h[2], *along[MOST_VELOCITY_DIMS], *pulled[2], *spare[2];
     Real *places_of_columns;
     double *places_of_fine;
@@ -130,7 +130,7 @@ struct PotentialPass {
         }
     }
 
-    // Inputs, hidden layers and tangents are those of a block of the stash from here on.
+    // Chooses the place of a block's inputs, hidden layers and tangents: the blocks of a stash can all be kept.
     void use(int place) {
         fine = places_of_fine + place * BLOCK * inputs;
         z = places_of_columns + place * BLOCK * (inputs + (2 + dv) * most);
@@ -274,7 +274,7 @@ struct PotentialPass {
             }
     }
 
-    // What the bend of the second layer adds to ∇v∇v Φ [pairs][BLOCK].
+    // Adds the second layer's part of ∇v∇v Φ to `hessian` [pairs][BLOCK].
     template <int DV>
     void add_bent(Real *hessian) const {
         constexpr int PAIRS = DV * (DV + 1) / 2;
@@ -405,7 +405,7 @@ static void add_row_sums(const Real *rows, int number, int stride, const Real *w
     constexpr int WIDE = LANES_OF<Real>;
     for (int first = 0; first < number; first += WIDE) {
         Vector totals[WIDE] = {};
-        const Real *row[WIDE];  // beyond the last it is that one again
+        const Real *row[WIDE];  // those beyond the last row are the last row
         for (int i = 0; i < WIDE; ++i) row[i] = rows + (first + i < number ? first + i : number - 1) * stride;
         for (int p = 0; p < length; p += WIDE) {
             const Vector weight = load(weights + p);
@@ -538,8 +538,7 @@ static void derivatives(const PotentialCall<Real> &call, double *sum, int thread
                 [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
                     alignas(64) double share[STASH], twice[STASH];
                     const int dv = pass.dv, components = dv + pass.pairs_of_v;
-                    double *const own = pass.rows;  // of one component at a time: those of all are more than a cache holds
-                    pass.use(0);
+                    double *const own = pass.rows;  // of one component at a time: all do not fit into a cache
                     pass.over_stash(
                         begin, count,
                         [&](int at) {
