@@ -83,7 +83,7 @@ static bool finite(const Network &n) {
            finite(n.w3, dv * h) && finite(n.b3, dv) && (!n.skip || finite(n.skip, dv * n.skipped));
 }
 
-// The threads that a call's chunks are dealt to.
+// The number of threads for a call: at most one for each chunk.
 static int threads_of(const ObjectiveCall &call) {
     const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
     return static_cast<int>(std::max(1LL, std::min<long long>(chunks, max_threads())));

@@ -280,7 +280,8 @@ static KJKO_INLINE auto folded(Term term, int first) {
         return sums_of_neighbours(folded<COUNT / 2>(term, first), folded<COUNT / 2>(term, first + COUNT / 2));
 }
 
-// The dot products of `weights` with LANES rows, one in each lane; those of `more` with other rows are added to them.
+// The dot products of `weights` with LANES rows, one in each lane. The dot products of `more` with as many other rows are
+// added.
 template <int WIDTH, int MORE = 0>
 __attribute__((noinline)) static Floats dots(const float *weights, const float *rows, const float *more = nullptr,
                                              const float *more_rows = nullptr) {
@@ -329,12 +330,12 @@ static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, con
         KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * WIDTH + j * LANES, sums[i][j]);
 }
 
-// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]; the first `started` rows
-// have `start` [WIDTH] added. Both numbers of rows: multiples of a tile's.
+// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]. `start` [WIDTH] is added to
+// the first `started` rows. Both numbers of rows are multiples of a tile's, which is at most 16.
 template <int WIDTH>
 __attribute__((noinline)) static void multiply(const float *x, int stride, int depth, int rows, const float *b, float *y,
                                                const float *start = nullptr, int started = 0) {
-    constexpr bool TALL = LANES == 16 && Tile<WIDTH>::VECTORS <= 2;  // a tile of one vector: by 1 % faster than of two
+    constexpr bool TALL = LANES == 16 && Tile<WIDTH>::VECTORS <= 2;  // such tiles are 1 % faster
     constexpr int ROWS = TALL ? 16 : Tile<WIDTH>::ROWS, VECTORS = TALL ? 1 : Tile<WIDTH>::VECTORS;
     for (int column = 0; column < WIDTH; column += VECTORS * LANES)
         for (int row = 0; row < rows; row += ROWS)

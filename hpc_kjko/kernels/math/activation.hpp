@@ -16,7 +16,7 @@ struct Tanh {
     KJKO_MATH Real slope(Real s) {
         return 1.0f - s * s;
     }
-    // s''/s' times a gradient: BEND times s times this.
+    // s''/s' times a gradient. s'' is BEND s s'.
     static constexpr bool curved = true;
     static constexpr float BEND = -2.0f;
     template <class Real>
