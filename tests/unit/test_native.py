@@ -60,9 +60,10 @@ def test_the_kernels_of_lower_levels(level):
     """A machine runs only its highest level by itself: here a part of the kernels' tests runs at the others."""
     if level == kernels.build_info()["isa"]:
         pytest.skip("what the tests run at anyway")
-    files = [Path(__file__).with_name(f"test_native_{kernels}.py") for kernels in ("field", "objective", "pairs")]
+    families = ("field", "objective", "pairs", "potential")
+    files = [Path(__file__).with_name(f"test_native_{family}.py") for family in families]
     some = "1D3V and (double_precision and 32 or moments_of and 48) or 3D3V and any_number or tanh_to or not_finite"
-    some += " or pairs and (against or near or equilibrium)"
+    some += " or pairs and (against or near or equilibrium) or potential and (single_precision or training)"
     run = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, *files]
     said = subprocess.run(run, env=os.environ | {"KJKO_ISA": level}, capture_output=True, text=True)
     if "is not a level of this machine" in said.stdout + said.stderr:

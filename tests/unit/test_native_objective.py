@@ -236,8 +236,8 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize("space", ["1D1V", "2D2V"])
-def test_more_chunks_than_sums_are_added_once_each(space, alone):
-    """There are at most 128 sums (of moments 32). Rounded parts add up exactly: one by one they give the same bits."""
+def test_every_chunk_is_added_once(space, alone):
+    """Each thread has a sum of its own. Rounded parts add up exactly: one by one they give the same bits."""
     objective = objective_of(space)
     objective.together = 16
     z, v, share, *_ = particles_of(objective, 300 * 16 + 5)

@@ -9,6 +9,7 @@
 #include <nanobind/stl/optional.h>
 
 #include "cpu/bind.hpp"
+#include "cpu/cpu.hpp"
 #include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
@@ -82,8 +83,10 @@ static bool finite(const Network &n) {
            finite(n.w3, dv * h) && finite(n.b3, dv) && (!n.skip || finite(n.skip, dv * n.skipped));
 }
 
-static long long sums_of(long long count, int chunk, int most) {
-    return std::max(1LL, std::min<long long>((count + chunk - 1) / chunk, most));
+// The number of threads for a call: at most one for each chunk.
+static int threads_of(const ObjectiveCall &call) {
+    const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
+    return static_cast<int>(std::max(1LL, std::min<long long>(chunks, max_threads())));
 }
 
 static nb::ndarray<nb::numpy, double, nb::ndim<1>> as_array(std::unique_ptr<double[]> numbers, size_t size) {
@@ -103,12 +106,12 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     double loss = std::numeric_limits<double>::quiet_NaN();
     if (finite(n)) {
         nb::gil_scoped_release release;
-        const long long count = sums_of(call.count, call.settings.together, MOST_SUMS);
-        const std::unique_ptr<double[]> sums(new double[count * kernels().objective.sums_size(n)]);
+        const int threads = threads_of(call);
+        const std::unique_ptr<double[]> sums(new double[threads * kernels().objective.sums_size(n)]);
         call.sums = sums.get();
         call.loss = &loss;
         call.gradient = with_gradient ? gradient.get() : nullptr;
-        kernels().objective.evaluate(call);
+        kernels().objective.evaluate(call, threads);
     } else {
         std::fill_n(gradient.get(), with_gradient ? parameters : 0, loss);
     }
@@ -135,10 +138,10 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
             moments.load = moments.gram + basis * basis;
             moments.outer = moments.load + dv * basis;
         }
-        const long long count = sums_of(call.count, call.settings.together, MOST_MOMENTS_SUMS);
-        const std::unique_ptr<double[]> sums(new double[count * kernels().objective.moments_sums_size(call.network)]);
+        const int threads = threads_of(call);
+        const std::unique_ptr<double[]> sums(new double[threads * kernels().objective.moments_sums_size(call.network)]);
         call.sums = sums.get();
-        kernels().objective.moments(call, moments);
+        kernels().objective.moments(call, moments, threads);
     } else {
         std::fill_n(numbers.get(), size, std::numeric_limits<double>::quiet_NaN());
     }

@@ -6,11 +6,15 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// ROWS × VECTORS sums of y = W x, for W [rows, depth], x [depth][columns], y [rows][columns].
+// ROWS × VECTORS sums of y = W x + b, for W [rows, depth], x [depth][columns], y [rows][columns], b [rows] or null.
 template <int ROWS, int VECTORS, class Real>
-static KJKO_INLINE void product_tile(const Real *w, int depth, const Real *x, int columns, Real *y) {
+static KJKO_INLINE void product_tile(const Real *w, int depth, const Real *x, int columns, Real *y, const Real *b) {
     using Vector = VectorOf<Real>;
-    Vector sums[ROWS][VECTORS] = {};
+    Vector sums[ROWS][VECTORS];
+    KJKO_UNROLL for (int i = 0; i < ROWS; ++i) {
+        const Vector first = b ? broadcast(b[i]) : Vector{};
+        KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) sums[i][j] = first;
+    }
     for (int l = 0; l < depth; ++l) {
         Vector factors[VECTORS];
         KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(x + l * columns + j * LANES_OF<Real>);
@@ -24,17 +28,20 @@ static KJKO_INLINE void product_tile(const Real *w, int depth, const Real *x, in
 }
 
 template <class Real>
-__attribute__((noinline)) static void product(const Real *w, int rows, int depth, const Real *x, int columns, Real *y) {
+__attribute__((noinline)) static void product(const Real *w, int rows, int depth, const Real *x, int columns, Real *y,
+                                              const Real *b = nullptr) {
     constexpr int VECTORS = LANES == 16 ? 4 : 2, STEP = VECTORS * LANES_OF<Real>;
     for (int column = 0; column < columns; column += STEP) {
         int row = 0;
-        for (; row + 4 <= rows; row += 4)
-            product_tile<4, VECTORS>(w + row * depth, depth, x + column, columns, y + row * columns + column);
-        const Real *rest = w + row * depth;
+        const auto tile = [&](auto height) __attribute__((always_inline)) {
+            product_tile<height.value, VECTORS>(w + row * depth, depth, x + column, columns, y + row * columns + column,
+                                                b ? b + row : nullptr);
+        };
+        for (; row + 4 <= rows; row += 4) tile(Constant<4>());
         switch (rows - row) {
-            case 1: product_tile<1, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
-            case 2: product_tile<2, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
-            case 3: product_tile<3, VECTORS>(rest, depth, x + column, columns, y + row * columns + column); break;
+            case 1: tile(Constant<1>()); break;
+            case 2: tile(Constant<2>()); break;
+            case 3: tile(Constant<3>()); break;
         }
     }
 }
@@ -75,8 +82,14 @@ __attribute__((noinline)) static void add_dots(const Real *a, int m, const Real 
                     for (int lane = 0; lane < WIDE; ++lane) sum[at] += tile[at / SIDE][at % SIDE][lane];
                 }
             }
-            for (int s = 0; s < SIDE && i + s < m; ++s)
-                for (int t = 0; t < SIDE && j + t < k; ++t) sums[(i + s) * across + j + t] += sum[s * SIDE + t];
+            double *const to = sums + i * across + j;
+            if (i + SIDE <= m && j + SIDE <= k) {
+                KJKO_UNROLL for (int s = 0; s < SIDE; ++s)
+                    KJKO_UNROLL for (int t = 0; t < SIDE; ++t) to[s * across + t] += sum[s * SIDE + t];
+            } else {
+                for (int s = 0; s < SIDE && i + s < m; ++s)
+                    for (int t = 0; t < SIDE && j + t < k; ++t) to[s * across + t] += sum[s * SIDE + t];
+            }
         }
 }
 

@@ -15,12 +15,14 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// Where the parts of a sum lie, in numbers from its beginning.
+// Offsets of the parts of a sum. J and its gradient come first. The parts from `trace` on are added to the gradient by
+// complete() at the end of a chunk.
 template <int H>
 struct Layout {
     // Columns of a weight matrix lie in rows here, and a bias is the column of an input that is 1.
-    static constexpr int w1 = 0, w2 = w1 + INPUT_ROWS * H, m = w2 + H * H, b2 = m + H * H, w3 = b2 + H,
-                         seed = w3 + 3 * H, skip = seed + 3 * H, loss = skip + 4 * INPUT_ROWS, size = loss + 16;
+    static constexpr int w1 = 0, w2 = w1 + INPUT_ROWS * H, b2 = w2 + H * H, w3 = b2 + H, skip = w3 + 3 * H,
+                         loss = skip + 4 * INPUT_ROWS, size = loss + 16;
+    static constexpr int trace = size, seed = trace + 16, m = seed + 3 * H, whole = m + H * H;
 };
 
 // The network as the kernel reads it: aligned, both ways round.
@@ -28,7 +30,7 @@ template <int H>
 struct Weights {
     alignas(64) float w1_t[INPUT_ROWS][H];  // with b1 as the last input's
     alignas(64) float w2[H][H], w2_t[H][H];
-    alignas(64) float m[H][H], m_t[H][H];
+    alignas(64) float m_t[H][H], bent_m[H][H];  // bent_m: M times Tanh::BEND
     alignas(64) float b2[H];
     alignas(64) float w3[3][H];
     alignas(64) float seed[3][H];
@@ -49,7 +51,8 @@ struct Weights {
         for (int i = 0; i < H; ++i)
             for (int l = 0; l < H; ++l) {
                 w2[i][l] = w2_t[l][i] = n.w2[i * H + l];
-                m[i][l] = m_t[l][i] = w2[i][l] * coupling(&seed[0][l], &w3[0][i], H, dv);
+                m_t[l][i] = w2[i][l] * coupling(&seed[0][l], &w3[0][i], H, dv);
+                bent_m[i][l] = Tanh::BEND * m_t[l][i];
             }
         for (int k = 0; k < dv; ++k) {
             for (int l = 0; n.skip && l < n.skipped; ++l) skip[k][first + l] = n.skip[k * n.skipped + l];
@@ -60,6 +63,7 @@ struct Weights {
 };
 
 // Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
+// Symmetric matrices are complete on and above the diagonal only.
 template <int H>
 struct MomentsLayout {
     static constexpr int W = H + INPUT_ROWS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
@@ -70,6 +74,16 @@ struct MomentsLayout {
         return !whole ? load : !call.settings.exact ? outer : outer + dv * (dv + 1) / 2 * W * W;
     }
 };
+
+// add_outer for a symmetric c [WIDTH, WIDTH]: c is complete on and above the diagonal only.
+template <int WIDTH>
+__attribute__((noinline)) static void add_symmetric(const float *a, int down, int across, int rows, const float *b,
+                                                    float *c) {
+    constexpr int TALL = LANES == 16 ? 16 : 8;
+    for (int column = 0; column < WIDTH; column += LANES)
+        for (int i = 0; i < column + LANES; i += TALL)
+            add_outer_tile<WIDTH, TALL, 1>(a + i * across, down, across, rows, b + column, c + i * WIDTH + column);
+}
 
 // DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
 template <int H, class Activation, int DV, bool CLOSED>
@@ -88,10 +102,11 @@ struct Pass {
     alignas(64) float input[BLOCK][INPUT_ROWS];
     alignas(64) float x[1 + TANGENTS][BLOCK][H];  // first hidden layer and its tangents
     alignas(64) float y[1 + TANGENTS][BLOCK][H];  // second hidden layer and p; gradients of x
-    alignas(64) float g[1 + TANGENTS][BLOCK][H];  // t2; gradients of y
+    alignas(64) float g[1 + TANGENTS][BLOCK][H];  // s' of the second layer and t2; gradients of y
     alignas(64) float v[DV][BLOCK], share[BLOCK], known[BLOCK];
     alignas(64) float gradient_u[4][BLOCK];
     alignas(64) float gradient_j[CLOSED ? 1 : DV * DV][BLOCK];
+    alignas(64) float bent_j[BLOCK];  // of the closed form: Activation::BEND times its gradient
 
     Pass(const ObjectiveCall &c, const Weights<H> &w) : call(c), weights(w), known{}, gradient_u{} {
         for (int k = 0; k < INPUT_ROWS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
@@ -99,8 +114,8 @@ struct Pass {
 
     // Adds the part of a chunk to `sum`.
     __attribute__((noinline)) void add_chunk(long long first, long long count, double *sum) {
-        alignas(64) float part[At::size];
-        __builtin_memset(part, 0, sizeof part);
+        alignas(64) float part[At::whole];
+        __builtin_memset(part, 0, (CLOSED ? At::whole : At::m) * sizeof(float));
         double loss = 0;
         for (long long row = first; row < first + count; row += BLOCK) {
             take(row, first + count - row);
@@ -108,11 +123,10 @@ struct Pass {
             loss += evaluate(part);
             if (call.gradient) backward(part);
         }
-        double whole[At::size];
-        for (int i = 0; i < At::size; ++i) whole[i] = part[i];
-        whole[At::loss] = loss;
-        if (call.gradient) complete(whole);
-        add_rounded(whole, At::size, sum);
+        sum[At::loss] += rounded(loss, shift_of(call.settings.unit));
+        if (!call.gradient) return;
+        complete(part);
+        add_rounded(part, At::loss, sum);
     }
 
     // Adds the moments of a chunk to `sum`.
@@ -120,58 +134,68 @@ struct Pass {
         using Parts = MomentsLayout<H>;
         constexpr int W = Parts::W;
         alignas(64) float part[Parts::size];
-        alignas(64) float basis[BLOCK][W], q[DV][BLOCK][W], weighted[BLOCK][W], factors[4][BLOCK];
+        // Products of several blocks are added together: the sums do not fit into the first-level cache, so each pass
+        // over them costs.
+        constexpr int TOGETHER = 64;
+        alignas(64) float basis[TOGETHER][W], q[DV][TOGETHER][W], weighted[TOGETHER][W], factors[4][TOGETHER];
+        float shares[TOGETHER];
         double log_det = 0, turned = 0;
-        const int used = Parts::used(call, whole);
+        const int used = Parts::used(call, whole), unit = H + call.network.inputs - DV;
         __builtin_memset(part, 0, used * sizeof(float));
         __builtin_memset(factors, 0, sizeof factors);
-        for (long long row = first; row < first + count; row += BLOCK) {
-            take(row, first + count - row);
-            forward();
-            invert(log_det, turned);
-            const int unit = H + call.network.inputs - DV;
-            for (int p = 0; p < BLOCK; ++p) {
-                for (int k = 0; k < DV; ++k) {
-                    Floats inputs[INPUT_ROWS / LANES] = {};
-                    for (int c = 0; c < INPUT_ROWS; c += LANES) store(&q[k][p][H + c], inputs[c / LANES]);
-                    for (int j = 0; j < DV; ++j) q[k][p][unit + j] = gradient_j[j * DV + k][p];
-                }
-                for (int c = 0; c < H; c += LANES)
+        const auto weigh = [&](const float(&rows)[TOGETHER][W], int filled) __attribute__((always_inline)) {
+            for (int p = 0; p < filled; ++p)
+                for (int c = 0; c < W; c += LANES) store(&weighted[p][c], shares[p] * load(&rows[p][c]));
+        };
+        for (long long row = first; row < first + count; row += TOGETHER) {
+            int filled = 0;
+            for (; filled < TOGETHER && row + filled < first + count; filled += BLOCK) {
+                take(row + filled, first + count - row - filled);
+                forward();
+                invert(log_det, turned);
+                for (int p = 0; p < BLOCK; ++p)
                     for (int k = 0; k < DV; ++k) {
-                        Floats sum_j = gradient_j[k][p] * load(&g[1][p][c]);
-                        for (int j = 1; j < DV; ++j) sum_j += gradient_j[j * DV + k][p] * load(&g[1 + j][p][c]);
-                        store(&q[k][p][c], sum_j);
+                        float *const to = q[k][filled + p];
+                        for (int c = 0; c < H; c += LANES) {
+                            Floats sum_j = gradient_j[k][p] * load(&g[1][p][c]);
+                            for (int j = 1; j < DV; ++j) sum_j += gradient_j[j * DV + k][p] * load(&g[1 + j][p][c]);
+                            store(to + c, sum_j);
+                        }
+                        for (int c = H; c < W; c += LANES) store(to + c, Floats{});
+                        for (int j = 0; j < DV; ++j) to[unit + j] = gradient_j[j * DV + k][p];
+                    }
+                for (int k = 0; k < DV; ++k)
+                    for (int c = 0; c < W; c += LANES) {
+                        Floats total_q{};
+                        for (int p = 0; p < BLOCK; ++p) total_q += share[p] * load(&q[k][filled + p][c]);
+                        add(part + Parts::pull + k * W + c, total_q);
+                    }
+                if (!whole) continue;
+                for (int p = 0; p < BLOCK; ++p) {
+                    for (int c = 0; c < H; c += LANES) store(&basis[filled + p][c], load(&y[0][p][c]));
+                    for (int c = 0; c < INPUT_ROWS; c += LANES) store(&basis[filled + p][H + c], load(&input[p][c]));
+                    shares[filled + p] = share[p];
+                    for (int k = 0; k < DV; ++k) factors[k][filled + p] = share[p] * v[k][p];
+                }
+                for (int k = 0; call.known && k < DV; ++k)
+                    for (int p = 0; p < BLOCK; ++p) {
+                        const float factor = known_weight(call.settings, share[p], known[p]);
+                        for (int c = 0; c < H; c += LANES)
+                            add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
+                        part[Parts::load + k * W + unit + k] += factor;
                     }
             }
-            for (int k = 0; k < DV; ++k)
-                for (int c = 0; c < W; c += LANES) {
-                    Floats total_q{};
-                    for (int p = 0; p < BLOCK; ++p) total_q += share[p] * load(&q[k][p][c]);
-                    add(part + Parts::pull + k * W + c, total_q);
-                }
             if (!whole) continue;
-            for (int p = 0; p < BLOCK; ++p) {
-                for (int c = 0; c < H; c += LANES) store(&basis[p][c], load(&y[0][p][c]));
-                for (int c = 0; c < INPUT_ROWS; c += LANES) store(&basis[p][H + c], load(&input[p][c]));
-                for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&basis[p][c]));
-            }
-            add_outer<W>(weighted[0], W, 1, W, BLOCK, basis[0], part + Parts::gram);
-            for (int k = 0; k < DV; ++k)
-                for (int p = 0; p < BLOCK; ++p) factors[k][p] = share[p] * v[k][p];
-            add_outer<W>(factors[0], 1, BLOCK, 4, BLOCK, basis[0], part + Parts::load);
-            for (int k = 0; call.known && k < DV; ++k)
-                for (int p = 0; p < BLOCK; ++p) {
-                    const float factor = known_weight(call.settings, share[p], known[p]);
-                    for (int c = 0; c < H; c += LANES)
-                        add(part + Parts::load + k * W + c, factor * load(&g[1 + k][p][c]));
-                    part[Parts::load + k * W + unit + k] += factor;
-                }
+            weigh(basis, filled);
+            add_symmetric<W>(weighted[0], W, 1, filled, basis[0], part + Parts::gram);
+            add_outer<W>(factors[0], 1, TOGETHER, 4, filled, basis[0], part + Parts::load);
             if (!call.settings.exact) continue;
             float *to = part + Parts::outer;
             for (int k = 0; k < DV; ++k) {
-                for (int p = 0; p < BLOCK; ++p)
-                    for (int c = 0; c < W; c += LANES) store(&weighted[p][c], share[p] * load(&q[k][p][c]));
-                for (int l = k; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, BLOCK, q[l][0], to);
+                weigh(q[k], filled);
+                add_symmetric<W>(weighted[0], W, 1, filled, q[k][0], to);
+                to += W * W;
+                for (int l = k + 1; l < DV; ++l, to += W * W) add_outer<W>(weighted[0], W, 1, W, filled, q[l][0], to);
             }
         }
         const Fine fine = rounded_finely(log_det, call.settings.unit, call.settings.finer);
@@ -182,30 +206,37 @@ struct Pass {
     }
 
 private:
-    template <class Number>
-    void add_rounded(const Number *numbers, int count, double *sum) const {
+    void add_rounded(const float *numbers, int count, double *sum) const {
         const double shift = shift_of(call.settings.unit);
         for (int i = 0; i < count; ++i) sum[i] += rounded(numbers[i], shift);
     }
 
     // What reaches the layers through the seeds of the tangents and, in the closed form, through M = W2 ∘ (W1v W3)ᵀ.
-    void complete(double *sum) const {
-        const int inputs = call.network.inputs, first_v = inputs - DV;
-        for (int k = 0; k < DV; ++k) {
-            sum[At::skip + k * INPUT_ROWS + first_v + k] += sum[At::loss + 1 + k];
-            for (int i = 0; i < H; ++i) sum[At::w1 + (first_v + k) * H + i] += sum[At::seed + k * H + i];
-        }
-        for (int i = 0; CLOSED && i < H; ++i)
-            for (int k = 0; k < DV; ++k) {
-                double to_w3 = 0;
-                for (int l = 0; l < H; ++l) {
-                    const double to_m = sum[At::m + i * H + l], w1 = weights.seed[k][l], w3 = weights.w3[k][i];
-                    sum[At::w1 + (first_v + k) * H + l] += to_m * weights.w2[i][l] * w3;
-                    sum[At::w2 + i * H + l] += to_m * w1 * w3;
-                    to_w3 += to_m * weights.w2[i][l] * w1;
+    __attribute__((noinline)) void complete(float *part) const {
+        const int first_v = call.network.inputs - DV;
+        float *const w1 = part + At::w1 + first_v * H;
+        for (int k = 0; k < DV; ++k) part[At::skip + k * INPUT_ROWS + first_v + k] += part[At::trace + k];
+        for (int i = 0; i < DV * H; i += LANES) add(w1 + i, load(part + At::seed + i));
+        if (!CLOSED) return;
+        for (int c = 0; c < H; c += LANES) {
+            Floats seed[DV], to_w1[DV] = {};
+            for (int k = 0; k < DV; ++k) seed[k] = load(&weights.seed[k][c]);
+            for (int i = 0; i < H; ++i) {
+                float *const to_m = part + At::m + i * H + c;
+                const Floats through = load(to_m) * load(&weights.w2[i][c]);
+                Floats coupled{};
+                for (int k = 0; k < DV; ++k) {
+                    coupled += seed[k] * weights.w3[k][i];
+                    to_w1[k] += through * weights.w3[k][i];
                 }
-                sum[At::w3 + k * H + i] += to_w3;
+                add(part + At::w2 + i * H + c, load(to_m) * coupled);
+                store(to_m, through);
             }
+            for (int k = 0; k < DV; ++k) add(w1 + k * H + c, to_w1[k]);
+        }
+        for (int k = 0; k < DV; ++k)
+            for (int i = 0; i < H; i += LANES)
+                add(part + At::w3 + k * H + i, dots<H>(weights.seed[k], part + At::m + i * H));
     }
 
     // B of every particle, into gradient_j[j * DV + k]; adds their log det, and how many turn orientation.
@@ -264,7 +295,8 @@ private:
     }
 
     __attribute__((noinline)) void forward() {
-        multiply<H>(input[0], INPUT_ROWS, call.network.inputs + 1, BLOCK, weights.w1_t[0], x[0][0]);
+        const int inputs = call.network.inputs;
+        multiply<H>(input[0], INPUT_ROWS, inputs, BLOCK, weights.w1_t[0], x[0][0], weights.w1_t[inputs], BLOCK);
         for (int c = 0; c < H; c += LANES) {
             Floats seed[TANGENTS];
             for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? broadcast(1.0f) : load(&weights.seed[j][c]);
@@ -274,16 +306,15 @@ private:
                 for (int j = 0; j < TANGENTS; ++j) store(&x[1 + j][p][c], slope * seed[j]);
             }
         }
-        multiply<H>(x[0][0], H, H, CLOSED ? BLOCK : ROWS, weights.w2_t[0], y[0][0]);
+        multiply<H>(x[0][0], H, H, CLOSED ? BLOCK : ROWS, weights.w2_t[0], y[0][0], weights.b2, BLOCK);
         if (CLOSED) multiply<H>(x[1][0], H, H, BLOCK, weights.m_t[0], y[1][0]);
-        for (int c = 0; c < H; c += LANES) {
-            const Floats b2 = load(&weights.b2[c]);
+        for (int c = 0; c < H; c += LANES)
             for (int p = 0; p < BLOCK; ++p) {
-                const Floats h2 = Activation::value(load(&y[0][p][c]) + b2), slope = Activation::slope(h2);
+                const Floats h2 = Activation::value(load(&y[0][p][c])), slope = Activation::slope(h2);
                 store(&y[0][p][c], h2);
+                store(&g[0][p][c], slope);
                 for (int j = 0; j < TANGENTS; ++j) store(&g[1 + j][p][c], slope * load(&y[1 + j][p][c]));
             }
-        }
     }
 
     // The block's part of J, and its gradient in u and in J's entries.
@@ -295,7 +326,7 @@ private:
             Floats u[DV], vs[DV], to_u[DV], log_det;
             const Floats mass = load(&share[p]), taken = load(&known[p]);
             for (int k = 0; k < DV; ++k) {
-                u[k] = dots<H>(weights.w3[k], y[0][p]) + dots<INPUT_ROWS>(weights.skip[k], input[p]);
+                u[k] = dots<H, INPUT_ROWS>(weights.w3[k], y[0][p], weights.skip[k], input[p]);
                 vs[k] = load(&v[k][p]);
             }
             const Floats kinetic = kinetic_term(settings, u, vs, mass, to_u);
@@ -305,6 +336,7 @@ private:
                 for (int k = 0; k < DV; ++k) divergence += weights.skip_v[k][k];
                 log_det = linear_term(settings, divergence, mass, taken, to_divergence);
                 store(&gradient_j[0][p], to_divergence);
+                store(&bent_j[p], Activation::BEND * to_divergence);
                 for (int k = 0; k < DV; ++k) trace_gradient[k] += to_divergence;
             } else {
                 Floats jacobian[DV][DV], to_jacobian[DV][DV];
@@ -315,60 +347,66 @@ private:
             }
             loss += sum_of_lanes(part_of(settings, mass, kinetic, log_det));
         }
-        for (int k = 0; CLOSED && k < DV; ++k) part[At::loss + 1 + k] += sum_of_lanes(trace_gradient[k]);
+        for (int k = 0; CLOSED && k < DV; ++k) part[At::trace + k] += sum_of_lanes(trace_gradient[k]);
         return loss;
     }
 
     __attribute__((noinline)) void backward(float *part) {
         for (int c = 0; c < H; c += LANES) {
-            Floats w3[DV], to_w3[DV] = {}, to_b2{};
+            Floats w3[DV], to_w3[DV] = {}, to_w3_by_tangents[DV] = {}, to_b2{};
             for (int k = 0; k < DV; ++k) w3[k] = load(&weights.w3[k][c]);
             for (int p = 0; p < BLOCK; ++p) {
-                const Floats h2 = load(&y[0][p][c]), slope = Activation::slope(h2);
-                Floats gradient{}, slope_gradient{}, own[DV];  // one long sum for each particle would be waited for
+                const Floats h2 = load(&y[0][p][c]), slope = load(&g[0][p][c]);
+                Floats gradient{}, bent{};
                 for (int k = 0; k < DV; ++k) {
                     gradient += gradient_u[k][p] * w3[k];
-                    own[k] = gradient_u[k][p] * h2;
+                    to_w3[k] += gradient_u[k][p] * h2;
                 }
-                for (int j = 0; j < TANGENTS; ++j) {
-                    Floats through{};
-                    if (CLOSED) {
-                        through = broadcast(gradient_j[0][p]);
-                    } else {
+                if constexpr (CLOSED) {
+                    bent = bent_j[p] * load(&y[1][p][c]);
+                    store(&g[1][p][c], gradient_j[0][p] * slope);
+                } else {
+                    for (int j = 0; j < TANGENTS; ++j) {
                         const Floats t2 = load(&g[1 + j][p][c]);
+                        Floats through{};
                         for (int k = 0; k < DV; ++k) {
                             through += gradient_j[k * DV + j][p] * w3[k];
-                            own[k] += gradient_j[k * DV + j][p] * t2;
+                            to_w3_by_tangents[k] += gradient_j[k * DV + j][p] * t2;
                         }
+                        bent += through * load(&y[1 + j][p][c]);
+                        store(&g[1 + j][p][c], through * slope);
                     }
-                    if constexpr (Activation::curved) slope_gradient += through * load(&y[1 + j][p][c]);
-                    store(&g[1 + j][p][c], through * slope);
+                    bent *= Activation::BEND;
                 }
-                gradient = gradient_before<Activation>(h2, gradient, slope_gradient);
+                if (Activation::curved) gradient += h2 * bent;
+                gradient *= slope;
                 store(&g[0][p][c], gradient);
                 to_b2 += gradient;
-                for (int k = 0; k < DV; ++k) to_w3[k] += own[k];
             }
-            for (int k = 0; k < DV; ++k) add(part + At::w3 + k * H + c, to_w3[k]);
+            for (int k = 0; k < DV; ++k) add(part + At::w3 + k * H + c, to_w3[k] + to_w3_by_tangents[k]);
             add(part + At::b2 + c, to_b2);
         }
         multiply<H>(g[0][0], H, H, CLOSED ? BLOCK : ROWS, weights.w2[0], y[0][0]);
-        if (CLOSED && Activation::curved) multiply<H>(g[1][0], H, H, BLOCK, weights.m[0], y[1][0]);
+        if (CLOSED && Activation::curved) multiply<H>(g[1][0], H, H, BLOCK, weights.bent_m[0], y[1][0]);
         add_outer<H>(g[0][0], H, 1, H, CLOSED ? BLOCK : ROWS, x[0][0], part + At::w2);
         if (CLOSED) add_outer<H>(g[1][0], H, 1, H, BLOCK, x[1][0], part + At::m);
         for (int c = 0; c < H; c += LANES) {
-            Floats seed[TANGENTS], to_seed[TANGENTS] = {};
-            for (int j = 0; j < TANGENTS; ++j) seed[j] = CLOSED ? broadcast(1.0f) : load(&weights.seed[j][c]);
+            Floats bent_seed[TANGENTS], to_seed[TANGENTS] = {};
+            for (int j = 0; j < TANGENTS; ++j) bent_seed[j] = Activation::BEND * load(&weights.seed[j][c]);
             for (int p = 0; p < BLOCK; ++p) {
-                const Floats h1 = load(&x[0][p][c]), slope = Activation::slope(h1);
-                const Floats gradient = load(&y[0][p][c]);
-                Floats slope_gradient{};
-                for (int j = 0; j < TANGENTS && (!CLOSED || Activation::curved); ++j) {
-                    const Floats tangent = load(&y[1 + j][p][c]);
-                    slope_gradient += tangent * seed[j];
-                    if (!CLOSED) to_seed[j] += tangent * slope;
+                const Floats h1 = load(&x[0][p][c]), slope = CLOSED ? load(&x[1][p][c]) : Activation::slope(h1);
+                Floats gradient = load(&y[0][p][c]), bent{};
+                if (CLOSED) {
+                    if (Activation::curved) bent = load(&y[1][p][c]);
+                } else {
+                    for (int j = 0; j < TANGENTS; ++j) {
+                        const Floats tangent = load(&y[1 + j][p][c]);
+                        bent += tangent * bent_seed[j];
+                        to_seed[j] += tangent * slope;
+                    }
                 }
-                store(&y[0][p][c], gradient_before<Activation>(h1, gradient, slope_gradient));
+                if (Activation::curved) gradient += h1 * bent;
+                store(&y[0][p][c], gradient * slope);
             }
             for (int j = 0; !CLOSED && j < TANGENTS; ++j) add(part + At::seed + j * H + c, to_seed[j]);
         }
@@ -409,30 +447,35 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
     }
 }
 
-// Leaves in call.sums what `add` adds of all chunks, from at most `most` sums of `size` numbers, in their order.
+// Calls add(pass, first, count, sum) for every chunk. Each thread adds to a sum of its own of `size` numbers; their total
+// is left at the beginning of call.sums.
 template <class Pass, class Weights, class Add>
-static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long most, long long size, Add add) {
-    const long long together = call.settings.together;
-    const long long chunks = (call.count + together - 1) / together, sums = chunks < most ? chunks : most;
-    __builtin_memset(call.sums, 0, static_cast<unsigned long>((sums ? sums : 1) * size) * sizeof(double));
-#pragma omp parallel if (sums > 1)
+static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long size, int threads, Add add) {
+    const long long together = call.settings.together, chunks = (call.count + together - 1) / together;
+    __builtin_memset(call.sums, 0, static_cast<unsigned long>(size) * sizeof(double));
+    int started = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        int thread;
+#pragma omp atomic capture
+        thread = started++;
+        double *const sum = call.sums + thread * size;
+        if (thread) __builtin_memset(sum, 0, static_cast<unsigned long>(size) * sizeof(double));
         Pass pass(call, weights);
 #pragma omp for schedule(dynamic)
-        for (long long s = 0; s < sums; ++s)
-            for (long long chunk = chunks * s / sums; chunk < chunks * (s + 1) / sums; ++chunk) {
-                const long long first = chunk * together, left = call.count - first;
-                add(pass, first, left < together ? left : together, call.sums + s * size);
-            }
+        for (long long chunk = 0; chunk < chunks; ++chunk) {
+            const long long first = chunk * together, left = call.count - first;
+            add(pass, first, left < together ? left : together, sum);
+        }
     }
-    for (long long s = 1; s < sums; ++s)
-        for (long long i = 0; i < size; ++i) call.sums[i] += call.sums[s * size + i];
+    for (int thread = 1; thread < started; ++thread)
+        for (long long i = 0; i < size; ++i) call.sums[i] += call.sums[thread * size + i];
 }
 
 template <int H, class Activation, int DV, bool CLOSED>
-static void run(const ObjectiveCall &call) {
+static void run(const ObjectiveCall &call, int threads) {
     using Objective = Pass<H, Activation, DV, CLOSED>;
-    add_chunks<Objective>(call, Weights<H>(call.network), MOST_SUMS, Layout<H>::size,
+    add_chunks<Objective>(call, Weights<H>(call.network), Layout<H>::size, threads,
                           [](Objective &pass, long long first, long long count, double *sum) {
                               pass.add_chunk(first, count, sum);
                           });
@@ -455,7 +498,8 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
         for (int m = 0; m < basis; ++m) to.pull[k * basis + m] = sum[Parts::pull + k * W + column(m)];
     if (!to.gram) return;
     for (int m = 0; m < basis; ++m)
-        for (int n = 0; n < basis; ++n) to.gram[m * basis + n] = sum[Parts::gram + column(m) * W + column(n)];
+        for (int n = m; n < basis; ++n)
+            to.gram[m * basis + n] = to.gram[n * basis + m] = sum[Parts::gram + column(m) * W + column(n)];
     for (int k = 0; k < dv; ++k)
         for (int m = 0; m < basis; ++m) to.load[k * basis + m] = sum[Parts::load + k * W + column(m)];
     if (!call.settings.exact) return;
@@ -463,16 +507,16 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
     for (int k = 0; k < dv; ++k)
         for (int l = k; l < dv; ++l, from += W * W)
             for (int m = 0; m < basis; ++m)
-                for (int n = 0; n < basis; ++n)
+                for (int n = k == l ? m : 0; n < basis; ++n)
                     to.outer[(k * basis + m) * dv * basis + l * basis + n] =
                         to.outer[(l * basis + n) * dv * basis + k * basis + m] = from[column(m) * W + column(n)];
 }
 
 template <int H, class Activation, int DV>
-static void run_moments(const ObjectiveCall &call, const Moments &to) {
+static void run_moments(const ObjectiveCall &call, const Moments &to, int threads) {
     using Objective = Pass<H, Activation, DV, false>;
     const bool whole = to.gram;
-    add_chunks<Objective>(call, Weights<H>(call.network), MOST_MOMENTS_SUMS, MomentsLayout<H>::used(call, whole),
+    add_chunks<Objective>(call, Weights<H>(call.network), MomentsLayout<H>::used(call, whole), threads,
                           [whole](Objective &pass, long long first, long long count, double *sum) {
                               pass.add_moments(first, count, whole, sum);
                           });
@@ -480,21 +524,21 @@ static void run_moments(const ObjectiveCall &call, const Moments &to) {
 }
 
 template <int H, class Activation>
-static void run_moments(const ObjectiveCall &call, const Moments &to) {
+static void run_moments(const ObjectiveCall &call, const Moments &to, int threads) {
     switch (call.network.velocity_dims) {
-        case 1: return run_moments<H, Activation, 1>(call, to);
-        case 2: return run_moments<H, Activation, 2>(call, to);
-        case 3: return run_moments<H, Activation, 3>(call, to);
+        case 1: return run_moments<H, Activation, 1>(call, to, threads);
+        case 2: return run_moments<H, Activation, 2>(call, to, threads);
+        case 3: return run_moments<H, Activation, 3>(call, to, threads);
     }
 }
 
 template <int H, class Activation>
-static void run(const ObjectiveCall &call) {
+static void run(const ObjectiveCall &call, int threads) {
     const bool exact = call.settings.exact;
     switch (call.network.velocity_dims) {
-        case 1: return run<H, Activation, 1, false>(call);
-        case 2: return exact ? run<H, Activation, 2, false>(call) : run<H, Activation, 2, true>(call);
-        case 3: return exact ? run<H, Activation, 3, false>(call) : run<H, Activation, 3, true>(call);
+        case 1: return run<H, Activation, 1, false>(call, threads);
+        case 2: return exact ? run<H, Activation, 2, false>(call, threads) : run<H, Activation, 2, true>(call, threads);
+        case 3: return exact ? run<H, Activation, 3, false>(call, threads) : run<H, Activation, 3, true>(call, threads);
     }
 }
 
@@ -520,17 +564,17 @@ static long long moments_sums_size(const Network &n) {
     return with_width(n, [](auto width) -> long long { return MomentsLayout<width.value>::size; });
 }
 
-static void moments(const ObjectiveCall &call, const Moments &to) {
+static void moments(const ObjectiveCall &call, const Moments &to, int threads) {
     with_width(call.network, [&](auto width) {
         constexpr int H = width.value;
-        call.settings.tanh ? run_moments<H, Tanh>(call, to) : run_moments<H, LeakyRelu>(call, to);
+        call.settings.tanh ? run_moments<H, Tanh>(call, to, threads) : run_moments<H, LeakyRelu>(call, to, threads);
     });
 }
 
-static void evaluate(const ObjectiveCall &call) {
+static void evaluate(const ObjectiveCall &call, int threads) {
     with_width(call.network, [&](auto width) {
         constexpr int H = width.value;
-        call.settings.tanh ? run<H, Tanh>(call) : run<H, LeakyRelu>(call);
+        call.settings.tanh ? run<H, Tanh>(call, threads) : run<H, LeakyRelu>(call, threads);
     });
 }
 

@@ -5,9 +5,6 @@
 
 namespace kjko {
 
-// Chunks are dealt to at most so many partial sums, of the functional and of moments.
-constexpr int MOST_SUMS = 128, MOST_MOMENTS_SUMS = 32;
-
 // What variable projection needs (hpc_kjko/inner/solvers/varpro.py): sums over particles of the basis g = (h2, skipped inputs,
 // 1), with u = C g for the network's output layer C, and of q_k = Σ_j B_jk ∂g/∂v_j, B = (I + h ∇v u)⁻¹ or, without the
 // exact log det, I.
@@ -21,10 +18,11 @@ struct Moments {
 
 struct ObjectiveKernels {
     bool (*instantiated)(const Network &network);
-    long long (*sums_size)(const Network &network);  // numbers of one of the sums that a call works in
+    // Numbers of the sum that each thread works in: call.sums has room for all of theirs.
+    long long (*sums_size)(const Network &network);
     long long (*moments_sums_size)(const Network &network);
-    void (*evaluate)(const ObjectiveCall &call);
-    void (*moments)(const ObjectiveCall &call, const Moments &moments);
+    void (*evaluate)(const ObjectiveCall &call, int threads);
+    void (*moments)(const ObjectiveCall &call, const Moments &moments, int threads);
 };
 
 }  // namespace kjko

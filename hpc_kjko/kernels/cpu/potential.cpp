@@ -19,10 +19,24 @@ constexpr int MOST_PAIRS = MOST_VELOCITY_DIMS * (MOST_VELOCITY_DIMS + 1) / 2;
 
 static int larger(int a, int b) { return a > b ? a : b; }
 
-static KJKO_INLINE void widen(const float *from, double *to) {
-    for (int p = 0; p < BLOCK; ++p) to[p] = from[p];
+// A vector of numbers in double precision. The instruction is named, for GCC 12 converts each half by itself.
+static KJKO_INLINE Doubles load_widened(const float *from) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));
+#elif defined(__AVX__)
+    return _mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    Doubles wide;
+    for (int lane = 0; lane < LANES_OF<double>; ++lane) wide[lane] = from[lane];
+    return wide;
+#endif
 }
-static KJKO_INLINE void widen(const double *from, double *to) { __builtin_memcpy(to, from, BLOCK * sizeof(double)); }
+static KJKO_INLINE Doubles load_widened(const double *from) { return load(from); }
+
+template <class Real>
+static KJKO_INLINE void widen(const Real *from, double *to) {
+    KJKO_UNROLL for (int p = 0; p < BLOCK; p += LANES_OF<double>) store(to + p, load_widened(from + p));
+}
 
 template <class Real>
 struct PotentialPass {
@@ -34,8 +48,10 @@ struct PotentialPass {
     const Monomials of;
     const int density, potential;  // how many functions
 
-    // Columns of BLOCK.
+    // Columns of BLOCK. There are STASH / BLOCK places for z, h and along; use() chooses one.
     Real *z, *h[2], *along[MOST_VELOCITY_DIMS], *pulled[2], *spare[2];
+    Real *places_of_columns;
+    double *places_of_fine;
     // The second layer's weights the other way round; ∂a_1/∂v_j and the products of two of them, rows of the first layer.
     Real *back, *into, *bent;
     // The inputs in double precision, and rows of STASH particles.
@@ -60,19 +76,19 @@ struct PotentialPass {
     static long long real_numbers(const PotentialCall<Real> &call) {
         const long long most = most_width(call), dv = call.velocity_dims;
         const long long matrices = most * most + (dv + MOST_PAIRS) * most;
-        return BLOCK * (call.widths[0] + (6 + dv) * most) + (matrices + 63) / 64 * 64;
+        return STASH * (call.widths[0] + (2 + dv) * most) + BLOCK * 4 * most + (matrices + 63) / 64 * 64;
     }
     static long long double_numbers(const PotentialCall<Real> &call) {
-        return BLOCK * call.widths[0] + static_cast<long long>(STASH) * (rows_of_sums(call) + rows_weighted(call));
+        return static_cast<long long>(STASH) * (call.widths[0] + rows_of_sums(call) + rows_weighted(call));
     }
     // Rows of STASH numbers: what operations add up, and what they weigh of it.
     static int rows_of_sums(const PotentialCall<Real> &call) {
         const PotentialSizes of = sizes(call);
         const int dv = call.velocity_dims, most = most_width(call);
-        const int derivatives = (dv + dv * (dv + 1) / 2) * of.potential, normal = of.density + 1;
+        const int barrier = (dv * (dv + 1) / 2 * of.potential * BLOCK + STASH - 1) / STASH, normal = of.density + 1;
         const int tied = dv * (of.low + 2) + 2 * of.low + 1 + of.places;
-        const int training = of.density + 3 * most + call.widths[0] + 1;  // in Real
-        return larger(larger(derivatives, normal), larger(tied, training));
+        const int training = 3 * most + call.widths[0] + 1;  // in Real
+        return larger(larger(larger(barrier, of.potential), normal), larger(tied, training));
     }
     static int rows_weighted(const PotentialCall<Real> &call) {
         const PotentialSizes of = sizes(call);
@@ -86,8 +102,8 @@ struct PotentialPass {
         : call(c), layers(c.layers), inputs(c.widths[0]), dv(c.velocity_dims), beside(inputs - dv),
           width(c.widths[c.layers]), most(most_width(c)), pairs_of_v(dv * (dv + 1) / 2), of(monomials_of(c)),
           density(sizes(c).density), potential(sizes(c).potential) {
-        fine = workspace;
-        rows = fine + BLOCK * inputs;
+        places_of_fine = workspace;
+        rows = places_of_fine + STASH * inputs;
         weighted = rows + static_cast<long long>(STASH) * rows_of_sums(c);
         Real *at = reinterpret_cast<Real *>(workspace + double_numbers(c));
         const auto taken = [&](long long count) {
@@ -95,10 +111,9 @@ struct PotentialPass {
             at += count;
             return from;
         };
-        z = taken(BLOCK * inputs);
-        for (int layer = 0; layer < 2; ++layer)
-            h[layer] = taken(BLOCK * most), pulled[layer] = taken(BLOCK * most), spare[layer] = taken(BLOCK * most);
-        for (int j = 0; j < dv; ++j) along[j] = taken(BLOCK * most);
+        places_of_columns = taken(STASH * (inputs + (2 + dv) * most));
+        use(0);
+        for (int layer = 0; layer < 2; ++layer) pulled[layer] = taken(BLOCK * most), spare[layer] = taken(BLOCK * most);
         back = taken(most * most);
         into = taken(dv * most);
         bent = taken(MOST_PAIRS * most);
@@ -113,6 +128,15 @@ struct PotentialPass {
             }
             for (int o = 0; layers == 2 && o < width; ++o) back[i * width + o] = c.weights[1][o * first + i];
         }
+    }
+
+    // Chooses the place of a block's inputs, hidden layers and tangents: the blocks of a stash can all be kept.
+    void use(int place) {
+        fine = places_of_fine + place * BLOCK * inputs;
+        z = places_of_columns + place * BLOCK * (inputs + (2 + dv) * most);
+        h[0] = z + BLOCK * inputs;
+        h[1] = h[0] + BLOCK * most;
+        for (int j = 0; j < dv; ++j) along[j] = h[1] + BLOCK * (1 + j) * most;
     }
 
     // The hidden layers of some particles, at the inputs of the call. Those beyond the last are it again. Returns how many
@@ -153,22 +177,23 @@ struct PotentialPass {
     void through() {
         for (int layer = 0; layer < layers; ++layer) {
             const int to = call.widths[layer + 1];
-            product(call.weights[layer], to, call.widths[layer], layer ? h[0] : z, BLOCK, h[layer]);
-            for (int i = 0; i < to; ++i)
-                for (int p = 0; p < BLOCK; p += WIDE) {
-                    Real *const a = h[layer] + i * BLOCK + p;
-                    store(a, tanh_of(load(a) + broadcast(call.biases[layer][i])));
-                }
+            product(call.weights[layer], to, call.widths[layer], layer ? h[0] : z, BLOCK, h[layer], call.biases[layer]);
+            for (int at = 0; at < to * BLOCK; at += WIDE) store(h[layer] + at, tanh_of(load(h[layer] + at)));
         }
     }
 
     // ∂a/∂v_j of the last layer, for networks of two.
     void tangents() {
+        const int before = call.widths[1];
+        for (int at = 0; layers == 2 && at < before * BLOCK; at += WIDE) {
+            const Vector s = load(h[0] + at);
+            store(spare[1] + at, 1.0f - s * s);
+        }
         for (int j = 0; layers == 2 && j < dv; ++j) {
-            for (int i = 0; i < call.widths[1]; ++i)
+            for (int i = 0; i < before; ++i)
                 for (int p = 0; p < BLOCK; p += WIDE)
-                    store(spare[0] + i * BLOCK + p, slope(h[0], i, p) * broadcast(into[j * call.widths[1] + i]));
-            product(call.weights[1], width, call.widths[1], spare[0], BLOCK, along[j]);
+                    store(spare[0] + i * BLOCK + p, load(spare[1] + i * BLOCK + p) * broadcast(into[j * before + i]));
+            product(call.weights[1], width, before, spare[0], BLOCK, along[j]);
         }
     }
 
@@ -177,6 +202,25 @@ struct PotentialPass {
         for (int i = 0; i < width; ++i) widen(h[layers - 1] + i * BLOCK, to + i * stride);
         at_places([&](const Doubles *x, const Doubles *v, int p) {
             monomials(of, x, v, [&](int m, Doubles value) { store(to + (width + m) * stride + p, value); });
+        });
+    }
+
+    // Σ c g of ψ's functions and, with `higher`, v_k³/6 and v_k⁴/24, [BLOCK].
+    void combined(const double *c, bool higher, double *to) {
+        const Real *const last = h[layers - 1];
+        Doubles sums[BLOCK / FINE] = {};
+        for (int i = 0; i < width; ++i)
+            KJKO_UNROLL for (int p = 0; p < BLOCK; p += FINE)
+                sums[p / FINE] += c[i] * load_widened(last + i * BLOCK + p);
+        const int low = of_low_velocity(of);
+        at_places([&](const Doubles *x, const Doubles *v, int p) {
+            Doubles sum = sums[p / FINE];
+            monomials(of, x, v, [&](int m, Doubles value) { sum += c[width + m] * value; });
+            if (higher)
+                monomials_of_velocity(of, v, [&](int m, Doubles value) {
+                    if (m >= low) sum += c[density + m - low] * value;
+                });
+            store(to + p, sum);
         });
     }
 
@@ -230,6 +274,27 @@ struct PotentialPass {
             }
     }
 
+    // Adds the second layer's part of ∇v∇v Φ to `hessian` [pairs][BLOCK].
+    template <int DV>
+    void add_bent(Real *hessian) const {
+        constexpr int PAIRS = DV * (DV + 1) / 2;
+        for (int p = 0; p < BLOCK; p += WIDE) {
+            Vector sums[PAIRS];
+            for (int pair = 0; pair < PAIRS; ++pair) sums[pair] = load(hessian + pair * BLOCK + p);
+            for (int at = p; at < width * BLOCK; at += BLOCK) {
+                const Vector bend = -2.0f * load(h[1] + at) * load(pulled[1] + at);
+                Vector a[DV], bent_a[DV];
+                for (int j = 0; j < DV; ++j) a[j] = load(along[j] + at), bent_a[j] = bend * a[j];
+                KJKO_UNROLL for (int pair = 0; pair < PAIRS; ++pair) {
+                    int k, l;
+                    pair_of(Monomials{0, DV, false}, pair, k, l);
+                    sums[pair] += bent_a[k] * a[l];
+                }
+            }
+            for (int pair = 0; pair < PAIRS; ++pair) store(hessian + pair * BLOCK + p, sums[pair]);
+        }
+    }
+
     // ∇v Σ c g of Φ's functions as columns [dv][BLOCK], from `tangents` where they are known, else by the first layer;
     // with `hessian`, which needs them, ∇v∇v too [pairs][BLOCK].
     void contracted(const Real *c, bool tangents_known, Real *gradient, Real *hessian) {
@@ -252,17 +317,12 @@ struct PotentialPass {
                 for (int p = 0; p < BLOCK; p += WIDE)
                     store(spare[0] + i * BLOCK + p, -2.0f * load(h[0] + i * BLOCK + p) * load(pulled[0] + i * BLOCK + p));
             product(bent, pairs_of_v, first_width, spare[0], BLOCK, hessian);
-            for (int number = 0; layers == 2 && number < pairs_of_v; ++number) {
-                int k, l;
-                pair_of(of, number, k, l);
-                Vector sums[BLOCK / WIDE];
-                for (int p = 0; p < BLOCK; p += WIDE) sums[p / WIDE] = load(hessian + number * BLOCK + p);
-                for (int i = 0; i < width; ++i)
-                    for (int p = 0; p < BLOCK; p += WIDE) {
-                        const Vector bend = -2.0f * load(h[1] + i * BLOCK + p) * load(pulled[1] + i * BLOCK + p);
-                        sums[p / WIDE] += bend * load(along[k] + i * BLOCK + p) * load(along[l] + i * BLOCK + p);
-                    }
-                for (int p = 0; p < BLOCK; p += WIDE) store(hessian + number * BLOCK + p, sums[p / WIDE]);
+            if (layers == 2) {
+                switch (dv) {
+                    case 1: add_bent<1>(hessian); break;
+                    case 2: add_bent<2>(hessian); break;
+                    default: add_bent<3>(hessian); break;
+                }
             }
         }
         for (int p = 0; p < BLOCK; p += WIDE) {
@@ -338,8 +398,22 @@ static void weigh(const Real *rows, int number, const Real *weights, int length,
         for (int p = 0; p < length; ++p) to[m * STASH + p] = weights[p] * rows[m * STASH + p];
 }
 
-static void add_row_sums(const double *rows, int number, const double *weights, int length, double *sums) {
-    add_dots(weights, 1, rows, number, STASH, length, false, sums, number);
+// Adds Σ over columns of weights times a row to sums[row], for rows `stride` apart.
+template <class Real>
+static void add_row_sums(const Real *rows, int number, int stride, const Real *weights, int length, double *sums) {
+    using Vector = VectorOf<Real>;
+    constexpr int WIDE = LANES_OF<Real>;
+    for (int first = 0; first < number; first += WIDE) {
+        Vector totals[WIDE] = {};
+        const Real *row[WIDE];  // those beyond the last row are the last row
+        for (int i = 0; i < WIDE; ++i) row[i] = rows + (first + i < number ? first + i : number - 1) * stride;
+        for (int p = 0; p < length; p += WIDE) {
+            const Vector weight = load(weights + p);
+            KJKO_UNROLL for (int i = 0; i < WIDE; ++i) totals[i] += weight * load(row[i] + p);
+        }
+        const Vector sum = folded<WIDE>([&](int i) __attribute__((always_inline)) { return totals[i]; }, 0);
+        for (int i = 0; i < WIDE && first + i < number; ++i) sums[first + i] += sum[i];
+    }
 }
 
 static void mirror(double *matrix, int number, int across) {
@@ -405,22 +479,11 @@ template <class Real>
 static void values(const PotentialCall<Real> &call, int sets, const double *coefficients, double *values, int threads,
                    double *workspace) {
     over_blocks(call, threads, workspace, [&](PotentialPass<Real> &pass, long long first) {
-        const int here = pass.forward(first), all = pass.density + 2 * pass.dv, low = of_low_velocity(pass.of);
-        pass.functions(pass.rows, BLOCK);
-        double *const higher = pass.rows + pass.density * BLOCK;
-        pass.at_places([&](const Doubles *, const Doubles *v, int p) {
-            monomials_of_velocity(pass.of, v, [&](int m, Doubles value) {
-                if (m >= low) store(higher + (m - low) * BLOCK + p, value);
-            });
-        });
+        const int here = pass.forward(first), all = pass.density + 2 * pass.dv;
+        alignas(64) double found[BLOCK];
         for (int set = 0; set < sets; ++set) {
-            const double *const c = coefficients + set * all;
-            Doubles sums[BLOCK / LANES_OF<double>] = {};
-            for (int m = 0; m < all; ++m)
-                for (int p = 0; p < BLOCK; p += LANES_OF<double>)
-                    sums[p / LANES_OF<double>] += c[m] * load(pass.rows + m * BLOCK + p);
-            for (int p = 0; p < here; ++p)
-                values[set * call.count + first + p] = sums[p / LANES_OF<double>][p % LANES_OF<double>];
+            pass.combined(coefficients + set * all, true, found);
+            __builtin_memcpy(values + set * call.count + first, found, here * sizeof(double));
         }
     });
 }
@@ -475,25 +538,27 @@ static void derivatives(const PotentialCall<Real> &call, double *sum, int thread
                 [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
                     alignas(64) double share[STASH], twice[STASH];
                     const int dv = pass.dv, components = dv + pass.pairs_of_v;
-                    const long long rows = number * STASH;
+                    double *const own = pass.rows;  // of one component at a time: all do not fit into a cache
                     pass.over_stash(
                         begin, count,
                         [&](int at) {
                             pass.tangents();
-                            for (int j = 0; j < dv; ++j) pass.first(j, pass.rows + j * rows + at, STASH);
-                            for (int k = 0; k < pass.pairs_of_v; ++k)
-                                pass.second(k, pass.rows + (dv + k) * rows + at, STASH);
+                            pass.use((at / BLOCK + 1) % (STASH / BLOCK));
                         },
                         [&](long long from, int here, int filled) {
                             pass.shares(from, here, filled, share);
                             for (int p = 0; p < filled; ++p) twice[p] = 2 * share[p];
                             for (int c = 0; c < components; ++c) {
-                                const double *const own = pass.rows + c * rows;
+                                for (int at = 0; at < filled; at += BLOCK) {
+                                    pass.use(at / BLOCK);
+                                    c < dv ? pass.first(c, own + at, STASH) : pass.second(c - dv, own + at, STASH);
+                                }
                                 weigh(own, number, c < 2 * dv ? share : twice, filled, pass.weighted);
                                 double *const to = part + (c < dv ? 0 : square);
                                 add_dots(pass.weighted, number, own, number, STASH, filled, true, to, number);
-                                if (c >= dv && c < 2 * dv) add_row_sums(own, number, share, filled, part + 2 * square);
+                                if (c >= dv && c < 2 * dv) add_row_sums(own, number, STASH, share, filled, part + 2 * square);
                             }
+                            pass.use(0);
                             for (int p = 0; p < here; ++p) part[2 * square + number] += share[p];
                         });
                 });
@@ -509,43 +574,46 @@ static void barrier_of(const PotentialCall<Real> &call, const double *k, double 
     over_pieces(
         call, number + 2, sum, threads, workspace,
         [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
-            alignas(64) double share[STASH], weights[PAIRS][STASH];
-            const long long rows = static_cast<long long>(number) * STASH;
-            pass.over_stash(
-                begin, count,
-                [&](int at) {
-                    pass.tangents();
-                    for (int pair = 0; pair < PAIRS; ++pair) pass.second(pair, pass.rows + pair * rows + at, STASH);
-                },
-                [&](long long from, int here, int filled) {
-                    pass.shares(from, here, filled, share);
-                    for (int p = 0; p < filled; p += FINE) {
-                        Doubles u[DV][DV], b[DV][DV];
-                        for (int pair = 0; pair < PAIRS; ++pair) {
-                            int i, j;
-                            pair_of(pass.of, pair, i, j);
-                            Doubles total{};
-                            for (int m = 0; m < number; ++m)
-                                total += k[m] * load(pass.rows + pair * rows + m * STASH + p);
-                            u[i][j] = u[j][i] = step * total;
-                        }
-                        const Doubles beyond = inverse(u, 1.0f, b), own = load(share + p);
-                        const Doubles kept = beyond > -1.0 ? own : broadcast(0.0);
-                        for (int pair = 0; pair < PAIRS; ++pair) {
-                            int i, j;
-                            pair_of(pass.of, pair, i, j);
-                            const Doubles weight = (i == j ? 1.0 : 2.0) * kept * b[i][j];
-                            store(weights[pair] + p, kept > 0.0 ? weight : broadcast(0.0));
-                        }
-                        for (int lane = 0; lane < FINE && p + lane < here; ++lane) {
-                            const bool turned = !(beyond[lane] > -1.0);
-                            if (!turned) part[number] += own[lane] * __builtin_log1p(beyond[lane]);
-                            part[number + 1] += turned;
-                        }
+            alignas(64) double share[BLOCK], bend[PAIRS][BLOCK], weights[PAIRS][BLOCK];
+            const long long rows = static_cast<long long>(number) * BLOCK;
+            for (long long from = begin; from < begin + count; from += BLOCK) {
+                const int here = begin + count - from < BLOCK ? static_cast<int>(begin + count - from) : BLOCK;
+                pass.forward(from);
+                pass.tangents();
+                pass.shares(from, here, BLOCK, share);
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    double *const own = pass.rows + pair * rows;
+                    pass.second(pair, own, BLOCK);
+                    Doubles totals[BLOCK / FINE] = {};
+                    for (int m = 0; m < number; ++m)
+                        KJKO_UNROLL for (int p = 0; p < BLOCK; p += FINE)
+                            totals[p / FINE] += k[m] * load(own + m * BLOCK + p);
+                    for (int p = 0; p < BLOCK; p += FINE) store(bend[pair] + p, totals[p / FINE]);
+                }
+                for (int p = 0; p < BLOCK; p += FINE) {
+                    Doubles u[DV][DV], b[DV][DV];
+                    for (int pair = 0; pair < PAIRS; ++pair) {
+                        int i, j;
+                        pair_of(pass.of, pair, i, j);
+                        u[i][j] = u[j][i] = step * load(bend[pair] + p);
                     }
-                    for (int pair = 0; pair < PAIRS; ++pair)
-                        add_row_sums(pass.rows + pair * rows, number, weights[pair], filled, part);
-                });
+                    const Doubles beyond = inverse(u, 1.0f, b), own = load(share + p);
+                    const Doubles kept = beyond > -1.0 ? own : broadcast(0.0);
+                    for (int pair = 0; pair < PAIRS; ++pair) {
+                        int i, j;
+                        pair_of(pass.of, pair, i, j);
+                        const Doubles weight = (i == j ? 1.0 : 2.0) * kept * b[i][j];
+                        store(weights[pair] + p, kept > 0.0 ? weight : broadcast(0.0));
+                    }
+                    for (int lane = 0; lane < FINE && p + lane < here; ++lane) {
+                        const bool turned = !(beyond[lane] > -1.0);
+                        if (!turned) part[number] += own[lane] * __builtin_log1p(beyond[lane]);
+                        part[number + 1] += turned;
+                    }
+                }
+                for (int pair = 0; pair < PAIRS; ++pair)
+                    add_row_sums(pass.rows + pair * rows, number, BLOCK, weights[pair], BLOCK, part);
+            }
         });
 }
 
@@ -615,8 +683,8 @@ static void tied(const PotentialCall<Real> &call, const double *coefficients, do
                         weigh(rows, number, share, filled, pass.weighted);
                         add_dots(pass.weighted, number, rows, across, STASH, filled, false, part, across);
                     }
-                    add_row_sums(bend, number, share, filled, part + laplacian);
-                    add_row_sums(own, number + 1, share, filled, part + mean);
+                    add_row_sums(bend, number, STASH, share, filled, part + laplacian);
+                    add_row_sums(own, number + 1, STASH, share, filled, part + mean);
                     weigh(y, place, share, filled, pass.weighted);
                     add_dots(pass.weighted, place, y, place, STASH, filled, false, part + moments, place);
                 });
@@ -795,11 +863,10 @@ static void training(const PotentialCall<Real> &call, const double *wanted, cons
     over_pieces(
         call, sizes(call).training, sum, threads, workspace,
         [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
-            constexpr int WIDE = LANES_OF<Real>, FINE = LANES_OF<double>;
+            constexpr int WIDE = LANES_OF<Real>;
             const int last = pass.layers - 1;
-            // ψ's functions, a block of them. Then rows: the gradients in the layers' sums, what enters each, and 1.
-            double *const functions = pass.rows;
-            Real *pulls[2], *entered[2], *at = reinterpret_cast<Real *>(functions + pass.density * BLOCK);
+            // Rows: the gradients in the layers' sums, what enters each, and 1.
+            Real *pulls[2], *entered[2], *at = reinterpret_cast<Real *>(pass.rows);
             for (int layer = last; layer >= 0; --layer) {
                 pulls[layer] = at;
                 entered[layer] = at += call.widths[layer + 1] * STASH;
@@ -816,11 +883,7 @@ static void training(const PotentialCall<Real> &call, const double *wanted, cons
                 [&](int filled) {
                     alignas(64) Real pull[BLOCK];
                     alignas(64) double psi[BLOCK];
-                    pass.functions(functions, BLOCK);
-                    Doubles found[BLOCK / FINE] = {};
-                    for (int m = 0; m < pass.density; ++m)
-                        for (int p = 0; p < BLOCK; p += FINE) found[p / FINE] += c[m] * load(functions + m * BLOCK + p);
-                    for (int p = 0; p < BLOCK; p += FINE) store(psi + p, found[p / FINE]);
+                    pass.combined(c, false, psi);
                     for (int p = 0; p < BLOCK; ++p) {
                         const long long row = from + filled + p;
                         const bool here = row < begin + count;
@@ -843,7 +906,7 @@ static void training(const PotentialCall<Real> &call, const double *wanted, cons
                     for (int layer = 0; layer < pass.layers; ++layer) {
                         const int out = call.widths[layer + 1], in = call.widths[layer];
                         add_dots(pulls[layer], out, entered[layer], in, STASH, filled, false, to, in);
-                        add_dots(ones, 1, pulls[layer], out, STASH, filled, false, to + out * in, out);
+                        add_row_sums(pulls[layer], out, STASH, ones, filled, to + out * in);
                         to += out * (in + 1);
                     }
                     from = next + here;

@@ -13,6 +13,10 @@
 #include "math/constants.hpp"
 #include "math/rational.hpp"
 
+#if defined(__AVX512F__)
+#include "cpu/tanh.hpp"
+#endif
+
 #define KJKO_INLINE inline __attribute__((always_inline))
 #define KJKO_UNROLL _Pragma("GCC unroll 16")
 
@@ -106,9 +110,13 @@ static KJKO_INLINE Floats within(float end, Floats x) {
 
 // tanh; a NaN stays one.
 static KJKO_INLINE Floats tanh_of(Floats x) {
+#if defined(__AVX512F__)
+    return tanh_by_table(x);
+#else
     Floats numerator, denominator;
     rational_tanh(within(TANH_END, x), numerator, denominator);
     return numerator * reciprocal(denominator);
+#endif
 }
 
 // 1 / √x for x of normal size.
@@ -272,15 +280,20 @@ static KJKO_INLINE auto folded(Term term, int first) {
         return sums_of_neighbours(folded<COUNT / 2>(term, first), folded<COUNT / 2>(term, first + COUNT / 2));
 }
 
-// The dot products of `weights` with LANES rows, one in each lane.
-template <int WIDTH>
-__attribute__((noinline)) static Floats dots(const float *weights, const float *rows) {
-    Floats factors[WIDTH / LANES];
-    for (int j = 0; j < WIDTH / LANES; ++j) factors[j] = load(weights + j * LANES);
+// The dot products of `weights` with LANES rows, one in each lane. The dot products of `more` with as many other rows are
+// added.
+template <int WIDTH, int MORE = 0>
+__attribute__((noinline)) static Floats dots(const float *weights, const float *rows, const float *more = nullptr,
+                                             const float *more_rows = nullptr) {
+    constexpr int OWN = WIDTH / LANES, OTHER = MORE / LANES;
+    Floats factors[OWN + OTHER];
+    for (int j = 0; j < OWN; ++j) factors[j] = load(weights + j * LANES);
+    for (int j = 0; j < OTHER; ++j) factors[OWN + j] = load(more + j * LANES);
     return folded<LANES>(
         [&](int row) __attribute__((always_inline)) {
             Floats sum = factors[0] * load(rows + row * WIDTH);
-            for (int j = 1; j < WIDTH / LANES; ++j) sum += factors[j] * load(rows + row * WIDTH + j * LANES);
+            for (int j = 1; j < OWN; ++j) sum += factors[j] * load(rows + row * WIDTH + j * LANES);
+            for (int j = 0; j < OTHER; ++j) sum += factors[OWN + j] * load(more_rows + row * MORE + j * LANES);
             return sum;
         },
         0);
@@ -291,15 +304,20 @@ template <int WIDTH>
 struct Tile {
 #if defined(__AVX512F__)
     static constexpr int VECTORS = WIDTH / LANES;  // 1 to 5
-    static constexpr int ROWS = VECTORS == 1 ? 16 : VECTORS == 2 ? 12 : VECTORS == 3 ? 8 : 4;
+    static constexpr int ROWS = VECTORS == 1 ? 16 : VECTORS < 4 ? 8 : 4;
 #else
     static constexpr int VECTORS = 2, ROWS = 4;
 #endif
 };
 
 template <int WIDTH, int ROWS, int VECTORS>
-static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, const float *b, float *y) {
-    Floats sums[ROWS][VECTORS] = {};
+static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, const float *b, const float *start,
+                                      float *y) {
+    Floats sums[ROWS][VECTORS];
+    KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) {
+        const Floats first = start ? load(start + j * LANES) : Floats{};
+        KJKO_UNROLL for (int i = 0; i < ROWS; ++i) sums[i][j] = first;
+    }
     for (int k = 0; k < depth; ++k) {
         Floats factors[VECTORS];
         KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) factors[j] = load(b + k * WIDTH + j * LANES);
@@ -312,17 +330,17 @@ static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, con
         KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * WIDTH + j * LANES, sums[i][j]);
 }
 
-// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]; rows: a multiple of 4.
+// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]. `start` [WIDTH] is added to
+// the first `started` rows. Both numbers of rows are multiples of a tile's, which is at most 16.
 template <int WIDTH>
-__attribute__((noinline)) static void multiply(const float *x, int stride, int depth, int rows, const float *b, float *y) {
-    constexpr int ROWS = Tile<WIDTH>::ROWS, VECTORS = Tile<WIDTH>::VECTORS;
-    for (int column = 0; column < WIDTH; column += VECTORS * LANES) {
-        int row = 0;
-        for (; row + ROWS <= rows; row += ROWS)
-            multiply_tile<WIDTH, ROWS, VECTORS>(x + row * stride, stride, depth, b + column, y + row * WIDTH + column);
-        for (; row < rows; row += 4)
-            multiply_tile<WIDTH, 4, VECTORS>(x + row * stride, stride, depth, b + column, y + row * WIDTH + column);
-    }
+__attribute__((noinline)) static void multiply(const float *x, int stride, int depth, int rows, const float *b, float *y,
+                                               const float *start = nullptr, int started = 0) {
+    constexpr bool TALL = LANES == 16 && Tile<WIDTH>::VECTORS <= 2;  // such tiles are 1 % faster
+    constexpr int ROWS = TALL ? 16 : Tile<WIDTH>::ROWS, VECTORS = TALL ? 1 : Tile<WIDTH>::VECTORS;
+    for (int column = 0; column < WIDTH; column += VECTORS * LANES)
+        for (int row = 0; row < rows; row += ROWS)
+            multiply_tile<WIDTH, ROWS, VECTORS>(x + row * stride, stride, depth, b + column,
+                                                row < started ? start + column : nullptr, y + row * WIDTH + column);
 }
 
 template <int WIDTH, int HEIGHT, int VECTORS>

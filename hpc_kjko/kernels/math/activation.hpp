@@ -16,11 +16,12 @@ struct Tanh {
     KJKO_MATH Real slope(Real s) {
         return 1.0f - s * s;
     }
-    // s''/s' times a gradient.
+    // s''/s' times a gradient. s'' is BEND s s'.
     static constexpr bool curved = true;
+    static constexpr float BEND = -2.0f;
     template <class Real>
     KJKO_MATH Real bend(Real s, Real gradient) {
-        return -2.0f * s * gradient;
+        return BEND * s * gradient;
     }
 };
 
@@ -35,6 +36,7 @@ struct LeakyRelu {
         return s > 0.0f ? steep : leaky;
     }
     static constexpr bool curved = false;
+    static constexpr float BEND = 0.0f;
 };
 
 // The gradient in a, from those in s and in the slope s' of tangents.

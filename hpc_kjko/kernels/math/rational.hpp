@@ -1,4 +1,4 @@
-// tanh as a rational function, of a number or of a vector: the same on every processor.
+// tanh as a rational function, of a number or of a vector: on GPUs, and on CPUs without AVX-512 (cpu/tanh.hpp).
 #pragma once
 
 #include "math/inline.hpp"
