@@ -63,7 +63,8 @@ CASES = {
     ),
     "dougherty": ("dougherty_two_stream", (), "two-stream, like-particle collisions, κ = 0.001"),
 }
-METHODS = {"langevin": LANGEVIN, "jko": ()}
+#: Langevin's default order is 1. With 2, which is JKO's default, it costs no more and its error in time is smaller.
+METHODS = {"langevin": (*LANGEVIN, "method.order=2"), "jko": ()}
 #: Numbers of particles by case, method and step.
 NUMBERS = tuple(4**power for power in range(6, 11))
 LADDERS = {
@@ -90,7 +91,10 @@ ERRORS = {
     "entropy": "entropy per particle, largest error",
     "marginal": "distribution of v at late times, L¹ distance",
 }
-COLORS = {"langevin": ("#fdae6b", "#e6550d", "#7f2704"), "jko": ("#9ecae1", "#3182bd", "#08306b")}
+COLORS = {
+    "langevin": {0.1: "#fdae6b", 0.2: "#e6550d", 0.4: "#7f2704"},
+    "jko": {0.1: "#9ecae1", 0.2: "#3182bd", 0.4: "#08306b"},
+}
 NAMES = {"langevin": "Langevin", "jko": "deep JKO"}
 
 
@@ -285,8 +289,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         for axes, (error, label) in zip(row, ERRORS.items(), strict=True):
             for method, colors in COLORS.items():
                 lines = lines_of(mine, method, error)
-                for (step, (seconds, errors)), color in zip(lines.items(), colors, strict=False):
-                    text = f"{NAMES[method]}, h = {step:g}"
+                for step, (seconds, errors) in lines.items():
+                    color, text = colors[step], f"{NAMES[method]}, h = {step:g}"
                     axes.loglog(seconds, errors, "o-", color=color, ms=4, lw=1.6, label=text)
                     if method == "langevin":
                         far = np.array([1.0, 30.0])
@@ -301,21 +305,19 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
                     ]
                     axes.plot(*zip(*some, strict=True), ".", color=color, ms=3, alpha=0.45)
             found = crossing(*(list(lines_of(mine, method, error).values()) for method in METHODS))
-            text = "Langevin costs less at every error"
+            text = "Langevin costs less at every error that JKO reached"
             if found:
                 at, seconds, times = found
                 axes.plot(seconds, at, "*", color="k", ms=14, zorder=5)
                 axes.axhline(at, color="k", lw=0.6, ls=":")
-                text = (
-                    f"JKO costs less below {100 * at:.2g} %" if error != "entropy" else f"JKO costs less below {at:.2g}"
-                )
-                text += f"\nand {times:.2g} times less at its least error"
-            axes.text(0.03, 0.03, text, transform=axes.transAxes, fontsize=8.5, va="bottom")
-            axes.set(xlabel="processor seconds of the steps, one thread", ylabel=label, title=CASES[name][2])
-            axes.title.set_fontsize(9.5)
+                level = f"{at:.1e} nats" if error == "entropy" else f"{100 * at:.2g} %"
+                text = f"JKO costs less below {level}, {times:.3g} × less at its least error"
+            axes.set(xlabel="processor seconds of the steps, one thread", ylabel=label)
+            axes.set_title(f"{CASES[name][2]}\n{text}", fontsize=9.5)
             axes.grid(alpha=0.25, which="both")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
+    of_rows = [row[0].get_legend_handles_labels() for row in panels]
+    handles = {label: handle for found in of_rows for handle, label in zip(*found, strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
