@@ -9,8 +9,9 @@ median of all timed steps counts (the first two are not timed: a cold start trai
 
     push       drift and kick, deposit included
     solve      the field from the density, broadcast included
-    train      the inner solve: hidden steps, moments, output layer
-    move       the particles along the control field, certificate included
+    batches    the part of the inner solve that is the same for any N: hidden steps, coefficients of psi, control field
+    train      the rest of the inner solve: what ties psi to all particles
+    move       the particles along the control field, relaxation of log f and certificate included
     measure    a row of the time series
     wait       the part of all these spent in collective calls: communication, and waiting for slower ranks
 
@@ -37,7 +38,7 @@ from typing import Any
 import numpy as np
 
 JOB = Path(__file__).resolve().parent.parent / "jobs" / "e7_two_stream_3d3v.toml"
-PHASES = ("push", "solve", "train", "move", "measure", "wait")
+PHASES = ("push", "solve", "batches", "train", "move", "measure", "wait")
 #: Steps before the timed ones.
 WARM = 2
 QUICK = ("grid.cells=[8,8,8]", "method.hidden=[16,16]", "method.iterations=4", "method.first_iterations=10")
@@ -92,13 +93,19 @@ def worker(options: argparse.Namespace) -> None:
         clock.watch(comm, name, "wait", nested=True)
     settings = [f"particles.count={options.particles}", *(QUICK if options.quick else ())]
     simulation = Simulation.start(config.load(JOB, settings), comm)
-    solver = simulation.field_solver
+    solver, collision = simulation.field_solver, simulation.collisions[0]
+    inner = collision._solver
     for owner, name, phase in (
         (solver, "drift", "push"),
         (solver, "kick", "push"),
         (solver, "solve", "solve"),
-        (simulation.collisions[0], "fit", "train"),
-        (simulation.collisions[0], "_move", "move"),
+        (inner.fitted, "train", "batches"),
+        (inner.fitted, "solve", "batches"),
+        (inner.of_potential, "derivatives", "batches"),
+        (inner, "_fit_field", "batches"),
+        (collision, "fit", "train"),
+        (collision, "relaxed", "move"),
+        (collision, "_move", "move"),
     ):
         clock.watch(owner, name, phase)
     steps = []

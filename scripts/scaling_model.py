@@ -1,23 +1,36 @@
 #!/usr/bin/env python
-"""Predicts the time and memory of a step on many ranks from what bench_scaling.py measured on few.
+"""Predicts the time and memory of a step on many ranks, from measured costs and from the calls that a step makes.
 
-    python scripts/scaling_model.py BENCH.csv [--cells 128] [--latency 2e-6] [--bandwidth 1.2e10] [--speed-up 1]
-                                    [--iterations 30] [--parameters 1700] [--cores 2] [--out DIR]
+    python scripts/scaling_model.py [BENCH.csv] [--each 2.45e-6] [--batches 0.29] [--solve 0.182] [--solve-cells 128]
+                                    [--latency 2e-6] [--bandwidth 1.2e10] [--speed-up 1] [--cores 2] [--out DIR]
 
-A step of N particles on n ranks, a mesh of M nodes:
+A step of N particles on n ranks, with a mesh of M nodes:
 
-    t = c N/n + s(M) + i A(8 P) + (1 + p) A(8 m) + A(8 M) + B(24 M)
+    t = c N/n + b / min(n, 2) + field(n, M) + talk(n)
 
-c: seconds a particle for push, train, move and measure, and s: the root's solve, from the one-rank row of the table
-(s grows as M log M). i hidden steps sum P gradients each, varpro's 1 + p passes m moments each, the density M numbers,
-and the root's field goes out to all. A sum over ranks of B bytes costs A(B) = 2 ⌈log₂ n⌉ α + 2 B/β (recursive halving
-and doubling), a broadcast B(B) = ⌈log₂ n⌉ α + 2 B/β: latency α and bandwidth β are assumptions, not measurements, as is
---speed-up, by which a rank's processor is faster than the measured core. R. Thakur, R. Rabenseifner, W. Gropp,
-doi:10.1177/1094342005051521. What is left out: waiting for slower ranks, network contention, files.
+c: seconds a particle, for all that every particle takes part in. b: seconds of the batches of the inner solve, which
+are as many and as large for any N: hidden steps, coefficients of psi, control field. The rows of a batch lie on two
+ranks, however many there are, so b is halved at best. Both are those of a measured step in 3D3V on one thread
+(docs/benchmarks); a table of bench_scaling.py takes their place.
 
-Prints predictions beside the rows of the table, then the times and memory of ensembles up to 10¹¹ particles on 4096
-ranks, and draws all of it into DIR/scaling_model.png. More ranks than --cores share them: the model then takes as many
-ranks' work one after the other.
+talk: the calls that collectives.py lists and a test counts. A sum over ranks of B bytes costs 2 ⌈log₂ n⌉ α + 2 B/β
+(recursive halving and doubling), a broadcast ⌈log₂ n⌉ α + 2 B/β. Latency α and bandwidth β are assumptions, not
+measurements, as is --speed-up, by which a processor is faster than the measured core. R. Thakur, R. Rabenseifner,
+W. Gropp, doi:10.1177/1094342005051521.
+
+field: twice a step the density is summed, Poisson's equation is solved and E reaches every rank. The solve on one rank
+takes --solve seconds on --solve-cells cells an axis and grows as M log M. Three ways:
+
+    root         as grid.solver = "root": one rank solves, and broadcasts E
+    distributed  as grid.solver = "distributed": slabs, five transpositions, then phi and E are gathered on every rank
+    planned      not written yet: one copy of E for the ranks of a node, in shared memory, in single precision. One rank
+                 of each node takes part in a reduce-scatter of the density to slabs, and in an allgather of E
+
+What is left out: waiting for slower ranks, network contention, files. Memory is what `kjko run --dry-run` says of a
+rank; that of the planned way is counted here.
+
+Prints predictions beside the rows of a table, then times, memory and the limits of strong scaling for 10⁶ to 10¹¹
+particles, the ways to solve on 512³ cells, and draws DIR/scaling_model.png.
 """
 
 from __future__ import annotations
@@ -28,52 +41,121 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-#: Numbers that varpro's moments sum, 3D3V with 32 features: gram, load and curvature of two samples.
-MOMENTS, PASSES = 2 * (36**2 + 2 * 3 * 36 + (3 * 36) ** 2), 4
-#: Bytes of a particle in 3D3V: positions, velocities and log f in float64, twice while a step is made; the network's
-#: inputs, dealt to folds, in float32; and what a pass over them needs.
-PARTICLE = 2 * 7 * 8 + 2 * 10 * 4 + 12
-#: Copies of the mesh that a rank holds: density, potential, field, Fourier coefficients and partial sums.
-MESHES = 24
-PARTICLES, RANKS = (10**8, 10**9, 10**10, 10**11), (1, 4, 16, 64, 256, 1024, 4096)
+import torch
+from collectives import JOB, Call, expected
+
+from hpc_kjko.case import config
+from hpc_kjko.running.memory import parts_of
+
+#: Of an ensemble, the cells of an axis: some tens of particles a cell, and no more than 512³.
+CELLS = {10**6: 32, 10**7: 64, 10**8: 128, 10**9: 256, 10**10: 512, 10**11: 512}
+RANKS = tuple(4**power for power in range(9))
+#: Ranks that share the mesh of a node in the planned way, each with threads of its own.
+RANKS_OF_A_NODE = 8
+#: Ranks that a batch of the inner solve lies on.
+BATCH_RANKS = 2
+#: What is said of a small object, in bytes.
+SMALL = 64
+WAYS = ("root", "distributed", "planned")
+DENSITY, FIELD = "density", "electric field"
 
 
 @dataclass(frozen=True)
 class Model:
-    """The measured costs of a core, and the assumed network."""
+    """The measured costs of a core, and the assumed network.
 
-    seconds_per_particle: float
+    Attributes:
+        each: seconds a particle.
+        batches: seconds of what is the same for any number of particles.
+        solve: seconds of all Poisson solves of a step, on one rank with ``solve_nodes`` nodes.
+    """
+
+    each: float
+    batches: float
     solve: float
-    measured_nodes: int
-    base_memory: float
+    solve_nodes: int
     latency: float
     bandwidth: float
-    iterations: int
-    parameters: int
     speed_up: float
 
-    def sum(self, ranks: int, size: float) -> float:
-        """Seconds of a sum over ranks of ``size`` bytes."""
-        return 0.0 if ranks == 1 else 2 * math.ceil(math.log2(ranks)) * self.latency + 2 * size / self.bandwidth
+    def sum(self, ranks: int, nbytes: float) -> float:
+        """Seconds of a sum over ranks."""
+        return 0.0 if ranks == 1 else 2 * math.ceil(math.log2(ranks)) * self.latency + 2 * nbytes / self.bandwidth
 
-    def communication(self, ranks: int, nodes: int) -> float:
-        """Seconds of a step in collective calls."""
-        gradients = self.iterations * self.sum(ranks, 8 * self.parameters)
-        moments = (1 + PASSES) * self.sum(ranks, 8 * MOMENTS)
-        return gradients + moments + self.sum(ranks, 8 * nodes) + 0.5 * self.sum(ranks, 48 * nodes)
+    def broadcast(self, ranks: int, nbytes: float) -> float:
+        """Seconds of a broadcast, or of a gathering to every rank of so many bytes in all."""
+        return 0.0 if ranks == 1 else math.ceil(math.log2(ranks)) * self.latency + 2 * nbytes / self.bandwidth
 
-    def root_solve(self, nodes: int) -> float:
-        """Seconds of the Poisson equation on one rank."""
-        return self.solve * nodes * math.log2(nodes) / (self.measured_nodes * math.log2(self.measured_nodes))
+    def gather(self, ranks: int, nbytes: float) -> float:
+        """Seconds until every rank has the parts of all, of so many bytes together."""
+        return 0.0 if ranks == 1 else math.ceil(math.log2(ranks)) * self.latency + nbytes / self.bandwidth
 
-    def step(self, particles: float, ranks: int, nodes: int) -> float:
-        """Seconds of a step."""
-        computed = self.seconds_per_particle * particles / ranks / self.speed_up
-        return computed + self.root_solve(nodes) + self.communication(ranks, nodes)
+    def exchange(self, ranks: int, nbytes: float) -> float:
+        """Seconds of an all-to-all exchange in which each rank has so many bytes for the others."""
+        return (ranks - 1) * self.latency + nbytes / self.bandwidth if ranks > 1 else 0.0
 
-    def memory(self, particles: float, ranks: int, nodes: int) -> float:
-        """Bytes of a rank."""
-        return self.base_memory + PARTICLE * particles / ranks + 8 * MESHES * nodes
+    def of_call(self, call: Call, ranks: int) -> float:
+        """Seconds of one of the calls that collectives.py lists."""
+        if call.kind == "sum":
+            return self.sum(ranks, call.nbytes)
+        if call.kind == "broadcast":
+            return self.broadcast(ranks, call.nbytes or SMALL)
+        return self.gather(ranks, SMALL * ranks)
+
+    def talk(self, case: config.Case, ranks: int) -> float:
+        """Seconds of the calls of a step, but for those of the field."""
+        calls = expected(case)
+        return sum(n * self.of_call(call, ranks) for call, n in calls.items() if call.purpose not in (DENSITY, FIELD))
+
+    def field(self, case: config.Case, ranks: int, way: str) -> float:
+        """Seconds of a step from the ranks' own densities to E on every rank."""
+        nodes = math.prod(case.grid.cells)
+        alone = self.solve * nodes * math.log2(nodes) / (self.solve_nodes * math.log2(self.solve_nodes))
+        solves = sum(n for call, n in expected(case).items() if call.purpose == DENSITY)
+        if way == "root":
+            told = self.sum(ranks, 8 * nodes) + self.broadcast(ranks, 24 * nodes)
+            return alone / self.speed_up + solves * told
+        slabs = min(ranks, case.grid.cells[0])
+        transposed = 5 * self.exchange(slabs, transposed_bytes(case) / slabs)
+        if way == "distributed":
+            told = self.sum(ranks, 8 * nodes) + self.gather(ranks, 32 * nodes)
+        else:
+            between = -(-ranks // RANKS_OF_A_NODE)
+            told = self.gather(between, 8 * nodes) + self.gather(between, 12 * nodes)
+        return alone / slabs / self.speed_up + solves * (transposed + told)
+
+    def best(self, case: config.Case, ranks: int) -> float:
+        """Seconds of :meth:`field` by the faster way that there is."""
+        return min(self.field(case, ranks, way) for way in WAYS[:2])
+
+    def step(self, case: config.Case, ranks: int, field: float | None = None) -> float:
+        """Seconds of a step; of it what the field takes, or the faster way that there is."""
+        own = self.each * case.particles.count / ranks + self.batches / min(ranks, BATCH_RANKS)
+        return own / self.speed_up + (self.best(case, ranks) if field is None else field) + self.talk(case, ranks)
+
+
+def transposed_bytes(case: config.Case) -> float:
+    """Of the Fourier coefficients of a real mesh: what all ranks together exchange in a transposition."""
+    *others, last = case.grid.cells
+    return 16 * math.prod(others) * (last // 2 + 1)
+
+
+def case_of(particles: int, cells: int, way: str = "root") -> config.Case:
+    """The 3D3V case of a size."""
+    changes = [f"particles.count={particles}", f"grid.cells=[{cells},{cells},{cells}]"]
+    return config.load(JOB, [*changes, *([f"grid.solver={way}"] if way != "planned" else [])])
+
+
+def memory(particles: int, cells: int, ranks: int, way: str) -> float:
+    """Bytes of a rank."""
+    parts = parts_of(case_of(particles, cells, way), 0, ranks, torch.device("cpu"))
+    if way != "planned":
+        return sum(part.nbytes for part in parts)
+    nodes, others = cells**3, sum(part.nbytes for part in parts if part.name != "mesh and field")
+    # a density of its own in double precision; of the node's copy of E, and of the slabs' work, a part
+    shared = 12 * nodes / min(ranks, RANKS_OF_A_NODE)
+    slabs = 8 * 12 * nodes / min(ranks, cells)
+    return others + 8 * nodes + shared + slabs
 
 
 def read(path: Path) -> list[dict[str, float | str]]:
@@ -82,8 +164,21 @@ def read(path: Path) -> list[dict[str, float | str]]:
         return [{k: v if k == "scaling" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def draw(model: Model, nodes: int, measured: list[tuple[str, int, float, float]], path: Path) -> None:
-    """Step time against ranks: as measured, for each ensemble, and the memory.
+def limits(model: Model, particles: int) -> list[tuple[float, int, float]]:
+    """Of an ensemble: an efficiency of strong scaling, the most ranks that have it, and their seconds a step."""
+    case, found = case_of(particles, CELLS[particles]), []
+    alone = model.step(case, 1)
+    times = {
+        ranks: model.step(case, ranks) for ranks in (2**power for power in range(21)) if ranks <= particles // 1024
+    }
+    for wanted in (0.9, 0.5):
+        most = max(ranks for ranks, seconds in times.items() if alone / (ranks * seconds) >= wanted)
+        found.append((wanted, most, times[most]))
+    return found
+
+
+def draw(model: Model, measured: list[tuple[str, int, float, float]], path: Path) -> None:
+    """Step time, efficiency and memory against ranks for each ensemble, and measured points if there are any.
 
     Args:
         measured: scaling, ranks, seconds measured and predicted.
@@ -93,76 +188,109 @@ def draw(model: Model, nodes: int, measured: list[tuple[str, int, float, float]]
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (first, left, right) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    figure, axes = plt.subplots(
+        1, 3 + bool(measured), figsize=(5.2 * (3 + bool(measured)), 4.8), layout="constrained", squeeze=False
+    )
+    seconds, efficiency, needed, *first = axes[0]
     for number, scaling in enumerate(dict.fromkeys(row[0] for row in measured)):
-        _, ranks, seconds, predicted = zip(*(row for row in measured if row[0] == scaling), strict=True)
-        first.plot(ranks, seconds, "o", color=f"C{number}", label=f"{scaling} scaling, measured")
-        first.plot(ranks, predicted, "-", color=f"C{number}", label=f"{scaling} scaling, model")
-    first.set_xscale("log", base=2)
-    first.set(xlabel="ranks", ylabel="seconds a step", title="measured points", ylim=(0, None))
-    first.legend()
-    for number, particles in enumerate(PARTICLES):
-        label = f"$10^{{{round(math.log10(particles))}}}$ particles"
-        left.loglog(RANKS, [model.step(particles, n, nodes) for n in RANKS], "o-", color=f"C{number}", label=label)
-        right.loglog(RANKS, [model.memory(particles, n, nodes) / 1e9 for n in RANKS], "o-", color=f"C{number}")
-    serial = [model.root_solve(nodes) + model.communication(n, nodes) for n in RANKS]
-    left.loglog(RANKS, serial, "k--", label="root's solve and communication")
-    left.set(xlabel="ranks", ylabel="seconds a step (model)", title=f"3D3V, mesh of {nodes} nodes")
-    right.set(xlabel="ranks", ylabel="GB a rank (model)")
-    left.legend()
-    for axes in (first, left, right):
-        axes.grid(alpha=0.3, which="both")
+        _, ranks, took, predicted = zip(*(row for row in measured if row[0] == scaling), strict=True)
+        first[0].plot(ranks, took, "o", color=f"C{number}", label=f"{scaling} scaling, measured")
+        first[0].plot(ranks, predicted, "-", color=f"C{number}", label=f"{scaling} scaling, model")
+        first[0].set_xscale("log", base=2)
+        first[0].set(xlabel="ranks", ylabel="seconds a step", title="measured points", ylim=(0, None))
+        first[0].legend(fontsize=8)
+    for number, (particles, cells) in enumerate(CELLS.items()):
+        ranks = [n for n in RANKS if n <= particles // 1024]
+        case, color = case_of(particles, cells), f"C{number}"
+        label = f"$10^{{{round(math.log10(particles))}}}$ on {cells}³"
+        times = [model.step(case, n) for n in ranks]
+        planned = [model.step(case, n, model.field(case, n, "planned")) for n in ranks]
+        seconds.loglog(ranks, times, "o-", color=color, ms=4, label=label)
+        efficiency.semilogx(
+            ranks, [times[0] / (n * t) for n, t in zip(ranks, times, strict=True)], "o-", color=color, ms=4
+        )
+        many = [n for n in ranks if memory(particles, cells, n, "root") < 1e12]
+        needed.loglog(many, [memory(particles, cells, n, "root") / 1e9 for n in many], "o-", color=color, ms=4)
+        if cells == max(CELLS.values()):
+            for_planned = [times[0] / (n * t) for n, t in zip(ranks, planned, strict=True)]
+            seconds.loglog(ranks, planned, "--", color=color, label=f"{label}, planned field")
+            efficiency.semilogx(ranks, for_planned, "--", color=color)
+            needed.loglog(many, [memory(particles, cells, n, "planned") / 1e9 for n in many], "--", color=color)
+    seconds.axhline(model.batches / BATCH_RANKS / model.speed_up, color="k", lw=0.8, ls=":")
+    seconds.text(1, 1.1 * model.batches / BATCH_RANKS / model.speed_up, "batches, on two ranks", fontsize=8)
+    seconds.set(xlabel="ranks", ylabel="seconds a step (model)", title="3D3V, strong scaling")
+    efficiency.axhline(0.5, color="k", lw=0.8, ls=":")
+    efficiency.set(xlabel="ranks", ylabel="parallel efficiency (model)", title="t(1) / (n t(n))", ylim=(0, 1.05))
+    needed.set(xlabel="ranks", ylabel="GB a rank", title="memory")
+    seconds.legend(fontsize=7.5)
+    for one in axes[0]:
+        one.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, help="written by bench_scaling.py --out")
-    parser.add_argument("--measured-cells", type=int, default=32, help="cells an axis of the measured runs (32)")
-    parser.add_argument("--cells", type=int, default=128, help="cells an axis of the predicted runs (128)")
+    parser.add_argument("table", type=Path, nargs="?", help="written by bench_scaling.py --out")
+    parser.add_argument("--measured-cells", type=int, default=32, help="cells an axis of the table's runs (32)")
+    parser.add_argument("--each", type=float, default=2.45e-6, help="seconds a particle (2.45e-6)")
+    parser.add_argument("--batches", type=float, default=0.29, help="seconds of the batches of a step (0.29)")
+    parser.add_argument("--solve", type=float, default=0.182, help="seconds of a Poisson solve on one rank (0.182)")
+    parser.add_argument("--solve-cells", type=int, default=128, help="cells an axis of that solve (128)")
     parser.add_argument("--latency", type=float, default=2e-6, help="seconds a message (2e-6)")
     parser.add_argument("--bandwidth", type=float, default=1.2e10, help="bytes a second of a rank (1.2e10)")
     parser.add_argument("--speed-up", type=float, default=1.0, help="of a rank's processor over the measured core (1)")
-    parser.add_argument("--iterations", type=int, default=30, help="hidden steps of a step (30)")
-    parser.add_argument("--parameters", type=int, default=1700, help="of the network (1700)")
     parser.add_argument("--cores", type=int, default=2, help="of the machine that was measured (2)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
-    rows, measured_nodes, nodes = read(options.table), options.measured_cells**3, options.cells**3
-    single = next(row for row in rows if row["ranks"] == 1)
-    model = Model(
-        seconds_per_particle=(single["step"] - single["solve"]) / single["particles"],
-        solve=single["solve"],
-        measured_nodes=measured_nodes,
-        base_memory=single["memory"] - PARTICLE * single["particles"] - 8 * MESHES * measured_nodes,
-        latency=options.latency,
-        bandwidth=options.bandwidth,
-        iterations=options.iterations,
-        parameters=options.parameters,
-        speed_up=options.speed_up,
-    )
-    print(f"{1e6 * model.seconds_per_particle:.2f} µs a particle and step, solve {1e3 * model.solve:.2f} ms")
-    print(f"measured against the model, {options.cores} cores:")
-    here, measured = replace(model, speed_up=1.0), []
+    network = {name: getattr(options, name) for name in ("latency", "bandwidth", "speed_up")}
+    model = Model(options.each, options.batches, 2 * options.solve, options.solve_cells**3, **network)
+    rows, measured = read(options.table) if options.table else [], []
+    if rows:
+        single = next(row for row in rows if row["ranks"] == 1)
+        each = (single["step"] - single["solve"] - single["batches"]) / single["particles"]
+        solve = {"solve": single["solve"], "solve_nodes": options.measured_cells**3}
+        model = replace(model, each=each, batches=single["batches"], **solve)
+        print(f"measured against the model, {options.cores} cores:")
+    here = replace(model, speed_up=1.0)
     for row in rows:
-        ranks, particles = int(row["ranks"]), row["particles"]
-        sharing = max(1.0, ranks / options.cores)
-        predicted = replace(here, speed_up=1 / sharing).step(particles, ranks, measured_nodes)
-        memory = here.memory(particles, ranks, measured_nodes)
+        ranks, particles = int(row["ranks"]), int(row["particles"])
+        sharing = max(1.0, ranks / options.cores)  # ranks that share a core take turns
+        case = case_of(particles, options.measured_cells)
+        turns = replace(here, speed_up=1 / sharing)
+        predicted = turns.step(case, ranks, turns.field(case, ranks, "root"))
+        forecast = memory(particles, options.measured_cells, ranks, "root")
         measured.append((row["scaling"], ranks, row["step"], predicted))
         print(
             f"  {row['scaling']:6s} {ranks:3d} ranks {particles:10.0f} particles: {row['step']:.3f} s, model "
-            f"{predicted:.3f} s; {row['memory'] / 1e9:.2f} GB, model {memory / 1e9:.2f} GB"
+            f"{predicted:.3f} s; {row['memory'] / 1e9:.2f} GB, of which the case {forecast / 1e9:.2f} GB"
         )
-    print(f"model, {options.cells}³ cells: seconds a step (of which communication and solve), GB a rank")
-    for particles in PARTICLES:
-        for ranks in RANKS:
-            serial = model.root_solve(nodes) + model.communication(ranks, nodes)
-            step, memory = model.step(particles, ranks, nodes), model.memory(particles, ranks, nodes)
-            print(f"  {particles:.0e} particles, {ranks:4d} ranks: {step:10.3f} ({serial:.3f}), {memory / 1e9:9.2f}")
+    print(f"{1e6 * model.each:.2f} µs a particle and step, {1e3 * model.batches:.0f} ms of batches")
+    print("model: seconds a step (of which the field; other calls), GB a rank; field by the faster way that there is")
+    for particles, cells in CELLS.items():
+        case = case_of(particles, cells)
+        for ranks in (n for n in RANKS if n <= particles // 1024):
+            field, talk = model.best(case, ranks), model.talk(case, ranks)
+            print(
+                f"  {particles:.0e} particles, {ranks:4d} ranks, {cells}³ cells: {model.step(case, ranks):10.3f} "
+                f"({field:.3f}; {talk:.4f}), {memory(particles, cells, ranks, 'root') / 1e9:9.2f}"
+            )
+    print("limits of strong scaling: most ranks with an efficiency, and their seconds a step")
+    for particles in CELLS:
+        said = [f"{wanted:.0%} up to {ranks} ranks, {took:.3g} s" for wanted, ranks, took in limits(model, particles)]
+        print(f"  {particles:.0e} particles: {'; '.join(said)}")
+    cells = max(CELLS.values())
+    print(f"ways to solve on {cells}³ cells: seconds a step of the field, GB a rank of 10¹¹ particles in all")
+    for ranks in (512, 4096, 16384):
+        for way in WAYS:
+            took, size = model.field(case_of(10**11, cells), ranks, way), memory(10**11, cells, ranks, way)
+            print(f"  {ranks:5d} ranks, {way:11s}: {took:8.3f} s, {size / 1e9:7.2f} GB")
+    slab = transposed_bytes(case_of(10**11, cells))
+    print(
+        f"  a transposition moves {slab / 1e9:.3f} GB in all: {slab / 512 / 1e6:.2f} MB a rank of 512, five in a solve"
+    )
     options.out.mkdir(parents=True, exist_ok=True)
-    draw(model, nodes, measured, options.out / "scaling_model.png")
+    draw(model, measured, options.out / "scaling_model.png")
     print(options.out / "scaling_model.png")
 
 

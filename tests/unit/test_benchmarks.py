@@ -1,20 +1,29 @@
 """The benchmarks run, and print what a machine can read."""
 
 import csv
+import dataclasses
+import json
 import math
+import sys
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from conftest import quick, run_command
 
 from hpc_kjko import kernels
 from hpc_kjko.kernels import cuda
+from hpc_kjko.particles.state import FOLDS, Particles, Shard, batches, equal_weights, folds
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import bench_langevin
+import scaling_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
 
 def rows_of(script, *arguments):
@@ -69,6 +78,79 @@ def test_every_benchmark_has_a_quick_size_and_a_heading(script):
     assert '"--quick"' in source and "print_heading(" in source
 
 
+def test_a_batch_of_the_inner_solve_lies_on_as_many_ranks_as_the_model_of_scaling_says():
+    total, ranks = 10**6, 16
+    whole = Shard.of(total, 0, 1)
+    of_fold, _ = batches(whole)
+    batch = FOLDS * of_fold + folds(whole)
+    owner = torch.cat([torch.full((len(Shard.of(total, rank, ranks)),), rank) for rank in range(ranks)])
+    shares = torch.zeros(int(batch.max()) + 1, ranks).index_put_((batch, owner), torch.ones(total), accumulate=True)
+    assert ((shares > 0.3 * shares.sum(1, keepdim=True)).sum(1) == scaling_model.BATCH_RANKS).float().mean() > 0.95
+
+
+def test_the_model_of_scaling_has_its_limits():
+    """Of many ranks the batches are left, which two ranks share; calls cost their latency; a large mesh its bytes."""
+    ideal = scaling_model.Model(2e-6, 0.3, 0.4, 128**3, 0.0, math.inf, 1.0)
+    case = scaling_model.case_of(10**6, 32)
+    assert ideal.step(case, 10**9, field=0.0) == pytest.approx(0.15, abs=1e-6)
+    assert ideal.step(case, 1, field=0.0) == pytest.approx(2.3)
+    slow = dataclasses.replace(ideal, latency=1e-3, bandwidth=1e9)
+    assert slow.talk(case, 2) > 150 * 1e-3  # as many calls
+    large = scaling_model.case_of(10**9, 256)
+    assert slow.field(large, 64, "root") > slow.field(large, 64, "distributed") > slow.field(large, 64, "planned")
+    needs = [scaling_model.memory(10**11, 512, 4096, way) for way in scaling_model.WAYS]
+    assert needs[2] < 1e10 < needs[0] < needs[1]
+
+
+def langevin_lines(least):
+    """Seconds and errors of a ladder: N^-1/2 for Langevin, as N for JKO, from some seconds on to an error."""
+    seconds = np.geomspace(1.0, 100.0, 5)
+    return [(seconds, 0.1 * seconds**-0.5)], [(np.array([10.0, 20.0]), np.array([0.1, least]))]
+
+
+def test_where_langevin_and_jko_cross():
+    """JKO's line, from 0.1 at 10 s to 0.001 at 20 s, meets Langevin's, 0.1 t^-1/2, at 12 s, and stays below."""
+    langevin, jko = langevin_lines(1e-3)
+    at, seconds, times = bench_langevin.crossing(langevin, jko)
+    power = math.log(100) / math.log(2)
+    wanted = 10 ** (power / (power - 0.5))
+    assert seconds == pytest.approx(wanted, rel=0.01) and at == pytest.approx(0.1 * wanted**-0.5, rel=0.01)
+    assert times == pytest.approx(1e4 / 20)  # Langevin takes 10⁴ s to 0.001, by N^-1/2 beyond its last point
+    assert bench_langevin.crossing(*langevin_lines(0.03)) is None
+    # a longer ladder of errors that do not fall is no help to either
+    worse = [(np.append(s, 1000.0), np.append(e, 1.0)) for s, e in jko]
+    assert bench_langevin.crossing(langevin, worse) == pytest.approx((at, seconds, times), rel=0.01)
+
+
+def test_entropy_of_a_histogram():
+    """Of a Gaussian in v that is uniform in x, at any number of bins that resolves it."""
+    random, count, length = np.random.default_rng(0), 200_000, 3.0
+    x, v = (torch.from_numpy(z[:, None]) for z in (length * random.random(count), random.standard_normal(count)))
+    shard = Shard.of(count, 0, 1)
+    weight = equal_weights(length, shard, torch.device("cpu"))
+    whole = {"shard": shard, "total_weight": length, "periods": (length,), "has_equal_weights": True}
+    found = bench_langevin.histogram_entropies(Particles(x, v, torch.zeros(count), weight, **whole), length, 8.0)
+    assert list(found) == ["64x256", "32x128", "16x64", "8x32", "4x16"]
+    wanted = -0.5 * math.log(2 * math.pi * math.e)
+    for bins, entropy in found.items():
+        assert abs(entropy - wanted) < {"4x16": 0.06}.get(bins, 0.015)
+
+
+def test_langevin_and_jko_are_compared(tmp_path):
+    bench = quick(SCRIPTS / "bench_langevin.py", "bath", "--quick", "--seeds", "1", "--out", tmp_path)
+    said = run_command(bench, tmp_path)
+    assert said.returncode == 0, said.stderr
+    runs = json.loads((tmp_path / "langevin.json").read_text())
+    found = {(run["method"], run["count"]): run for run in runs}
+    assert len(found) == 4 and all(run["seconds"] > 0 for run in runs)
+    assert found["jko", 4096]["field"] < 0.1 < found["langevin", 1024]["field"]  # of as quiet starts
+    assert found["jko", 4096]["entropy tracked"] < 0.01
+    first = np.array(matplotlib.image.imread(tmp_path / "langevin.png"))
+    assert np.ptp(first[..., :3]) > 0.9
+    bench_langevin.draw(runs, tmp_path / "again.png")
+    assert np.array_equal(first, matplotlib.image.imread(tmp_path / "again.png"))
+
+
 def test_scaling_is_measured_and_extrapolated(tmp_path):
     """On 1 and 2 ranks; the model agrees with the one that it was made from, and goes on to 10¹¹ particles."""
     table = tmp_path / "scaling.csv"
@@ -81,12 +163,12 @@ def test_scaling_is_measured_and_extrapolated(tmp_path):
         (scaling, ranks) for scaling in ("strong", "weak") for ranks in "12"
     ]
     for row in rows:
-        phases = [float(row[phase]) for phase in ("push", "solve", "train", "move", "measure")]
+        phases = [float(row[phase]) for phase in ("push", "solve", "batches", "train", "move", "measure")]
         assert 0.8 * float(row["step"]) < sum(phases) < 1.3 * float(row["step"])  # of the slowest rank each
         assert float(row["memory"]) > 1e8 and (float(row["bytes"]) > 1e5 or row["ranks"] == "1")
     model = run_command(quick(SCRIPTS / "scaling_model.py", table, "--measured-cells", 8, "--out", tmp_path), tmp_path)
     assert model.returncode == 0, model.stderr
     first = next(line for line in model.stdout.splitlines() if line.startswith("  strong   1 ranks")).split()
     assert first[first.index("particles:") + 1] == first[first.index("model") + 1]
-    assert "1e+11 particles, 4096 ranks" in model.stdout
+    assert "1e+11 particles, 4096 ranks" in model.stdout and "512 ranks, planned" in model.stdout
     assert np.ptp(matplotlib.image.imread(tmp_path / "scaling_model.png")[..., :3]) > 0.9

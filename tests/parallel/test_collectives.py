@@ -1,0 +1,54 @@
+"""The calls of a step that scripts/collectives.py lists, and scaling_model.py counts on, are those that a run makes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_kjko.case.config import from_table
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from collectives import Call, CountingCommunicator, counted, expected, expected_of
+
+TABLE = {
+    "problem": {"kind": "two_stream", "velocity_dims": 2, "amplitude": 0.1, "beam_velocity": 1.0},
+    "physics": {"collision_strength": 0.1},
+    "particles": {"count": 5 * 1024},
+    "grid": {"cells": 16},
+    "time": {"step": 0.1, "end": 1.0},
+    "method": {"hidden": [8, 6], "first_iterations": 150, "iterations": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def counting():
+    torch.set_num_threads(1)
+    comm = CountingCommunicator.world()
+    yield comm
+    comm.close()
+
+
+@pytest.mark.parallel([2])
+def test_a_step_makes_the_calls_that_are_expected(counting):
+    (calls,), simulation = counted(from_table(TABLE), 1, counting)
+    assert calls == expected_of(calls, simulation)
+    assert not any(call.purpose == "other" for call in calls)
+    # as many as the case allows: a step that trains less would hide what a longer one sends
+    assert calls == expected(
+        simulation.case,
+        hidden_steps=4,
+        passes=simulation.state.collision.inner_iterations - 4,
+        series=sum(len(diagnostic.local(simulation.state)) for diagnostic in simulation.diagnostics),
+    )
+    # by hand: the network has 2 + 2 inputs, layers of 8 and 6; the mesh 16 nodes; order 2 solves for the field twice
+    assert calls[Call("hidden steps", "sum", 8 * (8 * 4 + 8 + 6 * 8 + 6))] == 4
+    assert calls[Call("density", "sum", 8 * 16)] == 2 == calls[Call("electric field", "broadcast", 8 * 16)]
+
+
+def test_only_the_field_grows_with_the_mesh():
+    small, large = (expected(from_table(TABLE | {"grid": {"cells": cells}})) for cells in (16, 64))
+    grown = {call.purpose for call in (small - large) | (large - small)}
+    assert grown == {"density", "electric field"}
+    more = expected(from_table(TABLE | {"particles": {"count": 10**9}}))
+    assert more == small
