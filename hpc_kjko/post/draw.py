@@ -6,7 +6,9 @@ Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND,
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from hpc_kjko.files.storage import writing
@@ -49,6 +52,10 @@ _HALF_TONES = {
 
 #: Colour scales: from nothing to much, and with zero in the middle.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
+#: Lines of what is not the run's own: theory, a reference, a noise floor.
+_DASHES = ("--", ":", "-.")
+#: Letters of a line of a note.
+_NOTE = 72
 #: A logarithmic axis of fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
 
@@ -88,7 +95,8 @@ def figure_of(
     panels = picture.panels
     across = min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
-    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6, 3.5) if across == 2 else (4.2, 3.2))
+    bars = not picture.shared and any(panel.image for panel in panels)
+    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5))
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, height * rows + 0.4 * (rows > 1)))
     grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
     images = []
@@ -107,7 +115,9 @@ def figure_of(
 
 def typeset(text: str) -> str:
     """Plain text with its subscripts as matplotlib sets them: v_th is "v$_{th}$". Only single letters have some."""
-    return re.sub(r"(?<!\w)([^\W\d_])_([\w∞]{1,4})\b", r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
+    return re.sub(
+        r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])", r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$")
+    )
 
 
 def label_of(axis: Axis) -> str:
@@ -123,8 +133,9 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
         axes.grid(False)
         if with_bar:
             _bar(axes.figure, mesh, panel.image, axes)
+    dashes = itertools.cycle(_DASHES)
     for curve in panel.curves:
-        _draw_curve(axes, curve, over_image=panel.image is not None)
+        _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
     if panel.window:
         axes.axvspan(*panel.window, color=_ink(), alpha=0.08, lw=0)
     for axis, name in ((panel.x, "x"), (panel.y, "y")):
@@ -135,27 +146,23 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
         if axis.log:
             _number_log(axes, name)
     axes.set(xlabel=label_of(panel.x), ylabel=label_of(panel.y))
+    note = textwrap.fill(panel.note, _NOTE)
     if panel.title:
-        axes.set_title(typeset(panel.title), fontsize=10)
+        axes.set_title(typeset(panel.title), fontsize=10, pad=6 + 11 * len(note.splitlines()))
+    if note:
+        axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
     if any(curve.label for curve in panel.curves):
-        axes.legend(fontsize=8)
-    if panel.note:
-        axes.text(
-            *(0.02, 0.02),
-            typeset(panel.note),
-            transform=axes.transAxes,
-            fontsize=8,
-            va="bottom",
-            wrap=True,
-            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.7, "pad": 2},
-        )
+        axes.legend(fontsize=8, frameon=panel.image is not None)
     return mesh
 
 
-def _draw_curve(axes: Axes, curve: Curve, over_image: bool) -> None:
+def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None:
     look: dict[str, Any] = {"label": typeset(curve.label), "lw": 1.3}
     if curve.look == "reference":
-        look |= {"color": "white" if over_image else _ink(), "lw": 1.0, "ls": "--"}
+        look |= {"color": _ink(), "lw": 1.1, "ls": dashes}
+        if over_image:
+            outline = [withStroke(linewidth=2.6, foreground="black")]
+            look |= {"color": "white", "path_effects": outline}
     elif curve.look == "points":
         look |= {"ls": "none", "marker": "o", "ms": 3.5, "mfc": "none"}
     if curve.error is not None and curve.look != "points":

@@ -88,7 +88,7 @@ def pictures(folder: RunFolder, case: RunCase, series: Columns) -> Iterator[tupl
                 yield "marginals", Picture(draw.png(Figures(found.name, "", text, (panel,))), text)
     for found in distributions.phase_space_frames(run, case.species[0] if case.species else None):
         yield "phase_space", Picture(draw.png(found), found.text, found.time)
-    for found in waves.spectrum(run):
+    for found in waves.field(run):
         yield "spectrum", Picture(draw.png(found), found.text)
 
 
