@@ -70,6 +70,8 @@ def plot(options: argparse.Namespace) -> int:
     plotting, folder = _plotting(), _existing(options.folder)
     _rows(folder)
     wanted = {"columns": options.column, "window": (options.first, options.last), "file_format": options.format}
+    wanted |= {"log": options.log, "places": options.at, "planes": options.plane, "movie": options.movie}
+    wanted |= {"against": _existing(options.against) if options.against else None}
     for path in plotting.plot_run(folder, **wanted, out=options.out):
         print(path)
     return DONE
@@ -157,7 +159,7 @@ def _wave(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> dict[str
         return {}
     first, last = found.rate.window
     return {
-        "rate of the wave, in ω_p": f"{found.text} (t = {first:g} to {last:g})",
+        "rate of the wave, in ω_p": f"{found.text} (t = {first:.3g} to {last:.3g})",
         **({"frequency of the wave, in ω_p": found.frequency_text} if found.rate.frequency else {}),
         "theory of the wave": found.remark.removeprefix("Theory: ").removesuffix("."),
     }
