@@ -94,8 +94,13 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
             curves.append(Curve(_centres(edges), found.values / mass, f"t = {snapshot.time:g}"))
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(_centres(_edges(wanted)), wanted.values, "equilibrium", "reference"))
-        limits = (0.0, 1.05 * max(float(curve.y.max()) for curve in curves) or 1.0)
-        y = Axis("probability density", "ω_p/v_th" if first.kind == "x" else "1/v_th", limits=limits)
+        least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
+        if first.kind == "x" and least > 0.5 * most:  # it hardly differs from its mean: how it does
+            curves = [Curve(curve.x, curve.y / curve.y.mean() - 1, curve.label, curve.look) for curve in curves]
+            y = Axis("n/⟨n⟩ − 1")
+        else:
+            unit = "ω_p/v_th" if first.kind == "x" else "1/v_th"
+            y = Axis("probability density", unit, limits=(0.0, 1.05 * most or 1.0))
         panels.append(Panel(coordinate_axis(first.kind, first.axis, dims), y, curves=tuple(curves)))
     yield Picture(
         f"marginals{suffix(species)}",
@@ -313,7 +318,7 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
         planes = [
             _minus(mine, sides[1][time])
             for time, mine in sides[0].items()
-            if time in sides[1] and mine.values.shape == sides[1][time].values.shape
+            if time in sides[1] and _is_alike(mine, sides[1][time])
         ]
         if planes:
             title = f"Phase space{of_species(species)}, difference from {other.folder.path.name}"
@@ -324,6 +329,12 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
 def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
     kept = RunFiles(run.folder, run.case, {}, run.window, tuple(steps))
     return planes_of(kept, species, len(steps), frequent=True)
+
+
+def _is_alike(ours: Plane, theirs: Plane) -> bool:
+    """Whether two densities are of the same cells."""
+    edges = ((ours.x_edges, theirs.x_edges), (ours.y_edges, theirs.y_edges))
+    return all(mine.shape == other.shape and np.allclose(mine, other) for mine, other in edges)
 
 
 def _minus(ours: Plane, theirs: Plane) -> Plane:
