@@ -11,11 +11,11 @@ The rule, for an energy W ~ e^{2γt} whatever comes before and after:
    |slope| · length / (s + s₀), with the root mean square residual s and s₀ = 0.015. A start that is not yet one mode,
    saturation and a noise floor bend the curve, so they fall out. They also make it flatter. So of all windows with four
    fifths of the best score the steepest is taken.
-3. The standard error is the largest of three: that of a jackknife, for which the window is cut into up to ten pieces and
-   the fit repeated without each, so residuals may be correlated in time; a quarter of the difference of the slopes of
-   the window's halves, which for independent residuals is as large, and larger if the curve is bent; and the scatter
-   of the slopes of the windows with four fifths of the best score. In waves that were made up the mean error is small,
-   and single rates are off by up to 1.7 times the standard error (root mean square).
+3. The standard error is the largest of three. One is that of a jackknife: the window is cut into up to ten pieces, and
+   the fit is repeated without each, so residuals may be correlated in time. One is a quarter of the difference of the
+   slopes of the window's halves. For independent residuals it is as large, and larger if the curve is bent. One is the
+   scatter of the slopes of the windows with four fifths of the best score. In waves that were made up single rates are
+   off by up to 1.7 times the standard error (root mean square).
 4. If the line covers less than eight times s, or less than a factor of two in the amplitude, there is no growth or
    damping to be seen; nor if a wave that was damped comes back, or was there before it grew, at more than the amplitude
    in the middle of the window: beats do so. Then the line is fitted to the whole series, as an upper limit.

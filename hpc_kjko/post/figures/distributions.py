@@ -182,7 +182,7 @@ def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool =
                 for limits, bins in zip((histogram.x_range, histogram.v_range), values.shape, strict=True)
             )
             x_axis, v_axis = (coordinate_axis(kind, histogram.axis, dims) for kind in "xv")
-            name = f"f({x_axis.label}, {v_axis.label})"
+            name = f"f({x_axis.label}, {v_axis.label})  [{run.density_unit('xv')}]"
             found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name))
     return found
 
@@ -213,7 +213,16 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
         values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], period)
         x_axis, v_axis = (coordinate_axis(kind, 0, 2) for kind in "xv")
         found.append(
-            Plane(snapshot.time, values, edges[0], edges[1], x_axis, v_axis, "f(x, v)", "from the particles' log f")
+            Plane(
+                snapshot.time,
+                values,
+                edges[0],
+                edges[1],
+                x_axis,
+                v_axis,
+                f"f(x, v)  [{run.density_unit('xv')}]",
+                "from the particles' log f",
+            )
         )
     return found
 
@@ -282,7 +291,7 @@ def cuts(
     first, last = planes[0].x_edges[[0, -1]]
     where = list(places) or [first + part * (last - first) for part in (0.0, 0.25, 0.5, 0.75)]
     largest = max(float(plane.values.max()) for plane in planes)
-    y = Axis("f(x, v)", "n̄/v_th", log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
+    y = Axis("f(x, v)", run.density_unit("xv"), log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
     panels = []
     for place in where:
         curves = []
@@ -418,5 +427,6 @@ def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, in
     area = np.diff(x_edges)[:, None] * np.diff(y_edges)
     kept = len(first) / run.particles_of(species)
     x_axis, y_axis = (coordinate_axis(kind, axis, dims) for kind, axis in chosen)
+    unit = run.density_unit("".join(kind for kind, _ in chosen))
     labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
-    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})")
+    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})  [{unit}]")
