@@ -158,7 +158,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
     if note:
         axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
     if any(curve.label for curve in panel.curves):
-        axes.legend(fontsize=8, frameon=panel.image is not None)
+        axes.legend(fontsize=8, frameon=True, framealpha=0.75, edgecolor="none")
     return mesh
 
 
