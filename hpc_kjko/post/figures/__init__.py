@@ -1,0 +1,51 @@
+"""What a run has to show: figures as data, made from its files alone. Each module answers one question.
+
+* ``waves``: how fast does the wave grow, where is the field, what waves is it made of?
+* ``energies``: where does the energy go, how far is equilibrium, how long does it take?
+* ``space``: where are the particles, and what are potential and field there?
+* ``distributions``: what is f?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hpc_kjko.post.figures import distributions, energies, space, waves
+from hpc_kjko.post.figures.runfiles import RunFiles
+from hpc_kjko.post.panels import Picture
+
+
+def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = ()) -> Iterator[Picture]:
+    """All figures that a run has data for; the field's energy first, the wall clock last.
+
+    A snapshot that is damaged is left out, and a warning names it.
+
+    Args:
+        log: logarithmic scales of f.
+        places: x of the cuts through phase space; quarters of the box by default.
+    """
+    yield from waves.field_energy(run)
+    yield from energies.energies(run)
+    yield from energies.relative_entropy(run)
+    yield from waves.field(run)
+    yield from space.fields(run, run.species)
+    for species in run.species:
+        yield from distributions.marginals(run, species)
+        yield from distributions.phase_space(run, species, log=log, places=places)
+    yield from energies.seconds(run)
+
+
+def frames_of(run: RunFiles, most: int, *, log: bool = False) -> Iterator[list[Picture]]:
+    """Series of pictures over time, each with the same axes and colours: phase space and, in 2D and 3D, the density.
+
+    Args:
+        most: pictures in a series.
+        log: logarithmic scales of f.
+    """
+    for species in run.species:
+        for frames in (
+            list(distributions.phase_space_frames(run, species, most, log=log)),
+            list(space.density_frames(run, species, most)),
+        ):
+            if len(frames) > 1:
+                yield frames
