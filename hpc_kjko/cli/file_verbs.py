@@ -120,7 +120,7 @@ def inspect(options: argparse.Namespace) -> int:
 def _about_case(case: RunCase) -> dict[str, str]:
     of = f" ({', '.join(case.species)})" if case.species else ""
     return {
-        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.collision_strength:g}, "
+        "case": f"{case.word('problem.kind')}, {case.dims}, {case.strength_words}, "
         f"{case.particle_count} particles{of}, {case.word('method.collision')}",
     }
 

@@ -73,6 +73,7 @@ class Panel:
     Attributes:
         window: the part of x that is shaded, for instance where a rate was fitted.
         note: a sentence that stands inside the panel, for instance the rate.
+        below: a low panel under it with the same x, for instance what two curves differ by.
     """
 
     x: Axis
@@ -82,6 +83,7 @@ class Panel:
     image: Image | None = None
     window: tuple[float, float] | None = None
     note: str = ""
+    below: Panel | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,272 @@
+"""Several runs beside each other: what their cases differ in, what came out, their curves over each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko.casefile import RunCase
+from hpc_kjko.errors import DamagedFile, UserError, one_of
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series_and_units
+from hpc_kjko.post import page, summary
+from hpc_kjko.post.figures.names import axis_of
+from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
+from hpc_kjko.post.interactive import html_of, numbers, thinned
+from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
+
+#: The name of the page of the runs in a folder.
+INDEX = "index.html"
+#: Columns of the table for keys that differ; the others are named below it.
+_KEYS = 6
+#: What is shown of every run, as far as it has it; on the page, other columns can be chosen.
+SHOWN = ("wave_energy", *summary.COMPARED)
+#: Sections of a case in the order in which their keys are shown; what only says where and how to write is left out.
+_SECTIONS = ("physics", "problem", "species", "particles", "time", "grid", "method")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the others see it.
+
+    Attributes:
+        keys: what its case holds, by ``section.key``.
+        series: the columns of its time series [rows]; empty without one row.
+        units: of the columns, in words.
+        trouble: why the series could not be read; empty if it could.
+    """
+
+    name: str
+    folder: RunFolder
+    case: RunCase
+    status: dict[str, Any]
+    keys: dict[str, Any]
+    series: summary.Columns
+    units: dict[str, str]
+    trouble: str = ""
+
+    @classmethod
+    def of(cls, folder: RunFolder, name: str) -> Run:
+        """The run of a folder, which may have ended in any way.
+
+        Raises:
+            UserError: this is not a run folder, or its case cannot be read.
+        """
+        status, case, trouble = folder.status(), RunCase(folder.case), ""
+        series: summary.Columns = {}
+        units: dict[str, str] = {}
+        if not folder.series.exists():
+            trouble = "it has not written a time series yet"
+        else:
+            try:
+                series, units = read_series_and_units(folder.series)
+            except DamagedFile as failure:
+                trouble = str(failure)
+            if series and not len(series["step"]):
+                series, trouble = {}, "its time series has no rows yet"
+        return cls(name, folder, case, status, dict(_flat(case.table)), series, units, trouble)
+
+
+def runs_in(paths: Sequence[Path]) -> list[Run]:
+    """The runs of some folders: each holds a run, or folders that do.
+
+    Raises:
+        UserError: one holds neither, or a case cannot be read.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        inside = [] if (path / "case.toml").exists() else sorted(case.parent for case in path.glob("*/case.toml"))
+        folders += inside or [path]
+    whole = [path.resolve() for path in folders]
+    common = Path(os.path.commonpath([path.parent for path in whole]))
+    return [Run.of(RunFolder(path), str(end.relative_to(common))) for path, end in zip(folders, whole, strict=True)]
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys in which the cases are not all the same: those that all have first."""
+    found = {key: None for section in _SECTIONS for run in runs for key in run.keys if key.startswith(f"{section}.")}
+    differ = [key for key in found if any(run.keys.get(key) != runs[0].keys.get(key) for run in runs)]
+    return sorted(differ, key=lambda key: not all(key in run.keys for run in runs))
+
+
+def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
+    """The columns that more than nothing is known of, in words, those that are mostly looked at first."""
+    found: dict[str, Axis] = {}
+    for run in runs:
+        for name, values in run.series.items():
+            if name not in ("step", "time") and name not in found and values.any():
+                found[name] = axis_of(name, run.units[name], run.case.species)
+    first = [name for name in SHOWN if name in found]
+    return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
+
+
+def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = FROM_THE_START) -> Iterator[Picture]:
+    """Curves over each other, and the last values against each key that is a number.
+
+    Args:
+        columns: those to draw in place of the usual ones.
+        window: the first and the last time shown.
+
+    Raises:
+        UserError: no run has such a column, or rows at these times.
+    """
+    known, keys = columns_of(runs), differing_keys(runs)
+    for name in columns:
+        if name not in known:
+            raise UserError(f"--column {name}: no run has such a column: {one_of(name, known)}")
+    runs = [run for run in runs if run.series]
+    if not runs:
+        raise UserError("no run has written a row of its time series yet: wait for the first step")
+    shown = list(columns) or [name for name in SHOWN if name in known]
+    series = {run.name: within(run.series, window) for run in runs}
+    yield Picture(
+        "curves",
+        "All runs",
+        "Columns of all runs against time",
+        tuple(
+            _panel(TIME, known[name], [Curve(series[run.name]["time"], series[run.name][name], label_of(run, keys))
+                                       for run in runs if name in run.series])
+            for name in shown
+        ),
+    )
+    for key in keys:
+        values = {run.name: run.keys.get(key) for run in runs}
+        if len({value for value in values.values() if _is_number(value)}) > 1 and all(map(_is_number, values.values())):
+            yield Picture(
+                f"final_values_{key.replace('.', '_')}",
+                f"Last values against {key}",
+                f"Last values of all runs against {key}",
+                tuple(_against(key, known[name], runs, series, name, keys) for name in shown),
+            )
+
+
+def label_of(run: Run, keys: Sequence[str]) -> str:
+    """What distinguishes a run: its values of the keys that differ, or its name if these are many."""
+    if not 0 < len(keys) <= 3:
+        return run.name
+    return ", ".join(f"{key.partition('.')[2]} = {value_text(run.keys.get(key))}" for key in keys)
+
+
+def value_text(value: Any) -> str:
+    """A value of a case in a few letters."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return " × ".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _against(
+    key: str, axis: Axis, runs: Sequence[Run], series: dict[str, summary.Columns], name: str, keys: Sequence[str]
+) -> Panel:
+    """The last values of a column against a key: a curve for each combination of the other keys that differ."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    others = [other for other in keys if other != key]
+    for run in runs:
+        if name in run.series:
+            of = ", ".join(f"{other.partition('.')[2]} = {value_text(run.keys.get(other))}" for other in others)
+            groups.setdefault(of if len(others) <= 3 else "", []).append((run.keys[key], series[run.name][name][-1]))
+    values = [run.keys[key] for run in runs]
+    x = Axis(key, log=min(values) > 0 and max(values) >= 10 * min(values))
+    label = Axis(f"last {axis.label}", axis.unit, axis.log)
+    return _panel(x, label, [Curve(*np.array(sorted(points)).T, of, "points") for of, points in groups.items()])
+
+
+def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:
+    if y.log and not any((curve.y > 0).any() for curve in curves):
+        y = Axis(y.label, y.unit)
+    return Panel(x, y, curves=tuple(curves))
+
+
+def write_overview(runs: Sequence[Run], out: Path) -> Path:
+    """Write a page with a table of runs, and figures for which runs and columns can be chosen on the page.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    page.require_folder(out)
+    keys, columns = differing_keys(runs), columns_of(runs)
+    shown = keys[:_KEYS]
+    return page.write(
+        "runs.html",
+        out,
+        {},
+        {
+            "runs": [_for_page(run, keys, columns) for run in runs],
+            "columns": {
+                name: {"label": axis.label, "title": _title(axis), "log": axis.log} for name, axis in columns.items()
+            },
+            "keys": [key for key in keys if all(_is_number(run.keys.get(key)) for run in runs)],
+        },
+        name=out.resolve().parent.name,
+        runs=[_row(run, shown, out) for run in runs],
+        keys=[key.partition(".")[2].replace("_", " ") for key in shown],
+        all_keys=keys,
+        more=keys[_KEYS:],
+        has_certificates=any(summary.tally(run.series) for run in runs if run.series),
+        verdicts=summary.VERDICT_MEANINGS,
+        missing=[f"{run.name}: {run.trouble}" for run in runs if run.trouble],
+    )
+
+
+def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
+    """What the table says of a run; numbers with what they are sorted by."""
+    series, report = run.series, run.folder.path / "report.html"
+    tally = summary.tally(series) if series else None
+    final = {name: float(series[name][-1]) for name in ("field_energy", "kl") if series and name in series}
+    energy = summary.total_energy(series) if series else None
+    return {
+        "name": run.name,
+        "link": Path(os.path.relpath(report.resolve(), out.resolve().parent)).as_posix() if report.exists() else "",
+        "case": f"{run.case.word('problem.kind').replace('_', ' ')}, {run.case.dims}",
+        "keys": [value_text(run.keys.get(key)) for key in keys],
+        "status": run.status["status"],
+        "tally": tally,
+        "warnings": len(summary.remarks(run.status, series)),
+        "numbers": [
+            (float(series["time"][-1]), f"of {run.case.number('time.end'):g}") if series else None,
+            (float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}") if energy is not None else None,
+            (final["field_energy"], "") if "field_energy" in final and series["field_energy"].any() else None,
+            (final["kl"], "") if "kl" in final else None,
+            (float(series["seconds"].sum()), "") if series else None,
+        ],
+    }
+
+
+def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[str, Any]:
+    """A run as the script of the page has it: no more points of a column than a screen shows."""
+    found: dict[str, Any] = {}
+    last: dict[str, float] = {}
+    for name in (name for name in columns if name in run.series):
+        kept = thinned(run.series["time"], run.series[name])
+        found[name] = {"x": numbers(run.series["time"][kept]), "y": numbers(run.series[name][kept])}
+        last[name] = float(run.series[name][-1])
+    return {
+        "name": run.name,
+        "label": html_of(label_of(run, keys)),
+        "keys": {key: run.keys.get(key) for key in keys},
+        "series": found,
+        "last": last,
+    }
+
+
+def _title(axis: Axis) -> str:
+    return html_of(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flat(table: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their keys, as ``section.key``; a list of one number is that number."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value[0] if isinstance(value, list) and len(value) == 1 else value
