@@ -178,11 +178,18 @@ def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, st
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a page about a run: one HTML file that needs nothing else."""
-    _plotting()
-    from hpc_kjko.post.report import write_report
+    """Write a page about a run, or about several beside each other: one HTML file that needs nothing else."""
+    from hpc_kjko.post import overview
 
-    print(write_report(_existing(options.folder), options.out))
+    first = options.folder[0]
+    if len(options.folder) == 1 and not overview.holds_runs(first):
+        from hpc_kjko.post.report import write_report
+
+        print(write_report(_existing(first), options.out))
+        return DONE
+    if options.out is None and len(options.folder) > 1:
+        raise UserError("several runs: give the page about them a name with --out FILE.html")
+    print(overview.write_overview(options.folder, options.out or first / overview.INDEX))
     return DONE
 
 

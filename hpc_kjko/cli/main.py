@@ -84,7 +84,7 @@ VERBS = {
     "report": Verb(
         "file_verbs",
         False,
-        "Write a page about a run: one HTML file that needs nothing else.",
+        "Write a page about a run, or about several beside each other: one HTML file that needs nothing else.",
         "kjko report runs/mine --out mine.html",
         "analysis.md",
     ),
@@ -329,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
     dry_run_help = "run nothing and write nothing: say what memory, time and disk space the run would take"
     starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
-    for name in ("restart", "series", "analyze", "plot", "report", "inspect", "watch"):
+    for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help="run folder")
     parsers["restart"].add_argument("--set", **change)
     parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
@@ -339,7 +339,10 @@ def _parser() -> argparse.ArgumentParser:
     watching.add_argument("--once", action="store_true", help="show it as it is now and end")
     interval = "seconds between looks (default 2)"
     watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
-    parsers["report"].add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
+    several = "run folder; of several, or a folder that holds run folders, such as that of a sweep, a page compares them"
+    parsers["report"].add_argument("folder", type=Path, nargs="+", metavar="DIR", help=several)
+    page_help = "the page (default DIR/report.html, of a folder of runs DIR/index.html)"
+    parsers["report"].add_argument("--out", type=Path, metavar="FILE", help=page_help)
     plotting = parsers["plot"]
     column_help = "draw a figure of this column of the time series, in place of all figures; may be given several times"
     plotting.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)

@@ -16,7 +16,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import TIME
-from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
+from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 from hpc_kjko.post.summary import COMPARED, Columns
 
 #: The word that stands for the grid solver in place of a reference.
@@ -120,10 +120,10 @@ def picture(
         floors: levels [n] of the particles' noise at the times of the differences, by column, as far as they are known.
         species: the names of the species of the case.
     """
-    panels = []
+    panels, (ours, theirs) = [], map(verbatim, labels)
     for one in found:
         axis = axis_of(one.column, units[one.column], species)
-        curves = [Curve(one.time, one.values, labels[0]), Curve(one.time, one.reference, labels[1], "reference")]
+        curves = [Curve(one.time, one.values, ours), Curve(one.time, one.reference, theirs, "reference")]
         if axis.log and not (one.values > 0).any():
             axis = Axis(axis.label, axis.unit)
         change = one.values - one.reference
@@ -135,7 +135,7 @@ def picture(
         panels.append(
             Panel(TIME, axis, curves=tuple(curves), below=Panel(TIME, Axis(name, log=axis.log), curves=tuple(below)))
         )
-    title = f"{labels[0]} and {labels[1]}"
+    title = f"{ours} and {theirs}"
     return Picture("comparison", title, f"Columns of {title} against time, and what they differ by", tuple(panels))
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
 #: A curve of more points is drawn by its smallest and largest values in pieces: no screen shows more.
 POINTS = 3000
@@ -51,7 +50,7 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
         "layout": _layout(panel),
         "log": _may_be_log(panel),
         "is_log": panel.image.log if panel.image else panel.y.log,
-        "title": html_of(panel.title or picture.title),
+        "title": html_of(_title(picture, panel)),
         "text": picture.text,
         "note": html_of(panel.note),
     }
@@ -62,6 +61,13 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
             "frames": [_data(one.panels[number]) for one in pictures],
         }
     return found
+
+
+def _title(picture: Picture, panel: Panel) -> str:
+    """What stands above a panel that is shown by itself."""
+    if panel.title or len(picture.panels) == 1:
+        return panel.title or picture.title
+    return f"{picture.title}: {panel.x.label}"
 
 
 def packed(content: Any) -> str:
@@ -79,7 +85,7 @@ def numbers(values: np.ndarray) -> dict[str, str]:
 def html_of(text: str) -> str:
     """Plain text with its subscripts as a page sets them: v_th is v<sub>th</sub>."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"(?<=[^\W_])_(\w+)", r"<sub>\1</sub>", escaped)
+    return SUBSCRIPT.sub(r"<sub>\1</sub>", escaped)
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -98,7 +104,11 @@ def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def axis_layout(axis: Axis) -> dict[str, Any]:
     """An axis as Plotly has it."""
     found: dict[str, Any] = {
-        "title": {"text": html_of(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label), "standoff": 8},
+        "title": {
+            "text": html_of(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label),
+            "standoff": 6,
+            "font": {"size": 12},
+        },
         "type": "log" if axis.log else "linear",
         "automargin": True,
         "zeroline": False,

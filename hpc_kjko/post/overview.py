@@ -18,7 +18,7 @@ from hpc_kjko.post import page, summary
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
 from hpc_kjko.post.interactive import html_of, numbers, thinned
-from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
+from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 
 #: The name of the page of the runs in a folder.
 INDEX = "index.html"
@@ -27,7 +27,11 @@ _KEYS = 6
 #: What is shown of every run, as far as it has it; on the page, other columns can be chosen.
 SHOWN = ("wave_energy", *summary.COMPARED)
 #: Sections of a case in the order in which their keys are shown; what only says where and how to write is left out.
-_SECTIONS = ("physics", "problem", "species", "particles", "time", "grid", "method")
+_SECTIONS = ("physics", "particles", "time", "method", "grid", "species", "problem")
+#: Keys that the table shows as what the case is.
+_OF_CASE = ("problem.kind", "problem.space_dims", "problem.velocity_dims")
+#: So many keys that differ distinguish the runs in a legend; where there are more, their names do.
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Run:
         return cls(name, folder, case, status, dict(_flat(case.table)), series, units, trouble)
 
 
+def holds_runs(path: Path) -> bool:
+    """Whether a folder is none of a run, but holds such."""
+    return not (path / "case.toml").exists() and any(path.glob("*/case.toml"))
+
+
 def runs_in(paths: Sequence[Path]) -> list[Run]:
     """The runs of some folders: each holds a run, or folders that do.
 
@@ -80,8 +89,7 @@ def runs_in(paths: Sequence[Path]) -> list[Run]:
     """
     folders: list[Path] = []
     for path in paths:
-        inside = [] if (path / "case.toml").exists() else sorted(case.parent for case in path.glob("*/case.toml"))
-        folders += inside or [path]
+        folders += sorted(case.parent for case in path.glob("*/case.toml")) if holds_runs(path) else [path]
     whole = [path.resolve() for path in folders]
     common = Path(os.path.commonpath([path.parent for path in whole]))
     return [Run.of(RunFolder(path), str(end.relative_to(common))) for path, end in zip(folders, whole, strict=True)]
@@ -129,8 +137,15 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
         "All runs",
         "Columns of all runs against time",
         tuple(
-            _panel(TIME, known[name], [Curve(series[run.name]["time"], series[run.name][name], label_of(run, keys))
-                                       for run in runs if name in run.series])
+            _panel(
+                TIME,
+                known[name],
+                [
+                    Curve(series[run.name]["time"], series[run.name][name], label_of(run, keys))
+                    for run in runs
+                    if name in run.series
+                ],
+            )
             for name in shown
         ),
     )
@@ -147,8 +162,11 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
 
 def label_of(run: Run, keys: Sequence[str]) -> str:
     """What distinguishes a run: its values of the keys that differ, or its name if these are many."""
-    if not 0 < len(keys) <= 3:
-        return run.name
+    return verbatim(_settings(run, keys) if 0 < len(keys) <= _FEW else run.name)
+
+
+def _settings(run: Run, keys: Sequence[str]) -> str:
+    """The values that a run has of some keys."""
     return ", ".join(f"{key.partition('.')[2]} = {value_text(run.keys.get(key))}" for key in keys)
 
 
@@ -169,10 +187,10 @@ def _against(
     others = [other for other in keys if other != key]
     for run in runs:
         if name in run.series:
-            of = ", ".join(f"{other.partition('.')[2]} = {value_text(run.keys.get(other))}" for other in others)
-            groups.setdefault(of if len(others) <= 3 else "", []).append((run.keys[key], series[run.name][name][-1]))
+            of = verbatim(_settings(run, others)) if len(others) <= _FEW else ""
+            groups.setdefault(of, []).append((run.keys[key], series[run.name][name][-1]))
     values = [run.keys[key] for run in runs]
-    x = Axis(key, log=min(values) > 0 and max(values) >= 10 * min(values))
+    x = Axis(verbatim(key), log=min(values) > 0 and max(values) >= 10 * min(values))
     label = Axis(f"last {axis.label}", axis.unit, axis.log)
     return _panel(x, label, [Curve(*np.array(sorted(points)).T, of, "points") for of, points in groups.items()])
 
@@ -183,15 +201,20 @@ def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:
     return Panel(x, y, curves=tuple(curves))
 
 
-def write_overview(runs: Sequence[Run], out: Path) -> Path:
-    """Write a page with a table of runs, and figures for which runs and columns can be chosen on the page.
+def write_overview(paths: Sequence[Path], out: Path) -> Path:
+    """Write a page with a table of the runs of some folders, and figures of those that are chosen on the page.
+
+    Args:
+        paths: as for :func:`runs_in`.
+        out: the file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: as for :func:`runs_in`, or the page cannot be written.
     """
     page.require_folder(out)
+    runs = runs_in(paths)
     keys, columns = differing_keys(runs), columns_of(runs)
-    shown = keys[:_KEYS]
+    shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
     return page.write(
         "runs.html",
         out,
@@ -202,12 +225,13 @@ def write_overview(runs: Sequence[Run], out: Path) -> Path:
                 name: {"label": axis.label, "title": _title(axis), "log": axis.log} for name, axis in columns.items()
             },
             "keys": [key for key in keys if all(_is_number(run.keys.get(key)) for run in runs)],
+            "few": len(keys) <= _FEW,
         },
         name=out.resolve().parent.name,
         runs=[_row(run, shown, out) for run in runs],
         keys=[key.partition(".")[2].replace("_", " ") for key in shown],
-        all_keys=keys,
-        more=keys[_KEYS:],
+        differ=", ".join(keys[:_KEYS]) + (f" and {len(keys) - _KEYS} more keys" if len(keys) > _KEYS else ""),
+        more=[key for key in keys if key not in shown],
         has_certificates=any(summary.tally(run.series) for run in runs if run.series),
         verdicts=summary.VERDICT_MEANINGS,
         missing=[f"{run.name}: {run.trouble}" for run in runs if run.trouble],

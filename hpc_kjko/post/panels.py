@@ -9,6 +9,7 @@ speed at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,14 @@ import numpy as np
 
 #: How a curve is drawn: what was computed; what it is held against (theory, a reference); single points.
 Look = Literal["line", "reference", "points"]
+
+#: A subscript in plain text: "th" in v_th.
+SUBSCRIPT = re.compile(r"(?<=[^\W_])_([^\W_²³]+|∞)")
+
+
+def verbatim(name: str) -> str:
+    """A name of the user's for a label, as it is: its underscores make no subscripts."""
+    return name.replace("_", "\u200b_")
 
 
 @dataclass(frozen=True)

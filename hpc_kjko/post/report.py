@@ -86,7 +86,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     except DamagedFile as failure:
         damaged = str(failure)
     rows = len(columns["step"]) if columns else 0
-    figures, missing = _figures(RunFiles(folder, case, columns if rows > 1 else {}))
+    drawn, missing = _figures(RunFiles(folder, case, columns if rows > 1 else {}))
     if status["status"] == "gone":
         missing.insert(0, f"The end of the run: {folder.what_now()}")
     if rows and (steps := summary.missing_steps(columns)):
@@ -103,7 +103,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     return page.write(
         "report.html",
         out,
-        figures,
+        drawn,
         {},
         name=folder.path.resolve().name,
         title=f"{case.word('problem.kind').replace('_', ' ')}, {case.dims}",
@@ -119,7 +119,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         fall=summary.fall(columns) if rows else None,
         drifts=summary.drifts(columns) if rows else [],
         checks=_checks(case, columns) if rows else {},
-        of_timings=[key for key in figures if key.startswith("seconds")],
+        of_timings=[key for key in drawn if key.startswith("seconds")],
         missing=missing,
         remarks=summary.remarks(status, columns if rows else {}),
         phases=summary.seconds_by_phase(columns) if rows else {},
@@ -157,7 +157,9 @@ def _tiles(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows
         found.append(_field_tile(status, columns))
     if "kl" in columns:
         first, last = columns["kl"][[0, -1]]
-        found.append(Tile("KL to equilibrium", f"{first:.3g} → {last:.3g}", "how far f is from equilibrium: 0 is there"))
+        found.append(
+            Tile("KL to equilibrium", f"{first:.3g} → {last:.3g}", "how far f is from equilibrium, which has 0")
+        )
     if tally := summary.tally(columns):
         found.append(_certificate_tile(case, tally))
     found.append(_energy_tile(case, columns))
@@ -174,8 +176,7 @@ def _field_tile(status: dict[str, Any], columns: summary.Columns) -> Tile:
     if floor is None:
         return Tile(label, value, f"largest {values.max():.2g}, at t = {columns['time'][values.argmax()]:g}")
     above = values[-1] / floor[-1] if floor[-1] else np.inf
-    says = f"noise floor of the particles: {floor[-1]:.1g}, "
-    says += "above the energy at the end" if above < 1 else f"the end is {above:.2g} times that"
+    says = f"noise floor of the particles: {floor[-1]:.1g}; at the end the energy is {_times(above)} it"
     return Tile(label, value, says, "good" if above > summary.NOISY else "unsure")
 
 
@@ -183,7 +184,7 @@ def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
     steps = sum(tally.values())
     parts = [f"{number} {verdict}" for verdict, number in tally.items() if verdict != "certified" and number]
     what = summary.certified_quantity(case)
-    says = f"in these, {what} surely fell" + (f"; {', '.join(parts)}" if parts else "")
+    says = f"held-out particles show that {what} fell" + (f"; {', '.join(parts)}" if parts else "")
     chance = steps / IN_CHANCE
     tone = "bad" if tally["violated"] > chance + 3 * np.sqrt(chance) else "good" if tally["certified"] else "unsure"
     return Tile("certified steps", f"{tally['certified']} of {steps}", says, tone)
@@ -193,10 +194,10 @@ def _energy_tile(case: RunCase, columns: summary.Columns) -> Tile:
     """What of the energy the scheme should keep and did not."""
     drift = next(one for one in summary.drifts(columns) if one.name.startswith("energy"))
     total = abs(summary.total_energy(columns)[0]) or 1.0
-    says = "largest change of the energy that no collision explains"
-    if "collision_energy_total" not in columns:
-        says = "largest change of the energy"
-    return Tile("error of the energy", f"{drift.largest / total:.1e}", f"{says}, as a part of it")
+    says = "largest relative change"
+    if "collision_energy_total" in columns:
+        says += " that collisions do not explain"
+    return Tile("error of the energy", f"{drift.largest / total:.1e}", says)
 
 
 def _collisions(case: RunCase) -> str:
@@ -241,7 +242,7 @@ def _checks(case: RunCase, columns: summary.Columns) -> dict[str, str]:
         found["fits repeated"] = str(int(columns["retries"].sum()))
     if "gauss_residual" in columns:
         found["largest residual of Gauss's law"] = f"{columns['gauss_residual'].max():.2e}"
-    errors = [name for name in columns if name.endswith("_error") and not name.startswith("collision_")]
+    errors = [name for name in ("mean_error", "covariance_error", "drift_error", "wave_error") if name in columns]
     errors += [name for name in columns if name.startswith("marginal_l1_")]
     labels = {name: axis_of(name, "1", case.species).label for name in errors}
     return found | {f"{labels[name]}, at the end": f"{columns[name][-1]:.3g}" for name in errors}
@@ -277,6 +278,11 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
             "a particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
     return timings | summary.memory(status, case.particle_count)
+
+
+def _times(ratio: float) -> str:
+    """How a number compares with another."""
+    return "below" if ratio < 1 else f"{ratio:.2g} times" if ratio < 100 else f"{ratio:.0f} times"
 
 
 def _files(folder: RunFolder) -> dict[str, str]:

@@ -59,8 +59,9 @@ function themed(layout) {
     ...layout,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: {color: colour("ink"), family: "system-ui, sans-serif", size: 12},
-    margin: {l: 8, r: 8, t: 8, b: 8},
-    legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: {size: 11}},
+    margin: {l: 8, r: 8, t: 26, b: 8},
+    legend: {orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", font: {size: 11}},
+    modebar: {bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent")},
     hoverlabel: {bgcolor: colour("card"), bordercolor: colour("line"), font: {color: colour("ink")}},
     dragmode: byFinger ? false : "zoom",  // a finger must be able to scroll the page
     uirevision: "same",  // a new theme or time leaves the zoom as it is
