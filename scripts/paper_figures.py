@@ -26,7 +26,8 @@ from hpc_kjko.case.config import Case
 from hpc_kjko.cli.main import main as kjko
 from hpc_kjko.files.histograms import Marginal
 from hpc_kjko.files.output import Snapshot, list_snapshots, read_snapshot
-from hpc_kjko.post import plotting
+from hpc_kjko.post.draw import STYLE as OURS
+from hpc_kjko.post.figures.energies import dissipated
 from hpc_kjko.reference.gaussian import gaussian_equilibrium, gaussian_moments, gaussian_relative_entropy
 from hpc_kjko.reference.grid_1d1v import GridSolution
 
@@ -34,7 +35,7 @@ matplotlib.use("agg")
 
 # Okabe & Ito's colours, told apart by the colour-blind too.
 BLUE, RED, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
-STYLE = {**plotting._STYLE, "figure.dpi": 110, "legend.fontsize": 9}
+STYLE = {**OURS, "figure.dpi": 110, "legend.fontsize": 9}
 TIME, UNIT = "time  [1/ω$_p$]", {"x": "v$_{th}$/ω$_p$", "v": "v$_{th}$"}
 GRID = {"color": "black", "lw": 0.9}
 
@@ -231,7 +232,7 @@ def fig2(runs: Experiments) -> plt.Figure:
     for row, dims in zip(axes, ("1d", "3d"), strict=True):
         for name, color, words in schemes:
             series = runs.series(f"e1_{dims}_{name}")
-            time, lost = series["time"], plotting.dissipated(series)
+            time, lost = series["time"], dissipated(series)
             row[0].plot(time, series["free_energy"], color=color, label=words)
             label = "F(0) − ∫ dissipation dt"
             row[0].plot(time, series["free_energy"][0] - lost, color=color, lw=2.5, ls=":", label=f"{label}, {words}")

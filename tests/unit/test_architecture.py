@@ -30,6 +30,7 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: Figures read files, never the running simulation.
+FIGURES = ("post.panels", "post.draw", "post.plotting", "post.figures")
 FILES_ONLY = {"errors", "casefile", "files"}
 
 
@@ -61,8 +62,10 @@ def test_imports_go_downward(name):
     folder, used = name.split(".")[0], {other.split(".")[0] for other in imported(MODULES[name])}
     if not name:
         assert used <= {"api"}  # and not before it is asked for: test_api.py
-    elif name == "post.plotting":
-        assert used <= FILES_ONLY
+    elif name.startswith(FIGURES):
+        assert used <= FILES_ONLY | {"post"}
+        others = {other for other in imported(MODULES[name]) if other.startswith("post.")}
+        assert all(other.startswith((*FIGURES, "post.summary")) for other in others), others
     else:
         assert all(LEVEL[other] <= LEVEL[folder] for other in used), used
     if folder == "reference":

@@ -84,9 +84,9 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
     assert [figure.rsplit("/")[-1] for figure in figures] == [
         "field_energy.png",
         "energies.png",
+        "free_energy.png",
         "relative_entropy.png",
         "marginals.png",
-        "phase_space.png",
     ]
     assert all((finished / "figures" / name.rsplit("/")[-1]).stat().st_size > 10_000 for name in figures)
 

@@ -12,8 +12,10 @@ from browser import Browser
 
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.series import SeriesWriter, read_series
-from hpc_kjko.post import plotting
-from hpc_kjko.post.plotting import field_spectrum
+from hpc_kjko.post.figures.distributions import BRIGHT
+from hpc_kjko.post.figures.energies import energy_panel
+from hpc_kjko.post.figures.runfiles import top_of
+from hpc_kjko.post.figures.waves import field_spectrum
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,15 +127,13 @@ def test_the_spectrum_adds_up_to_the_field_energy(a_run):
 def test_a_small_wave_shows_beside_a_plasmas_thermal_energy():
     time = np.linspace(0, 1, 5)
     series = {"time": time, "kinetic_energy": 21 - 0.05 * time, "field_energy": 0.05 * time}
-    _, grid = plotting._axes(1, 1, (4, 3))
-    plotting._energies(grid[0, 0], series | {"potential_energy": 0 * time})
-    low, high = grid[0, 0].get_ylim()
-    assert high - low < 0.2 and "kinetic, from 21" in grid[0, 0].get_legend_handles_labels()[1]
+    curves = energy_panel(series | {"potential_energy": 0 * time}, "").curves
+    assert np.ptp([curve.y for curve in curves]) < 0.2 and curves[0].label == "kinetic, from 21"
 
 
 def test_one_noisy_bin_does_not_rule_the_colours_of_phase_space(a_run):
     snapshot = read_snapshot(a_run / "snapshots", 10, slice(None))
-    before = plotting._brightest([snapshot])
     values = snapshot.histograms[0].values
+    before = top_of([values], BRIGHT)
     values[0, 0] = 1000 * values.max()
-    assert 0 < plotting._brightest([snapshot]) < 2 * before
+    assert 0 < top_of([values], BRIGHT) < 2 * before

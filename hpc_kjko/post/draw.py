@@ -1,0 +1,235 @@
+"""Pictures with matplotlib: what ``panels`` holds, as figures in files.
+
+Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND, neither matters nor changes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+from hpc_kjko.files.storage import writing
+from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
+
+#: Panels in a row.
+ACROSS = 3
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 130,
+    "figure.constrained_layout.use": True,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+#: Half-tones on nothing: to be read on a white page and on a dark one.
+_GREY = "#757f8f"
+_HALF_TONES = {
+    **STYLE,
+    "figure.dpi": 200,
+    "font.size": 11,
+    "savefig.transparent": True,
+    "axes.facecolor": "none",
+    "axes.prop_cycle": cycler(color=["#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b"]),
+    **{f"{name}.color": _GREY for name in ("text", "xtick", "ytick", "grid")},
+    **{f"axes.{name}color": _GREY for name in ("edge", "label", "title")},
+}
+
+#: Colour scales: from nothing to much, and with zero in the middle.
+_MAP, _SIGNED_MAP = "magma", "RdBu_r"
+#: A logarithmic axis of fewer decades has numbers between the powers of ten.
+_FEW_DECADES = 2.5
+
+
+def save(picture: Picture, path: Path, subtitle: str = "") -> None:
+    """Draw a picture into a file, whose ending says what kind of file it is.
+
+    Args:
+        subtitle: a line below the title, for instance of which run it is.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = figure_of(picture, subtitle)
+        with writing(path):
+            figure.savefig(path)
+
+
+def png(picture: Picture) -> bytes:
+    """A small PNG for a page, on a transparent background, without a title."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(_HALF_TONES):
+        figure_of(picture, size=(4.8, 3.3), titled=False).savefig(file, format="png")
+    return file.getvalue()
+
+
+def figure_of(
+    picture: Picture, subtitle: str = "", *, size: tuple[float, float] | None = None, titled: bool = True
+) -> Figure:
+    """The figure of a picture, in the style that matplotlib has at the time.
+
+    Args:
+        size: of a panel, in inches.
+        titled: whether the title of the picture stands above it.
+    """
+    panels = picture.panels
+    across = min(ACROSS, len(panels))
+    rows = -(-len(panels) // across)
+    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6, 3.5) if across == 2 else (4.2, 3.2))
+    figure = Figure(figsize=(width * across + 0.8 * picture.shared, height * rows + 0.4 * (rows > 1)))
+    grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
+    images = []
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        images.append(_draw(axes, panel, with_bar=not picture.shared))
+        if picture.shared:
+            axes.label_outer()
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    if picture.shared and panels[0].image:
+        _bar(figure, images[0], panels[0].image, grid)
+    if titled:
+        figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
+    return figure
+
+
+def typeset(text: str) -> str:
+    """Plain text with its subscripts as matplotlib sets them: v_th is "v$_{th}$". Only single letters have some."""
+    return re.sub(r"(?<!\w)([^\W\d_])_([\w∞]{1,4})\b", r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
+
+
+def label_of(axis: Axis) -> str:
+    """The label of an axis with its unit."""
+    return typeset(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
+
+
+def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
+    """Draw a panel, and return what has its colours."""
+    mesh = None
+    if panel.image:
+        mesh = _draw_image(axes, panel.image)
+        axes.grid(False)
+        if with_bar:
+            _bar(axes.figure, mesh, panel.image, axes)
+    for curve in panel.curves:
+        _draw_curve(axes, curve, over_image=panel.image is not None)
+    if panel.window:
+        axes.axvspan(*panel.window, color=_ink(), alpha=0.08, lw=0)
+    for axis, name in ((panel.x, "x"), (panel.y, "y")):
+        if axis.log:
+            _set_log(axes, name)
+        if axis.limits:
+            getattr(axes, f"set_{name}lim")(*axis.limits)
+        if axis.log:
+            _number_log(axes, name)
+    axes.set(xlabel=label_of(panel.x), ylabel=label_of(panel.y))
+    if panel.title:
+        axes.set_title(typeset(panel.title), fontsize=10)
+    if any(curve.label for curve in panel.curves):
+        axes.legend(fontsize=8)
+    if panel.note:
+        axes.text(
+            *(0.02, 0.02),
+            typeset(panel.note),
+            transform=axes.transAxes,
+            fontsize=8,
+            va="bottom",
+            wrap=True,
+            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.7, "pad": 2},
+        )
+    return mesh
+
+
+def _draw_curve(axes: Axes, curve: Curve, over_image: bool) -> None:
+    look: dict[str, Any] = {"label": typeset(curve.label), "lw": 1.3}
+    if curve.look == "reference":
+        look |= {"color": "white" if over_image else _ink(), "lw": 1.0, "ls": "--"}
+    elif curve.look == "points":
+        look |= {"ls": "none", "marker": "o", "ms": 3.5, "mfc": "none"}
+    if curve.error is not None and curve.look != "points":
+        (line,) = axes.plot(curve.x, curve.y, **look)
+        spread = (curve.y - curve.error, curve.y + curve.error)
+        axes.fill_between(curve.x, *spread, color=line.get_color(), alpha=0.2, lw=0)
+    elif curve.error is not None:
+        axes.errorbar(curve.x, curve.y, curve.error, capsize=2, **look)
+    else:
+        axes.plot(curve.x, curve.y, **look)
+
+
+def _draw_image(axes: Axes, image: Image) -> Any:
+    low, high = image.limits
+    if not low < high:
+        high = low + 1.0 if not image.log else 10 * low
+    norm = LogNorm(low, high) if image.log else Normalize(low, high)
+    colours = _SIGNED_MAP if image.signed else _MAP
+    return axes.pcolormesh(image.x_edges, image.y_edges, image.values.T, norm=norm, cmap=colours, rasterized=True)
+
+
+def _bar(figure: Any, mesh: Any, image: Image, beside: Any) -> None:
+    low, high = image.limits
+    inside = image.values[np.isfinite(image.values)]
+    above, below = (inside > high).any(), (inside < low).any()
+    ends = "both" if above and below else "max" if above else "min" if below else "neither"
+    figure.colorbar(mesh, ax=beside, label=typeset(image.label), extend=ends, shrink=0.95)
+
+
+def _set_log(axes: Axes, name: str) -> None:
+    getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
+
+
+def _number_log(axes: Axes, name: str) -> None:
+    """Numbers between the powers of ten, where there are few of these."""
+    low, high = getattr(axes, f"get_{name}lim")()
+    if high / low < 10**_FEW_DECADES:
+        axis = getattr(axes, f"{name}axis")
+        subs = (2.0, 3.0, 5.0) if high / low > 4 else (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+        axis.set_minor_locator(LogLocator(subs=subs))
+        axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+        axis.set_tick_params(which="minor", labelsize="x-small")
+
+
+def _ink() -> str:
+    return matplotlib.rcParams["text.color"]
+
+
+def movie(frames: Iterator[Picture], path: Path, subtitle: str = "", per_second: float = 6.0) -> int:
+    """Draw pictures, one after the other, into an animated GIF, which every browser and talk shows.
+
+    The colours are those of all frames together: up to 255 of them, from the first, the middle and the last.
+
+    Returns:
+        The number of frames; 0, and no file, if there are none.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from PIL import Image as Bitmap  # matplotlib needs it, so it is there
+
+    bitmaps = []
+    for frame in frames:
+        file: IO[bytes] = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure_of(frame, subtitle).savefig(file, format="png", dpi=100)
+        bitmaps.append(Bitmap.open(file).convert("RGB"))
+    if not bitmaps:
+        return 0
+    sample = Bitmap.new("RGB", (bitmaps[0].width, 3 * bitmaps[0].height))
+    for place, bitmap in enumerate((bitmaps[0], bitmaps[len(bitmaps) // 2], bitmaps[-1])):
+        sample.paste(bitmap, (0, place * bitmap.height))
+    palette = sample.quantize(255)
+    first, *others = (bitmap.quantize(palette=palette, dither=Bitmap.Dither.NONE) for bitmap in bitmaps)
+    with writing(path):
+        first.save(path, save_all=True, append_images=others, duration=round(1000 / per_second), loop=0)
+    return len(bitmaps)

@@ -1,0 +1,118 @@
+"""Figures of the time series: energies, free energy, relative entropy, wall clock, any column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from hpc_kjko.post.figures.names import axis_of
+from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
+from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
+
+#: The unit of energies: that of a volume (v_th/ω_p)^dx at the mean density.
+ENERGY = "n̄ m v_th² (v_th/ω_p)^dx"
+#: What an axis of changes shows.
+_SINCE = "change since t = {:g}"
+
+
+def energy_unit(run: RunFiles) -> str:
+    """The unit of an energy of a run in its own number of dimensions of space."""
+    dims = int(run.case.number("problem.space_dims"))
+    return ENERGY.replace("^dx", {1: "", 2: "²", 3: "³"}[dims])
+
+
+def energies(run: RunFiles) -> Iterator[Picture]:
+    """How the energies change, and the free energy with what it is made of: two pictures at most."""
+    if run.series:
+        yield Picture(
+            "energies",
+            "Energies",
+            "Energies against time",
+            (energy_panel(run.series, energy_unit(run)),),
+        )
+        if panel := free_energy_panel(run.series, energy_unit(run)):
+            in_bath = "free_energy" in run.series
+            title = "Free energy and entropy" if in_bath else "Entropy"
+            text = "Free energy and entropy against time" if in_bath else "∫ f log f against time"
+            yield Picture("free_energy", title, text, (panel,))
+
+
+def energy_panel(series: Columns, unit: str) -> Panel:
+    """How the energies change: a small wave beside a plasma's thermal energy would be a flat line."""
+    total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
+    curves = [
+        _change(series, series[f"{name}_energy"], name)
+        for name in ("kinetic", "field", "potential")
+        if series[f"{name}_energy"].any()
+    ]
+    curves.append(_change(series, total, "total", "reference"))
+    return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit), curves=tuple(curves))
+
+
+def free_energy_panel(series: Columns, unit: str) -> Panel | None:
+    """Changes of free energy and entropy, or of ∫ f log f alone without a bath, and the dissipation identity.
+
+    None where log f is not tracked.
+    """
+    if "entropy" not in series:
+        return None
+    curves, in_bath = [], "free_energy" in series
+    if in_bath:
+        curves.append(_change(series, series["free_energy"], "free energy F"))
+        energies = sum(series[f"{kind}_energy"] for kind in ("kinetic", "field", "potential"))
+        curves.append(_change(series, series["free_energy"] - energies, "T ∫ f log f"))
+    else:
+        curves.append(_change(series, series["entropy"], "∫ f log f"))
+    if "dissipation" in series:
+        curves.append(Curve(series["time"], -dissipated(series), "−∫ dissipation dt", "reference"))
+    return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit if in_bath else ""), curves=tuple(curves))
+
+
+def _change(series: Columns, values: np.ndarray, label: str, look: str = "line") -> Curve:
+    return Curve(series["time"], values - values[0], f"{label}, from {values[0]:.4g}", look)  # type: ignore[arg-type]
+
+
+def dissipated(series: Columns) -> np.ndarray:
+    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost, or
+    with the Dougherty operator ∫f log f."""
+    return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
+
+
+def relative_entropy(run: RunFiles) -> Iterator[Picture]:
+    """KL divergence from the equilibrium, logarithmic; nothing where it is not known."""
+    if "kl" in run.series:
+        kl = np.where(run.series["kl"] > 0, run.series["kl"], np.nan)
+        panel = Panel(TIME, Axis("KL(f | f_∞)", log=True), curves=(Curve(run.series["time"], kl),))
+        text = "Relative entropy (KL divergence) against time"
+        yield Picture("relative_entropy", "Relative entropy: how far f is from equilibrium", text, (panel,))
+
+
+def seconds(run: RunFiles) -> Iterator[Picture]:
+    """Wall clock of each step; the row of t = 0 has none."""
+    series = run.series
+    if series and len(series["step"]) > 1:
+        step = series["step"][1:]
+        curves = [Curve(step, series["seconds"][1:], "whole step")]
+        curves += [
+            Curve(step, series[name][1:], name.removeprefix("seconds_").replace("_", " "))
+            for name in series
+            if name.startswith("seconds_") and series[name][1:].any()
+        ]
+        top = 1.05 * float(np.percentile(series["seconds"][1:], 99))
+        panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves))
+        yield Picture("seconds", "Wall clock of each step", "Seconds of each step", (panel,))
+
+
+def columns(run: RunFiles, names: Sequence[str], units: Mapping[str, str]) -> Iterator[Picture]:
+    """A picture of each of some columns against time.
+
+    Args:
+        units: of the columns, in words.
+    """
+    for name in names:
+        axis, values = axis_of(name, units[name], run.case.species), run.series[name]
+        if axis.log and not (values > 0).any():
+            axis = Axis(axis.label, axis.unit)
+        panel = Panel(TIME, axis, curves=(Curve(run.series["time"], values),))
+        yield Picture(name, axis.label[0].upper() + axis.label[1:], f"{axis.label} against time", (panel,))

@@ -1,0 +1,141 @@
+"""What figures are made from: the files of a run, at the times that are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_kjko.casefile import RunCase
+from hpc_kjko.errors import UserError
+from hpc_kjko.files.output import Snapshot, list_contents, read_snapshot, skipping_damaged
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series
+from hpc_kjko.post.panels import Axis
+
+Columns = dict[str, np.ndarray]
+#: The first and the last time shown.
+Window = tuple[float, float]
+
+FROM_THE_START: Window = (-math.inf, math.inf)
+TIME = Axis("time", "1/ω_p")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as figures see it.
+
+    Attributes:
+        series: the columns of its time series [rows] at the times shown; empty if it has none.
+        window: the first and the last time shown.
+    """
+
+    folder: RunFolder
+    case: RunCase
+    series: Columns
+    window: Window = FROM_THE_START
+
+    @classmethod
+    def of(cls, folder: RunFolder, window: Window = FROM_THE_START) -> RunFiles:
+        """The run of a folder.
+
+        Raises:
+            UserError: it holds no readable case or time series, or no row at these times.
+        """
+        return cls(folder, RunCase(folder.case), within(read_series(folder.series), window), window)
+
+    @property
+    def species(self) -> Sequence[str | None]:
+        """The names of the species; None where the case names none."""
+        return self.case.species or [None]
+
+    @property
+    def has_walls(self) -> bool:
+        return set(self.case.value("problem.boundary", ["periodic"])) != {"periodic"}
+
+    @property
+    def title(self) -> str:
+        """Which run it is, in a line."""
+        return self.title_of(None)
+
+    def title_of(self, species: str | None) -> str:
+        """Which run it is, or which of its species with its own κ and N, in a line."""
+        case = self.case
+        kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
+        particles = case.particle_count
+        if species:
+            kind, particles = f"{species}: {kind}", int(case.number(f"species.{species}.count"))
+            if strength and not case.collide_together:
+                strength = case.number(f"species.{species}.collision_strength")
+        return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {case.number('time.step'):g}"
+
+    def steps_with(self, what: str) -> list[int]:
+        """Steps of the snapshots that hold "fields", "histograms" or "particles", at the times shown."""
+        steps = [step for step, contents in list_contents(self.folder.snapshots).items() if what in contents]
+        if self.window == FROM_THE_START:
+            return steps
+        step_length = self.case.number("time.step")
+        slack = 1e-9 * step_length
+        return [step for step in steps if self.window[0] - slack <= step * step_length <= self.window[1] + slack]
+
+    def snapshots(
+        self, steps: Sequence[int], *, fields: bool = False, species: str | None = None, particles: bool = False
+    ) -> Iterator[Snapshot]:
+        """Those of some steps that are sound, one after the other; a warning names one that is not."""
+        rows = slice(None) if particles else None
+        for step in steps:
+            with skipping_damaged():
+                yield read_snapshot(self.folder.snapshots, step, rows, fields=fields, species=species)
+
+
+def within(series: Columns, window: Window) -> Columns:
+    """The rows of a series at the times of a window.
+
+    Raises:
+        UserError: there are none.
+    """
+    time = series["time"]
+    slack = 1e-9 * abs(time[-1])
+    inside = (time >= window[0] - slack) & (time <= window[1] + slack)
+    if not inside.any():
+        raise UserError(
+            f"--from {window[0]:g} --to {window[1]:g}: the run has no row there; it has t = {time[0]:g} to {time[-1]:g}"
+        )
+    return {name: values[inside] for name, values in series.items()}
+
+
+def spread(steps: Sequence[int], most: int) -> list[int]:
+    """Not more than ``most`` of the steps, the first and the last among them."""
+    return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
+
+
+def of_species(species: str | None) -> str:
+    """What a species adds to a title."""
+    return f" of {species}" if species else ""
+
+
+def suffix(species: str | None) -> str:
+    """What a species adds to the name of a file."""
+    return f"_{species}" if species else ""
+
+
+def coordinate(kind: str, axis: int, dims: int) -> str:
+    """The symbol of a coordinate: x and v in 1D1V, else x_1, v_1, …
+
+    Args:
+        dims: dimensions of space and velocity together.
+    """
+    return kind if dims <= 2 else f"{kind}_{axis + 1}"
+
+
+def coordinate_axis(kind: str, axis: int, dims: int) -> Axis:
+    """The axis of a coordinate."""
+    return Axis(coordinate(kind, axis, dims), "v_th/ω_p" if kind == "x" else "v_th")
+
+
+def top_of(values: Sequence[np.ndarray], percentile: float) -> float:
+    """The top of colours: a percentile of what is above zero in each, the largest of all. Noise alone is beyond it."""
+    filled = [of_one[of_one > 0] for of_one in values if (of_one > 0).any()]
+    return max((float(np.percentile(of_one, percentile)) for of_one in filled), default=0.0)
