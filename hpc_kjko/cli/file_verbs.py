@@ -24,7 +24,7 @@ from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.output import list_snapshots
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series, read_series_and_units
-from hpc_kjko.files.storage import damage, unfinished, writing
+from hpc_kjko.files.storage import damage, unfinished
 from hpc_kjko.parallel.launcher import promised_ranks
 from hpc_kjko.post import summary
 from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
@@ -63,13 +63,22 @@ def series(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    """Draw the figures of a run."""
+    """Draw the figures of a run, or of the runs of a sweep over each other."""
     if not options.first <= options.last:
         raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
-    plotting, folder = _plotting(), _existing(options.folder)
-    _rows(folder)
-    wanted = {"columns": options.column, "window": (options.first, options.last), "file_format": options.format}
-    for path in plotting.plot_run(folder, **wanted, out=options.out):
+    plotting, window = _plotting(), (options.first, options.last)
+    if (options.folder / "sweep.json").exists():
+        from hpc_kjko.post import overview
+
+        pictures = overview.pictures(overview.runs_in([options.folder]), options.column, window)
+        out = options.out or options.folder / "figures"
+        paths = plotting.save_all(pictures, out, options.format, options.folder.resolve().name)
+    else:
+        folder = _existing(options.folder)
+        _rows(folder)
+        wanted = {"columns": options.column, "window": window, "file_format": options.format}
+        paths = plotting.plot_run(folder, **wanted, out=options.out)
+    for path in paths:
         print(path)
     return DONE
 
@@ -197,9 +206,12 @@ def compare(options: argparse.Namespace) -> int:
     """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
     from hpc_kjko.post import differences
 
-    plotting = _plotting() if options.out else None
-    if options.out and options.out.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
+    if options.out and options.out.suffix not in (".png", ".pdf", ".svg", ".html"):
+        raise UserError(
+            f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg, that of a page in .html"
+        )
+    if options.out and options.out.suffix != ".html":
+        _plotting()
     folder = _existing(options.run)
     reference = differences.reference_of(folder, options.reference)
     if options.reference != differences.GRID and Path(options.reference).is_dir():
@@ -218,6 +230,7 @@ def compare(options: argparse.Namespace) -> int:
         if options.tolerance is not None and not one.relative_l2 <= options.tolerance
     ]
     show_table(["column", *numbers], rows, title=title, marked=beyond)
+    floors: dict[str, np.ndarray] = {}
     for path in (options.run, Path(options.reference)):
         if not (path / "case.toml").exists():
             continue
@@ -228,6 +241,7 @@ def compare(options: argparse.Namespace) -> int:
         for name, floor in summary.noise_floors(status, columns).items():
             for one in (one for one in found if one.column == name):
                 level = np.interp(one.time, columns["time"], floor)
+                floors[name] = np.maximum(level, floors.get(name, level))
                 times = int((np.minimum(one.values, one.reference) < summary.NOISY * level).sum())
                 if times:
                     print(
@@ -236,11 +250,18 @@ def compare(options: argparse.Namespace) -> int:
                         "true or more particles",
                         file=sys.stderr,
                     )
-    if plotting:
-        curves = {one.column: (one.time, one.values, one.reference) for one in found}
-        with writing(options.out):
-            _, units = read_series_and_units(folder.series)
-            plotting.comparison(curves, units, (options.run.name, Path(options.reference).name), options.out)
+    if options.out:
+        _, known = read_series_and_units(folder.series)
+        labels = (options.run.resolve().name, Path(options.reference).name)
+        picture = differences.picture(found, known, labels, floors, RunCase(folder.case).species)
+        if options.out.suffix == ".html":
+            from hpc_kjko.post import page
+
+            page.write_comparison(found, picture, options.out)
+        else:
+            from hpc_kjko.post import draw
+
+            draw.save(picture, options.out)
         print(options.out)
     if beyond:
         what = ", ".join(f"{found[number].column} by {found[number].relative_l2:.3g}" for number in beyond)
@@ -255,8 +276,12 @@ def _say_other_case(first: RunFolder, second: RunFolder) -> None:
     with contextlib.suppress(UserError):  # one is damaged, and is not needed here
         keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
         named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
-        files = {str(path.relative_to(second.code)): path for path in sorted(second.code.rglob("*.py"))}
-        named += [f"code/{path.relative_to(second.code)}" for path in first.changed_code(files)]
+        ours, theirs = (
+            {str(path.relative_to(run.code)): path for path in sorted(run.code.rglob("*.py"))}
+            for run in (first, second)
+        )
+        changed = {str(path.relative_to(second.code)) for path in first.changed_code(theirs)}
+        named += [f"code/{name}" for name in sorted(changed | (ours.keys() ^ theirs.keys()))]
         if named:
             print(f"kjko: the runs differ in {', '.join(named)}", file=sys.stderr)
 

@@ -6,7 +6,6 @@ Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND,
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from hpc_kjko.files.storage import writing
-from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
 #: Panels in a row.
 ACROSS = 3
@@ -49,6 +48,8 @@ _HALF_TONES = {
 
 #: Colour scales: from nothing to much, and with zero in the middle.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
+#: Heights of a panel and of the one below it.
+_HEIGHTS = (2.4, 1.0)
 #: A logarithmic axis of fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
 
@@ -88,11 +89,14 @@ def figure_of(
     panels = picture.panels
     across = min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
+    below = any(panel.below for panel in panels)
     width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6, 3.5) if across == 2 else (4.2, 3.2))
-    figure = Figure(figsize=(width * across + 0.8 * picture.shared, height * rows + 0.4 * (rows > 1)))
+    figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
     images = []
     for axes, panel in zip(grid.flat, panels, strict=False):
+        if panel.below:
+            axes = _with_below(axes, panel.below)
         images.append(_draw(axes, panel, with_bar=not picture.shared))
         if picture.shared:
             axes.label_outer()
@@ -107,12 +111,22 @@ def figure_of(
 
 def typeset(text: str) -> str:
     """Plain text with its subscripts as matplotlib sets them: v_th is "v$_{th}$". Only single letters have some."""
-    return re.sub(r"(?<!\w)([^\W\d_])_([\w∞]{1,4})\b", r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
+    return SUBSCRIPT.sub(r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
 
 
 def label_of(axis: Axis) -> str:
     """The label of an axis with its unit."""
     return typeset(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
+
+
+def _with_below(axes: Axes, below: Panel) -> Axes:
+    """Divide axes in two with the same x, draw into the lower ones, and return the upper ones."""
+    place = axes.get_subplotspec()
+    assert place is not None  # it is one of subplots
+    upper, lower = place.subgridspec(2, 1, height_ratios=_HEIGHTS).subplots(sharex=True)  # type: ignore[misc]
+    axes.remove()
+    _draw(lower, below, with_bar=False)
+    return upper
 
 
 def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
@@ -134,7 +148,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
             getattr(axes, f"set_{name}lim")(*axis.limits)
         if axis.log:
             _number_log(axes, name)
-    axes.set(xlabel=label_of(panel.x), ylabel=label_of(panel.y))
+    axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
     if panel.title:
         axes.set_title(typeset(panel.title), fontsize=10)
     if any(curve.label for curve in panel.curves):

@@ -85,7 +85,7 @@ def numbers(values: np.ndarray) -> dict[str, str]:
 def html_of(text: str) -> str:
     """Plain text with its subscripts as a page sets them: v_th is v<sub>th</sub>."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return SUBSCRIPT.sub(r"<sub>\1</sub>", escaped)
+    return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escaped)
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -192,7 +192,8 @@ def _against(
     values = [run.keys[key] for run in runs]
     x = Axis(verbatim(key), log=min(values) > 0 and max(values) >= 10 * min(values))
     label = Axis(f"last {axis.label}", axis.unit, axis.log)
-    return _panel(x, label, [Curve(*np.array(sorted(points)).T, of, "points") for of, points in groups.items()])
+    ordered = {of: np.array(sorted(points)) for of, points in groups.items()}
+    return _panel(x, label, [Curve(points[:, 0], points[:, 1], of, "points") for of, points in ordered.items()])
 
 
 def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:

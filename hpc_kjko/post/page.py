@@ -1,10 +1,10 @@
-"""Pages of one HTML file, with figures in them that can be zoomed: neither server nor network is needed to look at one."""
+"""Pages of one HTML file each, with figures that can be zoomed. To look at one takes neither a server nor a network."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import jinja2
 from hpc_kjko import __version__
 from hpc_kjko.errors import UserError
 from hpc_kjko.files.storage import partial_name, writing
-from hpc_kjko.post.interactive import html_of, packed
+from hpc_kjko.post.differences import Difference
+from hpc_kjko.post.interactive import figure, html_of, packed
+from hpc_kjko.post.panels import Picture
 
 #: plotly.js of the npm package plotly.js-cartesian-dist-min: its part for curves and images, under the MIT licence.
 _LIBRARY = "plotly-cartesian.min.js"
@@ -71,6 +73,18 @@ def write(template: str, out: Path, figures: Mapping[str, Any], content: Mapping
         partial.write_text(page, encoding="utf-8", errors="replace")  # the folder's name may be in another encoding
         partial.replace(out)
     return out
+
+
+def write_comparison(found: Sequence[Difference], picture: Picture, out: Path) -> Path:
+    """Write the page of ``kjko compare``: a table of the differences, and their figures.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    require_folder(out)
+    drawn = {f"{number}": figure([picture], number) for number in range(len(picture.panels))}
+    rows = [(panel.y.label, one) for panel, one in zip(picture.panels, found, strict=True)]
+    return write("comparison.html", out, drawn, {}, title=picture.title, table=rows)
 
 
 def anchor(name: str) -> str:

@@ -18,8 +18,8 @@ import numpy as np
 #: How a curve is drawn: what was computed; what it is held against (theory, a reference); single points.
 Look = Literal["line", "reference", "points"]
 
-#: A subscript in plain text: "th" in v_th.
-SUBSCRIPT = re.compile(r"(?<=[^\W_])_([^\W_²³]+|∞)")
+#: A symbol and its subscript in plain text: v_th, not a name such as two_stream.
+SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([^\W_²³]{1,4}|∞)(?![^\W²³])")
 
 
 def verbatim(name: str) -> str:

@@ -242,7 +242,9 @@ def _checks(case: RunCase, columns: summary.Columns) -> dict[str, str]:
         found["fits repeated"] = str(int(columns["retries"].sum()))
     if "gauss_residual" in columns:
         found["largest residual of Gauss's law"] = f"{columns['gauss_residual'].max():.2e}"
-    errors = [name for name in ("mean_error", "covariance_error", "drift_error", "wave_error") if name in columns]
+    errors: list[str] = [
+        name for name in ("mean_error", "covariance_error", "drift_error", "wave_error") if name in columns
+    ]
     errors += [name for name in columns if name.startswith("marginal_l1_")]
     labels = {name: axis_of(name, "1", case.species).label for name in errors}
     return found | {f"{labels[name]}, at the end": f"{columns[name][-1]:.3g}" for name in errors}

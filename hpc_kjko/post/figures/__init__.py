@@ -22,3 +22,13 @@ def pictures_of(run: RunFiles) -> Iterator[Picture]:
         yield from distributions.phase_space(run, species)
     yield from waves.spectrum(run)
     yield from energies.seconds(run)
+
+
+def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
+    """The same for a page: phase space as pictures of many times, which a slider moves through."""
+    for picture in pictures_of(run):
+        if not picture.name.startswith("phase_space"):
+            yield [picture]
+    for species in run.species:
+        if frames := list(distributions.phase_space_frames(run, species)):
+            yield frames
