@@ -253,7 +253,7 @@ def compare(options: argparse.Namespace) -> int:
     if options.out:
         _, known = read_series_and_units(folder.series)
         labels = (options.run.resolve().name, Path(options.reference).name)
-        picture = differences.picture(found, known, labels, floors, RunCase(folder.case).species)
+        picture = differences.picture(found, known, labels, floors, RunCase(folder.case))
         if options.out.suffix == ".html":
             from hpc_kjko.post import page
 

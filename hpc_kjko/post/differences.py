@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
-from hpc_kjko.post.figures.names import axis_of
+from hpc_kjko.post.figures.names import axis_of, in_dimensions, of_unit
 from hpc_kjko.post.figures.runfiles import TIME
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 from hpc_kjko.post.summary import COMPARED, Columns
@@ -107,7 +109,7 @@ def picture(
     units: Mapping[str, str],
     labels: tuple[str, str],
     floors: Mapping[str, np.ndarray],
-    species: Sequence[str] = (),
+    case: RunCase,
 ) -> Picture:
     """A run over its reference: a panel for each column, and what they differ by below it.
 
@@ -118,23 +120,23 @@ def picture(
         units: of the columns, in words.
         labels: what the run and the reference are called.
         floors: levels [n] of the particles' noise at the times of the differences, by column, as far as they are known.
-        species: the names of the species of the case.
+        case: that of the run.
     """
     panels, (ours, theirs) = [], map(verbatim, labels)
+    dims = int(case.number("problem.space_dims"))
     for one in found:
-        axis = axis_of(one.column, units[one.column], species)
+        axis = in_dimensions(axis_of(one.column, units[one.column], case.species), dims)
         curves = [Curve(one.time, one.values, ours), Curve(one.time, one.reference, theirs, "reference")]
         if axis.log and not (one.values > 0).any():
-            axis = Axis(axis.label, axis.unit)
+            axis = dataclasses.replace(axis, log=False)
         change = one.values - one.reference
         below = [Curve(one.time, np.abs(change) if axis.log else change)]
         if (floor := floors.get(one.column)) is not None and axis.log:
             curves.append(Curve(one.time, floor, "noise floor"))
             below.append(Curve(one.time, floor))
         name = "|difference|" if axis.log else "difference"
-        panels.append(
-            Panel(TIME, axis, curves=tuple(curves), below=Panel(TIME, Axis(name, log=axis.log), curves=tuple(below)))
-        )
+        lower = Panel(TIME, Axis(name, log=axis.log), curves=tuple(below))
+        panels.append(Panel(TIME, of_unit(axis), axis.label, tuple(curves), below=lower))
     title = f"{ours} and {theirs}"
     return Picture("comparison", title, f"Columns of {title} against time, and what they differ by", tuple(panels))
 

@@ -114,6 +114,7 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
         "zeroline": False,
         "exponentformat": "power",
         "hoverformat": ".5~g",
+        "nticks": 7 if axis.log else 0,
     }
     if axis.limits:
         found["range"] = [float(end) for end in (np.log10(axis.limits) if axis.log else axis.limits)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hpc_kjko.errors import DamagedFile, UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.post import page, summary
-from hpc_kjko.post.figures.names import axis_of
+from hpc_kjko.post.figures.names import axis_of, in_dimensions, of_unit
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
 from hpc_kjko.post.interactive import html_of, numbers, thinned
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
@@ -110,6 +111,9 @@ def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
             if name not in ("step", "time") and name not in found and values.any():
                 found[name] = axis_of(name, run.units[name], run.case.species)
     first = [name for name in SHOWN if name in found]
+    dims = {int(run.case.number("problem.space_dims")) for run in runs}
+    if len(dims) == 1:
+        found = {name: in_dimensions(axis, *dims) for name, axis in found.items()}
     return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
 
 
@@ -134,7 +138,7 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
     series = {run.name: within(run.series, window) for run in runs}
     yield Picture(
         "curves",
-        "All runs",
+        "All runs over each other",
         "Columns of all runs against time",
         tuple(
             _panel(
@@ -191,15 +195,14 @@ def _against(
             groups.setdefault(of, []).append((run.keys[key], series[run.name][name][-1]))
     values = [run.keys[key] for run in runs]
     x = Axis(verbatim(key), log=min(values) > 0 and max(values) >= 10 * min(values))
-    label = Axis(f"last {axis.label}", axis.unit, axis.log)
     ordered = {of: np.array(sorted(points)) for of, points in groups.items()}
-    return _panel(x, label, [Curve(points[:, 0], points[:, 1], of, "points") for of, points in ordered.items()])
+    return _panel(x, axis, [Curve(points[:, 0], points[:, 1], of, "points") for of, points in ordered.items()])
 
 
 def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:
     if y.log and not any((curve.y > 0).any() for curve in curves):
-        y = Axis(y.label, y.unit)
-    return Panel(x, y, curves=tuple(curves))
+        y = dataclasses.replace(y, log=False)
+    return Panel(x, of_unit(y), y.label, tuple(curves))
 
 
 def write_overview(paths: Sequence[Path], out: Path) -> Path:
@@ -223,13 +226,15 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         {
             "runs": [_for_page(run, keys, columns) for run in runs],
             "columns": {
-                name: {"label": axis.label, "title": _title(axis), "log": axis.log} for name, axis in columns.items()
+                name: {"label": axis.label, "title": html_of(of_unit(axis).label), "log": axis.log}
+                for name, axis in columns.items()
             },
             "keys": [key for key in keys if all(_is_number(run.keys.get(key)) for run in runs)],
             "few": len(keys) <= _FEW,
         },
         name=out.resolve().parent.name,
         runs=[_row(run, shown, out) for run in runs],
+        case=_case_of(runs[0]) if len({_case_of(run) for run in runs}) == 1 else "",
         keys=[key.partition(".")[2].replace("_", " ") for key in shown],
         differ=", ".join(keys[:_KEYS]) + (f" and {len(keys) - _KEYS} more keys" if len(keys) > _KEYS else ""),
         more=[key for key in keys if key not in shown],
@@ -248,7 +253,7 @@ def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
     return {
         "name": run.name,
         "link": Path(os.path.relpath(report.resolve(), out.resolve().parent)).as_posix() if report.exists() else "",
-        "case": f"{run.case.word('problem.kind').replace('_', ' ')}, {run.case.dims}",
+        "case": _case_of(run),
         "keys": [value_text(run.keys.get(key)) for key in keys],
         "status": run.status["status"],
         "tally": tally,
@@ -261,6 +266,10 @@ def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
             (float(series["seconds"].sum()), "") if series else None,
         ],
     }
+
+
+def _case_of(run: Run) -> str:
+    return f"{run.case.word('problem.kind').replace('_', ' ')}, {run.case.dims}"
 
 
 def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[str, Any]:
@@ -278,10 +287,6 @@ def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[s
         "series": found,
         "last": last,
     }
-
-
-def _title(axis: Axis) -> str:
-    return html_of(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
 
 
 def _is_number(value: Any) -> bool:

@@ -186,7 +186,9 @@ def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
     what = summary.certified_quantity(case)
     says = f"held-out particles show that {what} fell" + (f"; {', '.join(parts)}" if parts else "")
     chance = steps / IN_CHANCE
-    tone = "bad" if tally["violated"] > chance + 3 * np.sqrt(chance) else "good" if tally["certified"] else "unsure"
+    tone = "good" if 2 * tally["certified"] > steps else ""
+    if tally["violated"] > chance + 3 * np.sqrt(chance):
+        tone = "bad"
     return Tile("certified steps", f"{tally['certified']} of {steps}", says, tone)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -69,6 +70,16 @@ def axis_of(column: str, unit: str, species: Sequence[str] = ()) -> Axis:
     # an energy is normalised by that of a volume (v_th/ω_p)^dx at the mean density and T = 1
     unit = _UNITS.get(unit, "n̄ m v_th² (v_th/ω_p)^dx" if unit == "normalised energy" else unit)
     return Axis(f"{of}: {label}" if of else label, unit, log=own in _LOGARITHMIC)
+
+
+def in_dimensions(axis: Axis, dims: int) -> Axis:
+    """An axis whose unit is that in so many dimensions of space."""
+    return dataclasses.replace(axis, unit=axis.unit.replace("^dx", {1: "", 2: "²", 3: "³"}[dims]))
+
+
+def of_unit(axis: Axis) -> Axis:
+    """An axis that bears its unit alone, where its label stands above the panel."""
+    return dataclasses.replace(axis, label=f"in {axis.unit}" if axis.unit else "", unit="")
 
 
 def _label(column: str) -> str:
