@@ -428,9 +428,13 @@ def sweep(options: argparse.Namespace) -> int:
         print(f"    sbatch {options.slurm}")
         print(f"    kjko sweep {options.out} --table     # what has come out so far")
         return DONE
+    from hpc_kjko.post import overview
+
     swept.write()
     outcomes = swept.run(options.ranks)
     _show_sweep(swept, outcomes)
+    if overview.holds_runs(swept.folder):
+        print(overview.write_overview([swept.folder], swept.folder / overview.INDEX))
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
         print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)

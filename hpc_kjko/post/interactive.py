@@ -210,6 +210,8 @@ def _layout(panel: Panel) -> dict[str, Any]:
         layout["xaxis"]["anchor"] = "y2"
     if not panel.image:
         layout["hovermode"] = "x unified" if len(panel.curves) <= len(_COLOURS) else "closest"
+        name = "t" if panel.x.label == "time" else html_of(panel.x.label)
+        layout["xaxis"]["unifiedhovertitle"] = {"text": f"{name} = %{{x:.5~g}}"}
     return layout
 
 

@@ -118,7 +118,7 @@ def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
 
 
 def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = FROM_THE_START) -> Iterator[Picture]:
-    """Curves over each other, and the last values against each key that is a number.
+    """Curves over each other, and the last values of finished runs against each key that is a number.
 
     Args:
         columns: those to draw in place of the usual ones.
@@ -153,14 +153,15 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
             for name in shown
         ),
     )
+    done = [run for run in runs if run.status["status"] == "finished"]
     for key in keys:
-        values = {run.name: run.keys.get(key) for run in runs}
-        if len({value for value in values.values() if _is_number(value)}) > 1 and all(map(_is_number, values.values())):
+        values = [run.keys.get(key) for run in done]
+        if all(map(_is_number, values)) and len(set(values)) > 1:
             yield Picture(
                 f"final_values_{key.replace('.', '_')}",
-                f"Last values against {key}",
-                f"Last values of all runs against {key}",
-                tuple(_against(key, known[name], runs, series, name, keys) for name in shown),
+                f"Last values against {verbatim(key)}",
+                f"Last values of the finished runs against {key}",
+                tuple(_against(key, known[name], done, series, name, keys) for name in shown),
             )
 
 
@@ -285,7 +286,7 @@ def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[s
         "label": html_of(label_of(run, keys)),
         "keys": {key: run.keys.get(key) for key in keys},
         "series": found,
-        "last": last,
+        "last": last if run.status["status"] == "finished" else {},
     }
 
 

@@ -83,7 +83,7 @@ def write_comparison(found: Sequence[Difference], picture: Picture, out: Path) -
     """
     require_folder(out)
     drawn = {f"{number}": figure([picture], number) for number in range(len(picture.panels))}
-    rows = [(panel.y.label, one) for panel, one in zip(picture.panels, found, strict=True)]
+    rows = [(panel.title, one) for panel, one in zip(picture.panels, found, strict=True)]
     return write("comparison.html", out, drawn, {}, title=picture.title, table=rows)
 
 

@@ -24,7 +24,7 @@ SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([^\W_²³]{1,4}|∞)(?![^\W²³])")
 
 def verbatim(name: str) -> str:
     """A name of the user's for a label, as it is: its underscores make no subscripts."""
-    return name.replace("_", "\u200b_")
+    return name.replace("_", "\u2060_")
 
 
 @dataclass(frozen=True)

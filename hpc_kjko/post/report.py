@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,9 +259,10 @@ def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
     missing = []
     drawn: list[str] = []
     for pictures in figures.for_a_page(run):
-        drawn.append(pictures[-1].name)
+        name = re.sub(r"_\d{8}$", "", pictures[-1].name)  # without the step, of pictures of several times
+        drawn.append(name)
         for number in range(len(pictures[-1].panels)):
-            found[page.anchor(f"{pictures[-1].name}-{number}")] = figure(pictures, number)
+            found[page.anchor(f"{name}-{number}")] = figure(pictures, number)
     if not run.series:
         missing.append("Figures of the time series: it has fewer than two rows")
     of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
