@@ -126,6 +126,41 @@ def test_a_page_without_its_script_says_how_to_get_figures(finished, kjko_here, 
     assert "This browser is too old" in browser.evaluate("document.body.innerText")
 
 
+def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
+    """A finished run, one that had other collisions and was stopped, and one that has not begun."""
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs / "strong")
+    shutil.copytree(finished, runs / "weak")
+    shutil.copytree(finished, runs / "new")
+    case = (runs / "weak/case.toml").read_text()
+    (runs / "weak/case.toml").write_text(re.sub("collision_strength = .*", "collision_strength = 0.05", case))
+    (runs / "new/series.h5").unlink()
+    assert kjko_here("report", runs / "strong").returncode == 0
+    assert kjko_here("report", runs).stdout.strip().endswith("index.html")
+    path = runs / "index.html"
+    page = path.read_text()
+    assert "which differ in physics.collision_strength" in page and 'href="strong/report.html"' in page
+    assert "new: it has not written a time series yet" in page and 'href="weak' not in page
+    assert not re.search(r"(kinetic|field)_energy", page)
+
+    for width, dark in ((390, True), (1280, False)):
+        shown(browser, path, width, dark)
+        assert browser.evaluate("document.getElementById('curves').data.length") == 2
+    assert browser.evaluate("document.getElementById('values').data[0].x.join()") == "0.05,0.1"
+    browser.evaluate(
+        "const c = document.getElementById('column'); c.value = 'kl'; c.dispatchEvent(new Event('change'))"
+    )
+    kl = read_series(finished / "series.h5")["kl"]
+    browser.until(f"Math.abs(document.getElementById('curves').data[0].y[0] - {kl[0]}) < 1e-6 * {kl[0]}")
+    browser.evaluate("document.querySelectorAll('.chosen')[1].click()")
+    browser.until("document.getElementById('curves').data.length === 1")
+    first = "document.querySelector('.runs tbody tr').innerText"
+    assert browser.evaluate(first).strip().startswith("new")
+    for _ in range(2):  # the larger number first, then the smaller
+        browser.evaluate("document.querySelectorAll('[data-sort]')[1].click()")
+    assert "0.1" in browser.evaluate(first)
+
+
 def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):
     """No snapshots, then no log f and no field, then a failure before the first row."""
     for path in (finished / "snapshots").iterdir():
@@ -166,6 +201,8 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     [
         (["nowhere"], "nowhere: not a run folder"),
         (["RUN", "--out", "no/such/folder.html"], "cannot write no/such/folder.html"),
+        (["RUN", "RUN"], "several runs: give the page about them a name with --out FILE.html"),
+        (["RUN", "nowhere", "--out", "page.html"], "nowhere: not a run folder"),
     ],
 )
 def test_mistakes(arguments, says, finished, kjko_here):
