@@ -46,7 +46,7 @@ STATUS_MEANINGS = {
     "running": "It is going on: the page shows how far it has come.",
     "finished": "It reached its end.",
     "stopped": "It stopped with a checkpoint: kjko restart continues it.",
-    "failed": "It ended with an error, which the end of the log names.",
+    "failed": "It ended with an error.",
     "gone": "Its process is gone without a word: it was killed, or its machine was.",
     "unknown": "Its run.json does not say how it ended.",
 }
@@ -111,7 +111,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         case=case,
         toml=folder.case.read_text(encoding="utf-8-sig"),
         status=status["status"],
-        status_meaning=STATUS_MEANINGS.get(status["status"], ""),
+        status_meaning=_status_meaning(folder, status["status"]),
         tiles=_tiles(case, status, columns, rows),
         what=_what(case),
         tally=summary.tally(columns) if rows else None,
@@ -130,6 +130,14 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         files=_files(folder),
         log=_log(folder),
     )
+
+
+def _status_meaning(folder: RunFolder, status: str) -> str:
+    """What the status of a run means; of one that failed, with what its log says."""
+    errors = [line.partition(" ERROR ")[2] for line in _log(folder) if " ERROR " in line]
+    if status == "failed" and errors:
+        return f"It ended with an error: {errors[-1]}"
+    return STATUS_MEANINGS.get(status, "")
 
 
 @dataclass(frozen=True)
@@ -184,8 +192,9 @@ def _field_tile(status: dict[str, Any], columns: summary.Columns) -> Tile:
 def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
     steps = sum(tally.values())
     parts = [f"{number} {verdict}" for verdict, number in tally.items() if verdict != "certified" and number]
-    what = summary.certified_quantity(case)
-    says = f"held-out particles show that {what} fell" + (f"; {', '.join(parts)}" if parts else "")
+    says = f"held-out particles show that collisions lowered {summary.certified_quantity(case)}"
+    if parts:
+        says += f"; {', '.join(parts)}"
     chance = steps / IN_CHANCE
     tone = "good" if 2 * tally["certified"] > steps else ""
     if tally["violated"] > chance + 3 * np.sqrt(chance):

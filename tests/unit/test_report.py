@@ -174,11 +174,11 @@ def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):
     assert "It ended with an error" in page and not (finished / "report.html").exists()
     assert "Phase space: no snapshot has" in page and "run.json does not say command, git revision" in page
     series.unlink()
-    (finished / "log.txt").write_text("ERROR step 1: <no> longer finite\n")
+    (finished / "log.txt").write_text("2026-11-29 ERROR step 1: <no> longer finite\n")
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
     assert not figures_of(page) and "has not written a row of it yet" in page and "0 of 10" in page
-    assert "&lt;no&gt; longer finite" in page
+    assert "It ended with an error: step 1: &lt;no&gt; longer finite" in page
 
 
 def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
