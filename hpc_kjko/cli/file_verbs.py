@@ -25,8 +25,9 @@ from hpc_kjko.files.output import list_snapshots
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series, read_series_and_units
 from hpc_kjko.files.storage import damage, unfinished
+from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.parallel.launcher import promised_ranks
-from hpc_kjko.post import summary
+from hpc_kjko.post import rates, summary
 from hpc_kjko.terminal import show_pairs, show_table, width, wrapped
 from hpc_kjko.units import ELECTRON_RATE, ION_RATE, ISOTROPISATION_RATE, LIGHT_SPEED, SPECIES, Units
 
@@ -89,12 +90,13 @@ def inspect(options: argparse.Namespace) -> int:
     status, damaged = folder.status(), []
     case: RunCase | None = None
     columns: dict[str, np.ndarray] = {}
+    theory: WaveTheory | None = None
     try:
         case = RunCase(folder.case)
     except UserError as failure:
         damaged.append(str(failure))
     try:
-        columns = _rows(folder)
+        columns, theory = _rows(folder), read_theory(folder.series)
     except DamagedFile as failure:
         damaged.append(str(failure))
     files = [path for kind in (folder.checkpoints, folder.snapshots) for path in sorted(kind.glob("*.h5"))]
@@ -103,7 +105,7 @@ def inspect(options: argparse.Namespace) -> int:
         "status": f"gone: {folder.what_now()}" if status["status"] == "gone" else status["status"],
         **({"damaged files": "\n".join(damaged)} if damaged else {}),
         **(_about_case(case) if case else {}),
-        **(_about_series(columns, case) if columns else {}),
+        **(_about_series(columns, case, theory) if columns else {}),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
         **(summary.memory(status, case.particle_count) if case else {}),
@@ -134,7 +136,7 @@ def _about_case(case: RunCase) -> dict[str, str]:
     }
 
 
-def _about_series(columns: dict[str, np.ndarray], case: RunCase | None) -> dict[str, str]:
+def _about_series(columns: dict[str, np.ndarray], case: RunCase | None, theory: WaveTheory | None) -> dict[str, str]:
     """What the time series of a run comes to; ``case`` is None if it cannot be read."""
     energy = summary.total_energy(columns)
     planned = f" of {case.number('time.end'):g} in steps of {case.number('time.step'):g}" if case else ""
@@ -146,6 +148,7 @@ def _about_series(columns: dict[str, np.ndarray], case: RunCase | None) -> dict[
         "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
         "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
         **_balance(columns, energy),
+        **_wave(columns, theory),
         **{
             f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
             for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
@@ -153,6 +156,19 @@ def _about_series(columns: dict[str, np.ndarray], case: RunCase | None) -> dict[
         },
         **_of_the_map(columns),
         **(_certificates(case, columns) if case else {}),
+    }
+
+
+def _wave(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> dict[str, str]:
+    """The rate of the wave and that of theory; nothing without a field."""
+    found = rates.measured(columns, theory)
+    if found is None:
+        return {}
+    first, last = found.rate.window
+    return {
+        "rate of the wave, in ω_p": f"{found.text} (t = {first:g} to {last:g})",
+        **({"frequency of the wave, in ω_p": found.frequency_text} if found.rate.frequency else {}),
+        "theory of the wave": found.remark.removeprefix("Theory: ").removesuffix("."),
     }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.binned import Marginal
 from hpc_kjko.files.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
+from hpc_kjko.files.wavetheory import read_theory, theory_attributes
 
 _CHUNK_ROWS = 1024
 _FLUSH_SECONDS = 1.0
@@ -84,7 +85,7 @@ class SeriesWriter:
     ) -> tuple[SeriesWriter, int]:
         """Go on with the series of an earlier run after the row of a step; rows of later steps are dropped.
 
-        It keeps its equilibrium.
+        It keeps its equilibrium, and the theory of its wave.
 
         Returns:
             The writer, and the last step of which the series holds a row; -1 if it holds none.
@@ -99,7 +100,9 @@ class SeriesWriter:
         kept = columns["step"] <= step
         start = {name: values[kept] for name, values in columns.items()}
         last = int(start["step"][-1]) if kept.any() else -1
-        known = equilibrium_attributes(read_equilibrium(path))
+        known: dict[str, Any] = equilibrium_attributes(read_equilibrium(path))
+        if (theory := read_theory(path)) is not None:
+            known |= theory_attributes(theory)
         return cls(path, list(columns), units, start, {**known, **(attributes or {})}), last
 
     @property

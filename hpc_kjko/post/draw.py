@@ -6,6 +6,8 @@ Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND,
 from __future__ import annotations
 
 import io
+import itertools
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +18,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from hpc_kjko.files.storage import writing
@@ -50,6 +53,10 @@ _HALF_TONES = {
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
 #: Heights of a panel and of the one below it.
 _HEIGHTS = (2.4, 1.0)
+#: Lines of what is not the run's own: theory, a reference, a noise floor.
+_DASHES = ("--", ":", "-.")
+#: Letters of a line of a note.
+_NOTE = 72
 #: A logarithmic axis of fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
 
@@ -89,8 +96,9 @@ def figure_of(
     panels = picture.panels
     across = min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
+    bars = not picture.shared and any(panel.image for panel in panels)
     below = any(panel.below for panel in panels)
-    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6, 3.5) if across == 2 else (4.2, 3.2))
+    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5))
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
     images = []
@@ -137,8 +145,9 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
         axes.grid(False)
         if with_bar:
             _bar(axes.figure, mesh, panel.image, axes)
+    dashes = itertools.cycle(_DASHES)
     for curve in panel.curves:
-        _draw_curve(axes, curve, over_image=panel.image is not None)
+        _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
     if panel.window:
         axes.axvspan(*panel.window, color=_ink(), alpha=0.08, lw=0)
     for axis, name in ((panel.x, "x"), (panel.y, "y")):
@@ -149,27 +158,23 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
         if axis.log:
             _number_log(axes, name)
     axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
+    note = textwrap.fill(panel.note, _NOTE)
     if panel.title:
-        axes.set_title(typeset(panel.title), fontsize=10)
+        axes.set_title(typeset(panel.title), fontsize=10, pad=6 + 11 * len(note.splitlines()))
+    if note:
+        axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
     if any(curve.label for curve in panel.curves):
-        axes.legend(fontsize=8)
-    if panel.note:
-        axes.text(
-            *(0.02, 0.02),
-            typeset(panel.note),
-            transform=axes.transAxes,
-            fontsize=8,
-            va="bottom",
-            wrap=True,
-            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.7, "pad": 2},
-        )
+        axes.legend(fontsize=8, frameon=panel.image is not None)
     return mesh
 
 
-def _draw_curve(axes: Axes, curve: Curve, over_image: bool) -> None:
+def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None:
     look: dict[str, Any] = {"label": typeset(curve.label), "lw": 1.3}
     if curve.look == "reference":
-        look |= {"color": "white" if over_image else _ink(), "lw": 1.0, "ls": "--"}
+        look |= {"color": _ink(), "lw": 1.1, "ls": dashes}
+        if over_image:
+            outline = [withStroke(linewidth=2.6, foreground="black")]
+            look |= {"color": "white", "path_effects": outline}
     elif curve.look == "points":
         look |= {"ls": "none", "marker": "o", "ms": 3.5, "mfc": "none"}
     if curve.error is not None and curve.look != "points":

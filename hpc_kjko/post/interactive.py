@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +17,16 @@ import numpy as np
 
 from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
+#: An image of more cells along an axis is drawn by means over some of them: it has no more pixels.
+CELLS = 400
 #: A curve of more points is drawn by its smallest and largest values in pieces: no screen shows more.
 POINTS = 3000
 #: The colour of the text around, which the page fills in.
 INK = "ink"
 #: Colours that can be read on a white page and on a dark one.
 _COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
+#: Lines of what is not the run's own: theory, a reference, a noise floor.
+_DASHES = ("dash", "dot", "dashdot")
 #: Colours from nothing to much: magma of matplotlib.
 _MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
 #: Numbers for zero and NaN in images; a scale of 65534 steps lies between them.
@@ -65,9 +70,9 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
 
 def _title(picture: Picture, panel: Panel) -> str:
     """What stands above a panel that is shown by itself."""
-    if panel.title or len(picture.panels) == 1:
-        return panel.title or picture.title
-    return f"{picture.title}: {panel.x.label}"
+    if len(picture.panels) == 1:
+        return f"{picture.title}: {panel.title}" if panel.title else picture.title
+    return panel.title or f"{picture.title}: {panel.x.label}"
 
 
 def packed(content: Any) -> str:
@@ -131,16 +136,16 @@ def _data(panel: Panel) -> list[dict[str, Any]]:
 
 def _curves(curves: Sequence[Curve], place: dict[str, str], over_image: bool) -> list[dict[str, Any]]:
     traces = []
-    coloured = 0
+    colours, dashes = itertools.cycle(_COLOURS), itertools.cycle(_DASHES)
     for curve in curves:
-        colour = INK
-        if curve.look != "reference":
-            colour, coloured = _COLOURS[coloured % len(_COLOURS)], coloured + 1
-        traces += _curve(curve, "#ffffff" if over_image and colour == INK else colour, place)
+        if curve.look == "reference":
+            traces += _curve(curve, "#ffffff" if over_image else INK, next(dashes), place)
+        else:
+            traces += _curve(curve, next(colours), "solid", place)
     return traces
 
 
-def _curve(curve: Curve, colour: str, place: dict[str, str]) -> list[dict[str, Any]]:
+def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[dict[str, Any]]:
     kept = thinned(curve.x, curve.y)
     x = numbers(curve.x[kept])
     trace: dict[str, Any] = {
@@ -155,9 +160,7 @@ def _curve(curve: Curve, colour: str, place: dict[str, str]) -> list[dict[str, A
     if curve.look == "points":
         trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
     else:
-        trace["line"] = {"color": colour, "width": 1.2 if curve.look == "reference" else 1.8}
-        if curve.look == "reference":
-            trace["line"]["dash"] = "dash"
+        trace["line"] = {"color": colour, "width": 1.2 if curve.look == "reference" else 1.8, "dash": dash}
     if curve.error is None:
         return [trace]
     if curve.look == "points":
@@ -171,14 +174,14 @@ def _curve(curve: Curve, colour: str, place: dict[str, str]) -> list[dict[str, A
 
 def _image(image: Image) -> dict[str, Any]:
     colours = [[number / (len(_MAGMA) - 1), f"#{colour}"] for number, colour in enumerate(_MAGMA)]
-    low, high = image.limits
+    (low, high), (x_edges, y_edges, values) = image.limits, _coarser(image)
     if not low < high:
         high = low + 1.0 if not image.log else 10 * low
     return {
         "type": "heatmap",
-        "x": numbers(image.x_edges),
-        "y": numbers(image.y_edges),
-        "z": _cells(image.values),
+        "x": numbers(x_edges),
+        "y": numbers(y_edges),
+        "z": _cells(values),
         "zmin": float(low),
         "zmax": float(high),
         "log": image.log,  # the page takes logarithms, and puts them back when it is asked to
@@ -186,6 +189,18 @@ def _image(image: Image) -> dict[str, Any]:
         "colorscale": "RdBu" if image.signed else colours,
         "colorbar": {"title": {"text": html_of(image.label), "side": "right"}, "thickness": 12, "outlinewidth": 0},
     }
+
+
+def _coarser(image: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges and values of an image of no more cells than a page shows, by means of neighbours."""
+    edges, values = [image.x_edges, image.y_edges], np.asarray(image.values, float)
+    for axis, cells in enumerate(image.values.shape):
+        first = np.arange(0, cells, -(-cells // CELLS))
+        width = np.diff(np.append(first, cells))
+        shape = [-1, 1] if axis == 0 else [1, -1]
+        values = np.add.reduceat(values, first, axis=axis) / width.reshape(shape)
+        edges[axis] = np.append(edges[axis][first], edges[axis][-1])
+    return edges[0], edges[1], values
 
 
 def _cells(values: np.ndarray) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 Look = Literal["line", "reference", "points"]
 
 #: A symbol and its subscript in plain text: v_th, not a name such as two_stream.
-SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([^\W_²³]{1,4}|∞)(?![^\W²³])")
+SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")
 
 
 def verbatim(name: str) -> str:

@@ -15,7 +15,8 @@ from hpc_kjko.files.output import list_snapshots
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.operators import OPERATORS
-from hpc_kjko.post import figures, page, summary
+from hpc_kjko.post import figures, page, rates, summary
+from hpc_kjko.post.figures import waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles
 from hpc_kjko.post.interactive import figure
@@ -59,7 +60,7 @@ NEEDS = {
     "relative_entropy": ("Relative entropy", "it needs log f and a known equilibrium"),
     "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
     "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
-    "spectrum": ("Spectrum of the field", "no snapshot has the field (output.every, and a field of the run's own)"),
+    "field": ("Electric field against x and time", "it needs two snapshots of a field of the run's own (output.every)"),
     "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
 }
 
@@ -87,7 +88,8 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     except DamagedFile as failure:
         damaged = str(failure)
     rows = len(columns["step"]) if columns else 0
-    drawn, missing = _figures(RunFiles(folder, case, columns if rows > 1 else {}))
+    run = RunFiles(folder, case, columns if rows > 1 else {})
+    drawn, missing = _figures(run)
     if status["status"] == "gone":
         missing.insert(0, f"The end of the run: {folder.what_now()}")
     if rows and (steps := summary.missing_steps(columns)):
@@ -112,7 +114,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         toml=folder.case.read_text(encoding="utf-8-sig"),
         status=status["status"],
         status_meaning=_status_meaning(folder, status["status"]),
-        tiles=_tiles(case, status, columns, rows),
+        tiles=_tiles(run, status, columns),
         what=_what(case),
         tally=summary.tally(columns) if rows else None,
         certified=summary.certified_quantity(case),
@@ -150,8 +152,9 @@ class Tile:
     tone: str = ""
 
 
-def _tiles(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows: int) -> list[Tile]:
+def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> list[Tile]:
     """What a run comes to, in a few numbers."""
+    case, rows = run.case, len(columns["step"]) if columns else 0
     if not rows:
         return [Tile("time reached", f"0 of {case.number('time.end'):g}", f"0 of {case.steps} steps")]
     seconds = columns["seconds"].sum()
@@ -163,6 +166,8 @@ def _tiles(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows
         )
     ]
     if columns["field_energy"].any():
+        if measured := rates.measured(columns, waves.theory_of(run)):
+            found.append(_rate_tile(measured))
         found.append(_field_tile(status, columns))
     if "kl" in columns:
         first, last = columns["kl"][[0, -1]]
@@ -173,6 +178,18 @@ def _tiles(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows
         found.append(_certificate_tile(case, tally))
     found.append(_energy_tile(case, columns))
     return found
+
+
+def _rate_tile(measured: rates.Measured) -> Tile:
+    """How fast the wave grows or is damped, beside theory."""
+    first, last = measured.rate.window
+    says = f"fitted from t = {first:.3g} to {last:.3g}"
+    if measured.expected is not None:
+        says += f"; theory: {measured.expected:.4f}"
+    if not measured.rate.is_clear:
+        return Tile("rate of the wave", "none to be seen", f"{measured.rate.text()}, {says}")
+    label = "growth rate of the wave" if measured.rate.rate > 0 else "damping rate of the wave"
+    return Tile(label, measured.rate.text(), says)
 
 
 def _field_tile(status: dict[str, Any], columns: summary.Columns) -> Tile:
@@ -275,8 +292,10 @@ def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
     if not run.series:
         missing.append("Figures of the time series: it has fewer than two rows")
     of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
+    suffixes = tuple(f"_{species}" for species in run.species if species)
+    known = {name.removesuffix(of) for name in drawn for of in ("", *suffixes)}
     for name, (title, needs) in NEEDS.items():
-        if not any(of.startswith(name) for of in drawn) and (run.series or name not in of_series):
+        if name not in known and (run.series or name not in of_series):
             missing.append(f"{title}: {needs}")
     return found, missing
 

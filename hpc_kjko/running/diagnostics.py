@@ -77,7 +77,7 @@ def series_diagnostics(
     waves = [plan.start for plan in plans if isinstance(plan.start, PeriodicWave)]
     if len(plans) > 1:  # of those that start with one, the first
         waves = [start for start in waves if not start.is_homogeneous]
-    if isinstance(field_solver, PoissonSolver) and waves:
+    if isinstance(field_solver, PoissonSolver | AmpereSolver) and waves:
         of_field.append(WaveEnergy(field_solver.grid, waves[0].wave_vector))
     if isinstance(field_solver, AmpereSolver):
         of_field.append(GaussLaw(field_solver))

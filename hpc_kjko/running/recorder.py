@@ -13,9 +13,11 @@ from hpc_kjko.files.histograms import marginals, marginals_of_density, phase_spa
 from hpc_kjko.files.output import write_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, equilibrium_attributes
+from hpc_kjko.files.wavetheory import theory_attributes
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import unit_of
 from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.running.wave_theory import theory_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Recorder:
                     known = simulation.case.equilibrium()
                     wanted = marginals_of_density(simulation.case.problem, known) if known else []
                     attributes = self.header | equilibrium_attributes(wanted)
+                    if (theory := theory_of(simulation.case)) is not None:
+                        attributes |= theory_attributes(theory)
                     self._series = SeriesWriter(self.folder.series, list(row), units, attributes=attributes)
                 self._series.append(row)
         due = _due_outputs(simulation)

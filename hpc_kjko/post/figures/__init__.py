@@ -20,7 +20,7 @@ def pictures_of(run: RunFiles) -> Iterator[Picture]:
     for species in run.species:
         yield from distributions.marginals(run, species)
         yield from distributions.phase_space(run, species)
-    yield from waves.spectrum(run)
+    yield from waves.field(run)
     yield from energies.seconds(run)
 
 

@@ -10,16 +10,16 @@ from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
 
-#: The unit of energies: that of a volume (v_th/ω_p)^dx at the mean density.
-ENERGY = "n̄ m v_th² (v_th/ω_p)^dx"
 #: What an axis of changes shows.
 _SINCE = "change since t = {:g}"
 
 
 def energy_unit(run: RunFiles) -> str:
-    """The unit of an energy of a run in its own number of dimensions of space."""
+    """The unit of an energy of a run: of a volume (v_th/ω_p)^dx at the mean density, or of all particles if ∫f = 1."""
     dims = int(run.case.number("problem.space_dims"))
-    return ENERGY.replace("^dx", {1: "", 2: "²", 3: "³"}[dims])
+    if run.case.value("problem.length") is None:
+        return "m v_th²"
+    return {1: "n̄ m v_th³/ω_p", 2: "n̄ m v_th⁴/ω_p²", 3: "n̄ m v_th⁵/ω_p³"}[dims]
 
 
 def energies(run: RunFiles) -> Iterator[Picture]:

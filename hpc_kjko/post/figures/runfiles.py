@@ -139,3 +139,15 @@ def top_of(values: Sequence[np.ndarray], percentile: float) -> float:
     """The top of colours: a percentile of what is above zero in each, the largest of all. Noise alone is beyond it."""
     filled = [of_one[of_one > 0] for of_one in values if (of_one > 0).any()]
     return max((float(np.percentile(of_one, percentile)) for of_one in filled), default=0.0)
+
+
+def quantile(values: np.ndarray, part: float) -> float:
+    """What this part of the finite values is below; 0 if there are none."""
+    values = values[np.isfinite(values)]
+    return float(np.quantile(values, part)) if values.size else 0.0
+
+
+def edges_of(centres: np.ndarray) -> np.ndarray:
+    """Edges [n + 1] of cells around rising points [n], in the middle between them."""
+    middle = 0.5 * (centres[1:] + centres[:-1])
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])

@@ -1,42 +1,214 @@
-"""Figures of the electric field: its energy, and what waves it is made of."""
+"""Figures of the electric field: how fast its wave grows or is damped, where it is, and what waves it is made of."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_kjko.errors import DamagedFile
+from hpc_kjko.files.output import open_snapshot, skipping_damaged
+from hpc_kjko.files.wavetheory import WaveTheory, read_theory
+from hpc_kjko.post import rates
 from hpc_kjko.post.figures.energies import energy_unit
-from hpc_kjko.post.figures.runfiles import TIME, RunFiles, spread
-from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
+from hpc_kjko.post.figures.runfiles import TIME, RunFiles, coordinate_axis, edges_of, quantile
+from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
+from hpc_kjko.post.summary import noise_floors
 
-#: Times of the spectrum.
-TIMES = 4
+#: Times of the field that are read.
+MOST_TIMES = 2048
+#: Modes whose energies are drawn.
+MODES = 4
+#: A spectrum of frequencies needs so many times.
+_FEWEST = 24
+#: Colours of a spectrum go down to this part of its largest value.
+_DECADES = 1e-5
+#: Frequencies and wavenumbers that a spectrum shows where no theory says how far they go.
+_HIGHEST, _SHORTEST = 3.0, 12
+
+E_UNIT = "m v_th ω_p/q"
+
+
+def theory_of(run: RunFiles) -> WaveTheory | None:
+    """What the run knows of its wave; None where it knows nothing, or the series is damaged."""
+    with contextlib.suppress(DamagedFile):  # who reads the series says so
+        return read_theory(run.folder.series)
+    return None
 
 
 def field_energy(run: RunFiles) -> Iterator[Picture]:
-    """½ ∫ |E|² dx against time, logarithmic; nothing without a field."""
-    if run.series and run.series["field_energy"].any():
-        y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True)
-        panel = Panel(TIME, y, curves=(Curve(run.series["time"], run.series["field_energy"]),))
-        yield Picture(
-            "field_energy", "Energy of the electric field", "Energy of the electric field against time", (panel,)
-        )
+    """½ ∫ |E|² dx of the field and of its wave against time, with the fitted rate and that of theory.
 
-
-def spectrum(run: RunFiles) -> Iterator[Picture]:
-    """Field energy by wavenumber at several times; nothing without snapshots of the field, or between walls."""
-    if run.has_walls:  # the waves of the spectrum are those of a periodic box
+    Nothing without a field.
+    """
+    series = run.series
+    if not series or not series["field_energy"].any():
         return
+    time = series["time"]
+    curves = [Curve(time, _positive(series["field_energy"]), "whole field")]
+    if "wave_energy" in series:
+        curves.append(Curve(time, _positive(series["wave_energy"]), "the wave"))
+    title = note = ""
+    window = None
+    found = rates.measured(series, theory_of(run))
+    if found is not None:
+        rate, theory = found.rate, found.theory
+        title, note = found.text, found.remark
+        if rate.is_clear:
+            window = rate.window
+            inside = time[(time >= window[0]) & (time <= window[1])]
+            curves.append(Curve(inside, rate.energy(inside), "fitted line"))
+        if theory is not None and len(theory.time):
+            start = rates.wave_energy(series)[0] if time[0] == 0 else 0.0
+            curves.append(Curve(theory.time, _positive(start * theory.energy), "theory", "reference"))
+        elif found.expected is not None:
+            curves.append(_theory_line(found, time))
+    floor = noise_floors(run.folder.status(), series).get("field_energy")
+    if floor is not None and floor.any():
+        curves.append(Curve(time, _positive(floor), "noise floor of the particles", "reference"))
+    y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True, limits=_limits(series))
+    panel = Panel(TIME, y, title, tuple(curves), window=window, note=note)
+    text = "Energy of the electric field against time"
+    yield Picture("field_energy", "Energy of the electric field", f"{text}: {title}" if title else text, (panel,))
+
+
+def _theory_line(found: rates.Measured, time: np.ndarray) -> Curve:
+    """The line of theory's rate through the middle of the fitted one, a little longer."""
+    first, last = found.rate.window
+    beyond = 0.15 * (last - first)
+    inside = time[(time >= first - beyond) & (time <= last + beyond)]
+    assert found.expected is not None
+    energy = np.exp(2 * (found.rate.height + found.expected * (inside - 0.5 * (first + last))))
+    return Curve(inside, energy, "theory", "reference")
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, np.nan)
+
+
+def _limits(series: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Of the energy: the deepest zeros of an oscillating wave do not set the scale."""
+    values = np.concatenate([series["field_energy"], rates.wave_energy(series)])
+    values = values[values > 0]
+    low, high = quantile(values, 0.02), float(values.max())
+    return 0.5 * low, 2 * high
+
+
+@dataclass(frozen=True)
+class FieldHistory:
+    """E_1 at the times of the snapshots, averaged over all directions but x_1.
+
+    Attributes:
+        time: [n]; electric: [n, cells]; length: of the box; energy: of its first modes [n, MODES]; wavenumber: [MODES].
+    """
+
+    time: np.ndarray
+    electric: np.ndarray
+    length: float
+    wavenumber: np.ndarray
+    energy: np.ndarray
+
+
+def history_of(run: RunFiles) -> FieldHistory | None:
+    """The field at up to MOST_TIMES times, evenly spaced; None without two snapshots of it."""
+    steps = run.steps_with("fields")
+    every = max(1, int(run.case.value("output.every", 1)))
+    regular = [step for step in steps if step % every == 0]
+    steps = regular[:: -(-len(regular) // MOST_TIMES)] if len(regular) > 1 else steps
+    times, lines, energies = [], [], []
+    for step in steps:
+        with skipping_damaged(), open_snapshot(run.folder.snapshots, step) as iteration:
+            components = [component[()] for component in iteration["meshes/E"].values()]
+            spacing = iteration["meshes/E"].attrs["gridSpacing"]
+            electric = np.stack(components, axis=-1)
+            periods = tuple(spacing * electric.shape[:-1])
+            wavenumber, energy = field_spectrum(electric, periods)
+            times.append(float(iteration.attrs["time"]))
+            lines.append(electric[..., 0].reshape(len(electric), -1).mean(axis=1))
+            energies.append(energy[:MODES])
+    if len(times) < 2:
+        return None
+    lines, energies = np.array(lines), np.array(energies)  # type: ignore[assignment]
+    return FieldHistory(np.array(times), lines, float(periods[0]), wavenumber[:MODES], energies)  # type: ignore[arg-type]
+
+
+def field(run: RunFiles) -> Iterator[Picture]:
+    """E(x, t), the energies of its first modes, and its spectrum of wavenumbers and frequencies.
+
+    Nothing without snapshots of the field.
+    """
+    found = history_of(run)
+    if found is None:
+        return
+    dims = int(run.case.number("problem.space_dims"))
+    edges = np.linspace(0, found.length, found.electric.shape[1] + 1)
+    largest = quantile(np.abs(found.electric), 0.995) or 1.0
+    name = "E" if dims == 1 else "mean of E_1 over the other directions"
+    image = Image(edges_of(found.time), edges, found.electric, f"{name}  [{E_UNIT}]", (-largest, largest), signed=True)
+    theory = None if run.has_walls else theory_of(run)
+    spectrum, why = (None, "") if run.has_walls else _spectrum(found, theory, run)
+    space = coordinate_axis("x", 0, 2 if dims == 1 else 3)
+    panels = [Panel(TIME, space, "E(x, t)", image=image, note=why)]
+    if not run.has_walls:
+        floor = found.energy.max() * 1e-12
+        curves = [
+            Curve(found.time, np.where(energy > floor, energy, np.nan), f"k = {k:.3g}")
+            for k, energy in zip(found.wavenumber, found.energy.T, strict=True)
+        ]
+        y = Axis("field energy", energy_unit(run), log=True)
+        panels.append(Panel(TIME, y, "First modes", tuple(curves)))
+        if spectrum:
+            panels.append(spectrum)
+    text = "The electric field against x and time, and the energies of its first waves"
+    yield Picture("field", "Electric field", text, tuple(panels))
+
+
+def _spectrum(found: FieldHistory, theory: WaveTheory | None, run: RunFiles) -> tuple[Panel | None, str]:
+    """|E(k, ω)|² over the box and all times, and the dispersion curves; or why it cannot be had."""
+    time, modes = found.time, found.electric.shape[1] // 2
+    step = float(np.diff(time).mean())
+    uniform = np.allclose(np.diff(time), step, rtol=1e-3)
+    highest = max([_HIGHEST / 2] + [_most(np.abs(branch.frequency)) for branch in theory.branches] if theory else [1.5])
+    if len(time) < _FEWEST or not uniform or math.pi / step < 1.2 * highest:
+        every = max(1, int(0.5 / run.case.number("time.step")))
+        return None, f"A spectrum of ω needs E more often: run with output.every = {every} or less."
+    taper = np.hanning(len(time) + 2)[1:-1, None]
+    power = np.abs(np.fft.fft2(taper * (found.electric - found.electric.mean(axis=1, keepdims=True)))) ** 2
+    half = len(time) // 2
+    forth = power[: half + 1, 1:modes]  # e^{i(kx − ωt)} with ω ≤ 0 and ≥ 0: a wave of either direction
+    back = power[np.arange(0, -half - 1, -1), 1:modes]
+    power = forth + back
+    smallest = 2 * math.pi / found.length
+    shown = min(modes - 1, _SHORTEST)
+    if theory and theory.branches:
+        largest = max(_most(branch.wavenumber) for branch in theory.branches)
+        shown = min(modes - 1, max(2, round(1.1 * largest / smallest)))
+    frequency = 2 * math.pi * np.arange(half + 1) / (step * len(time))
+    kept = frequency <= max(_HIGHEST, 1.3 * highest)
+    values = power[kept][:, :shown]
+    k_edges = smallest * (np.arange(shown + 1) + 0.5)
+    w_edges = (np.arange(kept.sum() + 1) - 0.5) * (frequency[1] - frequency[0])
+    top = float(values.max()) or 1.0
+    image = Image(
+        k_edges, w_edges, np.maximum(values.T / top, 1e-30), "|E(k, ω)|², largest = 1", (_DECADES, 1.0), log=True
+    )
     curves = []
-    for snapshot in run.snapshots(spread(run.steps_with("fields"), TIMES), fields=True):
-        assert snapshot.electric is not None and snapshot.spacing is not None
-        periods = tuple(snapshot.spacing * snapshot.electric.shape[:-1])
-        wavenumber, energy = field_spectrum(snapshot.electric, periods)
-        curves.append(Curve(wavenumber, np.where(energy > 1e-30, energy, np.nan), f"t = {snapshot.time:g}"))
-    if curves:
-        panel = Panel(Axis("k", "ω_p/v_th"), Axis("field energy", energy_unit(run), log=True), curves=tuple(curves))
-        yield Picture("spectrum", "Spectrum of the field", "Field energy by wavenumber, at several times", (panel,))
+    for branch in theory.branches if theory else ():
+        inside = (branch.wavenumber >= k_edges[0]) & (branch.wavenumber <= k_edges[-1])
+        curves.append(Curve(branch.wavenumber[inside], np.abs(branch.frequency[inside]), branch.label, "reference"))
+    if len(curves) > 1:  # one label for all
+        curves = [Curve(one.x, one.y, "theory" if one is curves[0] else "", "reference") for one in curves]
+    k_axis = Axis("k", "ω_p/v_th", limits=(float(k_edges[0]), float(k_edges[-1])))
+    w_axis = Axis("ω", "ω_p", limits=(0.0, float(w_edges[-1])))
+    return Panel(k_axis, w_axis, "Spectrum", tuple(curves), image), ""
+
+
+def _most(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.max()) if len(values) else 0.0
 
 
 def field_spectrum(electric: np.ndarray, periods: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,88 @@
+"""What linear theory says of the wave that a run is about, as a run leaves it in ``series.h5`` for figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko.files.storage import reading
+
+_PREFIX = "wave_"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Modes of one kind: wavenumbers [n], angular frequencies [n] and rates of growth of the field [n]."""
+
+    label: str
+    wavenumber: np.ndarray
+    frequency: np.ndarray
+    rate: np.ndarray
+
+
+@dataclass(frozen=True)
+class WaveTheory:
+    """Theory of a small wave E ~ e^{γt} cos(k·x − ωt).
+
+    Attributes:
+        vector: k [dx], in ω_p/v_th.
+        relation: what γ and ω come from, in words; empty if there are none.
+        missing: why there are none, in a sentence; or what they leave out.
+        rate, frequency: γ and ω, in ω_p; None where the wave has no single one.
+        time, energy: of a wave that has no single rate, its energy against time [n], 1 at t = 0.
+        branches: the modes of other wavenumbers in the box.
+    """
+
+    vector: np.ndarray
+    relation: str = ""
+    missing: str = ""
+    rate: float | None = None
+    frequency: float | None = None
+    time: np.ndarray = field(default_factory=lambda: np.empty(0))
+    energy: np.ndarray = field(default_factory=lambda: np.empty(0))
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def wavenumber(self) -> float:
+        """|k|."""
+        return float(np.linalg.norm(self.vector))
+
+
+def theory_attributes(theory: WaveTheory) -> dict[str, Any]:
+    """Attributes of a series that hold the theory of its wave."""
+    words: dict[str, Any] = {
+        "relation": theory.relation,
+        "missing": theory.missing,
+        "rate": theory.rate,
+        "frequency": theory.frequency,
+    }
+    words |= {"labels": [branch.label for branch in theory.branches]}
+    found: dict[str, Any] = {f"{_PREFIX}theory": json.dumps(words), f"{_PREFIX}vector": theory.vector}
+    if len(theory.time):
+        found[f"{_PREFIX}history"] = np.stack([theory.time, theory.energy])
+    for number, branch in enumerate(theory.branches):
+        found[f"{_PREFIX}branch_{number}"] = np.stack([branch.wavenumber, branch.frequency, branch.rate])
+    return found
+
+
+def read_theory(path: Path | str) -> WaveTheory | None:
+    """The theory of a run's wave; None where the run has left none, as older versions of hpc_kjko did.
+
+    Raises:
+        UserError: the file is missing or is no series.
+    """
+    with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
+        if f"{_PREFIX}theory" not in file.attrs:
+            return None
+        text = file.attrs[f"{_PREFIX}theory"]
+        words = json.loads(text.decode() if isinstance(text, bytes) else text)
+        labels, history = words.pop("labels"), f"{_PREFIX}history"
+        if history in file.attrs:
+            words["time"], words["energy"] = file.attrs[history]
+        numbers = [file.attrs[f"{_PREFIX}branch_{number}"] for number in range(len(labels))]
+        branches = tuple(Branch(label, *found) for label, found in zip(labels, numbers, strict=True))
+        return WaveTheory(file.attrs[f"{_PREFIX}vector"], branches=branches, **words)

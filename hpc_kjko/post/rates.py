@@ -1,0 +1,287 @@
+"""Growth and damping rates of a wave, fitted to its energy, with a window and a standard error found by one rule.
+
+The rule, for an energy W ~ e^{2γt} whatever comes before and after:
+
+1. The logarithm of the amplitude, ½ log W, is fitted by straight lines over many windows, to two kinds of points. One
+   is all rows, as for a wave that grows. A window of rows has no deep minimum inside, and is longer than two distances
+   of maxima. The other is the maxima of W between deep minima, as of a standing wave that oscillates. The maxima are
+   those of parabolas through three points, and follow each other at regular distances.
+2. That window and kind is taken whose line covers the largest range in units of what it misses:
+   |slope| · length / (s + s₀), with the root mean square residual s and s₀ = 0.015. A start that is not yet one mode,
+   saturation and a noise floor bend the curve, so they fall out.
+3. The standard error is the larger of two. One is that of a jackknife: the window is cut into up to ten pieces, and the
+   fit is repeated without each, so residuals may be correlated in time. The other is a quarter of the difference of the
+   slopes of the window's halves, which for independent residuals is as large, and larger if the curve is bent.
+4. If the line covers less than eight times s, or less than a factor of two in the amplitude, there is no growth or
+   damping to be seen; nor if a wave that was damped comes back, or was there before it grew, at more than the amplitude
+   in the middle of the window: beats do so. Then the line is fitted to the whole series, as an upper limit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hpc_kjko.files.wavetheory import WaveTheory
+
+#: Added to the residual, so that a short window of smooth data does not win.
+_TOLERANCE = 0.015
+#: Windows begin and end at so many different times.
+_ENDS = 48
+#: A window has so many rows at least, or so many maxima.
+_FEWEST_ROWS, _FEWEST_MAXIMA = 12, 4
+#: Minima between maxima of a standing wave are below their neighbours by this factor in energy at least.
+_DEEP = 3.0
+#: Distances of the maxima of one wave differ by less than this, as a standard deviation over their mean.
+_IRREGULAR = 0.25
+#: Pieces of the jackknife.
+_PIECES = 10
+#: A range of so many residuals, and of so large a factor, is a rate.
+_CLEAR, _FACTOR = 8.0, 2.0
+#: A window is at least this part of the series.
+_SHORTEST = 1 / 16
+#: Windows whose score is at least this part of the best are as good.
+_AS_GOOD = 0.8
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fitted rate.
+
+    Attributes:
+        rate, error: γ of the field, and its standard error, in ω_p.
+        window: the first and the last time fitted.
+        height: log of the line's amplitude √W at the middle of the window.
+        points: what was fitted: all rows of the window, or maxima.
+        frequency, frequency_error: ω from the distance of maxima, in ω_p; None where the wave does not oscillate.
+        is_clear: whether the amplitude changes by more than the line misses.
+    """
+
+    rate: float
+    error: float
+    window: tuple[float, float]
+    height: float
+    points: Literal["rows", "maxima"]
+    frequency: float | None
+    frequency_error: float | None
+    is_clear: bool
+
+    def text(self, expected: float | None = None, digits: int = 2) -> str:
+        """γ with its error in as many digits as it has, and what is expected."""
+        places = max(0, digits - 1 - math.floor(math.log10(self.error))) if self.error > 0 else 4
+        places = min(places, 6)
+        theory = "" if expected is None else f", theory {expected:.{max(places, 4)}f}"
+        return f"γ = {self.rate:.{places}f} ± {self.error:.{places}f}{theory}"
+
+    def energy(self, time: np.ndarray) -> np.ndarray:
+        """W of the fitted line at times [n]."""
+        return np.exp(2 * (self.height + self.rate * (time - sum(self.window) / 2)))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rate of a run's wave beside that of theory.
+
+    Attributes:
+        rate: what was fitted.
+        theory: what the run knows of the wave; None where it knows nothing.
+        expected: γ of theory; of a wave without a single rate, that of the same fit to theory's wave.
+    """
+
+    rate: Rate
+    theory: WaveTheory | None
+    expected: float | None
+
+    @property
+    def text(self) -> str:
+        """One line: γ, its error, theory, and what theory."""
+        if not self.rate.is_clear:
+            return f"no growth or damping to be seen: {self.rate.text(self.expected)}"
+        return self.rate.text(self.expected)
+
+    @property
+    def frequency_text(self) -> str:
+        """ω, its error and theory's; empty where the wave does not oscillate regularly."""
+        rate = self.rate
+        if rate.frequency is None or rate.frequency_error is None:
+            return ""
+        theory = "" if self.theory is None or self.theory.frequency is None else f", theory {self.theory.frequency:.4f}"
+        return f"ω = {rate.frequency:.3f} ± {rate.frequency_error:.3f}{theory}"
+
+    @property
+    def remark(self) -> str:
+        """What the theory is, or why there is none, in a sentence."""
+        if self.theory is None:
+            return "The run has left no theory of its wave."
+        parts = [part for part in (self.theory.relation, self.theory.missing) if part]
+        words = "; ".join(parts)
+        return f"Theory: {words}." if self.theory.relation else f"No theory: {words}."
+
+
+def measured(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> Measured | None:
+    """The rate of a run's wave; None where it has no field, or too few rows.
+
+    Args:
+        columns: of the time series.
+    """
+    time, energy = columns["time"], wave_energy(columns)
+    found = fit(time, energy) if energy.any() else None
+    if found is None:
+        return None
+    expected = None
+    if theory is not None:
+        expected = theory.rate
+        if expected is None and len(theory.time):
+            expected = slope_within(theory.time, theory.energy, found)
+    return Measured(found, theory, expected)
+
+
+def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """The energy of the wave that a run is about; that of the whole field where the run does not measure it."""
+    return columns.get("wave_energy", columns["field_energy"])
+
+
+def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
+    """The rate of a wave; None if there are too few rows.
+
+    Args:
+        time: [n], rising; energy: W [n].
+    """
+    kept = energy > 0
+    time, log = time[kept], 0.5 * np.log(energy[kept])
+    peaks = maxima(time, log)
+    candidates = [(score, "rows", first, last) for score, first, last in _scores(time, log, _FEWEST_ROWS, peaks[0])]
+    candidates += [
+        (score, "maxima", first, last)
+        for score, first, last in _scores(*peaks, _FEWEST_MAXIMA)
+        if _is_regular(peaks[0][first:last])
+    ]
+    if candidates:
+        best, kind, *_ = max(candidates)
+        points = (time, log) if kind == "rows" else peaks
+        good = [window for score, own, *window in candidates if own == kind and score >= _AS_GOOD * best]
+        lines = [_line(*(values[slice(*window)] for values in points)) for window in good]
+        slope, _, residual = lines[steepest := int(np.argmax([abs(slope) for slope, *_ in lines]))]
+        t, y = (values[slice(*good[steepest])] for values in points)
+        is_clear = abs(slope) * (t[-1] - t[0]) > max(_CLEAR * residual, math.log(_FACTOR))
+        if is_clear and not _comes_back(*points, *good[steepest]):
+            scatter = float(np.std([slope for slope, *_ in lines]))
+            return _rate(t, y, kind, scatter, is_clear=True)
+    if len(peaks[0]) >= _FEWEST_MAXIMA:
+        return _rate(*peaks, "maxima", is_clear=False)
+    return _rate(time, log, "rows", is_clear=False) if len(time) >= _FEWEST_ROWS else None
+
+
+def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, *, is_clear: bool) -> Rate:
+    slope, height, _ = _line(t, y)
+    frequency = frequency_error = None
+    if kind == "maxima" and _is_regular(t):
+        halves = np.diff(t)
+        frequency = math.pi / float(halves.mean())
+        frequency_error = frequency * float(halves.std(ddof=1) / halves.mean() / math.sqrt(len(halves)))
+    points: Literal["rows", "maxima"] = "rows" if kind == "rows" else "maxima"
+    window = float(t[0]), float(t[-1])
+    return Rate(slope, max(scatter, _error(t, y)), window, height, points, frequency, frequency_error, is_clear)
+
+
+def _is_regular(time: np.ndarray) -> bool:
+    """Whether maxima follow each other as those of one wave do."""
+    return bool(np.diff(time).std() < _IRREGULAR * np.diff(time).mean())
+
+
+def _comes_back(time: np.ndarray, log: np.ndarray, first: int, last: int) -> bool:
+    """Whether there is more outside a window than in its middle: after damping, or before growth."""
+    slope, middle, _ = _line(time[first:last], log[first:last])
+    outside = log[last:] if slope < 0 else log[:first]
+    return bool((outside > middle).any())
+
+
+def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> float | None:
+    """γ of another wave's energy [n] by the same fit: in the window of a rate, of rows or maxima.
+
+    Returns:
+        None if it has fewer than three points there.
+    """
+    kept = energy > 0
+    time, log = time[kept], 0.5 * np.log(energy[kept])
+    if like.points == "maxima":
+        time, log = maxima(time, log)
+    slack = 0.5 * float(np.diff(time).mean()) if len(time) > 1 else 0.0
+    inside = (time >= like.window[0] - slack) & (time <= like.window[1] + slack)
+    return _line(time[inside], log[inside])[0] if inside.sum() > 2 else None
+
+
+def maxima(time: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Times and heights of the maxima of a logarithm of amplitudes that have deep minima beside them."""
+    inner = np.arange(1, len(log) - 1)
+    peaks = inner[(log[1:-1] >= log[:-2]) & (log[1:-1] > log[2:])]
+    deep = 0.5 * math.log(_DEEP)
+    kept: list[int] = []
+    for peak in peaks:
+        low = log[kept[-1] : peak].min() if kept else log[:peak].min()
+        if log[peak] - low < deep:
+            if kept and log[peak] > log[kept[-1]]:
+                kept[-1] = peak  # noise on the way up to it
+        elif not kept or log[kept[-1]] - low >= deep:
+            kept.append(peak)
+        elif log[peak] > log[kept[-1]]:
+            kept[-1] = peak
+    where, height = [], []
+    for i in kept:
+        a, b, c = np.polyfit(time[i - 1 : i + 2] - time[i], log[i - 1 : i + 2], 2)
+        where.append(time[i] - b / (2 * a) if a < 0 else time[i])
+        height.append(c - b**2 / (4 * a) if a < 0 else log[i])
+    return np.array(where), np.array(height)
+
+
+def _scores(
+    time: np.ndarray, log: np.ndarray, fewest: int, apart: np.ndarray | None = None
+) -> list[tuple[float, int, int]]:
+    """Of windows [first, last): how much of a range their line covers, in units of what it misses.
+
+    Args:
+        apart: times of maxima, of which no two may be in a window, and two of whose distances are less than its length.
+    """
+    n = len(time)
+    if n < fewest:
+        return []
+    apart = np.empty(0) if apart is None else apart
+    shortest = max(_SHORTEST * (time[-1] - time[0]), 2 * float(np.diff(apart).mean()) if len(apart) > 1 else 0.0)
+    ends = np.unique(np.linspace(0, n, min(n, _ENDS) + 1).round().astype(int))
+    centre, middle = time.mean(), log.mean()
+    t, y = time - centre, log - middle
+    sums = [np.append(0.0, np.cumsum(values)) for values in (np.ones(n), t, y, t * t, t * y, y * y)]
+    found = []
+    for first in ends:
+        for last in ends[ends >= first + fewest]:
+            length = float(time[last - 1] - time[first])
+            inside = (apart >= time[first]) & (apart <= time[last - 1])
+            if length < shortest or inside.sum() > 1:
+                continue
+            count, st, sy, tt, ty, yy = (float(total[last] - total[first]) for total in sums)
+            variance, both = tt - st * st / count, ty - st * sy / count
+            slope = both / variance
+            square = max(0.0, yy - sy * sy / count - slope * both) / (count - 2)
+            found.append((abs(slope) * length / (math.sqrt(square) + _TOLERANCE), int(first), int(last)))
+    return found
+
+
+def _line(time: np.ndarray, log: np.ndarray) -> tuple[float, float, float]:
+    """Slope, height at the middle of the window, and root mean square residual."""
+    middle = 0.5 * (time[0] + time[-1])
+    slope, height = np.polyfit(time - middle, log, 1)
+    residual = log - height - slope * (time - middle)
+    return float(slope), float(height), float(np.sqrt(np.mean(residual**2)))
+
+
+def _error(time: np.ndarray, log: np.ndarray) -> float:
+    """The standard error of the slope: of a jackknife, or of the slopes of both halves."""
+    pieces = np.array_split(np.arange(len(time)), min(_PIECES, len(time)))
+    slopes = np.array([np.polyfit(np.delete(time, piece), np.delete(log, piece), 1)[0] for piece in pieces])
+    jackknife = float(math.sqrt((len(pieces) - 1) / len(pieces) * ((slopes - slopes.mean()) ** 2).sum()))
+    middle = len(time) // 2
+    first, second = (float(np.polyfit(time[half], log[half], 1)[0]) for half in (slice(middle), slice(middle, None)))
+    return max(jackknife, 0.25 * abs(second - first))

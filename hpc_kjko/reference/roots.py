@@ -1,0 +1,177 @@
+"""Complex frequencies of a wave with collisions, or with a kappa distribution, by Newton's method: milliseconds each.
+
+Conventions and units are those of `hpc_kjko.reference.dispersion`, whose eigenvalue problem in Hermite functions is
+tridiagonal. So the condition for a mode is a continued fraction in s = -i omega,
+
+    s + b_1^2 / (s + d_1 + b_2^2 / (s + d_2 + b_3^2 / (s + d_3 + ...))) = 0,
+    b_1^2 = k^2 T + 1,   b_n^2 = n k^2 T,   d_n the rate at which collisions damp the n-th function.
+
+A bath has d_n = n kappa. Lenard and Bernstein's operator for like particles (Dougherty 1964, Phys. Fluids 7, 1788)
+gives back momentum and energy: d_1 = 0, and of the functions of degree two only the energy, He_2(v_x) + He_2(v_y) +
+..., is not damped. The functions He_n(v_x) He_2(across) form a second chain that meets the first at n = 2.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import gammaln
+
+from hpc_kjko.reference.dispersion import landau_root
+
+#: The largest number of Hermite functions.
+MOST_FUNCTIONS = 20_000
+
+Dielectric = Callable[[complex, float], complex]
+
+
+def bath_root(wavenumber: float, collision_strength: float, temperature: float = 1.0) -> complex:
+    """omega of the wave that is Landau's without collisions, in a plasma in equilibrium with a bath.
+
+    Args:
+        wavenumber: k > 0.
+        collision_strength: kappa >= 0.
+        temperature: T > 0.
+
+    Raises:
+        ValueError: arguments out of range, or no such wave: it is overdamped, or kappa > 0 is too small.
+    """
+    return _followed(wavenumber, collision_strength, temperature, 0)
+
+
+def dougherty_root(
+    wavenumber: float, collision_strength: float, temperature: float = 1.0, velocity_dims: int = 1
+) -> complex:
+    """The same, of particles that collide with their like by the operator of Lenard, Bernstein and Dougherty.
+
+    For kappa -> infinity it is a sound wave of a charged gas, omega^2 = 1 + (d + 2)/d k^2 T.
+
+    Args:
+        velocity_dims: d, the number of velocity directions that share the energy.
+
+    Raises:
+        ValueError: as :func:`bath_root`.
+    """
+    if velocity_dims not in (1, 2, 3):
+        raise ValueError(f"velocity_dims must be 1, 2 or 3, is {velocity_dims}")
+    return _followed(wavenumber, collision_strength, temperature, velocity_dims)
+
+
+def kappa_root(wavenumber: float, kappa_index: float, temperature: float = 1.0) -> complex:
+    """omega of the least damped mode of a collisionless plasma with a kappa distribution of the velocity along k.
+
+    g ~ (1 + v^2/((2 kappa - 3) T))^-kappa has the variance T; for kappa -> infinity it is a Maxwellian. With a line
+    Im v = -a below the pole at omega/k the dispersion relation is
+
+        epsilon = 1 - 1/k^2 int g'(v) / (v - omega/k) dv.
+
+    Source: Summers and Thorne 1991, doi:10.1063/1.859653, for the distribution and its waves.
+
+    Args:
+        wavenumber: k > 0.
+        kappa_index: kappa > 3/2.
+        temperature: T > 0.
+
+    Raises:
+        ValueError: arguments out of range, or a wave that is damped so strongly that the line cannot pass below it.
+    """
+    if not (wavenumber > 0 and temperature > 0 and kappa_index > 1.5):
+        raise ValueError("wavenumber and temperature must be positive, and kappa_index above 3/2")
+    square = (2 * kappa_index - 3) * temperature
+    below = min(0.9 * np.sqrt(square), 2.5 * np.sqrt(temperature))  # g has singularities at +-i sqrt(square)
+    scale = np.sqrt(temperature)
+    step = 0.002
+    s = np.arange(-9, 9, step)
+    v = scale * np.sinh(s) - 1j * below
+    log_norm = gammaln(kappa_index) - gammaln(kappa_index - 0.5) - 0.5 * np.log(np.pi * square)
+    slope = -2 * kappa_index * v / square * np.exp(log_norm - (kappa_index + 1) * np.log1p(v**2 / square))
+    weight = slope * scale * np.cosh(s) * step
+
+    def dielectric(frequency: complex, k: float) -> complex:
+        return complex(1 - (weight / (v - frequency / k)).sum() / k**2)
+
+    found = root_of(dielectric, wavenumber, landau_root(wavenumber, scale))
+    if not found.imag / wavenumber > -below:
+        raise ValueError(f"the mode at k = {wavenumber} is damped too strongly for this method")
+    return found
+
+
+def root_of(dielectric: Dielectric, wavenumber: float, guess: complex) -> complex:
+    """The zero of a dielectric function of (omega, k) near a guess, by the secant method.
+
+    Raises:
+        ValueError: it does not converge.
+    """
+    before, now = guess * (1 + 1e-4) + 1e-6j, guess
+    with np.errstate(all="ignore"):  # far below the real axis Z overflows
+        left, right = dielectric(before, wavenumber), dielectric(now, wavenumber)
+        for _ in range(60):
+            if right == left or not np.isfinite(right):
+                break
+            before, now, left = now, now - right * (now - before) / (right - left), right
+            right = dielectric(now, wavenumber)
+            if abs(now - before) < 1e-10 * abs(now):
+                return now
+    raise ValueError(f"no mode was found near omega = {guess:.4g} at k = {wavenumber}")
+
+
+def branch_of(dielectric: Dielectric, wavenumbers: np.ndarray, wavenumber: float, root: complex) -> np.ndarray:
+    """omega of one mode at other wavenumbers [n], followed from the one where it is known; NaN where it is lost.
+
+    Args:
+        wavenumbers: in any order.
+    """
+    found = np.full(len(wavenumbers), complex(np.nan, np.nan))
+    order = np.argsort(wavenumbers)
+    above = [i for i in order if wavenumbers[i] >= wavenumber]
+    for side in (above, [i for i in order[::-1] if wavenumbers[i] < wavenumber]):
+        k, now, before = wavenumber, root, None
+        for i in side:
+            target = float(wavenumbers[i])
+            steps = max(1, int(np.ceil(abs(target - k) / (0.05 * max(k, target)))))
+            try:
+                for between in np.linspace(k, target, steps + 1)[1:]:
+                    guess = now if before is None else 2 * now - before
+                    before, now = now, root_of(dielectric, float(between), guess)
+            except ValueError:
+                break
+            k, found[i] = target, now
+            before = None  # the next step may be of another length
+    return found
+
+
+def _followed(wavenumber: float, strength: float, temperature: float, dims: int) -> complex:
+    """The root from Landau's on, while collisions grow by a fourth of their strength at a time."""
+    if not strength >= 0:
+        raise ValueError(f"collision_strength must not be negative, is {strength}")
+    k = wavenumber * np.sqrt(temperature)
+    root = landau_root(k)
+    if strength == 0:
+        return root
+    functions = 40 + int((80 * k / strength) ** (2 / 3) + 4 * abs(root.imag) / strength)
+    if functions > MOST_FUNCTIONS:
+        raise ValueError(f"kappa = {strength} is too small: at k = {wavenumber} take landau_root")
+    first = min(strength, max(0.05, 0.1 * strength))
+    steps = 1 + int(np.ceil(np.log(strength / first) / np.log(1.25)))
+    for now in np.geomspace(first, strength, steps):
+        root = root_of(lambda omega, k, now=now: _chain(omega, k, now, dims, functions), k, root)  # type: ignore[misc]
+    if not root.real > 1e-3:
+        raise ValueError(f"the wave at k = {wavenumber}, kappa = {strength} is overdamped")
+    return complex(root)
+
+
+def _chain(frequency: complex, k: float, strength: float, dims: int, functions: int) -> complex:
+    """The continued fraction of a bath (dims = 0) or of like particles in so many velocity directions, T = 1."""
+    s = -1j * frequency
+    first = [0.0, strength] if dims == 0 else [0.0, 0.0]
+    tail: complex = 0.0
+    for n in range(functions, 2, -1):  # what stands below b_n^2
+        tail = n * k**2 / (s + n * strength + tail)
+    second: complex = s + 2 * strength
+    if dims:
+        energy = 1 / dims  # cos^2 of the angle between He_2(v_x) and the energy
+        across: complex = 0.0
+        for n in range(functions, 0, -1):
+            across = n * k**2 / (s + (n + 2) * strength + across)
+        other = s + 2 * strength * energy + across
+        second = s + 2 * strength * (1 - energy) - 4 * strength**2 * energy * (1 - energy) / other
+    return s + (k**2 + 1) / (s + first[1] + 2 * k**2 / (second + tail))

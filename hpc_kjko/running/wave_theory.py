@@ -1,0 +1,303 @@
+"""What linear theory says of the wave that a case is about. It is found when a run begins, for readers of its files.
+
+The velocity distribution along the wave decides which dispersion relation holds: a sum of Maxwellians, of one species
+or of several, or a kappa distribution. Then collisions and a magnetic field count. Where no relation is known, a
+sentence says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hpc_kjko.case.config import Case
+from hpc_kjko.files.wavetheory import Branch, WaveTheory
+from hpc_kjko.operators import OPERATORS
+from hpc_kjko.problems import PeriodicWave, Problem
+from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.problems.starts import BiMaxwellian, Kappa, PerturbedStart, Streams
+from hpc_kjko.reference import roots
+from hpc_kjko.reference.dispersion import (
+    SpeciesTerm,
+    bernstein_frequencies,
+    landau_root,
+    linear_field_history,
+    species_dielectric_function,
+    species_root,
+)
+from hpc_kjko.reference.landau_waves import damping
+from hpc_kjko.running.assembly import SpeciesPart, species_of
+
+#: Collisions whose rate is so small a part of ω_p or of the growth rate are left out where theory has no room for them.
+_FEW = 0.05
+#: Times of a wave without a single rate.
+_TIMES = 201
+#: Points of a dispersion curve.
+_WAVENUMBERS = 24
+#: Bernstein's frequencies.
+_HARMONICS = 6
+
+
+class NoTheory(Exception):
+    """No dispersion relation is known; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class _Wave:
+    """What a dispersion relation needs.
+
+    Attributes:
+        vector: k [dx]; end: the last time of the run.
+        terms: the Maxwellians of all species; none for a kappa distribution.
+        kappa: its index and its temperature.
+        strength, operator: of the collisions of the only species; strongest: the largest rate of any species.
+        temperature: T/m of its bath, or of itself.
+    """
+
+    vector: np.ndarray
+    end: float
+    terms: tuple[SpeciesTerm, ...]
+    kappa: tuple[float, float] | None
+    strongest: float
+    strength: float
+    operator: str
+    temperature: float
+    case: Case
+
+    @property
+    def k(self) -> float:
+        return float(np.linalg.norm(self.vector))
+
+    @property
+    def is_in_equilibrium(self) -> bool:
+        """Whether the only species is a Maxwellian at rest of the temperature that collisions relax it to."""
+        if len(self.terms) != 1:
+            return False
+        own = self.terms[0].thermal_speed ** 2
+        return self.terms[0].drift == 0 and math.isclose(own, self.temperature, rel_tol=1e-9)
+
+
+def theory_of(case: Case) -> WaveTheory | None:
+    """The theory of a case's wave; None where it has no wave in a field of its own."""
+    starts = [one.start for one in species_of(case)]
+    waves = [start for start in starts if isinstance(start, PeriodicWave)]
+    if case.physics.field == "external" or not waves:
+        return None
+    vector = next((start for start in waves if not start.is_homogeneous), waves[0]).wave_vector
+    try:
+        return _theory(_wave(case, vector))
+    except NoTheory as why:
+        return WaveTheory(vector, missing=str(why))
+    except ValueError as why:  # of the references
+        return WaveTheory(vector, missing=f"the dispersion relation has no solution that could be found: {why}")
+
+
+def _wave(case: Case, vector: np.ndarray) -> _Wave:
+    plasma = species_of(case)
+    if case.physics.drive is not None:
+        raise NoTheory("a driven field adds to the wave, so it has no rate of its own")
+    direction = vector / np.linalg.norm(vector)
+    terms: list[SpeciesTerm] = []
+    kappa = None
+    for one in plasma:
+        if isinstance(one.start, Kappa):
+            kappa = one.start.kappa_index, one.temperature
+            if len(plasma) > 1 or _drift(one.start, direction):
+                raise NoTheory("no dispersion relation is known here for a kappa distribution beside other species")
+        else:
+            terms += _maxwellians(one, direction)
+    physics, only = case.physics, next(iter(case.species.values())) if len(case.species) == 1 else None
+    together = OPERATORS[physics.collision_operator].sums_pairs
+    settings = only if only and not together else physics
+    operator = settings.collision_operator
+    strength = strongest = settings.collision_strength if case.method.collision != "none" else 0.0
+    if len(case.species) > 1:
+        strength = 0.0  # no dispersion relation of several species knows collisions
+    own = plasma[0].temperature
+    if OPERATORS[operator].frame == "local" and len(terms) == 1:
+        own = terms[0].thermal_speed ** 2
+    return _Wave(vector, case.time.end, tuple(terms), kappa, strongest, strength, operator, own, case)
+
+
+def _maxwellians(one: SpeciesPart, direction: np.ndarray) -> list[SpeciesTerm]:
+    """The Maxwellians that a species' velocity along the wave is a sum of.
+
+    Raises:
+        NoTheory: it is no such sum.
+    """
+    start, density = one.start, one.start.mean_density
+    if isinstance(start, PerturbedBeams):
+        drifts = sorted({start.beam_speed, -start.beam_speed})
+        parts = [(1 / len(drifts), drift, start.thermal_speed**2) for drift in drifts]
+    elif isinstance(start, Streams):
+        shift = _drift(start, direction)
+        parts = [(part, shift + mean, width**2) for part, mean, width in start.streams(one.temperature)]
+    elif isinstance(start, BiMaxwellian):
+        variances = start.variances(one.temperature)[: len(direction)]
+        parts = [(1.0, _drift(start, direction), float(direction**2 @ variances))]
+    elif getattr(start, "initial_density", None) == "maxwellian":
+        parts = [(1.0, 0.0, one.temperature)]
+    else:
+        raise NoTheory("the velocities start from a distribution whose dispersion relation is not known here")
+    return [
+        SpeciesTerm(one.charge, one.mass, part * density, one.mass * variance, drift) for part, drift, variance in parts
+    ]
+
+
+def _drift(start: Problem, direction: np.ndarray) -> float:
+    """Mean velocity along the wave."""
+    if not isinstance(start, PerturbedStart):
+        return 0.0
+    shift = np.zeros(max(len(direction), len(start.mean_velocity)))
+    shift[: len(start.mean_velocity)] = start.mean_velocity
+    return float(direction @ shift[: len(direction)])
+
+
+def _theory(wave: _Wave) -> WaveTheory:
+    field = np.array(wave.case.physics.magnetic_field)
+    direction = np.zeros(3)
+    direction[: len(wave.vector)] = wave.vector / wave.k
+    if field.any() and not np.allclose(np.cross(direction, field), 0):
+        return _across(wave, field, direction)
+    if wave.kappa:
+        return _with_kappa(wave)
+    if len(wave.terms) == 1 and wave.is_in_equilibrium:
+        return _in_equilibrium(wave)
+    if wave.strength and wave.operator == "bath" and len(wave.case.species) < 2:
+        return _relaxing(wave)
+    return _collisionless(wave)
+
+
+def _across(wave: _Wave, field: np.ndarray, direction: np.ndarray) -> WaveTheory:
+    """Bernstein waves."""
+    if abs(field @ direction) > 1e-6 * np.linalg.norm(field):
+        raise NoTheory("the magnetic field is oblique to the wave: its dispersion relation is not known here")
+    if any(term.drift for term in wave.terms) or wave.kappa or len(wave.case.species) < 2 < len(wave.terms):
+        raise NoTheory("across a magnetic field only the waves of Maxwellians at rest are known here")
+    _require_few_collisions(wave, 1.0)
+    strength = float(np.linalg.norm(field))
+    ks = _wavenumbers(wave)
+    found = np.array([bernstein_frequencies(k, strength, wave.terms, _HARMONICS) for k in ks])
+    own = bernstein_frequencies(wave.k, strength, wave.terms, _HARMONICS)
+    branches = tuple(Branch(f"Bernstein {n + 1}", ks, found[:, n], 0 * ks) for n in range(_HARMONICS))
+    words = "Bernstein's dispersion relation: waves across the magnetic field are not damped"
+    return WaveTheory(wave.vector, words, _without(wave), 0.0, float(own[0]), branches=branches)
+
+
+def _with_kappa(wave: _Wave) -> WaveTheory:
+    assert wave.kappa
+    root = roots.kappa_root(wave.k, *wave.kappa)
+    _require_few_collisions(wave, root.imag)
+    ks = _wavenumbers(wave)
+    found = [_nan_without(functools.partial(roots.kappa_root, float(k), *wave.kappa)) for k in ks]
+    return _of_root(wave, root, "dispersion relation of the kappa distribution", ks, np.array(found))
+
+
+def _in_equilibrium(wave: _Wave) -> WaveTheory:
+    """Langmuir waves of a Maxwellian, with the collisions that there are."""
+    (term,) = wave.terms
+    ks, k, temperature = _wavenumbers(wave), wave.k, wave.temperature
+    unit = term.plasma_frequency
+    if term.charge == 0:
+        raise NoTheory("the particles carry no charge")
+    if not math.isclose(unit, 1.0):
+        return _collisionless(wave)
+
+    def root(k: float) -> complex:
+        if wave.strength == 0:
+            return landau_root(k, math.sqrt(temperature))
+        if wave.operator == "bath":
+            return roots.bath_root(k, wave.strength, temperature)
+        dims = int(wave.case.problem.velocity_dims)
+        if wave.operator == "dougherty":
+            return roots.dougherty_root(k, wave.strength, temperature, dims)
+        exponent = wave.case.physics.landau.exponent
+        scaled = wave.strength * temperature ** (exponent / 2)
+        return damping(k * math.sqrt(temperature), scaled, exponent, dims)
+
+    words = {
+        "bath": "dispersion relation of a Maxwellian with a bath (Lenard and Bernstein)",
+        "dougherty": "dispersion relation of a Maxwellian with the Dougherty operator",
+        "landau": "dispersion relation of a Maxwellian with Landau collisions",
+    }[wave.operator]
+    if wave.strength == 0:
+        words = "Landau's dispersion relation of a Maxwellian"
+    try:
+        own = root(k)
+    except ValueError:
+        if not 0 < wave.strength < 1e-3:
+            raise
+        return _collisionless(wave)
+    found = [_nan_without(functools.partial(landau_root, float(one), math.sqrt(temperature))) for one in ks]
+    return _of_root(wave, own, words, ks, np.array(found))
+
+
+def _relaxing(wave: _Wave) -> WaveTheory:
+    """A wave on beams that a bath relaxes while it grows: a history in place of a rate."""
+    functions = max(100, int((60 * wave.k * math.sqrt(wave.temperature) / wave.strength) ** (2 / 3)))
+    if functions > 800:
+        return _collisionless(wave)
+    beams = [(term.density, term.drift, term.thermal_speed) for term in wave.terms]
+    time = np.linspace(0, wave.end, _TIMES)
+    field = linear_field_history(wave.k, wave.strength, wave.temperature, beams, time.tolist(), functions)
+    words = "linear theory of the start, which the bath relaxes"
+    found = WaveTheory(wave.vector, words, time=time, energy=field**2)
+    try:
+        return replace(found, branches=_branches(wave, species_root(wave.k, wave.terms), "theory without collisions"))
+    except ValueError:
+        return found
+
+
+def _collisionless(wave: _Wave) -> WaveTheory:
+    root = species_root(wave.k, wave.terms)
+    _require_few_collisions(wave, root.imag)
+    kinds = "several species" if len(wave.case.species) > 1 else "a sum of Maxwellians"
+    words = f"dispersion relation of {kinds if len(wave.terms) > 1 else 'a Maxwellian'}"
+    branches = _branches(wave, root, "theory")
+    return WaveTheory(wave.vector, words, _without(wave), root.imag, root.real, branches=branches)
+
+
+def _branches(wave: _Wave, root: complex, label: str) -> tuple[Branch, ...]:
+    def dielectric(frequency: complex, k: float) -> complex:
+        return complex(species_dielectric_function(frequency, k, wave.terms))
+
+    ks = _wavenumbers(wave)
+    found = roots.branch_of(dielectric, ks, wave.k, root)
+    return (Branch(label, ks, found.real, found.imag),)
+
+
+def _of_root(wave: _Wave, own: complex, words: str, ks: np.ndarray, found: np.ndarray) -> WaveTheory:
+    label = "theory without collisions" if wave.strongest else "theory"
+    branches = (Branch(label, ks, found.real, found.imag),)
+    missing = "" if wave.strength and not wave.kappa else _without(wave)
+    return WaveTheory(wave.vector, words, missing, own.imag, own.real, branches=branches)
+
+
+def _require_few_collisions(wave: _Wave, rate: float) -> None:
+    if wave.strongest > _FEW * abs(rate):
+        raise NoTheory(
+            f"collisions are too strong to be left out (κ = {wave.strongest:g}), and no dispersion relation with them "
+            "is known here"
+        )
+
+
+def _without(wave: _Wave) -> str:
+    return "theory leaves the collisions out" if wave.strongest else ""
+
+
+def _wavenumbers(wave: _Wave) -> np.ndarray:
+    """Wavenumbers from half of the smallest in the box up to about an inverse Debye length: [n]."""
+    lengths = np.asarray(wave.case.problem.torus)
+    smallest = 2 * math.pi / float(lengths[np.argmax(np.abs(wave.vector))])
+    debye = max((term.thermal_speed / (term.plasma_frequency or 1.0) for term in wave.terms), default=1.0)
+    return np.linspace(0.5 * smallest, max(1.2 / debye, 1.5 * wave.k), _WAVENUMBERS)
+
+
+def _nan_without(root: functools.partial[complex]) -> complex:
+    try:
+        return root()
+    except ValueError:
+        return complex(np.nan, np.nan)
