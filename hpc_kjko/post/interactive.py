@@ -27,8 +27,9 @@ INK = "ink"
 _COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
 _DASHES = ("dash", "dot", "dashdot")
-#: Colours from nothing to much: magma of matplotlib.
+#: Colours from nothing to much, and with zero in the middle: magma and RdBu_r of matplotlib.
 _MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
+_SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
 #: Numbers for zero and NaN in images; a scale of 65534 steps lies between them.
 _TOP, _NOTHING = 65534, 65535
 #: So much of the height of a panel is its lower part, where it has one, and the gap above that.
@@ -173,7 +174,7 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
 
 
 def _image(image: Image) -> dict[str, Any]:
-    colours = [[number / (len(_MAGMA) - 1), f"#{colour}"] for number, colour in enumerate(_MAGMA)]
+    scale = _SIGNED if image.signed else _MAGMA
     (low, high), (x_edges, y_edges, values) = image.limits, _coarser(image)
     if not low < high:
         high = low + 1.0 if not image.log else 10 * low
@@ -186,7 +187,7 @@ def _image(image: Image) -> dict[str, Any]:
         "zmax": float(high),
         "log": image.log,  # the page takes logarithms, and puts them back when it is asked to
         "faintest": float(low if image.log else _FAINTEST * high),
-        "colorscale": "RdBu" if image.signed else colours,
+        "colorscale": [[number / (len(scale) - 1), f"#{colour}"] for number, colour in enumerate(scale)],
         "colorbar": {"title": {"text": html_of(image.label), "side": "right"}, "thickness": 12, "outlinewidth": 0},
     }
 

@@ -62,7 +62,7 @@ function themed(layout) {
     margin: {l: 8, r: 8, t: 26, b: 8},
     legend: {orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", font: {size: 11}},
     modebar: {bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent")},
-    hoverlabel: {bgcolor: colour("card"), bordercolor: colour("line"), font: {color: colour("ink")}},
+    hoverlabel: {bgcolor: colour("card"), bordercolor: colour("line"), font: {color: colour("ink")}, namelength: -1},
     dragmode: byFinger ? false : "zoom",  // a finger must be able to scroll the page
     uirevision: "same",  // a new theme or time leaves the zoom as it is
   };
