@@ -71,7 +71,10 @@ def plot(options: argparse.Namespace) -> int:
     if (options.folder / "sweep.json").exists():
         from hpc_kjko.post import overview
 
-        pictures = overview.pictures(overview.runs_in([options.folder]), options.column, window)
+        runs, unreadable = overview.runs_in([options.folder])
+        for sentence in unreadable:
+            print(f"kjko: {sentence}", file=sys.stderr)
+        pictures = overview.pictures(runs, options.column, window)
         out = options.out or options.folder / "figures"
         paths = plotting.save_all(pictures, out, options.format, options.folder.resolve().name)
     else:

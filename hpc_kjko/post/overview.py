@@ -82,18 +82,31 @@ def holds_runs(path: Path) -> bool:
     return not (path / "case.toml").exists() and any(path.glob("*/case.toml"))
 
 
-def runs_in(paths: Sequence[Path]) -> list[Run]:
-    """The runs of some folders: each holds a run, or folders that do.
+def runs_in(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs of some folders, and a sentence for each that cannot be read.
+
+    Args:
+        paths: each holds a run, or folders that do.
 
     Raises:
-        UserError: one holds neither, or a case cannot be read.
+        UserError: one holds neither, or no run can be read.
     """
     folders: list[Path] = []
     for path in paths:
-        folders += sorted(case.parent for case in path.glob("*/case.toml")) if holds_runs(path) else [path]
+        if not holds_runs(path):
+            RunFolder(path).status()
+        folders += sorted(case.parent for case in path.glob("*/case.toml")) or [path]
     whole = [path.resolve() for path in folders]
     common = Path(os.path.commonpath([path.parent for path in whole]))
-    return [Run.of(RunFolder(path), str(end.relative_to(common))) for path, end in zip(folders, whole, strict=True)]
+    runs, unreadable = [], []
+    for path, end in zip(folders, whole, strict=True):
+        try:
+            runs.append(Run.of(RunFolder(path), str(end.relative_to(common))))
+        except UserError as failure:
+            unreadable.append(str(failure))
+    if not runs:
+        raise UserError(unreadable[0])
+    return runs, unreadable
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
@@ -217,7 +230,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         UserError: as for :func:`runs_in`, or the page cannot be written.
     """
     page.require_folder(out)
-    runs = runs_in(paths)
+    runs, unreadable = runs_in(paths)
     keys, columns = differing_keys(runs), columns_of(runs)
     shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
     return page.write(
@@ -241,7 +254,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         more=[key for key in keys if key not in shown],
         has_certificates=any(summary.tally(run.series) for run in runs if run.series),
         verdicts=summary.VERDICT_MEANINGS,
-        missing=[f"{run.name}: {run.trouble}" for run in runs if run.trouble],
+        missing=[*unreadable, *(f"{run.name}: {run.trouble}" for run in runs if run.trouble)],
     )
 
 

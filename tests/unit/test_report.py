@@ -136,12 +136,15 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
     case = (runs / "weak/case.toml").read_text()
     (runs / "weak/case.toml").write_text(re.sub("collision_strength = .*", "collision_strength = 0.05", case))
     (runs / "new/series.h5").unlink()
+    (runs / "damaged").mkdir()
+    (runs / "damaged/case.toml").write_text("[problem")
     assert kjko_here("report", runs / "strong").returncode == 0
     assert kjko_here("report", runs).stdout.strip().endswith("index.html")
     path = runs / "index.html"
     page = path.read_text()
     assert "which differ in physics.collision_strength" in page and 'href="strong/report.html"' in page
     assert "new: it has not written a time series yet" in page and 'href="weak' not in page
+    assert "damaged/case.toml: not a TOML file" in page
     assert not re.search(r"(kinetic|field)_energy", page)
 
     for width, dark in ((390, True), (1280, False)):
