@@ -69,20 +69,30 @@ def plot(options: argparse.Namespace) -> int:
         raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
     plotting, window = _plotting(), (options.first, options.last)
     if (options.folder / "sweep.json").exists():
-        from hpc_kjko.post import overview
+        return _plot_sweep(options, plotting, window)
+    folder = _existing(options.folder)
+    _rows(folder)
+    wanted = {"columns": options.column, "window": window, "file_format": options.format}
+    wanted |= {"log": options.log, "places": options.at, "planes": options.plane, "movie": options.movie}
+    wanted |= {"against": _existing(options.against) if options.against else None}
+    for path in plotting.plot_run(folder, **wanted, out=options.out):
+        print(path)
+    return DONE
 
-        runs, unreadable = overview.runs_in([options.folder])
-        for sentence in unreadable:
-            print(f"kjko: {sentence}", file=sys.stderr)
-        pictures = overview.pictures(runs, options.column, window)
-        out = options.out or options.folder / "figures"
-        paths = plotting.save_all(pictures, out, options.format, options.folder.resolve().name)
-    else:
-        folder = _existing(options.folder)
-        _rows(folder)
-        wanted = {"columns": options.column, "window": window, "file_format": options.format}
-        paths = plotting.plot_run(folder, **wanted, out=options.out)
-    for path in paths:
+
+def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple[float, float]) -> int:
+    """Draw the runs of a sweep over each other."""
+    from hpc_kjko.post import overview
+
+    for flag in ("log", "at", "plane", "movie", "against"):
+        if getattr(options, flag):
+            raise UserError(f"--{flag}: draws f of one run: give the folder of a run of this sweep")
+    runs, unreadable = overview.runs_in([options.folder])
+    for sentence in unreadable:
+        print(f"kjko: {sentence}", file=sys.stderr)
+    pictures = overview.pictures(runs, options.column, window)
+    out = options.out or options.folder / "figures"
+    for path in plotting.save_all(pictures, out, options.format, options.folder.resolve().name):
         print(path)
     return DONE
 
@@ -169,7 +179,7 @@ def _wave(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> dict[str
         return {}
     first, last = found.rate.window
     return {
-        "rate of the wave, in ω_p": f"{found.text} (t = {first:g} to {last:g})",
+        "rate of the wave, in ω_p": f"{found.text} (t = {first:.3g} to {last:.3g})",
         **({"frequency of the wave, in ω_p": found.frequency_text} if found.rate.frequency else {}),
         "theory of the wave": found.remark.removeprefix("Theory: ").removesuffix("."),
     }
@@ -213,7 +223,8 @@ def report(options: argparse.Namespace) -> int:
     if len(options.folder) == 1 and not overview.holds_runs(first):
         from hpc_kjko.post.report import write_report
 
-        print(write_report(_existing(first), options.out))
+        with _any_backend():
+            print(write_report(_existing(first), options.out))
         return DONE
     if options.out is None and len(options.folder) > 1:
         raise UserError("several runs: give the page about them a name with --out FILE.html")
@@ -501,22 +512,30 @@ def _existing(path: Path) -> RunFolder:
 
 
 def _plotting() -> ModuleType:
-    """The module that draws.
+    """The module that draws."""
+    with _any_backend():
+        try:
+            from hpc_kjko.post import plotting
+        except ImportError:
+            raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    return plotting
+
+
+@contextlib.contextmanager
+def _any_backend() -> Iterator[None]:
+    """Around what may load matplotlib.
 
     Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
     is loaded without it, and hears of it afterwards, for a notebook that called this.
     """
     is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
     try:
-        from hpc_kjko.post import plotting
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+        yield
     finally:
         if named is not None:
             os.environ["MPLBACKEND"] = named
-    if named and is_new:
+    if named and is_new and "matplotlib" in sys.modules:
         import matplotlib
 
         with contextlib.suppress(ValueError):  # there is no such backend
             matplotlib.rcParams["backend"] = named
-    return plotting

@@ -292,6 +292,13 @@ def _not_negative(text: str) -> float:
     return number
 
 
+def _plane(text: str) -> tuple[str, str]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) != 2 or names[0] == names[1]:
+        raise argparse.ArgumentTypeError(f"{text} must be two coordinates, as in --plane y,vz")
+    return names[0], names[1]
+
+
 def _positive(text: str) -> float:
     if not _not_negative(text) > 0:
         raise argparse.ArgumentTypeError(f"{text} must be more than 0")
@@ -354,6 +361,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
     plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="of the files (default png)")
+    plotting.add_argument("--log", action="store_true", help="logarithmic scales of f, in phase space and its cuts")
+    at_help = "x of the cuts f(v) through phase space, in place of quarters of the box; may be given several times"
+    plotting.add_argument("--at", action="append", type=_finite, default=[], metavar="X", help=at_help)
+    plane_help = "draw the density of two of x, y, z, vx, vy, vz in place of all figures; may be given several times"
+    plotting.add_argument("--plane", action="append", type=_plane, default=[], metavar="A,B", help=plane_help)
+    against_help = "draw f less that of another run, in place of all figures"
+    plotting.add_argument("--against", type=Path, metavar="DIR3", help=against_help)
+    movie_help = "write animated GIFs of phase space, and of the density in 2D and 3D, in place of all figures"
+    plotting.add_argument("--movie", action="store_true", help=movie_help)
     plotting.add_argument("--out", type=Path, metavar="DIR2", help="folder for the files (default DIR/figures)")
     comparing = parsers["compare"]
     comparing.add_argument("run", type=Path, metavar="A", help="run folder")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,7 +94,7 @@ def figure_of(
         titled: whether the title of the picture stands above it.
     """
     panels = picture.panels
-    across = min(ACROSS, len(panels))
+    across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
     bars = not picture.shared and any(panel.image for panel in panels)
     below = any(panel.below for panel in panels)
@@ -110,6 +110,12 @@ def figure_of(
             axes.label_outer()
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    if picture.shared and rows > 1:  # above an empty place, too, an axis has its numbers
+        for axes, panel in zip(grid[-2], panels[-across - (len(panels) % across) :], strict=False):
+            column = int(np.flatnonzero(grid[-2] == axes)[0])
+            if not grid[-1, column].get_visible():
+                axes.tick_params(labelbottom=True)
+                axes.set_xlabel(label_of(panel.x))
     if picture.shared and panels[0].image:
         _bar(figure, images[0], panels[0].image, grid)
     if titled:
@@ -223,13 +229,13 @@ def _ink() -> str:
     return matplotlib.rcParams["text.color"]
 
 
-def movie(frames: Iterator[Picture], path: Path, subtitle: str = "", per_second: float = 6.0) -> int:
-    """Draw pictures, one after the other, into an animated GIF, which every browser and talk shows.
+def movie(frames: Sequence[Picture], path: Path, subtitle: str = "", per_second: float = 6.0) -> None:
+    """Draw pictures, one after the other, into an animated GIF, which every browser and presentation shows.
 
-    The colours are those of all frames together: up to 255 of them, from the first, the middle and the last.
+    All frames have the same palette: up to 255 colours of the first, the middle and the last frame.
 
-    Returns:
-        The number of frames; 0, and no file, if there are none.
+    Args:
+        frames: one at least, of the same size.
 
     Raises:
         UserError: the file cannot be written.
@@ -242,8 +248,6 @@ def movie(frames: Iterator[Picture], path: Path, subtitle: str = "", per_second:
         with matplotlib.rc_context(STYLE):
             figure_of(frame, subtitle).savefig(file, format="png", dpi=100)
         bitmaps.append(Bitmap.open(file).convert("RGB"))
-    if not bitmaps:
-        return 0
     sample = Bitmap.new("RGB", (bitmaps[0].width, 3 * bitmaps[0].height))
     for place, bitmap in enumerate((bitmaps[0], bitmaps[len(bitmaps) // 2], bitmaps[-1])):
         sample.paste(bitmap, (0, place * bitmap.height))
@@ -251,4 +255,3 @@ def movie(frames: Iterator[Picture], path: Path, subtitle: str = "", per_second:
     first, *others = (bitmap.quantize(palette=palette, dither=Bitmap.Dither.NONE) for bitmap in bitmaps)
     with writing(path):
         first.save(path, save_all=True, append_images=others, duration=round(1000 / per_second), loop=0)
-    return len(bitmaps)

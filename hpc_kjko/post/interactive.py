@@ -23,6 +23,8 @@ CELLS = 400
 POINTS = 3000
 #: The colour of the text around, which the page fills in.
 INK = "ink"
+#: Colour of a line over an image, which a legend on the page shows, too.
+_ON_IMAGE = "#2ec4b6"
 #: Colours that can be read on a white page and on a dark one.
 _COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
@@ -39,16 +41,16 @@ _FAINTEST = 1e-4
 
 
 def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
-    """A panel of a picture as the page draws it, or of pictures at several times, which a slider moves through.
+    """A panel of a picture as the page draws it, or of a series of pictures, which a slider moves through.
 
     Args:
-        pictures: alike, and in the order of time if there are several.
+        pictures: alike, but for the titles of their panels, if there are several.
         number: of the panel in each of them.
 
     Returns:
         ``data`` and ``layout`` of Plotly; ``log``: whether the page offers a logarithmic scale, and ``is_log``: whether
-        it begins with one; ``title``, ``note`` and ``text`` around it; with several pictures ``times`` and ``frames``,
-        the data at each.
+        it begins with one; ``title``, ``note`` and ``text`` around it; with several pictures ``labels`` and
+        ``frames``, the data of each.
     """
     picture, panel = pictures[-1], pictures[-1].panels[number]
     found: dict[str, Any] = {
@@ -63,7 +65,7 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
     if len(pictures) > 1:
         found |= {
             "title": html_of(picture.title),
-            "times": [one.time for one in pictures],
+            "labels": [html_of(one.panels[number].title) for one in pictures],
             "frames": [_data(one.panels[number]) for one in pictures],
         }
     return found
@@ -140,7 +142,7 @@ def _curves(curves: Sequence[Curve], place: dict[str, str], over_image: bool) ->
     colours, dashes = itertools.cycle(_COLOURS), itertools.cycle(_DASHES)
     for curve in curves:
         if curve.look == "reference":
-            traces += _curve(curve, "#ffffff" if over_image else INK, next(dashes), place)
+            traces += _curve(curve, _ON_IMAGE if over_image else INK, next(dashes), place)
         else:
             traces += _curve(curve, next(colours), "solid", place)
     return traces

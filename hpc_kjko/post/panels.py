@@ -97,7 +97,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """Panels beside each other, wrapped after three, with a name for its file.
+    """Panels beside each other, wrapped after three (four of them after two), with a name for its file.
 
     Attributes:
         name: of the file, without its ending.

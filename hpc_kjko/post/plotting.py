@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,13 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import energies
+from hpc_kjko.post.figures import distributions, energies
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, RunFiles, Window
 from hpc_kjko.post.panels import Picture
 
 Format = Literal["png", "pdf", "svg"]
+#: Pictures of a movie.
+MOVIE_FRAMES = 60
 
 
 def plot_run(
@@ -25,13 +28,23 @@ def plot_run(
     window: Window = FROM_THE_START,
     file_format: Format = "png",
     out: Path | None = None,
+    log: bool = False,
+    places: Sequence[float] = (),
+    planes: Sequence[tuple[str, str]] = (),
+    against: RunFolder | None = None,
+    movie: bool = False,
 ) -> Iterator[Path]:
-    """Draw the figures that the run has data for.
+    """Draw the figures that the run has data for, or those that are asked for.
 
     Args:
         columns: of the time series, to draw a figure of each instead of all figures.
         window: the first and the last time shown.
         out: the folder for the figures, made if missing (default ``figures/`` in the run folder).
+        log: logarithmic scales of f.
+        places: x of the cuts through phase space.
+        planes: pairs of coordinates, to draw the density of each pair instead of all figures.
+        against: another run, to draw the difference of f from it instead of all figures.
+        movie: write movies over time instead of all figures.
 
     Yields:
         Each file, once it is written.
@@ -44,9 +57,21 @@ def plot_run(
     for name in columns:
         if name not in series:
             raise UserError(f"--column {name}: the run has no such column: {one_of(name, series)}")
-    run = RunFiles.of(folder, window)
-    pictures = energies.columns(run, columns, units) if columns else figures.pictures_of(run)
-    yield from save_all(pictures, out or folder.figures, file_format, run.title)
+    run, out = RunFiles.of(folder, window), out or folder.figures
+    if places:
+        _require_cuts(run, places)
+    asked: list[Iterator[Picture]] = []
+    if columns:
+        asked.append(energies.columns(run, columns, units))
+    for names in planes:
+        asked += [distributions.plane(run, names, species, log=log) for species in run.species]
+    if against:
+        asked.append(_differences(run, RunFiles.of(against, window)))
+    if not asked and not movie:
+        asked.append(figures.pictures_of(run, log=log, places=places))
+    yield from save_all(itertools.chain(*asked), out, file_format, run.title)
+    if movie:
+        yield from _movies(run, out, log)
 
 
 def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtitle: str) -> Iterator[Path]:
@@ -64,3 +89,39 @@ def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtit
         path = out / f"{picture.name}.{file_format}"
         draw.save(picture, path, subtitle)
         yield path
+
+
+def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
+    """Refuse cuts that cannot be had."""
+    if not any(distributions.can_interpolate(run, species) for species in run.species):
+        raise UserError("--at: cuts through phase space need log f and one dimension of x and of v")
+    if not run.steps_with("particles"):
+        raise UserError("--at: the snapshots hold no particles: run with output.particles_every above 0")
+    for place in places:
+        if run.lengths and not 0 <= place <= run.lengths[0]:
+            raise UserError(f"--at {place:g}: x goes from 0 to {run.lengths[0]:g}")
+
+
+def _differences(run: RunFiles, other: RunFiles) -> Iterator[Picture]:
+    found = 0
+    for species in run.species:
+        if species is None or species in other.species:
+            for picture in distributions.difference(run, other, species):
+                found += 1
+                yield picture
+    if not found:
+        raise UserError(
+            f"--against {other.folder.path}: the runs have no two times of phase space in common: run both with the "
+            "same output.particles_every or output.histogram_every"
+        )
+
+
+def _movies(run: RunFiles, out: Path, log: bool) -> Iterator[Path]:
+    found = 0
+    for frames in figures.frames_of(run, MOVIE_FRAMES, log=log):
+        path = out / f"{frames[0].name.rsplit('_', 1)[0]}.gif"
+        draw.movie(frames, path, run.title)
+        found += 1
+        yield path
+    if not found:
+        raise UserError("--movie: the run has no two snapshots of phase space: run with output.histogram_every above 0")

@@ -74,7 +74,7 @@ class Rate:
         places = max(0, digits - 1 - math.floor(math.log10(self.error))) if self.error > 0 else 4
         places = min(places, 6)
         theory = "" if expected is None else f", theory {expected:.{max(places, 4)}f}"
-        return f"γ = {self.rate:.{places}f} ± {self.error:.{places}f}{theory}"
+        return f"γ = {self.rate:.{places}f} ± {self.error:.{places}f}{theory}".replace("-", "−")
 
     def energy(self, time: np.ndarray) -> np.ndarray:
         """W of the fitted line at times [n]."""

@@ -285,10 +285,11 @@ def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
     missing = []
     drawn: list[str] = []
     for pictures in figures.for_a_page(run):
-        name = re.sub(r"_\d{8}$", "", pictures[-1].name)  # without the step, of pictures of several times
+        name = re.sub(r"_\d{4}$", "", pictures[-1].name)  # without its number in a series
         drawn.append(name)
         for number in range(len(pictures[-1].panels)):
-            found[page.anchor(f"{name}-{number}")] = figure(pictures, number)
+            key = page.anchor(f"{name}-{number}")
+            found[f"{key}-frames" if key in found else key] = figure(pictures, number)
     if not run.series:
         missing.append("Figures of the time series: it has fewer than two rows")
     of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,15 @@ def test_nothing_is_read_for_a_page_that_cannot_be_written(finished, kjko_here, 
     result = kjko_here("report", finished, "--out", "none/page.html")
     assert result.returncode == 2 and "there is no folder none: make it first" in result.stderr
     assert "it is a folder" in kjko_here("report", finished, "--out", finished).stderr
+
+
+def test_without_matplotlib_phase_space_is_a_histogram(finished, kjko_here, monkeypatch):
+    assert kjko_here("report", finished).returncode == 0
+    assert "cuts-0" in figures_of((finished / "report.html").read_text())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert kjko_here("report", finished).returncode == 0
+    figures = figures_of((finished / "report.html").read_text())
+    assert "phase_space-0" in figures and "cuts-0" not in figures
 
 
 def test_the_strength_of_coulomb_collisions_is_called_c(finished, kjko_here):

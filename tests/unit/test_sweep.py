@@ -56,7 +56,7 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
     (points,) = last.panels[0].curves
     assert last.panels[0].x.label == "particles.count" and points.x.tolist() == [2048, 3000]
     assert points.y[1] == series["kl"][-1]
-    with pytest.raises(UserError, match="--column lk: no run has such a column: did you mean kl"):
+    with pytest.raises(UserError, match="--column lk: no run has such a column: it may be one of"):
         list(overview.pictures(overview.runs_in([out])[0], ["lk"]))
 
 

@@ -1,34 +1,69 @@
-"""What a run has to show: figures as data, made from its files alone. Each module answers one question."""
+"""What a run has to show: figures as data, made from its files alone. Each module answers one question.
+
+* ``waves``: how fast does the wave grow, where is the field, what waves is it made of?
+* ``energies``: where does the energy go, how far is equilibrium, how long does it take?
+* ``space``: where are the particles, and what are potential and field there?
+* ``distributions``: what is f?
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 
-from hpc_kjko.post.figures import distributions, energies, waves
+from hpc_kjko.post.figures import distributions, energies, space, waves
 from hpc_kjko.post.figures.runfiles import RunFiles
 from hpc_kjko.post.panels import Picture
 
 
-def pictures_of(run: RunFiles) -> Iterator[Picture]:
+def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = ()) -> Iterator[Picture]:
     """All figures that a run has data for; the field's energy first, the wall clock last.
 
     A snapshot that is damaged is left out, and a warning names it.
+
+    Args:
+        log: logarithmic scales of f.
+        places: x of the cuts through phase space; quarters of the box by default.
     """
     yield from waves.field_energy(run)
     yield from energies.energies(run)
     yield from energies.relative_entropy(run)
+    yield from waves.field(run)
+    yield from space.fields(run, run.species)
     for species in run.species:
         yield from distributions.marginals(run, species)
-        yield from distributions.phase_space(run, species)
-    yield from waves.field(run)
+        yield from distributions.phase_space(run, species, log=log)
+        yield from distributions.cuts(run, species, places, log=log)
     yield from energies.seconds(run)
 
 
-def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
-    """The same for a page: phase space as pictures of many times, which a slider moves through."""
-    for picture in pictures_of(run):
-        if not picture.name.startswith("phase_space"):
-            yield [picture]
+def frames_of(run: RunFiles, most: int, *, log: bool = False) -> Iterator[list[Picture]]:
+    """Series of pictures over time, each with the same axes and colours: phase space and, in 2D and 3D, the density.
+
+    Args:
+        most: pictures in a series.
+        log: logarithmic scales of f.
+    """
     for species in run.species:
-        if frames := list(distributions.phase_space_frames(run, species)):
-            yield frames
+        for frames in (
+            list(distributions.phase_space_frames(run, species, most, log=log)),
+            list(space.density_frames(run, species, most)),
+        ):
+            if len(frames) > 1:
+                yield frames
+
+
+def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
+    """The same for a page: panels with the same axes follow each other in a series, which a slider moves through.
+
+    Phase space and, in 2D and 3D, the density are series of many times.
+    """
+    series = {frames[0].title: frames for frames in frames_of(run, distributions.FRAMES)}
+    for picture in pictures_of(run):
+        if picture.title in series:
+            yield series.pop(picture.title)
+        elif picture.shared:
+            yield [dataclasses.replace(picture, panels=(panel,)) for panel in picture.panels]
+        else:
+            yield [picture]
+    yield from series.values()

@@ -1,14 +1,22 @@
-"""Figures of the density in phase space: marginals, and histograms of x and v at several times."""
+"""Figures of f: marginals, phase space from log f or as histograms, cuts through it, differences of two runs.
+
+Particles carry log f. Where phase space has two dimensions, log f is interpolated linearly over the triangles that the
+particles make. So 8192 particles give as smooth a picture as a histogram of millions. In more dimensions particles are
+too sparse for that, and what is drawn are histograms.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_kjko.errors import DamagedFile
-from hpc_kjko.files.binned import Histogram, Marginal
+from hpc_kjko.errors import DamagedFile, UserError, one_of
+from hpc_kjko.files.binned import Marginal
+from hpc_kjko.files.output import Snapshot, particle_file, skipping_damaged
 from hpc_kjko.files.series import read_equilibrium
 from hpc_kjko.post.figures.runfiles import (
     RunFiles,
@@ -25,14 +33,47 @@ from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 PANELS = 6
 #: Pictures of phase space in a report or a movie.
 FRAMES = 24
-#: Times of the marginals.
+#: Times of the marginals, and of cuts.
 TIMES = 4
 #: The percentage of the filled bins of phase space that the colours are made for: a few that noise fills are beyond.
 BRIGHT = 99.5
+#: Particles that log f is interpolated between: more take longer, a second for so many, and look the same.
+MOST_PARTICLES = 65536
+#: Cells of an interpolated phase space, along x and along v.
+CELLS = (192, 192)
+#: A logarithmic scale of f goes down to this part of its largest value.
+_DEEP = 1e-5
+#: Particles in a bin of a marginal, on average, and the fewest bins.
+_IN_A_BIN, _FEWEST_BINS = 200, 40
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Density of two coordinates at a time.
+
+    Attributes:
+        time: when; values: [nx, ny]; x_edges, y_edges: [nx + 1] and [ny + 1]; x, y: the axes.
+        name: of the density; note: how it was found, if that must be said.
+    """
+
+    time: float
+    values: np.ndarray
+    x_edges: np.ndarray
+    y_edges: np.ndarray
+    x: Axis
+    y: Axis
+    name: str
+    note: str = ""
+
+
+# -- marginals -------------------------------------------------------------------------------------------------------
 
 
 def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
-    """Marginals of every coordinate at several times, and the equilibrium's; nothing without snapshots of them."""
+    """Marginals of every coordinate at several times, and the equilibrium's; nothing without snapshots of them.
+
+    Where there is a mesh, those of x are left out: the density on it says the same with less noise.
+    """
     snapshots = list(run.snapshots(spread(run.steps_with("histograms"), TIMES), species=species))
     if not snapshots:
         return
@@ -40,10 +81,13 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
     with contextlib.suppress(DamagedFile):  # who reads the series says so
         known = {(marginal.kind, marginal.axis): marginal for marginal in read_equilibrium(run.folder.series)}
     panels = []
+    dims = len(snapshots[0].marginals)
     for number, first in enumerate(snapshots[0].marginals):
+        if first.kind == "x" and run.steps_with("fields"):
+            continue
         curves = []
         for snapshot in snapshots:
-            found = snapshot.marginals[number]
+            found = _merged(snapshot.marginals[number], run.particles_of(species))
             edges = _edges(found)
             # the mass of a case's only species is ∫f; of one of several, what the window holds of it
             whole = (found.values * np.diff(edges)).sum()
@@ -51,8 +95,8 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
             curves.append(Curve(_centres(edges), found.values / mass, f"t = {snapshot.time:g}"))
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(_centres(_edges(wanted)), wanted.values, "equilibrium", "reference"))
-        y = Axis("probability density", "ω_p/v_th" if first.kind == "x" else "1/v_th", limits=_limits(first, curves))
-        dims = len(snapshots[0].marginals)
+        limits = (0.0, 1.05 * max(float(curve.y.max()) for curve in curves) or 1.0)
+        y = Axis("probability density", "ω_p/v_th" if first.kind == "x" else "1/v_th", limits=limits)
         panels.append(Panel(coordinate_axis(first.kind, first.axis, dims), y, curves=tuple(curves)))
     yield Picture(
         f"marginals{suffix(species)}",
@@ -62,13 +106,16 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
     )
 
 
-def _limits(marginal: Marginal, curves: Sequence[Curve]) -> tuple[float, float]:
-    """From zero, but for a density in x that hardly differs from its mean: that shows how it differs."""
-    values = np.concatenate([curve.y for curve in curves])
-    low, high = float(values.min()), float(values.max())
-    if marginal.kind == "x" and low > 0.5 * high:
-        return low - 0.1 * (high - low), high + 0.1 * (high - low)
-    return 0.0, 1.05 * high or 1.0
+def _merged(marginal: Marginal, particles: int) -> Marginal:
+    """The marginal in fewer bins, if there are few particles."""
+    bins = len(marginal.values)
+    wanted = [
+        parts for parts in range(_FEWEST_BINS, bins + 1) if bins % parts == 0 and particles / parts >= _IN_A_BIN
+    ] or [_FEWEST_BINS]
+    if bins % wanted[-1]:
+        return marginal
+    values = marginal.values.reshape(wanted[-1], -1).mean(axis=1)
+    return Marginal(marginal.kind, marginal.axis, values, marginal.range)
 
 
 def _edges(marginal: Marginal) -> np.ndarray:
@@ -79,47 +126,289 @@ def _centres(edges: np.ndarray) -> np.ndarray:
     return 0.5 * (edges[1:] + edges[:-1])
 
 
-def phase_space(run: RunFiles, species: str | None = None, most: int = PANELS) -> Iterator[Picture]:
-    """Phase-space density of (x, v_x) at several times, in one picture; nothing without snapshots of it."""
-    frames = list(phase_space_frames(run, species, most))
-    if frames:
-        yield Picture(
-            f"phase_space{suffix(species)}",
-            f"Phase space{of_species(species)}",
-            f"Density{of_species(species)} in x and v, at several times",
-            tuple(panel for frame in frames for panel in frame.panels),
-            shared=True,
-        )
+# -- phase space -----------------------------------------------------------------------------------------------------
 
 
-def phase_space_frames(run: RunFiles, species: str | None = None, most: int = FRAMES) -> Iterator[Picture]:
+def phase_space(
+    run: RunFiles, species: str | None = None, most: int = PANELS, *, log: bool = False
+) -> Iterator[Picture]:
+    """f(x, v_x) at several times, in one picture, and cuts through it; nothing without snapshots.
+
+    Args:
+        log: logarithmic colours.
+    """
+    planes = planes_of(run, species, most)
+    if planes:
+        name = f"phase_space{suffix(species)}"
+        yield _side_by_side(planes, name, f"Phase space{of_species(species)}", log=log)
+
+
+def phase_space_frames(
+    run: RunFiles, species: str | None = None, most: int = FRAMES, *, log: bool = False
+) -> Iterator[Picture]:
     """The same at up to ``most`` times, a picture of each; all have the same colours."""
-    steps = spread(run.steps_with("histograms"), most)
-    chosen = [one for one in run.snapshots(steps, species=species) if one.histograms]
-    brightest = top_of([one.histograms[0].values for one in chosen], BRIGHT)
-    for one in chosen:
-        dims = len(one.marginals)
-        histogram = one.histograms[0]
+    planes = planes_of(run, species, most, frequent=True)
+    limits = _limits(planes, log)
+    for number, plane in enumerate(planes):
         yield Picture(
-            f"phase_space{suffix(species)}_{one.step:08d}",
+            f"phase_space{suffix(species)}_{number:04d}",
             f"Phase space{of_species(species)}",
-            f"Phase space{of_species(species)} at t = {one.time:g}",
-            (
-                Panel(
-                    coordinate_axis("x", histogram.axis, dims),
-                    coordinate_axis("v", histogram.axis, dims),
-                    f"t = {one.time:g}",
-                    image=_image(histogram, dims, brightest),
-                ),
-            ),
-            time=one.time,
+            f"Phase space{of_species(species)} at t = {plane.time:g}",
+            (_panel(plane, limits, log),),
+            time=plane.time,
         )
 
 
-def _image(histogram: Histogram, dims: int, brightest: float) -> Image:
-    names = [coordinate(kind, histogram.axis, dims) for kind in "xv"]
-    x_edges, v_edges = (
-        np.linspace(*limits, bins + 1)
-        for limits, bins in zip((histogram.x_range, histogram.v_range), histogram.values.shape, strict=True)
+def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool = False) -> list[Plane]:
+    """f(x, v_x) at up to ``most`` times: from log f where that can be, else histograms.
+
+    Args:
+        frequent: prefer histograms if these are of more times, as for a movie.
+    """
+    by_log_f = run.steps_with("particles") if can_interpolate(run, species) else []
+    by_bins = run.steps_with("histograms")
+    if len(by_log_f) > 1 and (not frequent or len(by_log_f) >= min(most, len(by_bins))):
+        return interpolated(run, spread(by_log_f, most), species)
+    found = []
+    for one in run.snapshots(spread(by_bins, most), species=species):
+        for histogram in one.histograms[:1]:
+            dims, values = len(one.marginals), _coarser(histogram.values, run.particles_of(species))
+            x_edges, v_edges = (
+                np.linspace(*limits, bins + 1)
+                for limits, bins in zip((histogram.x_range, histogram.v_range), values.shape, strict=True)
+            )
+            x_axis, v_axis = (coordinate_axis(kind, histogram.axis, dims) for kind in "xv")
+            name = f"f({x_axis.label}, {v_axis.label})"
+            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name))
+    return found
+
+
+def _coarser(values: np.ndarray, particles: int) -> np.ndarray:
+    """A histogram [2n, 2n] in fewer bins, until these hold two particles on average, but not in fewer than 32²."""
+    while len(values) > 32 and particles < 2 * values.size and not len(values) % 2:
+        values = values.reshape(len(values) // 2, 2, values.shape[1] // 2, 2).mean(axis=(1, 3))
+    return values
+
+
+def can_interpolate(run: RunFiles, species: str | None) -> bool:
+    """Whether particles carry log f, and their phase space has two dimensions, and matplotlib finds the triangles."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    column = f"{species}_entropy" if species else "entropy"
+    tracked = not run.series or column in run.series
+    dims = (run.case.number("problem.space_dims"), run.case.number("problem.velocity_dims"))
+    return tracked and dims == (1, 1)
+
+
+def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
+    """f(x, v) from the log f of particles at some steps, in 1D1V."""
+    found = []
+    for snapshot in _particles(run, steps, species):
+        assert snapshot.position is not None and snapshot.velocity is not None and snapshot.log_f is not None
+        x, v = (np.asarray(part[:, 0], np.float64) for part in (snapshot.position, snapshot.velocity))
+        x_range, v_range, period = _ranges(run, snapshot, x, v)
+        edges = [np.linspace(*limits, cells + 1) for limits, cells in zip((x_range, v_range), CELLS, strict=True)]
+        values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], period)
+        x_axis, v_axis = (coordinate_axis(kind, 0, 2) for kind in "xv")
+        found.append(
+            Plane(snapshot.time, values, edges[0], edges[1], x_axis, v_axis, "f(x, v)", "from the particles' log f")
+        )
+    return found
+
+
+def f_from_log_f(
+    x: np.ndarray, v: np.ndarray, log_f: np.ndarray, x_edges: np.ndarray, v_edges: np.ndarray, period: float | None
+) -> np.ndarray:
+    """f at the centres of cells [nx, nv], from log f at particles, linear over the triangles that these make.
+
+    It is 0 beyond the outermost particles.
+
+    Args:
+        x, v, log_f: of the particles [n].
+        x_edges, v_edges: of the cells [nx + 1] and [nv + 1].
+        period: of x; None where it is not periodic.
+    """
+    from matplotlib.tri import LinearTriInterpolator, Triangulation  # which takes half a second to load
+
+    if period is not None:
+        margin = period * min(0.5, 20 / np.sqrt(len(x)))
+        low, high = x < margin, x > period - margin
+        x = np.concatenate([x, x[low] + period, x[high] - period])
+        v, log_f = (np.concatenate([values, values[low], values[high]]) for values in (v, log_f))
+    scales = np.ptp(x_edges), np.ptp(v_edges)  # so that triangles are not long and thin
+    triangles = Triangulation(x / scales[0], v / scales[1])
+    centres = np.meshgrid(_centres(x_edges) / scales[0], _centres(v_edges) / scales[1], indexing="ij")
+    return np.exp(LinearTriInterpolator(triangles, log_f)(*centres).filled(-np.inf))
+
+
+def _particles(run: RunFiles, steps: Sequence[int], species: str | None) -> Iterator[Snapshot]:
+    """Snapshots with every n-th particle, MOST_PARTICLES of them at most, and the ranges of their histograms."""
+    for step in steps:
+        with skipping_damaged():
+            with particle_file(run.folder.snapshots, step, species) as file:
+                every = -(-file.total // MOST_PARTICLES)
+            yield from run.snapshots([step], species=species, rows=slice(None, None, every))
+
+
+def _ranges(
+    run: RunFiles, snapshot: Snapshot, x: np.ndarray, v: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float], float | None]:
+    """What is shown of x and v, and the period of x."""
+    found = {(marginal.kind, marginal.axis): marginal.range for marginal in snapshot.marginals}
+    length = run.lengths
+    period = length[0] if length and not run.has_walls else None
+    of_x = (0.0, length[0]) if length else found.get(("x", 0), (float(x.min()), float(x.max())))
+    reach = float(np.abs(v).max())
+    return of_x, found.get(("v", 0), (-reach, reach)), period
+
+
+def cuts(
+    run: RunFiles, species: str | None = None, places: Sequence[float] = (), *, log: bool = False
+) -> Iterator[Picture]:
+    """f(v) at some x, at several times; nothing without log f, as a histogram is too noisy for it.
+
+    Args:
+        places: x of the cuts; quarters of the box by default.
+        log: a logarithmic axis of f.
+    """
+    steps = run.steps_with("particles")
+    if not can_interpolate(run, species) or not steps:
+        return
+    planes = interpolated(run, spread(steps, TIMES), species)
+    if not planes:
+        return
+    first, last = planes[0].x_edges[[0, -1]]
+    where = list(places) or [first + part * (last - first) for part in (0.0, 0.25, 0.5, 0.75)]
+    largest = max(float(plane.values.max()) for plane in planes)
+    y = Axis("f(x, v)", "n̄/v_th", log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
+    panels = []
+    for place in where:
+        curves = []
+        for plane in planes:
+            row = min(int(np.searchsorted(plane.x_edges, place, side="right")) - 1, len(plane.values) - 1)
+            values = np.where(plane.values[row] > 0, plane.values[row], np.nan) if log else plane.values[row]
+            curves.append(Curve(_centres(plane.y_edges), values, f"t = {plane.time:g}"))
+        panels.append(Panel(planes[0].y, y, f"at x = {place:.4g}", tuple(curves)))
+    title = f"Cuts through phase space{of_species(species)}"
+    text = f"Density{of_species(species)} against v at some x, at several times"
+    yield Picture(f"cuts{suffix(species)}", title, text, tuple(panels), shared=True)
+
+
+def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> Iterator[Picture]:
+    """f of a run less f of another one at the times that both have; nothing if there are none.
+
+    From log f where both have it, so that noise of the particles does not drown what differs.
+    """
+    ways = [("particles", can_interpolate(run, species) and can_interpolate(other, species)), ("histograms", True)]
+    for what, possible in ways:
+        ours, theirs = (
+            {round(step * one.step_length, 9): step for step in one.steps_with(what)} for one in (run, other)
+        )
+        common = sorted(ours.keys() & theirs.keys()) if possible else []
+        if len(common) < 2:
+            continue
+        times = [common[number] for number in spread(range(len(common)), PANELS)]
+        sides = []
+        for one, steps in ((run, ours), (other, theirs)):
+            chosen = [steps[time] for time in times]
+            found = interpolated(one, chosen, species) if what == "particles" else _binned(one, chosen, species)
+            sides.append({round(plane.time, 9): plane for plane in found})
+        planes = [
+            _minus(mine, sides[1][time])
+            for time, mine in sides[0].items()
+            if time in sides[1] and mine.values.shape == sides[1][time].values.shape
+        ]
+        if planes:
+            title = f"Phase space{of_species(species)}, difference from {other.folder.path.name}"
+            yield _side_by_side(planes, f"difference{suffix(species)}", title, signed=True)
+            return
+
+
+def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
+    kept = RunFiles(run.folder, run.case, {}, run.window, tuple(steps))
+    return planes_of(kept, species, len(steps), frequent=True)
+
+
+def _minus(ours: Plane, theirs: Plane) -> Plane:
+    values = ours.values - theirs.values
+    return Plane(ours.time, values, ours.x_edges, ours.y_edges, ours.x, ours.y, f"difference of {ours.name}", ours.note)
+
+
+def _side_by_side(
+    planes: Sequence[Plane], name: str, title: str, *, log: bool = False, signed: bool = False
+) -> Picture:
+    """A picture of some planes with the same colours."""
+    limits = _limits(planes, log, signed)
+    panels = tuple(_panel(plane, limits, log, signed) for plane in planes)
+    note = f", {planes[0].note}" if planes[0].note else ""
+    return Picture(name, title + note, f"{title}, at several times", panels, shared=True)
+
+
+def _limits(planes: Sequence[Plane], log: bool, signed: bool = False) -> tuple[float, float]:
+    top = top_of([np.abs(plane.values) for plane in planes], BRIGHT) or 1.0
+    return (-top, top) if signed else (_DEEP * top if log else 0.0, top)
+
+
+def _panel(plane: Plane, limits: tuple[float, float], log: bool, signed: bool = False) -> Panel:
+    values = np.maximum(plane.values, 1e-300) if log else plane.values
+    image = Image(plane.x_edges, plane.y_edges, values, plane.name, limits, log, signed)
+    return Panel(plane.x, plane.y, f"t = {plane.time:.4g}", image=image)
+
+
+# -- planes that the user chooses ------------------------------------------------------------------------------------
+
+
+def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, log: bool = False) -> Iterator[Picture]:
+    """The density of any two coordinates at several times: histograms of the particles, or from log f in 1D1V.
+
+    Args:
+        names: two of x, y, z, vx, vy, vz.
+
+    Raises:
+        UserError: the run has no such coordinate, or no particles in its snapshots.
+    """
+    dims = [int(run.case.number(f"problem.{kind}_dims")) for kind in ("space", "velocity")]
+    known = {
+        f"{'v' * number}{axis}": (kind, place)
+        for number, kind in enumerate("xv")
+        for place, axis in enumerate("xyz"[: dims[number]])
+    }
+    for name in names:
+        if name not in known:
+            raise UserError(f"--plane {','.join(names)}: the run has no coordinate {name}: {one_of(name, known)}")
+    steps = spread(run.steps_with("particles"), PANELS)
+    if not steps:
+        raise UserError(
+            f"--plane {','.join(names)}: the snapshots hold no particles: run with output.particles_every above 0"
+        )
+    if names == ("x", "vx") and can_interpolate(run, species):
+        planes = interpolated(run, steps, species)
+    else:
+        chosen = [known[name] for name in names]
+        planes = [_histogram(run, snapshot, chosen, species) for snapshot in _particles(run, steps, species)]
+    if planes:
+        title = f"Plane of {planes[0].x.label} and {planes[0].y.label}{of_species(species)}"
+        yield _side_by_side(planes, f"plane_{names[0]}_{names[1]}{suffix(species)}", title, log=log)
+
+
+def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, int]], species: str | None) -> Plane:
+    """A histogram of two coordinates, in bins that hold some particles each."""
+    assert snapshot.position is not None and snapshot.velocity is not None
+    of = {"x": snapshot.position, "v": snapshot.velocity}
+    ranges: dict[tuple[str, int], tuple[float, float]] = {
+        (marginal.kind, marginal.axis): marginal.range for marginal in snapshot.marginals
+    }
+    dims = snapshot.position.shape[1] + snapshot.velocity.shape[1]
+    first, second = (np.asarray(of[kind][:, axis], np.float64) for kind, axis in chosen)
+    bins = int(np.clip(np.sqrt(len(first) / 8), 24, 128))
+    x_edges, y_edges = (
+        np.linspace(*ranges.get(one, (float(values.min()), float(values.max()))), bins + 1)
+        for one, values in zip(chosen, (first, second), strict=True)
     )
-    return Image(x_edges, v_edges, histogram.values, f"f({', '.join(names)})", (0.0, brightest))
+    weight = np.broadcast_to(np.asarray(snapshot.weighting, np.float64), len(first))
+    values, *_ = np.histogram2d(first, second, [x_edges, y_edges], weights=weight)
+    area = np.diff(x_edges)[:, None] * np.diff(y_edges)
+    kept = len(first) / run.particles_of(species)
+    x_axis, y_axis = (coordinate_axis(kind, axis, dims) for kind, axis in chosen)
+    labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
+    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,14 @@ class RunFiles:
     Attributes:
         series: the columns of its time series [rows] at the times shown; empty if it has none.
         window: the first and the last time shown.
+        steps: the only steps whose snapshots are shown; None for all.
     """
 
     folder: RunFolder
     case: RunCase
     series: Columns
     window: Window = FROM_THE_START
+    steps: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, folder: RunFolder, window: Window = FROM_THE_START) -> RunFiles:
@@ -56,6 +59,24 @@ class RunFiles:
         return set(self.case.value("problem.boundary", ["periodic"])) != {"periodic"}
 
     @property
+    def step_length(self) -> float:
+        """The time step h."""
+        return self.case.number("time.step")
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """Those of the box [dx]; none in unbounded space."""
+        value = self.case.value("problem.length")
+        if value is None:
+            return ()
+        given = value if isinstance(value, list) else [value]
+        return tuple(given) if len(given) > 1 else tuple(given) * int(self.case.number("problem.space_dims"))
+
+    def particles_of(self, species: str | None) -> int:
+        """How many there are of a species; of the only one for None."""
+        return int(self.case.number(f"species.{species}.count")) if species else self.case.particle_count
+
+    @property
     def title(self) -> str:
         """Which run it is, in a line."""
         return self.title_of(None)
@@ -71,20 +92,27 @@ class RunFiles:
                 strength = case.number(f"species.{species}.collision_strength")
         return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {case.number('time.step'):g}"
 
+    @functools.cached_property
+    def _contents(self) -> dict[int, set[str]]:
+        return list_contents(self.folder.snapshots)
+
     def steps_with(self, what: str) -> list[int]:
         """Steps of the snapshots that hold "fields", "histograms" or "particles", at the times shown."""
-        steps = [step for step, contents in list_contents(self.folder.snapshots).items() if what in contents]
-        if self.window == FROM_THE_START:
-            return steps
-        step_length = self.case.number("time.step")
-        slack = 1e-9 * step_length
-        return [step for step in steps if self.window[0] - slack <= step * step_length <= self.window[1] + slack]
+        steps = [step for step, contents in self._contents.items() if what in contents]
+        if self.steps is not None:
+            steps = [step for step in steps if step in self.steps]
+        slack = 1e-9 * self.step_length
+        return [step for step in steps if self.window[0] - slack <= step * self.step_length <= self.window[1] + slack]
 
     def snapshots(
-        self, steps: Sequence[int], *, fields: bool = False, species: str | None = None, particles: bool = False
+        self, steps: Sequence[int], *, fields: bool = False, species: str | None = None, rows: slice | None = None
     ) -> Iterator[Snapshot]:
-        """Those of some steps that are sound, one after the other; a warning names one that is not."""
-        rows = slice(None) if particles else None
+        """Those of some steps that are sound, one after the other; a warning names one that is not.
+
+        Args:
+            fields: whether with density, potential and E.
+            rows: which particles; None for none.
+        """
         for step in steps:
             with skipping_damaged():
                 yield read_snapshot(self.folder.snapshots, step, rows, fields=fields, species=species)

@@ -67,7 +67,7 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
         elif found.expected is not None:
             curves.append(_theory_line(found, time))
     floor = noise_floors(run.folder.status(), series).get("field_energy")
-    if floor is not None and floor.any():
+    if floor is not None and floor.max() > _limits(series)[0]:
         curves.append(Curve(time, _positive(floor), "noise floor of the particles", "reference"))
     y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True, limits=_limits(series))
     panel = Panel(TIME, y, title, tuple(curves), window=window, note=note)
@@ -146,12 +146,12 @@ def field(run: RunFiles) -> Iterator[Picture]:
     dims = int(run.case.number("problem.space_dims"))
     edges = np.linspace(0, found.length, found.electric.shape[1] + 1)
     largest = quantile(np.abs(found.electric), 0.995) or 1.0
-    name = "E" if dims == 1 else "mean of E_1 over the other directions"
+    name, title = ("E", "E(x, t)") if dims == 1 else ("⟨E_1⟩", "E_1(x_1, t), mean over the other directions")
     image = Image(edges_of(found.time), edges, found.electric, f"{name}  [{E_UNIT}]", (-largest, largest), signed=True)
     theory = None if run.has_walls else theory_of(run)
     spectrum, why = (None, "") if run.has_walls else _spectrum(found, theory, run)
     space = coordinate_axis("x", 0, 2 if dims == 1 else 3)
-    panels = [Panel(TIME, space, "E(x, t)", image=image, note=why)]
+    panels = [Panel(TIME, space, title, image=image, note=why)]
     if not run.has_walls:
         floor = found.energy.max() * 1e-12
         curves = [
@@ -172,7 +172,9 @@ def _spectrum(found: FieldHistory, theory: WaveTheory | None, run: RunFiles) -> 
     step = float(np.diff(time).mean())
     uniform = np.allclose(np.diff(time), step, rtol=1e-3)
     highest = max([_HIGHEST / 2] + [_most(np.abs(branch.frequency)) for branch in theory.branches] if theory else [1.5])
-    if len(time) < _FEWEST or not uniform or math.pi / step < 1.2 * highest:
+    if len(time) < _FEWEST:
+        return None, f"A spectrum of ω needs E at {_FEWEST} times or more, here are {len(time)}."
+    if not uniform or math.pi / step < 1.2 * highest:
         every = max(1, int(0.5 / run.case.number("time.step")))
         return None, f"A spectrum of ω needs E more often: run with output.every = {every} or less."
     taper = np.hanning(len(time) + 2)[1:-1, None]

@@ -81,7 +81,7 @@ function draw(place, figure) {
   const plot = place.querySelector(".plot"), button = place.querySelector(".log"), slider = place.querySelector("input");
   const isImage = figure.data.some(packed => packed.z);
   let log = isImage ? figure.data[0].log : figure.layout.yaxis.type === "log";
-  let frame = figure.times ? figure.times.length - 1 : 0;
+  let frame = figure.frames ? figure.frames.length - 1 : 0;
 
   function show() {
     const data = figure.frames ? figure.frames[frame] : figure.data;
@@ -105,7 +105,7 @@ function draw(place, figure) {
     const output = place.querySelector("output"), player = place.querySelector(".play");
     const at = number => {
       frame = slider.value = number;
-      output.textContent = `t = ${Number(figure.times[number].toPrecision(6))}`;
+      output.textContent = figure.labels[number];
       return show();
     };
     slider.addEventListener("input", () => at(Number(slider.value)));
@@ -113,11 +113,11 @@ function draw(place, figure) {
     const stop = () => { clearTimeout(playing); playing = null; player.textContent = "▶"; player.ariaLabel = "play"; };
     const next = async () => {
       await at(frame + 1);
-      if (playing !== null) frame + 1 < figure.times.length ? playing = setTimeout(next, 150) : stop();
+      if (playing !== null) frame + 1 < figure.labels.length ? playing = setTimeout(next, 150) : stop();
     };
     player.addEventListener("click", () => {
       if (playing !== null) return stop();
-      if (frame + 1 === figure.times.length) frame = -1;
+      if (frame + 1 === figure.labels.length) frame = -1;
       Object.assign(player, {textContent: "❚❚", ariaLabel: "pause"});
       playing = setTimeout(next, 0);
     });
