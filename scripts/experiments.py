@@ -22,6 +22,7 @@ from scipy.optimize import curve_fit
 from hpc_kjko.case import config
 from hpc_kjko.files.series import read_series
 from hpc_kjko.post import compare
+from hpc_kjko.post.rates import maxima
 from hpc_kjko.problems.beams import PerturbedBeams
 from hpc_kjko.reference.grid_1d1v import GridSolution
 
@@ -429,9 +430,6 @@ def damped_wave(time: np.ndarray, amplitude: np.ndarray, latest: float) -> tuple
 
 def peaks_rate(time: np.ndarray, amplitude: np.ndarray, latest: float = math.inf) -> tuple[float, float]:
     """Rate γ and frequency ω of a signal |e^{γt} cos(ωt + …)| from parabolas through the logarithms of its maxima."""
-    log = np.log(amplitude)
-    peaks = [i for i in range(1, len(time) - 1) if log[i] > max(log[i - 1], log[i + 1]) and time[i] < latest]
-    parabolas = [np.polyfit(time[i - 1 : i + 2] - time[i], log[i - 1 : i + 2], 2) for i in peaks]
-    when = np.array([time[i] - b / (2 * a) for i, (a, b, _) in zip(peaks, parabolas, strict=True)])[1:]
-    height = np.array([c - b**2 / (4 * a) for a, b, c in parabolas])[1:]
+    when, height = maxima(time, np.log(amplitude))
+    when, height = when[when < latest][1:], height[when < latest][1:]
     return float(np.polyfit(when, height, 1)[0]), float(np.pi / np.diff(when).mean())

@@ -111,8 +111,8 @@ def _differences(run: RunFiles, other: RunFiles) -> Iterator[Picture]:
                 yield picture
     if not found:
         raise UserError(
-            f"--against {other.folder.path}: the runs have no two times of phase space in common: run both with the "
-            "same output.particles_every or output.histogram_every"
+            f"--against {other.folder.path}: the runs have no two times of phase space of the same box in common: run "
+            "both with the same problem and output.particles_every or output.histogram_every"
         )
 
 

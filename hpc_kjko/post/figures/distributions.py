@@ -95,8 +95,13 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
             curves.append(Curve(_centres(edges), found.values / mass, f"t = {snapshot.time:g}"))
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(_centres(_edges(wanted)), wanted.values, "equilibrium", "reference"))
-        limits = (0.0, 1.05 * max(float(curve.y.max()) for curve in curves) or 1.0)
-        y = Axis("probability density", "ω_p/v_th" if first.kind == "x" else "1/v_th", limits=limits)
+        least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
+        if first.kind == "x" and least > 0.5 * most:  # it hardly differs from its mean: how it does
+            curves = [Curve(curve.x, curve.y / curve.y.mean() - 1, curve.label, curve.look) for curve in curves]
+            y = Axis("n/⟨n⟩ − 1")
+        else:
+            unit = "ω_p/v_th" if first.kind == "x" else "1/v_th"
+            y = Axis("probability density", unit, limits=(0.0, 1.05 * most or 1.0))
         panels.append(Panel(coordinate_axis(first.kind, first.axis, dims), y, curves=tuple(curves)))
     yield Picture(
         f"marginals{suffix(species)}",
@@ -178,7 +183,7 @@ def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool =
                 for limits, bins in zip((histogram.x_range, histogram.v_range), values.shape, strict=True)
             )
             x_axis, v_axis = (coordinate_axis(kind, histogram.axis, dims) for kind in "xv")
-            name = f"f({x_axis.label}, {v_axis.label})"
+            name = f"f({x_axis.label}, {v_axis.label})  [{run.density_unit('xv')}]"
             found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name))
     return found
 
@@ -211,7 +216,16 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
         values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], period)
         x_axis, v_axis = (coordinate_axis(kind, 0, 2) for kind in "xv")
         found.append(
-            Plane(snapshot.time, values, edges[0], edges[1], x_axis, v_axis, "f(x, v)", "from the particles' log f")
+            Plane(
+                snapshot.time,
+                values,
+                edges[0],
+                edges[1],
+                x_axis,
+                v_axis,
+                f"f(x, v)  [{run.density_unit('xv')}]",
+                "from the particles' log f",
+            )
         )
     return found
 
@@ -280,7 +294,7 @@ def cuts(
     first, last = planes[0].x_edges[[0, -1]]
     where = list(places) or [first + part * (last - first) for part in (0.0, 0.25, 0.5, 0.75)]
     largest = max(float(plane.values.max()) for plane in planes)
-    y = Axis("f(x, v)", "n̄/v_th", log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
+    y = Axis("f(x, v)", run.density_unit("xv"), log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
     panels = []
     for place in where:
         curves = []
@@ -316,7 +330,7 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
         planes = [
             _minus(mine, sides[1][time])
             for time, mine in sides[0].items()
-            if time in sides[1] and mine.values.shape == sides[1][time].values.shape
+            if time in sides[1] and _is_alike(mine, sides[1][time])
         ]
         if planes:
             title = f"Phase space{of_species(species)}, difference from {other.folder.path.name}"
@@ -327,6 +341,12 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
 def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
     kept = RunFiles(run.folder, run.case, {}, run.window, tuple(steps))
     return planes_of(kept, species, len(steps), frequent=True)
+
+
+def _is_alike(ours: Plane, theirs: Plane) -> bool:
+    """Whether two densities are of the same cells."""
+    edges = ((ours.x_edges, theirs.x_edges), (ours.y_edges, theirs.y_edges))
+    return all(mine.shape == other.shape and np.allclose(mine, other) for mine, other in edges)
 
 
 def _minus(ours: Plane, theirs: Plane) -> Plane:
@@ -410,5 +430,6 @@ def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, in
     area = np.diff(x_edges)[:, None] * np.diff(y_edges)
     kept = len(first) / run.particles_of(species)
     x_axis, y_axis = (coordinate_axis(kind, axis, dims) for kind, axis in chosen)
+    unit = run.density_unit("".join(kind for kind, _ in chosen))
     labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
-    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})")
+    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})  [{unit}]")

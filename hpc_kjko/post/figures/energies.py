@@ -10,6 +10,8 @@ from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
 
+#: A logarithmic axis is for what changes by this factor or more.
+_MANY_TIMES = 3.0
 #: What an axis of changes shows.
 _SINCE = "change since t = {:g}"
 
@@ -80,10 +82,11 @@ def dissipated(series: Columns) -> np.ndarray:
 
 
 def relative_entropy(run: RunFiles) -> Iterator[Picture]:
-    """KL divergence from the equilibrium, logarithmic; nothing where it is not known."""
+    """KL divergence from the equilibrium, logarithmic if it changes by much; nothing where it is not known."""
     if "kl" in run.series:
         kl = np.where(run.series["kl"] > 0, run.series["kl"], np.nan)
-        panel = Panel(TIME, Axis("KL(f | f_∞)", log=True), curves=(Curve(run.series["time"], kl),))
+        of_decades = bool(np.nanmax(kl) > _MANY_TIMES * np.nanmin(kl)) if np.isfinite(kl).any() else False
+        panel = Panel(TIME, Axis("KL(f | f_∞)", log=of_decades), curves=(Curve(run.series["time"], kl),))
         text = "Relative entropy (KL divergence) against time"
         yield Picture("relative_entropy", "Relative entropy: how far f is from equilibrium", text, (panel,))
 

@@ -22,6 +22,7 @@ Window = tuple[float, float]
 
 FROM_THE_START: Window = (-math.inf, math.inf)
 TIME = Axis("time", "1/ω_p")
+_POWERS = ("", "", "²", "³", "⁴", "⁵", "⁶")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,20 @@ class RunFiles:
     def particles_of(self, species: str | None) -> int:
         """How many there are of a species; of the only one for None."""
         return int(self.case.number(f"species.{species}.count")) if species else self.case.particle_count
+
+    def density_unit(self, kinds: str) -> str:
+        """The unit of the density of some coordinates, with all others integrated out.
+
+        Args:
+            kinds: of the coordinates: "xv" for f(x, v_1).
+        """
+        left = len(self.lengths) - kinds.count("x")  # directions of space that are integrated over, or −1 without a box
+        powers = {"n̄": bool(self.lengths), "v_th": left - kinds.count("v"), "ω_p": -left}
+        above, below = (
+            [f"{name}{_POWERS[abs(power)]}" for name, power in powers.items() if power * sign > 0] for sign in (1, -1)
+        )
+        under = " ".join(below) if len(below) < 2 else f"({' '.join(below)})"
+        return "/".join([" ".join(above) or "1", *([under] if below else [])])
 
     @property
     def title(self) -> str:

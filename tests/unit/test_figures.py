@@ -1,0 +1,199 @@
+"""Figures as data, and as matplotlib draws them: what they show of runs whose f and E are known."""
+
+import shutil
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from PIL import Image as Bitmap
+
+from hpc_kjko.files.output import read_snapshot
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import SeriesWriter, read_series_and_units
+from hpc_kjko.files.wavetheory import Branch, WaveTheory
+from hpc_kjko.post import draw, figures
+from hpc_kjko.post.figures import distributions, space, waves
+from hpc_kjko.post.figures.names import axis_of
+from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
+from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
+
+
+def run_of(path) -> RunFiles:
+    return RunFiles.of(RunFolder(path))
+
+
+def test_every_figure_has_its_units_and_no_raw_names(a_run):
+    found = {picture.name: picture for picture in figures.pictures_of(run_of(a_run))}
+    assert {"field_energy", "energies", "free_energy", "relative_entropy", "field", "density", "potential"} < {*found}
+    assert {"marginals", "phase_space", "seconds"} < {*found}
+    columns = read_series_and_units(a_run / "series.h5")[0]
+    raw = [name for name in columns if "_" in name]
+    for picture in found.values():
+        assert picture.title and picture.text and picture.panels
+        for panel in picture.panels:
+            labels = [panel.x.label, panel.y.label, panel.title, *(curve.label for curve in panel.curves)]
+            assert not [name for name in raw if any(name in label for label in labels)]
+            assert panel.x.unit or panel.x.label in ("step",)
+            for curve in panel.curves:
+                assert len(curve.x) == len(curve.y)
+            if panel.image:
+                shape = len(panel.image.x_edges) - 1, len(panel.image.y_edges) - 1
+                assert panel.image.values.shape == shape and panel.image.limits[0] < panel.image.limits[1]
+
+
+def test_columns_are_called_by_words(a_run):
+    columns, units = read_series_and_units(a_run / "series.h5")
+    for name in columns:
+        axis = axis_of(name, units[name])
+        assert "_" not in axis.label.replace("v_1", "").replace("x_1", "").replace("E_1", ""), name
+    ions = axis_of("ions_kinetic_energy", "normalised energy", ["electrons", "ions"])
+    assert ions.label.startswith("ions: kinetic energy") and "v_th²" in ions.unit
+    assert axis_of("kl", "1").log and not axis_of("mass", "1").log
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
+    """4096 particles in a periodic box, and f with a wave: within 2 % of its largest value, everywhere."""
+    random = np.random.default_rng(seed)
+    x, v = random.uniform(0, 10, 4096), random.normal(size=4096)
+    x_edges, v_edges = np.linspace(0, 10, 65), np.linspace(-3, 3, 65)
+
+    def log_f(x, v):
+        return np.log1p(0.3 * np.cos(2 * np.pi * x / 10)) - 0.5 * v**2 - 0.5 * np.log(2 * np.pi)
+
+    found = distributions.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, period=10.0)
+    centres = np.meshgrid(0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (v_edges[1:] + v_edges[:-1]), indexing="ij")
+    wanted = np.exp(log_f(*centres))
+    inside = found > 0
+    assert inside[:, 8:-8].all()  # also at both ends of the box
+    assert np.abs(found - wanted)[inside].max() < 0.02 * wanted.max()
+    histogram = np.histogram2d(x, v, [x_edges, v_edges])[0]
+    assert np.abs(histogram / histogram.max() - wanted / wanted.max()).max() > 0.3
+
+
+def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
+    """Also cuts, planes, and what differs from another run: here from itself, nothing."""
+    run = run_of(a_run)
+    (picture,) = distributions.phase_space(run)
+    assert "log f" in picture.title and picture.shared and len(picture.panels) == 3
+    last = picture.panels[-1].image
+    snapshot = read_snapshot(a_run / "snapshots", 10, slice(None))
+    mass = (last.values * np.diff(last.x_edges)[:, None] * np.diff(last.y_edges)).sum()
+    assert mass == pytest.approx(31.4159265, rel=0.05)
+    i = np.searchsorted(last.x_edges, snapshot.position[:, 0]) - 1
+    j = np.searchsorted(last.y_edges, snapshot.velocity[:, 0]) - 1
+    near = last.values[np.clip(i, 0, 191), np.clip(j, 0, 191)]
+    assert np.median(np.abs(np.log(near[near > 0]) - snapshot.log_f[near > 0])) < 0.05
+    (cuts,) = distributions.cuts(run, places=[5.0])
+    assert cuts.panels[0].title == "at x = 5" and len(cuts.panels[0].curves) == 3
+    (difference,) = distributions.difference(run, run)
+    assert all(panel.image.signed and not panel.image.values.any() for panel in difference.panels)
+    (plane,) = distributions.plane(run, ("vx", "x"))
+    image = plane.panels[0].image
+    assert plane.panels[0].x.label == "v"
+    total = (image.values * np.diff(image.x_edges)[:, None] * np.diff(image.y_edges)).sum()
+    assert total == pytest.approx(31.4159265, rel=0.01)
+
+
+def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency():
+    length, time = 4 * np.pi, np.arange(0, 60, 0.25)
+    x = (np.arange(32) + 0.5) * length / 32
+    electric = np.cos(1.0 * x - 1.4 * time[:, None])  # the second mode of the box
+    history = waves.FieldHistory(time, electric, length, np.empty(0), np.empty((0, 0)))
+    ones = np.ones(3)
+    theory = WaveTheory(
+        np.array([1.0]), branches=(Branch("theory", np.array([0.5, 1.0, 1.5]), 1.4 * ones, -0.1 * ones),)
+    )
+    panel, why = waves._spectrum(history, theory, None)
+    assert not why and panel.curves[0].look == "reference"
+    i, j = np.unravel_index(panel.image.values.argmax(), panel.image.values.shape)
+    assert panel.image.x_edges[i] < 1.0 < panel.image.x_edges[i + 1]
+    assert panel.image.y_edges[j] < 1.4 < panel.image.y_edges[j + 1]
+    panel, why = waves._spectrum(waves.FieldHistory(time[:9], electric[:9], length, ones, ones), theory, None)
+    assert panel is None and "24 times or more, here are 9" in why
+
+
+def test_three_dimensions_have_projections_and_two_have_images(alone, tmp_path):
+    """The mean over a direction of a density that does not depend on it is the density."""
+    from types import SimpleNamespace
+
+    cells = (8, 6, 4)
+    x = (np.arange(8) + 0.5) / 8
+    density = 1 + 0.1 * np.cos(2 * np.pi * x)[:, None, None] * np.ones(cells)
+    field = np.stack([density, 0 * density, 0 * density], axis=-1)
+    snapshot = SimpleNamespace(
+        density=density, potential=density, electric=field, spacing=np.array([1.0, 2.0, 3.0]), time=2.0
+    )
+    quantities = space._quantities([snapshot], None)
+    assert [name for name, *_ in quantities] == ["density", "potential", "electric_field"]
+    picture = space._projections([snapshot], quantities[0])
+    assert [panel.title for panel in picture.panels] == ["mean over x_3", "mean over x_2", "slice at x_3 = 7.5"]
+    assert np.allclose(picture.panels[0].image.values, density[:, :, 0] - 1)
+    assert picture.panels[1].y.label == "x_3" and picture.panels[1].image.y_edges[-1] == 12
+    assert picture.panels[0].image.limits[1] == pytest.approx(0.1, rel=0.1) and picture.panels[0].image.signed
+
+
+def test_colours_are_for_most_of_the_values():
+    values = np.ones((50, 50))
+    values[0, 0] = 1e6
+    assert top_of([values], distributions.BRIGHT) == 1
+    assert space._largest([values]) == 1
+    assert edges_of(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
+
+
+def test_a_picture_is_drawn_as_it_says():
+    x = np.linspace(0, 4, 30)
+    curve = Panel(
+        *(Axis("x", "v_th"), Axis("y", log=True, limits=(2.0, 40.0))),
+        *("title", (Curve(x, np.exp(x), "run"), Curve(x, 2 * np.exp(x), "theory", "reference"))),
+        window=(1.0, 2.0),
+        note="a note that is said",
+    )
+    image = Image(np.array([0.0, 1, 2]), np.array([0.0, 1]), np.array([[1e-3], [1.0]]), "f", (1e-2, 1.0), log=True)
+    figure = draw.figure_of(Picture("name", "Title", "", (curve, Panel(Axis("x"), Axis("v_x"), image=image))), "of κ_1")
+    first, second, bar = figure.axes
+    assert first.get_xlabel() == r"x  [v$_{\mathrm{th}}$]" and first.get_yscale() == "log"
+    assert [text.get_text() for text in first.texts] == ["a note that is said"]
+    assert len([line for line in first.lines if line.get_linestyle() == "--"]) == 1
+    numbers = [label.get_text() for label in first.get_yticklabels(minor=True)]
+    assert sum(bool(number) for number in numbers) >= 2  # a decade and a half has more than its one power of ten
+    assert isinstance(second.collections[0].norm, matplotlib.colors.LogNorm) and bar.get_ylabel() == "f"
+    assert figure._suptitle.get_text().startswith("Title\n")
+    assert draw.typeset("two_stream KL(f | f_∞) 1/ω_p") == (r"two_stream KL(f | f$_{\mathrm{∞}}$) 1/ω$_{\mathrm{p}}$")
+
+
+def test_options_of_plot(finished, kjko_here):
+    """Planes, logarithmic scales, movies and differences; each mistake is a sentence and leaves no file."""
+    other = finished.parent / "other"
+    shutil.copytree(finished, other)
+    drawn = kjko_here("plot", finished, "--plane", "x,vx", "--against", other, "--movie", "--log", "--out", "here")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.split() == ["here/plane_x_vx.png", "here/difference.png", "here/phase_space.gif"]
+    with Bitmap.open(finished.parent / "here/phase_space.gif") as movie:
+        assert movie.n_frames == 3
+    for arguments, says in {
+        ("--plane", "x,vy"): "--plane x,vy: the run has no coordinate vy: it may be one of x, vx",
+        ("--plane", "x"): "x must be two coordinates, as in --plane y,vz",
+        ("--at", "99"): "--at 99: x goes from 0 to 31.4159",
+        ("--against", "nowhere"): "nowhere: not a run folder",
+    }.items():
+        result = kjko_here("plot", finished, *arguments, "--out", "there")
+        assert result.returncode == 2 and says in result.stderr and result.stderr.count("\n") == 1
+        assert not any((finished.parent / "there").glob("*"))
+
+
+def test_a_rate_is_in_inspect_and_in_the_figure(finished, kjko_here):
+    time = np.linspace(0, 20, 201)
+    columns, units = read_series_and_units(finished / "series.h5")
+    grown = {name: np.resize(values, 201) for name, values in columns.items()}
+    grown |= {
+        "time": time,
+        "step": np.arange(201.0),
+        "field_energy": np.exp(0.4 * time),
+        "wave_energy": np.exp(0.4 * time),
+    }
+    SeriesWriter(finished / "series.h5", list(grown), units, grown).close()
+    said = " ".join(kjko_here("inspect", finished).stdout.split())
+    assert "γ = 0.2000" in said and "left no theory of its wave" in said
+    (picture,) = waves.field_energy(run_of(finished))
+    assert "γ = 0.2000" in picture.panels[0].title and np.diff(picture.panels[0].window) > 15

@@ -1,0 +1,158 @@
+"""Rates of waves: what is fitted to a known wave, and what theory a run knows of its own."""
+
+import numpy as np
+import pytest
+
+from hpc_kjko.case.config import from_table
+from hpc_kjko.files.series import SeriesWriter
+from hpc_kjko.files.wavetheory import WaveTheory, read_theory, theory_attributes
+from hpc_kjko.post import rates
+from hpc_kjko.reference.dispersion import (
+    SpeciesTerm,
+    bernstein_frequencies,
+    landau_rate,
+    landau_root,
+    species_root,
+    two_stream_growth_rate,
+)
+from hpc_kjko.reference.landau_waves import damping
+from hpc_kjko.reference.roots import bath_root, branch_of, dougherty_root, kappa_root
+from hpc_kjko.running.wave_theory import theory_of
+
+TIME = np.arange(0, 40, 0.1)
+
+
+def noise(seed: int, size: float) -> np.ndarray:
+    """Complex noise that is correlated over a time unit, as that of particles is."""
+    random, found = np.random.default_rng(seed), np.zeros(len(TIME), complex)
+    for i in range(1, len(TIME)):
+        found[i] = 0.9 * found[i - 1] + size * complex(*random.normal(size=2))
+    return found
+
+
+def saturating(seed: int) -> np.ndarray:
+    amplitude = 0.01 * np.exp(0.25 * TIME)
+    return np.abs(amplitude / np.sqrt(1 + amplitude**2) + noise(seed, 3e-4)) ** 2
+
+
+def standing(seed: int) -> np.ndarray:
+    return (0.1 * np.exp(-0.153 * TIME) * np.cos(1.4156 * TIME) + noise(seed, 1e-4).real) ** 2
+
+
+def travelling(seed: int) -> np.ndarray:
+    return np.abs(0.1 * np.exp(-0.153 * TIME) + noise(seed, 2e-4)) ** 2
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate", "points"),
+    [(saturating, 0.25, "rows"), (standing, -0.153, "maxima"), (travelling, -0.153, "rows")],
+)
+def test_a_rate_is_found_before_saturation_and_above_the_noise_with_its_error(wave, rate, points):
+    found = [rates.fit(TIME, wave(seed)) for seed in range(8)]
+    assert all(one.is_clear and one.points == points for one in found)
+    assert np.mean([one.rate for one in found]) == pytest.approx(rate, rel=0.02)
+    assert np.mean([abs(one.rate - rate) < 3 * one.error for one in found]) >= 0.75
+    assert max(one.error for one in found) < 0.05 * abs(rate)
+    assert max(one.window[1] for one in found) < 30  # not where it is saturated, or noise
+    if points == "maxima":
+        assert found[0].frequency == pytest.approx(1.4156, abs=3 * found[0].frequency_error)
+
+
+def test_a_wave_that_neither_grows_nor_is_damped_has_an_upper_limit():
+    for wave in (0.1 * np.cos(0.7 * TIME), 0.1 * np.cos(0.7 * TIME) + 0.06 * np.cos(1.0 * TIME)):  # the second beats
+        found = rates.fit(TIME, (wave + noise(0, 1e-3).real) ** 2)
+        assert not found.is_clear and abs(found.rate) < 3 * found.error < 0.1
+        assert "no exponential growth or damping" in rates.Measured(found, None, None).text
+    assert not rates.fit(TIME, np.abs(noise(3, 1e-3)) ** 2).is_clear
+    assert rates.fit(TIME[:5], saturating(0)[:5]) is None
+
+
+def test_a_run_is_compared_with_the_same_fit_of_theorys_wave():
+    """Where beams relax there is no single rate."""
+    energy = np.exp(2 * (0.3 * TIME - 0.002 * TIME**2))
+    theory = WaveTheory(np.array([0.2]), "theory", time=TIME[::2], energy=energy[::2])
+    found = rates.measured({"time": TIME, "field_energy": energy, "wave_energy": 3 * energy}, theory)
+    assert found.expected == pytest.approx(found.rate.rate, rel=0.01) and "theory 0." in found.text
+    assert found.remark == "Theory: theory."
+
+
+def case_of(kind: str, operator: str = "bath", strength: float = 0.0, **keys):
+    physics = {"collision_operator": operator, "collision_strength": strength}
+    if field := keys.pop("magnetic_field", None):
+        physics["magnetic_field"] = field
+    problem = {"kind": kind, "length": 4 * np.pi, "amplitude": 0.01, **keys}
+    sizes = {"particles": {"count": 1024}, "grid": {"cells": [32]}, "time": {"step": 0.1, "end": 10.0}}
+    return from_table({"problem": problem, "physics": physics, **sizes})
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (case_of("landau_damping"), landau_root(0.5)),
+        (case_of("maxwellian", mean_velocity=1.0), landau_root(0.5) + 0.5),
+        (case_of("maxwellian", "bath", 0.1), complex(*landau_rate(0.5, 0.1)[::-1])),
+        (case_of("maxwellian", "dougherty", 0.1, velocity_dims=2), dougherty_root(0.5, 0.1, 1.0, 2)),
+        (case_of("maxwellian", "landau", 0.1, velocity_dims=3), damping(0.5, 0.1)),
+        (case_of("bi_maxwellian", temperatures=[2.0, 1.0], velocity_dims=2), landau_root(0.5, np.sqrt(2))),
+        (case_of("two_stream", length=31.4159265), 1j * two_stream_growth_rate(2 * np.pi / 31.4159265, 2.4, 1.0)),
+        (case_of("kappa", kappa_index=1e5), landau_root(0.5)),
+        (case_of("maxwellian", velocity_dims=3, magnetic_field=[0.5, 0, 0]), landau_root(0.5)),
+        (
+            case_of("maxwellian", velocity_dims=2, magnetic_field=[0, 0, 0.5]),
+            bernstein_frequencies(0.5, 0.5, [SpeciesTerm(1, 1, 1, 1)])[0],
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, complex) else None,
+)
+def test_a_run_knows_the_dispersion_relation_of_its_start(case, expected, tmp_path):
+    found = theory_of(case)
+    assert complex(found.frequency, found.rate) == pytest.approx(expected, abs=2e-5)
+    attributes = theory_attributes(found)
+    SeriesWriter(tmp_path / "series.h5", ["time"], {"time": "1"}, attributes=attributes).close()
+    read = read_theory(tmp_path / "series.h5")
+    assert (read.rate, read.frequency, read.relation) == (found.rate, found.frequency, found.relation)
+    assert [branch.label for branch in read.branches] == [branch.label for branch in found.branches]
+    assert np.array_equal(read.vector, found.vector)
+
+
+def test_a_run_says_why_it_knows_no_theory():
+    assert "oblique" in theory_of(case_of("maxwellian", velocity_dims=3, magnetic_field=[0.3, 0, 0.5])).missing
+    assert "too strong" in theory_of(case_of("kappa", "dougherty", 0.5)).missing
+    relaxing = theory_of(case_of("bump_on_tail", "bath", 0.1, length=20.0))
+    assert relaxing.rate is None and relaxing.energy[0] == 1 and "relaxes" in relaxing.relation
+    assert theory_of(from_table({"problem": {"kind": "gaussian", "space_dims": 1}, "particles": {"count": 64}})) is None
+
+
+def test_collisions_of_both_kinds_have_the_limits_that_are_known():
+    """As the eigenvalues of Hermite functions, as without collisions, and as sound in a gas of many collisions."""
+    for wavenumber, strength, temperature in ((0.5, 0.1, 1.0), (0.3, 0.5, 2.0), (0.5, 0.01, 1.0)):
+        rate, frequency = landau_rate(wavenumber, strength, temperature)
+        assert bath_root(wavenumber, strength, temperature) == pytest.approx(complex(frequency, rate), abs=1e-7)
+    for dims in (1, 2, 3):
+        assert dougherty_root(0.5, 1e-3, 1.0, dims) == pytest.approx(landau_root(0.5), abs=1e-3)
+        sound = dougherty_root(0.3, 100.0, 1.0, dims)
+        assert sound.real == pytest.approx(np.sqrt(1 + (dims + 2) / dims * 0.09), abs=1e-4) and abs(sound.imag) < 1e-3
+    with pytest.raises(ValueError, match="overdamped"):
+        bath_root(0.5, 5.0)
+
+
+def test_waves_of_a_kappa_distribution_are_those_of_its_residue():
+    """For kappa = 2, g ~ (1 + v²/T)^-2 and ∫ g' / (v − w) dv can be had in closed form in the upper half plane."""
+    wavenumber, s = 0.5, 1.0
+    omega = kappa_root(wavenumber, 2.0)
+    w = omega / wavenumber
+    # ∫ g'(v)/(v − w) dv = d/dw ∫ g(v)/(v − w) dv; closing below at v = −is: ∫ = −(w + 2is)/(w + is)²  (g of integral 1)
+    slope = (w + 3j * s) / (w + 1j * s) ** 3
+    assert abs(1 - slope / wavenumber**2) < 1e-8
+
+
+def test_a_branch_is_followed_in_both_directions():
+    wavenumbers = np.array([0.6, 0.2, 0.5, 0.9])
+    terms = [SpeciesTerm(-1, 1, 1, 1)]
+    from hpc_kjko.reference.dispersion import species_dielectric_function
+
+    found = branch_of(
+        lambda w, k: complex(species_dielectric_function(w, k, terms)), wavenumbers, 0.5, landau_root(0.5)
+    )
+    assert found == pytest.approx([landau_root(k) for k in wavenumbers], abs=1e-7)
+    assert species_root(0.5, terms) == pytest.approx(found[2])
