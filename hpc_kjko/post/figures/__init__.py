@@ -58,12 +58,18 @@ def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
 
     Phase space and, in 2D and 3D, the density are series of many times.
     """
-    series = {frames[0].title: frames for frames in frames_of(run, distributions.FRAMES)}
+    series = {frames[0].name.rpartition("_")[0]: frames for frames in frames_of(run, distributions.FRAMES)}
     for picture in pictures_of(run):
-        if picture.title in series:
-            yield series.pop(picture.title)
-        elif picture.shared:
-            yield [dataclasses.replace(picture, panels=(panel,)) for panel in picture.panels]
-        else:
+        frames = series.get(picture.name, [])
+        if not picture.shared:
             yield [picture]
-    yield from series.values()
+        elif not (frames and _are_alike(frames[0], picture)):
+            yield [dataclasses.replace(picture, panels=(panel,)) for panel in picture.panels]
+        if frames:
+            yield frames
+
+
+def _are_alike(frame: Picture, picture: Picture) -> bool:
+    """Whether the images of two pictures were made in the same way, of more times or fewer."""
+    first, second = (one.panels[0].image for one in (frame, picture))
+    return first is not None and second is not None and first.values.shape == second.values.shape
