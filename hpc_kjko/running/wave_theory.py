@@ -7,6 +7,7 @@ sentence says why.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from hpc_kjko.reference.dispersion import (
     linear_field_history,
     species_dielectric_function,
     species_root,
+    two_stream_growth_rate,
 )
 from hpc_kjko.reference.landau_waves import damping
 from hpc_kjko.running.assembly import SpeciesPart, species_of
@@ -35,6 +37,8 @@ from hpc_kjko.running.assembly import SpeciesPart, species_of
 _FEW = 0.05
 #: Times of a wave without a single rate.
 _TIMES = 201
+#: Its last time: long after that a small wave is not small any more, and finding it takes seconds.
+_LATEST = 60.0
 #: Points of a dispersion curve.
 _WAVENUMBERS = 24
 #: Bernstein's frequencies.
@@ -91,7 +95,7 @@ def theory_of(case: Case) -> WaveTheory | None:
         return _theory(_wave(case, vector))
     except NoTheory as why:
         return WaveTheory(vector, missing=str(why))
-    except ValueError as why:  # of the references
+    except (ValueError, ArithmeticError) as why:  # of the references
         return WaveTheory(vector, missing=f"the dispersion relation has no solution that could be found: {why}")
 
 
@@ -129,6 +133,8 @@ def _maxwellians(one: SpeciesPart, direction: np.ndarray) -> list[SpeciesTerm]:
         NoTheory: it is no such sum.
     """
     start, density = one.start, one.start.mean_density
+    if not type(start).__module__.startswith(Problem.__module__.partition(".")[0]):
+        raise NoTheory("the start is your own: its dispersion relation is not known here")
     if isinstance(start, PerturbedBeams):
         drifts = sorted({start.beam_speed, -start.beam_speed})
         parts = [(1 / len(drifts), drift, start.thermal_speed**2) for drift in drifts]
@@ -241,23 +247,34 @@ def _relaxing(wave: _Wave) -> WaveTheory:
     if functions > 800:
         return _collisionless(wave)
     beams = [(term.density, term.drift, term.thermal_speed) for term in wave.terms]
-    time = np.linspace(0, wave.end, _TIMES)
+    time = np.linspace(0, min(wave.end, _LATEST), _TIMES)
     field = linear_field_history(wave.k, wave.strength, wave.temperature, beams, time.tolist(), functions)
     words = "linear theory of the start, which the bath relaxes"
     found = WaveTheory(wave.vector, words, time=time, energy=field**2)
     try:
-        return replace(found, branches=_branches(wave, species_root(wave.k, wave.terms), "theory without collisions"))
+        return replace(found, branches=_branches(wave, _root(wave), "theory without collisions"))
     except ValueError:
         return found
 
 
 def _collisionless(wave: _Wave) -> WaveTheory:
-    root = species_root(wave.k, wave.terms)
+    root = _root(wave)
     _require_few_collisions(wave, root.imag)
     kinds = "several species" if len(wave.case.species) > 1 else "a sum of Maxwellians"
     words = f"dispersion relation of {kinds if len(wave.terms) > 1 else 'a Maxwellian'}"
     branches = _branches(wave, root, "theory")
     return WaveTheory(wave.vector, words, _without(wave), root.imag, root.real, branches=branches)
+
+
+def _root(wave: _Wave) -> complex:
+    """The fastest growing or least damped mode without collisions."""
+    if len(wave.terms) == 2 and len(wave.case.species) < 2:
+        first, second = wave.terms
+        alike = (first.density, first.thermal_speed) == (second.density, second.thermal_speed)
+        if alike and first.drift == -second.drift and math.isclose(first.plasma_frequency, math.sqrt(0.5)):
+            with contextlib.suppress(ValueError):  # none grows
+                return 1j * two_stream_growth_rate(wave.k, second.drift, first.thermal_speed)
+    return species_root(wave.k, wave.terms)
 
 
 def _branches(wave: _Wave, root: complex, label: str) -> tuple[Branch, ...]:

@@ -47,6 +47,10 @@ _DEEP = 1e-5
 _IN_A_BIN, _FEWEST_BINS = 200, 40
 
 
+#: What is said of densities that are no more than that.
+_HISTOGRAM = "a histogram of the particles"
+
+
 @dataclass(frozen=True)
 class Plane:
     """Density of two coordinates at a time.
@@ -184,7 +188,7 @@ def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool =
             )
             x_axis, v_axis = (coordinate_axis(kind, histogram.axis, dims) for kind in "xv")
             name = f"f({x_axis.label}, {v_axis.label})  [{run.density_unit('xv')}]"
-            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name))
+            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name, _HISTOGRAM))
     return found
 
 
@@ -432,4 +436,6 @@ def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, in
     x_axis, y_axis = (coordinate_axis(kind, axis, dims) for kind, axis in chosen)
     unit = run.density_unit("".join(kind for kind, _ in chosen))
     labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
-    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})  [{unit}]")
+    return Plane(
+        snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})  [{unit}]", _HISTOGRAM
+    )
