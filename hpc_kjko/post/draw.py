@@ -14,7 +14,6 @@ from typing import IO, Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -35,18 +34,6 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-}
-#: Half-tones on nothing: to be read on a white page and on a dark one.
-_GREY = "#757f8f"
-_HALF_TONES = {
-    **STYLE,
-    "figure.dpi": 200,
-    "font.size": 11,
-    "savefig.transparent": True,
-    "axes.facecolor": "none",
-    "axes.prop_cycle": cycler(color=["#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b"]),
-    **{f"{name}.color": _GREY for name in ("text", "xtick", "ytick", "grid")},
-    **{f"axes.{name}color": _GREY for name in ("edge", "label", "title")},
 }
 
 #: Colour scales: from nothing to much, and with zero in the middle.
@@ -76,29 +63,14 @@ def save(picture: Picture, path: Path, subtitle: str = "") -> None:
             figure.savefig(path)
 
 
-def png(picture: Picture) -> bytes:
-    """A small PNG for a page, on a transparent background, without a title."""
-    file = io.BytesIO()
-    with matplotlib.rc_context(_HALF_TONES):
-        figure_of(picture, size=(4.8, 3.3), titled=False).savefig(file, format="png")
-    return file.getvalue()
-
-
-def figure_of(
-    picture: Picture, subtitle: str = "", *, size: tuple[float, float] | None = None, titled: bool = True
-) -> Figure:
-    """The figure of a picture, in the style that matplotlib has at the time.
-
-    Args:
-        size: of a panel, in inches.
-        titled: whether the title of the picture stands above it.
-    """
+def figure_of(picture: Picture, subtitle: str = "") -> Figure:
+    """The figure of a picture, in the style that matplotlib has at the time."""
     panels = picture.panels
     across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
     bars = not picture.shared and any(panel.image for panel in panels)
     below = any(panel.below for panel in panels)
-    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5))
+    width, height = (6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
     images = []
@@ -118,8 +90,7 @@ def figure_of(
                 axes.set_xlabel(label_of(panel.x))
     if picture.shared and panels[0].image:
         _bar(figure, images[0], panels[0].image, grid)
-    if titled:
-        figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
+    figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
     return figure
 
 
