@@ -16,7 +16,7 @@ from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
-from hpc_kjko.post.figures.names import axis_of, in_dimensions, of_unit
+from hpc_kjko.post.figures.names import axis_of, of_case, of_unit
 from hpc_kjko.post.figures.runfiles import TIME
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 from hpc_kjko.post.summary import COMPARED, Columns
@@ -123,9 +123,8 @@ def picture(
         case: that of the run.
     """
     panels, (ours, theirs) = [], map(verbatim, labels)
-    dims = int(case.number("problem.space_dims"))
     for one in found:
-        axis = in_dimensions(axis_of(one.column, units[one.column], case.species), dims)
+        axis = of_case(axis_of(one.column, units[one.column], case.species), case)
         curves = [Curve(one.time, one.values, ours), Curve(one.time, one.reference, theirs, "reference")]
         if axis.log and not (one.values > 0).any():
             axis = dataclasses.replace(axis, log=False)

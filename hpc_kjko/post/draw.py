@@ -74,10 +74,17 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
     images = []
+    most = max(panels, key=lambda panel: len(panel.curves))
+    one_legend = len(panels) > 1 and all(
+        panel.curves and _labels(panel) == _labels(most)[: len(panel.curves)] for panel in panels
+    )
     for axes, panel in zip(grid.flat, panels, strict=False):
         if panel.below:
             axes = _with_below(axes, panel.below)
-        images.append(_draw(axes, panel, with_bar=not picture.shared))
+        images.append(_draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend))
+        if one_legend and panel is most and any(_labels(panel)):
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
         if picture.shared:
             axes.label_outer()
     for axes in grid.flat[len(panels) :]:
@@ -114,7 +121,11 @@ def _with_below(axes: Axes, below: Panel) -> Axes:
     return upper
 
 
-def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
+def _labels(panel: Panel) -> tuple[str, ...]:
+    return tuple(curve.label for curve in panel.curves)
+
+
+def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) -> Any:
     """Draw a panel, and return what has its colours."""
     mesh = None
     if panel.image:
@@ -140,7 +151,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
         axes.set_title(typeset(panel.title), fontsize=10, pad=6 + 11 * len(note.splitlines()))
     if note:
         axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
-    if any(curve.label for curve in panel.curves):
+    if with_legend and any(_labels(panel)):
         axes.legend(fontsize=8, frameon=panel.image is not None)
     return mesh
 

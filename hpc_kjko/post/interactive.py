@@ -73,9 +73,9 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
 
 def _title(picture: Picture, panel: Panel) -> str:
     """What stands above a panel that is shown by itself."""
-    if len(picture.panels) == 1:
-        return f"{picture.title}: {panel.title}" if panel.title else picture.title
-    return panel.title or f"{picture.title}: {panel.x.label}"
+    if len(picture.panels) == 1 and not panel.title:
+        return picture.title
+    return f"{picture.title}: {panel.title or panel.x.label}"
 
 
 def packed(content: Any) -> str:

@@ -16,7 +16,7 @@ from hpc_kjko.errors import DamagedFile, UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.post import page, summary
-from hpc_kjko.post.figures.names import axis_of, in_dimensions, of_unit
+from hpc_kjko.post.figures.names import axis_of, energy_unit, of_case, of_unit
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
 from hpc_kjko.post.interactive import html_of, numbers, thinned
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
@@ -124,9 +124,8 @@ def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
             if name not in ("step", "time") and name not in found and values.any():
                 found[name] = axis_of(name, run.units[name], run.case.species)
     first = [name for name in SHOWN if name in found]
-    dims = {int(run.case.number("problem.space_dims")) for run in runs}
-    if len(dims) == 1:
-        found = {name: in_dimensions(axis, *dims) for name, axis in found.items()}
+    if len({energy_unit(run.case) for run in runs}) == 1:
+        found = {name: of_case(axis, runs[0].case) for name, axis in found.items()}
     return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
 
 

@@ -82,7 +82,10 @@ def write_comparison(found: Sequence[Difference], picture: Picture, out: Path) -
         UserError: it cannot be written.
     """
     require_folder(out)
-    drawn = {f"{number}": figure([picture], number) for number in range(len(picture.panels))}
+    drawn = {
+        f"{number}": figure([picture], number) | {"title": html_of(panel.title)}
+        for number, panel in enumerate(picture.panels)
+    }
     rows = [(panel.title, one) for panel, one in zip(picture.panels, found, strict=True)]
     return write("comparison.html", out, drawn, {}, title=picture.title, table=rows)
 

@@ -53,7 +53,7 @@ def test_a_figure_has_words_units_differences_and_the_noise_floor(here, tmp_path
     panels = {panel.title: panel for panel in picture.panels}
     assert not any("_energy" in title or title == "kl" for title in panels)
     field, kl = panels["field energy ½∫|E|²dx"], panels["KL divergence from equilibrium"]
-    assert field.y.label == "in n̄ m v_th² (v_th/ω_p)" and field.y.log
+    assert field.y.label == "in n̄ m v_th³/ω_p" and field.y.log
     assert [curve.label for curve in field.curves] == ["mine", "other", "noise floor"]
     assert field.curves[2].y[-1] == pytest.approx(note["noise_floor"]["field_energy"] * note["noise_growth"] * 0.8)
     (difference,) = kl.below.curves  # of one that is a tenth larger
