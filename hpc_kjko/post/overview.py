@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -143,11 +145,17 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
     for name in columns:
         if name not in known:
             raise UserError(f"--column {name}: no run has such a column: {one_of(name, known)}")
-    runs = [run for run in runs if run.series]
+    series = {}
+    for run in runs:
+        with contextlib.suppress(UserError):  # it has no row at these times
+            if run.series:
+                series[run.name] = within(run.series, window)
+    runs = [run for run in runs if run.name in series]
     if not runs:
-        raise UserError("no run has written a row of its time series yet: wait for the first step")
+        raise UserError(
+            "no run has a row of its time series at these times: wait for the first step, or ask for others"
+        )
     shown = list(columns) or [name for name in SHOWN if name in known]
-    series = {run.name: within(run.series, window) for run in runs}
     yield Picture(
         "curves",
         "All runs over each other",
@@ -289,21 +297,23 @@ def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[s
     """A run as the script of the page has it: no more points of a column than a screen shows."""
     found: dict[str, Any] = {}
     last: dict[str, float] = {}
+    held = {key: run.keys.get(key) for key in keys}
     for name in (name for name in columns if name in run.series):
         kept = thinned(run.series["time"], run.series[name])
         found[name] = {"x": numbers(run.series["time"][kept]), "y": numbers(run.series[name][kept])}
-        last[name] = float(run.series[name][-1])
+        if np.isfinite(run.series[name][-1]):
+            last[name] = float(run.series[name][-1])
     return {
         "name": run.name,
         "label": html_of(label_of(run, keys)),
-        "keys": {key: run.keys.get(key) for key in keys},
+        "keys": {key: value if _is_number(value) else value_text(value) for key, value in held.items()},
         "series": found,
         "last": last if run.status["status"] == "finished" else {},
     }
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _flat(table: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
