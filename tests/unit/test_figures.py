@@ -74,7 +74,7 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
 def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     """Also cuts, planes, and what differs from another run: here from itself, nothing."""
     run = run_of(a_run)
-    (picture,) = distributions.phase_space(run)
+    picture, cuts = distributions.phase_space(run, places=[5.0])
     assert "log f" in picture.title and picture.shared and len(picture.panels) == 3
     last = picture.panels[-1].image
     snapshot = read_snapshot(a_run / "snapshots", 10, slice(None))
@@ -84,7 +84,6 @@ def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     j = np.searchsorted(last.y_edges, snapshot.velocity[:, 0]) - 1
     near = last.values[np.clip(i, 0, 191), np.clip(j, 0, 191)]
     assert np.median(np.abs(np.log(near[near > 0]) - snapshot.log_f[near > 0])) < 0.05
-    (cuts,) = distributions.cuts(run, places=[5.0])
     assert cuts.panels[0].title == "at x = 5" and len(cuts.panels[0].curves) == 3
     (difference,) = distributions.difference(run, run)
     assert all(panel.image.signed and not panel.image.values.any() for panel in difference.panels)

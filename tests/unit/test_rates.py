@@ -15,6 +15,7 @@ from hpc_kjko.reference.dispersion import (
     species_root,
     two_stream_growth_rate,
 )
+from hpc_kjko.reference.grid_1d1v import solve
 from hpc_kjko.reference.landau_waves import damping
 from hpc_kjko.reference.roots import bath_root, branch_of, dougherty_root, kappa_root
 from hpc_kjko.running.wave_theory import theory_of
@@ -134,6 +135,20 @@ def test_collisions_of_both_kinds_have_the_limits_that_are_known():
         assert sound.real == pytest.approx(np.sqrt(1 + (dims + 2) / dims * 0.09), abs=1e-4) and abs(sound.imag) < 1e-3
     with pytest.raises(ValueError, match="overdamped"):
         bath_root(0.5, 5.0)
+
+
+def test_waves_of_like_particles_are_damped_as_on_the_grid():
+    """The grid solver shares no code with the roots; the fit is that of kjko plot."""
+
+    def start(x, v):
+        return (1 + 1e-4 * np.cos(0.5 * x)) * np.exp(-0.5 * v**2) / np.sqrt(2 * np.pi)
+
+    grid = solve(start, 4 * np.pi, 0.2, 1.0, 20.0, 0.05, (16, 128), 7.0, collision_operator="dougherty")
+    found, wanted = rates.fit(grid.times, grid.field_energy), dougherty_root(0.5, 0.2)
+    assert found.points == "maxima" and found.is_clear
+    assert found.rate == pytest.approx(wanted.imag, rel=0.02)
+    assert found.frequency == pytest.approx(wanted.real, rel=0.01)
+    assert abs(wanted.imag - landau_root(0.5).imag) > 0.05  # so that collisions count
 
 
 def test_waves_of_a_kappa_distribution_are_those_of_its_residue():

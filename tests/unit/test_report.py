@@ -134,7 +134,7 @@ def test_a_page_without_its_script_says_how_to_get_figures(finished, kjko_here, 
 
 
 def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
-    """A finished run, one that had other collisions and was stopped, and one that has not begun."""
+    """Two finished runs with other collisions, one that has not begun, and one that cannot be read."""
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs / "strong")
     shutil.copytree(finished, runs / "weak")

@@ -32,8 +32,7 @@ def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = (
     yield from space.fields(run, run.species)
     for species in run.species:
         yield from distributions.marginals(run, species)
-        yield from distributions.phase_space(run, species, log=log)
-        yield from distributions.cuts(run, species, places, log=log)
+        yield from distributions.phase_space(run, species, log=log, places=places)
     yield from energies.seconds(run)
 
 

@@ -38,7 +38,7 @@ TIMES = 4
 #: The percentage of the filled bins of phase space that the colours are made for: a few that noise fills are beyond.
 BRIGHT = 99.5
 #: Particles that log f is interpolated between: more take longer, a second for so many, and look the same.
-MOST_PARTICLES = 65536
+MOST_PARTICLES = 32768
 #: Cells of an interpolated phase space, along x and along v.
 CELLS = (192, 192)
 #: A logarithmic scale of f goes down to this part of its largest value.
@@ -139,17 +139,27 @@ def _centres(edges: np.ndarray) -> np.ndarray:
 
 
 def phase_space(
-    run: RunFiles, species: str | None = None, most: int = PANELS, *, log: bool = False
+    run: RunFiles,
+    species: str | None = None,
+    most: int = PANELS,
+    *,
+    log: bool = False,
+    places: Sequence[float] = (),
 ) -> Iterator[Picture]:
-    """f(x, v_x) at several times, in one picture, and cuts through it; nothing without snapshots.
+    """f(x, v_x) at several times in one picture and, if f is from log f, f(v) at some x in another.
+
+    Nothing without snapshots of particles or histograms.
 
     Args:
-        log: logarithmic colours.
+        log: logarithmic scales of f.
+        places: x of the cuts; quarters of the box by default.
     """
     planes = planes_of(run, species, most)
     if planes:
         name = f"phase_space{suffix(species)}"
         yield _side_by_side(planes, name, f"Phase space{of_species(species)}", log=log)
+        if planes[0].note != _HISTOGRAM:  # which is too noisy for it
+            yield _cuts(run, [planes[number] for number in spread(range(len(planes)), TIMES)], species, places, log)
 
 
 def phase_space_frames(
@@ -280,21 +290,8 @@ def _ranges(
     return of_x, found.get(("v", 0), (-reach, reach)), period
 
 
-def cuts(
-    run: RunFiles, species: str | None = None, places: Sequence[float] = (), *, log: bool = False
-) -> Iterator[Picture]:
-    """f(v) at some x, at several times; nothing without log f, as a histogram is too noisy for it.
-
-    Args:
-        places: x of the cuts; quarters of the box by default.
-        log: a logarithmic axis of f.
-    """
-    steps = run.steps_with("particles")
-    if not can_interpolate(run, species) or not steps:
-        return
-    planes = interpolated(run, spread(steps, TIMES), species)
-    if not planes:
-        return
+def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: Sequence[float], log: bool) -> Picture:
+    """f(v) at some x, at the times of some planes."""
     first, last = planes[0].x_edges[[0, -1]]
     where = list(places) or [first + part * (last - first) for part in (0.0, 0.25, 0.5, 0.75)]
     largest = max(float(plane.values.max()) for plane in planes)
@@ -309,7 +306,7 @@ def cuts(
         panels.append(Panel(planes[0].y, y, f"at x = {place:.4g}", tuple(curves)))
     title = f"Cuts through phase space{of_species(species)}"
     text = f"Density{of_species(species)} against v at some x, at several times"
-    yield Picture(f"cuts{suffix(species)}", title, text, tuple(panels), shared=True)
+    return Picture(f"cuts{suffix(species)}", title, text, tuple(panels), shared=True)
 
 
 def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> Iterator[Picture]:

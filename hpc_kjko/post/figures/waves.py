@@ -62,8 +62,10 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
             inside = time[(time >= window[0]) & (time <= window[1])]
             curves.append(Curve(inside, rate.energy(inside), "fitted line"))
         if theory is not None and len(theory.time):
-            start = rates.wave_energy(series)[0] if time[0] == 0 else 0.0
-            curves.append(Curve(theory.time, _positive(start * theory.energy), "theory", "reference"))
+            if time[0] == 0:
+                so_far = theory.time <= time[-1]
+                energy = rates.wave_energy(series)[0] * theory.energy[so_far]
+                curves.append(Curve(theory.time[so_far], _positive(energy), "theory", "reference"))
         elif found.expected is not None:
             curves.append(_theory_line(found, time))
     floor = noise_floors(run.folder.status(), series).get("field_energy")
