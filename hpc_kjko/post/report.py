@@ -317,7 +317,7 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
 
 def _times(ratio: float) -> str:
     """How a number compares with another."""
-    return "below" if ratio < 1 else f"{ratio:.2g} times" if ratio < 100 else f"{ratio:.0f} times"
+    return "below" if ratio < 1 else f"about {float(f'{ratio:.1g}'):g} times"
 
 
 def _files(folder: RunFolder) -> dict[str, str]:
