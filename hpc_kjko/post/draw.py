@@ -133,7 +133,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         axes.grid(False)
         if with_bar:
             _bar(axes.figure, mesh, panel.image, axes)
-    dashes = itertools.cycle(_DASHES)
+    dashes = itertools.cycle(_DASHES[:1] if panel.image else _DASHES)
     for curve in panel.curves:
         _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
     if panel.window:

@@ -283,14 +283,20 @@ def _branches(wave: _Wave, root: complex, label: str) -> tuple[Branch, ...]:
 
     ks = _wavenumbers(wave)
     found = roots.branch_of(dielectric, ks, wave.k, root)
-    return (Branch(label, ks, found.real, found.imag),)
+    return (_branch(label, ks, found),)
 
 
 def _of_root(wave: _Wave, own: complex, words: str, ks: np.ndarray, found: np.ndarray) -> WaveTheory:
     label = "theory without collisions" if wave.strongest else "theory"
-    branches = (Branch(label, ks, found.real, found.imag),)
+    branches = (_branch(label, ks, found),)
     missing = "" if wave.strength and not wave.kappa else _without(wave)
     return WaveTheory(wave.vector, words, missing, own.imag, own.real, branches=branches)
+
+
+def _branch(label: str, ks: np.ndarray, found: np.ndarray) -> Branch:
+    """The modes that were found."""
+    there = np.isfinite(found)
+    return Branch(label, ks[there], found.real[there], found.imag[there])
 
 
 def _require_few_collisions(wave: _Wave, rate: float) -> None:

@@ -86,7 +86,7 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
         "energies.png",
         "free_energy.png",
         "relative_entropy.png",
-        "marginals.png",
+        "field.png",
     ]
     assert all((finished / "figures" / name.rsplit("/")[-1]).stat().st_size > 10_000 for name in figures)
 

@@ -59,6 +59,17 @@ def test_a_rate_is_found_before_saturation_and_above_the_noise_with_its_error(wa
         assert found[0].frequency == pytest.approx(1.4156, abs=3 * found[0].frequency_error)
 
 
+def test_a_rate_is_found_between_a_larger_transient_and_a_slow_saturation():
+    found = []
+    for seed in range(8):
+        transient = 4 * np.exp(-0.3 * TIME) * np.cos(1.3 * TIME + seed)
+        amplitude = 0.01 * (np.exp(0.2 * TIME) + transient) + noise(seed, 1e-3).real
+        found.append(rates.fit(TIME, amplitude**2 / (1 + amplitude**2)))
+    assert all(one.is_clear for one in found)
+    assert np.mean([one.rate for one in found]) == pytest.approx(0.2, rel=0.03)
+    assert np.mean([abs(one.rate - 0.2) < 3 * one.error for one in found]) >= 0.75
+
+
 def test_a_wave_that_neither_grows_nor_is_damped_has_an_upper_limit():
     for wave in (0.1 * np.cos(0.7 * TIME), 0.1 * np.cos(0.7 * TIME) + 0.06 * np.cos(1.0 * TIME)):  # the second beats
         found = rates.fit(TIME, (wave + noise(0, 1e-3).real) ** 2)

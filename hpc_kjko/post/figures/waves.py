@@ -160,7 +160,8 @@ def field(run: RunFiles) -> Iterator[Picture]:
             Curve(found.time, np.where(energy > floor, energy, np.nan), f"k = {k:.3g}")
             for k, energy in zip(found.wavenumber, found.energy.T, strict=True)
         ]
-        y = Axis("field energy", energy_unit(run), log=True)
+        shown = 0.3 * quantile(found.energy, 0.02), 3 * float(found.energy.max())  # noise begins at the rounding error
+        y = Axis("field energy", energy_unit(run), log=True, limits=shown if shown[0] > 0 else None)
         panels.append(Panel(TIME, y, "First modes", tuple(curves)))
         if spectrum:
             panels.append(spectrum)
