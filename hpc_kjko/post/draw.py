@@ -152,7 +152,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
     if note:
         axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
     if with_legend and any(_labels(panel)):
-        axes.legend(fontsize=8, frameon=panel.image is not None)
+        axes.legend(fontsize=8, frameon=True, framealpha=0.75, edgecolor="none")
     return mesh
 
 
