@@ -131,6 +131,12 @@ class RunCase:
         return self.number("physics.collision_strength")
 
     @property
+    def strength_words(self) -> str:
+        """The collision strength with its symbol: "κ = 0.01", or "C = 1", the factor of Landau's operator."""
+        symbol = "C" if self.collision_operator == "landau" else "κ"
+        return f"{symbol} = {self.collision_strength:g}"
+
+    @property
     def collide_together(self) -> bool:
         """Whether all species collide with all, and have no collisions of their own."""
         return bool(self.species) and self.value("physics.collision_operator") is not None

@@ -52,11 +52,13 @@ class Browser:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def show(self, page: Path, width: int, dark: bool = False) -> None:
-        """Load a page in a window of this width and wait until it is there."""
+    def show(self, page: Path, width: int, dark: bool = False, script: bool = True) -> None:
+        """Load a page in a window of this width, below 600 of a phone, and wait until it is there."""
         self.events.clear()
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=width < 600)
+        self.call("Emulation.setScriptExecutionDisabled", value=not script)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=page.as_uri())
@@ -66,6 +68,21 @@ class Browser:
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def until(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + self.patience
+        while not self.evaluate(expression):
+            assert time.monotonic() < deadline, f"not true in {self.patience} s: {expression}"
+            time.sleep(0.02)
+
+    def hover(self, element: str, across: float) -> None:
+        """Move the mouse over an element, given by an expression: so far across it, at half of its height."""
+        self.evaluate(f"{element}.scrollIntoView({{block: 'center'}})")
+        box = json.loads(self.evaluate(f"JSON.stringify({element}.getBoundingClientRect())"))
+        x, y = box["left"] + across * box["width"], box["top"] + 0.5 * box["height"]
+        for step in (2, 1, 0):  # a pointer that comes from somewhere
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x - step, y=y)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as a PNG."""

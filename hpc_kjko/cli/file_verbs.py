@@ -24,7 +24,7 @@ from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.output import list_snapshots
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series, read_series_and_units
-from hpc_kjko.files.storage import damage, unfinished, writing
+from hpc_kjko.files.storage import damage, unfinished
 from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.parallel.launcher import promised_ranks
 from hpc_kjko.post import rates, summary
@@ -64,15 +64,35 @@ def series(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    """Draw the figures of a run."""
+    """Draw the figures of a run, or of the runs of a sweep over each other."""
     if not options.first <= options.last:
         raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
-    plotting, folder = _plotting(), _existing(options.folder)
+    plotting, window = _plotting(), (options.first, options.last)
+    if (options.folder / "sweep.json").exists():
+        return _plot_sweep(options, plotting, window)
+    folder = _existing(options.folder)
     _rows(folder)
-    wanted = {"columns": options.column, "window": (options.first, options.last), "file_format": options.format}
+    wanted = {"columns": options.column, "window": window, "file_format": options.format}
     wanted |= {"log": options.log, "places": options.at, "planes": options.plane, "movie": options.movie}
     wanted |= {"against": _existing(options.against) if options.against else None}
     for path in plotting.plot_run(folder, **wanted, out=options.out):
+        print(path)
+    return DONE
+
+
+def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple[float, float]) -> int:
+    """Draw the runs of a sweep over each other."""
+    from hpc_kjko.post import overview
+
+    for flag in ("log", "at", "plane", "movie", "against"):
+        if getattr(options, flag):
+            raise UserError(f"--{flag}: draws f of one run: give the folder of a run of this sweep")
+    runs, unreadable = overview.runs_in([options.folder])
+    for sentence in unreadable:
+        print(f"kjko: {sentence}", file=sys.stderr)
+    pictures = overview.pictures(runs, options.column, window)
+    out = options.out or options.folder / "figures"
+    for path in plotting.save_all(pictures, out, options.format, options.folder.resolve().name):
         print(path)
     return DONE
 
@@ -124,7 +144,7 @@ def inspect(options: argparse.Namespace) -> int:
 def _about_case(case: RunCase) -> dict[str, str]:
     of = f" ({', '.join(case.species)})" if case.species else ""
     return {
-        "case": f"{case.word('problem.kind')}, {case.dims}, κ = {case.collision_strength:g}, "
+        "case": f"{case.word('problem.kind')}, {case.dims}, {case.strength_words}, "
         f"{case.particle_count} particles{of}, {case.word('method.collision')}",
     }
 
@@ -196,11 +216,19 @@ def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, st
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a page about a run: one HTML file that needs nothing else."""
-    _plotting()
-    from hpc_kjko.post.report import write_report
+    """Write a page about a run, or about several beside each other: one HTML file that needs nothing else."""
+    from hpc_kjko.post import overview
 
-    print(write_report(_existing(options.folder), options.out))
+    first = options.folder[0]
+    if len(options.folder) == 1 and not overview.holds_runs(first):
+        from hpc_kjko.post.report import write_report
+
+        with _any_backend():
+            print(write_report(_existing(first), options.out))
+        return DONE
+    if options.out is None and len(options.folder) > 1:
+        raise UserError("several runs: give the page about them a name with --out FILE.html")
+    print(overview.write_overview(options.folder, options.out or first / overview.INDEX))
     return DONE
 
 
@@ -208,9 +236,12 @@ def compare(options: argparse.Namespace) -> int:
     """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
     from hpc_kjko.post import differences
 
-    plotting = _plotting() if options.out else None
-    if options.out and options.out.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg")
+    if options.out and options.out.suffix not in (".png", ".pdf", ".svg", ".html"):
+        raise UserError(
+            f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg, that of a page in .html"
+        )
+    if options.out and options.out.suffix != ".html":
+        _plotting()
     folder = _existing(options.run)
     reference = differences.reference_of(folder, options.reference)
     if options.reference != differences.GRID and Path(options.reference).is_dir():
@@ -229,6 +260,7 @@ def compare(options: argparse.Namespace) -> int:
         if options.tolerance is not None and not one.relative_l2 <= options.tolerance
     ]
     show_table(["column", *numbers], rows, title=title, marked=beyond)
+    floors: dict[str, np.ndarray] = {}
     for path in (options.run, Path(options.reference)):
         if not (path / "case.toml").exists():
             continue
@@ -239,6 +271,7 @@ def compare(options: argparse.Namespace) -> int:
         for name, floor in summary.noise_floors(status, columns).items():
             for one in (one for one in found if one.column == name):
                 level = np.interp(one.time, columns["time"], floor)
+                floors[name] = np.maximum(level, floors.get(name, level))
                 times = int((np.minimum(one.values, one.reference) < summary.NOISY * level).sum())
                 if times:
                     print(
@@ -247,11 +280,18 @@ def compare(options: argparse.Namespace) -> int:
                         "true or more particles",
                         file=sys.stderr,
                     )
-    if plotting:
-        curves = {one.column: (one.time, one.values, one.reference) for one in found}
-        with writing(options.out):
-            _, units = read_series_and_units(folder.series)
-            plotting.comparison(curves, units, (options.run.name, Path(options.reference).name), options.out)
+    if options.out:
+        _, known = read_series_and_units(folder.series)
+        labels = (options.run.resolve().name, Path(options.reference).name)
+        picture = differences.picture(found, known, labels, floors, RunCase(folder.case))
+        if options.out.suffix == ".html":
+            from hpc_kjko.post import page
+
+            page.write_comparison(found, picture, options.out)
+        else:
+            from hpc_kjko.post import draw
+
+            draw.save(picture, options.out)
         print(options.out)
     if beyond:
         what = ", ".join(f"{found[number].column} by {found[number].relative_l2:.3g}" for number in beyond)
@@ -266,8 +306,12 @@ def _say_other_case(first: RunFolder, second: RunFolder) -> None:
     with contextlib.suppress(UserError):  # one is damaged, and is not needed here
         keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
         named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
-        files = {str(path.relative_to(second.code)): path for path in sorted(second.code.rglob("*.py"))}
-        named += [f"code/{path.relative_to(second.code)}" for path in first.changed_code(files)]
+        ours, theirs = (
+            {str(path.relative_to(run.code)): path for path in sorted(run.code.rglob("*.py"))}
+            for run in (first, second)
+        )
+        changed = {str(path.relative_to(second.code)) for path in first.changed_code(theirs)}
+        named += [f"code/{name}" for name in sorted(changed | (ours.keys() ^ theirs.keys()))]
         if named:
             print(f"kjko: the runs differ in {', '.join(named)}", file=sys.stderr)
 
@@ -414,9 +458,13 @@ def sweep(options: argparse.Namespace) -> int:
         print(f"    sbatch {options.slurm}")
         print(f"    kjko sweep {options.out} --table     # what has come out so far")
         return DONE
+    from hpc_kjko.post import overview
+
     swept.write()
     outcomes = swept.run(options.ranks)
     _show_sweep(swept, outcomes)
+    if overview.holds_runs(swept.folder):
+        print(overview.write_overview([swept.folder], swept.folder / overview.INDEX))
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
         print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
@@ -464,22 +512,30 @@ def _existing(path: Path) -> RunFolder:
 
 
 def _plotting() -> ModuleType:
-    """The module that draws.
+    """The module that draws."""
+    with _any_backend():
+        try:
+            from hpc_kjko.post import plotting
+        except ImportError:
+            raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    return plotting
+
+
+@contextlib.contextmanager
+def _any_backend() -> Iterator[None]:
+    """Around what may load matplotlib.
 
     Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
     is loaded without it, and hears of it afterwards, for a notebook that called this.
     """
     is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
     try:
-        from hpc_kjko.post import plotting
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+        yield
     finally:
         if named is not None:
             os.environ["MPLBACKEND"] = named
-    if named and is_new:
+    if named and is_new and "matplotlib" in sys.modules:
         import matplotlib
 
         with contextlib.suppress(ValueError):  # there is no such backend
             matplotlib.rcParams["backend"] = named
-    return plotting

@@ -77,14 +77,14 @@ VERBS = {
     "plot": Verb(
         "file_verbs",
         False,
-        "Draw the figures of a run.",
+        "Draw the figures of a run, or of the runs of a sweep over each other.",
         "kjko plot runs/mine --column kl --from 0 --to 20 --format pdf --out figures",
         "analysis.md",
     ),
     "report": Verb(
         "file_verbs",
         False,
-        "Write a page about a run: one HTML file that needs nothing else.",
+        "Write a page about a run, or about several beside each other: one HTML file that needs nothing else.",
         "kjko report runs/mine --out mine.html",
         "analysis.md",
     ),
@@ -336,8 +336,9 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
     dry_run_help = "run nothing and write nothing: say what memory, time and disk space the run would take"
     starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
-    for name in ("restart", "series", "analyze", "plot", "report", "inspect", "watch"):
-        parsers[name].add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):
+        of_a_sweep = ", or the folder of a sweep" if name == "plot" else ""
+        parsers[name].add_argument("folder", type=Path, metavar="DIR", help=f"run folder{of_a_sweep}")
     parsers["restart"].add_argument("--set", **change)
     parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
     grid = "measure against the grid solver on the same case, too (1D1V, and 1D2V and 1D3V with a bath)"
@@ -346,7 +347,12 @@ def _parser() -> argparse.ArgumentParser:
     watching.add_argument("--once", action="store_true", help="show it as it is now and end")
     interval = "seconds between looks (default 2)"
     watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
-    parsers["report"].add_argument("--out", type=Path, metavar="FILE", help="the page (default DIR/report.html)")
+    several = (
+        "run folder; of several, or a folder that holds run folders, such as that of a sweep, a page compares them"
+    )
+    parsers["report"].add_argument("folder", type=Path, nargs="+", metavar="DIR", help=several)
+    page_help = "the page (default DIR/report.html, of a folder of runs DIR/index.html)"
+    parsers["report"].add_argument("--out", type=Path, metavar="FILE", help=page_help)
     plotting = parsers["plot"]
     column_help = "draw a figure of this column of the time series, in place of all figures; may be given several times"
     plotting.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
@@ -373,7 +379,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
     comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
-    comparing.add_argument("--out", type=Path, metavar="FILE.png", help="a figure with both")
+    comparing.add_argument(
+        "--out", type=Path, metavar="FILE", help="a figure with both (.png, .pdf, .svg), or a page (.html)"
+    )
     sweeping = parsers["sweep"]
     sweeping.add_argument(
         "case", type=Path, metavar="CASE.toml", help="the case, or with --table the folder of a sweep"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
+from hpc_kjko.post.figures.names import axis_of, of_case, of_unit
+from hpc_kjko.post.figures.runfiles import TIME
+from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 from hpc_kjko.post.summary import COMPARED, Columns
 
 #: The word that stands for the grid solver in place of a reference.
@@ -97,6 +102,42 @@ def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> li
         for name in chosen
     ]
     return [one for one in found if names or one.values.any() or one.reference.any()] or found
+
+
+def picture(
+    found: Sequence[Difference],
+    units: Mapping[str, str],
+    labels: tuple[str, str],
+    floors: Mapping[str, np.ndarray],
+    case: RunCase,
+) -> Picture:
+    """A run over its reference: a panel for each column, and what they differ by below it.
+
+    On a logarithmic axis stands the size of the difference, and with both the noise floor: differences that do not rise
+    above it say nothing.
+
+    Args:
+        units: of the columns, in words.
+        labels: what the run and the reference are called.
+        floors: levels [n] of the particles' noise at the times of the differences, by column, as far as they are known.
+        case: that of the run.
+    """
+    panels, (ours, theirs) = [], map(verbatim, labels)
+    for one in found:
+        axis = of_case(axis_of(one.column, units[one.column], case.species), case)
+        curves = [Curve(one.time, one.values, ours), Curve(one.time, one.reference, theirs, "reference")]
+        if axis.log and not (one.values > 0).any():
+            axis = dataclasses.replace(axis, log=False)
+        change = one.values - one.reference
+        below = [Curve(one.time, np.abs(change) if axis.log else change)]
+        if (floor := floors.get(one.column)) is not None and axis.log:
+            curves.append(Curve(one.time, floor, "noise floor"))
+            below.append(Curve(one.time, floor))
+        name = "|difference|" if axis.log else "difference"
+        lower = Panel(TIME, Axis(name, log=axis.log), curves=tuple(below))
+        panels.append(Panel(TIME, of_unit(axis), axis.label, tuple(curves), below=lower))
+    title = f"{ours} and {theirs}"
+    return Picture("comparison", title, f"Columns of {title} against time, and what they differ by", tuple(panels))
 
 
 def _common_times(first: np.ndarray, second: np.ndarray) -> np.ndarray:

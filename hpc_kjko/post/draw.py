@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import IO, Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -23,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from hpc_kjko.files.storage import writing
-from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
 #: Panels in a row.
 ACROSS = 3
@@ -37,21 +35,11 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-#: Half-tones on nothing: to be read on a white page and on a dark one.
-_GREY = "#757f8f"
-_HALF_TONES = {
-    **STYLE,
-    "figure.dpi": 200,
-    "font.size": 11,
-    "savefig.transparent": True,
-    "axes.facecolor": "none",
-    "axes.prop_cycle": cycler(color=["#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b"]),
-    **{f"{name}.color": _GREY for name in ("text", "xtick", "ytick", "grid")},
-    **{f"axes.{name}color": _GREY for name in ("edge", "label", "title")},
-}
 
 #: Colour scales: from nothing to much, and with zero in the middle.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
+#: Heights of a panel and of the one below it.
+_HEIGHTS = (2.4, 1.0)
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
 _DASHES = ("--", ":", "-.")
 #: Letters of a line of a note.
@@ -75,33 +63,28 @@ def save(picture: Picture, path: Path, subtitle: str = "") -> None:
             figure.savefig(path)
 
 
-def png(picture: Picture) -> bytes:
-    """A small PNG for a page, on a transparent background, without a title."""
-    file = io.BytesIO()
-    with matplotlib.rc_context(_HALF_TONES):
-        figure_of(picture, size=(4.8, 3.3), titled=False).savefig(file, format="png")
-    return file.getvalue()
-
-
-def figure_of(
-    picture: Picture, subtitle: str = "", *, size: tuple[float, float] | None = None, titled: bool = True
-) -> Figure:
-    """The figure of a picture, in the style that matplotlib has at the time.
-
-    Args:
-        size: of a panel, in inches.
-        titled: whether the title of the picture stands above it.
-    """
+def figure_of(picture: Picture, subtitle: str = "") -> Figure:
+    """The figure of a picture, in the style that matplotlib has at the time."""
     panels = picture.panels
     across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
     bars = not picture.shared and any(panel.image for panel in panels)
-    width, height = size or ((6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5))
-    figure = Figure(figsize=(width * across + 0.8 * picture.shared, height * rows + 0.4 * (rows > 1)))
+    below = any(panel.below for panel in panels)
+    width, height = (6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
+    figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
     images = []
+    most = max(panels, key=lambda panel: len(panel.curves))
+    one_legend = len(panels) > 1 and all(
+        panel.curves and _labels(panel) == _labels(most)[: len(panel.curves)] for panel in panels
+    )
     for axes, panel in zip(grid.flat, panels, strict=False):
-        images.append(_draw(axes, panel, with_bar=not picture.shared))
+        if panel.below:
+            axes = _with_below(axes, panel.below)
+        images.append(_draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend))
+        if one_legend and panel is most and any(_labels(panel)):
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
         if picture.shared:
             axes.label_outer()
     for axes in grid.flat[len(panels) :]:
@@ -114,16 +97,13 @@ def figure_of(
                 axes.set_xlabel(label_of(panel.x))
     if picture.shared and panels[0].image:
         _bar(figure, images[0], panels[0].image, grid)
-    if titled:
-        figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
+    figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
     return figure
 
 
 def typeset(text: str) -> str:
     """Plain text with its subscripts as matplotlib sets them: v_th is "v$_{th}$". Only single letters have some."""
-    return re.sub(
-        r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])", r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$")
-    )
+    return SUBSCRIPT.sub(r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
 
 
 def label_of(axis: Axis) -> str:
@@ -131,7 +111,21 @@ def label_of(axis: Axis) -> str:
     return typeset(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
 
 
-def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
+def _with_below(axes: Axes, below: Panel) -> Axes:
+    """Divide axes in two with the same x, draw into the lower ones, and return the upper ones."""
+    place = axes.get_subplotspec()
+    assert place is not None  # it is one of subplots
+    upper, lower = place.subgridspec(2, 1, height_ratios=_HEIGHTS).subplots(sharex=True)  # type: ignore[misc]
+    axes.remove()
+    _draw(lower, below, with_bar=False)
+    return upper
+
+
+def _labels(panel: Panel) -> tuple[str, ...]:
+    return tuple(curve.label for curve in panel.curves)
+
+
+def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) -> Any:
     """Draw a panel, and return what has its colours."""
     mesh = None
     if panel.image:
@@ -151,13 +145,13 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool) -> Any:
             getattr(axes, f"set_{name}lim")(*axis.limits)
         if axis.log:
             _number_log(axes, name)
-    axes.set(xlabel=label_of(panel.x), ylabel=label_of(panel.y))
+    axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
     note = textwrap.fill(panel.note, _NOTE)
     if panel.title:
         axes.set_title(typeset(panel.title), fontsize=10, pad=6 + 11 * len(note.splitlines()))
     if note:
         axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
-    if any(curve.label for curve in panel.curves):
+    if with_legend and any(_labels(panel)):
         axes.legend(fontsize=8, frameon=True, framealpha=0.75, edgecolor="none")
     return mesh
 

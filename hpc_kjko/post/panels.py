@@ -9,6 +9,7 @@ speed at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,14 @@ import numpy as np
 
 #: How a curve is drawn: what was computed; what it is held against (theory, a reference); single points.
 Look = Literal["line", "reference", "points"]
+
+#: A symbol and its subscript in plain text: v_th, not a name such as two_stream.
+SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")
+
+
+def verbatim(name: str) -> str:
+    """A name of the user's for a label, as it is: its underscores make no subscripts."""
+    return name.replace("_", "\u2060_")
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Panel:
     Attributes:
         window: the part of x that is shaded, for instance where a rate was fitted.
         note: a sentence that stands inside the panel, for instance the rate.
+        below: a low panel under it with the same x, for instance what two curves differ by.
     """
 
     x: Axis
@@ -82,6 +92,7 @@ class Panel:
     image: Image | None = None
     window: tuple[float, float] | None = None
     note: str = ""
+    below: Panel | None = None
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,20 @@
-"""``kjko plot``: the figures of a run as files, and those of ``kjko compare`` and the report."""
+"""``kjko plot``: figures as files."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import distributions, energies, waves
-from hpc_kjko.post.figures.names import axis_of
-from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Columns, RunFiles, Window
-from hpc_kjko.post.panels import Curve, Panel
-from hpc_kjko.post.panels import Picture as Figures
+from hpc_kjko.post.figures import distributions, energies
+from hpc_kjko.post.figures.runfiles import FROM_THE_START, RunFiles, Window
+from hpc_kjko.post.panels import Picture
 
 Format = Literal["png", "pdf", "svg"]
 #: Pictures of a movie.
@@ -66,9 +60,7 @@ def plot_run(
     run, out = RunFiles.of(folder, window), out or folder.figures
     if places:
         _require_cuts(run, places)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    asked: list[Iterator[Figures]] = []
+    asked: list[Iterator[Picture]] = []
     if columns:
         asked.append(energies.columns(run, columns, units))
     for names in planes:
@@ -77,12 +69,26 @@ def plot_run(
         asked.append(_differences(run, RunFiles.of(against, window)))
     if not asked and not movie:
         asked.append(figures.pictures_of(run, log=log, places=places))
-    for picture in itertools.chain(*asked):
-        path = out / f"{picture.name}.{file_format}"
-        draw.save(picture, path, run.title)
-        yield path
+    yield from save_all(itertools.chain(*asked), out, file_format, run.title)
     if movie:
         yield from _movies(run, out, log)
+
+
+def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtitle: str) -> Iterator[Path]:
+    """Draw pictures into files of a folder, which is made if missing.
+
+    Yields:
+        Each file, once it is written.
+
+    Raises:
+        UserError: a figure cannot be written.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        path = out / f"{picture.name}.{file_format}"
+        draw.save(picture, path, subtitle)
+        yield path
 
 
 def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
@@ -96,7 +102,7 @@ def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
             raise UserError(f"--at {place:g}: x goes from 0 to {run.lengths[0]:g}")
 
 
-def _differences(run: RunFiles, other: RunFiles) -> Iterator[Figures]:
+def _differences(run: RunFiles, other: RunFiles) -> Iterator[Picture]:
     found = 0
     for species in run.species:
         if species is None or species in other.species:
@@ -119,56 +125,3 @@ def _movies(run: RunFiles, out: Path, log: bool) -> Iterator[Path]:
         yield path
     if not found:
         raise UserError("--movie: the run has no two snapshots of phase space: run with output.histogram_every above 0")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A small picture for a page: PNG on a transparent background, what it shows, and when (None: at all times)."""
-
-    png: bytes
-    text: str
-    time: float | None = None
-
-
-def pictures(folder: RunFolder, case: RunCase, series: Columns) -> Iterator[tuple[str, Picture]]:
-    """Every panel that the run has data for, by the name of its figure; of phase space at up to 24 times.
-
-    Args:
-        series: two rows at least, or none.
-
-    Raises:
-        UserError: a snapshot is damaged.
-    """
-    run = RunFiles(folder, case, series)
-    of_series = (waves.field_energy, energies.energies, energies.relative_entropy, energies.seconds)
-    for found in (picture for make in of_series for picture in make(run)):
-        yield found.name, Picture(draw.png(found), found.text)
-    for species in run.species:
-        for found in distributions.marginals(run, species):
-            for panel in found.panels:
-                text = f"Distribution of {panel.x.label.replace('_', '')}{f' of {species}' if species else ''}"
-                yield "marginals", Picture(draw.png(Figures(found.name, "", text, (panel,))), text)
-    for found in distributions.phase_space_frames(run, case.species[0] if case.species else None):
-        yield "phase_space", Picture(draw.png(found), found.text, found.time)
-    for found in waves.field(run):
-        yield "spectrum", Picture(draw.png(found), found.text)
-
-
-def comparison(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    units: Mapping[str, str],
-    labels: tuple[str, str],
-    out: Path,
-) -> None:
-    """Draw a run over its reference: a panel for each column, by its name, of times, values and the reference's.
-
-    Args:
-        units: in words, by column.
-        labels: what the run and the reference are called.
-        out: the file.
-    """
-    panels = []
-    for name, (time, values, reference) in curves.items():
-        axis, lines = axis_of(name, units[name]), (Curve(time, reference, labels[1], "reference"),)
-        panels.append(Panel(TIME, axis, curves=(*lines, Curve(time, values, labels[0]))))
-    draw.save(Figures("comparison", f"{labels[0]} against {labels[1]}", "", tuple(panels)), out)

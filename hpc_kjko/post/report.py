@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import time
-from importlib import resources
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from hpc_kjko import __version__
 from hpc_kjko.casefile import RunCase
-from hpc_kjko.errors import DamagedFile, UserError
+from hpc_kjko.errors import DamagedFile
 from hpc_kjko.files.output import list_snapshots
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
-from hpc_kjko.files.storage import partial_name, writing
 from hpc_kjko.operators import OPERATORS
-from hpc_kjko.post import plotting, summary
-from hpc_kjko.post.plotting import Picture
+from hpc_kjko.post import figures, page, rates, summary
+from hpc_kjko.post.figures import waves
+from hpc_kjko.post.figures.names import axis_of
+from hpc_kjko.post.figures.runfiles import RunFiles
+from hpc_kjko.post.interactive import figure
+from hpc_kjko.running.remarks import IN_CHANCE
 
 #: Lines of the log that are shown, from its end.
 LOG_LINES = 12
@@ -41,6 +41,17 @@ PROVENANCE = {
     "python": "Python",
 }
 
+#: What the status of a run means.
+STATUS_MEANINGS = {
+    "new": "It has not begun its first step.",
+    "running": "It is going on: the page shows how far it has come.",
+    "finished": "It reached its end.",
+    "stopped": "It stopped with a checkpoint: kjko restart continues it.",
+    "failed": "It ended with an error.",
+    "gone": "Its process is gone without a word: it was killed, or its machine was.",
+    "unknown": "Its run.json does not say how it ended.",
+}
+
 #: What a figure needs, for the page to say why it is missing.
 NEEDS = {
     "field_energy": ("Field energy", "the run has no self-consistent field"),
@@ -49,7 +60,7 @@ NEEDS = {
     "relative_entropy": ("Relative entropy", "it needs log f and a known equilibrium"),
     "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
     "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
-    "spectrum": ("Spectrum of the field", "no snapshot has the field (output.every, and a field of the run's own)"),
+    "field": ("Electric field against x and time", "it needs two snapshots of a field of the run's own (output.every)"),
     "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
 }
 
@@ -68,15 +79,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         UserError: a file of the run is damaged, or the page cannot be written.
     """
     out = out or folder.path / "report.html"
-    page = _page(folder)
-    with writing(out):
-        partial = partial_name(out)
-        partial.write_text(page, encoding="utf-8", errors="replace")  # the folder's name may be in another encoding
-        partial.replace(out)
-    return out
-
-
-def _page(folder: RunFolder) -> str:
+    page.require_folder(out)
     case, status = RunCase(folder.case), folder.status()
     columns: summary.Columns = {}
     damaged = ""
@@ -85,7 +88,8 @@ def _page(folder: RunFolder) -> str:
     except DamagedFile as failure:
         damaged = str(failure)
     rows = len(columns["step"]) if columns else 0
-    figures, missing = _figures(folder, case, columns if rows > 1 else {})
+    run = RunFiles(folder, case, columns if rows > 1 else {})
+    drawn, missing = _figures(run)
     if status["status"] == "gone":
         missing.insert(0, f"The end of the run: {folder.what_now()}")
     if rows and (steps := summary.missing_steps(columns)):
@@ -99,28 +103,26 @@ def _page(folder: RunFolder) -> str:
     absent = [label for key, label in PROVENANCE.items() if key not in status and key != "nodes"]
     if absent:
         missing.append(f"Provenance: run.json does not say {', '.join(absent)}")
-    template = resources.files("hpc_kjko.post").joinpath("templates/report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["number"] = lambda value: f"{value:.5g}"
-    environment.filters["small"] = lambda value: f"{value:.2e}"
-    environment.filters["source"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return environment.from_string(template).render(
+    return page.write(
+        "report.html",
+        out,
+        drawn,
+        {},
         name=folder.path.resolve().name,
         title=f"{case.word('problem.kind').replace('_', ' ')}, {case.dims}",
         case=case,
         toml=folder.case.read_text(encoding="utf-8-sig"),
         status=status["status"],
-        headline=_headline(case, columns, rows),
+        status_meaning=_status_meaning(folder, status["status"]),
+        tiles=_tiles(run, status, columns),
         what=_what(case),
         tally=summary.tally(columns) if rows else None,
         certified=summary.certified_quantity(case),
-        inconclusive=summary.INCONCLUSIVE,
+        verdicts=summary.VERDICT_MEANINGS,
         fall=summary.fall(columns) if rows else None,
         drifts=summary.drifts(columns) if rows else [],
-        checks=_checks(columns) if rows else {},
-        figures=figures,
+        checks=_checks(case, columns) if rows else {},
+        of_timings=[key for key in drawn if key.startswith("seconds")],
         missing=missing,
         remarks=summary.remarks(status, columns if rows else {}),
         phases=summary.seconds_by_phase(columns) if rows else {},
@@ -129,26 +131,102 @@ def _page(folder: RunFolder) -> str:
         provenance={label: str(status[key]) for key, label in PROVENANCE.items() if key in status},
         files=_files(folder),
         log=_log(folder),
-        written=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        version=__version__,
     )
 
 
-def _headline(case: RunCase, columns: summary.Columns, rows: int) -> dict[str, str]:
-    """The numbers that one looks for first."""
+def _status_meaning(folder: RunFolder, status: str) -> str:
+    """What the status of a run means; of one that failed, with what its log says."""
+    errors = [line.partition(" ERROR ")[2] for line in _log(folder) if " ERROR " in line]
+    if status == "failed" and errors:
+        return f"It ended with an error: {errors[-1]}"
+    return STATUS_MEANINGS.get(status, "")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that one looks for first, and what it says; ``tone`` is "good", "unsure", "bad" or empty."""
+
+    label: str
+    value: str
+    says: str
+    tone: str = ""
+
+
+def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> list[Tile]:
+    """What a run comes to, in a few numbers."""
+    case, rows = run.case, len(columns["step"]) if columns else 0
     if not rows:
-        return {"steps": f"0 of {case.steps}"}
-    found = {
-        "time": f"{columns['time'][-1]:g} of {case.number('time.end'):g}",
-        "steps": f"{columns['step'][-1]:.0f} of {case.steps}",
-        "wall clock of the steps": _duration(columns["seconds"].sum()),
-        "mass, largest change": f"{summary.Drift.of('mass', columns['mass']).largest:.1e}",
-    }
-    if "kl" in columns:
-        found["KL to equilibrium"] = f"{columns['kl'][0]:.3g} → {columns['kl'][-1]:.3g}"
+        return [Tile("time reached", f"0 of {case.number('time.end'):g}", f"0 of {case.steps} steps")]
+    seconds = columns["seconds"].sum()
+    found = [
+        Tile(
+            "time reached, in 1/ω_p",
+            f"{columns['time'][-1]:g} of {case.number('time.end'):g}",
+            f"{columns['step'][-1]:.0f} of {case.steps} steps in {_duration(seconds)}",
+        )
+    ]
     if columns["field_energy"].any():
-        found["field energy"] = f"{columns['field_energy'][0]:.3g} → {columns['field_energy'][-1]:.3g}"
+        if measured := rates.measured(columns, waves.theory_of(run)):
+            found.append(_rate_tile(measured))
+        found.append(_field_tile(status, columns))
+    if "kl" in columns:
+        first, last = columns["kl"][[0, -1]]
+        found.append(
+            Tile("KL to equilibrium", f"{first:.3g} → {last:.3g}", "how far f is from equilibrium, which has 0")
+        )
+    if tally := summary.tally(columns):
+        found.append(_certificate_tile(case, tally))
+    found.append(_energy_tile(case, columns))
     return found
+
+
+def _rate_tile(measured: rates.Measured) -> Tile:
+    """How fast the wave grows or is damped, beside theory."""
+    first, last = measured.rate.window
+    says = f"fitted from t = {first:.3g} to {last:.3g}"
+    if measured.expected is not None:
+        says += f"; theory: {measured.expected:.4f}"
+    if not measured.rate.is_clear:
+        return Tile("rate of the wave", "none to be seen", f"{measured.rate.text()}, {says}")
+    label = "growth rate of the wave" if measured.rate.rate > 0 else "damping rate of the wave"
+    return Tile(label, measured.rate.text(), says)
+
+
+def _field_tile(status: dict[str, Any], columns: summary.Columns) -> Tile:
+    """The field's energy and the particles' noise in it."""
+    name = "wave_energy" if columns.get("wave_energy", np.zeros(1)).any() else "field_energy"
+    values = columns[name]
+    label = "energy of the wave" if name == "wave_energy" else "energy of the field"
+    value = f"{values[0]:.2g} → {values[-1]:.2g}"
+    floor = summary.noise_floors(status, columns).get(name)
+    if floor is None:
+        return Tile(label, value, f"largest {values.max():.2g}, at t = {columns['time'][values.argmax()]:g}")
+    above = values[-1] / floor[-1] if floor[-1] else np.inf
+    says = f"noise floor of the particles: {floor[-1]:.1g}; at the end the energy is {_times(above)} it"
+    return Tile(label, value, says, "good" if above > summary.NOISY else "unsure")
+
+
+def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
+    steps = sum(tally.values())
+    parts = [f"{number} {verdict}" for verdict, number in tally.items() if verdict != "certified" and number]
+    says = f"held-out particles show that collisions lowered {summary.certified_quantity(case)}"
+    if parts:
+        says += f"; {', '.join(parts)}"
+    chance = steps / IN_CHANCE
+    tone = "good" if 2 * tally["certified"] > steps else ""
+    if tally["violated"] > chance + 3 * np.sqrt(chance):
+        tone = "bad"
+    return Tile("certified steps", f"{tally['certified']} of {steps}", says, tone)
+
+
+def _energy_tile(case: RunCase, columns: summary.Columns) -> Tile:
+    """What of the energy the scheme should keep and did not."""
+    drift = next(one for one in summary.drifts(columns) if one.name.startswith("energy"))
+    total = abs(summary.total_energy(columns)[0]) or 1.0
+    says = "largest relative change"
+    if "collision_energy_total" in columns:
+        says += " that collisions do not explain"
+    return Tile("error of the energy", f"{drift.largest / total:.1e}", says)
 
 
 def _collisions(case: RunCase) -> str:
@@ -159,7 +237,7 @@ def _collisions(case: RunCase) -> str:
         return ", ".join(f"{name}: κ = {strength:g} ({operators[name]})" for name, strength in each.items())
     if OPERATORS[case.collision_operator].frame == "bath":
         return f"κ = {case.collision_strength:g}, with a bath of T = {case.number('physics.temperature'):g}"
-    return f"κ = {case.collision_strength:g}, {case.collision_operator} operator"
+    return f"{case.strength_words}, {case.collision_operator} operator"
 
 
 def _what(case: RunCase) -> dict[str, str]:
@@ -184,7 +262,7 @@ def _what(case: RunCase) -> dict[str, str]:
     }
 
 
-def _checks(columns: summary.Columns) -> dict[str, str]:
+def _checks(case: RunCase, columns: summary.Columns) -> dict[str, str]:
     """What tells whether the steps were sound."""
     found = {}
     if "min_eigenvalue" in columns:
@@ -193,27 +271,34 @@ def _checks(columns: summary.Columns) -> dict[str, str]:
         found["fits repeated"] = str(int(columns["retries"].sum()))
     if "gauss_residual" in columns:
         found["largest residual of Gauss's law"] = f"{columns['gauss_residual'].max():.2e}"
-    errors = [name for name in columns if name.endswith("_error") and not name.startswith("collision_")]
+    errors: list[str] = [
+        name for name in ("mean_error", "covariance_error", "drift_error", "wave_error") if name in columns
+    ]
     errors += [name for name in columns if name.startswith("marginal_l1_")]
-    return found | {f"{name.replace('_', ' ')}, at the end": f"{columns[name][-1]:.3g}" for name in errors}
+    labels = {name: axis_of(name, "1", case.species).label for name in errors}
+    return found | {f"{labels[name]}, at the end": f"{columns[name][-1]:.3g}" for name in errors}
 
 
-def _figures(folder: RunFolder, case: RunCase, columns: summary.Columns) -> tuple[dict[str, list[Picture]], list[str]]:
-    """Pictures by the name of their figure, and a sentence for each figure that there is none of."""
-    figures: dict[str, list[Picture]] = {}
+def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Figures by name, and a sentence for each that there is none of."""
+    found: dict[str, dict[str, Any]] = {}
     missing = []
-    try:
-        for name, picture in plotting.pictures(folder, case, columns):
-            figures.setdefault(name, []).append(picture)
-    except UserError as failure:
-        missing.append(f"Some figures: {failure}")
-    if not columns:
+    drawn: list[str] = []
+    for pictures in figures.for_a_page(run):
+        name = re.sub(r"_\d{4}$", "", pictures[-1].name)  # without its number in a series
+        drawn.append(name)
+        for number in range(len(pictures[-1].panels)):
+            key = page.anchor(f"{name}-{number}")
+            found[f"{key}-frames" if key in found else key] = figure(pictures, number)
+    if not run.series:
         missing.append("Figures of the time series: it has fewer than two rows")
     of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
+    suffixes = tuple(f"_{species}" for species in run.species if species)
+    known = {name.removesuffix(of) for name in drawn for of in ("", *suffixes)}
     for name, (title, needs) in NEEDS.items():
-        if name not in figures and (columns or name not in of_series):
+        if name not in known and (run.series or name not in of_series):
             missing.append(f"{title}: {needs}")
-    return figures, missing
+    return found, missing
 
 
 def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows: int) -> dict[str, str]:
@@ -228,6 +313,11 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
             "a particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
     return timings | summary.memory(status, case.particle_count)
+
+
+def _times(ratio: float) -> str:
+    """How a number compares with another."""
+    return "below" if ratio < 1 else f"about {float(f'{ratio:.1g}'):g} times"
 
 
 def _files(folder: RunFolder) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.operators import OPERATORS
-from hpc_kjko.running.remarks import certificate_remarks, fit_remarks, wave_remarks
+from hpc_kjko.running.remarks import IN_CHANCE, certificate_remarks, fit_remarks, wave_remarks
 
 #: What a certificate says, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
@@ -56,7 +56,8 @@ def missing_steps(columns: Columns) -> str:
 def drifts(columns: Columns) -> list[Drift]:
     """Mass, momentum and energy, and of the energy what no collision accounts for."""
     found = [Drift.of("mass", columns["mass"])]
-    found += [Drift.of(name.replace("_", " "), columns[name]) for name in columns if name.startswith("momentum_")]
+    momenta = [name for name in columns if name.startswith("momentum_")]
+    found += [Drift.of(name.replace("momentum_", "momentum along v_"), columns[name]) for name in momenta]
     energy = total_energy(columns)
     if "collision_energy_total" in columns:
         given = columns["collision_energy_total"] + columns.get("drive_energy", 0.0)
@@ -84,11 +85,16 @@ def certified_quantity(case: RunCase) -> str:
     return OPERATORS[case.collision_operator].falls
 
 
+#: What each verdict means, by its name. The particles are those that are held out of the fit.
+VERDICT_MEANINGS = {
+    "certified": "collisions lowered it by more than three standard errors, as they must",
+    "inconclusive": "the change is smaller than three times its standard error. This is normal near equilibrium, where "
+    "there is little left to lose",
+    "violated": f"it rose by more than three standard errors. Chance does this in one of {IN_CHANCE} steps; more of "
+    "them say that something is wrong",
+}
 #: What the least clear of the verdicts means.
-INCONCLUSIVE = (
-    "inconclusive: the change is smaller than three times its standard error. This is normal near equilibrium, where "
-    "there is little left to lose."
-)
+INCONCLUSIVE = f"inconclusive: {VERDICT_MEANINGS['inconclusive']}."
 
 
 def fall(columns: Columns) -> str | None:
@@ -136,8 +142,8 @@ def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
         if columns[name].any() and (not len(above) or above[-1] < len(columns[name]) - 1):
             since = columns["time"][above[-1] + 1] if len(above) else columns["time"][0]
             found.append(
-                f"{name} is mostly noise from t = {since:g} on: the noise floor of this number of particles is then "
-                f"about {floor[-1]:.2g}; use particles.control_variate = true or more particles"
+                f"{name.replace('_', ' ')} is mostly noise from t = {since:g} on: the noise floor of this number of "
+                f"particles is then about {floor[-1]:.2g}; use particles.control_variate = true or more particles"
             )
     return found
 

@@ -2,18 +2,18 @@
 
 import csv
 import functools
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 
 from hpc_kjko import casefile
 from hpc_kjko.case.config import from_table
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series
-from hpc_kjko.post import compare
+from hpc_kjko.post import compare, draw
 from hpc_kjko.post.differences import differences
 
 
@@ -29,13 +29,9 @@ def here(a_run, kjko_here, tmp_path):
     return kjko_here
 
 
-def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path, monkeypatch):
-    labels = []
-    label = Axes.set
-    monkeypatch.setattr(Axes, "set", lambda axes, **look: labels.append(look.get("ylabel")) or label(axes, **look))
+def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
     result = here("compare", "mine", "other", "--tolerance", "0.0909", "--out", "figure.png")
     assert result.returncode == 1 and "L2: kl by 0.0909\n" in result.stderr and "energy" not in result.stderr
-    assert "∫ f log f" in labels and any("field energy" in label for label in labels if label)
     assert "5 times from 0 to 0.8" in result.stdout and (tmp_path / "figure.png").stat().st_size > 20_000
     assert here("compare", "mine", "other", "--column", "entropy", "--tolerance", "0").returncode == 0
 
@@ -47,6 +43,31 @@ def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path, monke
     assert "potential_energy" not in grid.stdout  # there is none
 
 
+def test_a_figure_has_words_units_differences_and_the_noise_floor(here, tmp_path, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(draw, "save", lambda picture, path: pictures.append(picture))
+    note = json.loads((tmp_path / "mine/run.json").read_text())
+    assert note["noise_floor"]["field_energy"] > 0
+    assert here("compare", "mine", "other", "--out", "figure.png").returncode == 0
+    (picture,) = pictures
+    panels = {panel.title: panel for panel in picture.panels}
+    assert not any("_energy" in title or title == "kl" for title in panels)
+    field, kl = panels["field energy ½∫|E|²dx"], panels["KL divergence from equilibrium"]
+    assert field.y.label == "in n̄ m v_th³/ω_p" and field.y.log
+    assert [curve.label for curve in field.curves] == ["mine", "other", "noise floor"]
+    assert field.curves[2].y[-1] == pytest.approx(note["noise_floor"]["field_energy"] * note["noise_growth"] * 0.8)
+    (difference,) = kl.below.curves  # of one that is a tenth larger
+    assert difference.y == pytest.approx(0.1 * kl.curves[0].y) and kl.below.y.label == "|difference|"
+
+
+def test_a_page_of_a_comparison(here, tmp_path):
+    result = here("compare", "mine", "other", "--out", "page.html")
+    assert result.returncode == 0 and "page.html" in result.stdout, result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "KL divergence from equilibrium" in page and "0.0909" in page and "kinetic_energy" not in page
+    assert "there is no folder none" in here("compare", "mine", "other", "--out", "none/page.html").stderr
+
+
 def test_what_the_cases_differ_in_is_named(here, tmp_path):
     assert here("compare", "mine", "other").stderr == ""
     path = tmp_path / "other/case.toml"
@@ -55,9 +76,13 @@ def test_what_the_cases_differ_in_is_named(here, tmp_path):
     for name, constant in (("mine", 1), ("other", 2)):
         (tmp_path / name / "code").mkdir()
         (tmp_path / name / "code/start.py").write_text(f"A = {constant}")
+    (tmp_path / "mine/code/helper.py").touch()  # that only one has
     result = here("compare", "mine", "other")
     assert result.returncode == 0
-    assert result.stderr == "kjko: the runs differ in physics.collision_strength, time.step, code/start.py\n"
+    assert (
+        result.stderr
+        == "kjko: the runs differ in physics.collision_strength, time.step, code/helper.py, code/start.py\n"
+    )
 
 
 def test_a_table_at_other_times_with_a_known_error(here, tmp_path):
@@ -103,7 +128,7 @@ def test_differences_are_measured_where_both_are():
         (["mine", "other", "--tolerance", "much"], "--tolerance: much must be a number"),
         (["mine"], "'kjko compare' needs B"),
         (["mine", "other", "--tolerance", "-1"], "must be a number, 0 or more"),
-        (["mine", "other", "--out", "figure.doc"], "ends in .png, .pdf or .svg"),
+        (["mine", "other", "--out", "figure.doc"], "ends in .png, .pdf or .svg, that of a page in .html"),
         (["mine", "late.csv"], "no time in common: the run has t = 0 to 1, the reference 5 to 6"),
         (["mine", "headless.csv"], 'needs a header line with a column "time"'),
         (["mine", "words.csv"], "row 2: could not convert string to float: 'much'"),

@@ -1,9 +1,12 @@
-"""``kjko report``: a page of one file, for whatever a run has left behind, and what a browser makes of it."""
+"""``kjko report``: a page of one file, for whatever runs have left behind, and what a browser makes of it."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,17 @@ import pytest
 from browser import Browser
 
 from hpc_kjko.files.output import read_snapshot
+from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.post import report
+from hpc_kjko.post.figures import distributions
 from hpc_kjko.post.figures.distributions import BRIGHT
 from hpc_kjko.post.figures.energies import energy_panel
-from hpc_kjko.post.figures.runfiles import top_of
+from hpc_kjko.post.figures.runfiles import RunFiles, top_of
 from hpc_kjko.post.figures.waves import field_spectrum
 
+#: Figures that need no snapshot.
+OF_SERIES = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,8 +37,31 @@ def browser(tmp_path_factory):
         yield browser
 
 
+def content_of(page: str) -> dict:
+    """What the script of a page reads: its figures, and its runs."""
+    packed = re.search(r'id="content">([^<]*)<', page)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
 def figures_of(page: str) -> list[str]:
-    return re.findall(r'<img[^>]*src="data:image/png;base64,[^"]{1000,}" alt="([^"]*)"', page)
+    """The names of the figures of a page, in the order in which they stand on it."""
+    names = re.findall(r'data-figure="([^"]*)"', page)
+    assert set(names) == set(content_of(page)["figures"])
+    return names
+
+
+def shown(browser: Browser, path: Path, width: int, dark: bool = False) -> None:
+    """Look at a page, which asks for nothing, complains of nothing and fits the window."""
+    browser.show(path, width, dark)
+    browser.until("document.body.classList.contains('drawn')")
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert dark == (int(re.search(r"\d+", background)[0]) < 128)
+    names = [event["method"] for event in browser.events if "method" in event]
+    assert "Network.requestWillBeSent" in names  # that of the page itself
+    asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+    assert not {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"} & set(names)
 
 
 def test_a_report_is_one_file_with_all_that_a_finished_run_has(finished, kjko_here, browser, tmp_path):
@@ -40,30 +71,104 @@ def test_a_report_is_one_file_with_all_that_a_finished_run_has(finished, kjko_he
     path = finished / "report.html"
     assert result.stdout.strip().replace("\n", "") == str(path)
     page = path.read_text()
-    assert "a &lt;run&gt;" in page and "a <run>" not in page
+    assert "a &lt;run&gt;" in page and "a <run>" not in page and len(page) < 1_500_000
     figures = figures_of(page)
-    assert len(figures) == 8 + 2  # three times of phase space
-    assert "Phase space at t = 0.5" in figures and any("electric field against x and time" in text for text in figures)
+    assert {"field_energy-0", "energies-0", "field-0", "density-0", "marginals-0", "seconds-0"} <= set(figures)
+    assert figures.count("phase_space-0") == figures.count("cuts-0") == 1
     assert "Not on this page" not in page
-    assert "10 certified" in page and "kjko run small.toml" in page
+    assert "10 certified" in page and "as they must" in page and "kjko run small.toml" in page
 
-    for width, dark in ((1280, False), (390, False), (390, True)):
-        browser.show(path, width, dark)
-        assert browser.evaluate("document.documentElement.scrollWidth") == width
-        assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)")
-        browser.screenshot(tmp_path / "page.png")
-        background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert dark == (int(re.search(r"\d+", background)[0]) < 128)
-        names = [event["method"] for event in browser.events if "method" in event]
-        assert "Network.requestWillBeSent" in names  # that of the page itself
-        asked = [
-            e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"
-        ]
-        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
-        assert not {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"} & set(names)
-    browser.evaluate("const s = document.getElementById('when'); s.value = 0; s.dispatchEvent(new Event('input'))")
-    assert browser.evaluate("document.querySelector('#frames img.shown').alt") == "Phase space at t = 0"
-    assert browser.evaluate("document.getElementById('at').textContent") == "t = 0"
+    for width, dark in ((390, True), (1280, False)):
+        shown(browser, path, width, dark)
+        for name in figures:
+            plot = f"document.querySelector('[data-figure={name}] .plot')"
+            across, high = (f"{plot}.querySelector('.main-svg').client{size}" for size in ("Width", "Height"))
+            assert browser.evaluate(f"{across} > 200 && {across} < {width} && {high} > 200"), name
+            assert browser.evaluate(f"{plot}.querySelectorAll('.lines path, .hm image').length"), name
+
+    plot = "document.querySelector('[data-figure=field_energy-0] .plot')"
+    browser.hover(f"{plot}.querySelector('.nsewdrag')", 0.5)
+    browser.until(f"{plot}.querySelector('.hoverlayer').textContent")
+    energy = read_series(finished / "series.h5")["field_energy"][5]
+    text = browser.evaluate(f"{plot}.querySelector('.hoverlayer').textContent")
+    assert text.startswith("t = 0.5") and f"{energy:.5g}" in text
+    button = "document.querySelector('[data-figure=field_energy-0] .log')"
+    for scale in ("linear", "log"):
+        browser.evaluate(f"{button}.click()")
+        browser.until(f"{plot}.layout.yaxis.type === '{scale}'")
+        assert browser.evaluate(f"{button}.getAttribute('aria-pressed')") == str(scale == "log").lower()
+
+
+def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser):
+    assert kjko_here("report", finished).returncode == 0
+    shown(browser, finished / "report.html", 1280)
+    place = "document.querySelector('[data-figure=phase_space-0]')"
+    assert browser.evaluate(f"{place}.querySelector('output').textContent") == "t = 1"
+
+    trace = f"{place}.querySelector('.plot').data[0]"
+    slider = f"{place}.querySelector('input')"
+    frames = list(distributions.phase_space_frames(RunFiles.of(RunFolder(finished))))
+    for number, frame in enumerate(frames):
+        browser.evaluate(f"{slider}.value = {number}; {slider}.dispatchEvent(new Event('input'))")
+        assert browser.evaluate(f"{place}.querySelector('output').textContent") == f"t = {frame.time:g}"
+        largest = frame.panels[0].image.values.max()
+        browser.until(f"Math.abs(Math.max(...{trace}.customdata.flat()) / {largest} - 1) < 1e-4")
+    assert len(frames) == 3
+    top = browser.evaluate(f"{trace}.zmax")
+    browser.evaluate(f"{place}.querySelector('.log').click()")
+    browser.until(f"Math.abs({trace}.zmax - Math.log10({top})) < 1e-6")
+    browser.evaluate(f"{slider}.value = 0; {place}.querySelector('.play').click()")
+    browser.until(
+        f"{place}.querySelector('output').textContent === 't = 1' && {place}.querySelector('.play').textContent === '▶'"
+    )
+
+
+def test_a_page_without_its_script_says_how_to_get_figures(finished, kjko_here, browser):
+    assert kjko_here("report", finished).returncode == 0
+    page = finished / "report.html"
+    browser.show(page, 390, script=False)
+    assert "kjko plot" in browser.evaluate("document.body.innerText")
+    page.write_text(page.read_text().replace("window.DecompressionStream", "window.none"))
+    browser.show(page, 390)
+    assert "This browser is too old" in browser.evaluate("document.body.innerText")
+
+
+def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
+    """Two finished runs with other collisions, one that has not begun, and one that cannot be read."""
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs / "strong")
+    shutil.copytree(finished, runs / "weak")
+    shutil.copytree(finished, runs / "new")
+    case = (runs / "weak/case.toml").read_text()
+    (runs / "weak/case.toml").write_text(re.sub("collision_strength = .*", "collision_strength = 0.05", case))
+    (runs / "new/series.h5").unlink()
+    (runs / "damaged").mkdir()
+    (runs / "damaged/case.toml").write_text("[problem")
+    assert kjko_here("report", runs / "strong").returncode == 0
+    assert kjko_here("report", runs).stdout.strip().endswith("index.html")
+    path = runs / "index.html"
+    page = path.read_text()
+    assert "which differ in physics.collision_strength" in page and 'href="strong/report.html"' in page
+    assert "new: it has not written a time series yet" in page and 'href="weak' not in page
+    assert "damaged/case.toml: not a TOML file" in page
+    assert not re.search(r"(kinetic|field)_energy", page)
+
+    for width, dark in ((390, True), (1280, False)):
+        shown(browser, path, width, dark)
+        assert browser.evaluate("document.getElementById('curves').data.length") == 2
+    assert browser.evaluate("document.getElementById('values').data[0].x.join()") == "0.05,0.1"
+    browser.evaluate(
+        "const c = document.getElementById('column'); c.value = 'kl'; c.dispatchEvent(new Event('change'))"
+    )
+    kl = read_series(finished / "series.h5")["kl"]
+    browser.until(f"Math.abs(document.getElementById('curves').data[0].y[0] - {kl[0]}) < 1e-6 * {kl[0]}")
+    browser.evaluate("document.querySelectorAll('.chosen')[1].click()")
+    browser.until("document.getElementById('curves').data.length === 1")
+    first = "document.querySelector('.runs tbody tr').innerText"
+    assert browser.evaluate(first).strip().startswith("new")
+    for _ in range(2):  # the larger number first, then the smaller
+        browser.evaluate("document.querySelectorAll('[data-sort]')[1].click()")
+    assert "0.1" in browser.evaluate(first)
 
 
 def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):
@@ -75,14 +180,15 @@ def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):
     out = finished.parent / "elsewhere.html"
     assert kjko_here("report", finished, "--out", out).returncode == 0
     page = out.read_text()
-    assert len(figures_of(page)) == 5 and "failed" in page and not (finished / "report.html").exists()
+    assert {name.split("-")[0] for name in figures_of(page)} == OF_SERIES
+    assert "It ended with an error" in page and not (finished / "report.html").exists()
     assert "Phase space: no snapshot has" in page and "run.json does not say command, git revision" in page
     series.unlink()
-    (finished / "log.txt").write_text("ERROR step 1: <no> longer finite\n")
+    (finished / "log.txt").write_text("2026-11-29 ERROR step 1: <no> longer finite\n")
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
     assert not figures_of(page) and "has not written a row of it yet" in page and "0 of 10" in page
-    assert "&lt;no&gt; longer finite" in page
+    assert "It ended with an error: step 1: &lt;no&gt; longer finite" in page
 
 
 def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
@@ -95,7 +201,7 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     page = (finished / "report.html").read_text()
     for sentence in ("Relative entropy: it needs", "Field energy: the run has no", "Certificates: the run held no"):
         assert sentence in page
-    assert figures_of(page) == ["Energies against time", "Seconds of each step"]
+    assert figures_of(page) == ["energies-0", "seconds-0"]
     assert re.search(r"collide<.*0\.55<.*25\.0 %", page)
     assert "collide 0.55 s (25 %)" in kjko_here("watch", finished, "--once").stdout
 
@@ -105,11 +211,36 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     [
         (["nowhere"], "nowhere: not a run folder"),
         (["RUN", "--out", "no/such/folder.html"], "cannot write no/such/folder.html"),
+        (["RUN", "RUN"], "several runs: give the page about them a name with --out FILE.html"),
+        (["RUN", "nowhere", "--out", "page.html"], "nowhere: not a run folder"),
     ],
 )
 def test_mistakes(arguments, says, finished, kjko_here):
     result = kjko_here("report", *(finished if word == "RUN" else word for word in arguments))
     assert result.returncode == 2 and says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_nothing_is_read_for_a_page_that_cannot_be_written(finished, kjko_here, monkeypatch):
+    monkeypatch.setattr(report, "RunCase", lambda path: pytest.fail("it looks at the run"))
+    result = kjko_here("report", finished, "--out", "none/page.html")
+    assert result.returncode == 2 and "there is no folder none: make it first" in result.stderr
+    assert "it is a folder" in kjko_here("report", finished, "--out", finished).stderr
+
+
+def test_without_matplotlib_phase_space_is_a_histogram(finished, kjko_here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert kjko_here("report", finished).returncode == 0
+    figures = figures_of((finished / "report.html").read_text())
+    assert "phase_space-0" in figures and "cuts-0" not in figures
+
+
+def test_the_strength_of_coulomb_collisions_is_called_c(finished, kjko_here):
+    path = finished / "case.toml"
+    path.write_text(re.sub("collision_operator = .*", 'collision_operator = "landau"', path.read_text()))
+    assert kjko_here("report", finished).returncode == 0
+    page = (finished / "report.html").read_text()
+    assert "C = 0.1, landau operator" in page and "κ" not in re.sub("<pre>.*?</pre>", "", page, flags=re.DOTALL)
+    assert "C = 0.1" in kjko_here("inspect", finished).stdout
 
 
 def test_the_spectrum_adds_up_to_the_field_energy(a_run):

@@ -13,6 +13,7 @@ import pytest
 
 from hpc_kjko.errors import UserError
 from hpc_kjko.files.series import read_series
+from hpc_kjko.post import overview
 
 #: The first is more than any machine of ours has memory for.
 COUNTS = "particles.count=100000000000,3000,2048"
@@ -42,11 +43,21 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
     assert float(mine["kl"]) == series["kl"][-1] and int(mine["certified"]) == (series["certificate"][1:] == 1).sum()
     assert float(other["energy"]) == pytest.approx(float(mine["energy"]), rel=0.05)
     (out / "sweep.csv").unlink()
+    page = (out / "index.html").read_text()
+    assert "count=3000,collision_strength=0.1" in page and "which differ in particles.count" in page
     table = kjko_here("sweep", out, "--table")
     assert table.returncode == 0 and rows_of(out)[1] == mine
     for text in ("count", "100000000000", "not begun", "10/0/0"):
         assert text in table.stdout
     assert "strength" not in table.stdout  # the same in all
+
+    curves, last = overview.pictures(overview.runs_in([out])[0], ["kl"])
+    assert [curve.label for curve in curves.panels[0].curves] == ["count = 2048", "count = 3000"]
+    (points,) = last.panels[0].curves
+    assert last.panels[0].x.label == "particles.count" and points.x.tolist() == [2048, 3000]
+    assert points.y[1] == series["kl"][-1]
+    with pytest.raises(UserError, match="--column lk: no run has such a column: it may be one of"):
+        list(overview.pictures(overview.runs_in([out])[0], ["lk"]))
 
 
 def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on(

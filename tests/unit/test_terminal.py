@@ -195,13 +195,19 @@ def test_a_run_loads_only_what_it_needs(small_case):
             ["plot mine --column kl", "compare mine other --out c.png"],
             ["mine/figures/kl.png", "c.png"],
         ),
-        ("no such backend", ["report mine"], ["mine/report.html"]),
+        ("no such backend", ["report mine", "plot mine --column kl"], ["mine/report.html", "mine/figures/kl.png"]),
     ],
 )
 def test_figures_in_files_do_not_ask_for_the_backend_of_a_notebook(backend, lines, files, runs):
     loaded = loaded_by(*lines, cwd=runs, MPLBACKEND=backend)
     assert "matplotlib" in loaded and not loaded & {"torch", "scipy", "pydantic", "mpi4py"}
     assert all((runs / name).exists() for name in files)
+
+
+def test_pages_need_no_library_that_draws(runs):
+    loaded = loaded_by("report mine other --out both.html", "compare mine other --out c.html", cwd=runs)
+    assert not loaded & {"torch", "scipy", "pydantic", "mpi4py", "matplotlib", "xarray"}
+    assert all((runs / name).exists() for name in ("both.html", "c.html"))
 
 
 def test_figures_in_files_leave_the_backend_of_a_notebook_alone(runs, kjko_here):

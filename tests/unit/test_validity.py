@@ -220,7 +220,7 @@ def test_warnings_and_noise_are_in_the_log_and_in_what_is_said_of_the_run(tmp_pa
     for verb in ("inspect", "report"):
         assert main([verb, "out"]) == 0
     out = capsys.readouterr().out
-    sentences = ("method.hidden has no effect", "the noise floor of 1024 particles", "wave_energy is mostly noise")
+    sentences = ("method.hidden has no effect", "the noise floor of 1024 particles", "wave energy is mostly noise")
     page = (tmp_path / "out" / "report.html").read_text()
     log = (tmp_path / "out" / "log.txt").read_text()
     for sentence in sentences:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from hpc_kjko.post.figures import distributions, energies, space, waves
@@ -49,3 +50,25 @@ def frames_of(run: RunFiles, most: int, *, log: bool = False) -> Iterator[list[P
         ):
             if len(frames) > 1:
                 yield frames
+
+
+def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
+    """The same for a page: panels with the same axes follow each other in a series, which a slider moves through.
+
+    Phase space and, in 2D and 3D, the density are series of many times.
+    """
+    series = {frames[0].name.rpartition("_")[0]: frames for frames in frames_of(run, distributions.FRAMES)}
+    for picture in pictures_of(run):
+        frames = series.get(picture.name, [])
+        if not picture.shared:
+            yield [picture]
+        elif not (frames and _are_alike(frames[0], picture)):
+            yield [dataclasses.replace(picture, panels=(panel,)) for panel in picture.panels]
+        if frames:
+            yield frames
+
+
+def _are_alike(frame: Picture, picture: Picture) -> bool:
+    """Whether the images of two pictures were made in the same way, of more times or fewer."""
+    first, second = (one.panels[0].image for one in (frame, picture))
+    return first is not None and second is not None and first.values.shape == second.values.shape

@@ -8,6 +8,7 @@ too sparse for that, and what is drawn are histograms.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -209,7 +210,9 @@ def _coarser(values: np.ndarray, particles: int) -> np.ndarray:
 
 
 def can_interpolate(run: RunFiles, species: str | None) -> bool:
-    """Whether particles carry log f, and their phase space has two dimensions."""
+    """Whether particles carry log f, and their phase space has two dimensions, and matplotlib finds the triangles."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
     column = f"{species}_entropy" if species else "entropy"
     tracked = not run.series or column in run.series
     dims = (run.case.number("problem.space_dims"), run.case.number("problem.velocity_dims"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from hpc_kjko.post.figures import names
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
@@ -17,11 +18,8 @@ _SINCE = "change since t = {:g}"
 
 
 def energy_unit(run: RunFiles) -> str:
-    """The unit of an energy of a run: of a volume (v_th/ω_p)^dx at the mean density, or of all particles if ∫f = 1."""
-    dims = int(run.case.number("problem.space_dims"))
-    if run.case.value("problem.length") is None:
-        return "m v_th²"
-    return {1: "n̄ m v_th³/ω_p", 2: "n̄ m v_th⁴/ω_p²", 3: "n̄ m v_th⁵/ω_p³"}[dims]
+    """The unit of an energy of a run."""
+    return names.energy_unit(run.case)
 
 
 def energies(run: RunFiles) -> Iterator[Picture]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.post.panels import Axis
 
 _NAMES = {
@@ -52,6 +54,8 @@ _NAMES = {
     "seconds": "wall clock of the step",
 }
 _UNITS = {"1": "", "1/omega_p": "1/ω_p", "normalised energy * omega_p": "energy unit · ω_p", "s": "s"}
+#: The unit of an energy in any number of dimensions.
+_ENERGY = "n̄ m v_th² (v_th/ω_p)^dx"
 #: Columns that fall or grow over orders of magnitude.
 _LOGARITHMIC = ("field_energy", "wave_energy", "kl")
 
@@ -67,8 +71,25 @@ def axis_of(column: str, unit: str, species: Sequence[str] = ()) -> Axis:
     own = column.removeprefix(f"{of}_") if of else column
     label = _label(own)
     # an energy is normalised by that of a volume (v_th/ω_p)^dx at the mean density and T = 1
-    unit = _UNITS.get(unit, "n̄ m v_th² (v_th/ω_p)^dx" if unit == "normalised energy" else unit)
+    unit = _UNITS.get(unit, _ENERGY if unit == "normalised energy" else unit)
     return Axis(f"{of}: {label}" if of else label, unit, log=own in _LOGARITHMIC)
+
+
+def energy_unit(case: RunCase) -> str:
+    """The unit of an energy: of a volume (v_th/ω_p)^dx at the mean density, or of all particles if ∫f = 1."""
+    if case.value("problem.length") is None:
+        return "m v_th²"
+    return {1: "n̄ m v_th³/ω_p", 2: "n̄ m v_th⁴/ω_p²", 3: "n̄ m v_th⁵/ω_p³"}[int(case.number("problem.space_dims"))]
+
+
+def of_case(axis: Axis, case: RunCase) -> Axis:
+    """An axis whose unit, if it is that of an energy, is written for the dimensions of a case."""
+    return dataclasses.replace(axis, unit=axis.unit.replace(_ENERGY, energy_unit(case)))
+
+
+def of_unit(axis: Axis) -> Axis:
+    """An axis that bears its unit alone, where its label stands above the panel."""
+    return dataclasses.replace(axis, label=f"in {axis.unit}" if axis.unit else "", unit="")
 
 
 def _label(column: str) -> str:

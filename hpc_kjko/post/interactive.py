@@ -1,0 +1,248 @@
+"""Figures of a page that can be zoomed and read with the mouse: what ``panels`` holds, as Plotly draws it.
+
+Nothing but JSON is made here, so Python needs no library for it. The page brings plotly.js along and draws
+(``templates/page.js``). It also sets the colours of text and lines, which depend on whether the page is dark.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
+
+#: An image of more cells along an axis is drawn by means over some of them: it has no more pixels.
+CELLS = 400
+#: A curve of more points is drawn by its smallest and largest values in pieces: no screen shows more.
+POINTS = 3000
+#: The colour of the text around, which the page fills in.
+INK = "ink"
+#: Colour of a line over an image, which a legend on the page shows, too.
+_ON_IMAGE = "#2ec4b6"
+#: Colours that can be read on a white page and on a dark one.
+_COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
+#: Lines of what is not the run's own: theory, a reference, a noise floor.
+_DASHES = ("dash", "dot", "dashdot")
+#: Colours from nothing to much, and with zero in the middle: magma and RdBu_r of matplotlib.
+_MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
+_SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
+#: Numbers for zero and NaN in images; a scale of 65534 steps lies between them.
+_TOP, _NOTHING = 65534, 65535
+#: So much of the height of a panel is its lower part, where it has one, and the gap above that.
+_BELOW, _GAP = 0.3, 0.06
+#: A logarithmic colour scale goes down to this part of its top.
+_FAINTEST = 1e-4
+
+
+def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
+    """A panel of a picture as the page draws it, or of a series of pictures, which a slider moves through.
+
+    Args:
+        pictures: alike, but for the titles of their panels, if there are several.
+        number: of the panel in each of them.
+
+    Returns:
+        ``data`` and ``layout`` of Plotly; ``log``: whether the page offers a logarithmic scale, and ``is_log``: whether
+        it begins with one; ``title``, ``note`` and ``text`` around it; with several pictures ``labels`` and
+        ``frames``, the data of each.
+    """
+    picture, panel = pictures[-1], pictures[-1].panels[number]
+    found: dict[str, Any] = {
+        "data": _data(panel),
+        "layout": _layout(panel),
+        "log": _may_be_log(panel),
+        "is_log": panel.image.log if panel.image else panel.y.log,
+        "title": html_of(_title(picture, panel)),
+        "text": picture.text,
+        "note": html_of(panel.note),
+    }
+    if len(pictures) > 1:
+        found |= {
+            "title": html_of(picture.title),
+            "labels": [html_of(one.panels[number].title) for one in pictures],
+            "frames": [_data(one.panels[number]) for one in pictures],
+        }
+    return found
+
+
+def _title(picture: Picture, panel: Panel) -> str:
+    """What stands above a panel that is shown by itself."""
+    if len(picture.panels) == 1 and not panel.title:
+        return picture.title
+    return f"{picture.title}: {panel.title or panel.x.label}"
+
+
+def packed(content: Any) -> str:
+    """JSON, or a text as it is, compressed, as a text that can stand in a page."""
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def numbers(values: np.ndarray) -> dict[str, str]:
+    """Numbers as the page reads them: seven digits of each."""
+    with np.errstate(over="ignore"):
+        return {"f4": _base64(np.asarray(values, "<f4"))}
+
+
+def html_of(text: str) -> str:
+    """Plain text with its subscripts as a page sets them: v_th is v<sub>th</sub>."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escaped)
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points [n] a screen needs of a curve: all, or the smallest and the largest of each of many pieces."""
+    if len(x) <= POINTS:
+        return np.arange(len(x))
+    edges = np.linspace(0, len(x), POINTS // 2 + 1).astype(int)
+    kept = {0, len(x) - 1}
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        piece = y[first:last]
+        if np.isfinite(piece).any():
+            kept |= {first + int(np.nanargmin(piece)), first + int(np.nanargmax(piece))}
+    return np.array(sorted(kept))
+
+
+def axis_layout(axis: Axis) -> dict[str, Any]:
+    """An axis as Plotly has it."""
+    found: dict[str, Any] = {
+        "title": {
+            "text": html_of(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label),
+            "standoff": 6,
+            "font": {"size": 12},
+        },
+        "type": "log" if axis.log else "linear",
+        "automargin": True,
+        "zeroline": False,
+        "exponentformat": "power",
+        "hoverformat": ".5~g",
+        "nticks": 7 if axis.log else 0,
+    }
+    if axis.limits:
+        found["range"] = [float(end) for end in (np.log10(axis.limits) if axis.log else axis.limits)]
+    return found
+
+
+def _data(panel: Panel) -> list[dict[str, Any]]:
+    traces = [_image(panel.image)] if panel.image else []
+    traces += _curves(panel.curves, {}, over_image=panel.image is not None)
+    if panel.below:
+        traces += _curves(panel.below.curves, {"yaxis": "y2"}, over_image=False)
+    return traces
+
+
+def _curves(curves: Sequence[Curve], place: dict[str, str], over_image: bool) -> list[dict[str, Any]]:
+    traces = []
+    colours, dashes = itertools.cycle(_COLOURS), itertools.cycle(_DASHES)
+    for curve in curves:
+        if curve.look == "reference":
+            traces += _curve(curve, _ON_IMAGE if over_image else INK, next(dashes), place)
+        else:
+            traces += _curve(curve, next(colours), "solid", place)
+    return traces
+
+
+def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[dict[str, Any]]:
+    kept = thinned(curve.x, curve.y)
+    x = numbers(curve.x[kept])
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "markers" if curve.look == "points" else "lines",
+        "x": x,
+        "y": numbers(curve.y[kept]),
+        "name": html_of(curve.label),
+        "showlegend": bool(curve.label),
+        **place,
+    }
+    if curve.look == "points":
+        trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
+    else:
+        trace["line"] = {"color": colour, "width": 1.2 if curve.look == "reference" else 1.8, "dash": dash}
+    if curve.error is None:
+        return [trace]
+    if curve.look == "points":
+        trace["error_y"] = {"array": numbers(curve.error[kept]), "color": colour, "thickness": 1}
+        return [trace]
+    quiet = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    low, high = (numbers((curve.y + sign * curve.error)[kept]) for sign in (-1, 1))
+    filled = {"fill": "tonexty", "fillcolor": f"{colour}33"} if colour != INK else {"fill": "tonexty"}
+    return [{**quiet, "y": low, **place}, {**quiet, "y": high, **filled, **place}, trace]
+
+
+def _image(image: Image) -> dict[str, Any]:
+    scale = _SIGNED if image.signed else _MAGMA
+    (low, high), (x_edges, y_edges, values) = image.limits, _coarser(image)
+    if not low < high:
+        high = low + 1.0 if not image.log else 10 * low
+    return {
+        "type": "heatmap",
+        "x": numbers(x_edges),
+        "y": numbers(y_edges),
+        "z": _cells(values),
+        "zmin": float(low),
+        "zmax": float(high),
+        "log": image.log,  # the page takes logarithms, and puts them back when it is asked to
+        "faintest": float(low if image.log else _FAINTEST * high),
+        "colorscale": [[number / (len(scale) - 1), f"#{colour}"] for number, colour in enumerate(scale)],
+        "colorbar": {"title": {"text": html_of(image.label), "side": "right"}, "thickness": 12, "outlinewidth": 0},
+    }
+
+
+def _coarser(image: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges and values of an image of no more cells than a page shows, by means of neighbours."""
+    edges, values = [image.x_edges, image.y_edges], np.asarray(image.values, float)
+    for axis, cells in enumerate(image.values.shape):
+        first = np.arange(0, cells, -(-cells // CELLS))
+        width = np.diff(np.append(first, cells))
+        shape = [-1, 1] if axis == 0 else [1, -1]
+        values = np.add.reduceat(values, first, axis=axis) / width.reshape(shape)
+        edges[axis] = np.append(edges[axis][first], edges[axis][-1])
+    return edges[0], edges[1], values
+
+
+def _cells(values: np.ndarray) -> dict[str, Any]:
+    """Values [nx, ny] by rows of y, each by one of 65535 numbers between the smallest and the largest."""
+    rows = np.asarray(values, float).T
+    inside = np.isfinite(rows)
+    low, high = (float(rows[inside].min()), float(rows[inside].max())) if inside.any() else (0.0, 0.0)
+    step = (high - low) / _TOP or 1.0
+    steps = np.where(inside, np.rint((np.where(inside, rows, low) - low) / step), _NOTHING)
+    return {"u2": _base64(steps.astype("<u2")), "low": low, "step": step, "across": rows.shape[1]}
+
+
+def _layout(panel: Panel) -> dict[str, Any]:
+    layout: dict[str, Any] = {"xaxis": axis_layout(panel.x), "yaxis": axis_layout(panel.y)}
+    if panel.window:
+        low, high = map(float, panel.window)
+        band = {"type": "rect", "x0": low, "x1": high, "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
+        layout["shapes"] = [band | {"line": {"width": 0}, "fillcolor": INK, "opacity": 0.1}]
+    if panel.below:
+        layout["yaxis"]["domain"] = [_BELOW + _GAP, 1]
+        layout["yaxis2"] = axis_layout(panel.below.y) | {"domain": [0, _BELOW]}
+        layout["xaxis"]["anchor"] = "y2"
+    if not panel.image:
+        layout["hovermode"] = "x unified" if len(panel.curves) <= len(_COLOURS) else "closest"
+        name = "t" if panel.x.label == "time" else html_of(panel.x.label)
+        layout["xaxis"]["unifiedhovertitle"] = {"text": f"{name} = %{{x:.5~g}}"}
+    return layout
+
+
+def _may_be_log(panel: Panel) -> bool:
+    """Whether a logarithmic scale would show something: of y, or of the colours."""
+    if panel.image:
+        return not panel.image.signed and panel.image.limits[1] > 0
+    if panel.y.log:
+        return True
+    values = np.concatenate([curve.y for curve in panel.curves]) if panel.curves else np.zeros(0)
+    values = values[np.isfinite(values)]
+    return bool(len(values)) and bool(values.min() >= 0 and values.max() > 0)
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

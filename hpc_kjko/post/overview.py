@@ -1,0 +1,325 @@
+"""Several runs beside each other: what their cases differ in, what came out, their curves over each other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_kjko.casefile import RunCase
+from hpc_kjko.errors import DamagedFile, UserError, one_of
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series_and_units
+from hpc_kjko.post import page, summary
+from hpc_kjko.post.figures.names import axis_of, energy_unit, of_case, of_unit
+from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
+from hpc_kjko.post.interactive import html_of, numbers, thinned
+from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
+
+#: The name of the page of the runs in a folder.
+INDEX = "index.html"
+#: Columns of the table for keys that differ; the others are named below it.
+_KEYS = 6
+#: What is shown of every run, as far as it has it; on the page, other columns can be chosen.
+SHOWN = ("wave_energy", *summary.COMPARED)
+#: Sections of a case in the order in which their keys are shown; what only says where and how to write is left out.
+_SECTIONS = ("physics", "particles", "time", "method", "grid", "species", "problem")
+#: Keys that the table shows as what the case is.
+_OF_CASE = ("problem.kind", "problem.space_dims", "problem.velocity_dims")
+#: So many keys that differ distinguish the runs in a legend; where there are more, their names do.
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the others see it.
+
+    Attributes:
+        keys: what its case holds, by ``section.key``.
+        series: the columns of its time series [rows]; empty without one row.
+        units: of the columns, in words.
+        trouble: why the series could not be read; empty if it could.
+    """
+
+    name: str
+    folder: RunFolder
+    case: RunCase
+    status: dict[str, Any]
+    keys: dict[str, Any]
+    series: summary.Columns
+    units: dict[str, str]
+    trouble: str = ""
+
+    @classmethod
+    def of(cls, folder: RunFolder, name: str) -> Run:
+        """The run of a folder, which may have ended in any way.
+
+        Raises:
+            UserError: this is not a run folder, or its case cannot be read.
+        """
+        status, case, trouble = folder.status(), RunCase(folder.case), ""
+        series: summary.Columns = {}
+        units: dict[str, str] = {}
+        if not folder.series.exists():
+            trouble = "it has not written a time series yet"
+        else:
+            try:
+                series, units = read_series_and_units(folder.series)
+            except DamagedFile as failure:
+                trouble = str(failure)
+            if series and not len(series["step"]):
+                series, trouble = {}, "its time series has no rows yet"
+        return cls(name, folder, case, status, dict(_flat(case.table)), series, units, trouble)
+
+
+def holds_runs(path: Path) -> bool:
+    """Whether a folder is none of a run, but holds such."""
+    return not (path / "case.toml").exists() and any(path.glob("*/case.toml"))
+
+
+def runs_in(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs of some folders, and a sentence for each that cannot be read.
+
+    Args:
+        paths: each holds a run, or folders that do.
+
+    Raises:
+        UserError: one holds neither, or no run can be read.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        if not holds_runs(path):
+            RunFolder(path).status()
+        folders += sorted(case.parent for case in path.glob("*/case.toml")) or [path]
+    whole = [path.resolve() for path in folders]
+    common = Path(os.path.commonpath([path.parent for path in whole]))
+    runs, unreadable = [], []
+    for path, end in zip(folders, whole, strict=True):
+        try:
+            runs.append(Run.of(RunFolder(path), str(end.relative_to(common))))
+        except UserError as failure:
+            unreadable.append(str(failure))
+    if not runs:
+        raise UserError(unreadable[0])
+    return runs, unreadable
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys in which the cases are not all the same: those that all have first."""
+    found = {key: None for section in _SECTIONS for run in runs for key in run.keys if key.startswith(f"{section}.")}
+    differ = [key for key in found if any(run.keys.get(key) != runs[0].keys.get(key) for run in runs)]
+    return sorted(differ, key=lambda key: not all(key in run.keys for run in runs))
+
+
+def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
+    """The columns that more than nothing is known of, in words, those that are mostly looked at first."""
+    found: dict[str, Axis] = {}
+    for run in runs:
+        for name, values in run.series.items():
+            if name not in ("step", "time") and name not in found and values.any():
+                found[name] = axis_of(name, run.units[name], run.case.species)
+    first = [name for name in SHOWN if name in found]
+    if len({energy_unit(run.case) for run in runs}) == 1:
+        found = {name: of_case(axis, runs[0].case) for name, axis in found.items()}
+    return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
+
+
+def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = FROM_THE_START) -> Iterator[Picture]:
+    """Curves over each other, and the last values of finished runs against each key that is a number.
+
+    Args:
+        columns: those to draw in place of the usual ones.
+        window: the first and the last time shown.
+
+    Raises:
+        UserError: no run has such a column, or rows at these times.
+    """
+    known, keys = columns_of(runs), differing_keys(runs)
+    for name in columns:
+        if name not in known:
+            raise UserError(f"--column {name}: no run has such a column: {one_of(name, known)}")
+    series = {}
+    for run in runs:
+        with contextlib.suppress(UserError):  # it has no row at these times
+            if run.series:
+                series[run.name] = within(run.series, window)
+    runs = [run for run in runs if run.name in series]
+    if not runs:
+        raise UserError(
+            "no run has a row of its time series at these times: wait for the first step, or ask for others"
+        )
+    shown = list(columns) or [name for name in SHOWN if name in known]
+    yield Picture(
+        "curves",
+        "All runs over each other",
+        "Columns of all runs against time",
+        tuple(
+            _panel(
+                TIME,
+                known[name],
+                [
+                    Curve(series[run.name]["time"], series[run.name][name], label_of(run, keys))
+                    for run in runs
+                    if name in run.series
+                ],
+            )
+            for name in shown
+        ),
+    )
+    done = [run for run in runs if run.status["status"] == "finished"]
+    for key in keys:
+        values = [run.keys.get(key) for run in done]
+        if all(map(_is_number, values)) and len(set(values)) > 1:
+            yield Picture(
+                f"final_values_{key.replace('.', '_')}",
+                f"Last values against {verbatim(key)}",
+                f"Last values of the finished runs against {key}",
+                tuple(_against(key, known[name], done, series, name, keys) for name in shown),
+            )
+
+
+def label_of(run: Run, keys: Sequence[str]) -> str:
+    """What distinguishes a run: its values of the keys that differ, or its name if these are many."""
+    return verbatim(_settings(run, keys) if 0 < len(keys) <= _FEW else run.name)
+
+
+def _settings(run: Run, keys: Sequence[str]) -> str:
+    """The values that a run has of some keys."""
+    return ", ".join(f"{key.partition('.')[2]} = {value_text(run.keys.get(key))}" for key in keys)
+
+
+def value_text(value: Any) -> str:
+    """A value of a case in a few letters."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return " × ".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _against(
+    key: str, axis: Axis, runs: Sequence[Run], series: dict[str, summary.Columns], name: str, keys: Sequence[str]
+) -> Panel:
+    """The last values of a column against a key: a curve for each combination of the other keys that differ."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    others = [other for other in keys if other != key]
+    for run in runs:
+        if name in run.series:
+            of = verbatim(_settings(run, others)) if len(others) <= _FEW else ""
+            groups.setdefault(of, []).append((run.keys[key], series[run.name][name][-1]))
+    values = [run.keys[key] for run in runs]
+    x = Axis(verbatim(key), log=min(values) > 0 and max(values) >= 10 * min(values))
+    ordered = {of: np.array(sorted(points)) for of, points in groups.items()}
+    return _panel(x, axis, [Curve(points[:, 0], points[:, 1], of, "points") for of, points in ordered.items()])
+
+
+def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:
+    if y.log and not any((curve.y > 0).any() for curve in curves):
+        y = dataclasses.replace(y, log=False)
+    return Panel(x, of_unit(y), y.label, tuple(curves))
+
+
+def write_overview(paths: Sequence[Path], out: Path) -> Path:
+    """Write a page with a table of the runs of some folders, and figures of those that are chosen on the page.
+
+    Args:
+        paths: as for :func:`runs_in`.
+        out: the file.
+
+    Raises:
+        UserError: as for :func:`runs_in`, or the page cannot be written.
+    """
+    page.require_folder(out)
+    runs, unreadable = runs_in(paths)
+    keys, columns = differing_keys(runs), columns_of(runs)
+    shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
+    return page.write(
+        "runs.html",
+        out,
+        {},
+        {
+            "runs": [_for_page(run, keys, columns) for run in runs],
+            "columns": {
+                name: {"label": axis.label, "title": html_of(of_unit(axis).label), "log": axis.log}
+                for name, axis in columns.items()
+            },
+            "keys": [key for key in keys if all(_is_number(run.keys.get(key)) for run in runs)],
+            "few": len(keys) <= _FEW,
+        },
+        name=out.resolve().parent.name,
+        runs=[_row(run, shown, out) for run in runs],
+        case=_case_of(runs[0]) if len({_case_of(run) for run in runs}) == 1 else "",
+        keys=[key.partition(".")[2].replace("_", " ") for key in shown],
+        differ=", ".join(keys[:_KEYS]) + (f" and {len(keys) - _KEYS} more keys" if len(keys) > _KEYS else ""),
+        more=[key for key in keys if key not in shown],
+        has_certificates=any(summary.tally(run.series) for run in runs if run.series),
+        verdicts=summary.VERDICT_MEANINGS,
+        missing=[*unreadable, *(f"{run.name}: {run.trouble}" for run in runs if run.trouble)],
+    )
+
+
+def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
+    """What the table says of a run; numbers with what they are sorted by."""
+    series, report = run.series, run.folder.path / "report.html"
+    tally = summary.tally(series) if series else None
+    final = {name: float(series[name][-1]) for name in ("field_energy", "kl") if series and name in series}
+    energy = summary.total_energy(series) if series else None
+    return {
+        "name": run.name,
+        "link": Path(os.path.relpath(report.resolve(), out.resolve().parent)).as_posix() if report.exists() else "",
+        "case": _case_of(run),
+        "keys": [value_text(run.keys.get(key)) for key in keys],
+        "status": run.status["status"],
+        "tally": tally,
+        "warnings": len(summary.remarks(run.status, series)),
+        "numbers": [
+            (float(series["time"][-1]), f"of {run.case.number('time.end'):g}") if series else None,
+            (float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}") if energy is not None else None,
+            (final["field_energy"], "") if "field_energy" in final and series["field_energy"].any() else None,
+            (final["kl"], "") if "kl" in final else None,
+            (float(series["seconds"].sum()), "") if series else None,
+        ],
+    }
+
+
+def _case_of(run: Run) -> str:
+    return f"{run.case.word('problem.kind').replace('_', ' ')}, {run.case.dims}"
+
+
+def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[str, Any]:
+    """A run as the script of the page has it: no more points of a column than a screen shows."""
+    found: dict[str, Any] = {}
+    last: dict[str, float] = {}
+    held = {key: run.keys.get(key) for key in keys}
+    for name in (name for name in columns if name in run.series):
+        kept = thinned(run.series["time"], run.series[name])
+        found[name] = {"x": numbers(run.series["time"][kept]), "y": numbers(run.series[name][kept])}
+        if np.isfinite(run.series[name][-1]):
+            last[name] = float(run.series[name][-1])
+    return {
+        "name": run.name,
+        "label": html_of(label_of(run, keys)),
+        "keys": {key: value if _is_number(value) else value_text(value) for key, value in held.items()},
+        "series": found,
+        "last": last if run.status["status"] == "finished" else {},
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flat(table: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their keys, as ``section.key``; a list of one number is that number."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value[0] if isinstance(value, list) and len(value) == 1 else value
