@@ -164,12 +164,20 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def meaning(model: type[Section], name: str) -> str:
-    """What the text below a field says of it, in the model or else in the nearest one that it comes from."""
+    """What a field is for: the first paragraph of the text below it."""
+    return next(iter(explanation(model, name)), "")
+
+
+def explanation(model: type[Section], name: str) -> list[str]:
+    """The paragraphs of the text below a field, in the model or else in the nearest one that it comes from.
+
+    The first says what the field is for, as `kjko cases` shows it. The others are for the documentation.
+    """
     for kind in model.__mro__:
         field = kind.__dict__.get("__pydantic_fields__", {}).get(name)
         if field is not None and field.description:
-            return " ".join(field.description.split())
-    return ""
+            return [" ".join(part.split()) for part in field.description.split("\n\n")]
+    return []
 
 
 def _keys_at(model: type[Section], path: tuple[Any, ...]) -> list[str]:
