@@ -34,6 +34,7 @@ from hpc_kjko.schema import Section, explanation, section_of
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NO_BREAK = "\N{NON-BREAKING HYPHEN}"
 #: Keys of every problem, which are told once.
 _COMMON = ("kind", "space_dims", "velocity_dims", "boundary")
 
@@ -120,8 +121,19 @@ def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[s
 
 
 def _row(key: str, default: str, paragraphs: list[str]) -> str:
-    text = "<br>".join(part.replace("|", "\\|") for part in paragraphs)
-    return f"| `{key}` | {default} | {text} |"
+    return f"| `{key}` | {default} | {_cell('<br>'.join(paragraphs))} |"
+
+
+def _cell(text: str) -> str:
+    """A text in a cell of a table: bars and stars are escaped. Code would show the backslash, so with a bar it is none."""
+
+    def escaped(found: re.Match[str]) -> str:
+        part = found[0]
+        if part[0] == "`" and "|" not in part:
+            return part
+        return re.sub(r"([|*])", r"\\\1", part.strip("`"))
+
+    return re.sub(r"`[^`]*`|[^`]+", escaped, text)
 
 
 def _value(value: Any) -> str:
@@ -154,7 +166,7 @@ def _columns() -> str:
     lines = ["| column | meaning |", "| --- | --- |"]
     for name, text in MEANINGS.items():
         shown = f"`{name}` …" if name.endswith("_1") else f"`{name}`"
-        lines.append(f"| {shown} | {text.replace('|', chr(92) + '|')} |")
+        lines.append(f"| {shown} | {_cell(text)} |")
     return "\n".join(lines)
 
 
@@ -183,7 +195,7 @@ def _argument(action: argparse.Action) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text.replace("|", "\\|").strip()
+    text = _cell(text).strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
@@ -203,9 +215,9 @@ def _validation() -> str:
         lines += ["| case | quantity | target | measured | of | machine |", "| --- | --- | --- | --- | --- | --- |"]
         for row in group["rows"]:
             measured = row["measured"] if row["met"] else f"**{row['measured']}**, missed"
-            of = f"{row['date']}, `{row['commit']}`"
+            of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
             cells = (row["case"], row["quantity"], row["target"], measured, of, row["machine"])
-            lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines.append("")
     return "\n".join(lines).strip()
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+
+#: Names in docstrings, as Sphinx would link them.
+_ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):<code>(?:~[\w.]+\.)?~?([\w.]+)</code>")
 
 
 def on_config(config: Any) -> Any:
@@ -35,10 +38,28 @@ def _expanded(entry: Any, docs: Path) -> Any:
 
 
 def on_page_content(text: str, **_: Any) -> str:
-    """The page with its LaTeX as MathML."""
+    """The page with its LaTeX as MathML, and without roles of reStructuredText."""
 
     def rendered(found: re.Match[str]) -> str:
-        display = "block" if found[2] == "[" else "inline"
-        return convert(html.unescape(found[3]).strip(), display=display)
+        return mathml(html.unescape(found[3]).strip(), display="block" if found[2] == "[" else "inline")
 
+    text = _ROLE.sub(r"<code>\1</code>", text)
     return _FORMULA.sub(rendered, text)
+
+
+def mathml(latex: str, display: Literal["inline", "block"]) -> str:
+    """A formula as MathML, with the spaces that browsers need where they have no font for mathematics.
+
+    A prime stands beside its letter, as it is raised already. Bars have no space around them, and names of functions
+    have some.
+    """
+    made = convert(latex, display=display)
+    made = re.sub(
+        r"<msup>(<(m\w+)>(?:(?!</?msup>).)*?</\2>)<m[io]>&#x02032;</m[io]></msup>", r"<mrow>\1<mo>′</mo></mrow>", made
+    )
+    made = made.replace(
+        '<mo stretchy="false">&#x0007C;</mo>', '<mo stretchy="false" lspace="0" rspace="0">&#x0007C;</mo>'
+    )
+    return re.sub(
+        r"(<m[io][^>]*>(?:log|det|min|max)</m[io]>)", r'<mspace width="0.17em"/>\1<mspace width="0.17em"/>', made
+    )
