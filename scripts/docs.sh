@@ -12,5 +12,5 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 cd "$root"
 
 bash scripts/environment.sh "$venv" docs
-"$venv/bin/mkdocs" build --quiet --strict --clean --site-dir site
+NO_MKDOCS_2_WARNING=1 "$venv/bin/mkdocs" build --quiet --strict --clean --site-dir site
 echo "Site: $root/site/index.html"

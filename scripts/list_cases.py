@@ -29,7 +29,7 @@ PAGE = Path(__file__).parents[1] / "hpc_kjko" / "post" / "templates" / "cases.tx
 
 def page() -> str:
     """The keys of a case, the built-in problems, methods, solvers and integrators."""
-    lines = ["Keys of a case, with their defaults. docs/configuration.md says more about each.", ""]
+    lines = ["Keys of a case, with their defaults. docs/reference/case_file.md says more about each.", ""]
     for kind, problem in KINDS.items():
         case = config.from_table({"problem": {"kind": kind}}).table()
         summary = (inspect.getdoc(problem) or "").partition("\n\n")[0].replace("\n", " ")

@@ -125,7 +125,7 @@ def _row(key: str, default: str, paragraphs: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text in a cell of a table: bars and stars are escaped. Code would show the backslash, so with a bar it is none."""
+    """A text in a cell of a table, bars and stars escaped. Code would show the backslash: with a bar it is none."""
 
     def escaped(found: re.Match[str]) -> str:
         part = found[0]
@@ -214,10 +214,10 @@ def _validation() -> str:
         lines += [f"## {group['title']}", "", group["text"], ""]
         lines += ["| case | quantity | target | measured | of | machine |", "| --- | --- | --- | --- | --- | --- |"]
         for row in group["rows"]:
-            measured = row["measured"] if row["met"] else f"**{row['measured']}**, missed"
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
-            cells = (row["case"], row["quantity"], row["target"], measured, of, row["machine"])
-            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+            case, quantity, target, measured = (_cell(row[name]) for name in ("case", "quantity", "target", "measured"))
+            measured = measured if row["met"] else f"**{measured}**, missed"
+            lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
         lines.append("")
     return "\n".join(lines).strip()
 
