@@ -16,6 +16,8 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1
 
 #: Names in docstrings, as Sphinx would link them.
 _ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):<code>(?:~[\w.]+\.)?~?([\w.]+)</code>")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_PRIME, _BAR, _SPACE = "<mo>′</mo>", '<mo stretchy="false">&#x0007C;</mo>', '<mspace width="0.17em"/>'
 
 
 def on_config(config: Any) -> Any:
@@ -29,12 +31,20 @@ def _expanded(entry: Any, docs: Path) -> Any:
         return entry
     ((title, below),) = entry.items()
     if isinstance(below, str) and below.endswith("/*"):
-        pages = sorted(path.relative_to(docs).as_posix() for path in (docs / below[:-2]).glob("*.md"))
-        pages = [page for page in pages if not page.endswith("/index.md")]
-        if re.search(r"/\d{4}-", "".join(pages)):
+        pages = [path for path in sorted((docs / below[:-2]).glob("*.md")) if path.name != "index.md"]
+        if any(_DATE.match(path.name) for path in pages):
             pages.reverse()
-        return {title: [f"{below[:-2]}/index.md", *pages]}
+        return {title: [f"{below[:-2]}/index.md", *(_listed(path, docs) for path in pages)]}
     return {title: [_expanded(part, docs) for part in below] if isinstance(below, list) else below}
+
+
+def _listed(page: Path, docs: Path) -> str | dict[str, str]:
+    """A page of a folder in the menu: a dated one by its date and title."""
+    date, place = _DATE.match(page.name), page.relative_to(docs).as_posix()
+    if not date:
+        return place
+    title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return {f"{date[0]}: {title}": place}
 
 
 def on_page_content(text: str, **_: Any) -> str:
@@ -48,18 +58,15 @@ def on_page_content(text: str, **_: Any) -> str:
 
 
 def mathml(latex: str, display: Literal["inline", "block"]) -> str:
-    """A formula as MathML, with the spaces that browsers need where they have no font for mathematics.
+    """A formula as MathML.
 
     A prime stands beside its letter, as it is raised already. Bars have no space around them, and names of functions
     have some.
     """
     made = convert(latex, display=display)
     made = re.sub(
-        r"<msup>(<(m\w+)>(?:(?!</?msup>).)*?</\2>)<m[io]>&#x02032;</m[io]></msup>", r"<mrow>\1<mo>′</mo></mrow>", made
+        r"<msup>(<(m\w+)>(?:(?!</?msup>).)*?</\2>)<m[io]>&#x02032;</m[io]></msup>", rf"<mrow>\1{_PRIME}</mrow>", made
     )
-    made = made.replace(
-        '<mo stretchy="false">&#x0007C;</mo>', '<mo stretchy="false" lspace="0" rspace="0">&#x0007C;</mo>'
-    )
-    return re.sub(
-        r"(<m[io][^>]*>(?:log|det|min|max)</m[io]>)", r'<mspace width="0.17em"/>\1<mspace width="0.17em"/>', made
-    )
+    made = made.replace(_BAR, _BAR.replace("false", 'false" lspace="0" rspace="0'))
+    made = re.sub(r"(<m[io][^>]*>(?:log|det|min|max)</m[io]>)", rf"{_SPACE}\1{_SPACE}", made)
+    return made.replace(2 * _SPACE, _SPACE)

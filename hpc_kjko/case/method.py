@@ -84,7 +84,7 @@ class Method(Section):
     order: OneOrTwo = 1
     """Order in time of push and collisions together: 1 or 2.
 
-    Default: 2 for `jko` and `pair_sum`, else 1. It is also 1 with the linear determinant, with a form that is not
+    Default: 2 for `jko` and `pair_sum`, else 1. The default is also 1 with the linear determinant, with a form that is not
     split, without collisions, and for `jko` with `landau`.
 
     1: push, then collide, as in the paper.
@@ -110,7 +110,7 @@ class Method(Section):
 
     `adam`: Adam trains all layers, as in the paper."""
     iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
-    """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by.
+    """Iterations of Adam per step. With `adam`, `"auto"` goes on as long as held-out particles gain.
 
     `regression`: each iteration takes a batch of about 2048 particles. The iterations end once a batch is missed by no
     more than 0.002.
@@ -130,8 +130,7 @@ class Method(Section):
 
     `varpro`: with N < 32768 particles the default is 0.01 √(N/32768). The output layer has a fifth of the rate."""
     relaxation: Annotated[float, Field(ge=0)] = 2.0
-    """With `regression`: log f goes over to the fitted density, tied to the sample, at this rate times
-    `collision_strength`.
+    """With `regression`: log f relaxes to the fitted density at this rate times `collision_strength`.
 
     Relaxation damps what the control field does not see: structure that is finer than the network, and moments that the
     sample does not have. With 0 log f is that of the map, to round-off."""

@@ -78,22 +78,21 @@ class LandauSettings(Section):
 
     From −3 to 1."""
     block: Annotated[Whole, Field(ge=2, le=65536)] = 512
-    """About so many particles of a cell, of each species, meet each other in a step.
+    """How many particles of a cell, of each species, meet each other in a step, about.
 
     The work grows with it. The error of a particle's velocity falls with its square root. From 2 to 65536."""
     pairs: dict[str, NonNegative] | None = None
-    """Beside `[species]`: C of a pair of species in place of `collision_strength` q_a² q_b², by their names, as
-    `electrons-ions`.
+    """With `[species]`: C of single pairs of species, instead of `collision_strength` q_a² q_b².
 
     For example `pairs = {electrons-ions = 0.02}`. 0 switches the collisions of a pair off. Pairs that are not named
     collide as `collision_strength` says."""
     log_lambda: Positive | None = None
-    """lnΛ, the Coulomb logarithm: with `density` and `temperature` in place of `physics.collision_strength`, for
-    C = lnΛ/(8π N_D)."""
+    """lnΛ, the Coulomb logarithm. With `density` and `temperature` it gives C = lnΛ/(8π N_D), instead of
+    `physics.collision_strength`."""
     density: Positive | None = None
-    """n̄ of the reference species in the plasma that is meant, in m⁻³."""
+    """Density of the reference species in that plasma, in m⁻³."""
     temperature: Positive | None = None
-    """T of the reference species in that plasma, in eV; its charge is the elementary one."""
+    """Temperature of the reference species in that plasma, in eV. Its charge is the elementary charge."""
 
     of_any_size: ClassVar[frozenset[str]] = frozenset({"density", "temperature"})
 
@@ -123,21 +122,20 @@ class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
     collision_operator: OperatorName = "bath"
-    """What particles collide with: `bath`, `dougherty` or `landau`. Beside `[species]` only `landau`: all collide with
-    all.
+    """What particles collide with: `bath`, `dougherty` or `landau`. With `[species]` only `landau` is allowed.
 
     `bath`: drag towards v = 0 and diffusion at the temperature T.
 
     `dougherty`: collisions of like particles, towards their own local mean velocity and temperature.
 
-    `landau`: Coulomb collisions."""
+    `landau`: Coulomb collisions. With `[species]` all collide with all."""
     collision_strength: NonNegative = 0.01
-    """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ; 0
-    switches collisions off. With `landau` it is C, the factor of the operator for unit charges.
+    """`κ = ν/ω_p`, the collision frequency in units of the plasma frequency. Velocities relax in the time 1/κ. 0 switches
+    collisions off. With `landau` it is C, the factor of the operator for unit charges.
 
     `[physics.landau]` may give C as a Coulomb logarithm, a density and a temperature."""
     landau: LandauSettings = LandauSettings()
-    """Coulomb collisions, with `landau`: the table of their keys."""
+    """The table of the keys of Coulomb collisions, with `landau`."""
     temperature: Positive = 1.0
     """T of the bath.
 
@@ -156,8 +154,8 @@ class Physics(Section):
     """E at t = 0 with `ampere`: `poisson`, which satisfies Gauss's law, or `zero`."""
 
     magnetic_field: Annotated[Vector, AfterValidator(_three)] = (0.0, 0.0, 0.0)
-    """B, uniform and constant, in which particles gyrate with the frequency `(q/m) |B|`; needs two velocity dimensions
-    or three.
+    """B, uniform and constant. Particles gyrate in it with the frequency `(q/m) |B|`. It needs two or three velocity
+    dimensions.
 
     With two velocity dimensions only the last component may differ from zero. A particle of a case without species has
     the charge +1. A positive charge in B along x_3 turns from x_1 towards −x_2."""
@@ -197,7 +195,7 @@ class ParticleSettings(Section):
 
     With `density` a weight is proportional to the density at the particle."""
     control_variate: bool = False
-    """Less noise in the density and in what the collision step learns, from the known equilibrium."""
+    """Use the known equilibrium to reduce the noise in the density and in what the collision step learns."""
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     """Seed of the start and of the network."""
     precision: Literal["float32", "float64"] = "float64"
