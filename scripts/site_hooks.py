@@ -43,7 +43,7 @@ def _listed(page: Path, docs: Path) -> str | dict[str, str]:
     date, place = _DATE.match(page.name), page.relative_to(docs).as_posix()
     if not date:
         return place
-    title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").replace("`", "")
     return {f"{date[0]}: {title}": place}
 
 

@@ -84,8 +84,8 @@ class Method(Section):
     order: OneOrTwo = 1
     """Order in time of push and collisions together: 1 or 2.
 
-    Default: 2 for `jko` and `pair_sum`, else 1. The default is also 1 with the linear determinant, with a form that is not
-    split, without collisions, and for `jko` with `landau`.
+    Default: 2 for `jko` and `pair_sum`, else 1. The default is also 1 with the linear determinant, with a form that is
+    not split, without collisions, and for `jko` with `landau`.
 
     1: push, then collide, as in the paper.
 

@@ -130,8 +130,8 @@ class Physics(Section):
 
     `landau`: Coulomb collisions. With `[species]` all collide with all."""
     collision_strength: NonNegative = 0.01
-    """`κ = ν/ω_p`, the collision frequency in units of the plasma frequency. Velocities relax in the time 1/κ. 0 switches
-    collisions off. With `landau` it is C, the factor of the operator for unit charges.
+    """`κ = ν/ω_p`, the collision frequency in units of the plasma frequency. Velocities relax in the time 1/κ. 0
+    switches collisions off. With `landau` it is C, the factor of the operator for unit charges.
 
     `[physics.landau]` may give C as a Coulomb logarithm, a density and a temperature."""
     landau: LandauSettings = LandauSettings()
