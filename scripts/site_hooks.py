@@ -47,6 +47,13 @@ def _listed(page: Path, docs: Path) -> str | dict[str, str]:
     return {f"{date[0]}: {title}": place}
 
 
+def on_page_markdown(text: str, page: Any, **_: Any) -> str:
+    """The page as it is. In the search, dated pages and the log of what was tried come after what holds now."""
+    if _DATE.match(Path(page.file.src_path).name) or page.file.src_path == "research.md":
+        page.meta["search"] = {"boost": 0.2}
+    return text
+
+
 def on_page_content(text: str, **_: Any) -> str:
     """The page with its LaTeX as MathML, and without roles of reStructuredText."""
 
