@@ -12,5 +12,6 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 cd "$root"
 
 bash scripts/environment.sh "$venv" docs
-NO_MKDOCS_2_WARNING=1 "$venv/bin/mkdocs" build --quiet --strict --clean --site-dir site
+# not with --quiet: then mkdocs does not count its warnings
+NO_MKDOCS_2_WARNING=1 "$venv/bin/mkdocs" build --strict --clean --site-dir site
 echo "Site: $root/site/index.html"
