@@ -21,24 +21,24 @@ __all__ = ["Case", "Run", "SolverFailure", "UserError", "open_run", "restart", "
 
 
 def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = True) -> Run:
-    """Run a case from t = 0, in this process; under mpirun on all ranks, each of which calls this. Collective.
+    """Run a case from t = 0 in this process. Under mpirun every rank must call this function.
 
-    It does what ``kjko run`` does: Ctrl-C (a notebook's "interrupt"), SIGTERM and ``run.wall_time`` end the run after a
-    step with a checkpoint, and the :attr:`~hpc_kjko.post.opened.Run.status` is then "stopped" instead of "finished".
-    Before the first step these signals mean what they mean to Python.
+    It does what ``kjko run`` does. Ctrl-C (a notebook's "interrupt"), SIGTERM and ``run.wall_time`` end the run after a
+    step, with a checkpoint. The :attr:`~hpc_kjko.post.opened.Run.status` is then "stopped" instead of "finished".
+    Before the first step these signals have their usual effect in Python.
 
     Args:
-        case: rank 0's counts.
+        case: the case to run; on several ranks that of rank 0 is used.
         out: the run folder, made if missing.
         force: overwrite the run that the folder holds.
-        progress: show it on standard output.
+        progress: show the progress on standard output.
 
     Returns:
         The run, opened.
 
     Raises:
-        UserError: the case cannot be run here, or the folder is not free; then nothing has been written.
-        SolverFailure: the numerics cannot go on; a checkpoint of the last good step is in the folder.
+        UserError: the case cannot be run here, or the folder is not free. Nothing has been written then.
+        SolverFailure: the numerics cannot go on. The folder has a checkpoint of the last good step.
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):
@@ -47,10 +47,12 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
 
 
 def restart(out: Path | str, overrides: Overrides = (), *, progress: bool = True) -> Run:
-    """Continue a run from its newest sound checkpoint, as ``kjko restart`` does; else as :func:`run`.
+    """Continue a run from its newest undamaged checkpoint, as ``kjko restart`` does. All else is as for :func:`run`.
 
     Args:
-        overrides: what to change, as for :meth:`Case.load`.
+        out: the run folder.
+        overrides: the keys to change, as for :meth:`Case.load`.
+        progress: show the progress on standard output.
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):

@@ -166,19 +166,28 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def meaning(model: type[Section], name: str) -> str:
-    """What the text below a field says of it, in the model or else in the nearest one that it comes from."""
+    """What a field is for: the first paragraph of the text below it."""
+    return next(iter(explanation(model, name)), "")
+
+
+def explanation(model: type[Section], name: str) -> list[str]:
+    """The paragraphs of the text below a field, in the model or else in the nearest one that it comes from.
+
+    The first says what the field is for, as `kjko cases` shows it. The others are for the documentation.
+    """
     kinds = (kind for kind in model.__mro__ if issubclass(kind, Section))
-    return next((found for kind in kinds if (found := _texts(kind).get(name))), "")
+    return next((found for kind in kinds if (found := _texts(kind).get(name))), [])
 
 
 @functools.cache
-def _texts(model: type[Section]) -> dict[str, str]:
+def _texts(model: type[Section]) -> dict[str, list[str]]:
     """The texts below the fields of a class, by name: from its source, as only lists of keys want them."""
     (definition,) = ast.parse(inspect.getsource(model)).body
     texts = {}
     for field, below in itertools.pairwise(cast("ast.ClassDef", definition).body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            texts[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+            paragraphs = inspect.cleandoc(str(below.value.value)).split("\n\n")
+            texts[ast.unparse(field.target)] = [" ".join(part.split()) for part in paragraphs]
     return texts
 
 

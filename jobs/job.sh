@@ -1,4 +1,4 @@
-# What the batch scripts share, to be sourced by them (docs/cluster.md): start a case or go on with it, stop before the
+# What the batch scripts share, to be sourced by them (docs/howto/batch_jobs.md): start a case or go on with it, stop before the
 # time limit with a checkpoint, requeue.
 #
 # KJKO_LAUNCH is the command that starts the ranks, given "-n RANKS": srun (default), "srun --mpi=pmix", mpirun, ...

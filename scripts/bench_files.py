@@ -4,8 +4,8 @@
     PYTHONPATH=.venv-h5py-mpi mpirun -n 2 python scripts/bench_files.py /scratch/somewhere --only sharded   # MPI-IO
     python scripts/bench_files.py --quick
 
-Both end with fsync; `ratio` is to the file a rank. docs/results.md has the numbers, and why the project writes one
-file.
+Both end with fsync; `ratio` is to the file a rank. docs/benchmarks/2026-11-24-files.md has the numbers, and why
+the project writes one file.
 """
 
 from __future__ import annotations

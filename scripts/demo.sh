@@ -11,7 +11,7 @@ venv=${KJKO_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 cd "$root"
 
-bash scripts/environment.sh "$venv" mpi,plot,analysis # all that README.md and docs/quickstart.md use
+bash scripts/environment.sh "$venv" mpi,plot,analysis # all that README.md and docs/tutorials/two_stream.md use
 . scripts/mpi_workstation.sh
 export PATH="$venv/bin:$PATH" # another MPI's mpirun would start two separate runs of one rank each
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from experiments import PAPER_SCHEME, RUNS, Experiments, Run, relative_l2
+from records import record
 
 from hpc_kjko.running.validity import noise_floor
 
@@ -137,4 +138,7 @@ def drawn(runs: Experiments, seed: int = 1) -> bool:
         good += ours.is_good
         better += not ours.field > papers.field and ours.entropy <= papers.entropy
     print(f"default: {good} of {CASES} as is asked, {better} better than the paper's scheme in both")
-    return good == CASES and better >= CASES - 1
+    case = f"{CASES} drawn two-stream cases, seed {seed}"
+    passed = record(case, "cases within their targets", f"{CASES}", f"{good}", good == CASES)
+    row = (case, "cases better than the paper's scheme in field and entropy", f"≥ {CASES - 1}", f"{better}")
+    return record(*row, better >= CASES - 1) and passed

@@ -1,4 +1,4 @@
-"""The runs behind the paper's figures and the tables of docs/results.md, and their references.
+"""The runs behind the paper's figures and the validations, and their references.
 
 Shared by paper_figures.py and validate.py: a run that one of them has made serves the other. Every run is a case of
 jobs/ with some of its keys changed; ``quick`` is a size for the tests.

@@ -29,12 +29,12 @@ PAGE = Path(__file__).parents[1] / "hpc_kjko" / "post" / "templates" / "cases.tx
 
 def page() -> str:
     """The keys of a case, the built-in problems, methods, solvers and integrators."""
-    lines = ["Keys of a case, with their defaults. docs/configuration.md says more about each.", ""]
+    lines = ["Keys of a case, with their defaults. docs/reference/case_file.md says more about each.", ""]
     for kind, problem in KINDS.items():
         case = config.from_table({"problem": {"kind": kind}}).table()
         summary = (inspect.getdoc(problem) or "").partition("\n\n")[0].replace("\n", " ")
         lines += [f'[problem] kind = "{kind}"', f"  {summary}", *_keys(problem, case["problem"])]
-        lines += [f"  With this problem physics.field = {_text(case['physics']['field'])} by default.", ""]
+        lines += [f"  With this problem physics.field = {text_of(case['physics']['field'])} by default.", ""]
     case = config.from_table({"problem": {"kind": "two_stream"}}).table()
     for name, field in config.Case.model_fields.items():
         section = section_of(field.annotation)
@@ -56,16 +56,16 @@ def _keys(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
         key = field.alias or name
         if key == "kind":
             continue
-        without = "required" if field.is_required() else _text(field.default)
-        default = _text(defaults[key]) if key in defaults else without
+        without = "required" if field.is_required() else text_of(field.default)
+        default = text_of(defaults[key]) if key in defaults else without
         if section is Method and any(key in keys for keys in SOLVER_DEFAULTS.values()):
             of_solvers = {solver: keys.get(key, field.default) for solver, keys in SOLVER_DEFAULTS.items()}
-            default = ", ".join(f"{solver} {_text(value)}" for solver, value in of_solvers.items())
+            default = ", ".join(f"{solver} {text_of(value)}" for solver, value in of_solvers.items())
         yield f"  {key} = {default}"
         yield f"      {meaning(section, name)}"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A value as a case file writes it."""
     if value is None:
         return "none"
@@ -74,10 +74,10 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(text_of, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.writetext_of(page(), encoding="utf-8")
     print(PAGE)

@@ -149,7 +149,7 @@ def draw_kl(row: np.ndarray, runs: Experiments, curves: Curves, solution: GridSo
     late = (solution.times >= 0.3 * end) & (solution.times <= 0.9 * end)
     rate = -np.polyfit(solution.times[late], np.log(expected[late]), 1)[0]
     axes.semilogy(solution.times, expected, **GRID, ls="--", label=f"grid solver, late ∝ exp(−{rate:.2f} ω$_p$t)")
-    difference.axhline(0.03, color="grey", lw=1, ls=":", label="target of docs/results.md: 0.03")
+    difference.axhline(0.03, color="grey", lw=1, ls=":", label="target: 0.03")
     axes.set(xlabel=TIME, ylabel=f"KL(f | f$_∞$){per}")
     difference.set(xlabel=TIME, ylabel=f"|KL{per} − KL of the grid solver|", ylim=(0, None))
     axes.legend()
@@ -369,7 +369,7 @@ def fig10(runs: Experiments) -> plt.Figure:
             series = runs.series(run)
             error = np.abs(series["entropy"] / np.interp(series["time"], solution.times, solution.entropy) - 1)
             entropy.semilogy(series["time"][1:], error[1:], color=color, label=f"κ = {kappa:g}, {label[5:]}")
-    entropy.axhline(0.01, color="grey", lw=1, ls=":", label="target of docs/results.md: 1 %")
+    entropy.axhline(0.01, color="grey", lw=1, ls=":", label="target: 1 %")
     entropy.set(xlabel=TIME, ylabel="|∫f log f / that of the grid − 1|", title="entropy, relative error")
     legend_below(entropy)
     return titled(figure, "Figure 10. Two-stream instability: field energy and entropy", runs, "e5_weak", "e5_strong")

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 from experiments import Experiments, relative_l2
+from records import record
 from scipy.optimize import curve_fit, least_squares
 
 from hpc_kjko import open_run
@@ -37,7 +38,7 @@ def ions(runs: Experiments) -> bool:
     tiny_rate, tiny_frequency = standing_wave(tiny.times, tiny.field_energy)
     print(f"ions: {series['seconds'].sum():.0f} s; Landau damping by theory {root.imag:.6f}")
     passed = near("ions: frequency", frequency, root.real, 0.02)
-    passed &= near("ions: damping, against theory", rate, root.imag, 0.02)  # missed: see docs/results.md
+    passed &= near("ions: damping, against theory", rate, root.imag, 0.02)  # missed: see docs/validation.md
     near("ions: damping, against the grid solver's at this amplitude", rate, grid_rate, 0.02)
     passed &= near(f"ions: damping at amplitude {TINY:g} on the grid, against theory", tiny_rate, root.imag, 0.02)
     passed &= near(
@@ -261,13 +262,17 @@ def growth(time: np.ndarray, energy: np.ndarray, window: tuple[float, float]) ->
 
 
 def near(what: str, found: float, wanted: float, allowed: float) -> bool:
-    """Whether a number is within a relative error of another; printed."""
+    """Whether a number is within a relative error of another; printed and kept."""
     error = found / wanted - 1
     print(f"{what}: {found:.6g}, wanted {wanted:.6g}, error {error:.3%} (target {allowed:.1%})")
-    return bool(abs(error) <= allowed)
+    case, _, quantity = what.partition(": ")
+    return record(
+        case, quantity, f"{wanted:.5g} within {allowed:.1%}", f"{found:.5g} ({error:+.2%})", abs(error) <= allowed
+    )
 
 
 def below(what: str, found: float, allowed: float) -> bool:
-    """Whether a number is at most another; printed."""
+    """Whether a number is at most another; printed and kept."""
     print(f"{what}: {found:.3g} (target {allowed:g})")
-    return bool(found <= allowed)
+    case, _, quantity = what.partition(": ")
+    return record(case, quantity, f"≤ {allowed:g}", f"{found:.2g}", found <= allowed)

@@ -13,7 +13,7 @@ cd "$root"
 
 # where there is a compiler, native code that does not build is an error, not a reason to skip its tests
 if [ -x "$(command -v "${CXX:-c++}")" ]; then export KJKO_NATIVE="${KJKO_NATIVE:-require}"; fi
-bash scripts/environment.sh "$venv" mpi,plot,test editable
+bash scripts/environment.sh "$venv" mpi,plot,docs,test editable
 . scripts/mpi_workstation.sh
 export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
 

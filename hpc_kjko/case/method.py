@@ -51,37 +51,110 @@ class Method(Section):
     """
 
     collision: str = "jko"
-    """The collision step: `jko`, `score_matching`, `velocity_matching`, `pair_sum`, `binary`, `langevin`,
-    `none`, or `module:name`."""
+    """The collision step: `jko`, `score_matching`, `velocity_matching`, `pair_sum`, `binary`, `langevin`, `none`, or
+    `module:name`.
+
+    Default: `jko`; with `physics.collision_operator = "landau"` it is `pair_sum`.
+
+    `jko`: the implicit variational step. With `landau` it is for steps of any length.
+
+    `pair_sum`, `binary`: with `landau` only. `pair_sum` adds up pairs of particles. `binary` collides random pairs by
+    Monte Carlo and does not keep log f.
+
+    `score_matching`: learns the score ∇v log f and makes an explicit step.
+
+    `velocity_matching`: trains one field for all times before the first step. It needs an external field.
+
+    `langevin`: random kicks. It does not keep log f.
+
+    `none`: no collisions.
+
+    `module:name`: a collision method of your own."""
     form: Literal["split", "nonsplit", "nonsplit_naive"] = "split"
-    """Which state the control field is fitted to: `split`, `nonsplit` or `nonsplit_naive`."""
+    """Which state the control field is fitted to: `split`, `nonsplit` or `nonsplit_naive`.
+
+    `split`: u is a function of the pushed state.
+
+    `nonsplit`: u is a function of the state before the push, and log f uses the true Jacobian. With `score_matching`
+    this is score-based transport.
+
+    `nonsplit_naive`: the same, but log f uses ∇v u alone.
+
+    The last two need `time.integrator = "euler"`."""
     order: OneOrTwo = 1
-    """Order in time of push and collisions together: 1 or 2."""
+    """Order in time of push and collisions together: 1 or 2.
+
+    Default: 2 for `jko` and `pair_sum`, else 1. The default is also 1 with the linear determinant, with a form that is
+    not split, without collisions, and for `jko` with `landau`.
+
+    1: push, then collide, as in the paper.
+
+    2: half a push, a collision by the midpoint rule, the adjoint half push.
+
+    Use 1 where κh is above 1, because the midpoint rule overshoots there. For `jko` with `landau`, 2 is the better one
+    up to C h = 1."""
     logdet: Literal["exact", "linear"] = "exact"
-    """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`."""
+    """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`.
+
+    `linear` is the paper's. It is of first order only."""
     solver: SolverName = "adam"
-    """How the inner problem is solved: `regression`, `varpro` or `adam`."""
+    """How the inner problem is solved: `regression`, `varpro` or `adam`.
+
+    Default: `regression` for `jko` and `pair_sum`, else `adam`. Where `form`, `logdet`, `activation` or `hidden = []`
+    rules `regression` out, the default is `varpro`.
+
+    `regression`: from a density that is fitted to the log f of the particles (`jko` and `pair_sum` only).
+
+    `varpro`: Adam trains the hidden layers, and the output layer is solved for (`jko` only). Held-out particles choose
+    its ridge.
+
+    `adam`: Adam trains all layers, as in the paper."""
     iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
-    """Iterations of Adam per step; `"auto"` with `adam`: as many as held-out particles gain by."""
+    """Iterations of Adam per step. With `adam`, `"auto"` goes on as long as held-out particles gain.
+
+    `regression`: each iteration takes a batch of about 2048 particles. The iterations end once a batch is missed by no
+    more than 0.002.
+
+    `varpro`: the round of 10 that is best on held-out particles is kept. 2 to 10 are enough where f changes slowly. 0
+    freezes the features after the first step.
+
+    `adam`: the iterate with the lowest objective is kept. `"auto"` takes at most 200, and in the first step
+    `first_iterations`."""
     first_iterations: Cadence = 500
-    """Iterations of Adam in the first step."""
+    """Iterations of Adam in the first step.
+
+    `regression` and `adam` begin from random features. `varpro` begins from the affine field, ends when held-out
+    particles gain no more, and keeps the last round."""
     learning_rate: Positive = 5e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam.
+
+    `varpro`: with N < 32768 particles the default is 0.01 √(N/32768). The output layer has a fifth of the rate."""
     relaxation: Annotated[float, Field(ge=0)] = 2.0
-    """With `regression`: log f goes over to the fitted density, tied to the sample, at this rate times
-    `collision_strength`."""
+    """With `regression`: log f relaxes to the fitted density at this rate times `collision_strength`.
+
+    Relaxation damps what the control field does not see: structure that is finer than the network, and moments that the
+    sample does not have. With 0 log f is that of the map, to round-off."""
     held_out: bool = False
-    """Keep a quarter of the particles out of the fit: half of them choose, half certify each step."""
+    """Keep a quarter of the particles out of the fit: half of them choose, half certify each step.
+
+    An eighth is moved but not fitted, and chooses the ridge and the iterations. Another eighth is not used by any fit
+    or choice, and certifies. `regression` has nothing to choose, so it fits the first eighth too. Its second eighth
+    takes part only in the averages that tie the fit to the sample."""
     hidden: Counts = (32, 32)
     """Widths of at most two hidden layers; `[]` is the affine field."""
     skip: bool = False
-    """a linear term from v (and x in unbounded space) to u beside the network."""
+    """Add to the network a linear term in v (and in x in unbounded space).
+
+    `regression` always has one."""
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """Activation of the network: `tanh` or `leaky_relu` (slope 0.01)."""
     precision: Literal["float32", "float64"] = "float32"
     """Number format of the inner solve; particles are moved in `particles.precision`."""
     chunk: Count = 16384
-    """Particles moved at a time."""
+    """Particles moved at a time.
+
+    On a GPU it is 64 times as many. With `regression` it is at most 8192, and 2048 in torch. Chunks are whole blocks of
+    1024 particles."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Method:

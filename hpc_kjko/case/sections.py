@@ -45,7 +45,9 @@ class DriveSettings(Section):
     frequency: float
     """ω of the driven wave."""
     rise: NonNegative = 0.0
-    """How long the drive takes to rise, and to fall before it ends."""
+    """How long the drive takes to rise, and to fall before it ends.
+
+    Both follow a sin²."""
     until: Positive | None = None
     """When the drive ends; without it the drive does not end."""
 
@@ -72,19 +74,25 @@ class LandauSettings(Section):
     """Coulomb collisions: what particles meet each other, and how the force between them falls off."""
 
     exponent: Annotated[float, Field(ge=-3, le=1)] = -3.0
-    """γ of `A(z) = |z|^γ (|z|² I − z zᵀ)`: −3 are Coulomb collisions, 0 Maxwell molecules."""
+    """γ of `A(z) = |z|^γ (|z|² I − z zᵀ)`: −3 are Coulomb collisions, 0 Maxwell molecules.
+
+    From −3 to 1."""
     block: Annotated[Whole, Field(ge=2, le=65536)] = 512
-    """About so many particles of a cell, of each species, meet each other in a step."""
+    """How many particles of a cell, of each species, meet each other in a step, about.
+
+    The work grows with it. The error of a particle's velocity falls with its square root. From 2 to 65536."""
     pairs: dict[str, NonNegative] | None = None
-    """Beside `[species]`: C of a pair of species in place of `collision_strength` q_a² q_b², by their names, as
-    `electrons-ions`."""
+    """With `[species]`: C of single pairs of species, instead of `collision_strength` q_a² q_b².
+
+    For example `pairs = {electrons-ions = 0.02}`. 0 switches the collisions of a pair off. Pairs that are not named
+    collide as `collision_strength` says."""
     log_lambda: Positive | None = None
-    """lnΛ, the Coulomb logarithm: with `density` and `temperature` in place of `physics.collision_strength`, for
-    C = lnΛ/(8π N_D)."""
+    """lnΛ, the Coulomb logarithm. With `density` and `temperature` it gives C = lnΛ/(8π N_D), instead of
+    `physics.collision_strength`."""
     density: Positive | None = None
-    """n̄ of the reference species in the plasma that is meant, in m⁻³."""
+    """Density of the reference species in that plasma, in m⁻³."""
     temperature: Positive | None = None
-    """T of the reference species in that plasma, in eV; its charge is the elementary one."""
+    """Temperature of the reference species in that plasma, in eV. Its charge is the elementary charge."""
 
     of_any_size: ClassVar[frozenset[str]] = frozenset({"density", "temperature"})
 
@@ -114,26 +122,49 @@ class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
     collision_operator: OperatorName = "bath"
-    """What particles collide with: `bath`, `dougherty` or `landau`. Beside `[species]` only `landau`: all collide with
-    all."""
+    """What particles collide with: `bath`, `dougherty` or `landau`. With `[species]` only `landau` is allowed.
+
+    `bath`: drag towards v = 0 and diffusion at the temperature T.
+
+    `dougherty`: collisions of like particles, towards their own local mean velocity and temperature.
+
+    `landau`: Coulomb collisions. With `[species]` all collide with all."""
     collision_strength: NonNegative = 0.01
-    """`κ = ν/ω_p ≥ 0`, the collision frequency ν in units of the plasma frequency; velocities relax in the time 1/κ;
-    0 switches collisions off. With `landau` it is C, the factor of the operator for unit charges."""
+    """`κ = ν/ω_p`, the collision frequency in units of the plasma frequency. Velocities relax in the time 1/κ. 0
+    switches collisions off. With `landau` it is C, the factor of the operator for unit charges.
+
+    `[physics.landau]` may give C as a Coulomb logarithm, a density and a temperature."""
     landau: LandauSettings = LandauSettings()
-    """Coulomb collisions, with `landau`: the table of their keys."""
+    """The table of the keys of Coulomb collisions, with `landau`."""
     temperature: Positive = 1.0
-    """T of the bath."""
+    """T of the bath.
+
+    With `dougherty` it is only the temperature at which velocity directions without a structure of their own start."""
     field: Literal["poisson", "ampere", "external"]
-    """The force on the particles: `poisson`, `ampere` or `external`."""
+    """The force on the particles: `poisson`, `ampere` or `external`.
+
+    Default: `external` for the problems `gaussian`, `confined` and `periodic`, else `poisson`.
+
+    `poisson`: the particles' own field, from Poisson's equation.
+
+    `ampere`: the particles' own field, carried along in time by their current.
+
+    `external`: the field of the problem's potential. A plasma has none, and its particles stream freely."""
     initial_field: Literal["poisson", "zero"] = "poisson"
     """E at t = 0 with `ampere`: `poisson`, which satisfies Gauss's law, or `zero`."""
 
     magnetic_field: Annotated[Vector, AfterValidator(_three)] = (0.0, 0.0, 0.0)
-    """B, uniform and constant, in which particles gyrate with the frequency `(q/m) |B|`; needs two velocity dimensions
-    or three."""
+    """B, uniform and constant. Particles gyrate in it with the frequency `(q/m) |B|`. It needs two or three velocity
+    dimensions.
+
+    With two velocity dimensions only the last component may differ from zero. A particle of a case without species has
+    the charge +1. A positive charge in B along x_3 turns from x_1 towards −x_2."""
 
     drive: Annotated[DriveSettings | str | None, BeforeValidator(_drive)] = None
-    """A driven electric field: the table of a wave, or `module:name` of a function E(x, t) of your own."""
+    """A driven electric field: the table of a wave, or `module:name` of a function E(x, t) of your own.
+
+    The function takes positions x [n, dx] and a time, and returns E [n, dx], in torch. It is called for a part of the
+    particles at a time. With `forest_ruth` it is called at times down to −0.4 h."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Physics:
@@ -151,11 +182,20 @@ class ParticleSettings(Section):
     count: Count = 100_000
     """Number of particles of all ranks together; choose a power of two for a quiet start."""
     start: Literal["quiet", "random", "grid"] = "quiet"
-    """How particles are drawn: `quiet`, `random` or `grid`."""
+    """How particles are drawn: `quiet`, `random` or `grid`.
+
+    `quiet`: scrambled Sobol points.
+
+    `random`: independent numbers of the Philox generator.
+
+    `grid`: the paper's start. Positions follow the mass in each cell of `[grid]`, with uniform jitter inside the
+    cell."""
     weights: Literal["equal", "density"] = "equal"
-    """Masses of the particles: `equal`, or `density` with positions uniform over the box."""
+    """Masses of the particles: `equal`, or `density` with positions uniform over the box.
+
+    With `density` a weight is proportional to the density at the particle."""
     control_variate: bool = False
-    """Less noise in the density and in what the collision step learns, from the known equilibrium."""
+    """Use the known equilibrium to reduce the noise in the density and in what the collision step learns."""
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     """Seed of the start and of the network."""
     precision: Literal["float32", "float64"] = "float64"
@@ -175,11 +215,19 @@ class GridSettings(Section):
     """The mesh of the self-consistent field, of the moments of the Dougherty operator, and the cells of Landau's."""
 
     cells: Annotated[Counts, Field(min_length=1)]
-    """Cells of the mesh: one number, or one per space dimension; at least 4."""
+    """Cells of the mesh: one number, or one per space dimension; at least 4.
+
+    Default: 128 in one space dimension, else 32."""
     shape_order: OneOrTwo = 1
     """Shape function of a particle: 1 is cloud-in-cell, 2 is triangular-shaped cloud."""
     solver: Literal["root", "replicated", "distributed"] = "root"
-    """Who solves for the field: `root`, `replicated` or `distributed`."""
+    """Who solves for the field: `root`, `replicated` or `distributed`.
+
+    `root`: rank 0 solves and broadcasts.
+
+    `replicated`: every rank solves.
+
+    `distributed`: every rank transforms a part of the mesh. It needs `poisson` in two or three dimensions."""
 
 
 def _is_whole(ratio: float) -> bool:
@@ -203,9 +251,13 @@ class TimeSettings(Section):
     end: Positive = 50.0
     """The last time: a whole number of steps."""
     integrator: MapName = "verlet"
-    """Symplectic map of the push: `euler` (order 1), `verlet` (2) or `forest_ruth` (4)."""
+    """Symplectic map of the push: `euler` (order 1), `verlet` (2) or `forest_ruth` (4).
+
+    `forest_ruth` needs three field solves a step."""
     energy_conserving: bool = False
-    """With `ampere`: kinetic + field energy is exact to round-off without collisions."""
+    """With `ampere`: kinetic + field energy is exact to round-off without collisions.
+
+    E then changes in the kicks, together with the velocities. The round-off is that of `particles.precision`."""
 
     @model_validator(mode="after")
     def _whole_number_of_steps(self) -> TimeSettings:
@@ -233,7 +285,9 @@ class Output(Section):
     particles_every: Cadence = 100
     """Steps between snapshots of positions, velocities and log f."""
     histogram_every: Cadence = 10
-    """Steps between phase-space histograms and marginals."""
+    """Steps between phase-space histograms and marginals.
+
+    There is a histogram of 128 × 128 bins for each (x_i, v_i), and a marginal of 160 bins for each coordinate."""
     checkpoint_every: Cadence = 100
     """Steps between checkpoints, which are whole states; the last two are kept."""
     diagnostics: Names = ()
@@ -246,6 +300,12 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU if every rank has one; `cpu`; `cuda`."""
     reproducible: bool = True
-    """The same bits on any number of ranks and threads."""
+    """The same bits on any number of ranks and threads.
+
+    Every sum is then one of terms that are rounded to a fixed unit. It costs about a tenth of a step with native
+    kernels, and a third in torch."""
     wall_time: Positive | None = None
-    """Seconds after which the run stops with a checkpoint and exit code 75."""
+    """Seconds after which the run stops with a checkpoint and exit code 75.
+
+    They count from the start of the `kjko` process of rank 0, so drawing the particles is part of them. In Python they
+    count from the call of `run` or `restart`."""

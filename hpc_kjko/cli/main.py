@@ -55,81 +55,91 @@ VERBS = {
         True,
         "Run a case from t = 0.",
         "mpirun -n 2 kjko run jobs/two_stream.toml --out runs/mine --set physics.collision_strength=0.1",
-        "quickstart.md",
+        "tutorials/two_stream.md",
     ),
     "restart": Verb(
         "run_verbs",
         True,
-        "Continue a run from its newest sound checkpoint.",
+        "Continue a run from its newest undamaged checkpoint.",
         "mpirun -n 2 kjko restart runs/mine --set time.end=60.0",
-        "quickstart.md",
+        "howto/restart.md",
     ),
     "series": Verb(
-        "file_verbs", False, "Show the time series of a run.", "kjko series runs/mine --csv > mine.csv", "analysis.md"
+        "file_verbs",
+        False,
+        "Show the time series of a run.",
+        "kjko series runs/mine --csv > mine.csv",
+        "howto/look_at_runs.md",
     ),
     "analyze": Verb(
         "run_verbs",
         True,
-        "Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density.",
+        "Measure the particle snapshots of a run: moments, marginals, histograms, distances from a known density.",
         "mpirun -n 2 kjko analyze runs/mine",
-        "configuration.md",
+        "howto/analyze.md",
     ),
     "plot": Verb(
         "file_verbs",
         False,
         "Draw the figures of a run, or of the runs of a sweep over each other.",
         "kjko plot runs/mine --column kl --from 0 --to 20 --format pdf --out figures",
-        "analysis.md",
+        "howto/look_at_runs.md",
     ),
     "report": Verb(
         "file_verbs",
         False,
-        "Write a page about a run, or about several beside each other: one HTML file that needs nothing else.",
+        "Write an HTML page about a run, or about several beside each other: one file that needs no network.",
         "kjko report runs/mine --out mine.html",
-        "analysis.md",
+        "howto/report.md",
     ),
-    "inspect": Verb("file_verbs", False, "Say what a run folder holds.", "kjko inspect runs/mine", "analysis.md"),
+    "inspect": Verb(
+        "file_verbs",
+        False,
+        "Show what a run folder holds: status, conserved quantities, certificates, warnings.",
+        "kjko inspect runs/mine",
+        "howto/look_at_runs.md",
+    ),
     "watch": Verb(
         "file_verbs",
         False,
-        "Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C.",
+        "Follow a running job in the terminal, by reading its files. It ends with the run or at Ctrl-C.",
         "kjko watch runs/mine --interval 5",
-        "analysis.md",
+        "howto/look_at_runs.md",
     ),
     "compare": Verb(
         "file_verbs",
         False,
-        "Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance.",
+        "Compare a run with another run, the grid solver or a CSV file. Beyond the tolerance the exit code is 1.",
         "kjko compare runs/mine grid --out compared.png",
-        "analysis.md",
+        "howto/compare.md",
     ),
     "sweep": Verb(
         "file_verbs",
         False,
-        "Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out.",
+        "Run a case with all combinations of some values, or write a SLURM job array that does, and show the results.",
         "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
-        "analysis.md",
+        "howto/sweep.md",
     ),
     "units": Verb(
         "file_verbs",
         False,
-        "Convert density, temperature and Coulomb logarithm of a plasma to the code's units, and back.",
+        "Convert the density, temperature and Coulomb logarithm of a plasma to the code's units, and back.",
         "kjko units --density 1e19 --temperature 1000 --magnetic-field 2.5",
-        "units.md",
+        "reference/units.md",
     ),
     "cases": Verb(
         "file_verbs",
         False,
         "List the keys of a case with their defaults, and the built-in problems, methods, solvers and integrators.",
         "kjko cases",
-        "configuration.md",
+        "reference/case_file.md",
     ),
     "doctor": Verb(
         "run_verbs",
         True,
-        "Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail.",
+        "Show what a run would use here, and test its communication. If a run would fail, the exit code is 1.",
         "mpirun -n 2 kjko doctor",
-        "cluster.md",
+        "howto/batch_jobs.md",
     ),
 }
 
@@ -241,8 +251,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         except UnicodeEncodeError:
             readable = argument.encode("utf-8", "backslashreplace").decode()
             raise UserError(f"{readable}: this argument is not UTF-8 text: rename the file or folder") from None
-    parser = _parser()
-    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    commands = parser()
+    (verbs,) = (action.choices for action in commands._actions if isinstance(action, argparse._SubParsersAction))
     if not arguments:
         raise UserError(
             "a VERB is missing: 'kjko run CASE.toml' runs a case, 'kjko cases' says what is built in, 'kjko --help' "
@@ -251,7 +261,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     verb = arguments[0]
     if not verb.startswith("-") and verb not in verbs:
         raise UserError(f"{verb} is not a verb of kjko: {one_of(verb, verbs)}")
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = commands.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
         names = [str(action.metavar) for action in verbs[verb]._actions if not action.option_strings]
@@ -305,14 +315,15 @@ def _positive(text: str) -> float:
     return float(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``kjko``, with all verbs."""
+    commands = _Parser(
         prog="kjko",
-        description="Deep kinetic JKO: kinetic Fokker-Planck equations by particles.",
-        epilog="'kjko VERB --help' gives the options of a verb and an example. First steps: docs/quickstart.md.",
+        description="Simulate collisional plasmas with particles that carry log f.",
+        epilog="'kjko VERB --help' shows the options of a verb, and an example. First: docs/tutorials/two_stream.md.",
     )
-    parser.add_argument("--version", action="version", version=f"kjko {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    commands.add_argument("--version", action="version", version=f"kjko {__version__}")
+    verbs = commands.add_subparsers(required=True, metavar="VERB", dest="verb")
     parsers = {
         name: verbs.add_parser(
             name,
@@ -334,18 +345,18 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    dry_run_help = "run nothing and write nothing: say what memory, time and disk space the run would take"
+    dry_run_help = "show the memory, time and disk space that the run would take, without running or writing anything"
     starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
     for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):
         of_a_sweep = ", or the folder of a sweep" if name == "plot" else ""
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help=f"run folder{of_a_sweep}")
     parsers["restart"].add_argument("--set", **change)
     parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
-    grid = "measure against the grid solver on the same case, too (1D1V, and 1D2V and 1D3V with a bath)"
+    grid = "compare with the grid solver on the same case as well (1D1V; 1D2V and 1D3V with a bath)"
     parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
     watching = parsers["watch"]
-    watching.add_argument("--once", action="store_true", help="show it as it is now and end")
-    interval = "seconds between looks (default 2)"
+    watching.add_argument("--once", action="store_true", help="show the run as it is now, and end")
+    interval = "seconds between two looks (default 2)"
     watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
     several = (
         "run folder; of several, or a folder that holds run folders, such as that of a sweep, a page compares them"
@@ -354,21 +365,21 @@ def _parser() -> argparse.ArgumentParser:
     page_help = "the page (default DIR/report.html, of a folder of runs DIR/index.html)"
     parsers["report"].add_argument("--out", type=Path, metavar="FILE", help=page_help)
     plotting = parsers["plot"]
-    column_help = "draw a figure of this column of the time series, in place of all figures; may be given several times"
+    column_help = "draw this column of the time series instead of all figures; may be given several times"
     plotting.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
     plotting.add_argument(
         "--from", dest="first", type=_finite, default=-math.inf, metavar="T", help="show times from T on"
     )
     plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
-    plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="of the files (default png)")
+    plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="file format (default png)")
     plotting.add_argument("--log", action="store_true", help="logarithmic scales of f, in phase space and its cuts")
-    at_help = "x of the cuts f(v) through phase space, in place of quarters of the box; may be given several times"
+    at_help = "x of the cuts f(v) through phase space, instead of quarters of the box; may be given several times"
     plotting.add_argument("--at", action="append", type=_finite, default=[], metavar="X", help=at_help)
-    plane_help = "draw the density of two of x, y, z, vx, vy, vz in place of all figures; may be given several times"
+    plane_help = "draw the density of two of x, y, z, vx, vy, vz instead of all figures; may be given several times"
     plotting.add_argument("--plane", action="append", type=_plane, default=[], metavar="A,B", help=plane_help)
-    against_help = "draw f less that of another run, in place of all figures"
+    against_help = "draw f less that of another run, instead of all figures"
     plotting.add_argument("--against", type=Path, metavar="DIR3", help=against_help)
-    movie_help = "write animated GIFs of phase space, and of the density in 2D and 3D, in place of all figures"
+    movie_help = "write animated GIFs of phase space, and of the density in 2D and 3D, instead of all figures"
     plotting.add_argument("--movie", action="store_true", help=movie_help)
     plotting.add_argument("--out", type=Path, metavar="DIR2", help="folder for the files (default DIR/figures)")
     comparing = parsers["compare"]
@@ -377,42 +388,42 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--tolerance", type=_not_negative, metavar="X", help="largest relative L2 difference allowed"
     )
-    column_help = "a column to compare, in place of energies, entropy and KL; may be given several times"
+    column_help = "a column to compare instead of energies, entropy and KL; may be given several times"
     comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
     comparing.add_argument(
         "--out", type=Path, metavar="FILE", help="a figure with both (.png, .pdf, .svg), or a page (.html)"
     )
     sweeping = parsers["sweep"]
     sweeping.add_argument(
-        "case", type=Path, metavar="CASE.toml", help="the case, or with --table the folder of a sweep"
+        "case", type=Path, metavar="CASE.toml", help="the case file, or with --table the folder of a sweep"
     )
-    grid_help = "a key of the case and its values; given several times, all combinations"
+    grid_help = "a key of the case and its values; may be given several times, for all combinations"
     sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
     sweeping.add_argument("--set", **{**change, "help": "change a key of the case in all runs"})
-    sweeping.add_argument("--out", type=Path, metavar="DIR", help="a folder for the run folders")
-    sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="of each run (default 1)")
-    sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="run nothing: write a SLURM array job")
-    sweeping.add_argument("--table", action="store_true", help="run nothing: the table of what has come out so far")
+    sweeping.add_argument("--out", type=Path, metavar="DIR", help="folder for the run folders")
+    sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="ranks of each run (default 1)")
+    sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="write a SLURM job array instead of running")
+    sweeping.add_argument("--table", action="store_true", help="show the results so far instead of running")
     _add_plasma(parsers["units"])
-    return parser
+    return commands
 
 
 def _add_plasma(converting: argparse.ArgumentParser) -> None:
     """The options of ``kjko units``."""
-    case_help = "a case to convert to SI units; without options of the plasma, that of its [physics.landau]"
+    case_help = "a case to convert to SI units; its [physics.landau] may give the plasma"
     converting.add_argument("case", type=Path, nargs="?", metavar="CASE.toml", help=case_help)
     numbers = {
-        "--density": ("N", "of the reference species, in 1/m³"),
-        "--temperature": ("T", "of the reference species, in eV"),
-        "--log-lambda": ("L", "Coulomb logarithm (default: that of the NRL Plasma Formulary for like particles)"),
-        "--collision-strength": ("C", "in place of --density, which follows from it: C = lnΛ/(8π N_D)"),
+        "--density": ("N", "density of the reference species, in 1/m³"),
+        "--temperature": ("T", "temperature of the reference species, in eV"),
+        "--log-lambda": ("L", "Coulomb logarithm (default: by the NRL Plasma Formulary for like particles)"),
+        "--collision-strength": ("C", "C = lnΛ/(8π N_D) instead of --density, which follows from it"),
         "--length": ("M", "a length to convert, in m"),
         "--time": ("S", "a time to convert, in s"),
         "--magnetic-field": ("B", "a magnetic field to convert, in T"),
     }
     for flag, (metavar, text) in numbers.items():
         converting.add_argument(flag, type=_positive, metavar=metavar, help=text)
-    mass_help = "of the reference species, in electron masses (default 1: electrons)"
+    mass_help = "mass of the reference species, in electron masses (default 1: electrons)"
     converting.add_argument("--mass", type=_positive, default=1.0, metavar="M", help=mass_help)
-    charge_help = "of the reference species in size, in elementary charges (default 1)"
+    charge_help = "size of the charge of the reference species, in elementary charges (default 1)"
     converting.add_argument("--charge", type=_positive, default=1.0, metavar="Z", help=charge_help)

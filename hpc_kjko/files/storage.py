@@ -47,7 +47,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: What to do where HDF5 cannot lock a file.
 _WITHOUT_LOCKS = (
     "HDF5 cannot lock files on this file system{}: set HDF5_USE_FILE_LOCKING=FALSE in the environment of all ranks "
-    "(see docs/cluster.md), or use a folder on another file system"
+    "(see docs/howto/parallel_hdf5.md), or use a folder on another file system"
 )
 
 _SLAB_TAG = 5

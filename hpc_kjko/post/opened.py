@@ -1,7 +1,7 @@
 """A run folder as labelled arrays of xarray, read from its files when they are looked at.
 
 Names are those of the time series: coordinates x_1 …, v_1 …; units are words in the attribute ``units``, those of the
-normalisation (docs/configuration.md).
+normalisation (docs/reference/case_file.md).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hpc_kjko import usercode
 from hpc_kjko.case import config
 from hpc_kjko.casefile import ONLY, RunCase
 from hpc_kjko.errors import UserError
+from hpc_kjko.files.column_meanings import meaning_of
 from hpc_kjko.files.output import HISTOGRAMS, list_snapshots, open_snapshot, skipping_damaged
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
@@ -121,10 +122,16 @@ class Run:
 
     @property
     def series(self) -> xarray.Dataset:
-        """The time series: every column over ``time``, with ``step`` as a second coordinate. In memory."""
+        """The time series: every column over ``time``, with ``step`` as a second coordinate. In memory.
+
+        A column's attributes are its ``units`` and, but for those of your own, its ``description``.
+        """
         xr = _xarray()
         columns, units = read_series_and_units(self._folder.series)
-        variables = {name: ("time", values, {"units": units[name]}) for name, values in columns.items()}
+        variables: dict[str, Any] = {}
+        for name, values in columns.items():
+            said = meaning_of(name, tuple(self.species))
+            variables[name] = ("time", values, {"units": units[name]} | ({"description": said} if said else {}))
         steps = columns["step"].astype(np.int64)
         coordinates = {"time": variables.pop("time"), "step": ("time", steps)}
         del variables["step"]

@@ -371,7 +371,8 @@ def _launcher(ranks: int) -> list[str]:
 
 _SLURM = """\
 #!/usr/bin/env bash
-# The {runs} runs of a sweep, a job of an array for each, which goes on past the time limit by itself (docs/cluster.md).
+# The {runs} runs of a sweep, a job of an array for each. A job goes on past its time limit by itself; see
+# docs/howto/batch_jobs.md.
 # {made_by}; to be submitted from the folder that holds jobs/:
 #
 #     sbatch [sbatch options] {script}

@@ -27,11 +27,13 @@ class Problem(Section):
     default_field: ClassVar[Literal["poisson", "external"]]
 
     kind: str
-    """The problem."""
+    """The problem: one of the built-in kinds, or `module:name` of a class of your own."""
     space_dims: int
     """Dimensions of space, 1 to 3."""
     velocity_dims: int
-    """Dimensions of velocity, at least `space_dims` and at most 3."""
+    """Dimensions of velocity, at least `space_dims` and at most 3.
+
+    `gaussian` and `confined` need as many as of space. That is also their default, and the default of `periodic`."""
 
     #: Mean density, temperature and particle mass of a species; 1 where there is one species, in the units of the code.
     _density: float = PrivateAttr(1.0)
@@ -132,7 +134,10 @@ class PeriodicBox(Problem):
     """Box length, in v_th/ω_p: one number, or one per space dimension."""
     boundary: Boundaries = ("periodic",)
     """What is at the ends of the box: `periodic`, or walls that reflect particles, `insulating` or `conducting`; one
-    for all axes, or one per space dimension."""
+    for all axes, or one per space dimension.
+
+    Walls need `physics.field = "poisson"` or `"external"`, a bath and a built-in start. There is no magnetic field
+    between walls."""
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> PeriodicBox:
@@ -210,7 +215,10 @@ class PeriodicWave(PeriodicBox):
     walls."""
 
     mode: Mode = (1,)
-    """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension."""
+    """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension.
+
+    The first number is at least 1. The wave has k_j = 2π · mode_j / length_j, and between walls half of that. Each
+    number is less than half of the cells along its axis."""
 
     @model_validator(mode="after")
     def _mode_fits(self) -> PeriodicWave:

@@ -19,8 +19,8 @@ from hpc_kjko.schema import Dimension, Vector, Widths
 class Confined(CustomProblem):
     """`φ = Σ_j [½ x_j² + A cos(q x_j)]` ("bumpy"), or `½|x|²` ("harmonic"), and a Gaussian f0; unbounded, dv = dx.
 
-    The start has independent coordinates, of means mean_x, mean_v and deviations std_x, std_v: one number each, or one
-    per dimension. With an initial density of the user's they only say where it lives, for the window.
+    The coordinates are independent at the start. With an f0 of your own their means and standard deviations only say
+    which part of phase space histograms show.
     """
 
     named_potentials: ClassVar[tuple[str, ...]] = ("bumpy", "harmonic")
@@ -30,7 +30,13 @@ class Confined(CustomProblem):
     space_dims: Dimension = 1
     velocity_dims: Dimension = Field(default_factory=lambda data: data.get("space_dims", 1))
     potential_name: str = Field("bumpy", alias="potential")
-    """The potential: `bumpy`, `harmonic`, or `module:name`."""
+    """The potential: `bumpy`, `harmonic`, or `module:name`.
+
+    `bumpy`: Σ_j [½x_j² + A cos q x_j].
+
+    `harmonic`: ½|x|².
+
+    `module:name`: a function of your own."""
     initial_density: str = "gaussian"
     """f0: `gaussian`, or `module:name`."""
     bump_amplitude: float = 0.3
@@ -40,11 +46,11 @@ class Confined(CustomProblem):
     mean_x: Vector = (1.0,)
     """Mean of x at the start: one number, or one per dimension."""
     mean_v: Vector = (0.0,)
-    """Mean of v at the start, likewise."""
+    """Mean of v at the start: one number, or one per dimension."""
     std_x: Widths = (0.6,)
-    """Standard deviation of x at the start, likewise."""
+    """Standard deviation of x at the start: one number, or one per dimension."""
     std_v: Widths = (0.7,)
-    """Standard deviation of v at the start, likewise."""
+    """Standard deviation of v at the start: one number, or one per dimension."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Confined:

@@ -30,7 +30,13 @@ class Periodic(CustomProblem, PerturbedBeams):
     """v_b, the drift ±v_b of the two beams."""
     amplitude: Amplitude = 0.5
     potential_name: str = Field("cosine", alias="potential")
-    """The potential: `cosine`, `ratchet`, or `module:name`."""
+    """The potential: `cosine`, `ratchet`, or `module:name`.
+
+    `cosine`: A Σ_j cos(2πx_j/L_j).
+
+    `ratchet`: A Σ_j [sin(2πx_j/L_j) + ½ sin(4πx_j/L_j)].
+
+    `module:name`: a function of your own."""
     potential_amplitude: float = 0.5
     """A of the potential."""
     initial_density: str = "beams"

@@ -26,7 +26,9 @@ class PerturbedWave(PeriodicWave, PeriodicProblem):
     """
 
     amplitude: Amplitude
-    """α of the density, between −1 and 1."""
+    """α of the density, between −1 and 1.
+
+    With 0 the start is homogeneous."""
 
     @abstractmethod
     def variances(self, temperature: float) -> np.ndarray:

@@ -20,7 +20,10 @@ from hpc_kjko.schema import Lengths, NonNegative, Positive
 
 
 class TwoStream(PerturbedBeams):
-    """Two counter-streaming beams: the two-stream instability (paper's section 4.2)."""
+    """Two counter-streaming beams: the two-stream instability (paper's section 4.2).
+
+    f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)] along the wave. Further velocities start Maxwellian at T.
+    """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
 
@@ -36,7 +39,10 @@ class TwoStream(PerturbedBeams):
 
 
 class LandauDamping(PerturbedBeams):
-    """A perturbed Maxwellian: Landau damping of a Langmuir wave."""
+    """A perturbed Maxwellian: Landau damping of a Langmuir wave.
+
+    f0 = (1 + α cos k·x) · N(0, σ²) along the wave. Further velocities start Maxwellian at T.
+    """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
 
@@ -46,7 +52,10 @@ class LandauDamping(PerturbedBeams):
 
 
 class Plasma(PeriodicWave, UserStart):
-    """A plasma that starts from an initial density of your own, f0(x, v), or from the Maxwellian at T."""
+    """A plasma that starts from an initial density of your own, f0(x, v), or from the Maxwellian at T.
+
+    With several species it is the box that they share.
+    """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
     named_densities: ClassVar[tuple[str, ...]] = ("maxwellian",)
@@ -56,7 +65,9 @@ class Plasma(PeriodicWave, UserStart):
     initial_density: str = "maxwellian"
     """The start: `maxwellian`, homogeneous at the bath's temperature, or `module:name` of an f0 of your own."""
     velocity_max: Positive | None = None
-    """The largest velocity that histograms and figures show."""
+    """The largest velocity that histograms and figures show.
+
+    Default: found from f0."""
 
     def checked(self) -> Plasma:
         super().checked()

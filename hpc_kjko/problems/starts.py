@@ -38,7 +38,9 @@ class PerturbedStart(PerturbedWave):
     length: Lengths = (4 * math.pi,)
     amplitude: Amplitude = 0.01
     mean_velocity: Vector = (0.0,)
-    """u, which all velocities are shifted by: one number for the direction x_1, or one per velocity dimension."""
+    """u, which all velocities are shifted by: one number for the direction x_1, or one per velocity dimension.
+
+    A bath stays at rest, so it takes u away at the rate κ."""
 
     @model_validator(mode="after")
     def _mean_velocity_fits(self) -> PerturbedStart:
@@ -143,7 +145,10 @@ class Streams(PerturbedStart):
 
 
 class Maxwellian(Streams):
-    """A Maxwellian at the bath's temperature, with a wave in the density: a plasma at rest, or one that streams."""
+    """A Maxwellian at the bath's temperature, with a wave in the density: a plasma at rest, or one that streams.
+
+    f0 = (1 + α cos k·x) · N(u, T).
+    """
 
     kind: Literal["maxwellian"]
 
@@ -152,7 +157,10 @@ class Maxwellian(Streams):
 
 
 class Beams(Streams):
-    """Two beams of equal density along the wave, as in `two_stream`."""
+    """Two beams of equal density along the wave, as in `two_stream`.
+
+    f0 = (1 + α cos k·x) · ½[N(u + v_b, σ²) + N(u − v_b, σ²)] along the wave. Across it f0 is Maxwellian at T.
+    """
 
     kind: Literal["beams"]
     beam_velocity: NonNegative = 2.4
@@ -166,15 +174,19 @@ class Beams(Streams):
 
 
 class BumpOnTail(Streams):
-    """A Maxwellian at the bath's temperature with a bump on its tail: the bump-on-tail instability."""
+    """A Maxwellian at the bath's temperature with a bump on its tail: the bump-on-tail instability.
+
+    f0 = (1 + α cos k·x) · [(1 − b) N(u, T) + b N(u + v_b, σ²)] along the wave. Across it f0 is Maxwellian at T. The
+    mean velocity of all particles is u + b v_b k/|k|.
+    """
 
     kind: Literal["bump_on_tail"]
     bump_density: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The part of the particles that is in the bump; the others are in the bulk."""
+    """b, the part of the particles that is in the bump; the others are in the bulk."""
     bump_velocity: float = 4.5
-    """The mean velocity of the bump along the wave, relative to that of the bulk."""
+    """v_b, the mean velocity of the bump along the wave, relative to that of the bulk."""
     bump_thermal_speed: Positive = 0.5
-    """The thermal speed of the bump along the wave."""
+    """σ, the thermal speed of the bump along the wave."""
 
     def streams(self, temperature: float) -> list[Stream]:
         bulk = Stream(1 - self.bump_density, 0.0, math.sqrt(temperature))
@@ -182,11 +194,16 @@ class BumpOnTail(Streams):
 
 
 class BiMaxwellian(PerturbedStart):
-    """A Maxwellian with a temperature of its own along each axis."""
+    """A Maxwellian with a temperature of its own along each axis.
+
+    f0 = (1 + α cos k·x) times a Gaussian of the velocities. An oblique wave does not turn the Gaussian.
+    """
 
     kind: Literal["bi_maxwellian"]
     temperatures: Lengths = Field(default_factory=lambda data: (2.0, 1.0, 1.0)[: data.get("velocity_dims", 1)])
-    """The temperatures along x_1, x_2, …, one per velocity dimension, whatever the direction of the wave."""
+    """The temperatures along x_1, x_2, …, one per velocity dimension, whatever the direction of the wave.
+
+    Default: 2.0 along x_1 and 1.0 along the others."""
 
     @model_validator(mode="after")
     def _temperatures_fit(self) -> BiMaxwellian:
@@ -234,7 +251,10 @@ class Kappa(PerturbedStart):
 
     kind: Literal["kappa"]
     kappa_index: Annotated[float, Field(gt=1.5, le=1e6)] = 3.0
-    """κ of the tails; the smaller, the more fast particles, and for large κ the distribution is Maxwellian."""
+    """κ of the tails; the smaller, the more fast particles, and for large κ the distribution is Maxwellian.
+
+    More than 1.5. Up to 2.5 the mean of v⁴ is infinite, so the kinetic energy of a sample depends on its few fastest
+    particles."""
 
     def peculiar(self, points: np.ndarray, temperature: float) -> np.ndarray:
         """Direction by direction: given those before it, a component is a Student t again.

@@ -92,8 +92,9 @@ def field_history(
     gives other rates, so fit this and what is compared with it over the same times. The default order has an error
     of at most 2e-7 at k = 0.5, for C from 0 to 0.4 and gamma from -3 to 0, to t = 40.
 
+    The arguments that are not explained here are those of `damping`.
+
     Args:
-        wavenumber, strength, exponent, dims, order: as for `damping`.
         times: (n,) times >= 0, in any order.
 
     Raises:

@@ -1,6 +1,6 @@
 """Code of the user's own as the collision method or beside the diagnostics: "module:name" in the case (``usercode``).
 
-What it does wrong, and Python tells of, ends a run as a mistake of the user's in one sentence; see docs/extending.md.
+What it does wrong, and Python tells of, ends a run as a mistake of the user's in one sentence; see docs/howto/index.md.
 """
 
 from __future__ import annotations

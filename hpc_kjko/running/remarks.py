@@ -25,7 +25,7 @@ IN_PIECES_SINCE = (
     "run will hardly get on; do not trust it after that; use more particles or a smaller time.step"
 )
 #: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
-#: its field energy is off by several times as much (docs/results.md).
+#: its field energy is off by several times as much (docs/explanation/checks.md).
 WAVE_OFF = 0.01
 
 

@@ -27,7 +27,7 @@ MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW, SMALL_BLOCK = 1.0, 0.
 #: The largest power of two that particles.count may be.
 LARGEST_POWER_OF_TWO = 2**39
 #: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
-#: (docs/method.md); and the time that a wave should stand above it.
+#: (docs/explanation/particles_and_fields.md); and the time that a wave should stand above it.
 MIXING, WHILE = 40.0, 10.0
 #: Evenly spread particles from which the wave of a start of the user's own is found.
 PROBES = 1 << 14

@@ -1,4 +1,4 @@
-"""Imports go downward only: the picture in docs/architecture.md."""
+"""Imports go downward only: the picture in docs/explanation/architecture.md."""
 
 import ast
 from graphlib import TopologicalSorter

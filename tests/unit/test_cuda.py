@@ -84,7 +84,8 @@ def compiled(kernel, arch):
 def assert_in_registers(log, most, spilt=0):
     """Next to nothing spilt, and as many blocks at a time as are meant to fit.
 
-    A few registers are the price of one block more at a time, which on an H200 was faster (docs/results.md).
+    A few registers are the price of one block more at a time, which on an H200 was faster; see
+    docs/benchmarks/2026-11-26-gpu.md.
     """
     stores = re.findall(r"(\d+) bytes spill stores", log)
     assert stores and all(int(bytes_) <= spilt for bytes_ in stores), log

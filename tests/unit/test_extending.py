@@ -1,4 +1,4 @@
-"""docs/extending.md, run as it stands, and what happens to code of the user's that does less than it must."""
+"""The pages on Python of one's own, run as they stand, and what happens to code that does less than it must."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,10 @@ from hpc_kjko.collisions import METHODS
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.series import read_series
 
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
-#: Wrong in one way each; of a class of the page where that is named.
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ["howto/own_problem.md", "howto/own_start.md", "howto/own_collision_method.md", "howto/own_diagnostic.md"]
+PAGES += ["tutorials/bump_on_tail.md"]
+#: Wrong in one way each; of a class of the pages where that is named.
 MISTAKES = """
 from mine import *
 
@@ -85,12 +87,13 @@ def sloping(x, v):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files of the page: a block whose first line names none goes on with mine.py."""
+    """The files of the pages: a block's first line names its file, to which it is added."""
     folder = tmp_path_factory.mktemp("mine")
-    for text in re.findall(r"```(?:python|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        named = re.match(r"# (\w+\.(?:py|toml))\n", text)
-        with open(folder / (named[1] if named else "mine.py"), "a") as file:
-            file.write(f"{text}\n\n")
+    for page in PAGES:
+        for text in re.findall(r"```(?:python|toml)\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL):
+            named = re.match(r"# (\w+\.(?:py|toml))\n", text)
+            with open(folder / named[1], "a") as file:
+                file.write(f"{text}\n\n")
     (folder / "mistaken.py").write_text(MISTAKES)
     (folder / "starts.py").write_text(STARTS)
     (folder / "unparsed.py").write_text("import torch\ndef f0(x, v)\n    return x\n")
@@ -107,13 +110,13 @@ def here(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def typed(folder):
-    """The page's run, on two ranks."""
+    """The pages' run, on two ranks."""
     result = run_command(quick("-m", "hpc_kjko", "run", "mine.toml", "--out", "two", ranks=2), folder)
     assert result.returncode == 0, result.stderr
     return folder / "two"
 
 
-def test_the_page_runs_on_any_number_of_ranks(here, typed, folder):
+def test_the_pages_run_on_any_number_of_ranks(here, typed, folder):
     alone = run(Case.load("mine.toml"), "alone", progress=False).series
     series = read_series(typed / "series.h5")
     for name in (name for name in series if not name.startswith("seconds")):

@@ -165,7 +165,7 @@ def test_what_is_no_plasma_is_said(call, says):
 
 
 def test_the_page_shows_what_the_commands_show(kjko_here, monkeypatch):
-    page = (ROOT / "docs" / "units.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "units.md").read_text(encoding="utf-8")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "80")
     commands = re.findall(r"```sh\n(kjko units .*)\n```", page)
@@ -180,8 +180,8 @@ def test_the_page_shows_what_the_commands_show(kjko_here, monkeypatch):
 
 
 def test_the_numbers_of_the_page_s_comparison(monkeypatch):
-    """Rows of the last table of docs/units.md."""
-    page = (ROOT / "docs" / "units.md").read_text(encoding="utf-8").partition("## Against the NRL")[2]
+    """Rows of the last table of docs/reference/units.md."""
+    page = (ROOT / "docs" / "reference" / "units.md").read_text(encoding="utf-8").partition("## Against the NRL")[2]
     rows = [line.strip("| ").split(" | ")[1:] for line in page.splitlines() if line.startswith("| ")][2:]
     for units, n, columns in ((EDGE, 1e13, slice(0, 2)), (CORE, 1e14, slice(2, 4))):
         log_lambda, t, deuteron = units.log_lambda, units.temperature, SPECIES["deuterons (D)"][1]

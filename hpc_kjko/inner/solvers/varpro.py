@@ -99,7 +99,7 @@ class VarproSolver(Solver):
 
     Adam's steps move the hidden layers and, slowly, a C of their own, which they take up again in the next time step.
     The exact C follows the noise of one moment's particles, and is zero where the affine field is best: from it the
-    hidden layers would learn less (docs/results.md). Each step takes the gradient on one fold of the particles after
+    hidden layers would learn less (docs/research.md). Each step takes the gradient on one fold of the particles after
     another, through the objective that DistributedDataParallel wraps. They begin with the affine field; the round after
     which held-out particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with
     which the held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64

@@ -135,7 +135,7 @@ def _call(
 
 def objective_kernel(width: int, tanh: bool, velocity_dims: int, closed: bool) -> Kernel:
     """The kernel for such a network, by the Jacobian or by the closed form of the divergence."""
-    resident = 384 if closed else 512  # here and below: what was fastest on an H200 (docs/results.md)
+    resident = 384 if closed else 512  # here and below: what was fastest on an H200 (docs/benchmarks/2026-11-26-gpu.md)
     constants = resident, width, tanh, velocity_dims
     return _kernel("cuda/objective.cu", "evaluate_objective", *constants, KJKO_CLOSED=str(closed).lower())
 

@@ -1,0 +1,229 @@
+#!/usr/bin/env python
+"""Writes what the documentation has from the code: keys, columns, verbs, and the table of validations.
+
+    python scripts/reference.py
+
+To be run again when a key, a column, an option or docs/validation.json changes; a test compares. A page says
+``<!-- generated: NAME -->`` where such a part begins and ``<!-- end -->`` where it ends. The page of ``kjko cases`` is
+written, too (see list_cases.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import list_cases
+
+from hpc_kjko.case import config
+from hpc_kjko.case.method import SOLVER_DEFAULTS, Method
+from hpc_kjko.case.sections import DriveSettings, LandauSettings
+from hpc_kjko.case.species_section import SpeciesSettings
+from hpc_kjko.cli.main import VERBS, parser
+from hpc_kjko.files.column_meanings import MEANINGS
+from hpc_kjko.problems import KINDS
+from hpc_kjko.running.driver import CHANGEABLE
+from hpc_kjko.schema import Section, explanation, section_of
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+_PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NO_BREAK = "\N{NON-BREAKING HYPHEN}"
+#: Keys of every problem, which are told once.
+_COMMON = ("kind", "space_dims", "velocity_dims", "boundary")
+
+
+def with_generated_parts(text: str) -> str:
+    """A page with its generated parts as they are now."""
+    return _PART.sub(lambda found: f"{found[1]}\n{_made(found[2])}\n\n{found[3]}", text)
+
+
+def pages() -> list[Path]:
+    """The pages that have generated parts."""
+    return [page for page in sorted(DOCS.rglob("*.md")) if "<!-- generated: " in page.read_text(encoding="utf-8")]
+
+
+def _made(what: str) -> str:
+    kind, _, name = what.partition(" ")
+    makers: dict[str, Callable[[], str]] = {
+        "keys": lambda: _keys_of(name),
+        "problems": _problems,
+        "columns": _columns,
+        "verbs": _verbs,
+        "restart": _restart,
+        "validation": _validation,
+    }
+    return makers[kind]()
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+def _keys_of(name: str) -> str:
+    apart: dict[str, type[Section]] = {"species": SpeciesSettings, "landau": LandauSettings, "drive": DriveSettings}
+    if name in apart:
+        return _table(apart[name], {}, [])
+    section = section_of(config.Case.model_fields[name].annotation)
+    assert section is not None
+    case = config.from_table({"problem": {"kind": "two_stream"}}).table()
+    return _table(section, case.get(name, {}), [])
+
+
+def _problems() -> str:
+    tables = {kind: config.from_table({"problem": {"kind": kind}}).table() for kind in KINDS}
+    first = KINDS["two_stream"]
+    rows = {"kind": "required", "space_dims": "1", "velocity_dims": "1", "boundary": '`"periodic"`'}
+    lines = ["## Keys of every problem", "", *_head()]
+    lines += [_row(key, default, explanation(first, key)) for key, default in rows.items()]
+    for kind, problem in KINDS.items():
+        paragraphs = (inspect.getdoc(problem) or "").split("\n\n")
+        lines += ["", f"## `{kind}`", "", *_joined(" ".join(part.split()) for part in paragraphs)]
+        field = tables[kind]["physics"]["field"]
+        lines += [f'The default of `physics.field` is `"{field}"`.', ""]
+        lines.append(_table(problem, tables[kind]["problem"], _COMMON))
+    return "\n".join(lines)
+
+
+def _joined(paragraphs: Iterable[str]) -> Iterator[str]:
+    for text in paragraphs:
+        yield re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text.replace("``", "`"))
+        yield ""
+
+
+def _head() -> list[str]:
+    return ["| key | default | meaning |", "| --- | --- | --- |"]
+
+
+def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[str]) -> str:
+    lines = _head()
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        if key in without:
+            continue
+        required = field.is_required() and key not in defaults
+        default = "required" if required else _value(defaults.get(key, field.default))
+        if section is Method and any(key in keys for keys in SOLVER_DEFAULTS.values()):
+            of_solvers = {solver: keys.get(key, field.default) for solver, keys in SOLVER_DEFAULTS.items()}
+            default = "<br>".join(f"{solver} {_value(value)}" for solver, value in of_solvers.items())
+        paragraphs = explanation(section, name)
+        for number, part in enumerate(paragraphs):
+            if part.startswith("Default: "):  # it depends on other keys: its first sentence says how
+                default, _, more = part.removeprefix("Default: ").removesuffix(".").partition(". ")
+                paragraphs[number : number + 1] = [f"{more}."] if more else []
+        lines.append(_row(key, default, paragraphs))
+    return "\n".join(lines)
+
+
+def _row(key: str, default: str, paragraphs: list[str]) -> str:
+    return f"| `{key}` | {default} | {_cell('<br>'.join(paragraphs))} |"
+
+
+def _cell(text: str) -> str:
+    """A text in a cell of a table, bars and stars escaped. Code would show the backslash: with a bar it is none."""
+
+    def escaped(found: re.Match[str]) -> str:
+        part = found[0]
+        if part[0] == "`" and "|" not in part:
+            return part
+        return re.sub(r"([|*])", r"\\\1", part.strip("`"))
+
+    return re.sub(r"`[^`]*`|[^`]+", escaped, text)
+
+
+def _value(value: Any) -> str:
+    """A default as a page shows it: as in a case file, but for multiples of π and lists of one number."""
+    if isinstance(value, list | tuple) and len(value) == 1 and not isinstance(value[0], list | tuple):
+        (value,) = value
+    if value is None:
+        return "none"
+    if isinstance(value, Section):
+        return "a table"
+    if isinstance(value, float) and value and math.isclose(value / math.pi, round(value / math.pi), rel_tol=1e-12):
+        multiple = round(value / math.pi)
+        return f"{'' if multiple == 1 else multiple}π"
+    if isinstance(value, str | bool):
+        return f"`{json.dumps(value)}`"
+    return list_cases.text_of(value)
+
+
+def _restart() -> str:
+    lines = []
+    for section, keys in CHANGEABLE.items():
+        lines.append(f"* `[{section}]`: {', '.join(f'`{key}`' for key in sorted(keys))}")
+    return "\n".join(lines)
+
+
+# -- columns and verbs -----------------------------------------------------------------------------------------------
+
+
+def _columns() -> str:
+    lines = ["| column | meaning |", "| --- | --- |"]
+    for name, text in MEANINGS.items():
+        shown = f"`{name}` …" if name.endswith("_1") else f"`{name}`"
+        lines.append(f"| {shown} | {_cell(text)} |")
+    return "\n".join(lines)
+
+
+def _verbs() -> str:
+    lines = []
+    (verbs,) = (action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for name, of_verb in verbs.items():
+        verb = VERBS[name]
+        usage = " ".join(of_verb.format_usage().removeprefix("usage: ").split())
+        lines += [f"## kjko {name}", "", verb.text, "", "```text", usage, "```", ""]
+        rows = [action for action in of_verb._actions if action.dest != "help"]
+        if rows:
+            lines += ["| argument | meaning |", "| --- | --- |"]
+            for action in rows:
+                lines.append(f"| {_argument(action)} | {_sentence(action.help or '')} |")
+            lines.append("")
+        lines += [f"For example `{verb.example}`. See [{_title(verb.page)}](../{verb.page}).", ""]
+    return "\n".join(lines).strip()
+
+
+def _argument(action: argparse.Action) -> str:
+    value = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else "")
+    if not action.option_strings:
+        return f"`{value}`"
+    return f"`{action.option_strings[-1]}{' ' + str(value) if action.nargs != 0 and value else ''}`"
+
+
+def _sentence(text: str) -> str:
+    text = _cell(text).strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _title(page: str) -> str:
+    (title,) = re.findall(r"\A# (.*)$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+    return title
+
+
+# -- validation ------------------------------------------------------------------------------------------------------
+
+
+def _validation() -> str:
+    """A table for each group of docs/validation.json."""
+    lines = []
+    for group in json.loads((DOCS / "validation.json").read_text(encoding="utf-8")):
+        lines += [f"## {group['title']}", "", group["text"], ""]
+        lines += ["| case | quantity | target | measured | of | machine |", "| --- | --- | --- | --- | --- | --- |"]
+        for row in group["rows"]:
+            of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
+            case, quantity, target, measured = (_cell(row[name]) for name in ("case", "quantity", "target", "measured"))
+            measured = measured if row["met"] else f"**{measured}**, missed"
+            lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+if __name__ == "__main__":
+    list_cases.PAGE.write_text(list_cases.page(), encoding="utf-8")
+    for page in pages():
+        page.write_text(with_generated_parts(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(page.relative_to(ROOT))

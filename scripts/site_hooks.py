@@ -1,0 +1,79 @@
+"""Hooks of MkDocs: formulas become MathML while the site is built, and the menu lists folders of pages.
+
+So a page needs no script, no font and no network for its formulas, and a new file in docs/benchmarks/ is in the menu.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from latex2mathml.converter import convert
+
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+
+#: Names in docstrings, as Sphinx would link them.
+_ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):<code>(?:~[\w.]+\.)?~?([\w.]+)</code>")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_PRIME, _BAR, _SPACE = "<mo>′</mo>", '<mo stretchy="false">&#x0007C;</mo>', '<mspace width="0.17em"/>'
+
+
+def on_config(config: Any) -> Any:
+    """Entries ``folder/*`` of the menu stand for the pages of that folder, its index first, dated ones newest first."""
+    config.nav = [_expanded(entry, Path(config.docs_dir)) for entry in config.nav]
+    return config
+
+
+def _expanded(entry: Any, docs: Path) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    ((title, below),) = entry.items()
+    if isinstance(below, str) and below.endswith("/*"):
+        pages = [path for path in sorted((docs / below[:-2]).glob("*.md")) if path.name != "index.md"]
+        if any(_DATE.match(path.name) for path in pages):
+            pages.reverse()
+        return {title: [f"{below[:-2]}/index.md", *(_listed(path, docs) for path in pages)]}
+    return {title: [_expanded(part, docs) for part in below] if isinstance(below, list) else below}
+
+
+def _listed(page: Path, docs: Path) -> str | dict[str, str]:
+    """A page of a folder in the menu: a dated one by its date and title."""
+    date, place = _DATE.match(page.name), page.relative_to(docs).as_posix()
+    if not date:
+        return place
+    title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").replace("`", "")
+    return {f"{date[0]}: {title}": place}
+
+
+def on_page_markdown(text: str, page: Any, **_: Any) -> str:
+    """The page as it is. In the search, dated pages and the log of what was tried come after what holds now."""
+    if _DATE.match(Path(page.file.src_path).name) or page.file.src_path == "research.md":
+        page.meta["search"] = {"boost": 0.2}
+    return text
+
+
+def on_page_content(text: str, **_: Any) -> str:
+    """The page with its LaTeX as MathML, and without roles of reStructuredText."""
+
+    def rendered(found: re.Match[str]) -> str:
+        return mathml(html.unescape(found[3]).strip(), display="block" if found[2] == "[" else "inline")
+
+    text = _ROLE.sub(r"<code>\1</code>", text)
+    return _FORMULA.sub(rendered, text)
+
+
+def mathml(latex: str, display: Literal["inline", "block"]) -> str:
+    """A formula as MathML.
+
+    A prime stands beside its letter, as it is raised already. Bars have no space around them, and names of functions
+    have some.
+    """
+    made = convert(latex, display=display)
+    made = re.sub(
+        r"<msup>(<(m\w+)>(?:(?!</?msup>).)*?</\2>)<m[io]>&#x02032;</m[io]></msup>", rf"<mrow>\1{_PRIME}</mrow>", made
+    )
+    made = made.replace(_BAR, _BAR.replace("false", 'false" lspace="0" rspace="0'))
+    made = re.sub(r"(<m[io][^>]*>(?:log|det|min|max)</m[io]>)", rf"{_SPACE}\1{_SPACE}", made)
+    return made.replace(2 * _SPACE, _SPACE)

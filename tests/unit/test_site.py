@@ -1,0 +1,108 @@
+"""The site of docs/, built once with warnings as errors: every page is there, and none needs a network or a script."""
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site. (Not with --quiet: then mkdocs does not count its warnings.)"""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+def built(site, page):
+    return (site / page.relative_to(DOCS).with_suffix(".html")).read_text(encoding="utf-8")
+
+
+class Loaded(HTMLParser):
+    """What a page loads when it is opened, and where its links go."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.links = [], []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag in ("script", "img", "iframe", "source", "video") and given.get("src"):
+            self.loaded.append(given["src"])
+        if tag == "link" and "canonical" not in given.get("rel", "") and given.get("href"):
+            self.loaded.append(given["href"])
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+
+
+def test_every_page_is_in_the_menu(site):
+    parser = Loaded()
+    parser.feed(built(site, DOCS / "explanation" / "method.md"))
+    targets = {(site / "explanation" / link.partition("#")[0]).resolve() for link in parser.links if "://" not in link}
+    pages = {(site / page.relative_to(DOCS)).with_suffix(".html").resolve() for page in PAGES}
+    missing = {page.relative_to(site.resolve()) for page in pages - targets}
+    # the menu shows tabs, and all pages of the tab that is open
+    assert not {page for page in missing if page.parts[0] == "explanation" and "decisions" not in page.parts}
+    assert all(page.is_file() for page in pages)
+
+
+def test_no_page_loads_anything_from_elsewhere(site):
+    for page in PAGES:
+        parser = Loaded()
+        parser.feed(built(site, page))
+        assert len(parser.loaded) > 5
+        for target in parser.loaded:
+            assert not re.match(r"(https?:)?//", target), (page, target)
+            assert ((site / page.relative_to(DOCS)).parent / target.partition("?")[0]).exists(), (page, target)
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_formulas_have_become_mathml(site):
+    """As many as there are in the sources, none of them with an error in it, and nothing of LaTeX is left."""
+    for page in PAGES:
+        source = page.read_text(encoding="utf-8")
+        blocks = len(re.findall(r"^```math$", source, re.MULTILINE))
+        text = built(site, page)
+        assert text.count('display="block"') == blocks, page
+        if page.parent.name == "explanation" and page.name not in ("kernels.md", "architecture.md", "index.md"):
+            inline = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.DOTALL).count("$") // 2
+            assert text.count('display="inline"') == inline, page
+        assert "merror" not in text and not re.search(r'class="arithmatex">\\[(\[]', text), page
+        assert not re.search(r"<m[ion]>\\", text), page
+
+
+def test_a_formula_is_what_its_latex_says(site):
+    text = html.unescape(built(site, DOCS / "explanation" / "method.md"))
+    (formula,) = (one for one in re.findall(r"<math.*?</math>", text) if ">(1)<" in one or "(</mo><mn>1</mn>" in one)
+    assert "<msub><mo>∂</mo><mi>t</mi></msub><mi>f</mi><mo>+</mo><mi>v</mi>" in formula and "<mi>κ</mi>" in formula
+
+
+def test_python_is_documented_from_its_docstrings(site):
+    text = html.unescape(built(site, DOCS / "reference" / "api.md"))
+    for name in ("hpc_kjko.api.run", "hpc_kjko.post.opened.Run", "hpc_kjko.collisions.base.Collision"):
+        assert f'id="{name}"' in text
+    assert "the folder is not free. Nothing has been written then" in text
+    assert not re.search(r":(class|func|meth|attr|mod):", text)
+
+
+def test_the_search_knows_the_keys(site):
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    found = {entry["location"].partition("#")[0] for entry in index["docs"] if "energy_conserving" in entry["text"]}
+    assert "reference/particles_grid_time.html" in found
+    assert (site / "search" / "search_index.js").is_file()  # for pages that are opened as files
