@@ -42,12 +42,14 @@ PAGES_OF_KEYS = {
 FOLLOWED = [
     *("README.md", "docs/tutorials/two_stream.md", "docs/tutorials/two_species.md"),
     *("docs/howto/sweep.md", "docs/howto/look_at_runs.md", "docs/howto/python.md"),
-    *("docs/howto/report.md", "docs/howto/compare.md", "docs/howto/analyze.md", "docs/howto/other_programs.md"),
+    *("docs/howto/report.md", "docs/howto/figures.md", "docs/howto/compare.md", "docs/howto/analyze.md"),
+    "docs/howto/other_programs.md",
 ]
 #: The runs that those pages speak of without making them.
 MADE_BEFORE = {
     "docs/howto/look_at_runs.md": ["two_stream"],
-    "docs/howto/report.md": ["two_stream"],
+    "docs/howto/report.md": ["two_stream", "finer"],
+    "docs/howto/figures.md": ["two_stream", "finer"],
     "docs/howto/compare.md": ["two_stream", "finer"],
     "docs/howto/analyze.md": ["two_stream"],
     "docs/howto/other_programs.md": ["weak"],
