@@ -25,7 +25,7 @@ def example(folder, quick):
     step = float(field.time[1] - field.time[0])
     spectrum = np.abs(np.fft.rfft(wave.imag * np.hanning(len(wave))))
     frequency = 2 * np.pi * np.fft.rfftfreq(len(wave), step)
-    theory = np.array(bernstein_frequencies(0.5, 0.5, [SpeciesTerm(-1.0, 1.0, 1.0, 1.0)], 3))
+    theory = np.array(bernstein_frequencies(0.5, 0.5, [SpeciesTerm(-1.0, 1.0, 1.0, 1.0)], 4))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.semilogy(frequency, spectrum)

@@ -4,7 +4,8 @@ With the Dougherty operator particles collide with each other and not with a bat
 heat up as they merge. Together with the energy-conserving Ampère field the whole step keeps the total energy to
 round-off, while the wave grows, saturates and heats the plasma.
 
-The total energy changes by {energy:.1e} of itself over {steps:.0f} steps, the momentum by {momentum:.1e} of the thermal one.
+The total energy changes by {energy:.1e} of itself over {steps:.0f} steps, the momentum by {momentum:.1e} of the thermal one: the
+energy-conserving push keeps the momentum only approximately.
 The entropy $-\int f\log f$ grows by {entropy:.3f} for each particle.
 
 To make it yours: `physics.collision_operator = "dougherty"`, and `field = "ampere"` with `energy_conserving = true`.
@@ -27,7 +28,7 @@ def example(folder, quick):
     total = series.kinetic_energy + series.field_energy
     left.plot(series.time, total - total[0], "k--", lw=1, label="total energy")
     left.set(xlabel="time  [1/ω$_p$]", ylabel="change since t = 0")
-    left.legend()
+    left.legend(loc="center right")
     gained = -(series.entropy - series.entropy[0]) / series.mass[0]
     right.plot(series.time, gained)
     right.set(xlabel="time  [1/ω$_p$]", ylabel="gain of −∫ f log f, for each particle")

@@ -17,7 +17,7 @@ CLAIMS = {
     "periodic": lambda n: n["end"] < 0.1 * n["start"],
     "confined_3d": lambda n: n["difference"] < 0.01 * n["start"],
     "two_stream": lambda n: n["error"] < 0.06,
-    "two_stream_1d3v": lambda n: n["difference"] < 0.02,
+    "two_stream_1d3v": lambda n: n["difference"] < 0.05,
     "landau_damping": lambda n: (
         n["free"] == pytest.approx(n["free_theory"], rel=0.08)
         and n["free_frequency"] == pytest.approx(n["free_frequency_theory"], rel=0.01)
@@ -28,7 +28,7 @@ CLAIMS = {
     "bernstein": lambda n: abs(n["peak"] - n["theory"]) < n["resolution"],
     "driven_wave": lambda n: n["slope"] == pytest.approx(0.5, rel=0.15) and n["balance"] < 1e-6,
     "coulomb": lambda n: n["rate"] == pytest.approx(n["theory"], rel=0.05) and n["energy"] < 1e-12,
-    "dougherty": lambda n: n["energy"] < 1e-12 and n["momentum"] < 1e-6 and n["entropy"] > 0,
+    "dougherty": lambda n: n["energy"] < 1e-12 and n["momentum"] < 1e-3 and n["entropy"] > 0,
 }
 EVERY = make_gallery.PAPER + make_gallery.BEYOND
 
