@@ -1,0 +1,38 @@
+r"""Across a magnetic field: Bernstein waves
+
+Across a uniform magnetic field an electron wave is not damped. It oscillates at frequencies near the harmonics of the
+gyrofrequency $\Omega$: the zeros of the dielectric function of Bernstein. The figure is the spectrum of $E$ at the
+wave's own wavenumber, over a long run with $\Omega = 0.5\,\omega_p$ and $k\rho = 1$.
+
+The highest peak is at $\omega = {peak:.3f}$; the nearest frequency of theory is {theory:.3f}. The spacing of frequencies
+that a run of this length tells apart is {resolution:.3f}.
+
+To make it yours: `physics.magnetic_field = [0.0, 0.0, 0.5]` in any case with two or three velocity dimensions.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpc_kjko import Case, run
+from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies
+
+
+def example(folder, quick):
+    changes = {"particles.count": 4096 if quick else 32768, "time.end": 60.0 if quick else 200.0}
+    result = run(Case.load("jobs/bernstein.toml", {**changes, "grid.cells": [32]}), folder / "run")
+    field = result.fields.E_1
+    wave = np.fft.fft(field.values, axis=1)[:, 1] / field.sizes["x_1"]
+    step = float(field.time[1] - field.time[0])
+    spectrum = np.abs(np.fft.rfft(wave.imag * np.hanning(len(wave))))
+    frequency = 2 * np.pi * np.fft.rfftfreq(len(wave), step)
+    theory = np.array(bernstein_frequencies(0.5, 0.5, [SpeciesTerm(-1.0, 1.0, 1.0, 1.0)], 4))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogy(frequency, spectrum)
+    for one in theory:
+        axes.axvline(one, color="black", ls="--", lw=1)
+    axes.set(xlabel="ω  [ω$_p$]", ylabel="spectrum of E at k = 0.5", xlim=(0, 2.2), ylim=(1e-4 * spectrum.max(), None))
+    peak = frequency[np.where(frequency > 0.3, spectrum, 0.0).argmax()]
+    nearest = theory[np.abs(theory - peak).argmin()]
+    resolution = 2 * np.pi / (step * len(wave))
+    return figure, {"peak": float(peak), "theory": float(nearest), "resolution": resolution}

@@ -1,0 +1,50 @@
+r"""An instability of your own: the bump on the tail
+
+A small beam of fast electrons on the tail of a Maxwellian makes waves grow that move a little slower than the beam. The
+growth rate follows from the dispersion relation of two Maxwellians,
+$1 = \sum_s (\omega_s^2/k^2) \int \partial_v f_s / (v - \omega/k)\,dv$.
+
+The wave's energy grows at $\gamma = {rate:.4f}$ between $t = {first:g}$ and $t = {last:g}$. Theory says {theory:.4f}.
+
+To make it yours: change the beam in `problem`, and give its Maxwellians to `species_root`.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpc_kjko import Case, run
+from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
+
+PROBLEM = {"kind": "bump_on_tail", "bump_density": 0.1, "bump_velocity": 4.5, "bump_thermal_speed": 0.5}
+
+
+def example(folder, quick):
+    k = 0.3
+    first, last = 12.0, 24.0
+    case = Case.from_table(
+        {
+            "problem": {**PROBLEM, "length": 2 * np.pi / k, "amplitude": 0.002},
+            "physics": {"collision_strength": 0.0},
+            "particles": {"count": 16384 if quick else 131072},
+            "grid": {"cells": [32], "shape_order": 2},
+            "time": {"step": 0.1, "end": 24.0 if quick else 40.0},
+            "output": {"every": 0, "particles_every": 0, "histogram_every": 100},
+        }
+    )
+    result = run(case, folder / "run")
+    wave = result.series.wave_energy
+    part = wave.sel(time=slice(first, last))
+    rate, level = np.polyfit(part.time, 0.5 * np.log(part), 1)
+    theory = species_root(k, [SpeciesTerm(-1.0, 1.0, 0.9, 1.0), SpeciesTerm(-1.0, 1.0, 0.1, 0.25, drift=4.5)]).imag
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.semilogy(wave.time, wave, label="run")
+    middle = level + rate * 0.5 * (first + last)
+    left.semilogy(part.time, np.exp(2 * (middle + theory * (part.time - 0.5 * (first + last)))), "k--", label="theory")
+    left.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave")
+    left.legend()
+    f = result.histograms.f_x_1_v_1.isel(time=-1)
+    image = right.pcolormesh(f.x_1, f.v_1, np.log10(f.T.clip(1e-4)), cmap="magma", shading="nearest")
+    figure.colorbar(image, ax=right, label="log$_{10}$ f(x, v)")
+    right.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="v  [v$_{th}$]", title=f"t = {float(f.time):g}")
+    return figure, {"rate": float(rate), "theory": float(theory), "first": first, "last": last}

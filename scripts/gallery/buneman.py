@@ -1,0 +1,44 @@
+r"""Two species: the Buneman instability
+
+Electrons stream through ions of 25 times their mass, at four times their thermal speed. The relative motion feeds a wave
+in which both species take part. Each species has its own charge, mass and particles; one field moves both.
+
+The wave grows at $\gamma = {rate:.4f}$; the dispersion relation of both species says {theory:.4f}.
+
+To make it yours: `[species.NAME]` sections in a case file, as many as you like (`jobs/buneman.toml`).
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpc_kjko import Case, run
+from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
+
+
+def example(folder, quick):
+    count = 16384 if quick else 131072
+    changes = {"species.electrons.count": count, "species.ions.count": count, "time.end": 26.0 if quick else 40.0}
+    changes |= {"species.electrons.amplitude": 0.01 if quick else 1e-3, "grid.cells": [32], "time.step": 0.2, "output.every": 0}
+    result = run(Case.load("jobs/buneman.toml", changes), folder / "run")
+    energy = result.series.field_energy
+    first, last = (18.0, 26.0) if quick else (20.0, 36.0)
+    part = energy.sel(time=slice(first, last))
+    rate, level = np.polyfit(part.time, 0.5 * np.log(part), 1)
+    terms = [SpeciesTerm(-1.0, 1.0, 1.0, 1.0, drift=4.0), SpeciesTerm(1.0, 25.0, 1.0, 1.0)]
+    theory = species_root(0.3, terms).imag
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.semilogy(energy.time, energy, label="run")
+    middle = level + rate * 0.5 * (first + last)
+    left.semilogy(part.time, np.exp(2 * (middle + theory * (part.time - 0.5 * (first + last)))), "k--", label="theory")
+    left.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫E²dx")
+    left.legend()
+    for name in result.species:
+        f = result.of(name).marginals.f_v_1
+        for time, look in ((0, "--"), (-1, "-")):
+            one = f.isel(time=time)
+            label = f"{name}, t = {float(one.time):g}"
+            right.plot(one.v_1, one / one.max(), look, color="C0" if name == "electrons" else "C1", label=label)
+    right.set(xlabel="v  [v$_{th}$]", ylabel="density of velocities / its maximum")
+    right.legend(fontsize=8)
+    return figure, {"rate": float(rate), "theory": float(theory)}

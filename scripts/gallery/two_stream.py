@@ -1,0 +1,45 @@
+r"""Section 4.2: the two-stream instability, with weak and with strong collisions
+
+Two beams of electrons of velocities $\pm 2.4$ pass through each other. A small wave takes energy out of them and grows until
+it traps the particles: phase space rolls up into a vortex. Collisions with a bath at the rate $\kappa$ act against this. At
+$\kappa = 0.01$ the wave grows and saturates. At $\kappa = 1$ the beams merge before the wave can grow.
+
+With weak collisions the field energy grows by a factor of {growth:.0f}. The dashed lines are a grid solver of the same
+equation. The relative difference of the field energies, over the whole run, is {error:.1%}. With strong collisions the wave
+falls until only the noise of the particles is left, at {floor:.0e}.
+
+To make it yours: `kjko run jobs/two_stream.toml --set physics.collision_strength=0.1`.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpc_kjko import Case, run
+from hpc_kjko.post.compare import grid_solution
+
+
+def example(folder, quick):
+    changes = {"particles.count": 2048 if quick else 32768, "time.end": 5.0 if quick else 40.0}
+    changes |= {"time.step": 0.2, "grid.cells": [32 if quick else 64], "output.histogram_every": 100}
+    changes |= {"problem.amplitude": 0.05 if quick else 0.01}
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    numbers = {}
+    for name, kappa, colour in (("weak", 0.01, "C0"), ("strong", 1.0, "C1")):
+        case = Case.load("jobs/e5_two_stream_weak.toml", {**changes, "physics.collision_strength": kappa})
+        result = run(case, folder / name)
+        energy = result.series.field_energy
+        grid = grid_solution(result.case, cells=(64, 256) if quick else (128, 1024))
+        wanted = np.interp(energy.time, grid.times, grid.field_energy)
+        left.semilogy(energy.time, energy, color=colour, label=f"κ = {kappa:g}")
+        left.semilogy(energy.time, wanted, "k--", lw=1)
+        if name == "weak":
+            numbers["growth"] = float(energy.max() / energy[0])
+            numbers["error"] = float(np.linalg.norm(energy - wanted) / np.linalg.norm(wanted))
+            f = result.histograms.f_x_1_v_1.isel(time=-1)
+            image = right.pcolormesh(f.x_1, f.v_1, f.T, cmap="magma", shading="nearest")
+            figure.colorbar(image, ax=right, label="f(x, v)")
+            right.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="v  [v$_{th}$]", title=f"κ = 0.01, t = {float(f.time):g}")
+    left.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫E²dx", ylim=(1e-5, 3))
+    left.legend()
+    return figure, {**numbers, "floor": float(energy[-20:].mean())}

@@ -1,0 +1,109 @@
+#!/usr/bin/env python
+"""Runs the examples of the gallery, and writes a page of each: its text, its figure and its code.
+
+    python scripts/make_gallery.py [NAME ...] [--quick] [--out FOLDER]
+
+An example is a file in scripts/gallery/: its docstring is the text, and `example(folder, quick)` makes the runs in a
+folder and returns the figure and the numbers that the text has in braces. All of them at full size take a quarter of an
+hour on one core; --quick is a size for tests. FOLDER is docs/gallery by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "gallery"
+#: In the order of the index: first those of the paper.
+PAPER = ["gaussian", "confined", "periodic", "confined_3d", "two_stream", "two_stream_1d3v", "landau_damping"]
+BEYOND = ["bump_on_tail", "buneman", "bernstein", "driven_wave", "coulomb", "dougherty"]
+INTRODUCTION = """# Gallery
+
+Each page shows one example: the question, a figure, the numbers, and the Python program that made them. All of them are
+run by the tests, at a small size. To run one yourself, from the top of the repository:
+
+```sh
+python scripts/make_gallery.py two_stream --quick --out my_gallery
+```
+"""
+
+
+def example_of(name: str) -> ModuleType:
+    """The module of an example."""
+    if str(ROOT / "scripts") not in sys.path:
+        sys.path.insert(0, str(ROOT / "scripts"))
+    return importlib.import_module(f"gallery.{name}")
+
+
+def text_of(name: str) -> str:
+    """The docstring of an example, with numbers still in braces."""
+    return (example_of(name).__doc__ or "").strip()
+
+
+def page_of(name: str, numbers: dict[str, float]) -> str:
+    """The page of an example, for the numbers that it has returned."""
+    title, text = text_of(name).split("\n", 1)
+    code = (ROOT / "scripts" / "gallery" / f"{name}.py").read_text(encoding="utf-8").split('"""', 2)[2].strip()
+    return (
+        f"# {title}\n{text.format(**numbers)}\n\n![{title}]({name}.png)\n\n"
+        f"Made by `python scripts/make_gallery.py {name}` in {numbers['seconds']:.0f} seconds on one core.\n\n"
+        f"```python\n{code}\n```\n"
+    )
+
+
+def index_of(names: list[str]) -> str:
+    """Rows of two small figures, each with its title."""
+    rows = ["| | |", "| --- | --- |"]
+    for first in range(0, len(names), 2):
+        some = names[first : first + 2]
+        titles = {name: text_of(name).split("\n", 1)[0] for name in some}
+        rows.append("| " + " | ".join(f"[![{titles[one]}]({one}.png)]({one}.md)" for one in some) + " |")
+        rows.append("| " + " | ".join(f"[{titles[one]}]({one}.md)" for one in some) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def index() -> str:
+    """The page of all examples."""
+    return f"{INTRODUCTION}\n## The paper's experiments\n\n{index_of(PAPER)}\n## Beyond the paper\n\n{index_of(BEYOND)}"
+
+
+def made(name: str, out: Path, quick: bool) -> dict[str, float]:
+    """Run an example and write its figure; returns its numbers, with the seconds that it took."""
+    begin = time.process_time()
+    with tempfile.TemporaryDirectory() as runs:
+        figure, numbers = example_of(name).example(Path(runs), quick)
+        figure.savefig(out / f"{name}.png", dpi=100)
+    return {**numbers, "seconds": time.process_time() - begin}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all if none is given")
+    parser.add_argument("--quick", action="store_true", help="a small size, for tests")
+    parser.add_argument("--out", type=Path, default=PAGES, metavar="FOLDER")
+    options = parser.parse_args()
+    every = PAPER + BEYOND
+    if unknown := [name for name in options.names if name not in every]:
+        parser.error(f"{', '.join(unknown)}: not in the gallery; it has {', '.join(every)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    logging.disable(logging.INFO)
+    kept = options.out / "numbers.json"
+    numbers = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for name in options.names or every:
+        numbers[name] = made(name, options.out, options.quick)
+        (options.out / f"{name}.md").write_text(page_of(name, numbers[name]), encoding="utf-8")
+        kept.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        print(options.out / f"{name}.md", flush=True)
+    (options.out / "index.md").write_text(index(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
