@@ -2,7 +2,7 @@
 with them are their twins.
 
 Sums are of pieces of particles, each rounded to units (:mod:`hpc_kjko.particles.exact`): bits depend neither on the
-threads nor on the ranks. What each sum holds, and in which order, is in cpu/potential.hpp. On a GPU the kernels are those of
+threads nor on the ranks. What each sum holds, and in which order, is in cpu/potential.hpp. Those of a GPU are in
 :mod:`hpc_kjko.kernels.cuda.potential`.
 """
 
@@ -93,6 +93,12 @@ class Network:
             return False
         sizes = max(widths) <= MOST_FIELD_WIDTH and weight.shape[1] < MOST_INPUTS
         return sizes and self.velocity_dims <= MOST_VELOCITY_DIMS and z.dtype == weight.dtype
+
+    @property
+    def joins(self) -> bool:
+        """Whether several samples are to be summed at once: by the kernels of a GPU."""
+        weight = self.layers[0][0]
+        return weight.is_cuda and self.takes(weight)
 
     def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Σ c_m g_m [sets, n] of ψ's functions, then v_k³/6 and v_k⁴/24, for each set of coefficients [sets, M + 2 dv];
@@ -197,8 +203,8 @@ class Network:
     @property
     def _functions(self) -> cuda_potential.Functions:
         """As a GPU's kernels take it."""
-        tensors = (part.detach().contiguous() for layer in self.layers for part in layer)
-        return cuda_potential.Functions(*tensors, self.velocity_dims, self.periodic)
+        w1, b1, w2, b2 = (part.detach().contiguous() for layer in self.layers for part in layer)
+        return cuda_potential.Functions(w1, b1, w2, b2, self.velocity_dims, self.periodic)
 
     def _given(self) -> tuple[list[torch.Tensor], list[torch.Tensor], int, bool]:
         """As the module takes it."""

@@ -136,9 +136,7 @@ def test_sums_of_velocities(case):
     number, places = len(wanted.mean), len(wanted.moments)
     assert len(found) == number * (number + 2) + 2 * number + 1 + places**2
     products = found[: number * (number + 2)].reshape(number, -1)
-    laplacian, mean, mass, moments = np.split(
-        found[products.size :], np.cumsum([number, number, 1])
-    )
+    laplacian, mean, mass, moments = np.split(found[products.size :], np.cumsum([number, number, 1]))
     for one, other in ((products[:, :-2], wanted.gram), (products[:, -2], wanted.drag), (laplacian, wanted.laplacian)):
         near(one, other, 1e-11)
     for one, other in ((mean, wanted.mean), (mass[0], wanted.mass), (moments, wanted.moments.flatten())):
@@ -154,8 +152,8 @@ def test_training_gradient(case):
         value, gradient = objective.evaluate(0.0, z, log_f, share, case.c[0], with_gradient=True)
         wanted, parts = wanted + value, [*parts, gradient]
     value, gradient = cuda_potential.training(case.of, case.z, case.terms.pieces, case.wanted, case.c[0])
-    case.near(value, wanted)
-    case.near(gradient, sum(parts))
+    case.near(value, wanted, 10)  # sums are rounded to 2^-40
+    case.near(gradient, sum(parts), 10)
 
 
 def carried(case, x, v, how, exact, rows=slice(None), **options):
@@ -240,7 +238,7 @@ def test_no_particles_need_no_launch(case):
 
 
 def test_every_kernel_fits_into_the_shared_memory_that_it_asks_for():
-    """And two blocks of threads of the default's step in double precision into that of an H100, where they take 228 KB."""
+    """And two blocks of threads of the default's step in double precision fit into the 228 KB of an H100."""
     names = ("values", "slopes", "carry", "normal", "derivatives", "barrier", "tied", "training")
     for dtype, width, dv in ((torch.float32, 64, 3), (torch.float64, 64, 3), (torch.float64, 48, 2)):
         for name in names:

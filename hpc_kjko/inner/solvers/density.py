@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hpc_kjko.inner.objective import DensityObjective
-from hpc_kjko.inner.solvers.base import Sample, TrainingData
+from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.normalisation import Normalisation
 from hpc_kjko.inner.solvers.potential_sums import PotentialSums, Rows
@@ -70,23 +70,22 @@ class FittedDensity:
         #: By how much ψ̄'s coefficients of monomials of v alone, and its constant, exceed ψ's.
         self._correction, self._constant = torch.zeros(0, dtype=torch.float64), 0.0
 
-    def solve(self, samples: Sequence[Sample], wanted: Sequence[torch.Tensor], penalty: np.ndarray) -> None:
+    def solve(self, samples: Sequence[Sample], penalty: np.ndarray) -> None:
         """Set c to the best on some particles. Collective.
 
         Args:
-            wanted: of each sample, what :meth:`wanted` says.
             penalty: of the coefficients of functions that depend on v, a quadratic form.
         """
-        fits = [(one.z, value, one.share) for one, value in zip(samples, wanted, strict=True)]
+        fits = [(one.z, self.wanted(one), one.share) for one in samples]
         self.coefficients = self.best(fits, penalty).coefficients
 
     @torch.no_grad()
     def log_densities(self, z: torch.Tensor) -> torch.Tensor:
         """ψ and ψ̄ [2, n] at inputs z: with the same mean over all particles, but for what is known of ∫e^ψ̄; float64."""
-        return self.control.values(z, self._of_both)
+        return self.control.values(z, self.of_both)
 
     @property
-    def _of_both(self) -> torch.Tensor:
+    def of_both(self) -> torch.Tensor:
         """The coefficients of ψ and ψ̄, −½|v|²/T among them, as :meth:`PotentialField.values` takes them."""
         control, of_v = self.control, torch.from_numpy(self.control.of_velocity).to(self.coefficients.device)
         higher = 2 * control.velocity_dims
@@ -108,12 +107,12 @@ class FittedDensity:
         assert sample.log_f is not None
         return sample.log_f + self._energy(sample.v)
 
-    def train(self, data: TrainingData, wanted: list[torch.Tensor], iterations: int) -> int:
+    def train(self, data: TrainingData, iterations: int) -> int:
         """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
         before = self.trainer.steps_made
         for k in range(before, before + iterations):
-            number = k % len(data.folds)
-            fold, log_f = data.folds[number], wanted[number]
+            fold = data.folds[k % len(data.folds)]
+            log_f = self.wanted(fold)
             best = self.best([(fold.z, log_f, fold.share)])
             if not best.mass > 0:  # a batch of few particles, all elsewhere
                 continue
@@ -162,7 +161,7 @@ class FittedDensity:
         return [square, (missed > OUTLYING).sum()[None].double()]
 
     @torch.no_grad()
-    def tie(self, samples: list[Sample]) -> None:
+    def tie(self, samples: Sequence[Sample] | Batches) -> None:
         """Set the coefficients of ψ̄ + ½|v|²/T so that E[∇m·∇ψ̄] = −E[Δm], for every monomial m of v alone.
 
         Without ψ, where it is not trusted, they are the coefficients of these monomials alone.
@@ -170,8 +169,12 @@ class FittedDensity:
         known = np.zeros(len(self.control.coefficients))
         if self.trusted:
             known[: self.control.shared] = self.coefficients[: self.control.shared].cpu().numpy()
+        parts: tuple[int, ...] = ()
+        if isinstance(samples, Batches) and self.control.network.joins:
+            whole, parts = samples.joined()
+            samples = [whole]
         rows = [(sample.z, sample.share) for sample in samples]
-        found = self._of_potential.of_velocity(rows, known)
+        found = self._of_potential.of_velocity(rows, known, parts)
         load = found.drag / self.operator.temperature - found.laplacian - found.along
         correction = self.sums.solved(found.gram, load)
         known[self.control.of_velocity] += correction

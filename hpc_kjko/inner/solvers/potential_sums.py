@@ -78,8 +78,8 @@ class PotentialSums:
         """
         number = self.control.of_density
 
-        def native(network: Network, z: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.normal(z, self._terms(share), wanted)
+        def native(network: Network, terms: Terms, z: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
+            return network.normal(z, terms, wanted)
 
         def sums(z: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             g = self.control.functions(z).double()
@@ -96,8 +96,8 @@ class PotentialSums:
         """
         axes, number = self.control.velocity_dims, len(self.control.coefficients)
 
-        def native(network: Network, z: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.derivatives(z, self._terms(share))
+        def native(network: Network, terms: Terms, z: torch.Tensor) -> np.ndarray:
+            return network.derivatives(z, terms)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part.double() for part in self.control.derivatives(z))
@@ -121,8 +121,8 @@ class PotentialSums:
         """
         coefficients = torch.from_numpy(k).to(self.control.coefficients)
 
-        def native(network: Network, z: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.barrier(z, self._terms(share), coefficients, step)
+        def native(network: Network, terms: Terms, z: torch.Tensor) -> np.ndarray:
+            return network.barrier(z, terms, coefficients, step)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             second, share = self.control.derivatives(z)[1].double(), share.double()
@@ -141,20 +141,23 @@ class PotentialSums:
         pull, (log_det,), (turned,) = self._summed(native, sums, samples, [(len(k),), (1,), (1,)])
         return pull, -np.inf if turned > 0 else float(log_det)
 
-    def of_velocity(self, samples: Sequence[Rows], coefficients: np.ndarray) -> VelocitySums:
+    def of_velocity(
+        self, samples: Sequence[Rows], coefficients: np.ndarray, parts: tuple[int, ...] = ()
+    ) -> VelocitySums:
         """What ties ψ to a sample.
 
         Args:
             samples: z, shares [n] of each.
             coefficients: of Φ.
+            parts: where the one sample is several that were joined, how many particles each has.
         """
         axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
         at = torch.from_numpy(self.control.of_velocity - self.control.width).to(self.control.coefficients.device)
         c = torch.from_numpy(coefficients).to(self.control.coefficients)
         number, places = len(at), self.control.layers[0].in_features - of_box + 1
 
-        def native(network: Network, z: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.tied(z, self._terms(share), c)
+        def native(network: Network, terms: Terms, z: torch.Tensor) -> np.ndarray:
+            return network.tied(z, terms, c)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part[..., at] for part in self.control.monomial_derivatives(z.double()))
@@ -169,12 +172,9 @@ class PotentialSums:
             return [gram, laplacian, self.sums.products(share[:, 0], own)[0], moments]
 
         shapes = [(number, number + 2), (number,), (number + 1,), (places, places)]
-        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes)
+        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes, parts)
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
         return VelocitySums(gram, drag, along, laplacian, np.array(mean), float(mass), moments)
-
-    def _terms(self, share: torch.Tensor) -> Terms:
-        return Terms(share.double(), self.sums.together, MOMENTS_UNIT)
 
     def _summed(
         self,
@@ -182,11 +182,18 @@ class PotentialSums:
         function: Callable[..., list[torch.Tensor]],
         samples: Sequence[Rows],
         shapes: Sequence[tuple[int, ...]],
+        parts: tuple[int, ...] = (),
     ) -> list[np.ndarray]:
         """Sums of such shapes: by ``native``, flat, or as tensors by ``function``, of each sample or of some rows of
-        it."""
+        it. A GPU sums all samples at once."""
         network = self.control.network
         if not all(network.takes(z) for z, *_ in samples):
             return self.sums.summed(function, samples)
-        given: Any = (native(network, *sample) for sample in samples)
+        if len(samples) > 1 and network.joins:
+            parts = tuple(len(z) for z, *_ in samples)
+            samples = [tuple(torch.cat(part) for part in zip(*samples, strict=True))]
+        given: Any = (
+            native(network, Terms(share.double(), self.sums.together, MOMENTS_UNIT, samples=parts), *sample)
+            for *sample, share in samples
+        )
         return self.sums.over_ranks(sum(given), shapes)

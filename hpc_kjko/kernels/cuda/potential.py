@@ -1,8 +1,7 @@
-"""Functions that are linear in coefficients on a GPU (cuda/potential.hpp, cuda/potential_sums.hpp), and in the same text on
-the CPU for tests.
+"""Functions that are linear in coefficients on a GPU, and in the same text on the CPU for tests.
 
-Sums are made of pieces of particles, which are rounded before they are added up: bits depend neither on blocks of threads
-nor on the ranks. They are not those of the CPU's kernels.
+The texts are cuda/potential.hpp and cuda/potential_sums.hpp. Sums are made of pieces of particles, which are rounded
+before they are added up: bits depend neither on blocks of threads nor on the ranks. The CPU's kernels have others.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,10 +23,10 @@ CARRY_COLUMNS = 17
 #: The most particles of a piece where few particles are summed: more pieces keep more of a GPU busy.
 FEW = 256
 #: The shared memory that a block of threads needs at most: all of NVIDIA's GPUs for computing since the A100 have more.
-MOST_SHARED = 128 * 1024
-#: For how many threads at a time of a multiprocessor kernels leave registers: those that add up products in double
-#: precision need most of them.
-RESIDENT = {"potential_normal": 512, "potential_derivatives": 256, "potential_barrier": 384}
+MOST_SHARED = 160 * 1024
+#: For how many threads at a time of a multiprocessor kernels leave registers, where it is not 512: sums of products in
+#: double precision need most of them.
+RESIDENT = {"potential_normal": 256, "potential_derivatives": 256, "potential_barrier": 256, "potential_tied": 256}
 
 
 class _CarryStep(ctypes.Structure):
@@ -65,8 +64,14 @@ class _PotentialCall(ctypes.Structure):
 
 
 class Pieces(NamedTuple):
-    """Particles of a sum: their shares [n], float64; how many of each sample, one after the other; and of how many at most
-    the sums are rounded, to which units."""
+    """How the sums of some particles are rounded.
+
+    Attributes:
+        share: of each particle [n], float64.
+        samples: how many particles each of some samples has, which lie one after the other.
+        together: the most particles of a sample that are added up before their sum is rounded to ``unit``.
+        finer: part of the unit that what this leaves is rounded to.
+    """
 
     share: torch.Tensor
     samples: tuple[int, ...]
@@ -76,8 +81,12 @@ class Pieces(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """Weights and biases of two hidden layers of the same width; how many inputs are velocities, and whether positions enter
-    as cosines and sines of a box."""
+    """Two hidden layers of the same width: weights and biases, contiguous.
+
+    Attributes:
+        velocity_dims: how many of the inputs, the last ones, are velocities.
+        periodic: whether positions enter as cosines and sines of a box.
+    """
 
     w1: torch.Tensor
     b1: torch.Tensor
@@ -226,12 +235,13 @@ def carry(
     v: torch.Tensor,
     pieces: Pieces,
     coefficients: torch.Tensor,
-    how: tuple[float, float, float, bool, Sequence[float], Sequence[float], float],
+    how: Sequence[Any],
     *,
     backwards: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What :meth:`hpc_kjko.kernels.potential.Network.carry` returns, on the device; the sums flat, the smallest eigenvalue
-    as a scalar.
+    """What :meth:`hpc_kjko.kernels.potential.Network.carry` returns, on the device.
+
+    The sums are flat, the smallest eigenvalue is a scalar.
 
     Args:
         how: the fields of :class:`hpc_kjko.kernels.potential.Carry`.
@@ -311,7 +321,8 @@ def _pieces(call: _PotentialCall, pieces: Pieces, together: int, device: torch.d
 @functools.lru_cache(maxsize=64)
 def _edges(samples: tuple[int, ...], together: int, device: torch.device) -> torch.Tensor:
     """Where pieces of samples that lie one after the other begin, and where the last ends [pieces + 1]."""
-    edges, begin = [], 0
+    edges: list[int] = []
+    begin = 0
     for count in samples:
         edges += range(begin, begin + count, together)
         begin += count
