@@ -127,6 +127,14 @@ class Network:
             return cuda_potential.normal(self._functions, z, terms.pieces, wanted).cpu().numpy()
         return require().potential_normal(self._given(), z.contiguous(), terms.given(), wanted.contiguous())
 
+    def missed(
+        self, z: torch.Tensor, terms: Terms, wanted: torch.Tensor, c: torch.Tensor, limit: float
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """By how much ψ with coefficients c [M] misses what is wanted [n], float64; Σ share times its square, and how
+        many particles miss it by more than a limit. On a GPU alone: elsewhere :meth:`values` will do."""
+        found, sums = cuda_potential.missed(self._functions, z, terms.pieces, wanted, c, limit)
+        return found, sums.cpu().numpy()
+
     def derivatives(self, z: torch.Tensor, terms: Terms) -> np.ndarray:
         """Σ share ∇g·∇g [N, N], Σ share ∇∇g : ∇∇g [N, N], Σ share Δg [N] and Σ share, of Φ's functions, flat."""
         if z.is_cuda:

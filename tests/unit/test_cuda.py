@@ -170,6 +170,7 @@ def test_sums_over_pairs_compile_and_stay_in_registers(arch, dims, alike, expone
     "arch, name, dtype, dims, most, spilt",
     [
         ("sm_80", "values", torch.float32, 3, 128, 0),
+        ("sm_90", "missed", torch.float32, 3, 128, 0),
         ("sm_90", "slopes", torch.float32, 3, 128, 0),
         ("sm_80", "carry", torch.float64, 3, 128, 200),
         ("sm_90", "carry", torch.float64, 3, 128, 200),

@@ -72,6 +72,7 @@ class Case(Given):
         yield call.derivatives(*given, **options)
         yield call.barrier(*given, self.k[0], 0.05, **options)
         yield call.tied(*given, self.k[1], **options)
+        yield torch.cat(call.missed(*given, self.wanted, self.c[0], 1.0, **options)[::-1])[:2]
         yield torch.cat([part.view(-1) for part in call.training(*given, self.wanted, self.c[0], **options)])
 
 
@@ -100,6 +101,14 @@ def test_normal_equations(case):
     found = next(case.summed()).numpy().reshape(case.field.of_density, -1)
     case.near(found, case.true_sums.normal(case.rows))
     assert np.array_equal(found[:, :-1], found[:, :-1].T)
+
+
+def test_what_a_density_misses(case):
+    found, (square, far) = cuda_potential.missed(case.of, case.z, case.terms.pieces, case.wanted, case.c[0], 1.0)
+    of_each, total, number = case.true_sums.missed(case.rows, case.c[0], 1.0)
+    case.near(found, torch.cat(of_each))
+    case.near(square, total)
+    assert 0 < far == number < len(found)
 
 
 def test_averages_of_derivatives(case):
@@ -239,7 +248,7 @@ def test_no_particles_need_no_launch(case):
 
 def test_every_kernel_fits_into_the_shared_memory_that_it_asks_for():
     """And two blocks of threads of the default's step in double precision fit into the 228 KB of an H100."""
-    names = ("values", "slopes", "carry", "normal", "derivatives", "barrier", "tied", "training")
+    names = ("values", "slopes", "carry", "normal", "derivatives", "barrier", "tied", "missed", "training")
     for dtype, width, dv in ((torch.float32, 64, 3), (torch.float64, 64, 3), (torch.float64, 48, 2)):
         for name in names:
             shape = cuda_potential.potential_kernel(f"potential_{name}", dtype, width, dv).shape(torch.device("cpu"))

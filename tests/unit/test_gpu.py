@@ -169,6 +169,10 @@ def test_sums_of_a_potential_on_a_gpu(potential):
     wanted = true.barrier(potential.bare, k[0], 0.05)
     potential.near(pull, wanted[0])
     potential.near(log_det, wanted[1], 3)
+    c = potential.c[0]
+    found, wanted = sums.missed(potential.there, c.cuda(), 1.0), true.missed(potential.rows, c, 1.0)
+    potential.near(torch.cat(found[0]).cpu(), torch.cat(wanted[0]))
+    potential.near(found[1:], wanted[1:])
     of_each = [sums.normal([rows]) for rows in potential.there]
     assert np.array_equal(sum(of_each), sums.normal(potential.there))  # as two ranks would have it
 

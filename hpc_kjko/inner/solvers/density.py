@@ -23,7 +23,6 @@ from hpc_kjko.inner.solvers.potential_sums import PotentialSums, Rows
 from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order
-from hpc_kjko.particles.state import passes
 
 #: A log f that a fit misses by more than this is an outlier to it. Its weight falls with the square of the distance.
 OUTLYING = 0.5
@@ -141,24 +140,14 @@ class FittedDensity:
             if penalty is not None:
                 gram[: len(penalty), : len(penalty)] += mass * penalty
             c = torch.from_numpy(self.sums.solved(gram, load)).to(self.control.coefficients)
-            missed = [self._missed(c, z, wanted) for z, wanted, _ in samples]
-            square, outliers = self.sums.summed(self._sums_missed, list(zip(missed, trusted, strict=True)))
+            missed, square, outliers = self._of_potential.missed(rows, c, OUTLYING)
             if not outliers or attempt == MAX_REWEIGHTED - 1:
                 break
             trusted = [
                 share.double() * (OUTLYING / part.clamp(min=OUTLYING)).square()
                 for (*_, share), part in zip(samples, missed, strict=True)
             ]
-        return BestDensity(c, trusted, mass, math.sqrt(float(square[0, 0]) / mass) if mass > 0 else 0.0)
-
-    def _missed(self, c: torch.Tensor, z: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        pieces = passes(len(wanted), self.sums.at_once)
-        return torch.cat([(self.control.values(z[rows], c[None])[0] - wanted[rows]).abs() for rows in pieces])
-
-    def _sums_missed(self, missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
-        """The sum of squares, and how many are outliers."""
-        square = self.sums.products((share * missed)[:, None], missed[:, None])
-        return [square, (missed > OUTLYING).sum()[None].double()]
+        return BestDensity(c, trusted, mass, math.sqrt(square / mass) if mass > 0 else 0.0)
 
     @torch.no_grad()
     def tie(self, samples: Sequence[Sample] | Batches) -> None:

@@ -19,6 +19,7 @@ from hpc_kjko.inner.potential import PotentialField, combined
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.kernels.potential import Network, Terms
 from hpc_kjko.particles.exact import MOMENTS_UNIT
+from hpc_kjko.particles.state import passes
 
 #: Inputs z [n, inputs] of some particles, then what belongs to each [n], the share last.
 Rows = tuple[torch.Tensor, ...]
@@ -87,6 +88,38 @@ class PotentialSums:
 
         (found,) = self._summed(native, sums, samples, [(number, number + 1)])
         return found
+
+    def missed(self, samples: Sequence[Rows], c: torch.Tensor, limit: float) -> tuple[list[torch.Tensor], float, float]:
+        """By how much ψ with coefficients c misses what is wanted, at the particles of each sample [n]; Σ of its
+        square; how many particles of all ranks it misses by more than a limit.
+
+        Args:
+            samples: as of :meth:`normal`.
+        """
+
+        def sums(missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+            square = self.sums.products((share * missed)[:, None], missed[:, None])
+            return [square[0, 0], (missed > limit).sum().double()]
+
+        network = self.control.network
+        if network.joins:
+            parts = tuple(len(z) for z, *_ in samples)
+            z, wanted, share = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*samples, strict=True))
+            found, local = network.missed(z, self._terms(share, parts), wanted, c, limit)
+            square, far = self.sums.over_ranks(local, [(), ()])
+            return list(found.split(parts)), float(square), float(far)
+        of_each = []
+        for z, wanted, _ in samples:
+            pieces = passes(len(wanted), self.sums.at_once)
+            of_each.append(
+                torch.cat([(self.control.values(z[rows], c[None])[0] - wanted[rows]).abs() for rows in pieces])
+            )
+        shares = [share.double() for *_, share in samples]
+        square, far = self.sums.summed(sums, list(zip(of_each, shares, strict=True)))
+        return of_each, float(square), float(far)
+
+    def _terms(self, share: torch.Tensor, parts: tuple[int, ...]) -> Terms:
+        return Terms(share.double(), self.sums.together, MOMENTS_UNIT, samples=parts)
 
     def derivatives(self, samples: Sequence[Rows]) -> FieldAverages:
         """Averages over some particles.
@@ -192,8 +225,5 @@ class PotentialSums:
         if len(samples) > 1 and network.joins:
             parts = tuple(len(z) for z, *_ in samples)
             samples = [tuple(torch.cat(part) for part in zip(*samples, strict=True))]
-        given: Any = (
-            native(network, Terms(share.double(), self.sums.together, MOMENTS_UNIT, samples=parts), *sample)
-            for *sample, share in samples
-        )
+        given: Any = (native(network, self._terms(share, parts), *sample) for *sample, share in samples)
         return self.sums.over_ranks(sum(given), shapes)

@@ -162,6 +162,7 @@ static const Instance &found(const std::string &kernel, const Constants &constan
     if (kernel == "potential_derivatives") return found_potential<potential_derivatives>(constants);
     if (kernel == "potential_barrier") return found_potential<potential_barrier>(constants);
     if (kernel == "potential_tied") return found_potential<potential_tied>(constants);
+    if (kernel == "potential_missed") return found_potential<potential_missed>(constants);
     if (kernel == "potential_training") return found_potential<potential_training>(constants);
     if (kernel == "evaluate_objective") return found(objectives, constants);
     if (kernel == "sum_moments" || kernel == "order_moments") return found(moments_kernels, constants);

@@ -194,6 +194,22 @@ def normal(
     return _summed("potential_normal", of, z, pieces, number * (number + 1), backwards, few=True, wanted=wanted)
 
 
+def missed(
+    of: Functions,
+    z: torch.Tensor,
+    pieces: Pieces,
+    wanted: torch.Tensor,
+    c: torch.Tensor,
+    limit: float,
+    *,
+    backwards: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :meth:`hpc_kjko.kernels.potential.Network.missed` returns, on the device."""
+    found = torch.empty(len(z), dtype=torch.float64, device=z.device)
+    given = {"coefficients": c.contiguous(), "wanted": wanted.contiguous(), "values": found}
+    return found, _summed("potential_missed", of, z, pieces, 2, backwards, few=True, step=limit, **given)
+
+
 def derivatives(of: Functions, z: torch.Tensor, pieces: Pieces, *, backwards: bool = False) -> torch.Tensor:
     """Sums of :meth:`hpc_kjko.kernels.potential.Network.derivatives`, on the device."""
     number = of.of_potential

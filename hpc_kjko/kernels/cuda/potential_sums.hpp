@@ -641,6 +641,81 @@ private:
     }
 };
 
+// |ψ − wanted| of each particle with coefficients c, Σ share (ψ − wanted)², and how many are off by more than call.step.
+template <class Real, int H, int DV>
+struct potential_missed {
+    using Pass = PotentialPass<Real, H, DV, false>;
+    using Layers = typename Pass::Layers;
+    static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE;
+    struct Shared : Layers::Shared {
+        double c[H + Pass::OF_DENSITY];
+        double square[THREADS], far[THREADS];
+    };
+    struct State {
+        typename Pass::Product product;
+        double square, far, square_total, far_total;  // of a piece, and thread 0's of all
+    };
+    static constexpr Shape shape(int resident_threads) {
+        return {THREADS, Layers::resident(resident_threads), sizeof(Shared), TILE, 0, 0, 1, 1};
+    }
+
+    const DevicePotentialCall<Real> &call;
+    Shared &shared;
+    int group;
+
+    template <class Threads>
+    KJKO_DEVICE void run(Threads &team, long long block, long long blocks) const {
+        team([&](int thread, State &state) {
+            state = State{};
+            pass().layers().begin(thread);
+            pass().coefficients(thread, 0, pass().density(), shared.c);
+        });
+        over_pieces<TILE>(
+            call, team, block, blocks,
+            [&](long long first, int count) {
+                pass().forward(team, first, count);
+                team([&](int thread, State &state) {
+                    KJKO_ROLLED for (int p = thread; p < count; p += THREADS) miss(p, first + p, state);
+                });
+            },
+            [&]() {
+                team([&](int thread, State &state) {
+                    shared.square[thread] = state.square;
+                    shared.far[thread] = state.far;
+                    state.square = state.far = 0;
+                });
+                team([&](int thread, State &state) {
+                    if (thread != 0) return;
+                    double square = 0;
+                    KJKO_ROLLED for (int i = 0; i < THREADS; ++i) {
+                        square += shared.square[i];
+                        state.far_total += shared.far[i];
+                    }
+                    add_rounded(state.square_total, square, call.unit);
+                });
+            });
+        team([&](int thread, State &state) {
+            if (thread != 0) return;
+            call.sums[2 * block] = state.square_total;
+            call.sums[2 * block + 1] = state.far_total;
+        });
+    }
+
+private:
+    KJKO_DEVICE Pass pass() const { return {call, shared}; }
+
+    KJKO_DEVICE void miss(int p, long long row, State &state) const {
+        double psi = 0;
+        KJKO_UNROLLED_BY_4 for (int i = 0; i < H; ++i) psi += shared.c[i] * static_cast<double>(shared.y[i][p]);
+        monomials(pass().of(), pass().template x<double>(p), pass().template v<double>(p),
+                  [&](int m, double value) { psi += shared.c[H + m] * value; });
+        const double off = psi - call.wanted[row], missed = off < 0 ? -off : off;
+        call.values[row] = missed;
+        state.square += call.share[row] * missed * missed;
+        state.far += missed > call.step;
+    }
+};
+
 // ½ Σ share (ψ − wanted)² with coefficients c, and its gradient in weights and biases, layer by layer.
 template <class Real, int H, int DV>
 struct potential_training {
