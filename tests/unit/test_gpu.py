@@ -126,6 +126,7 @@ class OnGPU(Case):
     def __init__(self, functions):
         super().__init__(functions)
         self.field.cuda()
+        self.field.coefficients = self.field.coefficients.cuda()  # no buffer
         self.sums.sums.at_once = len(self.z)
         self.there = [(z.to(self.z.dtype).cuda(), wanted.cuda(), share.cuda()) for z, wanted, share in self.rows]
         assert self.field.network.joins
@@ -187,7 +188,7 @@ def test_the_gradient_of_a_density_on_a_gpu(potential):
         potential.near(one.cpu(), other, 10)
 
 
-def test_a_step_along_a_potential_on_a_gpu(potential, monkeypatch):
+def test_a_step_along_a_potential_on_a_gpu(potential):
     """Against the CPU's kernel in double precision."""
     dx, dv, generator = potential.field.space_dims, potential.field.velocity_dims, torch.Generator().manual_seed(7)
     x, v = (torch.randn(len(potential.z), dims, generator=generator, dtype=torch.float64) for dims in (dx, dv))
