@@ -1,34 +1,51 @@
 #!/usr/bin/env python
-"""How fast a GPU's kernels are, beside torch on the same GPU, and whole steps of a 3D3V run.
+"""Everything that waits for a GPU, in ten minutes: its tests, the targets, and how fast its kernels are.
 
-    python scripts/bench_gpu.py [--quick] [--count N] [--steps N [N ...]]
+    python scripts/bench_gpu.py [--out FILE] [--minutes M] [--parts PART ...] [--quick]
 
-Prints three tables. Kernels of the network: milliseconds for N particles (the median of some calls), the rate of the
-matrix products that it makes (bench_objective.py counts them), that rate over torch's float32 matrix product of 8192 ×
-8192, and how many times longer torch takes for the same (automatic differentiation of the objective in pieces that fill
-the GPU, the twin in hpc_kjko/inner/control.py for the field). Kernels of particles: milliseconds, and nanoseconds a
-particle. Steps: seconds, gigabytes at most and bytes a particle.
+Parts, in this order: `tests`, those of tests/unit/test_gpu.py that never ran on a GPU; `targets`; `potential`, the
+kernels of a regression; `others`, the other tests; `network`, `particles`, `steps`. What fails is noted, and the rest
+goes on. Parts that there is no time for are named. Prints tables; after each part all is written to FILE, as JSON.
+
+Targets are a step of two beams in 3D3V with the default method, 0.5 s with 2^26 particles and 8 ms with 2^16; and the
+objective with its gradient at 0.8 of the rate of torch's float32 matrix product of 8192 × 8192. A step's time is the
+median after the first steps. Beside it stands how often a step launched something on the GPU, copied, and waited.
+
+Of a kernel the tables have milliseconds (the median of some calls), the rate of its products (bench_objective.py and
+bench_potential.py count them), and how many times longer torch takes for the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 import time
+import traceback
+import xml.etree.ElementTree as xml
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import torch
 from bench_objective import COLLISION_STRENGTH, SPACES, STEP, TEMPERATURE, operations
+from bench_potential import calls as potential_calls
+from bench_potential import operations as potential_operations
 from benchmark import print_heading
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import JKOObjective
+from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
 from hpc_kjko.kernels import cuda
@@ -39,75 +56,168 @@ from hpc_kjko.particles.state import Particles, Shard, equal_weights
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
 
+ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 32
 #: Particles at a time, for what torch does.
 PIECE = 2**18
 #: Particles of a step that are drawn; more are copies of them.
 DRAWN = 2**20
+#: Seconds a step at so many particles, and the objective's part of the rate of a matrix product.
+STEP_TARGETS = {2**26: 0.5, 2**16: 0.008}
+OBJECTIVE_TARGET = 0.8
+#: Tests of what has not run on a GPU yet.
+NEW = "potential or density or pairs or regression or coulomb or species or moments"
 
 
-def milliseconds(call: Callable[[], Any], rounds: int = 7) -> float:
-    """The median of some calls, after two that compile and allocate."""
-    times = []
-    for turn in range(2 + rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        if turn >= 2:
-            times.append(start.elapsed_time(end))
-    return statistics.median(times)
+class Bench:
+    """What is measured, on which device, and until when.
+
+    Attributes:
+        count: particles of a kernel; steps: of runs.
+        found: everything, as it is written to the file.
+    """
+
+    def __init__(self, device: str, quick: bool, minutes: float, count: int | None, steps: list[int] | None):
+        self.device, self.quick = torch.device(device), quick
+        self.deadline = time.monotonic() + 60 * minutes
+        self.count = count or (2**12 if device == "cpu" else 2**18 if quick else 10**7)
+        self.steps = (
+            steps if steps is not None else [2**12] if device == "cpu" else [2**16] if quick else [2**20, 2**23]
+        )
+        self.found: dict[str, Any] = {"machine": {}, "rows": [], "targets": [], "failures": {}, "left_out": []}
+        self._matmul: float | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.deadline - time.monotonic()
+
+    def row(self, table: str, name: str, **numbers: Any) -> None:
+        """A line of a table."""
+        self.found["rows"].append({"table": table, "name": name, **numbers})
+        text = [f"{number:.4g}" if isinstance(number, float) else str(number) for number in numbers.values()]
+        print(f"{name}, {', '.join(text)}", flush=True)
+
+    def target(self, name: str, value: float, wanted: float, met: bool) -> None:
+        self.found["targets"].append({"name": name, "value": value, "wanted": wanted, "met": met})
+        print(f"# target: {name}: {value:.4g}, wanted {wanted:.4g}: {'met' if met else 'missed'}", flush=True)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def milliseconds(self, call: Callable[[], Any], rounds: int = 7) -> float:
+        """The median of some calls, after two that compile and allocate."""
+        times = []
+        for turn in range(2 + (1 if self.device.type == "cpu" else rounds)):
+            self.wait()
+            begin = time.perf_counter()
+            call()
+            self.wait()
+            if turn >= 2:
+                times.append(1e3 * (time.perf_counter() - begin))
+        return statistics.median(times)
+
+    @property
+    def matmul(self) -> float:
+        """TFLOP/s of torch's float32 matrix product."""
+        if self._matmul is None:
+            size = 256 if self.device.type == "cpu" else 8192
+            a = torch.randn(size, size, device=self.device)
+            self._matmul = 2e-9 * size**3 / self.milliseconds(lambda: a @ a)
+            self.found["machine"]["matmul_tflops"] = self._matmul
+            print(f"# float32 matrix product: {self._matmul:.4g} TFLOP/s", flush=True)
+        return self._matmul
 
 
-def matmul_tflops() -> float:
-    a = torch.randn(8192, 8192, device="cuda")
-    return 2e-9 * 8192**3 / milliseconds(lambda: a @ a)
+# -- the tests ---------------------------------------------------------------------------------------------------------
 
 
-def copied_terabytes_a_second() -> float:
-    a = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    b = torch.empty_like(a)
-    return 2e-9 * 2**30 / milliseconds(lambda: b.copy_(a))
+def run_tests(bench: Bench, chosen: str) -> None:
+    """Those with such names, for as long as leaves time for the rest."""
+    print("name, passed, failed, skipped, seconds")
+    with TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={results}", "-k", chosen]
+        begin = time.monotonic()
+        said = subprocess.run(
+            [*command, str(ROOT / "tests/unit/test_gpu.py")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=max(10, 0.4 * bench.left),
+        )
+        if not results.is_file():
+            raise RuntimeError(said.stdout[-2000:] + said.stderr[-2000:])
+        suite = xml.parse(results).getroot().find("testsuite")
+    assert suite is not None
+    total, skipped = int(suite.attrib["tests"]), int(suite.attrib["skipped"])
+    failed = int(suite.attrib["failures"]) + int(suite.attrib["errors"])
+    numbers = {"passed": total - skipped - failed, "failed": failed, "skipped": skipped}
+    bench.row("tests", chosen, **numbers, seconds=time.monotonic() - begin)
+    if failed:
+        raise RuntimeError(said.stdout[-20000:])
 
 
-def bench_network(space: str, count: int, matmul: float) -> None:
+# -- kernels -----------------------------------------------------------------------------------------------------------
+
+
+def bench_potential(bench: Bench) -> None:
+    """The kernels of a regression with the default's layers, in float32, in turns with torch."""
+    print("name, ms, torch_ms, ratio_to_torch, tflops")
+    count = min(bench.count, 2**20)
+    for space, (periods, dx, dv) in {"1D1V": ((1.0,), 1, 1), "3D3V": ((1.0,) * 3, 3, 3)}.items():
+        field = PotentialField(periods, dx, dv, hidden=(64, 64), device=bench.device)
+        flops = potential_operations(field, dv)
+        for name, call in potential_calls(field, count).items():
+            with torch.no_grad(), _kernels("native"):
+                ours = bench.milliseconds(call)
+            with torch.no_grad(), _kernels("torch"):
+                theirs = bench.milliseconds(call, 1)
+            tflops = 2e-9 * sum(flops[name]) * count / ours
+            bench.row(
+                "potential", f"{space} {name} N={count}", ms=ours, torch_ms=theirs, ratio=theirs / ours, tflops=tflops
+            )
+
+
+def _kernels(backend: str) -> Any:
+    return mock.patch.dict(os.environ, {"KJKO_KERNELS": backend})
+
+
+def bench_network(bench: Bench) -> None:
     """The objective with its gradient, the moments, the field."""
+    print("name, ms, tflops, fraction_of_matmul, ratio_to_torch")
+    for space in SPACES:
+        for logdet in ("exact", "linear"):
+            bench_objective(bench, space, logdet, everything=True)
+        bench_field(bench, space)
+
+
+def network_of(bench: Bench, space: str) -> tuple[ControlField, Sample]:
     periods, dx, dv = SPACES[space]
-    control = ControlField(periods, dx, dv, hidden=(WIDTH, WIDTH), skip=True, device=torch.device("cuda"))
-    x, v = torch.rand(count, dx, device="cuda"), torch.randn(count, dv, device="cuda")
+    control = ControlField(periods, dx, dv, hidden=(WIDTH, WIDTH), skip=True, device=bench.device)
+    x, v = (torch.rand(bench.count, dx, device=bench.device), torch.randn(bench.count, dv, device=bench.device))
     with torch.no_grad():
-        control.layers[-1].weight.copy_(0.1 * torch.randn(dv, WIDTH, device="cuda"))
+        control.layers[-1].weight.copy_(0.1 * torch.randn(dv, WIDTH, device=bench.device))
     z = control.features(x, v)
-    share = torch.full((1,), 1 / count, device="cuda").expand(count)
-    sample = Sample(z, z[:, -dv:], share)
-    few = min(count, 4 * PIECE)
-
-    def line(name: str, ms: float, flops: int, torch_ms: float) -> None:
-        tflops = 1e-9 * flops * count / ms
-        ratio = torch_ms * count / few / ms
-        print(f"{space} {name} N={count}, {ms:.3f}, {tflops:.1f}, {tflops / matmul:.2f}, {ratio:.1f}", flush=True)
-
-    for logdet in ("exact", "linear"):
-        bench_objective(control, logdet, sample, line)
-    control, z = control.double(), z.double()
-    with torch.no_grad():
-        fused = milliseconds(lambda: control.with_jacobian(z))
-
-        def by_torch() -> None:
-            for first in range(0, few, PIECE):
-                rows = z[first : first + PIECE]
-                h, along = control._hidden(rows, None)
-                control._output(h, rows)
-                torch.stack([t @ control.layers[-1].weight.T for t in along], dim=2)
-
-        line("field float64", fused, operations(z.shape[1], WIDTH, dv, "tanh", "exact") // 3, milliseconds(by_torch, 3))
+    share = torch.full((1,), 1 / bench.count, device=bench.device).expand(bench.count)
+    return control, Sample(z, z[:, -dv:], share)
 
 
-def bench_objective(control: ControlField, logdet: Any, sample: Sample, line: Callable[..., None]) -> None:
-    """The objective with its gradient, and the moments."""
+def line(bench: Bench, name: str, ms: float, flops: int, torch_ms: float | None = None) -> float:
+    """A row of the network's table; the fraction of the matrix product's rate."""
+    tflops, few = 1e-9 * flops * bench.count / ms, min(bench.count, 4 * PIECE)
+    ratio = None if torch_ms is None else torch_ms * bench.count / few / ms
+    fraction = tflops / bench.matmul
+    bench.row("network", f"{name} N={bench.count}", ms=ms, tflops=tflops, fraction=fraction, ratio=ratio)
+    return fraction
+
+
+def bench_objective(bench: Bench, space: str, logdet: Any, everything: bool) -> float:
+    """The objective with its gradient, and with ``everything`` the moments; its part of the matrix product's rate."""
+    control, sample = network_of(bench, space)
     objective = JKOObjective(control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet=logdet, together=1024)
-    count, few, dv = len(sample.z), min(len(sample.z), 4 * PIECE), control.velocity_dims
+    few, dv = min(bench.count, 4 * PIECE), control.velocity_dims
 
     def by_autograd() -> None:
         objective.zero_grad()
@@ -117,43 +227,103 @@ def bench_objective(control: ControlField, logdet: Any, sample: Sample, line: Ca
     solver = VarproSolver(objective, Communicator(), iterations=1, first_iterations=1, learning_rate=1e-3)
     c = control.coefficients.double().cpu().numpy()
     flops, basis = operations(sample.z.shape[1], WIDTH, dv, "tanh", logdet), c.shape[1]
-    fused = milliseconds(lambda: objective.evaluate(STEP, *sample.rows(), with_gradient=True))
-    line(f"objective {logdet}", fused, flops, milliseconds(by_autograd, 3))
+    fused = bench.milliseconds(lambda: objective.evaluate(STEP, *sample.rows(), with_gradient=True))
+    in_torch = bench.milliseconds(by_autograd, 3) if everything else None
+    fraction = line(bench, f"{space} objective {logdet}", fused, flops, in_torch)
+    if everything:
+        with torch.no_grad():
+            fused = bench.milliseconds(lambda: solver._local(sample, c, STEP, True))
+            part = Sample(*(None if rows is None else rows[:few] for rows in sample.rows(slice(bench.count))))
+            objective.together = PIECE
+            in_torch = bench.milliseconds(lambda: solver._local_in_pieces(part, c, STEP, True), 3)
+        products = basis * (basis + 1) + (dv * basis * (dv * basis + 1) if logdet == "exact" else 0)
+        line(bench, f"{space} moments {logdet}", fused, flops // 3 + products, in_torch)
+    return fraction
+
+
+def bench_field(bench: Bench, space: str) -> None:
+    control, sample = network_of(bench, space)
+    control, z, few = control.double(), sample.z.double(), min(bench.count, 4 * PIECE)
     with torch.no_grad():
-        fused = milliseconds(lambda: solver._local(sample, c, STEP, True))
-        part = Sample(*(None if rows is None else rows[:few] for rows in sample.rows(slice(count))))
-        objective.together = PIECE
-        in_torch = milliseconds(lambda: solver._local_in_pieces(part, c, STEP, True), 3)
-    products = basis * (basis + 1) + (dv * basis * (dv * basis + 1) if logdet == "exact" else 0)
-    line(f"moments {logdet}", fused, flops // 3 + products, in_torch)
+        fused = bench.milliseconds(lambda: control.with_jacobian(z))
+
+        def by_torch() -> None:
+            for first in range(0, few, PIECE):
+                rows = z[first : first + PIECE]
+                h, along = control._hidden(rows, None)
+                control._output(h, rows)
+                torch.stack([t @ control.layers[-1].weight.T for t in along], dim=2)
+
+        flops = operations(z.shape[1], WIDTH, control.velocity_dims, "tanh", "exact") // 3
+        line(bench, f"{space} field float64", fused, flops, bench.milliseconds(by_torch, 3))
 
 
-def bench_particles(cells: tuple[int, ...], order: int, dtype: torch.dtype, count: int) -> None:
-    grid = Grid(cells, (10.0,) * len(cells), order)  # type: ignore[arg-type]
-    x = 10 * torch.rand(count, len(cells), device="cuda", dtype=dtype)
-    v = torch.randn(count, 3, device="cuda", dtype=dtype)
-    weight = torch.full((1,), 10.0 ** len(cells) / count, device="cuda", dtype=torch.float64).expand(1, count)
-    values = torch.randn(*cells, len(cells), device="cuda", dtype=torch.float64)
-    passes = {
-        "drift and deposit": lambda: grid.drift(x, v, 0.1, weight, UNIT),
-        "gather and kick": lambda: grid.kick(values, x, v, 0.1),
-    }
-    shape = "CIC" if order == 1 else "TSC"
-    for name, call in passes.items():
-        ms = milliseconds(call)
-        where = f"{len(cells)}D {shape} {str(dtype).removeprefix('torch.')}"
-        print(f"{where} {name} N={count}, {ms:.3f}, {1e6 * ms / count:.4f}", flush=True)
+def bench_particles(bench: Bench) -> None:
+    print("name, ms, ns_per_particle")
+    count, device, dtype = bench.count, bench.device, torch.float64
+    for cells in ((64,), (8, 8, 8) if device.type == "cpu" else (64, 64, 64)):
+        for order in (1, 2):
+            grid = Grid(cells, (10.0,) * len(cells), order)  # type: ignore[arg-type]
+            x = 10 * torch.rand(count, len(cells), device=device, dtype=dtype)
+            v = torch.randn(count, 3, device=device, dtype=dtype)
+            weight = torch.full((1,), 10.0 ** len(cells) / count, device=device, dtype=dtype).expand(1, count)
+            values = torch.randn(*cells, len(cells), device=device, dtype=dtype)
+            drift = bench.milliseconds(lambda: grid.drift(x, v, 0.1, weight, UNIT))  # noqa: B023
+            kick = bench.milliseconds(lambda: grid.kick(values, x, v, 0.1))  # noqa: B023
+            for name, ms in (("drift and deposit", drift), ("gather and kick", kick)):
+                where = f"{len(cells)}D {'CIC' if order == 1 else 'TSC'} float64"
+                bench.row("particles", f"{where} {name} N={count}", ms=ms, ns=1e6 * ms / count)
 
 
-def bench_step(count: int, reproducible: bool, precision: str, steps: int) -> None:
-    """Steps of two beams in 3D3V with the default method: E7 of the docs, with more particles."""
-    table = {
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def bench_step(bench: Bench, count: int, reproducible: bool, precision: str, steps: int) -> float:
+    """Steps of two beams in 3D3V with the default method: E7 of the docs, with more particles; median seconds."""
+    simulation = beams(bench, count, reproducible, precision)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times, launches = [], {}
+    for step in range(steps):
+        counted = step == steps - 1  # the last one is slower, for it is watched
+        bench.wait()
+        begin = time.perf_counter()
+        with torch.profiler.profile() if counted else contextlib.nullcontext() as profile:
+            simulation.state = simulation.advance()
+            bench.wait()
+        simulation.step_index += 1
+        if counted:
+            launches = _launches(profile)
+        else:
+            times.append(time.perf_counter() - begin)
+    seconds = statistics.median(times[min(2, len(times) - 1) :])
+    most = torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else 0
+    how = f"{precision}{' reproducible' if reproducible else ''}"
+    phases = {f"{name}_s": part for name, part in simulation.seconds.items()}
+    numbers = {"seconds": seconds, "first_s": times[0], "bytes_per_particle": most / count, **launches, **phases}
+    bench.row("steps", f"step N={count} {how}", **numbers)
+    return seconds
+
+
+def _launches(profile: Any) -> dict[str, int]:
+    """How often a step launched something, copied, and waited."""
+    kinds = {"launches": "Launch", "copies": "Memcpy", "waits": "Synchronize"}
+    counted = dict.fromkeys(kinds, 0)
+    for event in profile.key_averages():
+        for name, part in kinds.items():
+            counted[name] += event.count * (part in event.key and event.key.startswith("cu"))
+    return counted
+
+
+def beams(bench: Bench, count: int, reproducible: bool, precision: str) -> Simulation:
+    table: dict[str, Any] = {
         "problem": {"kind": "two_stream", "space_dims": 3, "velocity_dims": 3, "amplitude": 0.05, "mode": [1]},
         "physics": {"collision_strength": 0.01},
         "particles": {"count": min(count, DRAWN), "precision": precision},
-        "grid": {"cells": [32, 32, 32] if count < 2**24 else [64, 64, 64]},
+        "grid": {"cells": [8] * 3 if count < 2**14 else [32] * 3 if count < 2**24 else [64] * 3},
         "time": {"step": 0.1, "end": 10.0},
-        "run": {"device": "cuda", "reproducible": reproducible},
+        "run": {"device": bench.device.type, "reproducible": reproducible},
+        "method": {"first_iterations": 3, "iterations": 3} if bench.device.type == "cpu" else {},
     }
     comm = Communicator()
     drawn = Simulation.start(from_table(table), comm).state
@@ -174,47 +344,71 @@ def bench_step(count: int, reproducible: bool, precision: str, steps: int) -> No
     )
     plasma = plasma_of(particles)
     simulation.state = replace(drawn, species=plasma, field=simulation.field_solver.start(plasma))
-    del drawn, few, rows, particles, plasma
-    torch.cuda.reset_peak_memory_stats()
-    for step in range(steps):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        simulation.state = simulation.advance()
-        simulation.step_index += 1
-        torch.cuda.synchronize()
-        seconds, most = time.perf_counter() - start, torch.cuda.max_memory_allocated()
-        how = f"{precision}{' reproducible' if reproducible else ''}"
-        numbers = f"{seconds:.3f}, {most / 1e9:.1f}, {most / count:.0f}"
-        print(f"step {step + 1} N={count} {how}, {numbers}", flush=True)
+    return simulation
+
+
+def bench_steps(bench: Bench) -> None:
+    for count in bench.steps:
+        bench_step(bench, count, True, "float64", 5)
+        bench_step(bench, count, False, "float32", 5)
+
+
+def measure_targets(bench: Bench) -> None:
+    small = bench.quick or bench.device.type == "cpu"
+    for count, wanted in STEP_TARGETS.items():
+        size = min(count, bench.steps[-1] if bench.steps else count) if small else count
+        seconds = bench_step(bench, size, True, "float64", 4 if size > 2**24 else 12 if not small else 4)
+        bench.target(f"seconds of a step of {size} particles", seconds, wanted, seconds <= wanted)
+    for space in ("1D1V",) if bench.device.type == "cpu" else SPACES:
+        fraction = bench_objective(bench, space, "exact", everything=False)
+        name = f"objective of {space} over a matrix product"
+        bench.target(name, fraction, OBJECTIVE_TARGET, fraction >= OBJECTIVE_TARGET)
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "tests": lambda bench: run_tests(bench, NEW),
+    "targets": measure_targets,
+    "potential": bench_potential,
+    "others": lambda bench: run_tests(bench, f"not ({NEW})"),
+    "network": bench_network,
+    "particles": bench_particles,
+    "steps": bench_steps,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few particles")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where everything is written, as JSON")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which no part begins (default 9)")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--count", type=int, help="particles of a kernel (default 10000000)")
-    parser.add_argument("--steps", type=int, nargs="*", help="particles of runs (default 2^20, 2^23, 2^26)")
+    parser.add_argument("--steps", type=int, nargs="*", help="particles of runs (default 2^20, 2^23)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a test of this script")
     options = parser.parse_args()
-    if not cuda.available():
+    if options.device == "cuda" and not cuda.available():
         sys.exit("There is nothing to measure: this needs an NVIDIA GPU and CuPy.")
-    count = options.count or (2**18 if options.quick else 10**7)
     print_heading("torch on the same GPU, as its twin of each kernel or by automatic differentiation", options.quick)
-    matmul = matmul_tflops()
-    print(
-        f"# float32 matrix product: {matmul:.1f} TFLOP/s; copy: {copied_terabytes_a_second():.2f} TB/s read and written"
-    )
-    print("name, ms, tflops, fraction_of_matmul, ratio_to_torch")
-    for space in SPACES:
-        bench_network(space, count, matmul)
-    print("name, ms, ns_per_particle")
-    for cells in ((64,), (64, 64, 64)):
-        for order in (1, 2):
-            bench_particles(cells, order, torch.float64, count)
-    print("name, seconds, gigabytes, bytes_per_particle")
-    for particles in (
-        options.steps if options.steps is not None else [2**16] if options.quick else [2**20, 2**23, 2**26]
-    ):
-        bench_step(particles, True, "float64", 3)
-        bench_step(particles, False, "float32", 3)
+    bench = Bench(options.device, options.quick, options.minutes, options.count, options.steps)
+    machine = {"torch": torch.__version__, "kernels": cuda.describe()}
+    if options.device == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+    bench.found["machine"] |= machine
+    for part in options.parts:
+        if bench.left <= 0:
+            bench.found["left_out"].append(part)
+            print(f"# no time was left for: {part}", flush=True)
+            continue
+        print(f"# {part}", flush=True)
+        try:
+            PARTS[part](bench)
+        except Exception:  # one part that fails is not to cost the others
+            bench.found["failures"][part] = traceback.format_exc()
+            print("\n".join(f"# {line}" for line in traceback.format_exc().splitlines()), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(bench.found, indent=1) + "\n", encoding="utf-8")
+    if bench.found["failures"]:
+        sys.exit(f"failed: {', '.join(bench.found['failures'])}")
 
 
 if __name__ == "__main__":

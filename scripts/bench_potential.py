@@ -50,13 +50,13 @@ def operations(field: PotentialField, dv: int) -> dict[str, tuple[float, float]]
 
 def calls(field: PotentialField, count: int) -> dict[str, Callable[[], object]]:
     """The operations, on particles of a plasma at rest."""
-    generator = torch.Generator().manual_seed(1)
+    generator, device = torch.Generator().manual_seed(1), field.layers[0].weight.device
     x = torch.rand(count, field.space_dims, generator=generator, dtype=torch.float64)
     v = torch.randn(count, field.velocity_dims, generator=generator, dtype=torch.float64)
-    z = field.features(x, v).to(field.layers[0].weight.dtype)
-    share, wanted = torch.full((count,), 1 / count, dtype=torch.float64), (v**2).sum(1)
-    c = torch.randn(2, field.of_density, generator=generator, dtype=torch.float64)
-    k = 0.01 * torch.randn(2, len(field.coefficients), generator=generator, dtype=torch.float64)
+    z = field.features(x, v).to(field.layers[0].weight)
+    share, wanted = torch.full((count,), 1 / count, dtype=torch.float64).to(device), (v**2).sum(1).to(device)
+    c = torch.randn(2, field.of_density, generator=generator, dtype=torch.float64).to(device)
+    k = 0.01 * torch.randn(2, len(field.coefficients), generator=generator, dtype=torch.float64).to(device)
     sums = PotentialSums(field, LeastSquares(Communicator(), 1024, z.device))
     operator = Bath(temperature=1.0, collision_strength=1.0)
     objective = DensityObjective(field, operator=operator, mass=1.0, lengths=field.periods, together=1024)
@@ -65,7 +65,7 @@ def calls(field: PotentialField, count: int) -> dict[str, Callable[[], object]]:
         "slopes": lambda: field.slopes(z, k, bent=1),
         "normal": lambda: sums.normal([(z, wanted, share)]),
         "derivatives": lambda: sums.derivatives([(z, share)]),
-        "barrier": lambda: sums.barrier([(z, share)], k[0].numpy(), 0.1),
+        "barrier": lambda: sums.barrier([(z, share)], k[0].cpu().numpy(), 0.1),
         "training": lambda: objective.evaluate(0.0, z, wanted, share, c[0], with_gradient=True),
     }
 

@@ -174,11 +174,12 @@ class CollisionReport:
 
         Summed as ½(v' − ṽ)·(v' + ṽ): the difference of two large sums would lose its digits.
         """
-        change, share = np.zeros(2), pushed.shares()
+        change, share = torch.zeros(2, dtype=torch.float64, device=pushed.v.device), pushed.shares()
         for rows in passes_over(pushed.v):
             old, new = pushed.v[rows].double(), collided.v[rows].double()
-            change += summed_finely(share[rows] * ((new - old) * (new + old)).sum(1)).cpu().numpy()
-        return replace(self, collision_energy=0.5 * mass * pushed.total_weight * float(comm.sum(change).sum()))
+            change += summed_finely(share[rows] * ((new - old) * (new + old)).sum(1))
+        given = float(comm.sum(change.cpu().numpy()).sum())
+        return replace(self, collision_energy=0.5 * mass * pushed.total_weight * given)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hpc_kjko.errors import SolverFailure
 from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import linear_part, tracked_log_det
 from hpc_kjko.inner.potential import PotentialField
-from hpc_kjko.inner.solvers.base import Sample, TrainingData
+from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
 from hpc_kjko.particles.exact import counts, rows_together, summed_finely
@@ -291,11 +291,9 @@ class ControlledCollision(Collision):
         order, edges, masses = self._folds
         if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
             return TrainingData.unheld(whole)
-        scale = np.full(len(masses), masses[:-1].sum() if self.held_out else 1.0)
-        if self._choosing:
-            scale[-1] = masses[-1]
+        of_fitted = masses[:-1].sum() if self.held_out else 1.0
 
-        def sample_of(rows: torch.Tensor, mass: float) -> Sample:
+        def sample_of(rows: torch.Tensor, mass: float = of_fitted) -> Sample:
             # In memory of its own, which is aligned. Where it begins in that of all depends on the ranks, and the order
             # in which matrix products add up on that.
             z = whole.z[rows]
@@ -303,10 +301,11 @@ class ControlledCollision(Collision):
             others = (whole.tangents, whole.known, whole.log_f)
             return Sample(z, v, whole.share[rows] / mass, *(t[rows] if t is not None else None for t in others))
 
-        parts = [sample_of(order[a:b], mass) for (a, b), mass in zip(itertools.pairwise(edges), scale, strict=True)]
         if self._choosing:
-            return TrainingData(parts[:-1], parts[-1])
-        return TrainingData.unheld(*parts[:-1], certify=parts[-1:]) if self.held_out else TrainingData.unheld(*parts)
+            fitted = [sample_of(order[a:b]) for a, b in itertools.pairwise(edges[:-1])]
+            return TrainingData.choosing(fitted, sample_of(order[edges[-2] :], masses[-1]))
+        fitted_edges = edges[:-1] if self.held_out else edges
+        return TrainingData.in_batches(Batches(sample_of, order, fitted_edges), Batches(sample_of, order, edges))
 
     # -- the move ------------------------------------------------------------------------------------------------
 
@@ -345,7 +344,7 @@ class ControlledCollision(Collision):
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
         exact = self.settings.exact(start.time + fitted) if self.settings.exact else None
-        smallest = np.inf
+        smallest = torch.full((), np.inf, dtype=v.dtype, device=v.device)
         change, disagreement = (torch.zeros(len(v), dtype=torch.float64, device=v.device) for _ in range(2))
         columns = 5 + (self.wave.TERMS if self.wave else 0)
         averages = torch.zeros(2, columns, dtype=torch.float64, device=v.device)
@@ -356,7 +355,7 @@ class ControlledCollision(Collision):
             log_f[rows] = particles.log_f[rows] - log_det
             if len(u):
                 eigenvalues = smallest_eigenvalue(linear_part(jacobian, duration))
-                smallest = float(np.minimum(smallest, float(eigenvalues.min())))  # keeps a NaN, as min() would not
+                smallest = torch.minimum(smallest, eigenvalues.min())  # keeps a NaN
             terms = torch.zeros(len(u), columns, dtype=torch.float64, device=v.device)
             terms[:, 0] = (u.double() ** 2).sum(1)
             seen = log_det if self.order == 1 else tracked_log_det(jacobian, fitted, self.logdet)
@@ -376,4 +375,4 @@ class ControlledCollision(Collision):
             if self.wave:
                 terms[:, 5:] = self.wave.terms(particles.x[rows], reached, u)
             averages += summed_finely(share[rows, None] * terms)
-        return Carried(v, log_f, change, disagreement, averages.cpu().numpy(), smallest)
+        return Carried(v, log_f, change, disagreement, averages.cpu().numpy(), float(smallest))

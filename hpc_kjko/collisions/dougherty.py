@@ -126,12 +126,12 @@ class DoughertyCollision(Collision):
     def _totals(self, particles: Particles) -> Totals:
         """Of the particles of all ranks. Collective."""
         shares, dims = particles.shares(), particles.v.shape[1]
-        sums = np.zeros((2, dims + 1))
+        sums = torch.zeros(2, dims + 1, dtype=torch.float64, device=shares.device)
         for rows in passes_over(particles.v):
             v = particles.v[rows].double()
             carried = torch.cat([v, (v * v).sum(1, keepdim=True)], dim=1)
-            sums += summed_finely(shares[rows, None] * carried).cpu().numpy()
-        *mean, square = self.comm.sum(sums).sum(0)
+            sums += summed_finely(shares[rows, None] * carried)
+        *mean, square = self.comm.sum(sums.cpu().numpy()).sum(0)
         temperature = float(square - np.square(mean).sum()) / dims
         if temperature <= 0:
             raise SolverFailure("all particles have the same velocity, and so no temperature: raise particles.count")

@@ -122,18 +122,20 @@ class JKOCollision(ControlledCollision):
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, float]]:
         if not isinstance(self._solver, RegressionSolver):
             return particles, {}
+        assert isinstance(self.control, PotentialField)
         part = -math.expm1(-self.relaxation * self.operator.collision_strength * duration) if agreed else 0.0
         log_f, share = particles.log_f.clone(), particles.shares()
-        sums = np.zeros((2, 3))
+        sums = torch.zeros(2, 3, dtype=torch.float64, device=log_f.device)
+        of_both = self._solver.fitted.of_both
         for rows in passes(len(log_f), self.chunk):
-            v = particles.v[rows]
+            z = self.control.features(particles.x[rows], particles.v[rows]).to(self.dtype)
             own = particles.log_f[rows].double()
-            fitted, tied = self.log_densities(particles.x[rows], v)
+            fitted, tied = self.control.values(z, of_both)
             change = part * (tied - own)
             log_f[rows] += change.to(log_f)
             terms = torch.stack([(fitted - own) ** 2, change**2, change], dim=1)
-            sums += summed_finely(share[rows, None] * terms).cpu().numpy()
-        missed, moved, mean = self.comm.sum(sums).sum(0)
+            sums += summed_finely(share[rows, None] * terms)
+        missed, moved, mean = self.comm.sum(sums.cpu().numpy()).sum(0)
         report = {"log_f_residual": math.sqrt(missed), "log_f_moved": math.sqrt(moved)}
         return particles.move(particles.v, log_f), {**report, "entropy_moved": particles.total_weight * float(mean)}
 

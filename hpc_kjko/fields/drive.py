@@ -105,16 +105,18 @@ class Drive:
 
     def kick(self, plasma: Plasma, electric: list[torch.Tensor], duration: float) -> tuple[Plasma, float]:
         """The particles after v ← v + (q/m) E · duration, and the kinetic energy that they were given. Collective."""
-        kicked, shares = [], np.zeros((len(plasma), 2))
-        for number, (one, field) in enumerate(zip(plasma, electric, strict=True)):
+        kicked, shares = [], []
+        for one, field in zip(plasma, electric, strict=True):
             particles = one.particles
             after = particles.kick(duration * one.charge_to_mass, field)
             dims, share = particles.x.shape[1], particles.shares()
+            total = torch.zeros(2, dtype=torch.float64, device=share.device)
             for rows in passes_over(particles.v):
                 old, new = particles.v[rows, :dims].double(), after.v[rows, :dims].double()
                 given = 0.5 * ((new - old) * (new + old)).sum(1)
-                shares[number] += summed_finely(share[rows] * given).cpu().numpy()
+                total += summed_finely(share[rows] * given)
             kicked.append(after)
-        totals = self.comm.sum(shares).sum(1)  # of rounded terms: the same bits on any number of ranks
+            shares.append(total.cpu().numpy())
+        totals = self.comm.sum(np.stack(shares)).sum(1)  # of rounded terms: the same bits on any number of ranks
         energy = sum(one.mass * one.particles.total_weight * part for one, part in zip(plasma, totals, strict=True))
         return moved(plasma, kicked), float(energy)

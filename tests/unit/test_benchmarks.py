@@ -55,6 +55,19 @@ def test_a_benchmark_prints_its_lines(script, arguments, least):
         assert all(math.isfinite(float(number)) for number in others if number)
 
 
+def test_the_benchmark_of_a_gpu_notes_what_it_finds_and_goes_on(tmp_path):
+    """On the CPU, where the tests of a GPU are skipped."""
+    parts, out = ("tests", "targets", "particles"), tmp_path / "found"
+    bench = quick(SCRIPTS / "bench_gpu.py", "--quick", "--device", "cpu", "--steps", "1024", "--out", out)
+    said = run_command([*bench, "--parts", *parts], tmp_path)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(out.read_text())
+    assert [target["wanted"] for target in found["targets"]] == [0.5, 0.008, 0.8]
+    assert all(target["met"] == (target["value"] <= target["wanted"]) for target in found["targets"][:2])
+    assert {row["table"] for row in found["rows"]} == {"tests", "steps", "network", "particles"}
+    assert not found["failures"] and found["machine"]["matmul_tflops"] > 0
+
+
 @pytest.mark.skipif(cuda.available(), reason="there is a GPU")
 def test_the_benchmark_of_a_gpu_says_that_there_is_none():
     said = run_command(quick(SCRIPTS / "bench_gpu.py", "--quick"), SCRIPTS)

@@ -20,22 +20,29 @@ from test_native_pairs import assert_agrees, by_torch, couples
 from test_native_particles import GRIDS, assert_close, ensemble
 
 from hpc_kjko import kernels
+from hpc_kjko.case.config import from_table
+from hpc_kjko.collisions import StepStart
 from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.errors import UserError
 from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
-from hpc_kjko.inner.objective import JKOObjective, linear_part, tracked_log_det
-from hpc_kjko.inner.solvers.base import Sample
+from hpc_kjko.inner.objective import DensityObjective, JKOObjective, linear_part, tracked_log_det
+from hpc_kjko.inner.potential import PotentialField
+from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
+from hpc_kjko.inner.solvers.least_squares import LeastSquares
+from hpc_kjko.inner.solvers.potential_sums import PotentialSums
 from hpc_kjko.inner.solvers.varpro import VarproSolver
 from hpc_kjko.kernels import cuda
 from hpc_kjko.kernels import objective as fused
 from hpc_kjko.kernels.cuda import network as cuda_network
 from hpc_kjko.kernels.cuda import pairs as cuda_pairs
 from hpc_kjko.kernels.cuda import particles as cuda_particles
+from hpc_kjko.kernels.cuda import potential as cuda_potential
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import NODES, Beta
 from hpc_kjko.particles.exact import UNIT
 from hpc_kjko.particles.state import Particles, Shard, drifted, equal_weights, folds
+from hpc_kjko.running.simulation import Simulation
 
 needs_module = pytest.mark.skipif(not kernels.available(), reason="installed without the native module")
 
@@ -159,13 +166,38 @@ def test_sums_over_pairs_compile_and_stay_in_registers(arch, dims, alike, expone
     assert b"shape" in code
 
 
+@needs_nvrtc
+@pytest.mark.parametrize(
+    "arch, name, dtype, dims, most, spilt",
+    [
+        ("sm_80", "values", torch.float32, 3, 128, 0),
+        ("sm_90", "missed", torch.float32, 3, 128, 0),
+        ("sm_90", "slopes", torch.float32, 3, 128, 0),
+        ("sm_80", "carry", torch.float64, 3, 128, 200),
+        ("sm_90", "carry", torch.float64, 3, 128, 200),
+        ("sm_90", "carry", torch.float32, 1, 128, 80),
+        ("sm_80", "normal", torch.float32, 3, 255, 0),
+        ("sm_90", "derivatives", torch.float32, 3, 255, 0),
+        ("sm_90", "barrier", torch.float32, 3, 255, 80),
+        ("sm_80", "tied", torch.float32, 3, 255, 0),
+        ("sm_90", "training", torch.float32, 3, 128, 80),
+    ],
+)
+def test_the_potential_compiles_and_stays_in_registers(arch, name, dtype, dims, most, spilt):
+    """Those of the default's two layers of 64."""
+    log, code = compiled(cuda_potential.potential_kernel(f"potential_{name}", dtype, 64, dims), arch)
+    assert_in_registers(log, most, spilt)
+    assert b"shape" in code
+
+
 @needs_module
 def test_python_mirrors_the_structs_of_the_kernels():
     """Every field by its place, and the size; of the launch and of the settings the names in their order."""
     layouts = kernels.require().struct_layouts()
-    for module in (cuda_network, cuda_pairs, cuda_particles):
+    for module in (cuda_network, cuda_pairs, cuda_particles, cuda_potential):
         for name, mirror in vars(module).items():
-            if isinstance(mirror, type) and issubclass(mirror, ctypes.Structure):
+            own = getattr(mirror, "__module__", None) == module.__name__
+            if own and isinstance(mirror, type) and issubclass(mirror, ctypes.Structure):
                 places = [getattr(mirror, field[0]).offset for field in mirror._fields_]
                 assert [*places, ctypes.sizeof(mirror)] == layouts.pop(name.removeprefix("_")), name
     assert not layouts
@@ -201,6 +233,52 @@ def test_an_inner_solve_stays_on_its_device(space, logdet):
     u, jacobian = control.with_jacobian(z)
     smallest = smallest_eigenvalue(linear_part(jacobian, STEP))
     assert u.device == smallest.device == tracked_log_det(jacobian, STEP, logdet).device == meta
+
+
+class OnMeta(LeastSquares):
+    """Sums that say of what kind they are, instead of what they are."""
+
+    def summed(self, function, samples):
+        found = [function(*sample) for sample in samples][-1]
+        assert all(part.device == torch.device("meta") for part in found)
+        return [np.ones(tuple(part.shape)) for part in found]
+
+
+@pytest.mark.parametrize("space", ["1D1V", "3D3V unbounded"])
+def test_a_regression_stays_on_its_device(space, alone):
+    """What it computes of particles in torch: the functions, their sums, the gradient of the fit, the field."""
+    meta, (periods, dx, dv) = torch.device("meta"), SPACES[space]
+    field = PotentialField(periods, dx, dv, hidden=(64, 64), device=meta)
+    x, v = (torch.zeros(200, dims, device=meta) for dims in (dx, dv))
+    share, wanted = (torch.zeros(200, dtype=torch.float64, device=meta) for _ in range(2))
+    z, k = field.features(x, v), field.coefficients
+    c = torch.zeros(1, field.of_density, dtype=torch.float64, device=meta)
+    objective = DensityObjective(field, operator=Bath(1.0, 1.0), mass=1.0, lengths=periods, together=128)
+    with torch.no_grad():
+        value, gradient = objective.evaluate(0.0, z, wanted, share, c[0], with_gradient=True)
+        found = [value, gradient, field.values(z, c), *field.slopes(z, k[None], bent=1), field.hidden(z)]
+        sums = PotentialSums(field, OnMeta(alone, 128, meta))
+        sums.normal([(z, wanted, share)])
+        sums.derivatives([(z, share)])
+        sums.of_velocity([(z, share)], np.zeros(len(k)))
+    assert all(tensor.device == meta for tensor in found)
+
+
+def test_batches_are_gathered_when_they_are_asked_for():
+    gathered = []
+
+    def sample_of(rows):
+        gathered.append(rows.tolist())
+        return Sample(rows[:, None], rows[:, None], rows)
+
+    batches = Batches(sample_of, torch.tensor([3, 1, 2, 0, 4]), np.array([0, 2, 2, 5]))
+    data = TrainingData.in_batches(batches, batches)
+    assert len(data.folds) == 3 and gathered == [[3, 1]] and not len(data.select.z)
+    assert data.folds[2].share.tolist() == data.folds[2].share.tolist() == [2, 0, 4]
+    assert gathered == [[3, 1], [2, 0, 4]]
+    assert [len(one.z) for one in data.everything] == [2, 0, 3]
+    whole, parts = batches.joined()
+    assert whole.share.tolist() == [3, 1, 2, 0, 4] and parts == (2, 0, 3)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -281,6 +359,9 @@ class Pretended(torch.Tensor):
 
     is_cuda = property(lambda self: True)
 
+    def __deepcopy__(self, memo):
+        return torch.nn.Parameter(self.detach().clone())
+
 
 def pretended(tensor):
     return None if tensor is None else tensor.as_subclass(Pretended)
@@ -338,6 +419,65 @@ def test_an_objective_on_a_gpu_is_launched_there(space, logdet, launched):
     assert launched == ["evaluate_objective"]
     assert abs(value - wanted[0]) <= 1e-6 * max(abs(wanted[0]), objective.operator.temperature * STEP)
     assert torch.linalg.norm(gradient - wanted[1]) <= 1e-6 * torch.linalg.norm(wanted[1])
+
+
+def on_pretended_gpu(collision, particles, monkeypatch):
+    """A regression and its particles there."""
+    dealt = collision._dealt
+
+    def dealt_there(whole, particles):
+        return dealt(dataclasses.replace(whole, z=pretended(whole.z)), particles)
+
+    monkeypatch.setattr(collision, "_dealt", dealt_there)
+    control, trainer = collision.control, collision._solver.fitted.trainer
+    for layer in control.layers:
+        for name, parameter in list(layer.named_parameters()):
+            setattr(layer, name, torch.nn.Parameter(pretended(parameter.detach())))
+    trainer.parameters = dict(control.named_parameters())
+    trainer.groups[0]["params"] = trainer.objective.trained = list(trainer.parameters.values())
+    trainer.objective.clear_gradient()
+    return dataclasses.replace(particles, **{key: pretended(getattr(particles, key)) for key in ("x", "v", "log_f")})
+
+
+@needs_module
+def test_a_regression_on_a_gpu_is_launched_there(launched, monkeypatch):
+    """A whole step of the default is what the CPU makes of it; all samples of a sum are one launch."""
+    table = {
+        "problem": {"kind": "two_stream", "amplitude": 0.3, "velocity_dims": 2},
+        "physics": {"collision_strength": 0.5},
+        "particles": {"count": 2**13, "precision": "float32"},
+        "method": {"hidden": [32, 32], "first_iterations": 4},
+        "time": {"step": 0.2, "end": 0.2},
+    }
+    found = []
+    for there in (True, False):
+        simulation = Simulation.start(from_table(table), Communicator())
+        (collision,), particles = simulation.collisions, simulation.state.particles
+        particles = on_pretended_gpu(collision, particles, monkeypatch) if there else particles
+        launched.clear()
+        found.append(collision.step(particles, 0.2, StepStart(0, 0.0, particles)))
+        if there:
+            ours = [name for name in launched if name.startswith("potential_")]
+    (gpu, of_gpu), (cpu, of_cpu) = found
+    assert not launched and of_gpu.log_f_residual < 0.3
+    # each of Adam's steps is on one batch; then there is one sum over all three
+    times = {name: ours.count(f"potential_{name}") for name in ("training", "derivatives", "tied", "carry", "barrier")}
+    assert times.pop("barrier") > 0 and times == {"training": 4, "derivatives": 1, "tied": 1, "carry": 1}
+    assert float((gpu.v - cpu.v).abs().max()) < 2e-3 * float((cpu.v - particles.v).abs().max())
+    assert of_gpu.dissipation == pytest.approx(of_cpu.dissipation, rel=1e-4)
+    assert of_gpu.collision_free_energy == pytest.approx(of_cpu.collision_free_energy, rel=1e-4)
+
+
+@needs_module
+def test_a_gpu_without_the_memory_runs_a_regression_in_torch(launched, monkeypatch):
+    field = PotentialField((1.0,), 1, 1, hidden=(64, 64))
+    z = pretended(torch.zeros(10, 3))
+    with torch.no_grad():
+        for name, parameter in list(field.layers[0].named_parameters()):
+            setattr(field.layers[0], name, torch.nn.Parameter(pretended(parameter.detach())))
+        assert field.network.takes(z) and field.network.joins
+        monkeypatch.setattr(cuda_potential, "fit_on", lambda device: False)
+        assert not field.network.takes(z) and not field.network.joins
 
 
 @needs_module

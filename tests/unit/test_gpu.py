@@ -7,6 +7,7 @@ import pytest
 import tomli_w
 import torch
 from test_cuda_network import FIELDS, MOMENTS, NETWORKS, assert_field, assert_moments, sum_moments, true_moments
+from test_cuda_potential import FUNCTIONS, Case
 from test_native_objective import STEP, exact, objective_of, particles_of, value_and_gradient
 from test_native_pairs import EXPONENTS, assert_agrees, by_torch, couples
 from test_native_particles import GRIDS, ensemble
@@ -15,9 +16,12 @@ from hpc_kjko.case.config import from_table
 from hpc_kjko.cli.main import main
 from hpc_kjko.collisions.pairs import pair_sums
 from hpc_kjko.files.checkpoint import latest, load
+from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.kernels import cuda
+from hpc_kjko.kernels.potential import Carry, Terms
+from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.exact import FINE, UNIT
 from hpc_kjko.running.diagnostics import measure
 from hpc_kjko.running.simulation import Simulation
 
@@ -116,6 +120,89 @@ def test_the_field_on_a_gpu(network):
     assert_field(objective.cpu(), z, dtype, [part.cpu() for part in found])
 
 
+class OnGPU(Case):
+    """A potential on a GPU, whose kernels the field and its sums choose themselves; the truth stays on the CPU."""
+
+    def __init__(self, functions):
+        super().__init__(functions)
+        self.field.cuda()
+        self.field.coefficients = self.field.coefficients.cuda()  # no buffer
+        self.sums.sums.at_once = len(self.z)
+        self.there = [(z.to(self.z.dtype).cuda(), wanted.cuda(), share.cuda()) for z, wanted, share in self.rows]
+        assert self.field.network.joins
+
+    @property
+    def bare_there(self):
+        return [(z, share) for z, _, share in self.there]
+
+
+@pytest.fixture(params=FUNCTIONS, ids=str)
+def potential(request):
+    with torch.no_grad():
+        yield OnGPU(request.param)
+
+
+def test_functions_of_a_potential_on_a_gpu(potential):
+    z = potential.z.cuda()
+    values, (slopes, bends) = (
+        potential.field.values(z, potential.c.cuda()),
+        potential.field.slopes(z, potential.k.cuda(), bent=1),
+    )
+    potential.near(values.cpu(), potential.exact.values(potential.z.double(), potential.c))
+    for one, other in zip((slopes, bends), potential.exact.slopes(potential.z.double(), potential.k, 1), strict=True):
+        potential.near(one.cpu(), other)
+    some = slice(37, 301)
+    assert torch.equal(potential.field.values(z[some], potential.c.cuda()), values[:, some])
+
+
+def test_sums_of_a_potential_on_a_gpu(potential):
+    sums, true = potential.sums, potential.true_sums
+    potential.near(sums.normal(potential.there), true.normal(potential.rows))
+    k = potential.k.numpy()
+    pairs = [
+        (sums.derivatives(potential.bare_there), true.derivatives(potential.bare)),
+        (sums.of_velocity(potential.bare_there, k[1]), true.of_velocity(potential.bare, k[1])),
+    ]
+    for found, wanted in pairs:
+        for name, part in vars(found).items():
+            potential.near(part, vars(wanted)[name])
+    pull, log_det = sums.barrier(potential.bare_there, k[0], 0.05)
+    wanted = true.barrier(potential.bare, k[0], 0.05)
+    potential.near(pull, wanted[0])
+    potential.near(log_det, wanted[1], 3)
+    c = potential.c[0]
+    found, wanted = sums.missed(potential.there, c.cuda(), 1.0), true.missed(potential.rows, c, 1.0)
+    potential.near(torch.cat(found[0]).cpu(), torch.cat(wanted[0]))
+    potential.near(found[1:], wanted[1:])
+    of_each = [sums.normal([rows]) for rows in potential.there]
+    assert np.array_equal(sum(of_each), sums.normal(potential.there))  # as two ranks would have it
+
+
+def test_the_gradient_of_a_density_on_a_gpu(potential):
+    options = dict(operator=Bath(1.0, 1.0), mass=1.0, lengths=None, together=128)
+    here, there = (DensityObjective(field, **options) for field in (potential.exact, potential.field))
+    rows = (potential.z, potential.wanted, potential.share, potential.c[0])
+    wanted = here.evaluate(0.0, rows[0].double(), *rows[1:], with_gradient=True)
+    found = there.evaluate(0.0, *(part.cuda() for part in rows), with_gradient=True)
+    for one, other in zip(found, wanted, strict=True):
+        potential.near(one.cpu(), other, 10)
+
+
+def test_a_step_along_a_potential_on_a_gpu(potential):
+    """Against the CPU's kernel in double precision."""
+    dx, dv, generator = potential.field.space_dims, potential.field.velocity_dims, torch.Generator().manual_seed(7)
+    x, v = (torch.randn(len(potential.z), dims, generator=generator, dtype=torch.float64) for dims in (dx, dv))
+    how = Carry(0.2, 0.1, 1.3, True, potential.field.periods or (), tuple(0.5 + axis for axis in range(dx)), 0.7)
+    wanted = potential.exact.network.carry(x, v, Terms(potential.share, 128, UNIT, FINE), potential.k, how)
+    x, v = (part.to(potential.dtype).cuda() for part in (x, v))
+    terms = Terms(potential.share.cuda(), 128, UNIT, FINE)
+    found = potential.field.network.carry(x, v, terms, potential.k.cuda(), how)
+    for one, other in zip(found[:4], wanted[:4], strict=True):
+        potential.near(one.cpu(), other, 4)
+    potential.near(found[4].sum(0), wanted[4].sum(0), 4)
+    assert found[5] == pytest.approx(wanted[5], rel=1e-5)
+
+
 def two_stream(dims, count, **tables):
     """A few steps of two beams, self-consistent, with the default method."""
     return {
@@ -146,6 +233,21 @@ WAYS = {
     "paper": {"method": {"order": 1, "solver": "adam", "logdet": "linear", "first_iterations": 20, "iterations": 5}},
     "auto": {"method": {"solver": "adam", "iterations": "auto", "held_out": True, "first_iterations": 20}},
     "varpro": {"method": {"solver": "varpro"}},
+    "regression": {"method": {"solver": "regression", "order": 2}},
+    "regression, other widths": {"method": {"solver": "regression", "hidden": [24, 40]}},
+    "coulomb": {
+        "problem": {"kind": "bi_maxwellian", "velocity_dims": 3},
+        "physics": {"collision_strength": 0.1, "collision_operator": "landau"},
+    },
+    "two species": {
+        "problem": {"kind": "plasma"},
+        "species": {
+            "electrons": {"charge": -1.0, "mass": 1.0, "count": 4096, "collision_strength": 0.1},
+            "ions": {"charge": 1.0, "mass": 25.0, "count": 4096, "collision_strength": 0.1},
+        },
+        "particles": {"seed": 1},
+        "physics": {},
+    },
     "leaky_relu": {"method": {"activation": "leaky_relu"}},
     "one layer": {"method": {"hidden": [20]}},
     "double": {"method": {"precision": "float64"}},

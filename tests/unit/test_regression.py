@@ -253,7 +253,7 @@ def test_a_batch_has_as_many_particles_as_its_functions_need(count, batches, alo
     sizes = [len(fold.z) for fold in data.folds]
     assert len(sizes) == batches and min(sizes) >= min(2048, sum(sizes)) and sum(sizes) >= 0.86 * count
     assert float(sum(fold.share.double().sum() for fold in data.folds)) == pytest.approx(1.0, abs=1e-6)
-    assert sum(sizes) + sum(len(part.z) for part in data.certify) == count
+    assert sum(len(part.z) for part in data.everything) == count
 
 
 def test_hidden_layers_that_show_log_f_are_left_alone(alone, monkeypatch):

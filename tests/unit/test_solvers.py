@@ -85,7 +85,7 @@ def test_held_out_particles_choose_the_affine_field_for_a_gaussian(alone):
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(2000, 2, dtype=torch.float64, generator=generator) @ mixing.T
         fit, select = sample_of(control, z[:1200, :1], z[:1200, 1:]), sample_of(control, z[1200:, :1], z[1200:, 1:])
-        for data in (TrainingData([fit], select), TrainingData.unheld(fit)):
+        for data in (TrainingData.choosing([fit], select), TrainingData.unheld(fit)):
             solver_of(control, alone).minimise(data, STEP)
             excess = torch.linalg.norm(control(select.z) - _affine_part(control(select.z), select.z)).detach()
             added[data.held_out].append(float(excess))
@@ -115,7 +115,7 @@ def test_auto_iterations_stop_where_the_held_out_objective_does(alone):
         control = ControlField(None, 1, 1, hidden=(32, 32), dtype=torch.float64)
         fit, select = sample_of(control, x[:80], v[:80]), sample_of(control, x[80:], v[80:])
         solver = solver_of(control, alone, AdamSolver, **settings)
-        made = solver.minimise(TrainingData([fit], select), STEP)
+        made = solver.minimise(TrainingData.choosing([fit], select), STEP)
         return made, float(solver.trainer.objective(STEP, *select.rows(slice(None))).detach())
 
     made, stopped = held_out_after(iterations="auto", first_iterations=2000)

@@ -44,7 +44,7 @@ class AdamSolver(Solver):
         if self.iterations == "auto":
             made = self._until_held_out_stalls(data, step, self.first_iterations if self.trainer.is_cold else AUTO_MOST)
         else:
-            made = self._train(data.folds, step, self.first_iterations if self.trainer.is_cold else self.iterations)
+            made = self._train([*data.folds], step, self.first_iterations if self.trainer.is_cold else self.iterations)
         if stiffer and data.held_out and self.trainer.value([data.select], step) > 0:  # a field of zero does better
             self.control.coefficients = torch.zeros_like(self.control.coefficients)
         return made

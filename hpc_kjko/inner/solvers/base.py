@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +43,37 @@ class Sample:
         return self.z[rows], self.v[rows], self.share[rows], tangents, known
 
 
+class Batches:
+    """Samples of a rank's particles, each gathered when it is first asked for: few of many are wanted in a step.
+
+    Args:
+        gather: some of the particles, by their rows.
+        rows: of all samples, one after the other.
+        edges: where each begins in these, and where the last ends.
+    """
+
+    def __init__(self, gather: Callable[[torch.Tensor], Sample], rows: torch.Tensor, edges: np.ndarray):
+        self._gather, self._rows, self._edges = gather, rows, edges
+        self._known: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._edges) - 1
+
+    def __getitem__(self, number: int) -> Sample:
+        if number not in self._known:
+            self._known[number] = self._gather(self._rows[self._edges[number] : self._edges[number + 1]])
+        return self._known[number]
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Each of them, which is not kept."""
+        for begin, end in itertools.pairwise(self._edges):
+            yield self._gather(self._rows[begin:end])
+
+    def joined(self) -> tuple[Sample, tuple[int, ...]]:
+        """All of them as one, one after the other, and how many particles each has."""
+        return self._gather(self._rows[self._edges[0] : self._edges[-1]]), tuple(np.diff(self._edges).tolist())
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """This rank's particles for one inner solve.
@@ -51,19 +83,30 @@ class TrainingData:
             whole, with shares that add up to 1 over all of them and all ranks.
         select: particles that choose between fits; nowhere any if none are held out for that.
         held_out: whether some are, on some rank.
-        certify: those that certify, where a solver takes some averages over all particles.
+        everything: the folds and the particles that certify, where a solver takes some averages over all.
     """
 
-    folds: list[Sample]
+    folds: Sequence[Sample] | Batches
     select: Sample
-    held_out: bool = True
-    certify: Sequence[Sample] = ()
+    held_out: bool
+    everything: Sequence[Sample] | Batches
 
     @classmethod
-    def unheld(cls, *folds: Sample, certify: Sequence[Sample] = ()) -> TrainingData:
+    def choosing(cls, folds: Sequence[Sample], select: Sample) -> TrainingData:
+        """Particles of which some choose."""
+        return cls(folds, select, held_out=True, everything=folds)
+
+    @classmethod
+    def unheld(cls, *folds: Sample) -> TrainingData:
         """Particles of which none choose."""
-        none = replace(folds[0], **{name: part[:0] for name, part in vars(folds[0]).items() if part is not None})
-        return cls(list(folds), none, held_out=False, certify=certify)
+        return cls.in_batches(folds, folds)
+
+    @classmethod
+    def in_batches(cls, folds: Sequence[Sample] | Batches, everything: Sequence[Sample] | Batches) -> TrainingData:
+        """The same, with particles in averages that are not fitted."""
+        first = folds[0]
+        none = replace(first, **{name: part[:0] for name, part in vars(first).items() if part is not None})
+        return cls(folds, none, held_out=False, everything=everything)
 
 
 class Solver(ABC):

@@ -19,6 +19,7 @@ from hpc_kjko.inner.potential import PotentialField, combined
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.kernels.potential import Network, Terms
 from hpc_kjko.particles.exact import MOMENTS_UNIT
+from hpc_kjko.particles.state import passes
 
 #: Inputs z [n, inputs] of some particles, then what belongs to each [n], the share last.
 Rows = tuple[torch.Tensor, ...]
@@ -78,8 +79,8 @@ class PotentialSums:
         """
         number = self.control.of_density
 
-        def native(network: Network, z: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.normal(z, self._terms(share), wanted)
+        def native(network: Network, terms: Terms, z: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
+            return network.normal(z, terms, wanted)
 
         def sums(z: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             g = self.control.functions(z).double()
@@ -87,6 +88,38 @@ class PotentialSums:
 
         (found,) = self._summed(native, sums, samples, [(number, number + 1)])
         return found
+
+    def missed(self, samples: Sequence[Rows], c: torch.Tensor, limit: float) -> tuple[list[torch.Tensor], float, float]:
+        """By how much ψ with coefficients c misses what is wanted, at the particles of each sample [n]; Σ of its
+        square; how many particles of all ranks it misses by more than a limit.
+
+        Args:
+            samples: as of :meth:`normal`.
+        """
+
+        def sums(missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
+            square = self.sums.products((share * missed)[:, None], missed[:, None])
+            return [square[0, 0], (missed > limit).sum().double()]
+
+        network = self.control.network
+        if network.joins:
+            parts = tuple(len(z) for z, *_ in samples)
+            z, wanted, share = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*samples, strict=True))
+            found, local = network.missed(z, self._terms(share, parts), wanted, c, limit)
+            square, far = self.sums.over_ranks(local, [(), ()])
+            return list(found.split(parts)), float(square), float(far)
+        of_each = []
+        for z, wanted, _ in samples:
+            pieces = passes(len(wanted), self.sums.at_once)
+            of_each.append(
+                torch.cat([(self.control.values(z[rows], c[None])[0] - wanted[rows]).abs() for rows in pieces])
+            )
+        shares = [share.double() for *_, share in samples]
+        square, far = self.sums.summed(sums, list(zip(of_each, shares, strict=True)))
+        return of_each, float(square), float(far)
+
+    def _terms(self, share: torch.Tensor, parts: tuple[int, ...]) -> Terms:
+        return Terms(share.double(), self.sums.together, MOMENTS_UNIT, samples=parts)
 
     def derivatives(self, samples: Sequence[Rows]) -> FieldAverages:
         """Averages over some particles.
@@ -96,8 +129,8 @@ class PotentialSums:
         """
         axes, number = self.control.velocity_dims, len(self.control.coefficients)
 
-        def native(network: Network, z: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.derivatives(z, self._terms(share))
+        def native(network: Network, terms: Terms, z: torch.Tensor) -> np.ndarray:
+            return network.derivatives(z, terms)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part.double() for part in self.control.derivatives(z))
@@ -121,8 +154,8 @@ class PotentialSums:
         """
         coefficients = torch.from_numpy(k).to(self.control.coefficients)
 
-        def native(network: Network, z: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.barrier(z, self._terms(share), coefficients, step)
+        def native(network: Network, terms: Terms, z: torch.Tensor) -> np.ndarray:
+            return network.barrier(z, terms, coefficients, step)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             second, share = self.control.derivatives(z)[1].double(), share.double()
@@ -141,20 +174,23 @@ class PotentialSums:
         pull, (log_det,), (turned,) = self._summed(native, sums, samples, [(len(k),), (1,), (1,)])
         return pull, -np.inf if turned > 0 else float(log_det)
 
-    def of_velocity(self, samples: Sequence[Rows], coefficients: np.ndarray) -> VelocitySums:
+    def of_velocity(
+        self, samples: Sequence[Rows], coefficients: np.ndarray, parts: tuple[int, ...] = ()
+    ) -> VelocitySums:
         """What ties ψ to a sample.
 
         Args:
             samples: z, shares [n] of each.
             coefficients: of Φ.
+            parts: where the one sample is several that were joined, how many particles each has.
         """
         axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
         at = torch.from_numpy(self.control.of_velocity - self.control.width).to(self.control.coefficients.device)
         c = torch.from_numpy(coefficients).to(self.control.coefficients)
         number, places = len(at), self.control.layers[0].in_features - of_box + 1
 
-        def native(network: Network, z: torch.Tensor, share: torch.Tensor) -> np.ndarray:
-            return network.tied(z, self._terms(share), c)
+        def native(network: Network, terms: Terms, z: torch.Tensor) -> np.ndarray:
+            return network.tied(z, terms, c)
 
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part[..., at] for part in self.control.monomial_derivatives(z.double()))
@@ -169,12 +205,9 @@ class PotentialSums:
             return [gram, laplacian, self.sums.products(share[:, 0], own)[0], moments]
 
         shapes = [(number, number + 2), (number,), (number + 1,), (places, places)]
-        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes)
+        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes, parts)
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
         return VelocitySums(gram, drag, along, laplacian, np.array(mean), float(mass), moments)
-
-    def _terms(self, share: torch.Tensor) -> Terms:
-        return Terms(share.double(), self.sums.together, MOMENTS_UNIT)
 
     def _summed(
         self,
@@ -182,11 +215,15 @@ class PotentialSums:
         function: Callable[..., list[torch.Tensor]],
         samples: Sequence[Rows],
         shapes: Sequence[tuple[int, ...]],
+        parts: tuple[int, ...] = (),
     ) -> list[np.ndarray]:
         """Sums of such shapes: by ``native``, flat, or as tensors by ``function``, of each sample or of some rows of
-        it."""
+        it. A GPU sums all samples at once."""
         network = self.control.network
         if not all(network.takes(z) for z, *_ in samples):
             return self.sums.summed(function, samples)
-        given: Any = (native(network, *sample) for sample in samples)
+        if len(samples) > 1 and network.joins:
+            parts = tuple(len(z) for z, *_ in samples)
+            samples = [tuple(torch.cat(part) for part in zip(*samples, strict=True))]
+        given: Any = (native(network, self._terms(share, parts), *sample) for *sample, share in samples)
         return self.sums.over_ranks(sum(given), shapes)

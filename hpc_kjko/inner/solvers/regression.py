@@ -82,9 +82,8 @@ class RegressionSolver(Solver):
         made, self.fitted.trusted = 0, not stiffer
         self._turn += self.fitted.trusted and not again
         if self.fitted.trusted:
-            wanted = [self.fitted.wanted(fold) for fold in data.folds]
             iterations = self.first_iterations if self.fitted.trainer.is_cold else self.iterations
-            made = self.fitted.train(data, wanted, iterations)
+            made = self.fitted.train(data, iterations)
         chosen = self.chosen(len(data.folds))
         samples = [data.folds[k] for k in chosen]
         averages = self.of_potential.derivatives([(sample.z, sample.share) for sample in samples])
@@ -92,8 +91,8 @@ class RegressionSolver(Solver):
             bent = min(BENT * (self.operator.collision_strength * step) ** 2, MOST_BENT)
             of_v = slice(0, self.control.shared)
             penalty = bent * self.operator.temperature**2 * averages.bending[of_v, of_v]
-            self.fitted.solve(samples, [wanted[k] for k in chosen], penalty)
-        self.fitted.tie([*data.folds, *data.certify])
+            self.fitted.solve(samples, penalty)
+        self.fitted.tie(data.everything)
         return made, samples, averages
 
     def chosen(self, number: int) -> list[int]:

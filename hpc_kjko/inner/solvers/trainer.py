@@ -24,6 +24,7 @@ class Trainer:
         rates: the learning rate of all parameters, or those of groups of them, as torch's optimisers take them.
 
     Attributes:
+        steps_made: Adam's steps since the start of the run.
         parameters: of the control field, by their names.
         groups: of parameters, each with its learning rate: dictionaries of "params" and "lr".
     """
@@ -34,6 +35,7 @@ class Trainer:
         self._wrapped = comm.distribute(objective)
         of_all: list[dict[str, Any]] = [{"params": list(self.parameters.values()), "lr": rates}]
         self.groups = of_all if isinstance(rates, float) else rates
+        self.steps_made = 0
         #: Of each parameter, once a step was made.
         self._moments: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
 
@@ -91,6 +93,7 @@ class Trainer:
 
         As a function: ``torch.optim.Adam`` loads torch's compiler, which takes as long as torch itself.
         """
+        self.steps_made += 1  # counted here too: where torch counts may be a GPU
         for group in self.groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in moved:
@@ -117,11 +120,6 @@ class Trainer:
             )
 
     @property
-    def steps_made(self) -> int:
-        """Adam's steps since the start of the run."""
-        return max((int(state["step"]) for state in self._moments.values()), default=0)
-
-    @property
     def is_cold(self) -> bool:
         """True until the first of Adam's steps has been made."""
         return not self._moments
@@ -146,6 +144,7 @@ class Trainer:
             if found:
                 moments = {key: torch.from_numpy(np.array(value)).to(parameter.device) for key, value in found.items()}
                 self._moments[parameter] = moments
+        self.steps_made = max((int(state["step"]) for state in self._moments.values()), default=0)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@
 #include "cuda/objective.hpp"
 #include "cuda/pairs.hpp"
 #include "cuda/particles.hpp"
+#include "cuda/potential_sums.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -129,7 +130,40 @@ static const Instance fields[] = {
     field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
 };
 
+template <template <class, int, int> class KernelOf, class Real, int H, int DV>
+constexpr Instance potential_of = {
+    {H, true, DV, false, sizeof(Real) == 8},
+    KernelOf<Real, H, DV>::shape(0),
+    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+        using Kernel = KernelOf<Real, H, DV>;
+        const auto call = call_of<DevicePotentialCall<Real>>(arguments);
+        for (int group = 0; group < groups; ++group)
+            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
+                Kernel{call, shared, group}.run(team, block, blocks);
+            });
+    },
+    nullptr};
+
+template <template <class, int, int> class KernelOf>
+static const Instance &found_potential(const Constants &constants) {
+    static const Instance all[] = {
+        potential_of<KernelOf, float, 16, 3>,  potential_of<KernelOf, float, 32, 2>,  potential_of<KernelOf, float, 64, 1>,
+        potential_of<KernelOf, float, 64, 3>,  potential_of<KernelOf, double, 32, 1>, potential_of<KernelOf, double, 48, 2>,
+        potential_of<KernelOf, double, 64, 3>,
+    };
+    return found(all, constants);
+}
+
 static const Instance &found(const std::string &kernel, const Constants &constants) {
+    if (kernel == "potential_values") return found_potential<potential_values>(constants);
+    if (kernel == "potential_slopes") return found_potential<potential_slopes>(constants);
+    if (kernel == "potential_carry") return found_potential<potential_carry>(constants);
+    if (kernel == "potential_normal") return found_potential<potential_normal>(constants);
+    if (kernel == "potential_derivatives") return found_potential<potential_derivatives>(constants);
+    if (kernel == "potential_barrier") return found_potential<potential_barrier>(constants);
+    if (kernel == "potential_tied") return found_potential<potential_tied>(constants);
+    if (kernel == "potential_missed") return found_potential<potential_missed>(constants);
+    if (kernel == "potential_training") return found_potential<potential_training>(constants);
     if (kernel == "evaluate_objective") return found(objectives, constants);
     if (kernel == "sum_moments" || kernel == "order_moments") return found(moments_kernels, constants);
     return found(fields, constants);
@@ -200,6 +234,17 @@ static nb::dict struct_layouts() {
                                      &Order::moments);
     using Field = DeviceFieldCall<double>;
     all["FieldCall"] = layout(&Field::network, &Field::count, &Field::z, &Field::u, &Field::jacobian);
+    using Potential = DevicePotentialCall<double>;
+    all["CarryStep"] = layout(&CarryStep::step, &CarryStep::fitted, &CarryStep::temperature, &CarryStep::exact,
+                              &CarryStep::periods, &CarryStep::wave, &CarryStep::wave_vector, &CarryStep::direction,
+                              &CarryStep::strength);
+    all["PotentialCall"] = layout(
+        &Potential::network, &Potential::periodic, &Potential::sets, &Potential::bent, &Potential::count, &Potential::z,
+        &Potential::coefficients, &Potential::share, &Potential::pieces, &Potential::edges, &Potential::unit,
+        &Potential::finer, &Potential::wanted, &Potential::step, &Potential::sums, &Potential::values,
+        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::space_dims, &Potential::x,
+        &Potential::v, &Potential::moved, &Potential::log_det, &Potential::change, &Potential::disagreement,
+        &Potential::smallest);
     all["Mesh"] = layout(&Mesh::dims, &Mesh::order, &Mesh::cells, &Mesh::lengths);
     all["Particles"] = layout(&Particles::is_double, &Particles::count, &Particles::x, &Particles::v,
                               &Particles::velocity_dims);

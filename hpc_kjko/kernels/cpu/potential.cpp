@@ -7,6 +7,7 @@
 #include "cpu/kernels.hpp"
 #include "cpu/columns.hpp"
 
+#include "math/carry.hpp"
 #include "math/log_det.hpp"
 #include "math/monomials.hpp"
 #include "math/rounding.hpp"
@@ -691,31 +692,6 @@ static void tied(const PotentialCall<Real> &call, const double *coefficients, do
         });
 }
 
-// The smallest eigenvalue of I + h J, for symmetric J; of three dimensions by the trigonometric solution of the
-// characteristic cubic (O. K. Smith, doi:10.1145/355578.366316).
-static double smallest_of(const double (&j)[1][1], double h) { return 1 + h * j[0][0]; }
-static double smallest_of(const double (&j)[2][2], double h) {
-    const double apart = 0.5 * (j[0][0] - j[1][1]);
-    return 1 + h * 0.5 * (j[0][0] + j[1][1]) - h * __builtin_sqrt(apart * apart + j[0][1] * j[0][1]);
-}
-static double smallest_of(const double (&j)[3][3], double h) {
-    const double mean = (j[0][0] + j[1][1] + j[2][2]) / 3;
-    double a[3][3], square = 0;
-    for (int k = 0; k < 3; ++k)
-        for (int l = 0; l < 3; ++l) {
-            a[k][l] = j[k][l] - (k == l ? mean : 0.0);
-            square += a[k][l] * a[k][l];
-        }
-    const double spread = __builtin_sqrt(square / 6);
-    if (!(spread > 0)) return 1 + h * mean + spread;  // a NaN stays one
-    const double determinant = a[0][0] * (a[1][1] * a[2][2] - a[1][2] * a[2][1]) -
-                               a[0][1] * (a[1][0] * a[2][2] - a[1][2] * a[2][0]) +
-                               a[0][2] * (a[1][0] * a[2][1] - a[1][1] * a[2][0]);
-    double half = determinant / (2 * spread * spread * spread);
-    half = half < -1 ? -1 : half > 1 ? 1 : half;
-    return 1 + h * (mean + 2 * spread * __builtin_cos(__builtin_acos(half) / 3 + 2.0943951023931953));
-}
-
 // Of a block of particles: what carry() hands over and sums.
 template <int DV, class Real>
 static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx, long long first, const Real *x,
@@ -730,12 +706,8 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
     pass.contracted(coefficients + pass.potential, true, slope[1], nullptr);
     for (int k = 0; k < DV; ++k) widen(slope[0] + k * BLOCK, u[k]), widen(slope[1] + k * BLOCK, score[k]);
     for (int k = 0; k < PAIRS; ++k) widen(hessian + k * BLOCK, bend[k]);
-    const auto log_of = [](Doubles a) {
-        for (int lane = 0; lane < FINE; ++lane) a[lane] = __builtin_log(a[lane]);
-        return a;
-    };
     for (int p = 0; p < BLOCK && p < here; p += FINE) {
-        Doubles share, mine[DV], along[DV], reached[DV], jacobian[DV][DV], places[MOST_VELOCITY_DIMS] = {};
+        Doubles share, mine[DV], along[DV], jacobian[DV][DV], places[MOST_VELOCITY_DIMS] = {};
         for (int lane = 0; lane < FINE; ++lane) {
             const long long row = first + (p + lane < here ? p + lane : here - 1);
             share[lane] = p + lane < here ? pass.call.share[row] : 0.0;
@@ -747,50 +719,12 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
             pair_of(pass.of, number, k, l);
             jacobian[k][l] = jacobian[l][k] = load(bend[number] + p);
         }
-        Doubles square{}, energy{}, work{}, stein{}, divergence{};
-        for (int k = 0; k < DV; ++k) {
-            along[k] = load(u[k] + p);
-            reached[k] = mine[k] + how.fitted * along[k];
-            square += along[k] * along[k];
-            energy += reached[k] * reached[k];
-            work += (mine[k] + 0.5 * how.step * along[k]) * along[k];
-            stein += along[k] * (load(score[k] + p) - mine[k] / how.temperature);
-            divergence += jacobian[k][k];
-        }
-        const auto log_det_of = [&](double h) {
-            Doubles scaled[DV][DV];
-            for (int k = 0; k < DV; ++k)
-                for (int l = 0; l < DV; ++l) scaled[k][l] = h * jacobian[k][l];
-            return log_of(1.0 + determinant_beyond_one(scaled, 1.0f));
-        };
-        const Doubles exact = log_det_of(how.step), fallen = how.exact ? exact : how.step * divergence;
-        const Doubles seen = how.fitted == how.step ? fallen : how.exact ? log_det_of(how.fitted) : how.fitted * divergence;
-        const Doubles gained = how.step * work - how.temperature * exact;
-        const Doubles wrong = how.step * how.temperature * (divergence + stein);
-        sums[0] += share * square;
-        sums[1] += share * (0.5 * energy - how.temperature * seen);
-        sums[3] += share * gained;
+        Doubles slopes[DV];
+        for (int k = 0; k < DV; ++k) along[k] = load(u[k] + p), slopes[k] = load(score[k] + p);
+        const auto step = step_along<DV>(how, dx, places, mine, along, slopes, jacobian, [&](int column, Doubles term) {
+            sums[column] += share * term;
+        });
         sums[4] += share * share;
-        if (how.wave) {
-            Doubles phase{}, sine, cosine, parallel{}, pulled{}, heated{}, kinetic{};
-            for (int k = 0; k < dx; ++k) phase += how.wave_vector[k] * places[k];
-            sine_and_cosine(phase, sine, cosine);
-            for (int k = 0; k < DV; ++k) {
-                const Doubles drag = along[k] + how.strength * reached[k];
-                if (k < dx) parallel += how.direction[k] * reached[k], pulled += how.direction[k] * drag;
-                heated += reached[k] * drag;
-                kinetic += reached[k] * reached[k];
-            }
-            heated -= how.strength * how.temperature * DV;
-            const Doubles of[2] = {cosine, sine}, given[2] = {pulled, heated}, moment[2] = {parallel, 0.5 * kinetic};
-            for (int k = 0; k < 2; ++k)
-                for (int l = 0; l < 2; ++l) {
-                    const Doubles amount = moment[l] * of[k];
-                    sums[5 + 2 * k + l] += share * (given[l] * of[k]);
-                    sums[9 + 2 * k + l] += share * amount;
-                    sums[13 + 2 * k + l] += share * (amount * amount);
-                }
-        }
         for (int lane = 0; lane < FINE && p + lane < here; ++lane) {
             const long long row = first + p + lane;
             double matrix[DV][DV];
@@ -798,9 +732,9 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
                 moved[row * DV + k] = static_cast<Real>(mine[k][lane] + how.step * along[k][lane]);
                 for (int l = 0; l < DV; ++l) matrix[k][l] = jacobian[k][l][lane];
             }
-            log_det[row] = fallen[lane];
-            change[row] = gained[lane];
-            disagreement[row] = wrong[lane];
+            log_det[row] = step.fallen[lane];
+            change[row] = step.gained[lane];
+            disagreement[row] = step.wrong[lane];
             const double own = smallest_of(matrix, how.step);
             if (own < smallest || own != own) smallest = own;  // once a NaN, it stays one
         }

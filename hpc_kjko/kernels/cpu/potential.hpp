@@ -2,6 +2,7 @@
 // the sums over particles that find the coefficients.
 #pragma once
 
+#include "math/carry_step.hpp"
 #include "math/constants.hpp"
 
 namespace kjko {
@@ -24,19 +25,6 @@ struct PotentialCall {
     long long together;
     double unit, finer;
 };
-
-// A step v ← v + h u along u = ∇v Φ, and what is asked of it.
-struct CarryStep {
-    double step, fitted, temperature;      // h; what the functional saw of it; T
-    bool exact;                            // log f falls by log det(I + h ∇v u); else by h ∇v·u
-    double periods[MOST_VELOCITY_DIMS];    // in which positions enter as cosines and sines, if they do
-    bool wave;                             // whether a wave is watched: its k, the direction of that, and κ
-    double wave_vector[MOST_VELOCITY_DIMS], direction[MOST_VELOCITY_DIMS], strength;
-};
-
-// Columns that a step sums: |u|², ½|v + h' u|² − T log det(I + h' ∇v u) of what the functional saw, none, the change of
-// the free energy, the share, then those of collisions/witness.py.
-constexpr int CARRY_COLUMNS = 17;
 
 // How many functions of ψ and of Φ there are, and of Φ's that depend on v alone; how many y (below), and how many numbers
 // training sums.

@@ -243,6 +243,11 @@ static KJKO_INLINE void sine_and_cosine(Doubles x, Doubles &sine, Doubles &cosin
     cosine = reinterpret_cast<const Doubles &>(of_cosine);
 }
 
+static KJKO_INLINE Doubles log_of(Doubles x) {
+    for (int lane = 0; lane < LANES / 2; ++lane) x[lane] = __builtin_log(x[lane]);
+    return x;
+}
+
 // log(1 + e) for 1 + e of normal size, to the last bits also where e is small.
 static KJKO_INLINE Floats log_of_one_plus(Floats e) {
     const Floats whole = 1.0f + e, lost = (e - (whole - 1.0f)) / whole;

@@ -167,6 +167,14 @@ def _compiled(kernel: Kernel, device: int) -> tuple[Any, Shape]:
     return function, shape
 
 
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block of threads may have on a GPU."""
+    import cupy
+
+    return int(cupy.cuda.Device(device.index).attributes["MaxSharedMemoryPerBlockOptin"])
+
+
 def pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 

@@ -15,29 +15,28 @@ namespace kjko::KJKO_LEVEL {
 template <int H>
 constexpr int THREADS_OF = 4 * H;
 
-// H features, DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
-template <class Real, int H, class Activation, int DV, bool CLOSED>
-struct DeviceNetwork {
-    static constexpr int THREADS = THREADS_OF<H>, TANGENTS = CLOSED ? 1 : DV;
-    // Double precision takes less at a time where shared memory would not hold it (an A100 has 163 KB).
-    static constexpr int TILE = (TANGENTS == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
+// Two hidden layers of H features at some particles at a time, with TANGENTS tangents of each; the last DV inputs are
+// velocities. CLOSED: the one tangent is the closed form's, of the divergence. ROWS: the inputs that there is room for, and
+// one. PAD: unused numbers after each row of W2's transpose, for those who read its columns.
+template <class Real, int H, class Activation, int DV, int TANGENTS_, int TILE_, bool CLOSED = false,
+          int ROWS = INPUT_ROWS, int PAD = 0>
+struct HiddenLayers {
+    static constexpr int THREADS = THREADS_OF<H>, TANGENTS = TANGENTS_, TILE = TILE_;
     static constexpr int COLUMNS = (1 + TANGENTS) * TILE;
     static constexpr int STRIDE = COLUMNS + 4;  // the same columns of eight features in a row lie in different banks
     static constexpr int QUARTER = TILE / 4;    // of the particles: what is elementwise a thread does for one feature
-    static constexpr int WIDE = H / 4;
+    static constexpr int WIDE = H / 4, ACROSS = H + PAD;
 
     // Blocks of a multiprocessor at a time, if it has registers for so many threads.
     static constexpr int resident(int threads) { return threads < THREADS ? 1 : threads / THREADS; }
 
     struct Shared {
-        alignas(16) Real w1[INPUT_ROWS][H];  // transposed, b1 in the row after the inputs
-        alignas(16) Real w2_t[H][H], m_t[CLOSED ? H : 1][H];  // columns at their place()
-        alignas(16) Real b2[H], w3[DV][H];
-        alignas(16) Real skip[DV][INPUT_ROWS];  // b3 after the inputs
-        alignas(16) Real input[INPUT_ROWS][TILE];
-        alignas(16) Real out[DV][COLUMNS];  // the output layer of both: u, and the Jacobian or the divergence
-        alignas(16) Real x[H][STRIDE];      // first hidden layer and its tangents
-        alignas(16) Real y[H][STRIDE];      // second hidden layer and p
+        alignas(16) Real w1[ROWS][H];  // transposed, b1 in the row after the inputs
+        alignas(16) Real w2_t[H][ACROSS], m_t[CLOSED ? H : 1][CLOSED ? ACROSS : 4];  // columns at their place()
+        alignas(16) Real b2[H];
+        alignas(16) Real input[ROWS][TILE];
+        alignas(16) Real x[H][STRIDE];  // first hidden layer and its tangents
+        alignas(16) Real y[H][STRIDE];  // second hidden layer and p
     };
 
     // Of a product: the thread's 8 columns from column() on, of its 4 features.
@@ -60,9 +59,9 @@ struct DeviceNetwork {
     // The weights; 0, or NaN if one is not finite. (A tanh of infinity is 1 like any other.)
     KJKO_DEVICE Real begin(int thread) const {
         const NetworkOf<Real> &n = network;
-        const int inputs = n.inputs, first = inputs - n.skipped;
+        const int inputs = n.inputs;
         Real nothing = 0;
-        KJKO_ROLLED for (int i = thread; i < INPUT_ROWS * H; i += THREADS) {
+        KJKO_ROLLED for (int i = thread; i < ROWS * H; i += THREADS) {
             const int k = i / H, c = i % H;
             const Real w = k < inputs ? n.w1[c * inputs + k] : k == inputs ? n.b1[c] : Real(0);
             shared.w1[k][c] = w;
@@ -76,19 +75,8 @@ struct DeviceNetwork {
         KJKO_ROLLED for (int c = thread; c < H; c += THREADS) {
             shared.b2[c] = n.b2[c];
             nothing += 0 * n.b2[c];
-            for (int k = 0; k < DV; ++k) {
-                shared.w3[k][c] = n.w3[k * H + c];
-                nothing += 0 * n.w3[k * H + c];
-            }
         }
-        KJKO_ROLLED for (int i = thread; i < DV * INPUT_ROWS; i += THREADS) {
-            const int k = i / INPUT_ROWS, l = i % INPUT_ROWS;
-            const bool skipped = n.skip && l >= first && l < inputs;
-            const Real w = skipped ? n.skip[k * n.skipped + l - first] : l == inputs ? n.b3[k] : Real(0);
-            shared.skip[k][l] = w;
-            nothing += 0 * w;
-        }
-        KJKO_ROLLED for (int i = thread; i < INPUT_ROWS * TILE; i += THREADS)
+        KJKO_ROLLED for (int i = thread; i < ROWS * TILE; i += THREADS)
             shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() writes over the inputs alone
         return nothing;
     }
@@ -105,7 +93,7 @@ struct DeviceNetwork {
 
     KJKO_DEVICE void first_layer(int thread) const {
         const int c = thread % H, from = thread / H * QUARTER, inputs = network.inputs;
-        Real a[QUARTER], seed[TANGENTS];
+        Real a[QUARTER], seed[TANGENTS > 0 ? TANGENTS : 1];
         KJKO_UNROLLED for (int p = 0; p < QUARTER; ++p) a[p] = shared.w1[inputs][c];
         KJKO_ROLLED for (int i = 0; i < inputs; ++i) {
             const Real w = shared.w1[i][c];
@@ -131,17 +119,21 @@ struct DeviceNetwork {
     }
 
     // The product of columns with w, and of the closed form's tangents with m.
-    template <int ROWS>
-    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][H],
-                                     const Real (&m)[ROWS][H], Product &product) {
+    template <int TALL, int WIDTH>
+    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
+                                     const Real (&m)[TALL][WIDTH], Product &product) {
         const int at = column(thread);
-        if (at >= COLUMNS) return;
-        const Real *from = &columns[0][at], *factors = (CLOSED && at >= TILE ? m[0] : w[0]) + thread % WIDE * 4;
+        if (at < COLUMNS) multiply(thread, &columns[0][at], CLOSED && at >= TILE ? m[0] : w[0], product);
+    }
+
+    // The product of 8 columns from one on with a matrix.
+    static KJKO_DEVICE void multiply(int thread, const Real *from, const Real *factors, Product &product) {
+        factors += thread % WIDE * 4;
         KJKO_UNROLLED for (int i = 0; i < 8; ++i)
             KJKO_UNROLLED for (int j = 0; j < 4; ++j) product.at[i][j] = 0;
         KJKO_UNROLLED_BY_4 for (int k = 0; k < H; ++k) {
             const Four<Real> low = load_four(from + k * STRIDE), high = load_four(from + k * STRIDE + 4);
-            const Four<Real> factor = load_four(factors + k * H);
+            const Four<Real> factor = load_four(factors + k * ACROSS);
             KJKO_UNROLLED for (int j = 0; j < 4; ++j)
                 KJKO_UNROLLED for (int i = 0; i < 4; ++i) {
                     product.at[i][j] += low.at[i] * factor.at[j];
@@ -172,6 +164,64 @@ struct DeviceNetwork {
                 store_four(&shared.y[feature(thread, j)][column(thread) + half], part);
             }
     }
+};
+
+// The whole network: the hidden layers, with the tangents of the Jacobian or of the closed form, and the output layer.
+template <class Real, int H, class Activation, int DV, bool CLOSED>
+struct DeviceNetwork {
+    // Double precision takes less at a time where shared memory would not hold it (an A100 has 163 KB).
+    static constexpr int TANGENTS = CLOSED ? 1 : DV;
+    static constexpr int TILE = (TANGENTS == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
+    using Hidden = HiddenLayers<Real, H, Activation, DV, TANGENTS, TILE, CLOSED>;
+    using Product = typename Hidden::Product;
+    static constexpr int THREADS = Hidden::THREADS, COLUMNS = Hidden::COLUMNS, STRIDE = Hidden::STRIDE;
+    static constexpr int QUARTER = Hidden::QUARTER, WIDE = Hidden::WIDE;
+    static constexpr int resident(int threads) { return Hidden::resident(threads); }
+
+    struct Shared : Hidden::Shared {
+        alignas(16) Real w3[DV][H];
+        alignas(16) Real skip[DV][INPUT_ROWS];  // b3 after the inputs
+        alignas(16) Real out[DV][COLUMNS];      // the output layer of both: u, and the Jacobian or the divergence
+    };
+
+    const NetworkOf<Real> &network;
+    Shared &shared;
+
+    KJKO_DEVICE Hidden hidden() const { return {network, shared}; }
+    KJKO_DEVICE int first_v() const { return hidden().first_v(); }
+    static KJKO_DEVICE int place(int c) { return Hidden::place(c); }
+
+    // The weights; 0, or NaN if one is not finite.
+    KJKO_DEVICE Real begin(int thread) const {
+        const NetworkOf<Real> &n = network;
+        const int inputs = n.inputs, first = inputs - n.skipped;
+        Real nothing = hidden().begin(thread);
+        KJKO_ROLLED for (int c = thread; c < H; c += THREADS)
+            for (int k = 0; k < DV; ++k) {
+                shared.w3[k][c] = n.w3[k * H + c];
+                nothing += 0 * n.w3[k * H + c];
+            }
+        KJKO_ROLLED for (int i = thread; i < DV * INPUT_ROWS; i += THREADS) {
+            const int k = i / INPUT_ROWS, l = i % INPUT_ROWS;
+            const bool skipped = n.skip && l >= first && l < inputs;
+            const Real w = skipped ? n.skip[k * n.skipped + l - first] : l == inputs ? n.b3[k] : Real(0);
+            shared.skip[k][l] = w;
+            nothing += 0 * w;
+        }
+        return nothing;
+    }
+
+    KJKO_DEVICE void take(int thread, const Real *z, long long first, int count) const {
+        hidden().take(thread, z, first, count);
+    }
+    KJKO_DEVICE void first_layer(int thread) const { hidden().first_layer(thread); }
+    KJKO_DEVICE void second_layer(int thread, Product &product) const { hidden().second_layer(thread, product); }
+    KJKO_DEVICE void keep(int thread, const Product &product) const { hidden().keep(thread, product); }
+    template <int TALL>
+    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][H],
+                                     const Real (&m)[TALL][H], Product &product) {
+        Hidden::multiply(thread, columns, w, m, product);
+    }
 
     KJKO_DEVICE void output_layer(int thread) const {
         for (int at = thread; at < COLUMNS; at += THREADS) {
@@ -198,6 +248,41 @@ struct DeviceNetwork {
             KJKO_UNROLLED for (int j = 0; j < DV; ++j)
                 jacobian[k][j] = shared.skip[k][first_v() + j] + shared.out[k][(1 + j) * TILE + p];
     }
+};
+
+// Σ over columns of a row of a times a row of b, [H][H] of them, in tiles of TALL × 4; each is shared by PARTS threads,
+// which have some of the columns each.
+template <class Real, int H, int COLUMNS, int STRIDE>
+struct OuterProducts {
+    static constexpr int THREADS = THREADS_OF<H>, WIDE = H / 4;
+    static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H;
+
+    static KJKO_DEVICE void add(int thread, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE],
+                                Real (&sums)[TALL][4]) {
+        const int tile = thread % (THREADS / PARTS), part = thread / (THREADS / PARTS);
+        const Real *y = a[tile / WIDE], *x = b[tile % WIDE];
+        KJKO_ROLLED for (int at = part * (COLUMNS / PARTS); at < (part + 1) * (COLUMNS / PARTS); at += 4) {
+            Four<Real> column[4];
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j) column[j] = load_four(x + j * WIDE * STRIDE + at);
+            KJKO_UNROLLED for (int i = 0; i < TALL; ++i) {
+                const Four<Real> row = load_four(y + i * (H / TALL) * STRIDE + at);
+                KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+                    KJKO_UNROLLED for (int e = 0; e < 4; ++e) sums[i][j] += row.at[e] * column[j].at[e];
+            }
+        }
+    }
+
+    // Puts the sums into a table if it is the first of the turns, else adds them to it, and forgets them.
+    static KJKO_DEVICE void leave(int thread, bool first, Real (&table)[H][STRIDE], Real (&sums)[TALL][4]) {
+        const int tile = thread % (THREADS / PARTS);
+        KJKO_UNROLLED for (int i = 0; i < TALL; ++i)
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
+                Real &place = table[tile / WIDE + i * (H / TALL)][tile % WIDE + j * WIDE];
+                place = first ? sums[i][j] : place + sums[i][j];
+                sums[i][j] = 0;
+            }
+    }
+    static KJKO_DEVICE int part_of(int thread) { return thread / (THREADS / PARTS); }
 };
 
 // What functionals of the field know of particles beside the network's inputs. Columns beyond the last of `count` have no

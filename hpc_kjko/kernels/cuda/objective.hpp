@@ -20,7 +20,8 @@ struct DeviceObjective {
     static constexpr int THREADS = Net::THREADS, TANGENTS = Net::TANGENTS, TILE = Net::TILE, COLUMNS = Net::COLUMNS;
     static constexpr int STRIDE = Net::STRIDE, QUARTER = Net::QUARTER, WIDE = Net::WIDE;
     // The gradient of W2 is dealt in tiles of TALL × 4, to PARTS threads each, which have their part of the columns.
-    static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H;
+    using Outer = OuterProducts<float, H, COLUMNS, STRIDE>;
+    static constexpr int TALL = Outer::TALL, PARTS = Outer::PARTS;
     static constexpr int TURNS = CLOSED ? PARTS / 2 : PARTS;  // in which they are added
 
     // In place of the second layer and p come the gradients of y, then of x.
@@ -202,17 +203,7 @@ private:
 
     // Of W2, and of M by the threads whose columns are the closed form's tangents.
     KJKO_DEVICE void w2_gradient(int thread, State &state) const {
-        const int tile = thread % (THREADS / PARTS), part = thread / (THREADS / PARTS);
-        const float *y = shared.y[tile / WIDE], *x = shared.x[tile % WIDE];
-        KJKO_ROLLED for (int at = part * (COLUMNS / PARTS); at < (part + 1) * (COLUMNS / PARTS); at += 4) {
-            Four<float> column[4];
-            KJKO_UNROLLED for (int j = 0; j < 4; ++j) column[j] = load_four(x + j * WIDE * STRIDE + at);
-            KJKO_UNROLLED for (int i = 0; i < TALL; ++i) {
-                const Four<float> row = load_four(y + i * (H / TALL) * STRIDE + at);
-                KJKO_UNROLLED for (int j = 0; j < 4; ++j)
-                    KJKO_UNROLLED for (int e = 0; e < 4; ++e) state.w2[i][j] += row.at[e] * column[j].at[e];
-            }
-        }
+        Outer::add(thread, shared.y, shared.x, state.w2);
     }
 
     KJKO_DEVICE void back_through_first_layer(int thread, State &state) const {
@@ -251,16 +242,8 @@ private:
     // the place of y (and x) first: all double sums of a thread at once would need too many registers.
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *sum) const {
         const int c = thread % H, quarter = thread / H;
-        const int tile = thread % (THREADS / PARTS), part = thread / (THREADS / PARTS);
-        if (part % TURNS == turn) {
-            float(&table)[H][STRIDE] = part < TURNS ? shared.y : shared.x;
-            KJKO_UNROLLED for (int i = 0; i < TALL; ++i)
-                KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
-                    float &place = table[tile / WIDE + i * (H / TALL)][tile % WIDE + j * WIDE];
-                    place = turn == 0 ? state.w2[i][j] : place + state.w2[i][j];
-                    state.w2[i][j] = 0;
-                }
-        }
+        const int part = Outer::part_of(thread);
+        if (part % TURNS == turn) Outer::leave(thread, turn == 0, part < TURNS ? shared.y : shared.x, state.w2);
         if (quarter != turn) return;
         const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
         const ParameterPlaces at = places_of(call.network);

@@ -33,6 +33,9 @@ struct Team {
 };
 
 KJKO_DEVICE float log_of_one_plus(float e) { return log1pf(e); }
+KJKO_DEVICE double log_of_one_plus(double e) { return log1p(e); }
+KJKO_DEVICE double log_of(double x) { return log(x); }
+KJKO_DEVICE void sine_and_cosine(double x, double &sine, double &cosine) { sincos(x, &sine, &cosine); }
 KJKO_DEVICE double tanh_of(double a) { return tanh(a); }
 KJKO_DEVICE double not_a_number() { return nan(""); }
 KJKO_DEVICE void add_atomically(double *sum, double term) { atomicAdd(sum, term); }
@@ -54,6 +57,12 @@ struct Team {
 };
 
 inline float log_of_one_plus(float e) { return __builtin_log1pf(e); }
+inline double log_of_one_plus(double e) { return __builtin_log1p(e); }
+inline double log_of(double x) { return __builtin_log(x); }
+inline void sine_and_cosine(double x, double &sine, double &cosine) {
+    sine = __builtin_sin(x);
+    cosine = __builtin_cos(x);
+}
 inline double tanh_of(double a) { return __builtin_tanh(a); }
 inline double not_a_number() { return __builtin_nan(""); }
 inline void add_atomically(double *sum, double term) { *sum += term; }

@@ -29,4 +29,14 @@ struct Constant {
 KJKO_MATH float in_precision_of(float, double constant) { return static_cast<float>(constant); }
 KJKO_MATH double in_precision_of(double, double constant) { return constant; }
 
+#ifdef __CUDACC__
+KJKO_MATH double root_of(double x) { return sqrt(x); }
+KJKO_MATH double cosine_of(double x) { return cos(x); }
+KJKO_MATH double arc_cosine_of(double x) { return acos(x); }
+#else
+KJKO_MATH double root_of(double x) { return __builtin_sqrt(x); }
+KJKO_MATH double cosine_of(double x) { return __builtin_cos(x); }
+KJKO_MATH double arc_cosine_of(double x) { return __builtin_acos(x); }
+#endif
+
 }  // namespace kjko::KJKO_LEVEL

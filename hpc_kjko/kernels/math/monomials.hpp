@@ -3,7 +3,8 @@
 //   shared: v_k, v_k v_m (k ≤ m), v_k x_l, and in a box |v|² x_l;   of x alone: x_l, outside a box x_k x_m, then 1;
 //   of Φ, after the shared ones: v_k³/6, v_k⁴/24.
 //
-// x is what positions enter the network as. What is found is handed over as to(number of the function, value).
+// x is what positions enter the network as; x[l] and v[k] are numbers or vectors of them. What is found is handed over as
+// to(number of the function, value).
 #pragma once
 
 #include "math/constants.hpp"
@@ -17,14 +18,14 @@ struct Monomials {
 };
 
 // How many depend on v and are ψ's and Φ's; how many all of ψ's are, and Φ's; how many are v_k and v_k v_m.
-KJKO_MATH int shared(const Monomials &m) {
+KJKO_MATH constexpr int shared(const Monomials &m) {
     return m.dv + m.dv * (m.dv + 1) / 2 + m.dv * m.beside + (m.periodic ? m.beside : 0);
 }
-KJKO_MATH int of_density(const Monomials &m) {
+KJKO_MATH constexpr int of_density(const Monomials &m) {
     return shared(m) + m.beside + (m.periodic ? 0 : m.beside * (m.beside + 1) / 2) + 1;
 }
-KJKO_MATH int of_potential(const Monomials &m) { return shared(m) + 2 * m.dv; }
-KJKO_MATH int of_low_velocity(const Monomials &m) { return m.dv + m.dv * (m.dv + 1) / 2; }
+KJKO_MATH constexpr int of_potential(const Monomials &m) { return shared(m) + 2 * m.dv; }
+KJKO_MATH constexpr int of_low_velocity(const Monomials &m) { return m.dv + m.dv * (m.dv + 1) / 2; }
 
 // Pairs of velocities k ≥ l: first v_1² to v_dv², then the mixed.
 KJKO_MATH void pair_of(const Monomials &m, int number, int &k, int &l) {
@@ -39,8 +40,9 @@ KJKO_MATH Real sixth_of_cube(Real v) {
 }
 
 // ψ's.
-template <class Real, class To>
-KJKO_MATH void monomials(const Monomials &m, const Real *x, const Real *v, const To &to) {
+template <class X, class V, class To>
+KJKO_MATH void monomials(const Monomials &m, const X &x, const V &v, const To &to) {
+    using Real = decltype(v[0] + v[0]);
     int at = 0;
     Real square{};
     for (int k = 0; k < m.dv; ++k) to(at++, v[k]), square += v[k] * v[k];
@@ -56,8 +58,8 @@ KJKO_MATH void monomials(const Monomials &m, const Real *x, const Real *v, const
 }
 
 // Those of Φ's that depend on v alone.
-template <class Real, class To>
-KJKO_MATH void monomials_of_velocity(const Monomials &m, const Real *v, const To &to) {
+template <class V, class To>
+KJKO_MATH void monomials_of_velocity(const Monomials &m, const V &v, const To &to) {
     int at = 0;
     for (int k = 0; k < m.dv; ++k) to(at++, v[k]);
     for (int k = 0; k < m.dv; ++k)
@@ -67,8 +69,9 @@ KJKO_MATH void monomials_of_velocity(const Monomials &m, const Real *v, const To
 }
 
 // ∂/∂v_j of Φ's.
-template <class Real, class To>
-KJKO_MATH void first_derivatives(const Monomials &m, int j, const Real *x, const Real *v, const To &to) {
+template <class X, class V, class To>
+KJKO_MATH void first_derivatives(const Monomials &m, int j, const X &x, const V &v, const To &to) {
+    using Real = decltype(v[0] + v[0]);
     const Real zero{}, one = zero + 1.0f;
     int at = 0;
     for (int k = 0; k < m.dv; ++k) to(at++, k == j ? one : zero);
@@ -83,8 +86,9 @@ KJKO_MATH void first_derivatives(const Monomials &m, int j, const Real *x, const
 }
 
 // ∂²/∂v_k∂v_l of Φ's.
-template <class Real, class To>
-KJKO_MATH void second_derivatives(const Monomials &m, int k, int l, const Real *x, const Real *v, const To &to) {
+template <class X, class V, class To>
+KJKO_MATH void second_derivatives(const Monomials &m, int k, int l, const X &x, const V &v, const To &to) {
+    using Real = decltype(v[0] + v[0]);
     const Real zero{}, one = zero + 1.0f, two = zero + 2.0f;
     int at = 0;
     for (int i = 0; i < m.dv; ++i) to(at++, zero);
