@@ -4,8 +4,8 @@ Across a uniform magnetic field an electron wave is not damped. It oscillates at
 gyrofrequency $\Omega$: the zeros of the dielectric function of Bernstein. The figure is the spectrum of $E$ at the
 wave's own wavenumber, over a long run with $\Omega = 0.5\,\omega_p$ and $k\rho = 1$.
 
-The highest peak is at $\omega = {peak:.3f}$; the nearest frequency of theory is {theory:.3f}. The spacing of frequencies
-that a run of this length tells apart is {resolution:.3f}.
+The highest peak is at $\omega = {peak:.3f}$; the nearest frequency of theory is {theory:.3f}. The spacing of
+frequencies that a run of this length tells apart is {resolution:.3f}.
 
 To make it yours: `physics.magnetic_field = [0.0, 0.0, 0.5]` in any case with two or three velocity dimensions.
 """

@@ -1,8 +1,8 @@
 r"""An instability of your own: the bump on the tail
 
-A small beam of fast electrons on the tail of a Maxwellian makes waves grow that move a little slower than the beam. The
-growth rate follows from the dispersion relation of two Maxwellians,
-$1 = \sum_s (\omega_s^2/k^2) \int \partial_v f_s / (v - \omega/k)\,dv$.
+A small beam of fast electrons on the tail of a Maxwellian makes waves grow that move a little slower than the beam.
+The growth rate follows from the dispersion relation of two Maxwellians, $1 = \sum_s (\omega_s^2/k^2) \int \partial_v
+f_s / (v - \omega/k)\,dv$.
 
 The wave's energy grows at $\gamma = {rate:.4f}$ between $t = {first:g}$ and $t = {last:g}$. Theory says {theory:.4f}.
 

@@ -1,7 +1,7 @@
 r"""Two species: the Buneman instability
 
-Electrons stream through ions of 25 times their mass, at four times their thermal speed. The relative motion feeds a wave
-in which both species take part. Each species has its own charge, mass and particles; one field moves both.
+Electrons stream through ions of 25 times their mass, at four times their thermal speed. The relative motion feeds a
+wave in which both species take part. Each species has its own charge, mass and particles; one field moves both.
 
 The wave grows at $\gamma = {rate:.4f}$; the dispersion relation of both species says {theory:.4f}.
 
@@ -18,7 +18,8 @@ from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
 def example(folder, quick):
     count = 16384 if quick else 131072
     changes = {"species.electrons.count": count, "species.ions.count": count, "time.end": 26.0 if quick else 40.0}
-    changes |= {"species.electrons.amplitude": 0.01 if quick else 1e-3, "grid.cells": [32], "time.step": 0.2, "output.every": 0}
+    changes |= {"species.electrons.amplitude": 0.01 if quick else 1e-3, "grid.cells": [32]}
+    changes |= {"time.step": 0.2, "output.every": 0}
     result = run(Case.load("jobs/buneman.toml", changes), folder / "run")
     energy = result.series.field_energy
     first, last = (18.0, 26.0) if quick else (20.0, 36.0)

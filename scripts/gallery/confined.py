@@ -1,11 +1,11 @@
 r"""Example 2: relaxation in a bumpy potential
 
-Particles start as a Gaussian on one side of $V(x) = \tfrac12 x^2 + 0.3 \cos \pi x$ and collide with a bath of temperature
-$T = 1$. The equilibrium $f_\infty \propto e^{{-V(x) - v^2/2}}$ is not Gaussian in $x$. Does the solution reach it, and does
-its relative entropy $\mathrm{{KL}}(f\,|\,f_\infty)$ fall in every step, as the theory says?
+Particles start as a Gaussian on one side of $V(x) = \tfrac12 x^2 + 0.3 \cos \pi x$ and collide with a bath of
+temperature $T = 1$. The equilibrium $f_\infty \propto e^{{-V(x) - v^2/2}}$ is not Gaussian in $x$. Does the solution
+reach it, and does its relative entropy $\mathrm{{KL}}(f\,|\,f_\infty)$ fall in every step, as the theory says?
 
-It falls from {start:.2f} to {end:.4f} by $t = {time:g}$. The particles carry $\log f$, so this number is an average over
-particles and needs no histogram. The right panel shows the density in $x$ at the start and at the end.
+It falls from {start:.2f} to {end:.4f} by $t = {time:g}$. The particles carry $\log f$, so this number is an average
+over particles and needs no histogram. The right panel shows the density in $x$ at the start and at the end.
 
 To make it yours: give a potential of your own as `"module:name"` (see "Your own problem" in the how-to guides).
 """

@@ -1,8 +1,9 @@
 r"""Example 4: the same in six dimensions of phase space
 
-The potential of Example 2 along each of three axes, $V(x) = \sum_j [\tfrac12 x_j^2 + 0.3\cos \pi x_j]$, with a start that is
-a product: the solution then stays a product, and its relative entropy is three times that of the one-dimensional example.
-A histogram of six dimensions would need millions of cells. Particles that carry $\log f$ need none.
+The potential of Example 2 along each of three axes, $V(x) = \sum_j [\tfrac12 x_j^2 + 0.3\cos \pi x_j]$, with a start
+that is a product: the solution then stays a product, and its relative entropy is three times that of the
+one-dimensional example. A histogram of six dimensions would need millions of cells. Particles that carry $\log f$
+need none.
 
 The largest difference between the relative entropy in 3D3V and three times that in 1D1V is {difference:.3f}, where it
 starts at {start:.2f}. Both runs have {count:.0f} particles.

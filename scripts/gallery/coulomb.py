@@ -1,13 +1,15 @@
 r"""Coulomb collisions: temperatures along and across become one
 
-A plasma is hotter along one axis than across it, $T_\parallel = 2$ and $T_\perp = \tfrac12$. Coulomb collisions between its own
-electrons (the Landau operator, $\gamma = -3$) bring the temperatures together. They keep the energy and the momentum
-exactly, and the entropy grows. The dashed lines solve the equation of the temperatures of a bi-Maxwellian.
+A plasma is hotter along one axis than across it, $T_\parallel = 2$ and $T_\perp = \tfrac12$. Coulomb collisions
+between its own electrons (the Landau operator, $\gamma = -3$) bring the temperatures together. They keep the energy
+and the momentum exactly, and the entropy grows. The dashed lines solve the equation of the temperatures of a
+bi-Maxwellian.
 
-The early rate $dT_\parallel/dt$ is {rate:.4f} of $C$; theory says {theory:.4f}. Later the distribution is no longer bi-Maxwellian,
-and the lines part a little. The energy changes by {energy:.1e} of itself.
+The early rate $dT_\parallel/dt$ is {rate:.4f} of $C$; theory says {theory:.4f}. Later the distribution is no longer
+bi-Maxwellian, and the lines part a little. The energy changes by {energy:.1e} of itself.
 
-To make it yours: `physics.collision_operator = "landau"` in any case, with `kjko units` for the strength of your plasma.
+To make it yours: `physics.collision_operator = "landau"` in any case, with `kjko units` for the strength of your
+plasma.
 """
 
 import numpy as np

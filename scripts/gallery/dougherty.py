@@ -1,12 +1,12 @@
 r"""Like-particle collisions that keep energy: two streams without a bath
 
-With the Dougherty operator particles collide with each other and not with a bath. Momentum and energy stay, so the beams
-heat up as they merge. Together with the energy-conserving Ampère field the whole step keeps the total energy to
+With the Dougherty operator particles collide with each other and not with a bath. Momentum and energy stay, so the
+beams heat up as they merge. Together with the energy-conserving Ampère field the whole step keeps the total energy to
 round-off, while the wave grows, saturates and heats the plasma.
 
-The total energy changes by {energy:.1e} of itself over {steps:.0f} steps, the momentum by {momentum:.1e} of the thermal one: the
-energy-conserving push keeps the momentum only approximately.
-The entropy $-\int f\log f$ grows by {entropy:.3f} for each particle.
+The total energy changes by {energy:.1e} of itself over {steps:.0f} steps, the momentum by {momentum:.1e} of the
+thermal one: the energy-conserving push keeps the momentum only approximately. The entropy $-\int f\log f$ grows by
+{entropy:.3f} for each particle.
 
 To make it yours: `physics.collision_operator = "dougherty"`, and `field = "ampere"` with `energy_conserving = true`.
 """

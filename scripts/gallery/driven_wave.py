@@ -1,12 +1,11 @@
 r"""A driven wave: resonance of a cold plasma
 
-A field $E_0 \cos(kx - \omega t)$ from outside drives a nearly cold plasma at its plasma frequency. Linear response says that
-the plasma's own field grows in proportion to time, $|E| = \tfrac12 E_0\,t$.
+A field $E_0 \cos(kx - \omega t)$ from outside drives a nearly cold plasma at its plasma frequency. Linear response
+says that the plasma's own field grows in proportion to time, $|E| = \tfrac12 E_0\,t$.
 
 The small steps on the line are oscillations at twice the plasma frequency, which linear response has as well.
-
-The slope of the measured amplitude is {slope:.4f} of $E_0$, where theory says 0.5. Kinetic and field energy together gain
-what the drive gives, to {balance:.1e} of it: the case uses the energy-conserving scheme.
+The slope of the measured amplitude is {slope:.4f} of $E_0$, where theory says 0.5. Kinetic and field energy together
+gain what the drive gives, to {balance:.1e} of it: the case uses the energy-conserving scheme.
 
 To make it yours: `physics.drive` takes any number of waves, or a field E(x, t) of your own.
 """

@@ -1,11 +1,13 @@
 r"""Example 1: a Gaussian relaxes in a harmonic potential
 
 In the potential $V(x) = \tfrac12 x^2$ a Gaussian stays Gaussian for all times, so the exact solution of the kinetic
-Fokker–Planck equation is known. The example asks how large the error of a time step is. The control field $u$ should be
-$-\kappa\,(v + T\,\nabla_v \log f)$; the drift error is the mean square of what it misses, against the exact solution.
+Fokker–Planck equation is known. The example asks how large the error of a time step is. The control field $u$ should
+be $-\kappa\,(v + T\,\nabla_v \log f)$; the drift error is the mean square of what it misses, against the exact
+solution.
 
-The paper's scheme is of the first order: halving the step divides the error of the field by {ratio:.2f}. The second-order
-step of this package (midpoint rule, exact determinant) is {better:.0f} times more accurate at the same step.
+The paper's scheme is of the first order: halving the step divides the error of the field by {ratio:.2f}. The
+second-order step of this package (midpoint rule, exact determinant) is {better:.0f} times more accurate at the same
+step.
 
 To make it yours: change `stiffness`, `mean` and `covariance` in `jobs/e1_gaussian_1d.toml`.
 """

@@ -1,7 +1,7 @@
 r"""Example 3: two streams in a periodic potential
 
-Two streams of particles cross a periodic box with the potential $V(x) = \tfrac12 \cos 2\pi x$ and collide with a bath of
-temperature 1. The streams of opposite velocity merge into one Maxwellian, and the density becomes Boltzmann's
+Two streams of particles cross a periodic box with the potential $V(x) = \tfrac12 \cos 2\pi x$ and collide with a bath
+of temperature 1. The streams of opposite velocity merge into one Maxwellian, and the density becomes Boltzmann's
 $n(x) \propto e^{{-V(x)}}$.
 
 The relative entropy falls from {start:.2f} to {end:.4f}. At the end the density differs from Boltzmann's by

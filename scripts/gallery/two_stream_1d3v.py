@@ -1,11 +1,11 @@
 r"""The two-stream instability with three velocity dimensions
 
-The same instability in 1D3V. Velocities across the wave start Maxwellian at the bath's temperature, and nothing couples
-them to the wave. So the field energy must be that of 1D1V. The control field
-now has three components, and the determinant of a step is that of a 3 × 3 matrix.
+The same instability in 1D3V. Velocities across the wave start Maxwellian at the bath's temperature, and nothing
+couples them to the wave. So the field energy must be that of 1D1V. The control field now has three components, and
+the determinant of a step is that of a 3 × 3 matrix.
 
-The field energies of the two runs differ by {difference:.1%} over the whole run (relative, in mean square). That is the
-noise of the particles: the two runs draw different ones.
+The field energies of the two runs differ by {difference:.1%} over the whole run (relative, in mean square). That is
+the noise of the particles: the two runs draw different ones.
 """
 
 import numpy as np
