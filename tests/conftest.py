@@ -29,8 +29,20 @@ hypothesis.settings.load_profile("patient")
 # A shell starts background jobs with SIGINT ignored, and what is ignored here is ignored by all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A run that has ended leaves its signals ignored (hpc_kjko/terminal.py), and so would be all that later tests start.
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+_HANDLERS = {number: signal.getsignal(number) for number in _SIGNALS}
+
 #: Seconds within which any command of the tests must have ended.
 PATIENCE = 120
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_they_were():
+    """Signals mean after a test what they meant before all tests."""
+    yield
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

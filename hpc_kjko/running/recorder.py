@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hpc_kjko.case.config import Case
 from hpc_kjko.errors import DamagedFile
 from hpc_kjko.fields.base import MeshField
 from hpc_kjko.files.binned import Binned
@@ -17,7 +18,6 @@ from hpc_kjko.files.wavetheory import theory_attributes
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import unit_of
 from hpc_kjko.running.simulation import Simulation
-from hpc_kjko.running.wave_theory import theory_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class Recorder:
                     known = simulation.case.equilibrium()
                     wanted = marginals_of_density(simulation.case.problem, known) if known else []
                     attributes = self.header | equilibrium_attributes(wanted)
-                    if (theory := theory_of(simulation.case)) is not None:
-                        attributes |= theory_attributes(theory)
+                    attributes |= _theory(simulation.case)
                     self._series = SeriesWriter(self.folder.series, list(row), units, attributes=attributes)
                 self._series.append(row)
         due = _due_outputs(simulation)
@@ -113,6 +112,16 @@ class Recorder:
         """Write out what is buffered. Not collective: a rank that fails closes alone."""
         if self._series:
             self._series.close()
+
+
+def _theory(case: Case) -> dict[str, Any]:
+    """The linear theory of a case's wave, as attributes; none where the case has no field of its own."""
+    if case.physics.field == "external":
+        return {}
+    from hpc_kjko.running.wave_theory import theory_of  # roots of dispersion relations take much of SciPy
+
+    theory = theory_of(case)
+    return theory_attributes(theory) if theory is not None else {}
 
 
 def _due_outputs(simulation: Simulation) -> dict[str, bool]:

@@ -103,9 +103,13 @@ def small_cases(folder):
         (folder / "jobs" / f"{name}.toml").write_text(case.toml())
 
 
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+
+
 @contextlib.contextmanager
 def handlers_kept():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """What the tests start later would inherit signals that a run has left ignored."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
