@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from hpc_kjko.files.wavetheory import Branch, WaveTheory
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import PeriodicWave, Problem
 from hpc_kjko.problems.beams import PerturbedBeams
+from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.problems.starts import BiMaxwellian, Kappa, PerturbedStart, Streams
 from hpc_kjko.reference import roots
 from hpc_kjko.reference.dispersion import (
@@ -41,8 +43,8 @@ _TIMES = 201
 _LATEST = 60.0
 #: Points of a dispersion curve.
 _WAVENUMBERS = 24
-#: Bernstein's frequencies.
-_HARMONICS = 6
+#: Bernstein's frequencies, and how many gyrations a run must see: in less a wave is damped as without a field.
+_HARMONICS, _GYRATIONS = 6, 2
 
 
 class NoTheory(Exception):
@@ -58,7 +60,7 @@ class _Wave:
         terms: the Maxwellians of all species; none for a kappa distribution.
         kappa: its index and its temperature.
         strength, operator: of the collisions of the only species; strongest: the largest rate of any species.
-        temperature: T/m of its bath, or of itself.
+        temperature: T/m of its bath, or of itself; NaN where it has not the same in all directions.
     """
 
     vector: np.ndarray
@@ -111,6 +113,8 @@ def _wave(case: Case, vector: np.ndarray) -> _Wave:
             kappa = one.start.kappa_index, one.temperature
             if len(plasma) > 1 or _drift(one.start, direction):
                 raise NoTheory("no dispersion relation is known here for a kappa distribution beside other species")
+            if not math.isclose(one.charge**2 * one.start.mean_density / one.mass, 1.0):
+                raise NoTheory("of kappa distributions only those with a plasma frequency of 1 are known here")
         else:
             terms += _maxwellians(one, direction)
     physics, only = case.physics, next(iter(case.species.values())) if len(case.species) == 1 else None
@@ -122,7 +126,7 @@ def _wave(case: Case, vector: np.ndarray) -> _Wave:
         strength = 0.0  # no dispersion relation of several species knows collisions
     own = plasma[0].temperature
     if OPERATORS[operator].frame == "local" and len(terms) == 1:
-        own = terms[0].thermal_speed ** 2
+        own = terms[0].thermal_speed ** 2 if _is_isotropic(plasma[0]) else math.nan
     return _Wave(vector, case.time.end, tuple(terms), kappa, strongest, strength, operator, own, case)
 
 
@@ -151,6 +155,14 @@ def _maxwellians(one: SpeciesPart, direction: np.ndarray) -> list[SpeciesTerm]:
     return [
         SpeciesTerm(one.charge, one.mass, part * density, one.mass * variance, drift) for part, drift, variance in parts
     ]
+
+
+def _is_isotropic(one: SpeciesPart, axes: Sequence[int] | None = None) -> bool:
+    """Whether a species has the same temperature in all directions, or along some axes."""
+    start, dims = one.start, one.start.velocity_dims
+    variances = start.variances(one.temperature) if isinstance(start, PerturbedWave) else np.full(dims, one.temperature)
+    some = variances if axes is None else variances[[axis for axis in axes if axis < dims]]
+    return bool(np.allclose(some, some[0], rtol=1e-9))
 
 
 def _drift(start: Problem, direction: np.ndarray) -> float:
@@ -183,8 +195,14 @@ def _across(wave: _Wave, field: np.ndarray, direction: np.ndarray) -> WaveTheory
         raise NoTheory("the magnetic field is oblique to the wave: its dispersion relation is not known here")
     if any(term.drift for term in wave.terms) or wave.kappa or len(wave.case.species) < 2 < len(wave.terms):
         raise NoTheory("across a magnetic field only the waves of Maxwellians at rest are known here")
+    across = [axis for axis in range(3) if not field[axis]] if np.count_nonzero(field) == 1 else None
+    if not all(_is_isotropic(one, across) for one in species_of(wave.case)):
+        raise NoTheory("the plasma has not the same temperature in all directions across the magnetic field")
     _require_few_collisions(wave, 1.0)
     strength = float(np.linalg.norm(field))
+    fastest = max(strength * abs(term.charge) / term.mass for term in wave.terms)
+    if wave.end * fastest < 2 * math.pi * _GYRATIONS:
+        raise NoTheory("the run ends before its particles have gyrated twice: the magnetic field's waves are not seen")
     ks = _wavenumbers(wave)
     found = np.array([bernstein_frequencies(k, strength, wave.terms, _HARMONICS) for k in ks])
     own = bernstein_frequencies(wave.k, strength, wave.terms, _HARMONICS)
@@ -244,7 +262,8 @@ def _in_equilibrium(wave: _Wave) -> WaveTheory:
 def _relaxing(wave: _Wave) -> WaveTheory:
     """A wave on beams that a bath relaxes while it grows: a history in place of a rate."""
     functions = max(100, int((60 * wave.k * math.sqrt(wave.temperature) / wave.strength) ** (2 / 3)))
-    if functions > 800:
+    is_usual = all(abs(term.charge) == 1 and term.mass == 1 for term in wave.terms)
+    if functions > 800 or not is_usual or not math.isclose(sum(term.density for term in wave.terms), 1.0):
         return _collisionless(wave)
     beams = [(term.density, term.drift, term.thermal_speed) for term in wave.terms]
     time = np.linspace(0, min(wave.end, _LATEST), _TIMES)

@@ -92,8 +92,9 @@ def case_of(kind: str, operator: str = "bath", strength: float = 0.0, **keys):
     physics = {"collision_operator": operator, "collision_strength": strength}
     if field := keys.pop("magnetic_field", None):
         physics["magnetic_field"] = field
+    time = {"step": 0.1, "end": keys.pop("end", 10.0)}
     problem = {"kind": kind, "length": 4 * np.pi, "amplitude": 0.01, **keys}
-    sizes = {"particles": {"count": 1024}, "grid": {"cells": [32]}, "time": {"step": 0.1, "end": 10.0}}
+    sizes = {"particles": {"count": 1024}, "grid": {"cells": [32]}, "time": time}
     return from_table({"problem": problem, "physics": physics, **sizes})
 
 
@@ -110,7 +111,7 @@ def case_of(kind: str, operator: str = "bath", strength: float = 0.0, **keys):
         (case_of("kappa", kappa_index=1e5), landau_root(0.5)),
         (case_of("maxwellian", velocity_dims=3, magnetic_field=[0.5, 0, 0]), landau_root(0.5)),
         (
-            case_of("maxwellian", velocity_dims=2, magnetic_field=[0, 0, 0.5]),
+            case_of("maxwellian", velocity_dims=2, magnetic_field=[0, 0, 0.5], end=30.0),
             bernstein_frequencies(0.5, 0.5, [SpeciesTerm(1, 1, 1, 1)])[0],
         ),
     ],
@@ -133,6 +134,39 @@ def test_a_run_says_why_it_knows_no_theory():
     relaxing = theory_of(case_of("bump_on_tail", "bath", 0.1, length=20.0))
     assert relaxing.rate is None and relaxing.energy[0] == 1 and "relaxes" in relaxing.relation
     assert theory_of(from_table({"problem": {"kind": "gaussian", "space_dims": 1}, "particles": {"count": 64}})) is None
+
+
+def test_theory_of_another_plasma_is_not_given():
+    """Of a plasma hotter along the wave than across it, with collisions that make it isotropic; of species of another
+    plasma frequency; of magnetic fields too weak to turn a particle."""
+    for operator in ("dougherty", "landau"):
+        case = case_of("bi_maxwellian", operator, 0.1, temperatures=[2.0, 1.0, 1.0], velocity_dims=3)
+        assert "too strong" in theory_of(case).missing and theory_of(case).rate is None
+    weak = case_of("maxwellian", velocity_dims=2, magnetic_field=[0, 0, 0.01])
+    assert "gyrated" in theory_of(weak).missing
+    hot = case_of("bi_maxwellian", temperatures=[2.0, 1.0], velocity_dims=2, magnetic_field=[0, 0, 0.5], end=30.0)
+    assert "across" in theory_of(hot).missing
+
+    def species(**keys):
+        return from_table(
+            {
+                "problem": {"kind": "plasma", "length": 4 * np.pi},
+                "species": {"electrons": {"charge": -1.0, "mass": 1.0, "count": 1024, "amplitude": 0.01, **keys}},
+                "grid": {"cells": [32]},
+                "time": {"step": 0.1, "end": 10.0},
+            }
+        )
+
+    assert "plasma frequency" in theory_of(species(initial="kappa", density=4.0)).missing
+    assert theory_of(species(initial="kappa")).rate == pytest.approx(kappa_root(0.5, 3.0).imag, rel=0.5)
+
+
+def test_energies_that_blow_up_have_no_rate():
+    """Only their finite rows count, and too few of them have none."""
+    energy = np.exp(0.4 * TIME)
+    energy[len(TIME) // 2 :] = np.inf
+    assert rates.fit(TIME, energy).rate == pytest.approx(0.2, rel=0.01)
+    assert rates.fit(TIME, np.full_like(TIME, np.nan)) is None
 
 
 def test_collisions_of_both_kinds_have_the_limits_that_are_known():
