@@ -196,7 +196,7 @@ class Method(Section):
             )
         if self.first_iterations == 0 and self.iterations != 0:
             raise ValueError(
-                "method.first_iterations = 0 leaves the features as they were drawn: set method.iterations = 0 with it"
+                "method.first_iterations = 0 leaves the features random in all steps: set method.iterations = 0 too"
             )
         if self.solver == "adam" and self.iterations == 0:
             raise ValueError('method.iterations = 0 trains nothing: give method.solver = "adam" at least 1')

@@ -172,7 +172,7 @@ class Physics(Section):
         if self.initial_field != "poisson" and self.field != "ampere":
             raise ValueError(
                 f'physics.initial_field = "{self.initial_field}" needs physics.field = "ampere": '
-                "only there is E a state of its own"
+                "with other fields E follows from the particles"
             )
         return self
 

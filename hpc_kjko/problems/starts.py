@@ -38,9 +38,9 @@ class PerturbedStart(PerturbedWave):
     length: Lengths = (4 * math.pi,)
     amplitude: Amplitude = 0.01
     mean_velocity: Vector = (0.0,)
-    """u, which all velocities are shifted by: one number for the direction x_1, or one per velocity dimension.
+    """u, the shift of all velocities: one number for the direction x_1, or one per velocity dimension.
 
-    A bath stays at rest, so it takes u away at the rate κ."""
+    A bath stays at rest, so u decays at the rate κ."""
 
     @model_validator(mode="after")
     def _mean_velocity_fits(self) -> PerturbedStart:

@@ -216,8 +216,8 @@ def _own_temperature(species: SpeciesPart, operator: str) -> float:
     temperature = float(start.sample(points, species.temperature)[1].var(axis=0).mean())
     if not temperature > 0:
         raise UserError(
-            f'physics.collision_operator = "{operator}" needs a plasma with a temperature, and all velocities of this '
-            "problem's start are alike"
+            f'physics.collision_operator = "{operator}" needs a start with a temperature, but all its velocities are '
+            "equal: give a start whose velocities differ"
         )
     return temperature
 

@@ -317,7 +317,7 @@ def test_a_potential_and_a_start_of_the_users_own(mine, tmp_path):
     assert torch.allclose(particles.log_f, problem.log_density(particles.x, particles.v, 1.3))
     assert problem.equilibrium(2.0).log_integral == pytest.approx(0.0, abs=1e-12)
     for separately in ({"start": "grid"}, {"weights": "density"}):
-        with pytest.raises(UserError, match="draws space and velocity separately"):
+        with pytest.raises(UserError, match="does not draw space and velocity separately"):
             from_table({"problem": problem.model_dump(), "particles": separately})
 
     # A rank without particles asks for none.
