@@ -254,7 +254,7 @@ class TimeSettings(Section):
     integrator: MapName = "verlet"
     """Symplectic map of the push: `euler` (order 1), `verlet` (2) or `forest_ruth` (4).
 
-    `forest_ruth` needs three field solves a step."""
+    `forest_ruth` needs three field solves per step."""
     energy_conserving: bool = False
     """With `ampere`: without collisions, kinetic + field energy is conserved to round-off.
 
@@ -290,7 +290,7 @@ class Output(Section):
 
     There is a histogram of 128 × 128 bins for each (x_i, v_i), and a marginal of 160 bins for each coordinate."""
     checkpoint_every: Cadence = 100
-    """Steps between checkpoints, which are whole states; the last two are kept."""
+    """Steps between checkpoints. A checkpoint holds the complete state; the last two are kept."""
     diagnostics: Names = ()
     """`module:name` of diagnostics of your own, one or a list."""
 
