@@ -383,7 +383,11 @@ def test_a_potential_that_does_not_do_is_one_sentence(mine, kind, body, advice):
         ("return points", "return -v[:, 0] ** 2", "x [n, 1] and v [n, 1], but it returned a ndarray of float64"),
         ("return 'x', 'v'", "return -v[:, 0] ** 2", "it returned a str and a str"),
         ("raise OSError('gone')", "return -v[:, 0] ** 2", "it raised OSError: gone"),
-        ("return points[:, :1], points[:, 1:]", "return -v ** 2", "log_density must return a tensor [n], for n = 4"),
+        (
+            "return points[:, :1], points[:, 1:]",
+            "return -v ** 2",
+            "log_density must return a tensor [n], but for n = 4",
+        ),
         ("return points[:, :1], points[:, 1:]", "return x[:, 0]", "cannot be differentiated in v"),
         ("return points[:, :1], points[:, 1:]", "return None", "it returned a NoneType"),
     ],
