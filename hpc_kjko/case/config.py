@@ -217,7 +217,9 @@ def _species_of(table: dict[str, Any], problem: Problem, *, of_a_run: bool) -> d
     if "species" not in table:
         return {}
     if not isinstance(problem, Plasma):
-        raise UserError(f'[species] needs problem.kind = "plasma", not "{problem.kind}": starts are those of species')
+        raise UserError(
+            f'[species] needs problem.kind = "plasma", not "{problem.kind}": each species has a start of its own'
+        )
     if not table["species"]:
         raise UserError("[species] is empty: name a species, as in [species.electrons], or leave it out")
     physics = table.get("physics", {})
@@ -226,9 +228,9 @@ def _species_of(table: dict[str, Any], problem: Problem, *, of_a_run: bool) -> d
     for key in sorted(given):
         if key in apart or (key.startswith("problem.") and key.partition(".")[2] not in OF_THE_BOX):
             name = next(iter(table["species"]))
-            raise UserError(f"{key} has no place beside [species]: each has its own, as in [species.{name}]")
+            raise UserError(f"{key} is not allowed with [species]: give it for each species, as in [species.{name}]")
     if table.get("particles", {}).get("control_variate"):
-        raise UserError("particles.control_variate = true is for a case of one species: leave it out beside [species]")
+        raise UserError("particles.control_variate = true is not possible with [species]: leave it out")
     box = {key: getattr(problem, key) for key in OF_THE_BOX if key != "kind"}
     found = species_sections(table["species"], box, of_a_run=of_a_run)
     if _pairs(physics):
@@ -258,8 +260,8 @@ def _require_possible_strengths(table: Mapping[str, Any], physics: Mapping[str, 
         for key in ("collision_operator", "collision_strength"):
             if key in keys:
                 raise UserError(
-                    f'species.{name}.{key} has no place beside physics.collision_operator = "{operator}", with which '
-                    "all species collide with all: leave it out, and use physics.collision_strength"
+                    f'species.{name}.{key} is not allowed with physics.collision_operator = "{operator}", which acts '
+                    "between all species: leave it out, and use physics.collision_strength"
                 )
     landau = physics.get("landau")
     pairs = landau.get("pairs") if isinstance(landau, Mapping) else None

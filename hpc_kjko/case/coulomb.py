@@ -36,7 +36,7 @@ def with_collision_strength(physics: dict[str, Any]) -> dict[str, Any]:
     is_number = isinstance(given, int | float)
     if not (is_number and strength * (1 - _TOLERANCE) <= given <= strength * (1 + _TOLERANCE)):
         raise UserError(
-            f"physics.collision_strength = {given!r:.60} is given beside physics.landau.density, with which it is "
-            f"{strength:.6g}: leave out one of them"
+            f"physics.collision_strength = {given!r:.60} is not the {strength:.6g} that follows from "
+            "physics.landau.density: leave out one of them"
         )
     return {**physics, "collision_strength": given}

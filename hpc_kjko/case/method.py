@@ -58,7 +58,7 @@ class Method(Section):
 
     `jko`: the implicit variational step. With `landau` it is for steps of any length.
 
-    `pair_sum`, `binary`: with `landau` only. `pair_sum` adds up pairs of particles. `binary` collides random pairs by
+    `pair_sum`, `binary`: with `landau` only. `pair_sum` sums over pairs of particles. `binary` collides random pairs by
     Monte Carlo and does not keep log f.
 
     `score_matching`: learns the score ∇v log f and makes an explicit step.
@@ -91,12 +91,12 @@ class Method(Section):
 
     2: half a push, a collision by the midpoint rule, the adjoint half push.
 
-    Use 1 where κh is above 1, because the midpoint rule overshoots there. For `jko` with `landau`, 2 is the better one
-    up to C h = 1."""
+    Use 1 where κh is above 1, because the midpoint rule overshoots there. For `jko` with `landau`, 2 is more
+    accurate up to C h = 1."""
     logdet: Literal["exact", "linear"] = "exact"
     """The determinant of the collision step: `exact`, `log det(I + h ∇v u)`, or `linear`, `h ∇v·u`.
 
-    `linear` is the paper's. It is of first order only."""
+    `linear` is the paper's choice. It is of first order only."""
     solver: SolverName = "adam"
     """How the inner problem is solved: `regression`, `varpro` or `adam`.
 
@@ -105,26 +105,26 @@ class Method(Section):
 
     `regression`: from a density that is fitted to the log f of the particles (`jko` and `pair_sum` only).
 
-    `varpro`: Adam trains the hidden layers, and the output layer is solved for (`jko` only). Held-out particles choose
-    its ridge.
+    `varpro`: Adam trains the hidden layers, and a linear solve gives the output layer (`jko` only). Held-out particles
+    choose its ridge.
 
     `adam`: Adam trains all layers, as in the paper."""
     iterations: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)] = 50
-    """Iterations of Adam per step. With `adam`, `"auto"` goes on as long as held-out particles gain.
+    """Iterations of Adam per step. With `adam`, `"auto"` continues as long as the fit of held-out particles improves.
 
-    `regression`: each iteration takes a batch of about 2048 particles. The iterations end once a batch is missed by no
-    more than 0.002.
+    `regression`: each iteration uses a batch of about 2048 particles. The iterations end once the fit differs from
+    log f of a batch by no more than 0.002 (root mean square).
 
-    `varpro`: the round of 10 that is best on held-out particles is kept. 2 to 10 are enough where f changes slowly. 0
-    freezes the features after the first step.
+    `varpro`: after every 10 iterations the fit is tested on held-out particles, and the best one is kept. 2 to 10
+    iterations are enough where f changes slowly. 0 freezes the features after the first step.
 
     `adam`: the iterate with the lowest objective is kept. `"auto"` takes at most 200, and in the first step
     `first_iterations`."""
     first_iterations: Cadence = 500
     """Iterations of Adam in the first step.
 
-    `regression` and `adam` begin from random features. `varpro` begins from the affine field, ends when held-out
-    particles gain no more, and keeps the last round."""
+    `regression` and `adam` begin from random features. `varpro` begins from the affine field. It ends when the fit of
+    held-out particles no longer improves, and keeps the last fit."""
     learning_rate: Positive = 5e-3
     """Learning rate of Adam.
 
@@ -132,14 +132,14 @@ class Method(Section):
     relaxation: Annotated[float, Field(ge=0)] = 2.0
     """With `regression`: log f relaxes to the fitted density at this rate times `collision_strength`.
 
-    Relaxation damps what the control field does not see: structure that is finer than the network, and moments that the
-    sample does not have. With 0 log f is that of the map, to round-off."""
+    Relaxation damps errors of log f that do not affect the control field: structure that is too fine for the network,
+    and moments that differ from those of the sample. With 0, log f is exactly that of the map, to round-off."""
     held_out: bool = False
-    """Keep a quarter of the particles out of the fit: half of them choose, half certify each step.
+    """Keep a quarter of the particles out of the fit: half of them choose settings of the fit, half certify each step.
 
-    An eighth is moved but not fitted, and chooses the ridge and the iterations. Another eighth is not used by any fit
-    or choice, and certifies. `regression` has nothing to choose, so it fits the first eighth too. Its second eighth
-    takes part only in the averages that tie the fit to the sample."""
+    An eighth of all particles is moved but not fitted. It chooses the ridge and the iterations. Another eighth takes
+    part in no fit or choice. It certifies. `regression` has nothing to choose, so it fits the first eighth too. Its
+    second eighth takes part only in the averages that tie the fit to the sample."""
     hidden: Counts = (32, 32)
     """Widths of at most two hidden layers; `[]` is the affine field."""
     skip: bool = False
@@ -196,7 +196,7 @@ class Method(Section):
             )
         if self.first_iterations == 0 and self.iterations != 0:
             raise ValueError(
-                "method.first_iterations = 0 leaves the features as they were drawn: set method.iterations = 0 with it"
+                "method.first_iterations = 0 leaves the features random in all steps: set method.iterations = 0 too"
             )
         if self.solver == "adam" and self.iterations == 0:
             raise ValueError('method.iterations = 0 trains nothing: give method.solver = "adam" at least 1')

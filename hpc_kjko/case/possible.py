@@ -20,8 +20,8 @@ def require_possible(case: Sections) -> None:
     physics, method, particles = case.physics, case.method, case.particles
     if method.collision == "velocity_matching" and physics.field != "external":
         raise UserError(
-            f'method.collision = "velocity_matching" cannot do physics.field = "{physics.field}": it needs the force '
-            'before the run; use physics.field = "external", or method.collision = "jko"'
+            f'method.collision = "velocity_matching" does not work with physics.field = "{physics.field}", because it '
+            'must know the force before the run: use physics.field = "external", or method.collision = "jko"'
         )
     if method.form != "split" and case.time.integrator != "euler":
         raise UserError(
@@ -33,8 +33,8 @@ def require_possible(case: Sections) -> None:
         if dims < 2 or (dims == 2 and any(physics.magnetic_field[:2])):
             other = "a field along x_3" if dims == 2 else "2 with a field along x_3"
             raise UserError(
-                f"physics.magnetic_field = {list(physics.magnetic_field)} turns velocities out of "
-                f"problem.velocity_dims = {dims}: use 3, or {other}"
+                f"physics.magnetic_field = {list(physics.magnetic_field)} gives particles a velocity along an axis "
+                f"that is missing with problem.velocity_dims = {dims}: use 3, or {other}"
             )
         if method.form != "split":
             raise UserError(f'physics.magnetic_field needs method.form = "split", not "{method.form}"')
@@ -84,8 +84,8 @@ def require_possible(case: Sections) -> None:
             own_start = isinstance(start, UserStart) and start.starts_from_user_code
             if own_start or not isinstance(start, PeriodicProblem):
                 raise UserError(
-                    f'particles.{key} = "{value}" draws space and velocity separately, which this start does not: '
-                    "leave it out"
+                    f'particles.{key} = "{value}" is not possible with this start, which does not draw space and '
+                    "velocity separately: leave it out"
                 )
     _require_possible_pairs(case)
     operator = OPERATORS[physics.collision_operator]
@@ -123,8 +123,8 @@ def _require_possible_pairs(case: Sections) -> None:
     for species, one in case.species.items():
         if OPERATORS[one.collision_operator].sums_pairs:
             raise UserError(
-                f'species.{species}.collision_operator = "{one.collision_operator}": with it all species collide with '
-                f'all, so use physics.collision_operator = "{one.collision_operator}"'
+                f'species.{species}.collision_operator = "{one.collision_operator}" acts between all species: use '
+                f'physics.collision_operator = "{one.collision_operator}" instead'
             )
     if not OPERATORS[name].sums_pairs:
         if method in ("pair_sum", "binary"):
@@ -181,8 +181,11 @@ def _require_possible_drive(case: Sections) -> None:
     if drive is None:
         return
     if method.form != "split" or method.collision == "velocity_matching":
-        key = "form" if method.form != "split" else "collision"
-        raise UserError(f'physics.drive cannot do method.{key} = "{getattr(method, key)}": it changes with time')
+        key, other = ("form", "split") if method.form != "split" else ("collision", "jko")
+        raise UserError(
+            f'physics.drive changes with time and does not work with method.{key} = "{getattr(method, key)}": '
+            f'use "{other}"'
+        )
     if isinstance(drive, str):
         if not usercode.is_reference(drive):
             raise UserError(
@@ -227,7 +230,7 @@ def fitting_grid(case: Sections) -> GridSettings | None:
             periods = abs(mode) / (2 if wall else 1)
             if 2 * periods >= number:
                 raise UserError(
-                    f"{where}.mode = {list(start.mode)} has {periods:g} periods along x_{axis + 1}, and grid.cells = "
-                    f"{list(cells)} shows at most {(number - 1) // 2} of them: more cells, or a longer wave"
+                    f"{where}.mode = {list(start.mode)} has {periods:g} periods along x_{axis + 1}, but grid.cells = "
+                    f"{list(cells)} resolves at most {(number - 1) // 2}: use more cells, or a longer wave"
                 )
     return grid.model_copy(update={"cells": cells})

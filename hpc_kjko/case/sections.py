@@ -47,7 +47,7 @@ class DriveSettings(Section):
     rise: NonNegative = 0.0
     """How long the drive takes to rise, and to fall before it ends.
 
-    Both follow a sin²."""
+    Rise and fall follow a sin²."""
     until: Positive | None = None
     """When the drive ends; without it the drive does not end."""
 
@@ -78,21 +78,21 @@ class LandauSettings(Section):
 
     From −3 to 1."""
     block: Annotated[Whole, Field(ge=2, le=65536)] = 512
-    """How many particles of a cell, of each species, meet each other in a step, about.
+    """About how many particles of a cell, of each species, meet each other in a step.
 
-    The work grows with it. The error of a particle's velocity falls with its square root. From 2 to 65536."""
+    The work grows with this number. The error of a particle's velocity falls with its square root. From 2 to 65536."""
     pairs: dict[str, NonNegative] | None = None
-    """With `[species]`: C of single pairs of species, instead of `collision_strength` q_a² q_b².
+    """With `[species]`: C for single pairs of species, instead of `collision_strength` q_a² q_b².
 
-    For example `pairs = {electrons-ions = 0.02}`. 0 switches the collisions of a pair off. Pairs that are not named
-    collide as `collision_strength` says."""
+    For example `pairs = {electrons-ions = 0.02}`. 0 switches the collisions of a pair off. For the other
+    pairs `collision_strength` holds."""
     log_lambda: Positive | None = None
     """lnΛ, the Coulomb logarithm. With `density` and `temperature` it gives C = lnΛ/(8π N_D), instead of
     `physics.collision_strength`."""
     density: Positive | None = None
-    """Density of the reference species in that plasma, in m⁻³."""
+    """Density of the reference species, in m⁻³."""
     temperature: Positive | None = None
-    """Temperature of the reference species in that plasma, in eV. Its charge is the elementary charge."""
+    """Temperature of the reference species, in eV. Its charge is the elementary charge."""
 
     of_any_size: ClassVar[frozenset[str]] = frozenset({"density", "temperature"})
 
@@ -122,24 +122,25 @@ class Physics(Section):
     """Collisions, with a bath or of the particles with their like, and the force that acts on the particles."""
 
     collision_operator: OperatorName = "bath"
-    """What particles collide with: `bath`, `dougherty` or `landau`. With `[species]` only `landau` is allowed.
+    """What particles collide with: `bath`, `dougherty` or `landau`. With `[species]` only `landau` is allowed here.
 
     `bath`: drag towards v = 0 and diffusion at the temperature T.
 
     `dougherty`: collisions of like particles, towards their own local mean velocity and temperature.
 
-    `landau`: Coulomb collisions. With `[species]` all collide with all."""
+    `landau`: Coulomb collisions. With `[species]` they act between all species."""
     collision_strength: NonNegative = 0.01
     """`κ = ν/ω_p`, the collision frequency in units of the plasma frequency. Velocities relax in the time 1/κ. 0
     switches collisions off. With `landau` it is C, the factor of the operator for unit charges.
 
     `[physics.landau]` may give C as a Coulomb logarithm, a density and a temperature."""
     landau: LandauSettings = LandauSettings()
-    """The table of the keys of Coulomb collisions, with `landau`."""
+    """The table with the keys of Coulomb collisions."""
     temperature: Positive = 1.0
     """T of the bath.
 
-    With `dougherty` it is only the temperature at which velocity directions without a structure of their own start."""
+    With `dougherty` it is only the temperature of the start, in the velocity directions in which the start is
+    Maxwellian at T."""
     field: Literal["poisson", "ampere", "external"]
     """The force on the particles: `poisson`, `ampere` or `external`.
 
@@ -149,7 +150,7 @@ class Physics(Section):
 
     `ampere`: the particles' own field, carried along in time by their current.
 
-    `external`: the field of the problem's potential. A plasma has none, and its particles stream freely."""
+    `external`: the force of the problem's potential. A plasma has no potential, so its particles stream freely."""
     initial_field: Literal["poisson", "zero"] = "poisson"
     """E at t = 0 with `ampere`: `poisson`, which satisfies Gauss's law, or `zero`."""
 
@@ -163,15 +164,15 @@ class Physics(Section):
     drive: Annotated[DriveSettings | str | None, BeforeValidator(_drive)] = None
     """A driven electric field: the table of a wave, or `module:name` of a function E(x, t) of your own.
 
-    The function takes positions x [n, dx] and a time, and returns E [n, dx], in torch. It is called for a part of the
-    particles at a time. With `forest_ruth` it is called at times down to −0.4 h."""
+    The function takes positions x [n, dx] and a time, and returns E [n, dx], in torch. Each call is for a part of the
+    particles. With `forest_ruth` times may be negative, down to −0.4 h."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Physics:
         if self.initial_field != "poisson" and self.field != "ampere":
             raise ValueError(
                 f'physics.initial_field = "{self.initial_field}" needs physics.field = "ampere": '
-                "only there is E a state of its own"
+                "with other fields E follows from the particles"
             )
         return self
 
@@ -193,9 +194,9 @@ class ParticleSettings(Section):
     weights: Literal["equal", "density"] = "equal"
     """Masses of the particles: `equal`, or `density` with positions uniform over the box.
 
-    With `density` a weight is proportional to the density at the particle."""
+    With `density` the weight of a particle is proportional to the density at its place."""
     control_variate: bool = False
-    """Use the known equilibrium to reduce the noise in the density and in what the collision step learns."""
+    """Use the known equilibrium to reduce the noise of the density and of the collision step's objective."""
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     """Seed of the start and of the network."""
     precision: Literal["float32", "float64"] = "float64"
@@ -221,7 +222,7 @@ class GridSettings(Section):
     shape_order: OneOrTwo = 1
     """Shape function of a particle: 1 is cloud-in-cell, 2 is triangular-shaped cloud."""
     solver: Literal["root", "replicated", "distributed"] = "root"
-    """Who solves for the field: `root`, `replicated` or `distributed`.
+    """Which ranks solve for the field: `root`, `replicated` or `distributed`.
 
     `root`: rank 0 solves and broadcasts.
 
@@ -253,9 +254,9 @@ class TimeSettings(Section):
     integrator: MapName = "verlet"
     """Symplectic map of the push: `euler` (order 1), `verlet` (2) or `forest_ruth` (4).
 
-    `forest_ruth` needs three field solves a step."""
+    `forest_ruth` needs three field solves per step."""
     energy_conserving: bool = False
-    """With `ampere`: kinetic + field energy is exact to round-off without collisions.
+    """With `ampere`: without collisions, kinetic + field energy is conserved to round-off.
 
     E then changes in the kicks, together with the velocities. The round-off is that of `particles.precision`."""
 
@@ -289,7 +290,7 @@ class Output(Section):
 
     There is a histogram of 128 × 128 bins for each (x_i, v_i), and a marginal of 160 bins for each coordinate."""
     checkpoint_every: Cadence = 100
-    """Steps between checkpoints, which are whole states; the last two are kept."""
+    """Steps between checkpoints. A checkpoint holds the complete state; the last two are kept."""
     diagnostics: Names = ()
     """`module:name` of diagnostics of your own, one or a list."""
 
@@ -302,10 +303,10 @@ class Run(Section):
     reproducible: bool = True
     """The same bits on any number of ranks and threads.
 
-    Every sum is then one of terms that are rounded to a fixed unit. It costs about a tenth of a step with native
+    Every sum is then over terms that are rounded to a fixed unit. This costs about a tenth of a step with native
     kernels, and a third in torch."""
     wall_time: Positive | None = None
     """Seconds after which the run stops with a checkpoint and exit code 75.
 
-    They count from the start of the `kjko` process of rank 0, so drawing the particles is part of them. In Python they
-    count from the call of `run` or `restart`."""
+    The time counts from the start of the `kjko` process of rank 0, so it includes the drawing of the particles. In
+    Python it counts from the call of `run` or `restart`."""

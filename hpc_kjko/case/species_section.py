@@ -36,7 +36,7 @@ class SpeciesSettings(Section):
     `amplitude`, stand here too."""
 
     charge: Annotated[float, Field(ge=-1e6, le=1e6)]
-    """q of a particle, in units of the elementary charge; 0 feels no field."""
+    """q of a particle, in units of the elementary charge; a particle with 0 feels no field."""
     mass: Positive
     """m of a particle, in units of the mass of the reference species."""
     count: Count
@@ -51,7 +51,8 @@ class SpeciesSettings(Section):
     collision_strength: NonNegative = 0.0
     """κ of its collisions; 0 switches them off."""
     collision_operator: OperatorName = "bath"
-    """What its particles collide with: a `bath` at its temperature, or their like, `dougherty`."""
+    """What its particles collide with: `bath`, a bath at its temperature, or `dougherty`, particles of its own
+    species."""
 
     _start: Problem = PrivateAttr()
 

@@ -81,14 +81,14 @@ VERBS = {
     "plot": Verb(
         "file_verbs",
         False,
-        "Draw the figures of a run, or of the runs of a sweep over each other.",
+        "Draw the figures of a run, or compare the runs of a sweep in figures.",
         "kjko plot runs/mine --column kl --from 0 --to 20 --format pdf --out figures",
         "howto/look_at_runs.md",
     ),
     "report": Verb(
         "file_verbs",
         False,
-        "Write an HTML page about a run, or about several beside each other: one file that needs no network.",
+        "Write an HTML page about a run, or a page that compares several runs: one file that needs no network.",
         "kjko report runs/mine --out mine.html",
         "howto/report.md",
     ),
@@ -109,14 +109,14 @@ VERBS = {
     "compare": Verb(
         "file_verbs",
         False,
-        "Compare a run with another run, the grid solver or a CSV file. Beyond the tolerance the exit code is 1.",
+        "Compare a run with another run, the grid solver or a CSV file. The exit code is 1 beyond the tolerance.",
         "kjko compare runs/mine grid --out compared.png",
         "howto/compare.md",
     ),
     "sweep": Verb(
         "file_verbs",
         False,
-        "Run a case with all combinations of some values, or write a SLURM job array that does, and show the results.",
+        "Run a case with all combinations of some values, or write a SLURM job array for that, and show the results.",
         "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
         "howto/sweep.md",
     ),
@@ -352,17 +352,17 @@ def parser() -> argparse.ArgumentParser:
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help=f"run folder{of_a_sweep}")
     parsers["restart"].add_argument("--set", **change)
     parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
-    grid = "compare with the grid solver on the same case as well (1D1V; 1D2V and 1D3V with a bath)"
+    grid = "compare also with the grid solver on the same case (1D1V; 1D2V and 1D3V with a bath)"
     parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
     watching = parsers["watch"]
     watching.add_argument("--once", action="store_true", help="show the run as it is now, and end")
     interval = "seconds between two looks (default 2)"
     watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
     several = (
-        "run folder; of several, or a folder that holds run folders, such as that of a sweep, a page compares them"
+        "run folder; give several, or a folder with run folders such as that of a sweep, for a page that compares them"
     )
     parsers["report"].add_argument("folder", type=Path, nargs="+", metavar="DIR", help=several)
-    page_help = "the page (default DIR/report.html, of a folder of runs DIR/index.html)"
+    page_help = "file of the page (default DIR/report.html; for a folder with run folders DIR/index.html)"
     parsers["report"].add_argument("--out", type=Path, metavar="FILE", help=page_help)
     plotting = parsers["plot"]
     column_help = "draw this column of the time series instead of all figures; may be given several times"
@@ -373,11 +373,11 @@ def parser() -> argparse.ArgumentParser:
     plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
     plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="file format (default png)")
     plotting.add_argument("--log", action="store_true", help="logarithmic scales of f, in phase space and its cuts")
-    at_help = "x of the cuts f(v) through phase space, instead of quarters of the box; may be given several times"
+    at_help = "x of the cuts f(v) through phase space (default quarters of the box); may be given several times"
     plotting.add_argument("--at", action="append", type=_finite, default=[], metavar="X", help=at_help)
     plane_help = "draw the density of two of x, y, z, vx, vy, vz instead of all figures; may be given several times"
     plotting.add_argument("--plane", action="append", type=_plane, default=[], metavar="A,B", help=plane_help)
-    against_help = "draw f less that of another run, instead of all figures"
+    against_help = "draw f minus f of another run, instead of all figures"
     plotting.add_argument("--against", type=Path, metavar="DIR3", help=against_help)
     movie_help = "write animated GIFs of phase space, and of the density in 2D and 3D, instead of all figures"
     plotting.add_argument("--movie", action="store_true", help=movie_help)
@@ -415,8 +415,8 @@ def _add_plasma(converting: argparse.ArgumentParser) -> None:
     numbers = {
         "--density": ("N", "density of the reference species, in 1/m³"),
         "--temperature": ("T", "temperature of the reference species, in eV"),
-        "--log-lambda": ("L", "Coulomb logarithm (default: by the NRL Plasma Formulary for like particles)"),
-        "--collision-strength": ("C", "C = lnΛ/(8π N_D) instead of --density, which follows from it"),
+        "--log-lambda": ("L", "Coulomb logarithm (default: from the NRL Plasma Formulary, for like particles)"),
+        "--collision-strength": ("C", "C = lnΛ/(8π N_D), from which the density follows; instead of --density"),
         "--length": ("M", "a length to convert, in m"),
         "--time": ("S", "a time to convert, in s"),
         "--magnetic-field": ("B", "a magnetic field to convert, in T"),

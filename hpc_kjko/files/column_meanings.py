@@ -8,10 +8,11 @@ import re
 MEANINGS: dict[str, str] = {
     "step": "Number of the step.",
     "time": "Time t, in 1/ω_p.",
-    "mass": "m ∫f. Where there is a mesh, it is that of the deposited density.",
+    "mass": "m ∫f. Where there is a mesh, it is the mass of the deposited density.",
     "momentum_1": "m ∫v f, in each direction.",
     "temperature_1": (
-        "m (⟨v_i²⟩ − ⟨v_i⟩²) of all particles, in each direction. With several species only each species has it."
+        "m (⟨v_i²⟩ − ⟨v_i⟩²) of all particles, in each direction. With several species there is no total, only one for "
+        "each species."
     ),
     "kinetic_energy": "∫½m|v|²f.",
     "field_energy": "½∫|E|²dx.",
@@ -22,70 +23,72 @@ MEANINGS: dict[str, str] = {
     "potential_energy": "∫φf of an external φ.",
     "drive_energy": "The energy that a driven field has given the particles since t = 0.",
     "entropy": (
-        "∫f log f. Its sign is opposite to that of the entropy of physics, −∫f log f: collisions make this column fall."
+        "∫f log f. Its sign is opposite to that of the physical entropy, −∫f log f: collisions make this column fall."
     ),
     "free_energy": (
-        "The sum of the energies and T · `entropy` (the paper's eq. 39). Runs with `dougherty` or `landau` lack it."
+        "The sum of the energies and T · `entropy` (the paper's eq. 39). Runs with `dougherty` or `landau` do not "
+        "have it."
     ),
     "kl": (
         "Mean of log f − log f∞. f∞ is the equilibrium in the external potential, or the homogeneous "
-        "Maxwellian of a plasma. Runs with `dougherty` lack it."
+        "Maxwellian of a plasma. Runs with `dougherty` do not have it."
     ),
     "marginal_l1_x_1": (
-        "L¹ distance of the position's histogram of 160 bins from the exact one where that is known "
-        "(`gaussian`), else from the equilibrium's. One column for each coordinate."
+        "L¹ distance between the position's histogram of 160 bins and the exact density (`gaussian`) or, where that is "
+        "not known, the equilibrium's. One column for each coordinate."
     ),
     "marginal_l1_v_1": "The same for each velocity.",
     "mean_error": "Error of the mean of (x, v), in the max norm (`gaussian`).",
     "covariance_error": "Error of the covariance of (x, v), in the max norm (`gaussian`).",
     "gauss_residual": "max |∇·E − (n − n̄)| (`ampere`).",
     "control_variate_beta": (
-        "∫βf_M dv / n̄, the part of the density that the control variate knows. It is near 1 at equilibrium. "
+        "∫βf_M dv / n̄, the fraction of the density that the control variate knows. It is near 1 at equilibrium. "
         "Only with `particles.control_variate`."
     ),
     "weight_variance": (
-        "Mean w²: the part that the control variate leaves of the field energy of independent particles' noise."
+        "Mean w². The noise of the field energy of independent particles is multiplied by this number."
     ),
     "collision_field_energy": (
-        "The change of the field energy in the collision step, by the weights of the control variate."
+        "The change of the field energy in the collision step, which comes from the weights of the control variate."
     ),
     "dissipation": (
         "(m/κ)∫|u|²f. With `dougherty` it is (1/κ)∫|u|²/Θ f. With `landau` and `jko` it is ∫uᵀ(C D)⁻¹u f. At "
-        "t = 0 it is that of the exact control field of the initial density, and 0 with `landau`."
+        "t = 0 it belongs to the exact control field of the initial density, and it is 0 with `landau`."
     ),
     "drift_error": (
         "Mean |u − u*|², the paper's eq. 38 (`gaussian`). u* is taken at (x̃, v^{n+1}, t^{n+1}), and with "
         "`order = 2` at the midpoint."
     ),
     "min_eigenvalue": (
-        "Smallest eigenvalue of I + h sym ∇v u over all particles. A step in which it is not positive is split."
+        "Smallest eigenvalue of I + h sym ∇v u over all particles. If it is not positive, the step is "
+        "fitted again or split."
     ),
-    "objective": "The JKO functional of the step taken.",
+    "objective": "The JKO functional of the accepted step.",
     "inner_iterations": "Iterations of the inner solver.",
     "substeps": "1, or the number of pieces into which the step was split; 0 without collisions.",
     "retries": (
-        "Fits that were made again, stiffer: the step was not invertible, its certificate was −1, or held-out "
-        "particles disagreed with the fitted density. With `landau` and `jko` it is 1 where u was shortened."
+        "Fits that were made again, with more regularisation: the step was not invertible, its certificate was −1, or "
+        "held-out particles disagreed with the fitted density. With `landau` and `jko` it is 1 where u was multiplied "
+        "by a number below 1."
     ),
-    "collision_energy": "The kinetic energy that collisions gave all particles in this step, exactly.",
+    "collision_energy": "The kinetic energy that collisions gave to all particles in this step, exactly.",
     "collision_energy_total": (
-        "Its sum since t = 0. With `time.energy_conserving` it is all that kinetic + field energy has changed by."
+        "Its sum since t = 0. With `time.energy_conserving` it is the whole change of kinetic + field energy."
     ),
     "sparse_nodes": (
-        "With `dougherty`, the part of the mesh's nodes with less than the mass of 4 average particles, which "
-        "take U and Θ from the whole box. With `landau`, the part of the cells that have fewer than two "
-        "particles."
+        "With `dougherty`, the fraction of the mesh's nodes with less than the mass of 4 average particles; they use "
+        "mostly U and Θ of the whole box. With `landau`, the fraction of the cells with fewer than two particles."
     ),
     "certificate": (
         "1 if held-out particles show that the free energy fell in the collision by more than three standard "
-        "errors, −1 if it rose by as much, else 0. Zero is normal near equilibrium. With `dougherty` and "
-        "`landau` ∫f log f takes the place of the free energy. With `landau` it is that of all species "
-        "together, and 0 where a species that collides has fewer than 16 such particles. Only with "
+        "errors, −1 if it rose by more than three, else 0. Zero is normal near equilibrium. With `dougherty` and "
+        "`landau` ∫f log f takes the place of the free energy. With `landau` there is one certificate for all species "
+        "together. It is 0 if a species that collides has fewer than 16 held-out particles. Only with "
         "`method.held_out`."
     ),
     "collision_free_energy": (
-        "The change of the free energy that the certificate is about, times ∫f. With `dougherty` and `landau` "
-        "it is that of ∫f log f."
+        "The change of the free energy that the certificate tests, times ∫f. With `dougherty` and `landau` it is the "
+        "change of ∫f log f."
     ),
     "collision_free_energy_error": "Its standard error.",
     "collision_free_energy_total": "Sum of the changes since t = 0.",
@@ -93,23 +96,22 @@ MEANINGS: dict[str, str] = {
     "log_f_residual": (
         "Root mean square, over all particles, of the difference between the fitted density and the log f "
         "that they carry (`regression`). If its root mean square over the steps so far is above 0.03, the "
-        "entropy goes wrong, and `kjko inspect` says so."
+        "entropy is not reliable, and `kjko inspect` says so."
     ),
-    "log_f_moved": "Root mean square of what relaxation changed log f by in this step (`regression`).",
-    "entropy_moved_total": "What relaxation has added to `entropy` since t = 0 (`regression`).",
+    "log_f_moved": "Root mean square of the change of log f by relaxation in this step (`regression`).",
+    "entropy_moved_total": "The change of `entropy` by relaxation since t = 0 (`regression`).",
     "disagreement": (
-        "T h ∫f times the mean of ∇·u + u·∇ψ̄ over the particles that certify (`regression`). It is 0 if the "
-        "fitted density is that of the particles."
+        "T h ∫f times the mean of ∇·u + u·∇ψ̄ over the particles that certify (`regression`). It is 0, "
+        "except for noise, if the fitted density is that of the particles."
     ),
     "disagreement_error": "Its standard error.",
     "wave_error": (
-        "How wrong collisions have made the wave's momentum and energy, as a part of their largest amplitude "
-        "(`jko`, a bath and a quiet start). Above 0.01 the field energy goes wrong, and `kjko inspect` says "
-        "so."
+        "Error of the wave's momentum and energy by collisions, divided by their largest amplitude (`jko`, a bath and "
+        "a quiet start). Above 0.01 the field energy is not reliable, and `kjko inspect` says so."
     ),
     "seconds": "Wall clock of the step on rank 0, in seconds.",
-    "seconds_push": "The part of it in drifts, fields and kicks.",
-    "seconds_collide": "The part of it in collisions.",
+    "seconds_push": "The part of `seconds` in drifts, fields and kicks.",
+    "seconds_collide": "The part of `seconds` in collisions.",
 }
 
 

@@ -19,7 +19,7 @@ class PerturbedBeams(PerturbedWave):
     """f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)](v_∥) · Maxwellian(T) in the other velocity directions."""
 
     thermal_speed: Positive = 1.0
-    """σ, the thermal speed of a beam."""
+    """σ, the thermal speed; with two beams, of each of them."""
 
     @property
     def beam_speed(self) -> float:

@@ -91,7 +91,7 @@ class UserStart(Problem):
         if other := usercode.other_signature(found, 2):
             raise UserError(
                 f"{self._density_given}: it must be a function f0(x, v) of positions x [n, {self.space_dims}] and "
-                f"velocities v [n, {self.velocity_dims}], its arguments are {other}"
+                f"velocities v [n, {self.velocity_dims}], but its arguments are {other}"
             )
 
         def density(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -206,7 +206,7 @@ def own_problem(reference: str, table: dict[str, Any]) -> Problem:
     given = f'problem.kind = "{reference}"'
     kind = usercode.load(reference, "problem.kind")
     if not (isinstance(kind, type) and issubclass(kind, Problem)):
-        raise UserError(f"{given}: it must be a subclass of hpc_kjko.problems.Problem, it is {_described(kind)}")
+        raise UserError(f"{given}: it must be a subclass of hpc_kjko.problems.Problem, but it is {_described(kind)}")
     missing = {*kind.__abstractmethods__, *([] if hasattr(kind, "default_field") else ["default_field"])}
     if missing:
         raise UserError(f"{given}: it has no {', '.join(sorted(missing))}")
@@ -247,13 +247,13 @@ def _drawn(drawn: Any, count: int, problem: Problem, given: str) -> tuple[np.nda
     dx, dv = problem.space_dims, problem.velocity_dims
     wanted = f"{given}: sample must return arrays x [n, {dx}] and v [n, {dv}]"
     if not (isinstance(drawn, tuple | list) and len(drawn) == 2):
-        raise UserError(f"{wanted}, it returned {_described(drawn)}")
+        raise UserError(f"{wanted}, but it returned {_described(drawn)}")
     try:
         x, v = (np.array(array, dtype=np.float64) for array in drawn)
     except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"{wanted}, it returned {' and '.join(map(_described, drawn))}") from None
+        raise UserError(f"{wanted}, but it returned {' and '.join(map(_described, drawn))}") from None
     if x.shape != (count, dx) or v.shape != (count, dv):
-        raise UserError(f"{wanted}, for n = {count} it returned {list(x.shape)} and {list(v.shape)}")
+        raise UserError(f"{wanted}, but for n = {count} it returned {list(x.shape)} and {list(v.shape)}")
     if not (np.isfinite(x).all() and np.isfinite(v).all()):
         raise UserError(f"{given}: sample returned positions or velocities that are not finite")
     return x, v
@@ -276,9 +276,9 @@ def _differentiable(value: torch.Tensor, argument: torch.Tensor) -> bool:
 
 def _one_per_row(value: Any, count: int, wanted: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        raise UserError(f"{wanted}, it returned {_described(value)}")
+        raise UserError(f"{wanted}, but it returned {_described(value)}")
     if value.shape != (count,):
-        raise UserError(f"{wanted}, for n = {count} it returned {list(value.shape)}")
+        raise UserError(f"{wanted}, but for n = {count} it returned {list(value.shape)}")
     return value
 
 

@@ -38,9 +38,9 @@ class PerturbedStart(PerturbedWave):
     length: Lengths = (4 * math.pi,)
     amplitude: Amplitude = 0.01
     mean_velocity: Vector = (0.0,)
-    """u, which all velocities are shifted by: one number for the direction x_1, or one per velocity dimension.
+    """u, the shift of all velocities: one number for the direction x_1, or one per velocity dimension.
 
-    A bath stays at rest, so it takes u away at the rate κ."""
+    A bath stays at rest, so u decays at the rate κ."""
 
     @model_validator(mode="after")
     def _mean_velocity_fits(self) -> PerturbedStart:
@@ -201,7 +201,7 @@ class BiMaxwellian(PerturbedStart):
 
     kind: Literal["bi_maxwellian"]
     temperatures: Lengths = Field(default_factory=lambda data: (2.0, 1.0, 1.0)[: data.get("velocity_dims", 1)])
-    """The temperatures along x_1, x_2, …, one per velocity dimension, whatever the direction of the wave.
+    """The temperatures along x_1, x_2, …, one per velocity dimension, for any direction of the wave.
 
     Default: 2.0 along x_1 and 1.0 along the others."""
 
@@ -246,7 +246,7 @@ class Kappa(PerturbedStart):
     """A kappa distribution: isotropic, of the bath's temperature, with tails that fall as a power of the velocity.
 
     g ∝ (1 + |w|²/((2κ − 3) T))^(−κ − (d − 1)/2) in d dimensions, a multivariate Student t with ν = 2κ − 1 degrees of
-    freedom and the variance T in each direction, whatever κ. Its marginals are of the same form with the same κ.
+    freedom and the variance T in each direction, for any κ. Its marginals are of the same form with the same κ.
     """
 
     kind: Literal["kappa"]

@@ -216,8 +216,8 @@ def _own_temperature(species: SpeciesPart, operator: str) -> float:
     temperature = float(start.sample(points, species.temperature)[1].var(axis=0).mean())
     if not temperature > 0:
         raise UserError(
-            f'physics.collision_operator = "{operator}" needs a plasma with a temperature, and all velocities of this '
-            "problem's start are alike"
+            f'physics.collision_operator = "{operator}" needs a start with a temperature, but all its velocities are '
+            "equal: give a start whose velocities differ"
         )
     return temperature
 
@@ -245,7 +245,7 @@ def drive_of(case: Case, comm: Communicator) -> Drive | None:
         with comm.together():
             given, function = f'physics.drive = "{settings}"', usercode.load(settings, "physics.drive")
             if not callable(function):
-                raise UserError(f"{given}: it must be a function E(x, t), it is a {type(function).__name__}")
+                raise UserError(f"{given}: it must be a function E(x, t), but it is a {type(function).__name__}")
             field = UsersField(function, given)
             field(torch.zeros(2, case.problem.space_dims, dtype=torch.float64), 0.0)  # before anything is written
             return Drive(field, comm)

@@ -114,7 +114,7 @@ def resume(
                 section, _, key = text.partition("=")[0].strip().partition(".")
                 if key not in CHANGEABLE.get(section, ()):
                     allowed = ", ".join(f"{name}.{key}" for name, keys in CHANGEABLE.items() for key in sorted(keys))
-                    raise UserError(f"--set {text}: a restart continues a state, it may change only {allowed}")
+                    raise UserError(f"--set {text}: a restart continues a run and may change only {allowed}")
             if not folder.has_checkpoint:
                 raise UserError(
                     f"{folder.path}: its run wrote no checkpoint, so there is nothing to restart from: "
@@ -240,8 +240,8 @@ def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
         if key not in CHANGEABLE.get(section, ()):
             first, second = (table.get(section, {}).get(key) for table in (ours, theirs))
             raise UserError(
-                f"{folder.case}: has {section}.{key} = {first!r}, {step} was written with {second!r}: put back the "
-                "file that belongs to the other, or start a new run"
+                f"{folder.case}: has {section}.{key} = {first!r}, but {step} was written with {second!r}: put back the "
+                "case.toml of this run, or start a new run"
             )
 
 

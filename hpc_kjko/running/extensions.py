@@ -120,14 +120,14 @@ class OwnDiagnostic:
         if not callable(make):
             raise UserError(wanted)
         if other := usercode.other_signature(make, 1):
-            raise UserError(f"{wanted}, its arguments are {other}")
+            raise UserError(f"{wanted}, but its arguments are {other}")
         self._own = usercode.call(make, case, given=self.given)
         for name in ("columns", "local", "finish"):
             if not hasattr(self._own, name):
-                raise UserError(f"{self.given}: a diagnostic has columns, local and finish, this one has no {name}")
+                raise UserError(f"{self.given}: a diagnostic has columns, local and finish, but this one has no {name}")
         columns = self._own.columns
         if not (isinstance(columns, tuple | list) and columns and all(isinstance(name, str) for name in columns)):
-            raise UserError(f'{self.given}: columns must be names, such as ("skewness",), they are {columns!r}')
+            raise UserError(f'{self.given}: columns must be names, such as ("skewness",), but they are {columns!r}')
         self.columns = tuple(columns)
 
     def local(self, state: State) -> np.ndarray:
@@ -138,11 +138,11 @@ class OwnDiagnostic:
         wanted = f"finish must return {len(self.columns)} number(s), for {', '.join(self.columns)}"
         values = self._numbers(usercode.call(self._own.finish, sums, state, given=self.given), wanted)
         if values.shape != (len(self.columns),):
-            raise UserError(f"{self.given}: {wanted}, it returned {values.size}")
+            raise UserError(f"{self.given}: {wanted}, but it returned {values.size}")
         return tuple(values.tolist())
 
     def _numbers(self, values: Any, wanted: str) -> np.ndarray:
         try:
             return np.asarray(values, np.float64)
         except (TypeError, ValueError, RuntimeError):
-            raise UserError(f"{self.given}: {wanted}, it returned a {type(values).__name__}") from None
+            raise UserError(f"{self.given}: {wanted}, but it returned a {type(values).__name__}") from None

@@ -21,8 +21,8 @@ IN_CHANCE = 741
 #: So many pieces a step, SOME steps in a row, are more than long steps need.
 IN_PIECES = 8
 IN_PIECES_SINCE = (
-    "collision steps are made in many pieces from t = {:g} on: what particles carry as log f has become rough, and the "
-    "run will hardly get on; do not trust it after that; use more particles or a smaller time.step"
+    "collision steps are split into many pieces from t = {:g} on, because the log f of particles has become rough, and "
+    "the run will become very slow; do not trust it after that; use more particles or a smaller time.step"
 )
 #: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
 #: its field energy is off by several times as much (docs/explanation/checks.md).
@@ -38,8 +38,8 @@ def fit_remarks(columns: Columns) -> list[str]:
     found = []
     if unused > UNUSED * steps:
         found.append(
-            f"in {unused} of {steps} steps the fitted density could not be used, and the field was of a few moments "
-            "alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
+            f"in {unused} of {steps} steps the fitted density could not be used, and the control field followed from a "
+            "few moments alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
         )
     pieces = _means(columns.get("substeps", none)[1:])
     found += [IN_PIECES_SINCE.format(since) for since, _ in _beyond(columns, pieces, IN_PIECES)]
@@ -64,14 +64,14 @@ def certificate_remarks(columns: Columns) -> list[str]:
     chance = steps / IN_CHANCE
     if (violated := int((verdicts < 0).sum())) > chance + 3 * np.sqrt(chance):
         return [
-            f"in {violated} of {steps} steps held-out particles say for certain that collisions went the wrong way "
-            f"(chance makes it so in one of {IN_CHANCE}): use a smaller time.step or more particles"
+            f"in {violated} of {steps} steps held-out particles show for certain that collisions raised what they must "
+            f"lower (by chance this happens in one step of {IN_CHANCE}): use a smaller time.step or more particles"
         ]
     collided = np.zeros(1) if "substeps" not in columns else columns["substeps"][1:]
     if collided.any() and not columns["collision_free_energy_total_error"][-1] > 0:
         return [
-            "no step could be certified: of some species that collides fewer than 16 particles are held out, an eighth "
-            "of them all"
+            "no step could be certified, because a species that collides has fewer than 16 held-out particles, an "
+            "eighth of all: use more particles"
         ]
     return []
 

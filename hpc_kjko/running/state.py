@@ -37,7 +37,9 @@ class State:
         """
         if len(self.species) > 1:
             names = ", ".join(one.name for one in self.species)
-            raise UserError(f"state.particles is of a case of one species, and this one has {names}: use state.species")
+            raise UserError(
+                f"state.particles needs a case without [species], and this one has {names}: use state.species"
+            )
         return self.species[0].particles
 
     @property

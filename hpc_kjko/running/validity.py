@@ -101,14 +101,14 @@ def _of_collisions(case: Case) -> list[str]:
             )
         elif method.collision == "pair_sum" and pairs > EXPLICIT:
             found.append(
-                f"C h σ^γ = {pairs:.3g}, with the smallest thermal speed σ of the start and γ = {exponent:g}: the sum "
-                "over pairs is explicit and good for values well below 1: lower time.step, or use method.collision = "
+                f"C h σ^γ = {pairs:.3g}, with the smallest thermal speed σ of the start and γ = {exponent:g}: the "
+                "explicit sum over pairs needs values well below 1: use a smaller time.step, or method.collision = "
                 '"jko"'
             )
     elif method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
         found.append(
-            f'κh = {kh:.3g}: method.collision = "{method.collision}" is explicit and good for κh well below 1: lower '
-            'time.step, or use method.collision = "jko"'
+            f'κh = {kh:.3g}: method.collision = "{method.collision}" is explicit and needs κh well below 1: use a '
+            'smaller time.step, or method.collision = "jko"'
         )
     elif method.order == 2 and kh > MIDPOINT:
         found.append(
@@ -122,8 +122,8 @@ def _of_collisions(case: Case) -> list[str]:
         stiff = kh * target / coldest**2
         if stiff > MIDPOINT:
             found.append(
-                f"the start, of thermal speed {coldest:.3g}, is cold for these collisions: they widen it by "
-                f"{stiff:.3g} of its own width in a step; use method.order = 1 or a smaller time.step"
+                f"the smallest thermal speed of the start, {coldest:.3g}, is too small for these collisions, which in "
+                f"one step widen it by {stiff:.3g} times its own width: use method.order = 1 or a smaller time.step"
             )
     if case.method.solver == "regression":
         dims = case.problem.space_dims, case.problem.velocity_dims
@@ -148,12 +148,12 @@ def _of_pairs(case: Case) -> list[str]:
         rate = operator.collision_strength * case.time.step
         if method.collision == "pair_sum" and rate > EXPLICIT:
             found.append(
-                f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step, and the sum over "
-                'pairs is explicit and good for values well below 1: lower time.step, or use method.collision = "jko"'
+                f"species.{one.name}: its velocities relax by the fraction {rate:.3g} in a step, and the explicit sum "
+                'over pairs needs values well below 1: use a smaller time.step, or method.collision = "jko"'
             )
         elif method.collision == "jko" and method.order == 2 and rate > MIDPOINT:
             found.append(
-                f"species.{one.name}: its velocities relax by {rate:.3g} of themselves in a step: beyond 1 the "
+                f"species.{one.name}: its velocities relax by {rate:.3g} times their size in a step, and beyond 1 the "
                 "midpoint rule overshoots and has no decay guarantee: use method.order = 1 or a smaller time.step"
             )
         found += _of_few(case, one.name, one.count)
@@ -193,7 +193,10 @@ def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
     if kh == 0:
         return []
     if method.collision in ("score_matching", "velocity_matching") and kh > EXPLICIT:
-        found.append(f'species.{name}: κh = {kh:.3g}: method.collision = "{method.collision}" is good for κh below 1')
+        found.append(
+            f'species.{name}: κh = {kh:.3g}: method.collision = "{method.collision}" is explicit and needs κh well '
+            'below 1: use a smaller time.step, or method.collision = "jko"'
+        )
     elif method.order == 2 and kh > MIDPOINT:
         found.append(
             f"species.{name}: κh = {kh:.3g}: beyond κh = 1 the midpoint rule overshoots and has no decay guarantee: "
@@ -205,8 +208,8 @@ def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
         stiff = kh * target / species.start.coldest(thermal) ** 2
         if stiff > MIDPOINT:
             found.append(
-                f"species.{name}: its start is cold for its collisions: they widen it by {stiff:.3g} of its own width "
-                "in a step; use method.order = 1 or a smaller time.step"
+                f"species.{name}: its start is too cold for its collisions, which in one step widen it by {stiff:.3g} "
+                "times its own width: use method.order = 1 or a smaller time.step"
             )
     return found + _of_few(case, name, species.count)
 
@@ -233,7 +236,7 @@ def _of_plasma(case: Case) -> list[str]:
     if (angle := frequency * step) > PUSH:
         unstable = "; from 2 on the push is unstable" if angle >= 2 else ""
         found.append(
-            f"time.step = {step:g} is long for plasma oscillations, of which one takes {2 * math.pi / frequency:.3g}: "
+            f"time.step = {step:g} is long for plasma oscillations, whose period is {2 * math.pi / frequency:.3g}: "
             f"their phase is off by {(angle**2 / 24):.1%}{unstable}; use {0.2 / frequency:.2g} or less"
         )
     if isinstance(case.problem, PerturbedWave):

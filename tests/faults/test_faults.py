@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_case_is_refused(finished, kjko, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "other").rglob("*.h5")}
     result = kjko("restart", "other", "--set", "time.end=2.0")
     assert result.returncode == 2 and result.stderr.count("kjko: ") == 1 and "Traceback" not in result.stderr
-    assert "physics.collision_strength = 0.2, the checkpoint of step 10 was written with 0.1" in result.stderr
+    assert "physics.collision_strength = 0.2, but the checkpoint of step 10 was written with 0.1" in result.stderr
     assert before == {path: path.read_bytes() for path in (tmp_path / "other").rglob("*.h5")}
     (tmp_path / "other/case.toml").write_text("no case")
     result = kjko("restart", "other", "--set", "time.end=2.0")

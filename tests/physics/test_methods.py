@@ -237,7 +237,10 @@ def test_velocity_matching_stops_while_it_trains_and_goes_on_later(alone):
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"problem": {"kind": "two_stream"}, "method": {"collision": "velocity_matching"}}, "cannot do physics.field"),
+        (
+            {"problem": {"kind": "two_stream"}, "method": {"collision": "velocity_matching"}},
+            "does not work with physics.field",
+        ),
         ({"method": {"form": "nonsplit"}, "time": {"integrator": "verlet"}}, 'set time.integrator = "euler"'),
         ({"method": {"form": "nonsplit", "order": 2}}, "method.order = 1"),
         ({"method": {"collision": "score_matching", "order": 2}}, "explicit, of order 1"),

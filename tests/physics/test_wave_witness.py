@@ -117,7 +117,7 @@ def test_steps_in_many_pieces_are_told_by_the_run_and_by_its_readers():
     time = 0.1 * np.arange(len(substeps))
     columns = {"time": time, "substeps": substeps, "retries": 0 * time, "log_f_residual": 0 * time}
     (told,) = fit_remarks(columns)
-    assert "in many pieces from t = 4.3 on" in told
+    assert "into many pieces from t = 4.3 on" in told
     pieces = Pieces()
     said = [pieces({"time": t, "substeps": number}) for t, number in zip(time, substeps, strict=True)]
     assert [sentence for sentence in said if sentence] == [told]

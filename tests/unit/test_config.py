@@ -277,7 +277,7 @@ def test_what_is_advised_for_the_first_iterations_is_accepted():
     method = {"first_iterations": 0, "iterations": 30}
     for solver, advised in (("varpro", {"iterations": 0}), ("adam", {"first_iterations": 1})):
         table = {"problem": {"kind": "two_stream"}, "method": {**method, "solver": solver}}
-        with pytest.raises(UserError, match=f"{next(iter(advised))} = 0 with it|at least 1"):
+        with pytest.raises(UserError, match=f"{next(iter(advised))} = 0 too|at least 1"):
             from_table(table)
         from_table({**table, "method": {**method, "solver": solver, **advised}})
 

@@ -317,7 +317,7 @@ def test_a_potential_and_a_start_of_the_users_own(mine, tmp_path):
     assert torch.allclose(particles.log_f, problem.log_density(particles.x, particles.v, 1.3))
     assert problem.equilibrium(2.0).log_integral == pytest.approx(0.0, abs=1e-12)
     for separately in ({"start": "grid"}, {"weights": "density"}):
-        with pytest.raises(UserError, match="draws space and velocity separately"):
+        with pytest.raises(UserError, match="does not draw space and velocity separately"):
             from_table({"problem": problem.model_dump(), "particles": separately})
 
     # A rank without particles asks for none.
@@ -342,7 +342,10 @@ def test_a_potential_and_a_start_of_the_users_own(mine, tmp_path):
 @pytest.mark.parametrize(
     ("body", "advice"),
     [
-        ("def phi(x):\n    return 0.5 * x**2", "must return a tensor [n] for x [n, 1], for n = 4 it returned [4, 1]"),
+        (
+            "def phi(x):\n    return 0.5 * x**2",
+            "must return a tensor [n] for x [n, 1], but for n = 4 it returned [4, 1]",
+        ),
         ("def phi(x):\n    return (x**2).squeeze()", "for n = 1 it returned []"),
         ("def phi(x):\n    return (x**2).sum()", "for n = 4 it returned []"),
         ("def phi(x):\n    return 1.0", "it returned a float"),
@@ -377,10 +380,14 @@ def test_a_potential_that_does_not_do_is_one_sentence(mine, kind, body, advice):
     ("sample", "log_density", "advice"),
     [
         ("return points[:, 0], points[:, 1:]", "return -v[:, 0] ** 2", "it returned [4] and [4, 1]"),
-        ("return points", "return -v[:, 0] ** 2", "x [n, 1] and v [n, 1], it returned a ndarray of float64"),
+        ("return points", "return -v[:, 0] ** 2", "x [n, 1] and v [n, 1], but it returned a ndarray of float64"),
         ("return 'x', 'v'", "return -v[:, 0] ** 2", "it returned a str and a str"),
         ("raise OSError('gone')", "return -v[:, 0] ** 2", "it raised OSError: gone"),
-        ("return points[:, :1], points[:, 1:]", "return -v ** 2", "log_density must return a tensor [n], for n = 4"),
+        (
+            "return points[:, :1], points[:, 1:]",
+            "return -v ** 2",
+            "log_density must return a tensor [n], but for n = 4",
+        ),
         ("return points[:, :1], points[:, 1:]", "return x[:, 0]", "cannot be differentiated in v"),
         ("return points[:, :1], points[:, 1:]", "return None", "it returned a NoneType"),
     ],

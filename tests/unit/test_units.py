@@ -318,10 +318,10 @@ def test_without_landau_the_plasma_has_no_effect():
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        (with_landau(physics={"collision_strength": 0.1}), "physics.collision_strength = 0.1 is given beside"),
+        (with_landau(physics={"collision_strength": 0.1}), "physics.collision_strength = 0.1 is not the"),
         (with_landau(physics={"collision_strength": 10**400}), "physics.collision_strength = 1000"),
         (with_landau(density=10**400), "physics.landau.density"),
-        (with_landau(physics={"collision_strength": "much"}), "physics.collision_strength = 'much' is given beside"),
+        (with_landau(physics={"collision_strength": "much"}), "physics.collision_strength = 'much' is not the"),
         (with_landau("density"), "physics.landau.density is missing"),
         (with_landau("log_lambda", "density"), "physics.landau.log_lambda is missing"),
         (with_landau(exponent=0.0), "physics.landau.exponent = 0.0 are not Coulomb collisions"),

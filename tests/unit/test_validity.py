@@ -32,19 +32,19 @@ def test_the_jobs_are_inside(path):
     ("changes", "said", "key"),
     [
         ({"physics.collision_strength": 15.0}, "κh = 1.5", "method.order = 1"),
-        ({"physics.collision_strength": 1.0, "problem.thermal_speed": 0.2}, "2.5 of its own width", "time.step"),
+        ({"physics.collision_strength": 1.0, "problem.thermal_speed": 0.2}, "2.5 times its own width", "time.step"),
         (
             {
                 "physics.collision_operator": "dougherty",
                 "physics.collision_strength": 1.0,
                 "problem.thermal_speed": 0.5,
             },
-            "2.4 of its own width",
+            "2.4 times its own width",
             "time.step",
         ),
         (
             {"problem.kind": "confined", "problem.std_v": [0.1], "physics.collision_strength": 1.0},
-            "10 of its own width",
+            "10 times its own width",
             "order",
         ),
         (
@@ -53,7 +53,7 @@ def test_the_jobs_are_inside(path):
                 "problem.bump_thermal_speed": 0.2,
                 "physics.collision_strength": 1.0,
             },
-            "2.5 of its own width",
+            "2.5 times its own width",
             "time.step",
         ),
         (
@@ -64,7 +64,7 @@ def test_the_jobs_are_inside(path):
                 "physics.collision_operator": "dougherty",
                 "physics.collision_strength": 1.0,
             },
-            "2.7 of its own width",  # 0.1 · 8.1/3 / 0.1
+            "2.7 times its own width",  # 0.1 · 8.1/3 / 0.1
             "time.step",
         ),
         ({"problem.kind": "kappa", "problem.kappa_index": 1.6, "problem.length": 128.0}, "4 Debye", "grid.cells"),
