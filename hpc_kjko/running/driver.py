@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from hpc_kjko import casefile, usercode
 from hpc_kjko.case import config
 from hpc_kjko.case.config import Case
@@ -278,8 +280,11 @@ def _drive(
             log.warning("%s", sentence)
 
     deadline = began + (case.run.wall_time or math.inf)
+    # sums of NumPy's linear algebra depend on its threads
+    one_thread = threadpool_limits(1, user_api="blas") if case.run.reproducible else contextlib.nullcontext()
     try:
-        outcome = simulation.run(recorder, on_step=on_step, stop=requested, deadline=deadline)
+        with one_thread:
+            outcome = simulation.run(recorder, on_step=on_step, stop=requested, deadline=deadline)
         recorder.close()
         _note(simulation, folder, {**header, **known}, outcome)
     except BaseException:  # nothing collective: this rank may be the only one that is here

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
-from hpc_kjko import kernels
+from hpc_kjko import kernels, run
 from hpc_kjko.case.config import from_table
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import measure
@@ -179,6 +180,18 @@ def test_ranks_change_no_bit(variant, backend, world, by_one_rank):
     if backend == "native" and not kernels.available():
         pytest.skip("installed without the native module")
     assert advanced_variant(variant, backend, world) == by_one_rank[variant, backend]
+
+
+def test_threads_of_numpy_change_no_bit(tmp_path):
+    """Normal equations of 128 and more functions are solved by as many threads as there are, if nobody prevents it."""
+    method = {"hidden": [128, 128]}
+    case = from_table({**TWO_STREAM, "particles": {"count": 4096}, "time": {"step": 0.1, "end": 0.2}, "method": method})
+    energies = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            result = run(case, tmp_path / str(threads))
+        energies.append(result.series[["kinetic_energy", "entropy"]].to_array().values)
+    assert np.array_equal(*energies)
 
 
 @pytest.mark.parametrize("backend", ["native", "torch"])
