@@ -160,7 +160,8 @@ def _restored(
     shares = [mass * weight for mass, weight in zip(masses, weights, strict=True)]
 
     def over_blocks(values: Sequence[np.ndarray]) -> np.ndarray:
-        """Sums [blocks, k] of values [n, k] of all species, rounded once: errors of 10⁴ steps would add up."""
+        """Sums [blocks, k] of values [n, k] of all species, rounded once where long double is longer than double, as on
+        x86: errors of 10⁴ steps would add up."""
         total = np.zeros((len(sizes[0]), values[0].shape[1]), np.longdouble)
         for edge, size, value in zip(edges, sizes, values, strict=True):
             if len(value):
