@@ -1,10 +1,12 @@
 """Figures as data, and as matplotlib draws them: what they show of runs whose f and E are known."""
 
+import dataclasses
 import shutil
 
 import matplotlib.colors
 import numpy as np
 import pytest
+from conftest import SMALL_CASE
 from PIL import Image as Bitmap
 
 from hpc_kjko.files.output import read_snapshot
@@ -196,3 +198,29 @@ def test_a_rate_is_in_inspect_and_in_the_figure(finished, kjko_here):
     assert "γ = 0.2000" in said and "left no theory of its wave" in said
     (picture,) = waves.field_energy(run_of(finished))
     assert "γ = 0.2000" in picture.panels[0].title and np.diff(picture.panels[0].window) > 15
+
+
+def test_runs_that_keep_no_log_f_differ_by_histograms(tmp_path, kjko_here):
+    """Langevin runs have log f at the start only: neither of them, nor one whose series is short, draws zeros of it."""
+    base = SMALL_CASE.replace("[method]", '[method]\ncollision = "langevin"')
+    for number in (1, 2):
+        (tmp_path / f"{number}.toml").write_text(base.replace("count = 3000", f"count = 3000\nseed = {number}"))
+        result = kjko_here("run", f"{number}.toml", "--out", f"run {number}")
+        assert result.returncode == 0, result.stderr
+    first, second = (run_of(tmp_path / f"run {number}") for number in (1, 2))
+    assert not np.isfinite(read_snapshot(tmp_path / "run 1/snapshots", 10, slice(None)).log_f).any()
+    (difference,) = distributions.difference(first, second)
+    assert "histogram" in difference.title
+    assert all(panel.image.values.min() < 0 < panel.image.values.max() for panel in difference.panels)
+    (own,) = distributions.phase_space(dataclasses.replace(first, series={}))
+    assert "histogram" in own.title and all(panel.image.values.any() for panel in own.panels)
+
+
+def test_a_run_without_rows_is_no_other_run(finished, kjko_here):
+    other = finished.parent / "other"
+    shutil.copytree(finished, other)
+    columns, units = read_series_and_units(finished / "series.h5")
+    empty = {name: values[:0] for name, values in columns.items()}
+    SeriesWriter(other / "series.h5", list(columns), units, empty).close()
+    result = kjko_here("plot", finished, "--against", other, "--out", "there")
+    assert result.returncode == 2 and "series.h5: has no rows yet" in result.stderr and result.stderr.count("\n") == 1
