@@ -156,7 +156,7 @@ def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
     Args:
         time: [n], rising; energy: W [n].
     """
-    kept = energy > 0
+    kept = (energy > 0) & np.isfinite(energy)
     time, log = time[kept], 0.5 * np.log(energy[kept])
     peaks = maxima(time, log)
     linear = _linear(log)
@@ -227,7 +227,7 @@ def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> float | No
     Returns:
         None if it has fewer than three points there.
     """
-    kept = energy > 0
+    kept = (energy > 0) & np.isfinite(energy)
     time, log = time[kept], 0.5 * np.log(energy[kept])
     if like.points == "maxima":
         time, log = maxima(time, log)

@@ -224,3 +224,18 @@ def test_a_run_without_rows_is_no_other_run(finished, kjko_here):
     SeriesWriter(other / "series.h5", list(columns), units, empty).close()
     result = kjko_here("plot", finished, "--against", other, "--out", "there")
     assert result.returncode == 2 and "series.h5: has no rows yet" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_an_infinite_energy_is_left_out_of_figures_and_pages(finished, kjko_here):
+    """As a run that has blown up leaves it."""
+    columns, units = read_series_and_units(finished / "series.h5")
+    most = columns["field_energy"][:-2].max()
+    for name, values in columns.items():
+        if name.endswith("_energy"):
+            values[-2:] = np.inf, np.nan
+    SeriesWriter(finished / "series.h5", list(columns), units, columns).close()
+    (picture,) = waves.field_energy(run_of(finished))
+    assert picture.panels[0].y.limits[1] == pytest.approx(2 * most)
+    for arguments in (("plot", finished, "--out", "here"), ("report", finished)):
+        result = kjko_here(*arguments)
+        assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr

@@ -45,7 +45,7 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
     Nothing without a field.
     """
     series = run.series
-    if not series or not series["field_energy"].any():
+    if not series or not _is_shown(series["field_energy"]).any():
         return
     time = series["time"]
     curves = [Curve(time, _positive(series["field_energy"]), "whole field")]
@@ -88,13 +88,18 @@ def _theory_line(found: rates.Measured, time: np.ndarray) -> Curve:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    return np.where(values > 0, values, np.nan)
+    return np.where(_is_shown(values), values, np.nan)
+
+
+def _is_shown(values: np.ndarray) -> np.ndarray:
+    """Which values a logarithmic scale can show."""
+    return (values > 0) & np.isfinite(values)
 
 
 def _limits(series: dict[str, np.ndarray]) -> tuple[float, float]:
     """Of the energy: the deepest zeros of an oscillating wave do not set the scale."""
     values = np.concatenate([series["field_energy"], rates.wave_energy(series)])
-    values = values[values > 0]
+    values = values[_is_shown(values)]
     low, high = quantile(values, 0.02), float(values.max())
     return 0.5 * low, 2 * high
 
@@ -155,12 +160,13 @@ def field(run: RunFiles) -> Iterator[Picture]:
     space = coordinate_axis("x", 0, 2 if dims == 1 else 3)
     panels = [Panel(TIME, space, title, image=image, note=why)]
     if not run.has_walls:
-        floor = found.energy.max() * 1e-12
+        highest = float(found.energy[np.isfinite(found.energy)].max(initial=0.0))
+        floor = highest * 1e-12
         curves = [
             Curve(found.time, np.where(energy > floor, energy, np.nan), f"k = {k:.3g}")
             for k, energy in zip(found.wavenumber, found.energy.T, strict=True)
         ]
-        shown = 0.3 * quantile(found.energy, 0.02), 3 * float(found.energy.max())  # noise begins at the rounding error
+        shown = 0.3 * quantile(found.energy, 0.02), 3 * highest  # noise begins at the rounding error
         y = Axis("field energy", energy_unit(run), log=True, limits=shown if shown[0] > 0 else None)
         panels.append(Panel(TIME, y, "First modes", tuple(curves)))
         if spectrum:
