@@ -239,3 +239,21 @@ def test_an_infinite_energy_is_left_out_of_figures_and_pages(finished, kjko_here
     for arguments in (("plot", finished, "--out", "here"), ("report", finished)):
         result = kjko_here(*arguments)
         assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("modes", [(1, 2), (2, -2), (0, 1)])
+def test_an_oblique_wave_is_seen_along_its_wave_vector(modes):
+    """Its field along k is the wave itself, whose mean over x_2 is nothing; a wave along x_1 is as it was."""
+    periods, cells = (4 * np.pi, 6 * np.pi), (16, 24)
+    centres = [(np.arange(n) + 0.5) * length / n for n, length in zip(cells, periods, strict=True)]
+    x = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1)
+    vector = 2 * np.pi * np.array(modes) / periods
+    k = np.linalg.norm(vector)
+    electric = 0.3 * np.sin(x @ vector - 0.4)[..., None] * vector / k
+    assert np.allclose(electric[..., 0].mean(axis=1), 0)
+    line, length, is_oblique = waves.along_wave(electric, periods, vector)
+    assert is_oblique and length == pytest.approx(2 * np.pi / k * np.gcd(*modes))
+    along = (np.arange(len(line)) + 0.5) * length / len(line)
+    assert line == pytest.approx(0.3 * np.sin(k * along - 0.4), abs=1e-12)
+    straight, length, is_oblique = waves.along_wave(electric, periods, np.array([0.5, 0.0]))
+    assert not is_oblique and length == periods[0] and np.allclose(straight, 0)
