@@ -141,8 +141,8 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
     for axis, name in ((panel.x, "x"), (panel.y, "y")):
         if axis.log:
             _set_log(axes, name)
-        if axis.limits:
-            getattr(axes, f"set_{name}lim")(*axis.limits)
+        if axis.ends:
+            getattr(axes, f"set_{name}lim")(*axis.ends)
         if axis.log:
             _number_log(axes, name)
     axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
@@ -176,16 +176,14 @@ def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None
 
 
 def _draw_image(axes: Axes, image: Image) -> Any:
-    low, high = image.limits
-    if not low < high:
-        high = low + 1.0 if not image.log else 10 * low
+    low, high = image.ends
     norm = LogNorm(low, high) if image.log else Normalize(low, high)
     colours = _SIGNED_MAP if image.signed else _MAP
     return axes.pcolormesh(image.x_edges, image.y_edges, image.values.T, norm=norm, cmap=colours, rasterized=True)
 
 
 def _bar(figure: Any, mesh: Any, image: Image, beside: Any) -> None:
-    low, high = image.limits
+    low, high = image.ends
     inside = image.values[np.isfinite(image.values)]
     above, below = (inside > high).any(), (inside < low).any()
     ends = "both" if above and below else "max" if above else "min" if below else "neither"

@@ -84,7 +84,7 @@ def packed(content: Any) -> str:
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
-def numbers(values: np.ndarray) -> dict[str, str]:
+def numbers(values: np.ndarray) -> dict[str, Any]:
     """Numbers as the page reads them: seven digits of each."""
     with np.errstate(over="ignore"):
         return {"f4": _base64(np.asarray(values, "<f4"))}
@@ -124,8 +124,8 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
         "hoverformat": ".5~g",
         "nticks": 7 if axis.log else 0,
     }
-    if axis.limits:
-        found["range"] = [float(end) for end in (np.log10(axis.limits) if axis.log else axis.limits)]
+    if axis.ends:
+        found["range"] = [float(end) for end in (np.log10(axis.ends) if axis.log else axis.ends)]
     return found
 
 
@@ -177,14 +177,12 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
 
 def _image(image: Image) -> dict[str, Any]:
     scale = _SIGNED if image.signed else _MAGMA
-    (low, high), (x_edges, y_edges, values) = image.limits, _coarser(image)
-    if not low < high:
-        high = low + 1.0 if not image.log else 10 * low
+    (low, high), (x_edges, y_edges, values) = image.ends, _coarser(image)
     return {
         "type": "heatmap",
         "x": numbers(x_edges),
         "y": numbers(y_edges),
-        "z": _cells(values),
+        "z": _cells(values, image.log),
         "zmin": float(low),
         "zmax": float(high),
         "log": image.log,  # the page takes logarithms, and puts them back when it is asked to
@@ -206,9 +204,14 @@ def _coarser(image: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return edges[0], edges[1], values
 
 
-def _cells(values: np.ndarray) -> dict[str, Any]:
-    """Values [nx, ny] by rows of y, each by one of 65535 numbers between the smallest and the largest."""
+def _cells(values: np.ndarray, log: bool) -> dict[str, Any]:
+    """Values [nx, ny] by rows of y, each by one of 65535 numbers between the smallest and the largest.
+
+    On a logarithmic scale, where these would be too far apart for the small values, seven digits of each.
+    """
     rows = np.asarray(values, float).T
+    if log:
+        return numbers(rows) | {"across": rows.shape[1]}
     inside = np.isfinite(rows)
     low, high = (float(rows[inside].min()), float(rows[inside].max())) if inside.any() else (0.0, 0.0)
     step = (high - low) / _TOP or 1.0
@@ -236,7 +239,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
 def _may_be_log(panel: Panel) -> bool:
     """Whether a logarithmic scale would show something: of y, or of the colours."""
     if panel.image:
-        return not panel.image.signed and panel.image.limits[1] > 0
+        return not panel.image.signed and panel.image.ends[1] > 0
     if panel.y.log:
         return True
     values = np.concatenate([curve.y for curve in panel.curves]) if panel.curves else np.zeros(0)

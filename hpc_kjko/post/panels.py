@@ -21,6 +21,9 @@ Look = Literal["line", "reference", "points"]
 #: A symbol and its subscript in plain text: v_th, not a name such as two_stream.
 SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")
 
+#: A logarithmic colour scale whose lower end is not above zero goes down to this part of its upper end.
+_FAINTEST = 1e-5
+
 
 def verbatim(name: str) -> str:
     """A name of the user's for a label, as it is: its underscores make no subscripts."""
@@ -42,6 +45,13 @@ class Axis:
     unit: str = ""
     log: bool = False
     limits: tuple[float, float] | None = None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The limits, where an axis can have them: finite ones, and above zero on a logarithmic scale."""
+        if self.limits is None or not np.isfinite(self.limits).all() or (self.log and min(self.limits) <= 0):
+            return None
+        return self.limits
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,21 @@ class Image:
     limits: tuple[float, float]
     log: bool = False
     signed: bool = False
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The limits, or those of the finite values where the limits are not finite, with a range between them."""
+        low, high = self.limits
+        if not np.isfinite(self.limits).all():
+            inside = self.values[np.isfinite(self.values)]
+            low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
+            if self.signed:
+                low, high = -max(-low, high), max(-low, high)
+        if self.log and low <= 0:
+            low = _FAINTEST * high if high > 0 else 1.0
+        if not low < high:
+            high = 10 * low if self.log else low + 1.0
+        return low, high
 
 
 @dataclass(frozen=True)

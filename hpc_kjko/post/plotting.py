@@ -93,10 +93,10 @@ def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtit
 
 def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
     """Refuse cuts that cannot be had."""
-    if not any(distributions.can_interpolate(run, species) for species in run.species):
-        raise UserError("--at: cuts through phase space need log f and one dimension of x and of v")
     if not run.steps_with("particles"):
         raise UserError("--at: the snapshots hold no particles: run with output.particles_every above 0")
+    if not any(distributions.can_interpolate(run, species) for species in run.species):
+        raise UserError("--at: cuts through phase space need log f and one dimension of x and of v")
     for place in places:
         if run.lengths and not 0 <= place <= run.lengths[0]:
             raise UserError(f"--at {place:g}: x goes from 0 to {run.lengths[0]:g}")

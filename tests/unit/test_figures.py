@@ -1,10 +1,12 @@
 """Figures as data, and as matplotlib draws them: what they show of runs whose f and E are known."""
 
+import dataclasses
 import shutil
 
 import matplotlib.colors
 import numpy as np
 import pytest
+from conftest import SMALL_CASE
 from PIL import Image as Bitmap
 
 from hpc_kjko.files.output import read_snapshot
@@ -196,3 +198,62 @@ def test_a_rate_is_in_inspect_and_in_the_figure(finished, kjko_here):
     assert "γ = 0.2000" in said and "left no theory of its wave" in said
     (picture,) = waves.field_energy(run_of(finished))
     assert "γ = 0.2000" in picture.panels[0].title and np.diff(picture.panels[0].window) > 15
+
+
+def test_runs_that_keep_no_log_f_differ_by_histograms(tmp_path, kjko_here):
+    """Langevin runs have log f at the start only: neither of them, nor one whose series is short, draws zeros of it."""
+    base = SMALL_CASE.replace("[method]", '[method]\ncollision = "langevin"')
+    for number in (1, 2):
+        (tmp_path / f"{number}.toml").write_text(base.replace("count = 3000", f"count = 3000\nseed = {number}"))
+        result = kjko_here("run", f"{number}.toml", "--out", f"run {number}")
+        assert result.returncode == 0, result.stderr
+    first, second = (run_of(tmp_path / f"run {number}") for number in (1, 2))
+    assert not np.isfinite(read_snapshot(tmp_path / "run 1/snapshots", 10, slice(None)).log_f).any()
+    (difference,) = distributions.difference(first, second)
+    assert "histogram" in difference.title
+    assert all(panel.image.values.min() < 0 < panel.image.values.max() for panel in difference.panels)
+    (own,) = distributions.phase_space(dataclasses.replace(first, series={}))
+    assert "histogram" in own.title and all(panel.image.values.any() for panel in own.panels)
+
+
+def test_a_run_without_rows_is_no_other_run(finished, kjko_here):
+    other = finished.parent / "other"
+    shutil.copytree(finished, other)
+    columns, units = read_series_and_units(finished / "series.h5")
+    empty = {name: values[:0] for name, values in columns.items()}
+    SeriesWriter(other / "series.h5", list(columns), units, empty).close()
+    result = kjko_here("plot", finished, "--against", other, "--out", "there")
+    assert result.returncode == 2 and "series.h5: has no rows yet" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_an_infinite_energy_is_left_out_of_figures_and_pages(finished, kjko_here):
+    """As a run that has blown up leaves it."""
+    columns, units = read_series_and_units(finished / "series.h5")
+    most = columns["field_energy"][:-2].max()
+    for name, values in columns.items():
+        if name.endswith("_energy"):
+            values[-2:] = np.inf, np.nan
+    SeriesWriter(finished / "series.h5", list(columns), units, columns).close()
+    (picture,) = waves.field_energy(run_of(finished))
+    assert picture.panels[0].y.limits[1] == pytest.approx(2 * most)
+    for arguments in (("plot", finished, "--out", "here"), ("report", finished)):
+        result = kjko_here(*arguments)
+        assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("modes", [(1, 2), (2, -2), (0, 1)])
+def test_an_oblique_wave_is_seen_along_its_wave_vector(modes):
+    """Its field along k is the wave itself, whose mean over x_2 is nothing; a wave along x_1 is as it was."""
+    periods, cells = (4 * np.pi, 6 * np.pi), (16, 24)
+    centres = [(np.arange(n) + 0.5) * length / n for n, length in zip(cells, periods, strict=True)]
+    x = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1)
+    vector = 2 * np.pi * np.array(modes) / periods
+    k = np.linalg.norm(vector)
+    electric = 0.3 * np.sin(x @ vector - 0.4)[..., None] * vector / k
+    assert np.allclose(electric[..., 0].mean(axis=1), 0)
+    line, length, is_oblique = waves.along_wave(electric, periods, vector)
+    assert is_oblique and length == pytest.approx(2 * np.pi / k * np.gcd(*modes))
+    along = (np.arange(len(line)) + 0.5) * length / len(line)
+    assert line == pytest.approx(0.3 * np.sin(k * along - 0.4), abs=1e-12)
+    straight, length, is_oblique = waves.along_wave(electric, periods, np.array([0.5, 0.0]))
+    assert not is_oblique and length == periods[0] and np.allclose(straight, 0)

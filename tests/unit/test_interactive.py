@@ -68,3 +68,26 @@ def test_a_panel_has_its_labels_its_window_its_theory_and_what_is_below_it():
 def test_only_symbols_have_subscripts():
     assert html_of("v_th² of <two_stream>") == "v<sub>th</sub>² of &lt;two_stream&gt;"
     assert "<sub>" not in html_of(verbatim("x_1"))
+
+
+def test_a_logarithmic_image_keeps_its_small_values():
+    """Five decades down they have their digits, and what cannot be shown is left out."""
+    values = np.array([[1.0, 1.3e-5], [2.7e-5, np.inf]])
+    edges = np.arange(3.0)
+    image = Image(edges, edges, values, "f", (1e-5, 1.0), log=True)
+    z = drawn(Panel(Axis("x"), Axis("v"), image=image))["data"][0]["z"]
+    found = unpacked(z).reshape(-1, z["across"])
+    assert found == pytest.approx(values.T, rel=1e-6)
+
+
+def test_limits_that_no_scale_can_have_are_left_to_the_data():
+    edges, values = np.arange(3.0), np.array([[1.0, np.nan], [3.0, 2.0]])
+    for log, limits, wanted in (
+        (False, (np.nan, np.inf), (1.0, 3.0)),
+        (True, (0.0, 3.0), (3e-5, 3.0)),
+        (True, (2.0, 2.0), (2.0, 20.0)),
+    ):
+        panel = Panel(Axis("t"), Axis("W", log=log, limits=limits), image=Image(edges, edges, values, "f", limits, log))
+        found = drawn(panel)
+        assert (found["data"][0]["zmin"], found["data"][0]["zmax"]) == pytest.approx(wanted)
+        assert ("range" in found["layout"]["yaxis"]) == (limits == (2.0, 2.0))

@@ -39,6 +39,8 @@ TIMES = 4
 BRIGHT = 99.5
 #: Particles that log f is interpolated between: more take longer, a second for so many, and look the same.
 MOST_PARTICLES = 32768
+#: Particles that show whether a run keeps log f.
+_FEW_PARTICLES = 4096
 #: Cells of an interpolated phase space, along x and along v.
 CELLS = (192, 192)
 #: A logarithmic scale of f goes down to this part of its largest value.
@@ -188,8 +190,13 @@ def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool =
     by_bins = run.steps_with("histograms")
     if len(by_log_f) > 1 and (not frequent or len(by_log_f) >= min(most, len(by_bins))):
         return interpolated(run, spread(by_log_f, most), species)
+    return _binned(run, spread(by_bins, most), species)
+
+
+def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
+    """f(x, v_x) as histograms, at some steps."""
     found = []
-    for one in run.snapshots(spread(by_bins, most), species=species):
+    for one in run.snapshots(steps, species=species):
         for histogram in one.histograms[:1]:
             dims, values = len(one.marginals), _coarser(histogram.values, run.particles_of(species))
             x_edges, v_edges = (
@@ -213,10 +220,16 @@ def can_interpolate(run: RunFiles, species: str | None) -> bool:
     """Whether particles carry log f, and their phase space has two dimensions, and matplotlib finds the triangles."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
-    column = f"{species}_entropy" if species else "entropy"
-    tracked = not run.series or column in run.series
-    dims = (run.case.number("problem.space_dims"), run.case.number("problem.velocity_dims"))
-    return tracked and dims == (1, 1)
+    dims = {run.case.number("problem.space_dims"), run.case.number("problem.velocity_dims")}
+    return dims == {1} and _tracks_log_f(run, species)
+
+
+def _tracks_log_f(run: RunFiles, species: str | None) -> bool:
+    """Whether the last snapshot of particles has log f: the first one has it even of a run that then loses it."""
+    for step in reversed(run.steps_with("particles")):
+        with skipping_damaged(), particle_file(run.folder.snapshots, step, species) as file:
+            return bool(np.isfinite(file.rows(slice(_FEW_PARTICLES))["log_f"]).any())
+    return False
 
 
 def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
@@ -337,11 +350,6 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
             title = f"Phase space{of_species(species)}, difference from {other.folder.path.name}"
             yield _side_by_side(planes, f"difference{suffix(species)}", title, signed=True)
             return
-
-
-def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
-    kept = RunFiles(run.folder, run.case, {}, run.window, tuple(steps))
-    return planes_of(kept, species, len(steps), frequent=True)
 
 
 def _is_alike(ours: Plane, theirs: Plane) -> bool:

@@ -61,7 +61,8 @@ def free_energy_panel(series: Columns, unit: str) -> Panel | None:
     if in_bath:
         curves.append(_change(series, series["free_energy"], "free energy F"))
         energies = sum(series[f"{kind}_energy"] for kind in ("kinetic", "field", "potential"))
-        curves.append(_change(series, series["free_energy"] - energies, "T ∫ f log f"))
+        with np.errstate(invalid="ignore"):  # an infinite energy of a run that has blown up
+            curves.append(_change(series, series["free_energy"] - energies, "T ∫ f log f"))
     else:
         curves.append(_change(series, series["entropy"], "∫ f log f"))
     if "dissipation" in series:

@@ -32,14 +32,12 @@ class RunFiles:
     Attributes:
         series: the columns of its time series [rows] at the times shown; empty if it has none.
         window: the first and the last time shown.
-        steps: the only steps whose snapshots are shown; None for all.
     """
 
     folder: RunFolder
     case: RunCase
     series: Columns
     window: Window = FROM_THE_START
-    steps: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, folder: RunFolder, window: Window = FROM_THE_START) -> RunFiles:
@@ -48,7 +46,10 @@ class RunFiles:
         Raises:
             UserError: it holds no readable case or time series, or no row at these times.
         """
-        return cls(folder, RunCase(folder.case), within(read_series(folder.series), window), window)
+        series = read_series(folder.series)
+        if not len(series["time"]):
+            raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
+        return cls(folder, RunCase(folder.case), within(series, window), window)
 
     @property
     def species(self) -> Sequence[str | None]:
@@ -114,8 +115,6 @@ class RunFiles:
     def steps_with(self, what: str) -> list[int]:
         """Steps of the snapshots that hold "fields", "histograms" or "particles", at the times shown."""
         steps = [step for step, contents in self._contents.items() if what in contents]
-        if self.steps is not None:
-            steps = [step for step in steps if step in self.steps]
         slack = 1e-9 * self.step_length
         return [step for step in steps if self.window[0] - slack <= step * self.step_length <= self.window[1] + slack]
 

@@ -45,7 +45,7 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
     Nothing without a field.
     """
     series = run.series
-    if not series or not series["field_energy"].any():
+    if not series or not _is_shown(series["field_energy"]).any():
         return
     time = series["time"]
     curves = [Curve(time, _positive(series["field_energy"]), "whole field")]
@@ -88,23 +88,29 @@ def _theory_line(found: rates.Measured, time: np.ndarray) -> Curve:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    return np.where(values > 0, values, np.nan)
+    return np.where(_is_shown(values), values, np.nan)
+
+
+def _is_shown(values: np.ndarray) -> np.ndarray:
+    """Which values a logarithmic scale can show."""
+    return (values > 0) & np.isfinite(values)
 
 
 def _limits(series: dict[str, np.ndarray]) -> tuple[float, float]:
     """Of the energy: the deepest zeros of an oscillating wave do not set the scale."""
     values = np.concatenate([series["field_energy"], rates.wave_energy(series)])
-    values = values[values > 0]
+    values = values[_is_shown(values)]
     low, high = quantile(values, 0.02), float(values.max())
     return 0.5 * low, 2 * high
 
 
 @dataclass(frozen=True)
 class FieldHistory:
-    """E_1 at the times of the snapshots, averaged over all directions but x_1.
+    """E along the run's wave at the times of the snapshots, averaged over all directions across it.
 
     Attributes:
-        time: [n]; electric: [n, cells]; length: of the box; energy: of its first modes [n, MODES]; wavenumber: [MODES].
+        time: [n]; electric: [n, cells]; length: after which it repeats; energy: of the box's first modes [n, MODES];
+        wavenumber: [MODES]; is_oblique: whether the wave goes along another direction than x_1.
     """
 
     time: np.ndarray
@@ -112,6 +118,7 @@ class FieldHistory:
     length: float
     wavenumber: np.ndarray
     energy: np.ndarray
+    is_oblique: bool = False
 
 
 def history_of(run: RunFiles) -> FieldHistory | None:
@@ -120,6 +127,7 @@ def history_of(run: RunFiles) -> FieldHistory | None:
     every = max(1, int(run.case.value("output.every", 1)))
     regular = [step for step in steps if step % every == 0]
     steps = regular[:: -(-len(regular) // MOST_TIMES)] if len(regular) > 1 else steps
+    theory = None if run.has_walls else theory_of(run)
     times, lines, energies = [], [], []
     for step in steps:
         with skipping_damaged(), open_snapshot(run.folder.snapshots, step) as iteration:
@@ -129,12 +137,44 @@ def history_of(run: RunFiles) -> FieldHistory | None:
             periods = tuple(spacing * electric.shape[:-1])
             wavenumber, energy = field_spectrum(electric, periods)
             times.append(float(iteration.attrs["time"]))
-            lines.append(electric[..., 0].reshape(len(electric), -1).mean(axis=1))
+            line, length, is_oblique = along_wave(
+                electric, periods, theory.vector if theory else np.zeros(len(periods))
+            )
+            lines.append(line)
             energies.append(energy[:MODES])
     if len(times) < 2:
         return None
     lines, energies = np.array(lines), np.array(energies)  # type: ignore[assignment]
-    return FieldHistory(np.array(times), lines, float(periods[0]), wavenumber[:MODES], energies)  # type: ignore[arg-type]
+    return FieldHistory(np.array(times), lines, length, wavenumber[:MODES], energies, is_oblique)  # type: ignore[arg-type]
+
+
+def along_wave(electric: np.ndarray, periods: tuple[float, ...], vector: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """E along a wave vector, averaged over the planes across it.
+
+    The mean over x_2 and x_3 would leave nothing of a wave that goes along them, too. What is kept of an oblique wave
+    are the modes of the box along k: n times the smallest of them.
+
+    Args:
+        electric: E [*cells, dx]; periods: lengths of the box [dx]; vector: k [dx], or zeros for x_1.
+
+    Returns:
+        E at the centres of equal cells [n], the length after which it repeats, and whether k is oblique.
+    """
+    cells, lengths = np.array(electric.shape[:-1]), np.array(periods)
+    modes = np.rint(vector * lengths / (2 * np.pi)).astype(int)
+    modes //= max(1, int(np.gcd.reduce(modes)))
+    resolved = min(((n - 1) // (2 * abs(m)) for n, m in zip(cells, modes, strict=True) if m), default=0)
+    if not modes[1:].any() or not resolved:
+        return electric[..., 0].reshape(len(electric), -1).mean(axis=1), float(periods[0]), False
+    smallest = 2 * np.pi * modes / lengths
+    k = float(np.linalg.norm(smallest))
+    waves = np.fft.fftn(electric @ (smallest / k), norm="forward")
+    number = np.arange(resolved + 1)
+    points = 2 * (resolved + 1)
+    # E is known half a cell from the origin, and wanted half a cell of the new ones from it
+    shift = np.exp(1j * number * (np.pi / points - 0.5 * smallest @ (lengths / cells)))
+    found = waves[tuple(number * m for m in modes)] * shift
+    return np.fft.irfft(found, points, norm="forward"), 2 * np.pi / k, True
 
 
 def field(run: RunFiles) -> Iterator[Picture]:
@@ -149,18 +189,22 @@ def field(run: RunFiles) -> Iterator[Picture]:
     edges = np.linspace(0, found.length, found.electric.shape[1] + 1)
     largest = quantile(np.abs(found.electric), 0.995) or 1.0
     name, title = ("E", "E(x, t)") if dims == 1 else ("⟨E_1⟩", "E_1(x_1, t), mean over the other directions")
+    space = coordinate_axis("x", 0, 2 if dims == 1 else 3)
+    if found.is_oblique:
+        name, title = "⟨E·k⟩/|k|", "E along the wave vector k, mean over the directions across it"
+        space = Axis("x·k/|k|", space.unit)
     image = Image(edges_of(found.time), edges, found.electric, f"{name}  [{E_UNIT}]", (-largest, largest), signed=True)
     theory = None if run.has_walls else theory_of(run)
     spectrum, why = (None, "") if run.has_walls else _spectrum(found, theory, run)
-    space = coordinate_axis("x", 0, 2 if dims == 1 else 3)
     panels = [Panel(TIME, space, title, image=image, note=why)]
     if not run.has_walls:
-        floor = found.energy.max() * 1e-12
+        highest = float(found.energy[np.isfinite(found.energy)].max(initial=0.0))
+        floor = highest * 1e-12
         curves = [
             Curve(found.time, np.where(energy > floor, energy, np.nan), f"k = {k:.3g}")
             for k, energy in zip(found.wavenumber, found.energy.T, strict=True)
         ]
-        shown = 0.3 * quantile(found.energy, 0.02), 3 * float(found.energy.max())  # noise begins at the rounding error
+        shown = 0.3 * quantile(found.energy, 0.02), 3 * highest  # noise begins at the rounding error
         y = Axis("field energy", energy_unit(run), log=True, limits=shown if shown[0] > 0 else None)
         panels.append(Panel(TIME, y, "First modes", tuple(curves)))
         if spectrum:

@@ -24,9 +24,10 @@ function trace(packed, log) {
   for (const name of ["x", "y"]) if (packed[name].f4) found[name] = numbers(packed[name]);
   if (packed.error_y) found.error_y = {...packed.error_y, array: numbers(packed.error_y.array)};
   if (packed.z) {
-    const {across, low, step} = packed.z, steps = numbers(packed.z), rows = [], shown = [];
-    for (let first = 0; first < steps.length; first += across) {
-      const row = Array.from(steps.subarray(first, first + across), n => n === 65535 ? null : low + step * n);
+    const {across, low, step} = packed.z, cells = numbers(packed.z), rows = [], shown = [];
+    const read = packed.z.f4 ? n => Number.isFinite(n) ? n : null : n => n === 65535 ? null : low + step * n;
+    for (let first = 0; first < cells.length; first += across) {
+      const row = Array.from(cells.subarray(first, first + across), read);
       rows.push(row);
       shown.push(log ? row.map(value => value > 0 ? Math.log10(value) : null) : row);
     }
