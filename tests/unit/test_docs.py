@@ -421,13 +421,31 @@ def plain(text):
 def test_generated_parts_are_up_to_date(monkeypatch):
     """Of the pages, and the page of ``kjko cases``."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import list_cases
     import reference
 
-    assert list_cases.PAGE.read_text(encoding="utf-8") == list_cases.page(), "run python scripts/reference.py"
+    assert text_of(reference.CASES) == reference.page_of_cases(), "run python scripts/reference.py"
     assert len(reference.pages()) >= 9
     for page in reference.pages():
         assert text_of(page) == reference.with_generated_parts(text_of(page)), "run python scripts/reference.py"
+
+
+def test_what_is_generated_is_written_where_it_is_not_up_to_date_and_nowhere_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import reference
+
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png", "fonts"))
+    cases = shutil.copy(reference.CASES, tmp_path / "cases.txt")
+    monkeypatch.setattr(reference, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(reference, "CASES", cases)
+    reference.main()
+    assert capsys.readouterr().out == ""
+    page = tmp_path / "docs" / "reference" / "method.md"
+    page.write_text(text_of(page).replace("| `order` |", "| `other` |"), encoding="utf-8")
+    cases.write_text("", encoding="utf-8")
+    reference.main()
+    assert capsys.readouterr().out.split() == [str(cases), str(page)]
+    assert text_of(page) == text_of(DOCS / "reference" / "method.md")
+    assert text_of(cases) == text_of(ROOT / "hpc_kjko" / "post" / "templates" / "cases.txt")
 
 
 def test_every_key_is_explained_in_its_model():
