@@ -199,6 +199,11 @@ def bench(names: list[str], quick: bool, seeds: int, path: Path) -> list[dict[st
         path.write_text(json.dumps(runs, indent=1) + "\n")
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
         print(f"# {name} {method} h = {step} N = {count} seed {seed}: {numbers}", flush=True)
+    return chosen(runs, names, quick)
+
+
+def chosen(runs: list[dict[str, Any]], names: list[str], quick: bool) -> list[dict[str, Any]]:
+    """Runs of some cases that are all of one size: an error of both sizes together would mean nothing."""
     return [run for run in runs if run["quick"] == quick and run["case"] in names]
 
 
@@ -349,16 +354,19 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.cases) - CASES.keys():
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(CASES)}")
-    table = options.out / "langevin.json"
+    table, names = options.out / "langevin.json", options.cases or list(CASES)
     if options.redraw:
         if not table.exists():
             parser.error(f"--redraw needs {table}, which a run without it writes")
-        runs = json.loads(table.read_text())
+        runs = chosen(json.loads(table.read_text()), names, options.quick)
+        if not runs:
+            size = "quick" if options.quick else "full"
+            parser.error(f"{table} has no runs of {', '.join(names)} at {size} size, so there is nothing to draw")
     else:
         torch.set_num_threads(1)
         print_heading("Langevin particles, which a PIC code has", options.quick)
         options.out.mkdir(parents=True, exist_ok=True)
-        runs = bench(options.cases or list(CASES), options.quick, options.seeds, table)
+        runs = bench(names, options.quick, options.seeds, table)
     print_table(points_of(runs))
     draw(runs, options.out / "langevin.png")
     print(f"# {options.out / 'langevin.png'}")

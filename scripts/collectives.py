@@ -29,6 +29,7 @@ import torch
 
 from hpc_kjko.case import config
 from hpc_kjko.collisions.witness import WaveWitness
+from hpc_kjko.errors import UserError
 from hpc_kjko.files.binned import MARGINAL_BINS
 from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.parallel.comm import Communicator
@@ -53,6 +54,16 @@ PURPOSES = {
     ("base", "with_energy"): "energy of collisions",
     ("diagnostics", "measure"): "time series",
 }
+#: What a call is for that none of these makes.
+OTHER = "other"
+#: What a case must have for :func:`expected` to know its calls.
+KNOWN = {
+    "method.collision": "jko",
+    "method.solver": "regression",
+    "physics.collision_operator": "bath",
+    "physics.field": "poisson",
+    "grid.solver": "root",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -60,7 +71,7 @@ class Call:
     """One collective call.
 
     Attributes:
-        purpose: a value of PURPOSES.
+        purpose: a value of PURPOSES, or OTHER.
         kind: sum, broadcast or gather.
         nbytes: of the array; 0 for a small object.
     """
@@ -106,7 +117,21 @@ class CountingCommunicator(Communicator):
                 self.calls[Call(purpose, kind, nbytes)] += 1
                 return
             frame = frame.f_back
-        self.calls[Call("other", kind, nbytes)] += 1
+        self.calls[Call(OTHER, kind, nbytes)] += 1
+
+
+def refusal(case: config.Case) -> str:
+    """Why :func:`expected` does not know the calls of a case, in a sentence; empty if it does."""
+    if case.species:
+        return "the expected calls are those of one species: take a case without [species.NAME]"
+    if case.physics.collision_strength == 0:
+        return "the expected calls are those of a step with collisions: physics.collision_strength must not be 0"
+    table = case.table()
+    for key, value in KNOWN.items():
+        section, name = key.split(".")
+        if (found := table[section].get(name)) != value:
+            return f'{key} = "{found}": the expected calls are those of {key} = "{value}"'
+    return ""
 
 
 def expected(
@@ -192,12 +217,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="counted steps (default 2)")
     parser.add_argument("--out", type=Path, help="the table as CSV")
     options = parser.parse_args()
+    try:
+        case = config.load(options.job, options.set)
+    except UserError as failure:
+        parser.error(str(failure))
+    if why := refusal(case):
+        parser.error(why)
     torch.set_num_threads(1)
     comm = CountingCommunicator.world()
-    steps, simulation = counted(config.load(options.job, options.set), options.steps, comm)
+    steps, simulation = counted(case, options.steps, comm)
     known = expected_of(steps[-1], simulation)
     if comm.is_root:
-        total = sum(steps, Counter())
+        total, order = sum(steps, Counter()), [*PURPOSES.values(), OTHER]
         rows = [
             {
                 "purpose": call.purpose,
@@ -206,7 +237,7 @@ def main() -> None:
                 "calls a step": total[call] / options.steps,
                 "expected": known[call],
             }
-            for call in sorted({*total, *known}, key=lambda call: (list(PURPOSES.values()).index(call.purpose), call))
+            for call in sorted({*total, *known}, key=lambda call: (order.index(call.purpose), call))
         ]
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()

@@ -17,6 +17,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -70,9 +71,13 @@ def index_of(names: list[str]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def index() -> str:
-    """The page of all examples."""
-    return f"{INTRODUCTION}\n## The paper's experiments\n\n{index_of(PAPER)}\n## Beyond the paper\n\n{index_of(BEYOND)}"
+def index(made_already: Collection[str]) -> str:
+    """The page of the examples that have been made, in two parts; a part without any is left out."""
+    parts = [INTRODUCTION]
+    for title, names in {"The paper's experiments": PAPER, "Beyond the paper": BEYOND}.items():
+        if some := [name for name in names if name in made_already]:
+            parts.append(f"## {title}\n\n{index_of(some)}")
+    return "\n".join(parts)
 
 
 def made(name: str, out: Path, quick: bool) -> dict[str, float]:
@@ -102,7 +107,7 @@ def main() -> None:
         (options.out / f"{name}.md").write_text(page_of(name, numbers[name]), encoding="utf-8")
         kept.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         print(options.out / f"{name}.md", flush=True)
-    (options.out / "index.md").write_text(index(), encoding="utf-8")
+    (options.out / "index.md").write_text(index(numbers), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -42,6 +44,16 @@ def record(case: str, quantity: str, target: str, value: str, met: bool) -> bool
     return bool(met)
 
 
+def refusal(names: Iterable[str], path: Path = PAGE) -> str:
+    """Why the rows of some validations could not be written, in a sentence; empty if they can."""
+    grouped = {name for group in json.loads(path.read_text(encoding="utf-8")) for name in group["validations"]}
+    if without := [name for name in names if name not in grouped]:
+        return f'{", ".join(without)}: in no group of {path.name}: add the name to the "validations" of one'
+    if not _commit():
+        return "the commit that is measured is not known: run it in a git checkout"
+    return ""
+
+
 def write(rows: list[tuple[str, Record]], path: Path = PAGE) -> None:
     """Put rows in the place of those of the same case and quantity, or else at the end of their validation's group.
 
@@ -63,10 +75,17 @@ def write(rows: list[tuple[str, Record]], path: Path = PAGE) -> None:
     path.write_text(json.dumps(groups, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(PAGE.parent), "rev-parse", "--short=7", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+def _commit(folder: Path = PAGE.parent) -> str:
+    """Seven digits, and + where tracked files outside docs/ are not as committed; empty outside a git checkout."""
+
+    def said(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    if shutil.which("git") is None:
+        return ""
+    changed = said("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs")
+    return said("rev-parse", "--verify", "HEAD")[:7] + ("+" if changed else "")
 
 
 def _machine() -> str:

@@ -4,8 +4,8 @@
     python scripts/reference.py
 
 To be run again when a key, a column, an option or docs/validation.json changes; a test compares. A page says
-``<!-- generated: NAME -->`` where such a part begins and ``<!-- end -->`` where it ends. The page of ``kjko cases`` is
-written, too (see list_cases.py).
+``<!-- generated: NAME -->`` where such a part begins and ``<!-- end -->`` where it ends. The page of ``kjko cases``
+is written, too: hpc_kjko/post/templates/cases.txt. Only files that change are written.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import list_cases
-
 from hpc_kjko.case import config
 from hpc_kjko.case.method import SOLVER_DEFAULTS, Method
 from hpc_kjko.case.sections import DriveSettings, LandauSettings
 from hpc_kjko.case.species_section import SpeciesSettings
 from hpc_kjko.cli.main import VERBS, parser
+from hpc_kjko.collisions import METHODS
 from hpc_kjko.files.column_meanings import MEANINGS
+from hpc_kjko.inner.solvers import SOLVERS
 from hpc_kjko.problems import KINDS
+from hpc_kjko.push.integrators import MAPS
 from hpc_kjko.running.driver import CHANGEABLE
-from hpc_kjko.schema import Section, explanation, section_of
+from hpc_kjko.schema import Section, explanation, meaning, section_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+CASES = ROOT / "hpc_kjko" / "post" / "templates" / "cases.txt"
 _PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NO_BREAK = "\N{NON-BREAKING HYPHEN}"
 #: Keys of every problem, which are told once.
@@ -111,7 +113,7 @@ def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[s
         if section is Method and any(key in keys for keys in SOLVER_DEFAULTS.values()):
             of_solvers = {solver: keys.get(key, field.default) for solver, keys in SOLVER_DEFAULTS.items()}
             default = "<br>".join(f"{solver} {_value(value)}" for solver, value in of_solvers.items())
-        paragraphs = explanation(section, name)
+        paragraphs = list(explanation(section, name))
         for number, part in enumerate(paragraphs):
             if part.startswith("Default: "):  # it depends on other keys: its first sentence says how
                 default, _, more = part.removeprefix("Default: ").removesuffix(".").partition(". ")
@@ -149,7 +151,7 @@ def _value(value: Any) -> str:
         return f"{'' if multiple == 1 else multiple}π"
     if isinstance(value, str | bool):
         return f"`{json.dumps(value)}`"
-    return list_cases.text_of(value)
+    return text_of(value)
 
 
 def _restart() -> str:
@@ -157,6 +159,64 @@ def _restart() -> str:
     for section, keys in CHANGEABLE.items():
         lines.append(f"* `[{section}]`: {', '.join(f'`{key}`' for key in sorted(keys))}")
     return "\n".join(lines)
+
+
+# -- the page of kjko cases --------------------------------------------------------------------------------------------
+
+
+def page_of_cases() -> str:
+    """What ``kjko cases`` shows: the keys of a case, the built-in problems, methods, solvers and integrators.
+
+    The command shows a file, as it would otherwise take seconds to load torch for a page of text. A line keeps its
+    indentation where the command wraps it.
+    """
+    lines = ["Keys of a case, with their defaults. docs/reference/case_file.md says more about each.", ""]
+    for kind, problem in KINDS.items():
+        case = config.from_table({"problem": {"kind": kind}}).table()
+        summary = (inspect.getdoc(problem) or "").partition("\n\n")[0].replace("\n", " ")
+        lines += [f'[problem] kind = "{kind}"', f"  {summary}", *_lines_of(problem, case["problem"])]
+        lines += [f"  With this problem physics.field = {text_of(case['physics']['field'])} by default.", ""]
+    case = config.from_table({"problem": {"kind": "two_stream"}}).table()
+    for name, field in config.Case.model_fields.items():
+        section = section_of(field.annotation)
+        if name not in ("problem", "species") and section is not None:
+            lines += [f"[{name}]", *_lines_of(section, case.get(name, {})), ""]
+        if name == "species":
+            lines += ["[species.NAME]", *_lines_of(SpeciesSettings, {}), ""]
+        if name == "physics":
+            lines += ["[physics.landau]", *_lines_of(LandauSettings, {}), ""]
+            lines += ["[physics.drive]", *_lines_of(DriveSettings, {}), ""]
+    for key, names in {"method.collision": METHODS, "method.solver": SOLVERS, "time.integrator": MAPS}.items():
+        lines.append(f"{key}: {', '.join(names)}")
+    return "\n".join(lines) + "\n"
+
+
+def _lines_of(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
+    """Two lines for each key of a section: its default, and what it means."""
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        if key == "kind":
+            continue
+        without = "required" if field.is_required() else text_of(field.default)
+        default = text_of(defaults[key]) if key in defaults else without
+        if section is Method and any(key in keys for keys in SOLVER_DEFAULTS.values()):
+            of_solvers = {solver: keys.get(key, field.default) for solver, keys in SOLVER_DEFAULTS.items()}
+            default = ", ".join(f"{solver} {text_of(value)}" for solver, value in of_solvers.items())
+        yield f"  {key} = {default}"
+        yield f"      {meaning(section, name)}"
+
+
+def text_of(value: Any) -> str:
+    """A value as a case file writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, Section):
+        return "its defaults"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(text_of, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 # -- columns and verbs -----------------------------------------------------------------------------------------------
@@ -222,8 +282,14 @@ def _validation() -> str:
     return "\n".join(lines).strip()
 
 
+def main() -> None:
+    """Write the files that are not as they would be made now, and say which."""
+    made = {page: with_generated_parts(page.read_text(encoding="utf-8")) for page in pages()}
+    for path, text in {CASES: page_of_cases(), **made}.items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(path)
+
+
 if __name__ == "__main__":
-    list_cases.PAGE.write_text(list_cases.page(), encoding="utf-8")
-    for page in pages():
-        page.write_text(with_generated_parts(page.read_text(encoding="utf-8")), encoding="utf-8")
-        print(page.relative_to(ROOT))
+    main()

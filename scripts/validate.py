@@ -495,6 +495,8 @@ def main() -> int:
     unknown = set(options.names) - VALIDATIONS.keys()
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(VALIDATIONS)}")
+    if options.record and (why := records.refusal(options.names or VALIDATIONS)):
+        parser.error(f"--record: {why}")
     runs = Experiments(options.out, options.ranks)
     validations = {**VALIDATIONS, "drawn": functools.partial(drawn, seed=options.seed)}
     results, rows = {}, []

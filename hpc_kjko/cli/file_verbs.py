@@ -317,7 +317,7 @@ def _say_other_case(first: RunFolder, second: RunFolder) -> None:
 
 
 def cases(options: argparse.Namespace) -> int:
-    """List the keys of a case and what is built in: a page that scripts/list_cases.py has made from the models."""
+    """List the keys of a case and what is built in: a page that scripts/reference.py has made from the models."""
     page = resources.files("hpc_kjko.post").joinpath("templates/cases.txt").read_text(encoding="utf-8")
     for line in page.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))

@@ -95,9 +95,11 @@ def runs_in(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """
     folders: list[Path] = []
     for path in paths:
-        if not holds_runs(path):
+        if holds_runs(path):
+            folders += sorted(case.parent for case in path.glob("*/case.toml"))
+        else:
             RunFolder(path).status()
-        folders += sorted(case.parent for case in path.glob("*/case.toml")) or [path]
+            folders.append(path)
     whole = [path.resolve() for path in folders]
     common = Path(os.path.commonpath([path.parent for path in whole]))
     runs, unreadable = [], []

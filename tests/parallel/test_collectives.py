@@ -9,6 +9,7 @@ import torch
 from hpc_kjko.case.config import from_table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import collectives
 from collectives import Call, CountingCommunicator, counted, expected, expected_of
 
 TABLE = {
@@ -52,3 +53,31 @@ def test_only_the_field_grows_with_the_mesh():
     assert grown == {"density", "electric field"}
     more = expected(from_table(TABLE | {"particles": {"count": 10**9}}))
     assert more == small
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ("physics.field=ampere", 'physics.field = "ampere": the expected calls are those of physics.field = "poisson"'),
+        ("method.collision=none", 'method.collision = "none": the expected calls are those of method.collision'),
+        ("physics.collision_strength=0", "physics.collision_strength must not be 0"),
+        ("physics.field=amper", "physics.field = 'amper': it should be"),
+    ],
+)
+def test_a_case_whose_calls_are_not_known_is_refused(change, says, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["collectives.py", "--set", change])
+    with pytest.raises(SystemExit) as stopped:
+        collectives.main()
+    assert stopped.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_call_of_a_new_function_is_listed_last(monkeypatch, capsys):
+    purposes = {place: purpose for place, purpose in collectives.PURPOSES.items() if purpose != "time series"}
+    monkeypatch.setattr(collectives, "PURPOSES", purposes)
+    monkeypatch.setattr(collectives, "expected_of", lambda calls, simulation: calls)
+    job = collectives.JOB.with_name("e5_two_stream_weak.toml")
+    sizes = ["particles.count=2048", "method.first_iterations=2", "method.iterations=2", "method.hidden=[8,8]"]
+    monkeypatch.setattr(sys, "argv", ["collectives.py", "--job", str(job), *(f"--set={size}" for size in sizes)])
+    collectives.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert rows[-1].startswith("other,") and not any(row.startswith("time series,") for row in rows)

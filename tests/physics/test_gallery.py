@@ -1,6 +1,7 @@
 """The gallery: every example at a small size against what its page claims, and the pages against their texts."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -47,7 +48,13 @@ def test_the_pages_are_those_of_the_examples():
     for name in EVERY:
         page = (make_gallery.PAGES / f"{name}.md").read_text(encoding="utf-8")
         assert page == make_gallery.page_of(name, numbers[name]), f"run: python scripts/make_gallery.py {name}"
-    assert (make_gallery.PAGES / "index.md").read_text(encoding="utf-8") == make_gallery.index()
+    assert (make_gallery.PAGES / "index.md").read_text(encoding="utf-8") == make_gallery.index(EVERY)
+
+
+def test_an_index_links_to_no_page_that_has_not_been_made():
+    page = make_gallery.index(["two_stream", "confined"])
+    assert set(re.findall(r"\((\w+)\.(?:md|png)\)", page)) == {"two_stream", "confined"}
+    assert "Beyond the paper" not in page
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -164,6 +164,30 @@ def test_langevin_and_jko_are_compared(tmp_path):
     assert np.array_equal(first, matplotlib.image.imread(tmp_path / "again.png"))
 
 
+def test_runs_of_another_size_or_case_are_not_drawn_with_those_asked_for(tmp_path, monkeypatch, capsys):
+    small = {"case": "bath", "step": 0.2, "seed": 0, "waves": 0.1, "late": 0.1, "marginal": 0.1, "seconds": 1.0}
+    runs = [
+        {**small, "method": method, "count": count, "quick": quick, "field": error, "entropy tracked": error}
+        for method in ("langevin", "jko")
+        for count in (1024, 4096)
+        for quick, error in ((True, 0.5), (False, 0.01))
+    ]
+    runs.append({**runs[-1], "case": "dougherty"})
+    (tmp_path / "langevin.json").write_text(json.dumps(runs))
+    redraw = ["bench_langevin.py", "--redraw", "--out", str(tmp_path)]
+    monkeypatch.setattr(bench_langevin, "draw", lambda *_: None)
+    for more, errors in (("bath", {"0.01"}), ("--quick", {"0.5"})):
+        monkeypatch.setattr(sys, "argv", [*redraw, more])
+        bench_langevin.main()
+        lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+        rows = list(csv.DictReader(lines, skipinitialspace=True))
+        assert len(rows) == 4 and {row["case"] for row in rows} == {"bath"} and {row["field"] for row in rows} == errors
+    monkeypatch.setattr(sys, "argv", [*redraw, "dougherty", "--quick"])
+    with pytest.raises(SystemExit):
+        bench_langevin.main()
+    assert "no runs of dougherty at quick size" in capsys.readouterr().err
+
+
 def test_scaling_is_measured_and_extrapolated(tmp_path):
     """On 1 and 2 ranks; the model agrees with the one that it was made from, and goes on to 10¹¹ particles."""
     table = tmp_path / "scaling.csv"

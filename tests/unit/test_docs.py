@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -420,13 +421,31 @@ def plain(text):
 def test_generated_parts_are_up_to_date(monkeypatch):
     """Of the pages, and the page of ``kjko cases``."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import list_cases
     import reference
 
-    assert list_cases.PAGE.read_text(encoding="utf-8") == list_cases.page(), "run python scripts/reference.py"
+    assert text_of(reference.CASES) == reference.page_of_cases(), "run python scripts/reference.py"
     assert len(reference.pages()) >= 9
     for page in reference.pages():
         assert text_of(page) == reference.with_generated_parts(text_of(page)), "run python scripts/reference.py"
+
+
+def test_what_is_generated_is_written_where_it_is_not_up_to_date_and_nowhere_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import reference
+
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png", "fonts"))
+    cases = shutil.copy(reference.CASES, tmp_path / "cases.txt")
+    monkeypatch.setattr(reference, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(reference, "CASES", cases)
+    reference.main()
+    assert capsys.readouterr().out == ""
+    page = tmp_path / "docs" / "reference" / "method.md"
+    page.write_text(text_of(page).replace("| `order` |", "| `other` |"), encoding="utf-8")
+    cases.write_text("", encoding="utf-8")
+    reference.main()
+    assert capsys.readouterr().out.split() == [str(cases), str(page)]
+    assert text_of(page) == text_of(DOCS / "reference" / "method.md")
+    assert text_of(cases) == text_of(ROOT / "hpc_kjko" / "post" / "templates" / "cases.txt")
 
 
 def test_every_key_is_explained_in_its_model():
@@ -445,7 +464,7 @@ def test_validation_is_whole():
     assert sorted(listed) == sorted(names)
     for row in (row for group in groups for row in group["rows"]):
         assert {"case", "quantity", "target", "measured", "met", "date", "commit", "machine"} == row.keys()
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and re.fullmatch(r"[0-9a-f]{7}", row["commit"])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and re.fullmatch(r"[0-9a-f]{7}\+?", row["commit"])
 
 
 def test_what_a_validation_measures_takes_the_place_of_what_stands_there(tmp_path, monkeypatch):
@@ -460,12 +479,54 @@ def test_what_a_validation_measures_takes_the_place_of_what_stands_there(tmp_pat
     )
     rows = [("driven", records.Record(old["case"], old["quantity"], "≤ 0.02", "0.5", False))]
     rows.append(("driven", records.Record("another", "quantity", "–", "1", True)))
+    today = date.today().isoformat()
     records.write(rows, path)
     (group,) = (group for group in json.loads(path.read_text()) if "driven" in group["validations"])
     (new,) = (row for row in group["rows"] if (row["case"], row["quantity"]) == (old["case"], old["quantity"]))
-    assert new["measured"] == "0.5" and new["met"] is False and new["date"] >= "2026-11-29"
+    assert new["measured"] == "0.5" and new["met"] is False and today <= new["date"] <= date.today().isoformat()
     assert group["rows"][-1]["case"] == "another"
     assert sum(len(one["rows"]) for one in before) + 1 == sum(len(one["rows"]) for one in json.loads(path.read_text()))
+
+
+def test_what_cannot_be_recorded_is_refused_before_anything_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import records
+    import validate
+
+    monkeypatch.setattr(records, "_commit", lambda: "abcdef0")
+    assert not records.refusal(validate.VALIDATIONS)
+    monkeypatch.setitem(validate.VALIDATIONS, "new_one", lambda runs: pytest.fail("it has been run"))
+    monkeypatch.setattr("sys.argv", ["validate.py", "new_one", "--record", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        validate.main()
+    assert "--record: new_one: in no group of validation.json" in capsys.readouterr().err
+    monkeypatch.setattr(records, "_commit", lambda: "")
+    assert "run it in a git checkout" in records.refusal(["driven"])
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="without git")
+def test_a_measured_commit_is_marked_if_the_code_is_not_as_committed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import records
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert records._commit(tmp_path / "docs") == ""
+    git("init", "-q")
+    for name in ("code.py", "docs/validation.json"):
+        (tmp_path / name).write_text("1")
+    git("add", "-A")
+    git("commit", "-q", "-m", "all")
+    head = git("rev-parse", "HEAD")[:7]
+    (tmp_path / "docs" / "validation.json").write_text("2")  # as a validation before leaves it
+    assert records._commit(tmp_path / "docs") == head
+    (tmp_path / "code.py").write_text("2")
+    assert records._commit(tmp_path / "docs") == f"{head}+"
 
 
 def test_kjko_cases_explains_every_key_and_keeps_formulas_whole(capsys, monkeypatch):

@@ -38,27 +38,35 @@ class Loaded(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.loaded, self.links = [], []
+        self.loaded, self.menu, self.depth = [], [], 0
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
+        self.depth += tag == "nav"
         if tag in ("script", "img", "iframe", "source", "video") and given.get("src"):
             self.loaded.append(given["src"])
         if tag == "link" and "canonical" not in given.get("rel", "") and given.get("href"):
             self.loaded.append(given["href"])
-        if tag == "a" and given.get("href"):
-            self.links.append(given["href"])
+        if tag == "a" and self.depth and given.get("href"):
+            self.menu.append(given["href"])
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "nav"
 
 
 def test_every_page_is_in_the_menu(site):
-    parser = Loaded()
-    parser.feed(built(site, DOCS / "explanation" / "method.md"))
-    targets = {(site / "explanation" / link.partition("#")[0]).resolve() for link in parser.links if "://" not in link}
-    pages = {(site / page.relative_to(DOCS)).with_suffix(".html").resolve() for page in PAGES}
-    missing = {page.relative_to(site.resolve()) for page in pages - targets}
-    # the menu shows tabs, and all pages of the tab that is open
-    assert not {page for page in missing if page.parts[0] == "explanation" and "decisions" not in page.parts}
-    assert all(page.is_file() for page in pages)
+    """The menu shows the tabs, and all pages of the tab that is open: a tab is a folder, or a page at the top."""
+    tops = {page for page in PAGES if page.parent == DOCS}
+    for folder in sorted({DOCS / page.relative_to(DOCS).parts[0] for page in set(PAGES) - tops}):
+        mine = {page for page in PAGES if page.is_relative_to(folder)}
+        opened = min(page for page in mine if page.name != "index.md" and page.parent == folder)
+        parser = Loaded()
+        parser.feed(built(site, opened))
+        at = site / folder.relative_to(DOCS)
+        menu = {(at / link.partition("#")[0]).resolve() for link in parser.menu if "://" not in link}
+        wanted = {page: (site / page.relative_to(DOCS)).with_suffix(".html").resolve() for page in tops | mine}
+        assert not [page for page, target in wanted.items() if target not in menu], folder
+        assert all(target.is_file() for target in wanted.values())
 
 
 def test_no_page_loads_anything_from_elsewhere(site):

@@ -60,6 +60,13 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
         list(overview.pictures(overview.runs_in([out])[0], ["lk"]))
 
 
+def test_a_run_that_holds_another_is_still_shown_as_itself(a_run, tmp_path):
+    outer = shutil.copytree(a_run, tmp_path / "outer")
+    inner = shutil.copytree(a_run, outer / "inner")
+    runs, unreadable = overview.runs_in([outer, inner])
+    assert [run.name for run in runs] == ["outer", "outer/inner"] and not unreadable
+
+
 def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on(
     kjko_here, small_case, tmp_path, quick_children
 ):
