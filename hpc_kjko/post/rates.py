@@ -162,9 +162,11 @@ def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
     time, log = time[kept], 0.5 * np.log(energy[kept])
     peaks = maxima(time, log)
     linear = _linear(log)
+    # the maximum of a wave that has saturated says nothing of how far apart those before it are
+    before = peaks[0][peaks[0] < time[linear - 1]]
     candidates = [
         (score, "rows", first, last)
-        for score, first, last in _scores(time, log, _FEWEST_ROWS, peaks[0])
+        for score, first, last in _scores(time, log, _FEWEST_ROWS, before)
         if last <= linear or log[first] > log[last - 1]
     ]
     candidates += [

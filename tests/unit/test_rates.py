@@ -161,6 +161,16 @@ def test_theory_of_another_plasma_is_not_given():
     assert theory_of(species(initial="kappa")).rate == pytest.approx(kappa_root(0.5, 3.0).imag, rel=0.5)
 
 
+def test_growth_between_one_early_maximum_and_saturation_is_seen():
+    """The time between the two maxima is no period of a wave: the run may be cut anywhere after it has saturated."""
+    time = np.linspace(0, 60, 601)
+    grown = 1e-4 * np.exp(0.4 * np.minimum(time, 26)) * np.cos(np.maximum(time - 26, 0) / 9) ** 2
+    energy = grown + 2e-2 * np.exp(-0.5 * (time - 3) ** 2)  # at the start, other modes
+    for end in (300, 340, 400):
+        found = rates.fit(time[:end], energy[:end])
+        assert found.is_clear and found.rate == pytest.approx(0.2, rel=0.05), end
+
+
 def test_energies_that_blow_up_have_no_rate():
     """Only their finite rows count, and too few of them have none."""
     energy = np.exp(0.4 * TIME)
