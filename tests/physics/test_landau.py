@@ -402,7 +402,7 @@ def test_a_step_that_may_be_too_long_is_warned_of():
     cold = {**WARM, "temperatures": [1.0, 0.04, 0.04]}
     assert not any("explicit" in said for said in warnings_of(from_table(table_of(WARM)), 1))
     (said,) = (said for said in warnings_of(from_table(table_of(cold)), 1) if "explicit" in said)
-    assert said.startswith("C h σ^γ = 12.5") and "lower time.step" in said
+    assert said.startswith("C h σ^γ = 12.5") and "use a smaller time.step" in said
 
 
 @pytest.mark.parametrize(

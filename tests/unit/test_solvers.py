@@ -140,7 +140,7 @@ def test_folds_are_spread_alike_and_known_by_the_row_alone(total):
         ({"solver": "varpro", "collision": "score_matching"}, 'varpro" is for "jko" and "pair_sum"'),
         ({"solver": "varpro", "iterations": "auto"}, "give varpro a number"),
         ({"solver": "adam", "iterations": 0}, "trains nothing"),
-        ({"first_iterations": 0}, "set method.iterations = 0 with it"),
+        ({"first_iterations": 0}, "set method.iterations = 0 too"),
         ({"solver": "adam", "iterations": "auto"}, "needs method.held_out = true"),
         ({"iterations": "many"}, "method.iterations"),
     ],
