@@ -44,6 +44,7 @@ def serve(path: str) -> dict:
     import torch._dynamo  # noqa: F401 (which the first optimiser imports)
 
     import hpc_kjko.cli.file_verbs
+    import hpc_kjko.cli.inspect_verb
     import hpc_kjko.cli.run_verbs
     import hpc_kjko.post.analysis  # noqa: F401
 

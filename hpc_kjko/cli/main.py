@@ -93,7 +93,7 @@ VERBS = {
         "howto/report.md",
     ),
     "inspect": Verb(
-        "file_verbs",
+        "inspect_verb",
         False,
         "Show what a run folder holds: status, conserved quantities, certificates, warnings.",
         "kjko inspect runs/mine",
@@ -107,21 +107,21 @@ VERBS = {
         "howto/look_at_runs.md",
     ),
     "compare": Verb(
-        "file_verbs",
+        "compare_verb",
         False,
         "Compare a run with another run, the grid solver or a CSV file. The exit code is 1 beyond the tolerance.",
         "kjko compare runs/mine grid --out compared.png",
         "howto/compare.md",
     ),
     "sweep": Verb(
-        "file_verbs",
+        "sweep_verb",
         False,
         "Run a case with all combinations of some values, or write a SLURM job array for that, and show the results.",
         "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
         "howto/sweep.md",
     ),
     "units": Verb(
-        "file_verbs",
+        "units_verb",
         False,
         "Convert the density, temperature and Coulomb logarithm of a plasma to the code's units, and back.",
         "kjko units --density 1e19 --temperature 1000 --magnetic-field 2.5",

@@ -300,17 +300,6 @@ def _one_species(iteration: h5py.Group, wanted: str | None) -> str:
     return wanted or names[0]
 
 
-def read_snapshots(
-    folder: Path | str, steps: Sequence[int], *, fields: bool = True, species: str | None = None
-) -> list[Snapshot]:
-    """Those of some steps that are sound, by :func:`read_snapshot`."""
-    found = []
-    for step in steps:
-        with skipping_damaged():
-            found.append(read_snapshot(folder, step, fields=fields, species=species))
-    return found
-
-
 def read_snapshot(
     folder: Path | str,
     step: int,

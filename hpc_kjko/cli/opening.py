@@ -1,0 +1,63 @@
+"""What the verbs that read files have in common: run folders, time series, and the module that draws."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from hpc_kjko.errors import UserError
+from hpc_kjko.files.runfolder import RunFolder
+from hpc_kjko.files.series import read_series
+
+#: Exit codes.
+DONE, DIFFERENT, FAILED, STOPPED = 0, 1, 1, 75
+
+
+def existing(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.status()
+    return folder
+
+
+def rows_of(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The time series of a folder, of one row at least."""
+    columns = read_series(folder.series)
+    if not len(columns["step"]):
+        raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
+    return columns
+
+
+def plotting_module() -> ModuleType:
+    """The module that draws."""
+    with any_backend():
+        try:
+            from hpc_kjko.post import plotting
+        except ImportError:
+            raise UserError("figures need matplotlib: pip install 'hpc_kjko[plot]'") from None
+    return plotting
+
+
+@contextlib.contextmanager
+def any_backend() -> Iterator[None]:
+    """Around what may load matplotlib.
+
+    Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
+    is loaded without it, and hears of it afterwards, for a notebook that called this.
+    """
+    is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named and is_new and "matplotlib" in sys.modules:
+        import matplotlib
+
+        with contextlib.suppress(ValueError):  # there is no such backend
+            matplotlib.rcParams["backend"] = named
