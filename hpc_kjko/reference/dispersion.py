@@ -19,16 +19,18 @@ and complete, and Landau's roots are limits of eigenvalues as kappa -> 0 (Ng, Bh
 doi:10.1103/PhysRevLett.83.1974); at kappa = 0 itself any finite number of Hermite functions is undamped.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import solve_ivp
-from scipy.optimize import brentq
-from scipy.special import ive, wofz
+import scipy  # whose parts are loaded when they are first used
 
 # The eigenvalue problem is dense: 1500 modes take some seconds.
 MAX_MODES = 1500
+# Steps of a history in time: short beside a plasma oscillation, and stable for all Hermite functions.
+_LONGEST, _STABLE = 0.1, 2.0
+_ROOT_PI = float(np.sqrt(np.pi))
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def two_stream_growth_rate(wavenumber: float, beam_velocity: float, thermal_spee
             f"no growing mode at k = {wavenumber}, v0 = {beam_velocity}, sigma = {thermal_speed}: "
             "take a smaller wavenumber, faster or colder beams; v0 > 1.31 sigma and about k v0 < 1 are needed"
         )
-    return brentq(epsilon, 0.0, np.sqrt(0.125) * (1 + 1e-6), xtol=1e-14, rtol=1e-13)
+    return scipy.optimize.brentq(epsilon, 0.0, np.sqrt(0.125) * (1 + 1e-6), xtol=1e-14, rtol=1e-13)
 
 
 def species_dielectric_function(
@@ -131,7 +133,8 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
 
     Newton's method from a grid of starts around every drift, as wide as every thermal and plasma frequency.
     Without a guess the mode is the fastest growing or least damped one. The argument principle then confirms that
-    no zero lies above it. Of a pair with the same growth rate it is the one of larger Re omega.
+    no zero lies above it; if one does, starts on a finer grid follow. Of a pair with the same growth rate it is the
+    one of larger Re omega.
 
     Sources: Buneman 1959, doi:10.1103/PhysRev.115.503; Fried & Gould 1961, Phys. Fluids 4, 139.
 
@@ -147,23 +150,31 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
     terms = [term for term in terms if term.charge]
     if not terms:
         raise ValueError("a wave needs at least one charged species")
+    if guess is not None:
+        roots = _newton(np.append(_starts(wavenumber, terms, 2), guess), wavenumber, terms)
+        return complex(roots[np.argmin(np.abs(roots - guess))])
+    for fineness in (1, 2):
+        roots = _newton(_starts(wavenumber, terms, fineness), wavenumber, terms)
+        mirrored = _newton(-np.conj(roots[[np.argmax(roots.imag)]]), wavenumber, terms, at_least=0)  # of a pair
+        roots = np.append(roots, mirrored)
+        highest = roots[np.argmax(roots.imag)]
+        # What rounding may put between the growth rates of a pair, far less than what is between different modes.
+        margin = 1e-6 * min(term.plasma_frequency for term in terms) + 1e-9 * abs(highest)
+        pair = roots[roots.imag > highest.imag - margin]
+        root = complex(pair[np.argmax(pair.real)])
+        if not _zeros_above(highest.imag + margin, wavenumber, terms):
+            return root
+    raise ValueError(f"the mode {root:.6g} at k = {wavenumber} is not the fastest growing one: give a guess")
+
+
+def _starts(wavenumber: float, terms: Sequence[SpeciesTerm], fineness: int) -> np.ndarray:
+    """Frequencies around every drift, as far from it as every thermal and plasma frequency: [n]."""
     centres = {wavenumber * term.drift for term in terms}
     widths = {np.sqrt(2) * wavenumber * term.thermal_speed for term in terms}
     widths |= {term.plasma_frequency for term in terms}
     widths |= {float(np.linalg.norm([term.plasma_frequency for term in terms]))}
-    grid = (np.linspace(-4, 4, 17)[:, None] + 1j * np.linspace(-3, 1, 13)).ravel()
-    starts = np.concatenate([centre + width * grid for centre in centres for width in widths])
-    roots = _newton(starts if guess is None else np.append(starts, guess), wavenumber, terms)
-    if guess is not None:
-        return complex(roots[np.argmin(np.abs(roots - guess))])
-    highest = roots[np.argmax(roots.imag)]
-    # What rounding may put between the growth rates of a pair, far less than what is between different modes.
-    margin = 1e-6 * min(term.plasma_frequency for term in terms) + 1e-9 * abs(highest)
-    pair = roots[roots.imag > highest.imag - margin]
-    root = complex(pair[np.argmax(pair.real)])
-    if _zeros_above(highest.imag + margin, wavenumber, terms):
-        raise ValueError(f"the mode {root:.6g} at k = {wavenumber} is not the fastest growing one: give a guess")
-    return root
+    grid = (np.linspace(-4, 4, 8 * fineness + 1)[:, None] + 1j * np.linspace(-3, 1, 6 * fineness + 1)).ravel()
+    return np.concatenate([centre + width * grid for centre in centres for width in widths])
 
 
 def landau_root(wavenumber: float, thermal_speed: float = 1.0) -> complex:
@@ -315,19 +326,28 @@ def linear_field_history(
             before = np.sqrt(m - 1) * moments[m - 2] if m > 1 else 0.0
             moments[m] = (mean * moments[m - 1] + excess * before) / np.sqrt(m)
         background += density * moments
-    coupling = wavenumber * s * np.sqrt(n[1:])
+    damping, coupling = -collision_strength * n, -1j * wavenumber * s * np.sqrt(n[1:])
+    of_field = -1j * np.sqrt(n[1:]) * background[:-1] / (wavenumber * s)
 
     def rate(time: float, c: np.ndarray) -> np.ndarray:
-        change = -n * collision_strength * c
-        change[1:] -= 1j * coupling * c[:-1]
-        change[:-1] -= 1j * coupling * c[1:]
-        relaxed = background[:-1] * np.exp(-n[:-1] * collision_strength * time)
-        change[1:] -= 1j * np.sqrt(n[1:]) * relaxed * c[0] / (wavenumber * s)
+        change = damping * c
+        change[1:] += coupling * c[:-1] + c[0] * of_field * np.exp(time * damping[:-1])
+        change[:-1] += coupling * c[1:]
         return change
 
-    start = background.astype(complex)
-    solution = solve_ivp(rate, (times[0], times[-1]), start, t_eval=times, rtol=1e-8, atol=1e-12, method="DOP853")
-    return np.abs(solution.y[0] / start[0])
+    c = background.astype(complex)
+    first, field = c[0], [1.0]
+    longest = min(_LONGEST, _STABLE / (collision_strength * modes + 2 * abs(coupling[-1])))
+    for begin, end in itertools.pairwise(times):
+        steps = int(np.ceil((end - begin) / longest))
+        h = (end - begin) / steps
+        for time in begin + h * np.arange(steps):  # the classical Runge-Kutta method of order four
+            k1 = rate(time, c)
+            k2 = rate(time + h / 2, c + h / 2 * k1)
+            k3 = rate(time + h / 2, c + h / 2 * k2)
+            c = c + h / 6 * (k1 + 2 * k2 + 2 * k3 + rate(time + h, c + h * k3))
+        field.append(float(np.abs(c[0] / first)))
+    return np.array(field)
 
 
 def bernstein_frequencies(
@@ -372,7 +392,7 @@ def bernstein_frequencies(
         # e^-l I_n(l) falls like exp(-n^2/2l) for large l and like (l/2)^n/n! for small l.
         n = np.arange(1, count + 31 + int(9 * np.sqrt(gyration)))
         poles_of.append((n * gyrofrequency) ** 2)
-        strengths_of.append(2 * (term.plasma_frequency / thermal) ** 2 * poles_of[-1] * ive(n, gyration))
+        strengths_of.append(2 * (term.plasma_frequency / thermal) ** 2 * poles_of[-1] * scipy.special.ive(n, gyration))
     poles, strengths = np.concatenate(poles_of), np.concatenate(strengths_of)
     # Harmonics that coincide but for rounding leave no gap.
     distinct = np.unique(poles)
@@ -390,11 +410,11 @@ def bernstein_frequencies(
         elif epsilon(high - margin) <= 0:
             squares[i] = high
         else:
-            squares[i] = brentq(epsilon, low + margin, high - margin, xtol=1e-14 * high, rtol=1e-13)
+            squares[i] = scipy.optimize.brentq(epsilon, low + margin, high - margin, xtol=1e-14 * high, rtol=1e-13)
     return np.sqrt(squares)
 
 
-def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm]) -> np.ndarray:
+def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm], at_least: int = 1) -> np.ndarray:
     """Zeros of the dielectric function that Newton's method reaches from the starts, with repetitions."""
     frequency = starts.astype(complex)
     found = []
@@ -416,7 +436,7 @@ def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm])
             found.append(frequency[converged])
             frequency = frequency[~converged & np.isfinite(frequency)]
     roots = np.concatenate(found)
-    if not len(roots):
+    if len(roots) < at_least:
         raise ValueError(f"no mode found at k = {wavenumber}")
     return roots
 
@@ -455,18 +475,21 @@ def _thermal_response(zeta: complex | np.ndarray) -> complex | np.ndarray:
     There it is the asymptotic series -sum_n (2n - 1)!! / (2 zeta^2)^n, ten terms of it. Below the real axis
     Landau's continuation adds 2 i sqrt(pi) zeta exp(-zeta^2).
     """
+    near = 1 + zeta * _plasma_dispersion(zeta)
     far = np.abs(zeta) > 12  # so that the eleventh term is below 1e-14 of the first
+    if not np.any(far):
+        return near
     square = np.where(far, zeta, 1.0) ** 2
     series = np.ones_like(square)
     for n in range(10, 1, -1):
         series = 1 + (2 * n - 1) / (2 * square) * series
     with np.errstate(over="ignore", invalid="ignore"):
         continuation = np.where(np.imag(zeta) < 0, 2j * np.sqrt(np.pi) * zeta * np.exp(-square), 0.0)
-    return np.where(far, continuation - series / (2 * square), 1 + zeta * _plasma_dispersion(zeta))
+    return np.where(far, continuation - series / (2 * square), near)
 
 
 def _plasma_dispersion(zeta: complex | np.ndarray) -> complex | np.ndarray:
-    return 1j * np.sqrt(np.pi) * wofz(zeta)
+    return 1j * _ROOT_PI * scipy.special.wofz(zeta)
 
 
 def _enough_modes(wavenumber: float, collision_strength: float, temperature: float) -> int:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import solve_ivp
+import scipy  # whose parts are loaded when they are first used
 from scipy.special import gammaln
 
 COULOMB = -3.0
@@ -423,7 +423,7 @@ def _relaxed(difference0: float, decay: Callable[[float], float], times: np.ndar
     if difference0 == 0 or not times.size or times.max() == 0:
         return np.full(len(times), float(difference0))
     moments, places = np.unique(times, return_inverse=True)
-    solution = solve_ivp(
+    solution = scipy.integrate.solve_ivp(
         lambda _, y: [-decay(difference0 * float(np.exp(y[0])))],
         (0.0, float(moments[-1])),
         [0.0],

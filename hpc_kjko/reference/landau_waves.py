@@ -33,12 +33,12 @@ Sources: L. D. Landau, J. Phys. USSR 10, 25 (1946); M. Moshinsky, Nucl. Phys. 13
 J. T. Parker, P. J. Dellar, doi:10.1017/S0022377814001287.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 import numpy as np
-from scipy.interpolate import BPoly
-from scipy.sparse import block_diag, coo_matrix, csc_matrix, diags, identity
-from scipy.sparse.linalg import splu
+import scipy  # whose parts are loaded when they are first used
 from scipy.special import gammaln
 
 from hpc_kjko.reference.dispersion import landau_root
@@ -116,8 +116,8 @@ def field_history(
     poles = poles[poles.imag > -1e-9]
     residues = np.polyval(above, poles) / np.polyval(np.polyder(below), poles)
     residues[poles.imag > 1e-9] *= 2  # stands for the conjugate too
-    one = identity(matrix.shape[0], format="csc")
-    factors = [splu((step * matrix - pole * one).tocsc(), permc_spec="NATURAL") for pole in poles]
+    one = scipy.sparse.identity(matrix.shape[0], format="csc")
+    factors = [scipy.sparse.linalg.splu((step * matrix - pole * one).tocsc(), permc_spec="NATURAL") for pole in poles]
 
     rate = matrix[0].toarray()[0]
     second = matrix.T @ rate
@@ -131,7 +131,7 @@ def field_history(
                 (residue * factor.solve(state.astype(complex))).real
                 for residue, factor in zip(residues, factors, strict=True)
             )
-    return BPoly.from_derivatives(grid, values)(times)
+    return scipy.interpolate.BPoly.from_derivatives(grid, values)(times)
 
 
 @lru_cache(maxsize=16)
@@ -214,7 +214,9 @@ def _products(degree: int, even: np.ndarray, degrees: np.ndarray, dims: int) -> 
 
 
 @lru_cache(maxsize=16)
-def _parts(exponent: float, dims: int, order: int) -> tuple[csc_matrix, csc_matrix, csc_matrix]:
+def _parts(
+    exponent: float, dims: int, order: int
+) -> tuple[scipy.sparse.csc_matrix, scipy.sparse.csc_matrix, scipy.sparse.csc_matrix]:
     """v_x from each l to l + 1, collisions for C = 1, and what is absorbed for k = 1, in the order of l, then n."""
     blocks = collision_blocks(exponent, dims, order)
     starts = np.cumsum([0] + [len(block) for block in blocks])
@@ -233,13 +235,15 @@ def _parts(exponent: float, dims: int, order: int) -> tuple[csc_matrix, csc_matr
         columns += [starts[degree] + n + 1]
         values += [turn * np.sqrt(2 * n + 2)]
     shape = (starts[-1], starts[-1])
-    streaming = coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape)
+    streaming = scipy.sparse.coo_matrix(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape
+    )
     whole = np.concatenate([degree + 2 * np.arange(len(block)) for degree, block in enumerate(blocks)])
-    absorbed = diags(4 * np.sqrt(order) * (whole / order) ** 6, format="csc")
-    return streaming.tocsc(), block_diag(blocks, format="csc"), absorbed
+    absorbed = scipy.sparse.diags(4 * np.sqrt(order) * (whole / order) ** 6, format="csc")
+    return streaming.tocsc(), scipy.sparse.block_diag(blocks, format="csc"), absorbed
 
 
-def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, order: int) -> csc_matrix:
+def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, order: int) -> scipy.sparse.csc_matrix:
     """Real A of da/dt = A a, where the coefficient of phi_nl is (-i)^l a_nl; a_00 is the density.
 
     a_00 counts sqrt(1 + 1/k^2) times. Then the field is in the coupling of density and momentum, as in
@@ -247,7 +251,9 @@ def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, orde
     """
     streaming, collisions, absorbed = _parts(float(exponent), dims, order)
     momentum = (order // 2) + 1
-    field = coo_matrix(([np.hypot(1, wavenumber) - wavenumber], ([momentum], [0])), streaming.shape).tocsc()
+    field = scipy.sparse.coo_matrix(
+        ([np.hypot(1, wavenumber) - wavenumber], ([momentum], [0])), streaming.shape
+    ).tocsc()
     flow = wavenumber * streaming + field
     return (flow - flow.T - strength * collisions - wavenumber * absorbed).tocsc()
 
@@ -265,13 +271,13 @@ def _followed(wavenumber: float, strength: float, exponent: float, dims: int, or
     return 1j * rate
 
 
-def _pole(matrix: csc_matrix, rate: complex) -> complex:
+def _pole(matrix: scipy.sparse.csc_matrix, rate: complex) -> complex:
     """Zero of 1 / e^T (s - A)^-1 e, e the density, near s = rate, by Newton's method; an eigenvalue of A."""
-    one = identity(matrix.shape[0], format="csc")
+    one = scipy.sparse.identity(matrix.shape[0], format="csc")
     density = np.zeros(matrix.shape[0], dtype=complex)
     density[0] = 1
     for _ in range(30):
-        factor = splu((rate * one - matrix).tocsc(), permc_spec="NATURAL")
+        factor = scipy.sparse.linalg.splu((rate * one - matrix).tocsc(), permc_spec="NATURAL")
         right, left = factor.solve(density), factor.solve(density, "T")
         correction = right[0] / (left @ right)
         rate -= correction

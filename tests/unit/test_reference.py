@@ -1,5 +1,8 @@
 """The oracles against each other, against closed forms, and against conservation laws."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.integrate import quad, solve_ivp
@@ -385,3 +388,15 @@ def test_gaussian_moments_refuses_mismatched_shapes():
         gaussian_moments(np.zeros(2), np.eye(2), STIFFNESS_3D, 1.0, 1.0, [1.0])
     with pytest.raises(ValueError, match="symmetric"):
         gaussian_moments(np.zeros(4), np.eye(4), [[1.0, 0.5], [0.0, 1.0]], 1.0, 1.0, [1.0])
+
+
+def test_theory_that_every_run_asks_for_loads_no_integrators_and_root_finders():
+    """Before the first step: they take longer to load than the theory to be found."""
+    code = """
+import sys
+from hpc_kjko.reference.dispersion import SpeciesTerm, linear_field_history, species_root
+species_root(0.3, [SpeciesTerm(1, 1, 0.9, 1), SpeciesTerm(1, 1, 0.1, 0.25, 4.5)])
+linear_field_history(0.2, 0.01, 1.0, [(0.5, 2.4, 1.0), (0.5, -2.4, 1.0)], [0.0, 1.0], 100)
+assert not {"scipy.integrate", "scipy.optimize", "scipy.sparse.linalg"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
