@@ -345,7 +345,10 @@ def parser() -> argparse.ArgumentParser:
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    dry_run_help = "show the memory, time and disk space that the run would take, without running or writing anything"
+    dry_run_help = (
+        "show linear theory of the wave, and the memory, time and disk space that the run would take, without running "
+        "or writing anything"
+    )
     starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
     for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):
         of_a_sweep = ", or the folder of a sweep" if name == "plot" else ""

@@ -12,6 +12,8 @@ import numpy as np
 from hpc_kjko.files.storage import reading
 
 _PREFIX = "wave_"
+#: A rate that is smaller, in ω_p, is that of a wave which neither grows nor is damped.
+_STEADY = 1e-5
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class WaveTheory:
     time: np.ndarray = field(default_factory=lambda: np.empty(0))
     energy: np.ndarray = field(default_factory=lambda: np.empty(0))
     branches: tuple[Branch, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """What becomes of the wave, with γ and ω, in words; empty where theory gives no single rate."""
+        if self.rate is None or self.frequency is None:
+            return ""
+        trend = "growing" if self.rate > _STEADY else "damped" if self.rate < -_STEADY else "neither growing nor damped"
+        return f"{trend}, γ = {self.rate:.4f} and ω = {self.frequency:.4f}".replace("-", "−")
 
     @property
     def wavenumber(self) -> float:

@@ -164,6 +164,9 @@ def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
     comm.select_device(case.run.device)
     yield from forecast.memory_of(case, comm)
     memory.require(case, comm)
+    with comm.together():
+        about_wave = list(forecast.wave_of(case)) if comm.is_root else []
+    yield from about_wave
     with _memory_named(case, comm):
         yield from forecast.time_of(case, comm)
     yield from forecast.files_of(case)

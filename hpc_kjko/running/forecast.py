@@ -22,6 +22,8 @@ from hpc_kjko.running.simulation import Simulation
 MEASURED = 2**17
 #: Steps that are measured: the first is longer, as the network is new.
 STEPS = 2
+#: A wave that becomes so many times larger grows.
+GROWN = 2.0
 #: Columns of the time series, about.
 COLUMNS = 35
 
@@ -45,6 +47,46 @@ def particles_on_each(case: Case, size: int) -> str:
     counts = [species.count for species in case.species.values()] or [case.particles.count]
     shares = [sum(len(Shard.of(count, rank, size)) for count in counts) for rank in range(size)]
     return str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
+
+
+def wave_of(case: Case) -> Iterator[str]:
+    """What linear theory says of the case's wave, and which other length grows if this one is damped."""
+    from hpc_kjko.running import wave_theory  # whose roots take parts of SciPy
+
+    theory = wave_theory.theory_of(case)
+    if theory is None:
+        return
+    yield f"wave: k = {theory.wavenumber:.4g} ω_p/v_th, a wavelength of {2 * math.pi / theory.wavenumber:.5g} v_th/ω_p"
+    outcome, grows = theory.outcome, theory.rate is not None and theory.rate > 0
+    if len(theory.time):
+        largest, last = math.sqrt(theory.energy.max()), math.sqrt(theory.energy[-1])
+        outcome = f"grows up to {largest:.3g}" if largest > GROWN else f"comes to {last:.2g}"
+        outcome += f" times its first size by t = {theory.time[-1]:g}"
+        at_first = [np.interp(theory.wavenumber, branch.wavenumber, branch.rate) for branch in theory.branches]
+        grows = largest > GROWN or max(at_first, default=0.0) > 0
+    words = "; ".join(part for part in (theory.relation, theory.missing) if part)
+    yield f"    linear theory: {outcome} ({words})" if outcome else f"    no linear theory: {words}"
+    if grows or not outcome:
+        return
+    try:
+        found = wave_theory.fastest_growing(case)
+    except wave_theory.NoTheory:
+        return
+    if found is None:
+        yield f"    no wave of any length grows in these streams: they need {_speed_key(case)} larger, or to be colder"
+    else:
+        k, rate = found
+        where = f"a wavelength of {2 * math.pi / k:.4g}"
+        if case.problem.space_dims == 1 and case.problem.periods:
+            where = f"problem.length = {case.problem.periods[0] * theory.wavenumber / k:.4g}"
+        yield f"    in these streams a wave grows fastest with {where} (k = {k:.3g}): γ = {rate:.4f} without collisions"
+
+
+def _speed_key(case: Case) -> str:
+    """The key of a case that says how fast its streams are."""
+    if case.species:
+        return "a species.NAME.mean_velocity"
+    return next(f"problem.{key}" for key in ("beam_velocity", "bump_velocity") if hasattr(case.problem, key))
 
 
 def time_of(case: Case, comm: Communicator) -> Iterator[str]:

@@ -7,7 +7,6 @@ sentence says why.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -30,7 +29,6 @@ from hpc_kjko.reference.dispersion import (
     linear_field_history,
     species_dielectric_function,
     species_root,
-    two_stream_growth_rate,
 )
 from hpc_kjko.reference.landau_waves import damping
 from hpc_kjko.running.assembly import SpeciesPart, species_of
@@ -41,8 +39,14 @@ _FEW = 0.05
 _TIMES = 201
 #: Its last time: long after that a small wave is not small any more, and finding it takes seconds.
 _LATEST = 60.0
+#: A frequency that is so small a part of the growth rate is 0.
+_ROUNDING = 1e-9
 #: Points of a dispersion curve.
 _WAVENUMBERS = 24
+#: Wavenumbers among which the fastest growing one is looked for, and again near the best of them.
+_SCANNED = 25
+#: The growth rate, in ω_p, below which a wave is not said to grow.
+_SLOWEST = 1e-4
 #: Bernstein's frequencies, and how many gyrations a run must see: in less a wave is damped as without a field.
 _HARMONICS, _GYRATIONS = 6, 2
 
@@ -99,6 +103,40 @@ def theory_of(case: Case) -> WaveTheory | None:
         return WaveTheory(vector, missing=str(why))
     except (ValueError, ArithmeticError) as why:  # of the references
         return WaveTheory(vector, missing=f"the dispersion relation has no solution that could be found: {why}")
+
+
+def fastest_growing(case: Case) -> tuple[float, float] | None:
+    """The wave of any length, along the case's own, that grows fastest in the plasma as it starts, without collisions.
+
+    Returns:
+        Its k and γ; None if none grows.
+
+    Raises:
+        NoTheory: there are no streams that could make one grow, or their dispersion relation is not known.
+    """
+    starts = [one.start for one in species_of(case) if isinstance(one.start, PeriodicWave)]
+    if case.physics.field == "external" or not starts:
+        raise NoTheory("the case has no wave in a field of its own")
+    vector = next((start for start in starts if not start.is_homogeneous), starts[0]).wave_vector
+    wave = _wave(case, vector)
+    if len({term.drift for term in wave.terms}) < 2:
+        raise NoTheory("nothing streams through something else")
+    field = np.array(case.physics.magnetic_field)
+    if field.any() and not np.allclose(np.cross(np.append(vector, [0.0] * (3 - len(vector))), field), 0):
+        raise NoTheory("the magnetic field turns the streams")
+    shortest = min(term.thermal_speed / term.plasma_frequency for term in wave.terms if term.plasma_frequency)
+    ks = np.geomspace(0.02 * wave.k, max(1.5 / shortest, wave.k), _SCANNED)
+    found: tuple[float, float] | None = None
+    for _ in range(2):  # among all, then near the best of them
+        rates = np.array([_nan_without(functools.partial(species_root, float(k), wave.terms)).imag for k in ks])
+        if np.isnan(rates).all() or not (best := np.nanmax(rates)) > _SLOWEST:
+            if np.isnan(rates).any():
+                raise NoTheory("not all of the waves could be found")
+            return None
+        at = int(np.nanargmax(rates))
+        found = float(ks[at]), float(best)
+        ks = np.linspace(ks[max(0, at - 1)], ks[min(at + 1, len(ks) - 1)], _SCANNED)
+    return found
 
 
 def _wave(case: Case, vector: np.ndarray) -> _Wave:
@@ -287,13 +325,8 @@ def _collisionless(wave: _Wave) -> WaveTheory:
 
 def _root(wave: _Wave) -> complex:
     """The fastest growing or least damped mode without collisions."""
-    if len(wave.terms) == 2 and len(wave.case.species) < 2:
-        first, second = wave.terms
-        alike = (first.density, first.thermal_speed) == (second.density, second.thermal_speed)
-        if alike and first.drift == -second.drift and math.isclose(first.plasma_frequency, math.sqrt(0.5)):
-            with contextlib.suppress(ValueError):  # none grows
-                return 1j * two_stream_growth_rate(wave.k, second.drift, first.thermal_speed)
-    return species_root(wave.k, wave.terms)
+    root = species_root(wave.k, wave.terms)
+    return 1j * root.imag if abs(root.real) < _ROUNDING * abs(root) else root  # as of two streams that are alike
 
 
 def _branches(wave: _Wave, root: complex, label: str) -> tuple[Branch, ...]:

@@ -1,6 +1,7 @@
 """The memory that a case needs: estimated as runs take it, refused where it is not there; ``kjko run --dry-run``."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -192,6 +193,26 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(kjko_here, smal
     for said in ("3000 in all", "(particles.count)", "free", "with the case itself", "all 10 steps", "checkpoints"):
         assert said in result.stdout
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_says_whether_the_wave_grows_and_which_would(kjko_here, small_case):
+    """The default length of bump_on_tail has a damped wave; that which is named does grow as is said."""
+
+    def said(*settings):
+        arguments = [word for setting in settings for word in ("--set", setting)]
+        result = kjko_here("run", small_case, "--dry-run", *arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    of_bump = ("problem.kind=bump_on_tail", "physics.collision_strength=0.0", "particles.count=64", "time.end=0.1")
+    damped = said(*of_bump)
+    assert "linear theory: damped, γ = −0." in damped and "k = 0.5 ω_p/v_th" in damped
+    length, rate = re.search(r"problem.length = ([\d.]+) .*γ = ([\d.]+) without", damped).groups()
+    growing = said(*of_bump, f"problem.length={length}")
+    assert f"growing, γ = {rate}" in growing and "problem.length" not in growing
+    assert float(rate) > 0.1
+    slow = ("problem.kind=two_stream", "problem.beam_velocity=1.2", "physics.collision_strength=0.0", *of_bump[2:])
+    assert "no wave of any length grows in these streams: they need problem.beam_velocity larger" in said(*slow)
 
 
 def test_a_dry_run_of_many_particles_steps_fewer_and_says_so(kjko_here, small_case, monkeypatch):
