@@ -130,11 +130,22 @@ class RunCase:
             return max(self.number(f"species.{name}.collision_strength") for name in self.species)
         return self.number("physics.collision_strength")
 
+    def strength_of(self, species: str) -> float:
+        """κ of a species, or of all collisions where all species collide with all."""
+        if self._is_without_collisions or self.collide_together:
+            return self.collision_strength
+        return self.number(f"species.{species}.collision_strength")
+
     @property
     def strength_words(self) -> str:
         """The collision strength with its symbol: "κ = 0.01", or "C = 1", the factor of Landau's operator."""
         symbol = "C" if self.collision_operator == "landau" else "κ"
         return f"{symbol} = {self.collision_strength:g}"
+
+    @property
+    def collision_method(self) -> str:
+        """How collisions are made: "none" where there are none, whatever the case says."""
+        return self.word("method.collision") if self.collision_strength else "none"
 
     @property
     def collide_together(self) -> bool:

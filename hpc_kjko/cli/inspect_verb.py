@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from hpc_kjko.files.output import list_snapshots
 from hpc_kjko.files.storage import damage, unfinished
 from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.post import rates, summary
+from hpc_kjko.post.figures import waves
 from hpc_kjko.terminal import show_pairs, width, wrapped
 
 
@@ -21,7 +23,7 @@ def inspect(options: argparse.Namespace) -> int:
     folder = existing(options.folder)
     status, damaged = folder.status(), []
     case: RunCase | None = None
-    columns: dict[str, np.ndarray] = {}
+    columns: summary.Columns = {}
     theory: WaveTheory | None = None
     try:
         case = RunCase(folder.case)
@@ -31,13 +33,17 @@ def inspect(options: argparse.Namespace) -> int:
         columns, theory = rows_of(folder), read_theory(folder.series)
     except DamagedFile as failure:
         damaged.append(str(failure))
+    if case:
+        columns = summary.meaningful(columns, case)
     files = [path for kind in (folder.checkpoints, folder.snapshots) for path in sorted(kind.glob("*.h5"))]
     damaged += [f"{path.relative_to(folder.path)}: {what}" for path in files if (what := damage(path))]
     rows: dict[str, str] = {
         "status": f"gone: {folder.what_now()}" if status["status"] == "gone" else status["status"],
         **({"damaged files": "\n".join(damaged)} if damaged else {}),
         **(_about_case(case) if case else {}),
-        **(_about_series(columns, case, theory) if columns else {}),
+        **(_about_series(columns, case) if columns else {}),
+        **(_wave(columns, theory, status, case) if columns else {}),
+        **(_collisions(columns, case) if columns else {}),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
         "checkpoints": ", ".join(sorted(path.name for path in folder.checkpoints.glob("step*.h5"))) or "none",
         **(summary.memory(status, case.particle_count) if case else {}),
@@ -64,23 +70,28 @@ def _about_case(case: RunCase) -> dict[str, str]:
     of = f" ({', '.join(case.species)})" if case.species else ""
     return {
         "case": f"{case.word('problem.kind')}, {case.dims}, {case.strength_words}, "
-        f"{case.particle_count} particles{of}, {case.word('method.collision')}",
+        f"{case.particle_count} particles{of}, {case.collision_method}",
     }
 
 
-def _about_series(columns: dict[str, np.ndarray], case: RunCase | None, theory: WaveTheory | None) -> dict[str, str]:
-    """What the time series of a run comes to; ``case`` is None if it cannot be read."""
-    energy = summary.total_energy(columns)
+def _about_series(columns: summary.Columns, case: RunCase | None) -> dict[str, str]:
+    """How far a run has come, and what it keeps; ``case`` is None if it cannot be read."""
+    energy, error, mass = summary.total_energy(columns), summary.EnergyError.of(columns), columns["mass"]
     planned = f" of {case.number('time.end'):g} in steps of {case.number('time.step'):g}" if case else ""
     missing = summary.missing_steps(columns)
     return {
         "time": f"{columns['time'][-1]:g}{planned}",
         **({"rows missing in series.h5": f"steps {missing}"} if missing else {}),
         "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
-        "mass, largest change": f"{np.abs(columns['mass'] - columns['mass'][0]).max():.2e}",
+        "mass, largest change": f"{np.abs(mass / mass[0] - 1).max():.1e} of the mass at t = 0, {mass[0]:.4g}",
         "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
-        **_balance(columns, energy),
-        **_wave(columns, theory),
+        "error of the energy": f"{error.largest:.1e} {error.words}",
+    }
+
+
+def _collisions(columns: summary.Columns, case: RunCase | None) -> dict[str, str]:
+    """How far collisions have come, and whether they were sound; nothing where there are none."""
+    return {
         **{
             f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
             for label, name in (("free energy", "free_energy"), ("KL to equilibrium", "kl"))
@@ -91,20 +102,29 @@ def _about_series(columns: dict[str, np.ndarray], case: RunCase | None, theory: 
     }
 
 
-def _wave(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> dict[str, str]:
-    """The rate of the wave and that of theory; nothing without a field."""
-    found = rates.measured(columns, theory)
+def _wave(
+    columns: summary.Columns, theory: WaveTheory | None, status: dict[str, Any], case: RunCase | None
+) -> dict[str, str]:
+    """The rate of the wave, or why it has none, and that of theory; nothing without a field."""
+    found = rates.measured(columns, theory, status)
     if found is None:
         return {}
-    first, last = found.rate.window
+    said = found.text
+    if found.rate and found.why_not:
+        said += f"; a line over all of it has {found.rate.text()}"
+    elif found.rate:
+        first, last = found.rate.window
+        said += f" (t = {first:.3g} to {last:.3g})"
+    coarse = waves.sampling_remark(case, theory) if case else ""
     return {
-        "rate of the wave, in ω_p": f"{found.text} (t = {first:.3g} to {last:.3g})",
-        **({"frequency of the wave, in ω_p": found.frequency_text} if found.rate.frequency else {}),
+        "rate of the wave, in ω_p": said,
+        **({"frequency of the wave, in ω_p": found.frequency_text} if found.frequency_text else {}),
         "theory of the wave": found.remark.removeprefix("Theory: ").removesuffix("."),
+        **({"figure of ω and k": coarse.removesuffix(".")} if coarse else {}),
     }
 
 
-def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:
+def _of_the_map(columns: summary.Columns) -> dict[str, str]:
     """What tells whether the control field's map was sound; nothing where there is none."""
     if "min_eigenvalue" not in columns:
         return {}
@@ -114,16 +134,7 @@ def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:
     }
 
 
-def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
-    """What of the change of energy no collision accounts for."""
-    if "collision_energy_total" not in columns:
-        return {}
-    unexplained = energy - energy[0] - columns["collision_energy_total"] - columns.get("drive_energy", 0.0)
-    by = "collisions or the drive" if "drive_energy" in columns else "collisions"
-    return {f"energy change not from {by}": f"{np.abs(unexplained).max():.2e}"}
-
-
-def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, str]:
+def _certificates(case: RunCase, columns: summary.Columns) -> dict[str, str]:
     """The tally of a run's certificates."""
     fall = summary.fall(columns)
     if fall is None:

@@ -18,19 +18,23 @@ The rule, for an energy W ~ e^{2γt} whatever comes before and after:
    off by up to 1.7 times the standard error (root mean square).
 4. If the line covers less than eight times s, or less than a factor of two in the amplitude, there is no growth or
    damping to be seen; nor if a wave that was damped comes back, or was there before it grew, at more than the amplitude
-   in the middle of the window: beats do so. Then the line is fitted to the whole series, as an upper limit.
+   in the middle of the window: beats do so. Then a sentence says why, and the line is fitted to the whole series, as an
+   upper limit.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hpc_kjko.files.wavetheory import WaveTheory
+from hpc_kjko.post import summary
 
+#: What is said of a wave without a rate, before the reason.
+NO_RATE = "no rate of growth or damping"
 #: Added to the residual, so that a short window of smooth data does not win.
 _TOLERANCE = 0.015
 #: Windows begin and end at so many different times.
@@ -63,7 +67,7 @@ class Rate:
         height: log of the line's amplitude √W at the middle of the window.
         points: what was fitted: all rows of the window, or maxima.
         frequency, frequency_error: ω from the distance of maxima, in ω_p; None where the wave does not oscillate.
-        is_clear: whether the amplitude changes by more than the line misses.
+        why_not: why this is no rate of growth or damping, but a limit; empty if it is one.
     """
 
     rate: float
@@ -73,7 +77,12 @@ class Rate:
     points: Literal["rows", "maxima"]
     frequency: float | None
     frequency_error: float | None
-    is_clear: bool
+    why_not: str = ""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the amplitude changes by more than the line misses."""
+        return not self.why_not
 
     def text(self, expected: float | None = None, digits: int = 2) -> str:
         """γ with its error in as many digits as it has, and what is expected."""
@@ -92,57 +101,73 @@ class Measured:
     """The rate of a run's wave beside that of theory.
 
     Attributes:
-        rate: what was fitted.
+        rate: what was fitted; None if there is no line at all, for there are too few rows.
         theory: what the run knows of the wave; None where it knows nothing.
         expected: γ of theory; of a wave without a single rate, that of the same fit to theory's wave.
+        why_not: why there is no rate, in a sentence without its full stop; empty if there is one.
     """
 
-    rate: Rate
+    rate: Rate | None
     theory: WaveTheory | None
     expected: float | None
+    why_not: str = ""
 
     @property
     def text(self) -> str:
-        """One line: γ, its error, theory, and what theory."""
-        if not self.rate.is_clear:
-            return f"no exponential growth or damping to be seen ({self.rate.text(self.expected)})"
+        """One line: γ, its error and theory's; or why there is none."""
+        if self.rate is None or self.why_not:
+            return f"{NO_RATE}: {self.why_not}"
         return self.rate.text(self.expected)
 
     @property
     def frequency_text(self) -> str:
         """ω, its error and theory's; empty where the wave does not oscillate regularly."""
         rate = self.rate
-        if rate.frequency is None or rate.frequency_error is None:
+        if rate is None or rate.frequency is None or rate.frequency_error is None:
             return ""
         theory = "" if self.theory is None or self.theory.frequency is None else f", theory {self.theory.frequency:.4f}"
         return f"ω = {rate.frequency:.3f} ± {rate.frequency_error:.3f}{theory}"
 
     @property
     def remark(self) -> str:
-        """What the theory is, or why there is none, in a sentence."""
+        """What the theory is, or why there is none, in a sentence; with its numbers if nothing was fitted."""
         if self.theory is None:
             return "The run has left no theory of its wave."
-        parts = [part for part in (self.theory.relation, self.theory.missing) if part]
+        numbers = self.theory.outcome if self.why_not else ""
+        parts = [part for part in (numbers, self.theory.relation, self.theory.missing) if part]
         words = "; ".join(parts)
         return f"Theory: {words}." if self.theory.relation else f"No theory: {words}."
 
 
-def measured(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> Measured | None:
-    """The rate of a run's wave; None where it has no field, or too few rows.
+def measured(
+    columns: dict[str, np.ndarray], theory: WaveTheory | None, status: dict[str, Any] | None = None
+) -> Measured | None:
+    """The rate of a run's wave, or why it has none; None without a field.
 
     Args:
         columns: of the time series.
+        status: what ``run.json`` says, for the noise floor of the particles.
     """
-    time, energy = columns["time"], wave_energy(columns)
-    found = fit(time, energy) if energy.any() else None
-    if found is None:
+    if "wave_energy" not in columns and not columns["field_energy"].any():
         return None
-    expected = None
-    if theory is not None:
-        expected = theory.rate
-        if expected is None and len(theory.time):
-            expected = slope_within(theory.time, theory.energy, found)
-    return Measured(found, theory, expected)
+    time, energy = columns["time"], wave_energy(columns)
+    found = fit(time, energy)
+    expected = None if theory is None else theory.rate
+    if found is None:
+        rows = int(_usable(energy).sum())
+        there = f"{rows} row{'' if rows == 1 else 's'} with energy in the wave"
+        return Measured(None, theory, expected, f"the series has {there}, and a fit needs {_FEWEST_ROWS}")
+    why_not = found.why_not
+    name = "wave_energy" if "wave_energy" in columns else "field_energy"
+    floor = summary.noise_floors(status or {}, columns).get(name)
+    if why_not and floor is not None and (noisy := (energy < summary.NOISY * floor).mean()) > 0.5:
+        why_not = (
+            f"in {100 * noisy:.0f} % of its rows it is below {summary.NOISY:g} times the noise floor of the particles: "
+            "use more of them, a larger amplitude or particles.control_variate = true"
+        )
+    if not why_not and theory is not None and expected is None and len(theory.time):
+        expected = slope_within(theory.time, theory.energy, found)
+    return Measured(found, theory, expected, why_not)
 
 
 def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -151,12 +176,12 @@ def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
-    """The rate of a wave; None if there are too few rows.
+    """The rate of a wave, or a limit and why it is no rate; None if there are too few rows.
 
     Args:
         time: [n], rising; energy: W [n].
     """
-    kept = (energy > 0) & np.isfinite(energy)
+    kept = _usable(energy)
     if kept.sum() < _FEWEST_ROWS:
         return None
     time, log = time[kept], 0.5 * np.log(energy[kept])
@@ -175,22 +200,75 @@ def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
         if _is_regular(peaks[0][first:last])
     ]
     bests = [max(one for one in candidates if one[1] == kind) for kind in {one[1] for one in candidates}]
+    refusals = []
     for best, kind, *_ in sorted(bests, reverse=True):
         points = (time, log) if kind == "rows" else peaks
         good = [window for score, own, *window in candidates if own == kind and score >= _AS_GOOD * best]
         lines = [_line(*(values[slice(*window)] for values in points)) for window in good]
         slope, _, residual = lines[steepest := int(np.argmax([abs(slope) for slope, *_ in lines]))]
         t, y = (values[slice(*good[steepest])] for values in points)
-        is_clear = abs(slope) * (t[-1] - t[0]) > max(_CLEAR * residual, math.log(_FACTOR))
-        if is_clear and not _comes_back(*points, *good[steepest]):
-            scatter = float(np.std([slope for slope, *_ in lines]))
-            return _rate(t, y, kind, scatter, is_clear=True)
+        if refusal := _refusal(points, good[steepest], slope, residual):
+            refusals.append(refusal)
+        else:
+            return _rate(t, y, kind, float(np.std([slope for slope, *_ in lines])))
+    why_not = _why_not(time, log, peaks[0], linear, refusals)
     if len(peaks[0]) >= _FEWEST_MAXIMA:
-        return _rate(*peaks, "maxima", is_clear=False)
-    return _rate(time, log, "rows", is_clear=False) if len(time) >= _FEWEST_ROWS else None
+        return _rate(*peaks, "maxima", why_not=why_not)
+    return _rate(time, log, "rows", why_not=why_not)
 
 
-def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, *, is_clear: bool) -> Rate:
+def _usable(energy: np.ndarray) -> np.ndarray:
+    """Rows whose energy has a finite logarithm."""
+    return (energy > 0) & np.isfinite(energy)
+
+
+def _refusal(points: tuple[np.ndarray, np.ndarray], window: list[int], slope: float, residual: float) -> str:
+    """Why the line of a window is no rate; empty if it is one."""
+    t, first, last = points[0][slice(*window)], *window
+    change, at = abs(slope) * float(t[-1] - t[0]), f"from t = {t[0]:.3g} to {t[-1]:.3g}"
+    if change <= math.log(_FACTOR):
+        return (
+            f"where its amplitude follows a line best, {at}, it changes by a factor of {math.exp(change):.2g} only, "
+            f"and a rate needs more than {_FACTOR:g}"
+        )
+    if change <= _CLEAR * residual:
+        return (
+            f"its amplitude scatters too much about a line: the best one, {at}, covers {change / residual:.2g} times "
+            f"the scatter, and a rate needs {_CLEAR:g}"
+        )
+    if _comes_back(*points, first, last):
+        if slope < 0:
+            return f"it is damped {at}, but comes back later, as several waves that beat do, or noise"
+        return f"it grows {at}, but was larger before, as several waves that beat are"
+    return ""
+
+
+def _why_not(time: np.ndarray, log: np.ndarray, peaks: np.ndarray, linear: int, refusals: list[str]) -> str:
+    """The plainest reason why no window has a rate.
+
+    Args:
+        peaks: times of the maxima; linear: the row at which the wave is about to saturate; refusals: of the best
+            windows, the best first.
+    """
+    if (whole := float(np.ptp(log))) <= math.log(_FACTOR):
+        return (
+            f"its amplitude changes by a factor of {math.exp(whole):.3g} only in the whole series, and a rate needs "
+            f"more than {_FACTOR:g}"
+        )
+    if saturates := 0 < linear < len(time):
+        if not refusals:
+            return (
+                f"it is close to saturation at t = {time[linear]:.3g}, and a fit needs {_FEWEST_ROWS} rows and a "
+                f"{round(1 / _SHORTEST)}th of the time before that: use a smaller amplitude"
+            )
+    if 2 <= len(peaks) < _FEWEST_MAXIMA and not saturates:
+        return f"it oscillates and has {len(peaks)} maxima only, and a fit needs {_FEWEST_MAXIMA}: use a longer run"
+    if len(peaks) >= _FEWEST_MAXIMA and not _is_regular(peaks) and not saturates:
+        return "its maxima are not evenly spaced in time, as those of several waves or of noise"
+    return refusals[0] if refusals else "no part of the series that is long enough follows a line"
+
+
+def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, why_not: str = "") -> Rate:
     slope, height, _ = _line(t, y)
     frequency = frequency_error = None
     if kind == "maxima" and _is_regular(t):
@@ -199,7 +277,7 @@ def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, *, is_c
         frequency_error = frequency * float(halves.std(ddof=1) / halves.mean() / math.sqrt(len(halves)))
     points: Literal["rows", "maxima"] = "rows" if kind == "rows" else "maxima"
     window = float(t[0]), float(t[-1])
-    return Rate(slope, max(scatter, _error(t, y)), window, height, points, frequency, frequency_error, is_clear)
+    return Rate(slope, max(scatter, _error(t, y)), window, height, points, frequency, frequency_error, why_not)
 
 
 def _linear(log: np.ndarray) -> int:
@@ -231,7 +309,7 @@ def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> float | No
     Returns:
         None if it has fewer than three points there.
     """
-    kept = (energy > 0) & np.isfinite(energy)
+    kept = _usable(energy)
     time, log = time[kept], 0.5 * np.log(energy[kept])
     if like.points == "maxima":
         time, log = maxima(time, log)

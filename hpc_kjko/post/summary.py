@@ -25,6 +25,29 @@ Columns = dict[str, np.ndarray]
 COMPARED = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
 
 
+#: What says how far collisions have come, and is nothing without them.
+_OF_COLLISIONS = (
+    *("kl", "free_energy", "entropy", "dissipation", "collision_energy", "collision_energy_total", "certificate"),
+    *(f"collision_free_energy{of}" for of in ("", "_error", "_total", "_total_error")),
+)
+#: Columns of distances from marginals: the equilibrium's, but for those of an exact solution, which has moments too.
+_OF_MARGINALS, _EXACT = "marginal_l1_", "mean_error"
+
+
+def meaningful(columns: Columns, case: RunCase) -> Columns:
+    """The columns that say something of a case.
+
+    Particles that do not collide approach no equilibrium, and nothing changes their ∫f log f. So these are left out,
+    and the free energy, whose temperature is that of a bath that is not there.
+    """
+    still = [f"{name}_" for name in case.species if not case.strength_of(name)]
+    if not case.collision_strength:
+        still.append("")
+    left_out = {f"{of}{name}" for of in still for name in _OF_COLLISIONS}
+    marginals = () if _EXACT in columns else tuple(f"{of}{_OF_MARGINALS}" for of in still)
+    return {name: values for name, values in columns.items() if name not in left_out and not name.startswith(marginals)}
+
+
 @dataclass(frozen=True)
 class Drift:
     """How far a quantity that theory keeps has moved: its first and last value, the largest change."""
@@ -58,13 +81,49 @@ def drifts(columns: Columns) -> list[Drift]:
     found = [Drift.of("mass", columns["mass"])]
     momenta = [name for name in columns if name.startswith("momentum_")]
     found += [Drift.of(name.replace("momentum_", "momentum along v_"), columns[name]) for name in momenta]
-    energy = total_energy(columns)
-    if "collision_energy_total" in columns:
-        given = columns["collision_energy_total"] + columns.get("drive_energy", 0.0)
-        by = "collisions and the drive" if "drive_energy" in columns else "collisions"
-        found.append(Drift.of(f"energy less what {by} gave", energy - given))
+    energy, given, by = total_energy(columns), _given(columns), _givers(columns)
+    if by:
+        found.append(Drift.of(f"energy less what {' and '.join(by)} gave", energy - given))
     found.append(Drift.of("energy", energy))
     return found
+
+
+def _givers(columns: Columns) -> list[str]:
+    """What gives energy to a plasma and is known to."""
+    named = {"collision_energy_total": "collisions", "drive_energy": "the drive"}
+    return [words for name, words in named.items() if name in columns]
+
+
+def _given(columns: Columns) -> np.ndarray:
+    """The energy that they have given since t = 0: [rows]."""
+    none = np.zeros(len(columns["time"]))
+    return columns.get("collision_energy_total", none) + columns.get("drive_energy", none)
+
+
+@dataclass(frozen=True)
+class EnergyError:
+    """What of the energy the scheme should keep and did not.
+
+    Attributes:
+        largest: the largest change that nothing accounts for, relative to ``scale``.
+        scale: the size of the energy in the first row.
+        words: what it is a part of, and what it leaves out.
+    """
+
+    largest: float
+    scale: float
+    words: str
+
+    @classmethod
+    def of(cls, columns: Columns) -> EnergyError:
+        """That of a run, of one row at least."""
+        energy, by = total_energy(columns), _givers(columns)
+        left = energy - _given(columns)
+        scale = abs(float(energy[0])) or 1.0
+        words = f"of the energy at t = {columns['time'][0]:g}, {scale:.4g}"
+        if by:
+            words += f", beside what {' and '.join(by)} gave"
+        return cls(float(np.abs(left - left[0]).max()) / scale, scale, words)
 
 
 def tally(columns: Columns) -> dict[str, int] | None:

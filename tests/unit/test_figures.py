@@ -96,7 +96,7 @@ def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     assert total == pytest.approx(31.4159265, rel=0.01)
 
 
-def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency():
+def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
     length, time = 4 * np.pi, np.arange(0, 60, 0.25)
     x = (np.arange(32) + 0.5) * length / 32
     electric = np.cos(1.0 * x - 1.4 * time[:, None])  # the second mode of the box
@@ -105,13 +105,16 @@ def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency():
     theory = WaveTheory(
         np.array([1.0]), branches=(Branch("theory", np.array([0.5, 1.0, 1.5]), 1.4 * ones, -0.1 * ones),)
     )
-    panel, why = waves._spectrum(history, theory, None)
+    case = run_of(a_run).case
+    panel, why = waves._spectrum(history, theory, case)
     assert not why and panel.curves[0].look == "reference"
     i, j = np.unravel_index(panel.image.values.argmax(), panel.image.values.shape)
     assert panel.image.x_edges[i] < 1.0 < panel.image.x_edges[i + 1]
     assert panel.image.y_edges[j] < 1.4 < panel.image.y_edges[j + 1]
-    panel, why = waves._spectrum(waves.FieldHistory(time[:9], electric[:9], length, ones, ones), theory, None)
-    assert panel is None and "24 times or more, here are 9" in why
+    panel, why = waves._spectrum(waves.FieldHistory(time[:9], electric[:9], length, ones, ones), theory, case)
+    assert panel is None and "24 times or more, here are 9: run with output.every = " in why
+    panel, why = waves._spectrum(waves.FieldHistory(10 * time, electric, length, ones, ones), theory, case)
+    assert panel is None and "snapshots every 2.5 show frequencies below 1, and waves of this box have up to 1.5" in why
 
 
 def test_three_dimensions_have_projections_and_two_have_images(alone, tmp_path):

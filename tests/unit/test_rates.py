@@ -74,9 +74,24 @@ def test_a_wave_that_neither_grows_nor_is_damped_has_an_upper_limit():
     for wave in (0.1 * np.cos(0.7 * TIME), 0.1 * np.cos(0.7 * TIME) + 0.06 * np.cos(1.0 * TIME)):  # the second beats
         found = rates.fit(TIME, (wave + noise(0, 1e-3).real) ** 2)
         assert not found.is_clear and abs(found.rate) < 3 * found.error < 0.1
-        assert "no exponential growth or damping" in rates.Measured(found, None, None).text
+        assert "no rate of growth or damping: " in rates.Measured(found, None, None, found.why_not).text
     assert not rates.fit(TIME, np.abs(noise(3, 1e-3)) ** 2).is_clear
     assert rates.fit(TIME[:5], saturating(0)[:5]) is None
+
+
+@pytest.mark.parametrize(
+    ("wave", "why"),
+    [
+        (0.1 * np.cos(0.2 * TIME), "has 2 maxima only, and a fit needs 4"),
+        (np.minimum(0.01 * np.exp(3 * TIME), 1.0), "close to saturation at t = 1.2, and a fit needs 12 rows"),
+        (1 + 0.002 * TIME, "changes by a factor of 1.08 only in the whole series"),
+        (0.1 * np.exp(-0.2 * TIME) + 0.08 * np.exp(-0.05 * (TIME - 30) ** 2), "but comes back later"),
+        (np.abs(noise(3, 1e-3)), "are not evenly spaced"),
+    ],
+)
+def test_what_keeps_a_wave_from_having_a_rate_is_said(wave, why):
+    found = rates.measured({"time": TIME, "field_energy": wave**2}, None)
+    assert why in found.text and found.why_not == found.rate.why_not
 
 
 def test_a_run_is_compared_with_the_same_fit_of_theorys_wave():

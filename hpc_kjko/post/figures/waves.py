@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import DamagedFile
 from hpc_kjko.files.output import open_snapshot, skipping_damaged
 from hpc_kjko.files.wavetheory import WaveTheory, read_theory
@@ -24,6 +25,8 @@ MOST_TIMES = 2048
 MODES = 4
 #: A spectrum of frequencies needs so many times.
 _FEWEST = 24
+#: The highest frequency that samples tell is above those of waves by this factor.
+_NYQUIST = 1.2
 #: Colours of a spectrum go down to this part of its largest value.
 _DECADES = 1e-5
 #: Frequencies and wavenumbers that a spectrum shows where no theory says how far they go.
@@ -53,22 +56,19 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
         curves.append(Curve(time, _positive(series["wave_energy"]), "the wave"))
     title = note = ""
     window = None
-    found = rates.measured(series, theory_of(run))
+    status = run.folder.status()
+    found = rates.measured(series, theory_of(run), status)
     if found is not None:
-        rate, theory = found.rate, found.theory
         title, note = found.text, found.remark
-        if rate.is_clear:
-            window = rate.window
+        if found.rate is None or found.why_not:
+            title = rates.NO_RATE[0].upper() + rates.NO_RATE[1:]
+            note = f"{found.why_not[0].upper()}{found.why_not[1:]}. {note}"
+        else:
+            window = found.rate.window
             inside = time[(time >= window[0]) & (time <= window[1])]
-            curves.append(Curve(inside, rate.energy(inside), "fitted line"))
-        if theory is not None and len(theory.time):
-            if time[0] == 0:
-                so_far = theory.time <= time[-1]
-                energy = rates.wave_energy(series)[0] * theory.energy[so_far]
-                curves.append(Curve(theory.time[so_far], _positive(energy), "theory", "reference"))
-        elif found.expected is not None:
-            curves.append(_theory_line(found, time))
-    floor = noise_floors(run.folder.status(), series).get("field_energy")
+            curves.append(Curve(inside, found.rate.energy(inside), "fitted line"))
+        curves += _theory_curves(found, time, rates.wave_energy(series))
+    floor = noise_floors(status, series).get("field_energy")
     if floor is not None and floor.max() > _limits(series)[0]:
         curves.append(Curve(time, _positive(floor), "noise floor of the particles", "reference"))
     y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True, limits=_limits(series))
@@ -77,14 +77,29 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
     yield Picture("field_energy", "Energy of the electric field", f"{text}: {title}" if title else text, (panel,))
 
 
-def _theory_line(found: rates.Measured, time: np.ndarray) -> Curve:
-    """The line of theory's rate through the middle of the fitted one, a little longer."""
-    first, last = found.rate.window
-    beyond = 0.15 * (last - first)
-    inside = time[(time >= first - beyond) & (time <= last + beyond)]
-    assert found.expected is not None
-    energy = np.exp(2 * (found.rate.height + found.expected * (inside - 0.5 * (first + last))))
-    return Curve(inside, energy, "theory", "reference")
+def _theory_curves(found: rates.Measured, time: np.ndarray, energy: np.ndarray) -> Iterator[Curve]:
+    """Theory's wave: from the start on, or its rate through the middle of the fitted line and a little beyond it.
+
+    Where nothing was fitted, theory's rate goes on from the first value: it says nothing of the later ones.
+    """
+    theory = found.theory
+    if theory is not None and len(theory.time):
+        if time[0] == 0:
+            so_far = theory.time <= time[-1]
+            yield Curve(theory.time[so_far], _positive(energy[0] * theory.energy[so_far]), "theory", "reference")
+    elif found.expected is None:
+        return
+    elif found.rate is None or found.why_not:
+        if energy[0] > 0:
+            with np.errstate(over="ignore"):
+                values = energy[0] * np.exp(2 * found.expected * (time - time[0]))
+            yield Curve(time, _positive(values), "theory, from the first value", "reference")
+    else:
+        first, last = found.rate.window
+        beyond = 0.15 * (last - first)
+        inside = time[(time >= first - beyond) & (time <= last + beyond)]
+        values = np.exp(2 * (found.rate.height + found.expected * (inside - 0.5 * (first + last))))
+        yield Curve(inside, values, "theory", "reference")
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
@@ -195,7 +210,7 @@ def field(run: RunFiles) -> Iterator[Picture]:
         space = Axis("x·k/|k|", space.unit)
     image = Image(edges_of(found.time), edges, found.electric, f"{name}  [{E_UNIT}]", (-largest, largest), signed=True)
     theory = None if run.has_walls else theory_of(run)
-    spectrum, why = (None, "") if run.has_walls else _spectrum(found, theory, run)
+    spectrum, why = (None, "") if run.has_walls else _spectrum(found, theory, run.case)
     panels = [Panel(TIME, space, title, image=image, note=why)]
     if not run.has_walls:
         highest = float(found.energy[np.isfinite(found.energy)].max(initial=0.0))
@@ -213,17 +228,14 @@ def field(run: RunFiles) -> Iterator[Picture]:
     yield Picture("field", "Electric field", text, tuple(panels))
 
 
-def _spectrum(found: FieldHistory, theory: WaveTheory | None, run: RunFiles) -> tuple[Panel | None, str]:
+def _spectrum(found: FieldHistory, theory: WaveTheory | None, case: RunCase) -> tuple[Panel | None, str]:
     """|E(k, ω)|² over the box and all times, and the dispersion curves; or why it cannot be had."""
-    time, modes = found.time, found.electric.shape[1] // 2
+    time, modes, highest = found.time, found.electric.shape[1] // 2, _highest(theory)
     step = float(np.diff(time).mean())
-    uniform = np.allclose(np.diff(time), step, rtol=1e-3)
-    highest = max([_HIGHEST / 2] + [_most(np.abs(branch.frequency)) for branch in theory.branches] if theory else [1.5])
-    if len(time) < _FEWEST:
-        return None, f"A spectrum of ω needs E at {_FEWEST} times or more, here are {len(time)}."
-    if not uniform or math.pi / step < 1.2 * highest:
-        every = max(1, int(0.5 / run.case.number("time.step")))
-        return None, f"A spectrum of ω needs E more often: run with output.every = {every} or less."
+    if why := _too_coarse(case, theory, len(time), step):
+        return None, why
+    if not np.allclose(np.diff(time), step, rtol=1e-3):
+        return None, "A spectrum of ω needs E at evenly spaced times, and some snapshots are missing."
     taper = np.hanning(len(time) + 2)[1:-1, None]
     power = np.abs(np.fft.fft2(taper * (found.electric - found.electric.mean(axis=1, keepdims=True)))) ** 2
     half = len(time) // 2
@@ -253,6 +265,44 @@ def _spectrum(found: FieldHistory, theory: WaveTheory | None, run: RunFiles) -> 
     k_axis = Axis("k", "ω_p/v_th", limits=(float(k_edges[0]), float(k_edges[-1])))
     w_axis = Axis("ω", "ω_p", limits=(0.0, float(w_edges[-1])))
     return Panel(k_axis, w_axis, "Spectrum", tuple(curves), image), ""
+
+
+def sampling_remark(case: RunCase, theory: WaveTheory | None) -> str:
+    """Why the snapshots that a case asks for cannot tell the frequencies of its waves, and what can; empty if they can.
+
+    Nothing without a field of the run's own in a periodic box.
+    """
+    has_walls = set(case.value("problem.boundary", ["periodic"])) != {"periodic"}
+    if case.word("physics.field") == "external" or case.value("problem.length") is None or has_walls:
+        return ""
+    every = int(case.number("output.every"))
+    return _too_coarse(case, theory, case.steps // every + 1 if every else 0, every * case.number("time.step"))
+
+
+def _too_coarse(case: RunCase, theory: WaveTheory | None, times: int, step: float) -> str:
+    """Why E at so many times, a step apart, has no spectrum of ω, and what output.every would have one."""
+    highest, h = _highest(theory), case.number("time.step")
+    largest = int(math.pi / (_NYQUIST * highest * h))
+    if largest < 1:
+        return f"A spectrum of ω up to {highest:.2g} needs time.step = {math.pi / (_NYQUIST * highest):.2g} or less."
+    every = min(largest, max(1, case.steps // (_FEWEST - 1)))
+    advice = f"run with output.every = {every}{' or less' if every > 1 else ''}"
+    if times < _FEWEST:
+        there = f"here {'is' if times == 1 else 'are'} {times or 'none'}"
+        joined = "or" if case.steps >= _FEWEST - 1 else "and"
+        return f"A spectrum of ω needs E at {_FEWEST} times or more, {there}: {advice}, {joined} longer."
+    if math.pi / step < _NYQUIST * highest:
+        return (
+            f"A spectrum of ω needs E more often: snapshots every {step:g} show frequencies below "
+            f"{math.pi / step / _NYQUIST:.2g}, and waves of this box have up to {highest:.2g}: {advice}."
+        )
+    return ""
+
+
+def _highest(theory: WaveTheory | None) -> float:
+    """The largest frequency that a spectrum must show: of theory's branches, but well above ω_p."""
+    of_branches = [_most(np.abs(branch.frequency)) for branch in theory.branches] if theory else []
+    return max([_HIGHEST / 2, *of_branches])
 
 
 def _most(values: np.ndarray) -> float:
