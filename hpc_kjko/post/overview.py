@@ -17,10 +17,12 @@ from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import DamagedFile, UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
-from hpc_kjko.post import page, summary
+from hpc_kjko.files.wavetheory import WaveTheory, read_theory
+from hpc_kjko.post import page, rates, summary
+from hpc_kjko.post.figures.energies import MANY_TIMES, is_work, top_of_work
 from hpc_kjko.post.figures.names import axis_of, energy_unit, of_case, of_unit
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
-from hpc_kjko.post.interactive import html_of, numbers, thinned
+from hpc_kjko.post.interactive import axis_layout, html_of, numbers, thinned
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 
 #: The name of the page of the runs in a folder.
@@ -33,8 +35,38 @@ SHOWN = ("wave_energy", *summary.COMPARED)
 _SECTIONS = ("physics", "particles", "time", "method", "grid", "species", "problem")
 #: Keys that the table shows as what the case is.
 _OF_CASE = ("problem.kind", "problem.space_dims", "problem.velocity_dims")
+#: Keys whose own names say too little on an axis: in words, and their unit.
+_KEY_WORDS = {
+    "particles.count": Axis("number of particles"),
+    "particles.seed": Axis("seed of the particles"),
+    "grid.cells": Axis("number of cells"),
+    "time.step": Axis("time step", "1/ω_p"),
+    "time.end": Axis("end of the run", "1/ω_p"),
+    "problem.length": Axis("length of the box", "v_th/ω_p"),
+    "problem.amplitude": Axis("amplitude of the wave"),
+    "problem.mode": Axis("number of waves in the box"),
+    "method.order": Axis("order of the collision step"),
+    "method.iterations": Axis("iterations of the inner solver"),
+    "output.every": Axis("steps between snapshots"),
+}
 #: So many keys that differ distinguish the runs in a legend; where there are more, their names do.
 _FEW = 3
+
+
+#: The table's columns of numbers, as far as a run has them.
+_NUMBERS = (
+    "time reached",
+    "γ of the wave",
+    "γ of theory",
+    "ω of the wave",
+    "ω of theory",
+    "energy and its change",
+    "field energy",
+    "KL to equilibrium",
+    "wall clock, s",
+)
+#: A number, by which the table is sorted, and what stands beside it.
+Number = tuple[float, str]
 
 
 @dataclass(frozen=True)
@@ -43,8 +75,9 @@ class Run:
 
     Attributes:
         keys: what its case holds, by ``section.key``.
-        series: the columns of its time series [rows]; empty without one row.
+        series: the columns of its time series that say something of its case [rows]; empty without one row.
         units: of the columns, in words.
+        theory: what the run knows of its wave.
         trouble: why the series could not be read; empty if it could.
     """
 
@@ -55,6 +88,7 @@ class Run:
     keys: dict[str, Any]
     series: summary.Columns
     units: dict[str, str]
+    theory: WaveTheory | None = None
     trouble: str = ""
 
     @classmethod
@@ -67,16 +101,18 @@ class Run:
         status, case, trouble = folder.status(), RunCase(folder.case), ""
         series: summary.Columns = {}
         units: dict[str, str] = {}
+        theory: WaveTheory | None = None
         if not folder.series.exists():
             trouble = "it has not written a time series yet"
         else:
             try:
                 series, units = read_series_and_units(folder.series)
+                series, theory = summary.meaningful(series, case), read_theory(folder.series)
             except DamagedFile as failure:
                 trouble = str(failure)
             if series and not len(series["step"]):
                 series, trouble = {}, "its time series has no rows yet"
-        return cls(name, folder, case, status, dict(_flat(case.table)), series, units, trouble)
+        return cls(name, folder, case, status, dict(_flat(case.table)), series, units, theory, trouble)
 
 
 def holds_runs(path: Path) -> bool:
@@ -114,9 +150,17 @@ def runs_in(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """Keys in which the cases are not all the same: those that all have first."""
+    """Keys in which the cases are not all the same: those that all have first.
+
+    Of the method of collisions only runs that have some count.
+    """
     found = {key: None for section in _SECTIONS for run in runs for key in run.keys if key.startswith(f"{section}.")}
-    differ = [key for key in found if any(run.keys.get(key) != runs[0].keys.get(key) for run in runs)]
+    collide = [run for run in runs if run.case.collision_strength]
+    differ = []
+    for key in found:
+        values = [run.keys.get(key) for run in (collide if key.startswith("method.") else runs)]
+        if any(value != values[0] for value in values):
+            differ.append(key)
     return sorted(differ, key=lambda key: not all(key in run.keys for run in runs))
 
 
@@ -152,7 +196,7 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
         with contextlib.suppress(UserError):  # it has no row at these times
             if run.series:
                 series[run.name] = within(run.series, window)
-    runs = [run for run in runs if run.name in series]
+    runs = sorted((run for run in runs if run.name in series), key=lambda run: _place(run, keys))
     if not runs:
         raise UserError(
             "no run has a row of its time series at these times: wait for the first step, or ask for others"
@@ -181,10 +225,25 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
         if all(map(_is_number, values)) and len(set(values)) > 1:
             yield Picture(
                 f"final_values_{key.replace('.', '_')}",
-                f"Last values against {verbatim(key)}",
-                f"Last values of the finished runs against {key}",
+                f"Last values of the finished runs against the {key_axis(key).label}",
+                f"Last values of the finished runs against the {key_axis(key).label}",
                 tuple(_against(key, known[name], done, series, name, keys) for name in shown),
             )
+
+
+def key_axis(key: str) -> Axis:
+    """The axis of a key that is a number, in words."""
+    if key in _KEY_WORDS:
+        return _KEY_WORDS[key]
+    section, _, name = key.rpartition(".")
+    of = f" of {section.removeprefix('species.')}" if section.startswith("species.") else ""
+    return Axis(name.replace("_", " ") + of)
+
+
+def _place(run: Run, keys: Sequence[str]) -> list[tuple[bool, float, str]]:
+    """What runs are sorted by: their values of the keys that differ, numbers by their size."""
+    values: list[Any] = [run.keys.get(key) for key in keys]
+    return [(False, value, "") if _is_number(value) else (True, 0.0, value_text(value)) for value in values]
 
 
 def label_of(run: Run, keys: Sequence[str]) -> str:
@@ -217,13 +276,14 @@ def _against(
             of = verbatim(_settings(run, others)) if len(others) <= _FEW else ""
             groups.setdefault(of, []).append((run.keys[key], series[run.name][name][-1]))
     values = [run.keys[key] for run in runs]
-    x = Axis(verbatim(key), log=min(values) > 0 and max(values) >= 10 * min(values))
+    x = dataclasses.replace(key_axis(key), log=min(values) > 0 and max(values) >= 10 * min(values))
     ordered = {of: np.array(sorted(points)) for of, points in groups.items()}
     return _panel(x, axis, [Curve(points[:, 0], points[:, 1], of, "points") for of, points in ordered.items()])
 
 
 def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:
-    if y.log and not any((curve.y > 0).any() for curve in curves):
+    values = np.concatenate([curve.y[curve.y > 0] for curve in curves])
+    if y.log and not (len(values) and values.max() > MANY_TIMES * values.min()):
         y = dataclasses.replace(y, log=False)
     return Panel(x, of_unit(y), y.label, tuple(curves))
 
@@ -242,6 +302,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
     runs, unreadable = runs_in(paths)
     keys, columns = differing_keys(runs), columns_of(runs)
     shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
+    headings, rows = _numbers(runs)
     return page.write(
         "runs.html",
         out,
@@ -249,30 +310,38 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         {
             "runs": [_for_page(run, keys, columns) for run in runs],
             "columns": {
-                name: {"label": axis.label, "title": html_of(of_unit(axis).label), "log": axis.log}
+                name: {
+                    "label": axis.label,
+                    "title": html_of(of_unit(axis).label),
+                    "log": axis.log,
+                    "top": _top(runs, name),
+                }
                 for name, axis in columns.items()
             },
-            "keys": [key for key in keys if all(_is_number(run.keys.get(key)) for run in runs)],
+            "keys": {
+                key: {"label": key_axis(key).label, "title": axis_layout(key_axis(key))["title"]["text"]}
+                for key in keys
+                if all(_is_number(run.keys.get(key)) for run in runs)
+            },
             "few": len(keys) <= _FEW,
         },
         name=out.resolve().parent.name,
-        runs=[_row(run, shown, out) for run in runs],
+        runs=[_row(run, shown, out, numbers) for run, numbers in zip(runs, rows, strict=True)],
         case=_case_of(runs[0]) if len({_case_of(run) for run in runs}) == 1 else "",
         keys=[key.partition(".")[2].replace("_", " ") for key in shown],
         differ=", ".join(keys[:_KEYS]) + (f" and {len(keys) - _KEYS} more keys" if len(keys) > _KEYS else ""),
         more=[key for key in keys if key not in shown],
         has_certificates=any(summary.tally(run.series) for run in runs if run.series),
+        headings=headings,
         verdicts=summary.VERDICT_MEANINGS,
         missing=[*unreadable, *(f"{run.name}: {run.trouble}" for run in runs if run.trouble)],
     )
 
 
-def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
-    """What the table says of a run; numbers with what they are sorted by."""
+def _row(run: Run, keys: Sequence[str], out: Path, numbers: Sequence[Number | None]) -> dict[str, Any]:
+    """What the table says of a run."""
     series, report = run.series, run.folder.path / "report.html"
     tally = summary.tally(series) if series else None
-    final = {name: float(series[name][-1]) for name in ("field_energy", "kl") if series and name in series}
-    energy = summary.total_energy(series) if series else None
     return {
         "name": run.name,
         "link": Path(os.path.relpath(report.resolve(), out.resolve().parent)).as_posix() if report.exists() else "",
@@ -281,14 +350,41 @@ def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
         "status": run.status["status"],
         "tally": tally,
         "warnings": len(summary.remarks(run.status, series)),
-        "numbers": [
-            (float(series["time"][-1]), f"of {run.case.number('time.end'):g}") if series else None,
-            (float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}") if energy is not None else None,
-            (final["field_energy"], "") if "field_energy" in final and series["field_energy"].any() else None,
-            (final["kl"], "") if "kl" in final else None,
-            (float(series["seconds"].sum()), "") if series else None,
-        ],
+        "numbers": numbers,
     }
+
+
+def _numbers(runs: Sequence[Run]) -> tuple[list[str], list[list[Number | None]]]:
+    """Headings of the table's columns of numbers, and a row for each run; without columns that no run has."""
+    found = [_numbers_of(run) if run.series else {} for run in runs]
+    headings = [heading for heading in _NUMBERS if any(heading in numbers for numbers in found)]
+    return headings, [[numbers.get(heading) for heading in headings] for numbers in found]
+
+
+def _numbers_of(run: Run) -> dict[str, Number]:
+    """The numbers of a run that has rows, by their headings: each with what stands beside it in small letters."""
+    series, energy = run.series, summary.total_energy(run.series)
+    found: dict[str, Number] = {
+        "time reached": (float(series["time"][-1]), f"of {run.case.number('time.end'):g}"),
+        "energy and its change": (float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}"),
+        "wall clock, s": (float(series["seconds"].sum()), ""),
+    }
+    if series["field_energy"].any():
+        found["field energy"] = float(series["field_energy"][-1]), ""
+    if "kl" in series:
+        found["KL to equilibrium"] = float(series["kl"][-1]), ""
+    if (measured := rates.measured(series, run.theory, run.status)) is None:
+        return found
+    rate = measured.rate
+    if rate and not measured.why_not:
+        found["γ of the wave"] = rate.rate, f"± {rate.error:.1g}"
+        if rate.frequency is not None:
+            found["ω of the wave"] = rate.frequency, f"± {rate.frequency_error:.1g}"
+    if measured.expected is not None:
+        found["γ of theory"] = measured.expected, ""
+    if measured.theory and measured.theory.frequency is not None:
+        found["ω of theory"] = measured.theory.frequency, ""
+    return found
 
 
 def _case_of(run: Run) -> str:
@@ -312,6 +408,12 @@ def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[s
         "series": found,
         "last": last if run.status["status"] == "finished" else {},
     }
+
+
+def _top(runs: Sequence[Run], column: str) -> float | None:
+    """Where the scale of a column ends that first steps would rule; None where they do not."""
+    tops = [top_of_work(run.series[column]) for run in runs if column in run.series] if is_work(column) else []
+    return max(tops) if tops and math.isfinite(max(tops)) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post import draw, figures
 from hpc_kjko.post.figures import distributions, energies
-from hpc_kjko.post.figures.runfiles import FROM_THE_START, RunFiles, Window
+from hpc_kjko.post.figures.runfiles import FROM_THE_START, RunFiles, Window, within
 from hpc_kjko.post.panels import Picture
 
 Format = Literal["png", "pdf", "svg"]
@@ -62,7 +63,7 @@ def plot_run(
         _require_cuts(run, places)
     asked: list[Iterator[Picture]] = []
     if columns:
-        asked.append(energies.columns(run, columns, units))
+        asked.append(energies.columns(dataclasses.replace(run, series=within(series, window)), columns, units))
     for names in planes:
         asked += [distributions.plane(run, names, species, log=log) for species in run.species]
     if against:

@@ -64,6 +64,9 @@ NEEDS = {
     "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
 }
 
+#: What is missing of a run without collisions.
+_WITHOUT_COLLISIONS = "Free energy, relative entropy and certificates: without collisions f approaches no equilibrium"
+
 
 def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     """Write the page of a run, in one piece.
@@ -84,7 +87,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     columns: summary.Columns = {}
     damaged = ""
     try:
-        columns = read_series(folder.series) if folder.series.exists() else {}
+        columns = summary.meaningful(read_series(folder.series), case) if folder.series.exists() else {}
     except DamagedFile as failure:
         damaged = str(failure)
     rows = len(columns["step"]) if columns else 0
@@ -98,7 +101,9 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         missing.insert(0, f"Time series: {damaged}")
     elif not rows:
         missing.insert(0, "Time series: the run has not written a row of it yet")
-    if columns and "certificate" not in columns:
+    if not case.collision_strength:
+        missing.append(_WITHOUT_COLLISIONS)
+    elif columns and "certificate" not in columns:
         missing.append("Certificates: the run held no particles out to make them (method.held_out)")
     absent = [label for key, label in PROVENANCE.items() if key not in status and key != "nodes"]
     if absent:
@@ -165,9 +170,9 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
             f"{columns['step'][-1]:.0f} of {case.steps} steps in {_duration(seconds)}",
         )
     ]
+    if measured := rates.measured(columns, waves.theory_of(run), status):
+        found.append(_rate_tile(measured))
     if columns["field_energy"].any():
-        if measured := rates.measured(columns, waves.theory_of(run)):
-            found.append(_rate_tile(measured))
         found.append(_field_tile(status, columns))
     if "kl" in columns:
         first, last = columns["kl"][[0, -1]]
@@ -176,18 +181,18 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
         )
     if tally := summary.tally(columns):
         found.append(_certificate_tile(case, tally))
-    found.append(_energy_tile(case, columns))
+    error = summary.EnergyError.of(columns)
+    found.append(Tile("error of the energy", f"{error.largest:.1e}", f"{error.words}; the largest change"))
     return found
 
 
 def _rate_tile(measured: rates.Measured) -> Tile:
     """How fast the wave grows or is damped, beside theory."""
+    theory = "" if measured.expected is None else f"; theory: {measured.expected:.4f}".replace("-", "−")
+    if measured.rate is None or measured.why_not:
+        return Tile("rate of the wave", "none", measured.why_not + theory)
     first, last = measured.rate.window
-    says = f"fitted from t = {first:.3g} to {last:.3g}"
-    if measured.expected is not None:
-        says += f"; theory: {measured.expected:.4f}"
-    if not measured.rate.is_clear:
-        return Tile("rate of the wave", "none to be seen", f"{measured.rate.text()}, {says}")
+    says = f"fitted from t = {first:.3g} to {last:.3g}{theory}"
     label = "growth rate of the wave" if measured.rate.rate > 0 else "damping rate of the wave"
     return Tile(label, measured.rate.text(), says)
 
@@ -219,18 +224,10 @@ def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
     return Tile("certified steps", f"{tally['certified']} of {steps}", says, tone)
 
 
-def _energy_tile(case: RunCase, columns: summary.Columns) -> Tile:
-    """What of the energy the scheme should keep and did not."""
-    drift = next(one for one in summary.drifts(columns) if one.name.startswith("energy"))
-    total = abs(summary.total_energy(columns)[0]) or 1.0
-    says = "largest relative change"
-    if "collision_energy_total" in columns:
-        says += " that collisions do not explain"
-    return Tile("error of the energy", f"{drift.largest / total:.1e}", says)
-
-
 def _collisions(case: RunCase) -> str:
     """What particles collide with, and how strongly; of several species, of each."""
+    if not case.collision_strength:
+        return "none"
     if case.species and not case.collide_together:
         each = {name: case.number(f"species.{name}.collision_strength") for name in case.species}
         operators = {name: case.word(f"species.{name}.collision_operator") for name in case.species}
@@ -242,7 +239,7 @@ def _collisions(case: RunCase) -> str:
 
 def _what(case: RunCase) -> dict[str, str]:
     """The case in a few lines."""
-    method = collision = case.word("method.collision")
+    method = collision = case.collision_method
     if method == "jko":
         order, logdet, solver = (case.value(f"method.{key}") for key in ("order", "logdet", "solver"))
         collision += f" of order {order}, {logdet} log det, {solver}"
@@ -295,8 +292,9 @@ def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
     of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
     suffixes = tuple(f"_{species}" for species in run.species if species)
     known = {name.removesuffix(of) for name in drawn for of in ("", *suffixes)}
+    of_collisions = {"free_energy", "relative_entropy"} if not run.case.collision_strength else set()
     for name, (title, needs) in NEEDS.items():
-        if name not in known and (run.series or name not in of_series):
+        if name not in known | of_collisions and (run.series or name not in of_series):
             missing.append(f"{title}: {needs}")
     return found, missing
 
@@ -306,10 +304,12 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
     if rows > 1:
         seconds = columns["seconds"][1:]
         of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.particle_count
+        later = seconds[1:] if len(seconds) > 1 else seconds  # the first one does what is done once
         timings = {
             "all steps": _duration(seconds.sum()),
+            "the first step": f"{seconds[0]:.3g} s",
             "a step, median": f"{np.median(seconds):.3g} s",
-            "a step, fastest and slowest": f"{seconds.min():.3g} s, {seconds.max():.3g} s",
+            "a later step, fastest and slowest": f"{later.min():.3g} s, {later.max():.3g} s",
             "a particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
     return timings | summary.memory(status, case.particle_count)

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
@@ -205,7 +206,8 @@ class Sweep:
         for point in self.points:
             columns: summary.Columns = {}
             try:
-                columns = read_series(self._folder(point).series)
+                folder = self._folder(point)
+                columns = summary.meaningful(read_series(folder.series), RunCase(folder.case))
             except UserError:
                 pass  # not begun, or in the middle of a write
             if columns and not len(columns["step"]):

@@ -113,7 +113,7 @@ class Watched:
         self._unreadable = ""
         try:
             self._age = time.time() - folder.series.stat().st_mtime
-            self.columns = read_series(folder.series)
+            self.columns = summary.meaningful(read_series(folder.series), self.case)
         except FileNotFoundError:
             self.columns = {}
         except UserError as failure:  # it is being replaced: what was last seen will do until the next look

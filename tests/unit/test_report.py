@@ -15,9 +15,10 @@ from browser import Browser
 
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
-from hpc_kjko.files.series import SeriesWriter, read_series
+from hpc_kjko.files.series import SeriesWriter, read_series, read_series_and_units
+from hpc_kjko.files.wavetheory import WaveTheory, theory_attributes
 from hpc_kjko.post import report
-from hpc_kjko.post.figures import distributions
+from hpc_kjko.post.figures import distributions, energies
 from hpc_kjko.post.figures.distributions import BRIGHT
 from hpc_kjko.post.figures.energies import energy_panel
 from hpc_kjko.post.figures.runfiles import RunFiles, top_of
@@ -148,7 +149,7 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
     assert kjko_here("report", runs).stdout.strip().endswith("index.html")
     path = runs / "index.html"
     page = path.read_text()
-    assert "which differ in physics.collision_strength" in page and 'href="strong/report.html"' in page
+    assert "which differ in physics.collision_strength</p>" in page and 'href="strong/report.html"' in page
     assert "new: it has not written a time series yet" in page and 'href="weak' not in page
     assert "damaged/case.toml: not a TOML file" in page
     assert not re.search(r"(kinetic|field)_energy", page)
@@ -169,6 +170,54 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
     for _ in range(2):  # the larger number first, then the smaller
         browser.evaluate("document.querySelectorAll('[data-sort]')[1].click()")
     assert "0.1" in browser.evaluate(first)
+
+
+def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_here, browser, tmp_path):
+    """Two waves that fall and one that grows, with theory; the third has no rate. Numbers sort with their signs."""
+    columns, units = read_series_and_units(finished / "series.h5")
+    time = np.linspace(0, 20, 201)
+    for name, rate in (("slow", -0.05), ("fast", -0.2), ("growing", 0.1), ("none", 0.0)):
+        shutil.copytree(finished, tmp_path / "runs" / name)
+        grown = {key: np.resize(values, 201) for key, values in columns.items()} | {"time": time}
+        grown |= dict.fromkeys(("field_energy", "wave_energy"), 1e-3 * np.exp(2 * rate * time))
+        theory = WaveTheory(np.array([0.5]), "theory", rate=1.1 * rate, frequency=1.5)
+        attributes = theory_attributes(theory)
+        SeriesWriter(tmp_path / "runs" / name / "series.h5", list(grown), units, grown, attributes).close()
+    assert kjko_here("report", tmp_path / "runs").returncode == 0
+    page = (tmp_path / "runs/index.html").read_text()
+    row = re.search(r"<i></i>fast<.*?</tr>", page, re.DOTALL)[0]
+    assert "−0.2 <small>±" in row and "−0.22<" in row and "1.5<" in row and "KL to equilibrium" in page
+    shown(browser, tmp_path / "runs/index.html", 1280)
+    heading = "[...document.querySelectorAll('[data-sort]')].find(one => one.innerText.startsWith('γ of theory'))"
+    browser.evaluate(f"{heading}.click()")
+    names = "[...document.querySelectorAll('.runs tbody tr')].map(row => row.cells[1].innerText.trim()).join()"
+    assert browser.evaluate(names) == "fast,slow,none,growing"
+
+
+def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_here):
+    """Also of the page of several runs; what is left out is said."""
+    columns, units = read_series_and_units(finished / "series.h5")
+    columns["seconds"] = np.array([0.0, 5.0] + [0.1] * 9)
+    SeriesWriter(finished / "series.h5", list(columns), units, columns).close()
+    (picture,) = energies.seconds(RunFiles.of(RunFolder(finished)))
+    panel = picture.panels[0]
+    assert panel.y.limits[1] == pytest.approx(0.105) and "The first step, with 5 s, is beyond the scale" in panel.note
+    assert kjko_here("report", finished).returncode == 0
+    page = (finished / "report.html").read_text()
+    assert re.search("the first step.*5 s", page) and re.search("a later step, fastest and slowest.*0.1 s, 0.1 s", page)
+    shutil.copytree(finished, finished.parent / "runs/first")
+    assert kjko_here("report", finished.parent / "runs").returncode == 0
+    found = content_of((finished.parent / "runs/index.html").read_text())["columns"]
+    assert found["seconds"]["top"] == pytest.approx(0.105) and found["kl"]["top"] is None
+
+
+def test_phase_space_that_is_shown_twice_says_how_each_was_found(a_run):
+    """From log f at few times, and as a histogram at more."""
+    run = RunFiles.of(RunFolder(a_run))
+    by_log_f, _ = distributions.phase_space(run)
+    frames = distributions._frames(distributions._binned(run, [0, 5, 10], None), None, log=False)
+    assert by_log_f.title == "Phase space, from the particles' log f"
+    assert {frame.title for frame in frames} == {"Phase space, a histogram of the particles"}
 
 
 def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):

@@ -54,7 +54,8 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
     curves, last = overview.pictures(overview.runs_in([out])[0], ["kl"])
     assert [curve.label for curve in curves.panels[0].curves] == ["count = 2048", "count = 3000"]
     (points,) = last.panels[0].curves
-    assert last.panels[0].x.label == "particles.count" and points.x.tolist() == [2048, 3000]
+    assert last.panels[0].x.label == "number of particles" and points.x.tolist() == [2048, 3000]
+    assert last.title == "Last values of the finished runs against the number of particles"
     assert points.y[1] == series["kl"][-1]
     with pytest.raises(UserError, match="--column lk: no run has such a column: it may be one of"):
         list(overview.pictures(overview.runs_in([out])[0], ["lk"]))

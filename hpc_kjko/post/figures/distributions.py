@@ -84,8 +84,10 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
     if not snapshots:
         return
     known: dict[tuple[str, int], Marginal] = {}
+    collides = run.case.strength_of(species) if species else run.case.collision_strength
     with contextlib.suppress(DamagedFile):  # who reads the series says so
-        known = {(marginal.kind, marginal.axis): marginal for marginal in read_equilibrium(run.folder.series)}
+        equilibrium = read_equilibrium(run.folder.series) if collides else []
+        known = {(marginal.kind, marginal.axis): marginal for marginal in equilibrium}
     panels = []
     dims = len(snapshots[0].marginals)
     for number, first in enumerate(snapshots[0].marginals):
@@ -168,13 +170,17 @@ def phase_space_frames(
     run: RunFiles, species: str | None = None, most: int = FRAMES, *, log: bool = False
 ) -> Iterator[Picture]:
     """The same at up to ``most`` times, a picture of each; all have the same colours."""
-    planes = planes_of(run, species, most, frequent=True)
+    yield from _frames(planes_of(run, species, most, frequent=True), species, log=log)
+
+
+def _frames(planes: Sequence[Plane], species: str | None, *, log: bool) -> Iterator[Picture]:
+    """A picture of each plane, with the same colours."""
     limits = _limits(planes, log)
     for number, plane in enumerate(planes):
         yield Picture(
             f"phase_space{suffix(species)}_{number:04d}",
-            f"Phase space{of_species(species)}",
-            f"Phase space{of_species(species)} at t = {plane.time:g}",
+            f"Phase space{of_species(species)}{_how(plane)}",
+            f"Phase space{of_species(species)}{_how(plane)}, at t = {plane.time:g}",
             (_panel(plane, limits, log),),
             time=plane.time,
         )
@@ -369,8 +375,12 @@ def _side_by_side(
     """A picture of some planes with the same colours."""
     limits = _limits(planes, log, signed)
     panels = tuple(_panel(plane, limits, log, signed) for plane in planes)
-    note = f", {planes[0].note}" if planes[0].note else ""
-    return Picture(name, title + note, f"{title}, at several times", panels, shared=True)
+    return Picture(name, title + _how(planes[0]), f"{title}, at several times", panels, shared=True)
+
+
+def _how(plane: Plane) -> str:
+    """What a title says of how a density was found."""
+    return f", {plane.note}" if plane.note else ""
 
 
 def _limits(planes: Sequence[Plane], log: bool, signed: bool = False) -> tuple[float, float]:

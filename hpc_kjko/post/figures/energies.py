@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +14,7 @@ from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
 
 #: A logarithmic axis is for what changes by this factor or more.
-_MANY_TIMES = 3.0
+MANY_TIMES = 3.0
 #: What an axis of changes shows.
 _SINCE = "change since t = {:g}"
 
@@ -84,7 +86,7 @@ def relative_entropy(run: RunFiles) -> Iterator[Picture]:
     """KL divergence from the equilibrium, logarithmic if it changes by much; nothing where it is not known."""
     if "kl" in run.series:
         kl = np.where(run.series["kl"] > 0, run.series["kl"], np.nan)
-        of_decades = bool(np.nanmax(kl) > _MANY_TIMES * np.nanmin(kl)) if np.isfinite(kl).any() else False
+        of_decades = bool(np.nanmax(kl) > MANY_TIMES * np.nanmin(kl)) if np.isfinite(kl).any() else False
         panel = Panel(TIME, Axis("KL(f | f_∞)", log=of_decades), curves=(Curve(run.series["time"], kl),))
         text = "Relative entropy (KL divergence) against time"
         yield Picture("relative_entropy", "Relative entropy: how far f is from equilibrium", text, (panel,))
@@ -101,9 +103,35 @@ def seconds(run: RunFiles) -> Iterator[Picture]:
             for name in series
             if name.startswith("seconds_") and series[name][1:].any()
         ]
-        top = 1.05 * float(np.percentile(series["seconds"][1:], 99))
-        panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves))
+        top, note = _scale_of_work(series["seconds"], "s")
+        panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves), note=note)
         yield Picture("seconds", "Wall clock of each step", "Seconds of each step", (panel,))
+
+
+def is_work(column: str) -> bool:
+    """Whether a column counts the work of a step, of which the first has more: it does what is done once."""
+    return column.startswith("seconds") or column.endswith("inner_iterations")
+
+
+def top_of_work(values: np.ndarray) -> float:
+    """The top of a scale for the work of steps, by all but the first step, if that has much more; else infinity.
+
+    Args:
+        values: [rows], from that of t = 0 on, which has none.
+    """
+    if len(values) < 4:
+        return math.inf
+    top = 1.05 * float(np.percentile(values[2:], 99))
+    return top if 0 < 1.5 * top < values[1] else math.inf
+
+
+def _scale_of_work(values: np.ndarray, unit: str) -> tuple[float, str]:
+    """The top of the scale of a figure of the work of steps, and a sentence if the first step is beyond it."""
+    top = top_of_work(values)
+    if math.isfinite(top):
+        first = f"{values[1]:.3g} {unit}".rstrip()
+        return top, f"The first step, with {first}, is beyond the scale: it includes what is done once."
+    return 1.05 * float(np.percentile(values[1:], 99)), ""
 
 
 def columns(run: RunFiles, names: Sequence[str], units: Mapping[str, str]) -> Iterator[Picture]:
@@ -113,8 +141,11 @@ def columns(run: RunFiles, names: Sequence[str], units: Mapping[str, str]) -> It
         units: of the columns, in words.
     """
     for name in names:
-        axis, values = axis_of(name, units[name], run.case.species), run.series[name]
+        axis, values, note = axis_of(name, units[name], run.case.species), run.series[name], ""
         if axis.log and not (values > 0).any():
             axis = Axis(axis.label, axis.unit)
-        panel = Panel(TIME, axis, curves=(Curve(run.series["time"], values),))
+        if is_work(name) and run.series["step"][0] == 0 and len(values) > 1:
+            top, note = _scale_of_work(values, axis.unit)
+            axis = dataclasses.replace(axis, limits=(0.0, top) if note else None)
+        panel = Panel(TIME, axis, curves=(Curve(run.series["time"], values),), note=note)
         yield Picture(name, axis.label[0].upper() + axis.label[1:], f"{axis.label} against time", (panel,))

@@ -15,6 +15,7 @@ from hpc_kjko.files.output import Snapshot, list_contents, read_snapshot, skippi
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.post.panels import Axis
+from hpc_kjko.post.summary import meaningful
 
 Columns = dict[str, np.ndarray]
 #: The first and the last time shown.
@@ -30,7 +31,8 @@ class RunFiles:
     """A run as figures see it.
 
     Attributes:
-        series: the columns of its time series [rows] at the times shown; empty if it has none.
+        series: the columns of its time series that say something of its case [rows], at the times shown; empty if it
+            has none.
         window: the first and the last time shown.
     """
 
@@ -49,7 +51,8 @@ class RunFiles:
         series = read_series(folder.series)
         if not len(series["time"]):
             raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
-        return cls(folder, RunCase(folder.case), within(series, window), window)
+        case = RunCase(folder.case)
+        return cls(folder, case, meaningful(within(series, window), case), window)
 
     @property
     def species(self) -> Sequence[str | None]:
