@@ -19,6 +19,7 @@ and complete, and Landau's roots are limits of eigenvalues as kappa -> 0 (Ng, Bh
 doi:10.1103/PhysRevLett.83.1974); at kappa = 0 itself any finite number of Hermite functions is undamped.
 """
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,8 +156,8 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
         return complex(roots[np.argmin(np.abs(roots - guess))])
     for fineness in (1, 2):
         roots = _newton(_starts(wavenumber, terms, fineness), wavenumber, terms)
-        mirrored = _newton(-np.conj(roots[[np.argmax(roots.imag)]]), wavenumber, terms, at_least=0)  # of a pair
-        roots = np.append(roots, mirrored)
+        with contextlib.suppress(ValueError):  # the other one of a pair; there may be none
+            roots = np.append(roots, _newton(-np.conj(roots[[np.argmax(roots.imag)]]), wavenumber, terms))
         highest = roots[np.argmax(roots.imag)]
         # What rounding may put between the growth rates of a pair, far less than what is between different modes.
         margin = 1e-6 * min(term.plasma_frequency for term in terms) + 1e-9 * abs(highest)
@@ -414,7 +415,7 @@ def bernstein_frequencies(
     return np.sqrt(squares)
 
 
-def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm], at_least: int = 1) -> np.ndarray:
+def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm]) -> np.ndarray:
     """Zeros of the dielectric function that Newton's method reaches from the starts, with repetitions."""
     frequency = starts.astype(complex)
     found = []
@@ -436,7 +437,7 @@ def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm],
             found.append(frequency[converged])
             frequency = frequency[~converged & np.isfinite(frequency)]
     roots = np.concatenate(found)
-    if len(roots) < at_least:
+    if not len(roots):
         raise ValueError(f"no mode found at k = {wavenumber}")
     return roots
 
