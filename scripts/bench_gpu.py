@@ -3,13 +3,20 @@
 
     python scripts/bench_gpu.py [--out FILE] [--minutes M] [--parts PART ...] [--quick]
 
-Parts, in this order: `tests`, those of tests/unit/test_gpu.py that never ran on a GPU; `targets`; `potential`, the
-kernels of a regression; `others`, the other tests; `network`, `particles`, `steps`. What fails is noted, and the rest
-goes on. Parts that there is no time for are named. Prints tables; after each part all is written to FILE, as JSON.
+Parts, in this order: `tests`, those of tests/unit/test_gpu.py that never ran on a GPU; `targets`; `tensor`, products on
+tensor cores, then their tests; `potential`, the kernels of a regression; `others`, the other tests; `network`, `particles`, `steps`. What
+fails is noted, and the rest goes on. Parts that there is no time for are named. Prints tables; after each part all is
+written to FILE, as JSON.
 
 Targets are a step of two beams in 3D3V with the default method, 0.5 s with 2^26 particles and 8 ms with 2^16; and the
 objective with its gradient at 0.8 of the rate of torch's float32 matrix product of 8192 × 8192. A step's time is the
-median after the first steps. Beside it stands how often a step launched something on the GPU, copied, and waited.
+median after the first steps. Beside it stands how often a step launched something on the GPU, copied, and waited, and
+under `waits` the lines that waited.
+
+Products on tensor cores (hpc_kjko/kernels/cuda/tensor.hpp) never ran on a GPU, so that no run uses them. `tensor` runs
+each kernel in both ways. It has the milliseconds of each way, how many times longer threads take than tensor cores, and
+the error of each against double precision, relative and in the norm. Tensor cores may become the default for a kernel
+if that ratio is above 1 and the errors are alike: below 1e-6 in float32, and 1e-12 in float64.
 
 Of a kernel the tables have milliseconds (the median of some calls), the rate of its products (bench_objective.py and
 bench_potential.py count them), and how many times longer torch takes for the same.
@@ -19,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import math
 import os
@@ -27,9 +35,11 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 import xml.etree.ElementTree as xml
-from collections.abc import Callable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,9 +59,10 @@ from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
 from hpc_kjko.kernels import cuda
+from hpc_kjko.kernels.potential import Carry, Terms
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.exact import FINE, UNIT
 from hpc_kjko.particles.state import Particles, Shard, equal_weights
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
@@ -65,8 +76,9 @@ DRAWN = 2**20
 #: Seconds a step at so many particles, and the objective's part of the rate of a matrix product.
 STEP_TARGETS = {2**26: 0.5, 2**16: 0.008}
 OBJECTIVE_TARGET = 0.8
-#: Tests of what has not run on a GPU yet.
-NEW = "potential or density or pairs or regression or coulomb or species or moments"
+#: Tests of products on tensor cores, and of what else has not run on a GPU yet.
+TENSOR = "tensor_cores"
+NEW = f"(potential or density or pairs or regression or coulomb or species or moments) and not {TENSOR}"
 
 
 class Bench:
@@ -180,6 +192,87 @@ def bench_potential(bench: Bench) -> None:
             )
 
 
+# -- tensor cores ------------------------------------------------------------------------------------------------------
+
+
+def bench_tensor(bench: Bench) -> None:
+    """Kernels with products of threads and on tensor cores: their times, and how far they are from double precision."""
+    print("name, ms, tensor_ms, ratio, tflops, tensor_tflops, error, tensor_error")
+    few = min(bench.count, 2**14)
+    for space in ("1D1V",) if bench.device.type == "cpu" else ("1D1V", "3D3V"):
+        control, sample = network_of(bench, space)
+        objective = JKOObjective(control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), together=1024)
+        part, exact = Sample(*sample.rows(slice(few))), copy.deepcopy(objective).double()
+        rows = [None if tensor is None else tensor.double() for tensor in part.rows()]
+        truth = exact.evaluate(STEP, *rows, with_gradient=True)
+
+        def gradient(of: Sample, objective: JKOObjective = objective) -> Any:
+            return objective.evaluate(STEP, *of.rows(), with_gradient=True)
+
+        flops = operations(sample.z.shape[1], WIDTH, control.velocity_dims, "tanh", "exact")
+        both_ways(bench, f"{space} objective", lambda: gradient(sample), lambda: gradient(part), truth, flops)  # noqa: B023
+    for dtype in (torch.float64, torch.float32):
+        field = PotentialField((1.0,) * 3, 3, 3, hidden=(64, 64), device=bench.device, dtype=dtype)
+        flops = potential_operations(field, 3)
+        count = min(bench.count, 2**22)
+        given, some, exact_some = (
+            {**potential_calls(of, number), "carry": carry_call(of, number)}
+            for of, number in ((field, count), (field, few), (copy.deepcopy(field).double(), few))
+        )
+        flops["carry"] = flops["slopes"]
+        for name in ("carry",) if dtype == torch.float64 else ("carry", "tied", "training", "normal"):
+            with torch.no_grad(), _kernels("native"):
+                truth = exact_some[name]()
+                of_one = int(2 * sum(flops[name]))
+                both_ways(bench, f"{name} {dtype}", given[name], some[name], truth, of_one, count)
+    run_tests(bench, TENSOR)
+
+
+def both_ways(
+    bench: Bench,
+    name: str,
+    call: Callable[[], Any],
+    some: Callable[[], Any],
+    truth: Any,
+    flops: int,
+    count: int | None = None,
+) -> None:
+    """A row of the table: a kernel by threads, then on tensor cores.
+
+    Args:
+        some: the same of few particles, of which the truth is known.
+    """
+    times, errors, right = [], [], numbers_of(truth)
+    for way in (contextlib.nullcontext, cuda.on_tensor_cores):
+        with way():
+            times.append(bench.milliseconds(call))
+            errors.append(float((numbers_of(some()) - right).norm() / right.norm()))
+    rate = 1e-9 * flops * (count or bench.count)
+    numbers = {"ms": times[0], "tensor_ms": times[1], "ratio": times[0] / times[1]}
+    numbers |= {"tflops": rate / times[0], "tensor_tflops": rate / times[1]}
+    bench.row("tensor", f"{name} N={count or bench.count}", **numbers, error=errors[0], tensor_error=errors[1])
+
+
+def numbers_of(found: Any) -> torch.Tensor:
+    """All numbers of a result, one after the other; float64."""
+    if is_dataclass(found):
+        return numbers_of(list(vars(found).values()))
+    if isinstance(found, tuple | list):
+        return torch.cat([numbers_of(part) for part in found])
+    return torch.as_tensor(found, dtype=torch.float64).cpu().flatten()
+
+
+def carry_call(field: PotentialField, count: int) -> Callable[[], object]:
+    """A step of particles along a potential, in its precision."""
+    generator, like = torch.Generator().manual_seed(1), field.layers[0].weight
+    x, v = (torch.randn(count, dims, generator=generator, dtype=torch.float64) for dims in (3, 3))
+    k = 0.01 * torch.randn(2, len(field.coefficients), generator=generator, dtype=torch.float64)
+    terms = Terms(torch.full((count,), 1 / count, dtype=torch.float64, device=like.device), 1024, UNIT, FINE)
+    how = Carry(0.1, 0.05, TEMPERATURE, True, field.periods or (), (), COLLISION_STRENGTH)
+    x, v, k = x.to(like), v.to(like), k.to(like.device)
+    return lambda: field.network.carry(x, v, terms, k, how)
+
+
 def _kernels(backend: str) -> Any:
     return mock.patch.dict(os.environ, {"KJKO_KERNELS": backend})
 
@@ -283,14 +376,17 @@ def bench_step(bench: Bench, count: int, reproducible: bool, precision: str, ste
     simulation = beams(bench, count, reproducible, precision)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    times, launches = [], {}
+    times, launches, waits = [], {}, []
     for step in range(steps):
         counted = step == steps - 1  # the last one is slower, for it is watched
         bench.wait()
         begin = time.perf_counter()
-        with torch.profiler.profile() if counted else contextlib.nullcontext() as profile:
+        with (
+            torch.profiler.profile() if counted else contextlib.nullcontext() as profile,
+            waits_noted(bench) if counted else contextlib.nullcontext() as waits,
+        ):
             simulation.state = simulation.advance()
-            bench.wait()
+        bench.wait()
         simulation.step_index += 1
         if counted:
             launches = _launches(profile)
@@ -302,7 +398,25 @@ def bench_step(bench: Bench, count: int, reproducible: bool, precision: str, ste
     phases = {f"{name}_s": part for name, part in simulation.seconds.items()}
     numbers = {"seconds": seconds, "first_s": times[0], "bytes_per_particle": most / count, **launches, **phases}
     bench.row("steps", f"step N={count} {how}", **numbers)
+    for where, times_waited in Counter(waits).most_common():
+        bench.row("waits", f"step N={count} {how}: {where}", waits=times_waited)
     return seconds
+
+
+@contextlib.contextmanager
+def waits_noted(bench: Bench) -> Iterator[list[str]]:
+    """The lines that wait for the GPU, as torch warns of them; those of CuPy's launches do not."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        if bench.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            if bench.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    found += [f"{Path(one.filename).name}:{one.lineno}" for one in noted if "synchroniz" in str(one.message)]
 
 
 def _launches(profile: Any) -> dict[str, int]:
@@ -368,8 +482,9 @@ def measure_targets(bench: Bench) -> None:
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tests": lambda bench: run_tests(bench, NEW),
     "targets": measure_targets,
+    "tensor": bench_tensor,
     "potential": bench_potential,
-    "others": lambda bench: run_tests(bench, f"not ({NEW})"),
+    "others": lambda bench: run_tests(bench, f"not {TENSOR} and not ({NEW})"),
     "network": bench_network,
     "particles": bench_particles,
     "steps": bench_steps,

@@ -37,13 +37,14 @@ ROUNDS = 9
 def operations(field: PotentialField, dv: int) -> dict[str, tuple[float, float]]:
     """Multiply-adds of a particle for each operation, in the network's precision and in float64."""
     inputs, width, number = field.layers[0].in_features, field.width, len(field.coefficients)
-    forward, pairs = inputs * width + width**2, dv * (dv + 1) // 2
+    forward, pairs, low = inputs * width + width**2, dv * (dv + 1) // 2, len(field.of_velocity)
     return {
         "values": (forward, 2 * field.of_density),
         "slopes": (forward + (dv + 1) * width**2 + (2 * dv + pairs) * width, 0),
         "normal": (forward, field.of_density * (field.of_density + 1) / 2),
         "derivatives": (forward + (dv + pairs) * width**2, (dv + pairs) * number * (number + 1) / 2),
         "barrier": (forward + (dv + pairs) * width**2, 2 * pairs * number),
+        "tied": (forward + width**2 + dv * width, dv * low * (low + 2) + 2 * low),
         "training": (2 * forward + width**2, field.of_density),
     }
 
@@ -66,6 +67,7 @@ def calls(field: PotentialField, count: int) -> dict[str, Callable[[], object]]:
         "normal": lambda: sums.normal([(z, wanted, share)]),
         "derivatives": lambda: sums.derivatives([(z, share)]),
         "barrier": lambda: sums.barrier([(z, share)], k[0].cpu().numpy(), 0.1),
+        "tied": lambda: sums.of_velocity([(z, share)], k[0].cpu().numpy()),
         "training": lambda: objective.evaluate(0.0, z, wanted, share, c[0], with_gradient=True),
     }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import counts, summed_finely
-from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, folds, passes_over
+from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, Shard, folds, passes_over
 
 #: With fewer held-out particles there is no standard error worth the name, and no certificate.
 FEWEST = 16
@@ -18,10 +20,10 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
 
     Both are 0 with fewer than FEWEST of them.
     """
-    chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
-    if len(values) % BLOCK == 0:  # whole blocks with none of them have no part in sums
-        some = chosen.view(-1, BLOCK).any(1)
-        chosen, shares, values = (part.view(-1, BLOCK)[some].flatten() for part in (chosen, shares, values))
+    chosen, blocks = _certifying(particles.shard, values.device)
+    shares, total = particles.shares(), particles.shard.total
+    if blocks is not None:
+        chosen, shares, values = (part.view(-1, BLOCK)[blocks].flatten() for part in (chosen, shares, values))
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
     sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
     for rows in passes_over(values):
@@ -36,3 +38,12 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
     mean = first / part
     variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
     return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)
+
+
+@functools.lru_cache(maxsize=8)
+def _certifying(shard: Shard, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Which particles of a rank certify [n], and the blocks with some of them, if all blocks are whole: the others have
+    no part in sums. Kept, for a GPU must be waited for to know how many there are."""
+    chosen = folds(shard, device) == CERTIFY
+    blocks = chosen.view(-1, BLOCK).any(1).nonzero()[:, 0] if len(shard) % BLOCK == 0 else None
+    return chosen, blocks

@@ -203,6 +203,36 @@ def test_a_step_along_a_potential_on_a_gpu(potential):
     assert found[5] == pytest.approx(wanted[5], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [("1D1V", 32, "tanh", "exact"), ("3D3V", 32, "tanh", "exact"), ("3D3V", 32, "tanh", "linear")],
+    ids=str,
+)
+def test_the_objective_on_tensor_cores(network):
+    with cuda.on_tensor_cores():
+        test_the_objective_on_a_gpu(network)
+
+
+def test_moments_and_the_field_on_tensor_cores():
+    with cuda.on_tensor_cores():
+        test_moments_on_a_gpu(("3D3V", 32, "tanh"), "exact")
+        test_the_field_on_a_gpu(("3D3V", 32, "tanh", torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_potential_on_tensor_cores(dtype):
+    """The default's functions in 3D3V."""
+    with torch.no_grad(), cuda.on_tensor_cores():
+        potential = OnGPU((True, 3, 3, 64, dtype))
+        for test in (
+            test_functions_of_a_potential_on_a_gpu,
+            test_sums_of_a_potential_on_a_gpu,
+            test_the_gradient_of_a_density_on_a_gpu,
+            test_a_step_along_a_potential_on_a_gpu,
+        ):
+            test(potential)
+
+
 def two_stream(dims, count, **tables):
     """A few steps of two beams, self-consistent, with the default method."""
     return {

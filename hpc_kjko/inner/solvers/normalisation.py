@@ -58,6 +58,6 @@ class Normalisation:
         log_q = -0.5 * (self._normal**2).sum(1) - float(np.log(np.diag(root)).sum())
         log_q -= 0.5 * len(mean) * math.log(2 * math.pi) + self._log_volume
         ratio = torch.exp(log_density(torch.cat([self._x, y], dim=1)) - log_q - self._log_mass)
-        average = float(ratio.mean())
-        error = float(ratio.std()) / math.sqrt(POINTS) / average if average > 0 else math.inf
+        average, spread = torch.stack([ratio.mean(), ratio.std()]).tolist()
+        error = spread / math.sqrt(POINTS) / average if average > 0 else math.inf
         return math.log(average) / (1 + (error / SURE) ** 2) if math.isfinite(error) else 0.0

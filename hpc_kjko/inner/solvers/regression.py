@@ -21,6 +21,7 @@ from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
 from hpc_kjko.inner.solvers.density import FittedDensity
 from hpc_kjko.inner.solvers.least_squares import ROUNDING, LeastSquares
 from hpc_kjko.inner.solvers.potential_sums import FieldAverages, PotentialSums
+from hpc_kjko.inner.solvers.trainer import arrays_of
 from hpc_kjko.parallel.comm import Communicator
 
 #: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
@@ -100,9 +101,9 @@ class RegressionSolver(Solver):
         return [(self._turn * FITTED_BATCHES + k) % number for k in range(min(number, FITTED_BATCHES))]
 
     def state(self) -> dict[str, np.ndarray]:
-        found = {"density": self.fitted.coefficients, "field": self.control.coefficients}
-        arrays = {f"regression/{name}": tensor.cpu().numpy().copy() for name, tensor in found.items()}
-        return {**self.fitted.trainer.state(), **arrays, "regression/turn": np.array(self._turn)}
+        found = {"regression/density": self.fitted.coefficients, "regression/field": self.control.coefficients}
+        arrays = arrays_of({**self.fitted.trainer.tensors(), **found})
+        return {**arrays, "regression/turn": np.array(self._turn)}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         self.fitted.trainer.load(arrays)

@@ -126,11 +126,15 @@ class Trainer:
 
     def state(self) -> dict[str, np.ndarray]:
         """Network and optimiser as named arrays: everything that the next step depends on."""
-        arrays = {f"network/{name}": _array(parameter) for name, parameter in self.parameters.items()}
+        return arrays_of(self.tensors())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those that :meth:`state` has copies of."""
+        found: dict[str, torch.Tensor] = {f"network/{name}": part for name, part in self.parameters.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._moments.get(parameter, {}).items():
-                arrays[f"optimizer/{name}/{key}"] = _array(value)
-        return arrays
+                found[f"optimizer/{name}/{key}"] = value
+        return found
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over a state made by :meth:`state`; errors as of :meth:`Solver.load`."""
@@ -147,5 +151,12 @@ class Trainer:
         self.steps_made = max((int(state["step"]) for state in self._moments.values()), default=0)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()
+def arrays_of(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Copies of tensors, by the same names. A GPU is waited for once for each of their precisions."""
+    arrays: dict[str, np.ndarray] = {}
+    for kind in {(tensor.dtype, tensor.device) for tensor in tensors.values()}:
+        some = {name: part.detach() for name, part in tensors.items() if (part.dtype, part.device) == kind}
+        flat = torch.cat([part.flatten() for part in some.values()]).cpu().numpy()
+        pieces = np.split(flat, np.cumsum([part.numel() for part in some.values()])[:-1])
+        arrays |= {name: piece.reshape(some[name].shape) for name, piece in zip(some, pieces, strict=True)}
+    return {name: arrays[name] for name in tensors}

@@ -12,5 +12,6 @@ void bind_objective(nanobind::module_ &m);
 void bind_pairs(nanobind::module_ &m);
 void bind_particles(nanobind::module_ &m);
 void bind_potential(nanobind::module_ &m);
+void bind_tensor(nanobind::module_ &m);
 
 }  // namespace kjko

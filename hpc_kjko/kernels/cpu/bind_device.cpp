@@ -1,117 +1,18 @@
-// The kernels of GPUs on the CPU, for tests: phases are loops over the threads of a block. Not made to be fast.
+// The kernels of GPUs on the CPU, for tests.
 #define KJKO_LEVEL phases
 
-#include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <cstring>
-#include <memory>
-#include <stdexcept>
-#include <string>
-
 #include "cpu/bind.hpp"
-#include "cuda/field.hpp"
-#include "cuda/moments.hpp"
-#include "cuda/objective.hpp"
+#include "cpu/device_kernels.hpp"
 #include "cuda/pairs.hpp"
 #include "cuda/particles.hpp"
-#include "cuda/potential_sums.hpp"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace kjko {
 
 using namespace phases;
-
-// The arguments as a launch copies them to a GPU.
-template <class Call>
-static Call call_of(const nb::bytes &bytes) {
-    if (bytes.size() != sizeof(Call)) throw std::invalid_argument("these are not the arguments of this kernel");
-    Call call;
-    std::memcpy(&call, bytes.data(), sizeof call);
-    return call;
-}
-
-// A kernel's blocks, one after the other: what(shared, team, block).
-template <class Kernel, class What>
-static void for_blocks(int blocks, bool backwards, const What &what) {
-    const auto shared = std::make_unique<typename Kernel::Shared>();
-    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);  // NaN: as little defined as on a GPU
-    const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
-    for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
-}
-
-// A kernel of a network, by the constants that it is compiled for.
-struct Constants {
-    int width;
-    bool tanh;
-    int velocity_dims;
-    bool closed, is_double;
-
-    bool operator==(const Constants &other) const {
-        return width == other.width && tanh == other.tanh && velocity_dims == other.velocity_dims &&
-               closed == other.closed && is_double == other.is_double;
-    }
-};
-
-// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
-struct Instance {
-    Constants constants;
-    Shape shape;
-    void (*run)(const nb::bytes &arguments, int blocks, int groups, bool backwards);
-    void (*order)(const nb::bytes &arguments);  // of moments
-};
-
-template <size_t COUNT>
-static const Instance &found(const Instance (&instances)[COUNT], const Constants &constants) {
-    for (const Instance &one : instances)
-        if (one.constants == constants) return one;
-    throw std::invalid_argument("this kernel is not among those that tests run");
-}
-
-template <int H, class Activation, int DV, bool CLOSED>
-constexpr Instance objective_of = {
-    {H, Activation::curved, DV, CLOSED, false},
-    DeviceObjective<H, Activation, DV, CLOSED>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
-        using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
-        const auto call = call_of<ObjectiveCall>(arguments);
-        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-            Kernel{call, shared}.add_chunks(team, block, blocks);
-        });
-    },
-    nullptr};
-
-template <int H, class Activation, int DV>
-constexpr Instance moments_of = {
-    {H, Activation::curved, DV, false, false},
-    DeviceMoments<H, Activation, DV>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-        using Kernel = DeviceMoments<H, Activation, DV>;
-        const auto call = call_of<ObjectiveCall>(arguments);
-        for (int group = 0; group < groups; ++group)
-            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-                Kernel{call, shared, group}.add_chunks(team, block, blocks);
-            });
-    },
-    [](const nb::bytes &arguments) {
-        const auto call = call_of<MomentsOrderCall>(arguments);
-        for (int index = 0; index < call.count; ++index) call.moments[index] = moment_of<H, DV>(call, index);
-    }};
-
-template <class Real, int H, class Activation, int DV>
-constexpr Instance field_of = {
-    {H, Activation::curved, DV, false, sizeof(Real) == 8},
-    DeviceField<Real, H, Activation, DV>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
-        using Kernel = DeviceField<Real, H, Activation, DV>;
-        const auto call = call_of<DeviceFieldCall<Real>>(arguments);
-        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-            Kernel{call, shared}.evaluate(team, block, blocks);
-        });
-    },
-    nullptr};
 
 static const Instance objectives[] = {
     objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
@@ -130,20 +31,6 @@ static const Instance fields[] = {
     field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
 };
 
-template <template <class, int, int> class KernelOf, class Real, int H, int DV>
-constexpr Instance potential_of = {
-    {H, true, DV, false, sizeof(Real) == 8},
-    KernelOf<Real, H, DV>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-        using Kernel = KernelOf<Real, H, DV>;
-        const auto call = call_of<DevicePotentialCall<Real>>(arguments);
-        for (int group = 0; group < groups; ++group)
-            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-                Kernel{call, shared, group}.run(team, block, blocks);
-            });
-    },
-    nullptr};
-
 template <template <class, int, int> class KernelOf>
 static const Instance &found_potential(const Constants &constants) {
     static const Instance all[] = {
@@ -155,6 +42,7 @@ static const Instance &found_potential(const Constants &constants) {
 }
 
 static const Instance &found(const std::string &kernel, const Constants &constants) {
+    if (constants.tensor) return tensor_kernel(kernel, constants);
     if (kernel == "potential_values") return found_potential<potential_values>(constants);
     if (kernel == "potential_slopes") return found_potential<potential_slopes>(constants);
     if (kernel == "potential_carry") return found_potential<potential_carry>(constants);
@@ -270,22 +158,22 @@ void bind_device(nb::module_ &m) {
           "Where the fields of the structs that hpc_kjko.kernels.cuda mirrors lie, and the size of each.");
     m.def(
         "device_shape",
-        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {
-            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double}).shape;
+        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double, bool tensor) {
+            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double, tensor}).shape;
             return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
         },
-        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a,
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a,
         "What a launch needs to know of a GPU's kernel of a network.");
     m.def(
         "device_launch",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
-           const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double});
+           bool tensor, const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double, tensor});
             kernel == "order_moments" ? instance.order(arguments)
                                       : instance.run(arguments, blocks, groups, backwards);
         },
-        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "arguments"_a, "blocks"_a,
-        "groups"_a, "backwards"_a,
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a, "arguments"_a,
+        "blocks"_a, "groups"_a, "backwards"_a,
         "A GPU's kernel of a network, block after block and thread after thread, from the last one if `backwards`.");
     m.def(
         "device_deposit",

@@ -28,4 +28,5 @@ NB_MODULE(_kernels, m) {
     kjko::bind_pairs(m);
     kjko::bind_particles(m);
     kjko::bind_potential(m);
+    kjko::bind_tensor(m);
 }

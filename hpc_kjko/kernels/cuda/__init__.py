@@ -7,10 +7,12 @@ through the same arguments and the same text in the native module, thread after 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ from hpc_kjko.kernels import cuda_wanted, require
 
 #: Where `math` and `cuda` are, from which files are named.
 FOLDER = Path(__file__).parents[1]
+#: Kernels of networks in which threads multiply by themselves.
+THREADS_MULTIPLY = ("potential_derivatives", "potential_barrier")
 
 
 @functools.cache
@@ -50,6 +54,28 @@ def describe() -> str:
     import cupy
 
     return f"kernels compiled by CuPy {cupy.__version__}"
+
+
+#: Constants that make kernels multiply on tensor cores. Empty, except within :func:`on_tensor_cores`.
+_tensor_constants: dict[str, str] = {}
+
+
+@contextlib.contextmanager
+def on_tensor_cores() -> Iterator[None]:
+    """Kernels of networks make their products on tensor cores within this, where their text can (cuda/tensor.hpp).
+
+    They have not run on a GPU yet, so that only tests and scripts/bench_gpu.py ask for them.
+    """
+    _tensor_constants["KJKO_TENSOR"] = "true"
+    try:
+        yield
+    finally:
+        _tensor_constants.clear()
+
+
+def tensor_constants(kernel: str) -> dict[str, str]:
+    """What a kernel of a network is compiled with besides, by its name."""
+    return {} if kernel in THREADS_MULTIPLY else _tensor_constants
 
 
 class Shape(NamedTuple):
@@ -87,12 +113,13 @@ class Kernel(NamedTuple):
         return "-std=c++17", "-default-device", f"-fmad={str(self.fused).lower()}", f"-I{FOLDER}", *defined
 
     @property
-    def _network(self) -> tuple[str, int, bool, int, bool, bool]:
+    def _network(self) -> tuple[str, int, bool, int, bool, bool, bool]:
         """How the native module knows a kernel of a network."""
         known = dict(self.constants)
         width, velocity_dims = int(known["KJKO_WIDTH"]), int(known["KJKO_VELOCITY_DIMS"])
         tanh, closed = known["KJKO_ACTIVATION"] == "Tanh", known.get("KJKO_CLOSED") == "true"
-        return self.name, width, tanh, velocity_dims, closed, known.get("KJKO_REAL") == "double"
+        double, tensor = known.get("KJKO_REAL") == "double", known.get("KJKO_TENSOR") == "true"
+        return self.name, width, tanh, velocity_dims, closed, double, tensor
 
     def shape(self, device: torch.device) -> Shape:
         """What the compiled kernel says of itself.

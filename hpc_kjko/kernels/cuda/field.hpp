@@ -45,7 +45,7 @@ struct DeviceField {
             const int count = call.count - first < TILE ? static_cast<int>(call.count - first) : TILE;
             team([&](int thread, State &) { net().take(thread, call.z, first, count); });
             team([&](int thread, State &) { net().first_layer(thread); });
-            team([&](int thread, State &state) { net().second_layer(thread, state.product); });
+            team.warps([&](auto &warp) { net().second_layer(warp); });
             team([&](int thread, State &) { net().output_layer(thread); });
             team([&](int thread, State &) { hand_over(thread, first, count); });
         }

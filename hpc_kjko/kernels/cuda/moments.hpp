@@ -156,7 +156,7 @@ private:
         if (count > TILE) count = TILE;
         team([&](int thread, State &) { take(thread, first, count); });
         team([&](int thread, State &) { net().first_layer(thread); });
-        team([&](int thread, State &state) { net().second_layer(thread, state.product); });
+        team.warps([&](auto &warp) { net().second_layer(warp); });
         team([&](int thread, State &) { net().output_layer(thread); });
         team([&](int thread, State &state) { invert(thread, count, state); });
         team([&](int thread, State &state) {

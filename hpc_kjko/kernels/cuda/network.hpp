@@ -6,10 +6,29 @@
 #pragma once
 
 #include "cuda/phases.hpp"
+#include "cuda/tensor.hpp"
 #include "math/activation.hpp"
 #include "math/network.hpp"
 
+// Whether products are made on tensor cores (cuda/tensor.hpp). They are measured by scripts/bench_gpu.py, and not yet
+// used by anything else.
+#ifndef KJKO_TENSOR
+#define KJKO_TENSOR false
+#endif
+
 namespace kjko::KJKO_LEVEL {
+
+constexpr bool TENSOR = KJKO_TENSOR;
+
+// What a thread has of a product: 8 columns by 4 features; or on tensor cores its part of its warp's tiles.
+template <class Real, int COLUMNS, bool TENSOR>
+struct ProductOf {
+    Real at[8][4];
+};
+template <class Real, int COLUMNS>
+struct ProductOf<Real, COLUMNS, true> {
+    ProductPart<Real> at[COLUMNS / 16];
+};
 
 // Threads of a block: four for each of H features.
 template <int H>
@@ -23,9 +42,11 @@ template <class Real, int H, class Activation, int DV, int TANGENTS_, int TILE_,
 struct HiddenLayers {
     static constexpr int THREADS = THREADS_OF<H>, TANGENTS = TANGENTS_, TILE = TILE_;
     static constexpr int COLUMNS = (1 + TANGENTS) * TILE;
-    static constexpr int STRIDE = COLUMNS + 4;  // the same columns of eight features in a row lie in different banks
+    // The same columns of eight features in a row lie in different banks. For tensor cores rows are 16 bytes longer.
+    static constexpr int IN_16_BYTES = 16 / sizeof(Real);
+    static constexpr int STRIDE = COLUMNS + (TENSOR ? IN_16_BYTES : 4);
     static constexpr int QUARTER = TILE / 4;    // of the particles: what is elementwise a thread does for one feature
-    static constexpr int WIDE = H / 4, ACROSS = H + PAD;
+    static constexpr int WIDE = H / 4, ACROSS = H + (TENSOR ? IN_16_BYTES : PAD);
 
     // Blocks of a multiprocessor at a time, if it has registers for so many threads.
     static constexpr int resident(int threads) { return threads < THREADS ? 1 : threads / THREADS; }
@@ -39,22 +60,21 @@ struct HiddenLayers {
         alignas(16) Real y[H][STRIDE];  // second hidden layer and p
     };
 
-    // Of a product: the thread's 8 columns from column() on, of its 4 features.
-    struct Product {
-        Real at[8][4];
-    };
+    using Product = ProductOf<Real, COLUMNS, TENSOR>;
+    using Tiles = WarpTiles<Real, H, COLUMNS>;  // on tensor cores
 
     const NetworkOf<Real> &network;
     Shared &shared;
 
     KJKO_DEVICE int first_v() const { return network.inputs - DV; }
 
-    // The thread's columns, and its features: those of neighbours are neighbours, which are stored in different banks.
+    // The thread's columns of a product, and its features: those of neighbours are neighbours, which are stored in
+    // different banks.
     static KJKO_DEVICE int column(int thread) { return thread / WIDE * 8; }
     static KJKO_DEVICE int feature(int thread, int j) { return thread % WIDE + j * WIDE; }
 
-    // Where a column of a matrix of factors is, so that a thread's four lie together.
-    static KJKO_DEVICE int place(int c) { return c % WIDE * 4 + c / WIDE; }
+    // Where a column of a matrix of factors is: where a thread's four lie together, if it takes them itself.
+    static KJKO_DEVICE int place(int c) { return TENSOR ? c : c % WIDE * 4 + c / WIDE; }
 
     // The weights; 0, or NaN if one is not finite. (A tanh of infinity is 1 like any other.)
     KJKO_DEVICE Real begin(int thread) const {
@@ -118,16 +138,25 @@ struct HiddenLayers {
         }
     }
 
-    // The product of columns with w, and of the closed form's tangents with m.
-    template <int TALL, int WIDTH>
-    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
-                                     const Real (&m)[TALL][WIDTH], Product &product) {
-        const int at = column(thread);
-        if (at < COLUMNS) multiply(thread, &columns[0][at], CLOSED && at >= TILE ? m[0] : w[0], product);
+    // The products of columns with w, and of the closed form's tangents with m.
+    template <class Warp, int TALL, int WIDTH>
+    static KJKO_DEVICE void multiply(Warp &warp, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
+                                     const Real (&m)[TALL][WIDTH]) {
+        if constexpr (TENSOR) {
+            const Real *factors = CLOSED && Tiles::first_column(warp.index) >= TILE ? m[0] : w[0];
+            Tiles::multiply(warp, [&](int k, int c) { return columns[k][c]; },
+                            [&](int k, int f) { return factors[k * ACROSS + f]; });
+        } else {
+            warp.each([&](int thread, auto &state) {
+                const int at = column(thread);
+                if (at < COLUMNS) multiply(thread, &columns[0][at], CLOSED && at >= TILE ? m[0] : w[0], state.product);
+            });
+        }
     }
 
     // The product of 8 columns from one on with a matrix.
     static KJKO_DEVICE void multiply(int thread, const Real *from, const Real *factors, Product &product) {
+        static_assert(H > 0 && !TENSOR, "factors lie otherwise then");
         factors += thread % WIDE * 4;
         KJKO_UNROLLED for (int i = 0; i < 8; ++i)
             KJKO_UNROLLED for (int j = 0; j < 4; ++j) product.at[i][j] = 0;
@@ -143,26 +172,39 @@ struct HiddenLayers {
     }
 
     // Of the values; the tangents stay p until they are needed.
-    KJKO_DEVICE void second_layer(int thread, Product &product) const {
-        multiply(thread, shared.x, shared.w2_t, shared.m_t, product);
-        if (column(thread) < TILE)
-            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
-                const Real b2 = shared.b2[feature(thread, j)];
-                KJKO_UNROLLED for (int i = 0; i < 8; ++i)
-                    product.at[i][j] = Activation::value(product.at[i][j] + b2);
+    template <class Warp>
+    KJKO_DEVICE void second_layer(Warp &warp) const {
+        multiply(warp, shared.x, shared.w2_t, shared.m_t);
+        warp.each([&](int thread, auto &state) {
+            Product &product = state.product;
+            if constexpr (TENSOR) {
+                Tiles::each(thread, product, [&](int c, int f, Real &sum) {
+                    if (c < TILE) sum = Activation::value(sum + shared.b2[f]);
+                });
+            } else if (column(thread) < TILE) {
+                KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
+                    const Real b2 = shared.b2[feature(thread, j)];
+                    KJKO_UNROLLED for (int i = 0; i < 8; ++i)
+                        product.at[i][j] = Activation::value(product.at[i][j] + b2);
+                }
             }
-        keep(thread, product);
+            keep(thread, product);
+        });
     }
 
     // In y.
-    KJKO_DEVICE void keep(int thread, const Product &product) const {
-        if (column(thread) >= COLUMNS) return;
-        KJKO_UNROLLED for (int j = 0; j < 4; ++j)
-            KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
-                Four<Real> part;
-                KJKO_UNROLLED for (int i = 0; i < 4; ++i) part.at[i] = product.at[half + i][j];
-                store_four(&shared.y[feature(thread, j)][column(thread) + half], part);
-            }
+    KJKO_DEVICE void keep(int thread, Product &product) const {
+        if constexpr (TENSOR) {
+            Tiles::each(thread, product, [&](int c, int f, Real sum) { shared.y[f][c] = sum; });
+        } else {
+            if (column(thread) >= COLUMNS) return;
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+                KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
+                    Four<Real> part;
+                    KJKO_UNROLLED for (int i = 0; i < 4; ++i) part.at[i] = product.at[half + i][j];
+                    store_four(&shared.y[feature(thread, j)][column(thread) + half], part);
+                }
+        }
     }
 };
 
@@ -175,7 +217,7 @@ struct DeviceNetwork {
     using Hidden = HiddenLayers<Real, H, Activation, DV, TANGENTS, TILE, CLOSED>;
     using Product = typename Hidden::Product;
     static constexpr int THREADS = Hidden::THREADS, COLUMNS = Hidden::COLUMNS, STRIDE = Hidden::STRIDE;
-    static constexpr int QUARTER = Hidden::QUARTER, WIDE = Hidden::WIDE;
+    static constexpr int QUARTER = Hidden::QUARTER, WIDE = Hidden::WIDE, ACROSS = Hidden::ACROSS;
     static constexpr int resident(int threads) { return Hidden::resident(threads); }
 
     struct Shared : Hidden::Shared {
@@ -215,12 +257,15 @@ struct DeviceNetwork {
         hidden().take(thread, z, first, count);
     }
     KJKO_DEVICE void first_layer(int thread) const { hidden().first_layer(thread); }
-    KJKO_DEVICE void second_layer(int thread, Product &product) const { hidden().second_layer(thread, product); }
-    KJKO_DEVICE void keep(int thread, const Product &product) const { hidden().keep(thread, product); }
-    template <int TALL>
-    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][H],
-                                     const Real (&m)[TALL][H], Product &product) {
-        Hidden::multiply(thread, columns, w, m, product);
+    template <class Warp>
+    KJKO_DEVICE void second_layer(Warp &warp) const {
+        hidden().second_layer(warp);
+    }
+    KJKO_DEVICE void keep(int thread, Product &product) const { hidden().keep(thread, product); }
+    template <class Warp, int TALL, int WIDTH>
+    static KJKO_DEVICE void multiply(Warp &warp, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
+                                     const Real (&m)[TALL][WIDTH]) {
+        Hidden::multiply(warp, columns, w, m);
     }
 
     KJKO_DEVICE void output_layer(int thread) const {
@@ -251,12 +296,36 @@ struct DeviceNetwork {
 };
 
 // Σ over columns of a row of a times a row of b, [H][H] of them, in tiles of TALL × 4; each is shared by PARTS threads,
-// which have some of the columns each.
-template <class Real, int H, int COLUMNS, int STRIDE>
+// which have some of the columns each. TABLES = 2: the second half of the columns has sums of its own. A thread's sums are
+// its state's w2. They are left in tables in as many TURNS.
+template <class Real, int H, int COLUMNS, int STRIDE, int TABLES, bool TENSOR>
 struct OuterProducts {
     static constexpr int THREADS = THREADS_OF<H>, WIDE = H / 4;
-    static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H;
+    static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H, TURNS = PARTS / TABLES;
 
+    struct Sums {
+        Real at[TALL][4];
+    };
+
+    template <class Warp>
+    static KJKO_DEVICE void add(Warp &warp, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE]) {
+        warp.each([&](int thread, auto &state) { add(thread, a, b, state.w2.at); });
+    }
+
+    // Puts the sums of those whose turn it is into a table, or adds them to it, and forgets them.
+    static KJKO_DEVICE void leave(int thread, int turn, Real (&first)[H][STRIDE], Real (&second)[H][STRIDE], Sums &sums) {
+        const int part = thread / (THREADS / PARTS), tile = thread % (THREADS / PARTS);
+        if (part % TURNS != turn) return;
+        Real(&table)[H][STRIDE] = part < TURNS ? first : second;
+        KJKO_UNROLLED for (int i = 0; i < TALL; ++i)
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
+                Real &place = table[tile / WIDE + i * (H / TALL)][tile % WIDE + j * WIDE];
+                place = turn == 0 ? sums.at[i][j] : place + sums.at[i][j];
+                sums.at[i][j] = 0;
+            }
+    }
+
+private:
     static KJKO_DEVICE void add(int thread, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE],
                                 Real (&sums)[TALL][4]) {
         const int tile = thread % (THREADS / PARTS), part = thread / (THREADS / PARTS);
@@ -271,18 +340,34 @@ struct OuterProducts {
             }
         }
     }
+};
 
-    // Puts the sums into a table if it is the first of the turns, else adds them to it, and forgets them.
-    static KJKO_DEVICE void leave(int thread, bool first, Real (&table)[H][STRIDE], Real (&sums)[TALL][4]) {
-        const int tile = thread % (THREADS / PARTS);
-        KJKO_UNROLLED for (int i = 0; i < TALL; ++i)
-            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
-                Real &place = table[tile / WIDE + i * (H / TALL)][tile % WIDE + j * WIDE];
-                place = first ? sums[i][j] : place + sums[i][j];
-                sums[i][j] = 0;
-            }
+// The same on tensor cores.
+template <class Real, int H, int COLUMNS, int STRIDE, int TABLES>
+struct OuterProducts<Real, H, COLUMNS, STRIDE, TABLES, true> {
+    using Tiles = WarpOuterTiles<Real, H>;
+    static constexpr int PARTS = Tiles::PARTS, TURNS = PARTS / TABLES;
+
+    struct Sums {
+        ProductPart<Real> at[Tiles::COUNT];
+    };
+
+    template <class Warp>
+    static KJKO_DEVICE void add(Warp &warp, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE]) {
+        const int part = Tiles::part_of(warp.index);
+        Tiles::add(warp, COLUMNS / PARTS * part, COLUMNS / PARTS * (part + 1), a, b,
+                   [](auto &state) -> auto & { return state.w2.at; });
     }
-    static KJKO_DEVICE int part_of(int thread) { return thread / (THREADS / PARTS); }
+
+    static KJKO_DEVICE void leave(int thread, int turn, Real (&first)[H][STRIDE], Real (&second)[H][STRIDE], Sums &sums) {
+        const int part = Tiles::part_of(thread / LANES);
+        if (part % TURNS != turn) return;
+        Real(&table)[H][STRIDE] = part < TURNS ? first : second;
+        Tiles::each(thread, sums.at, [&](int i, int l, Real &sum) {
+            table[i][l] = turn == 0 ? sum : table[i][l] + sum;
+            sum = 0;
+        });
+    }
 };
 
 // What functionals of the field know of particles beside the network's inputs. Columns beyond the last of `count` have no

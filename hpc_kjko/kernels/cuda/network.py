@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.kernels.cuda import Kernel, name_of, pointer
+from hpc_kjko.kernels.cuda import Kernel, name_of, pointer, tensor_constants
 from hpc_kjko.kernels.settings import Settings
 
 #: Blocks of threads of the text on the CPU.
@@ -25,6 +25,7 @@ def _kernel(file: str, name: str, resident: int, width: int, tanh: bool, velocit
         "KJKO_ACTIVATION": "Tanh" if tanh else "LeakyRelu",
         "KJKO_VELOCITY_DIMS": str(velocity_dims),
         "KJKO_RESIDENT_THREADS": str(resident),
+        **tensor_constants(name),
         **more,
     }
     return Kernel(file, name, tuple(constants.items()))

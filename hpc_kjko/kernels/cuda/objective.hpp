@@ -19,14 +19,12 @@ struct DeviceObjective {
     using Net = DeviceNetwork<float, H, Activation, DV, CLOSED>;
     static constexpr int THREADS = Net::THREADS, TANGENTS = Net::TANGENTS, TILE = Net::TILE, COLUMNS = Net::COLUMNS;
     static constexpr int STRIDE = Net::STRIDE, QUARTER = Net::QUARTER, WIDE = Net::WIDE;
-    // The gradient of W2 is dealt in tiles of TALL × 4, to PARTS threads each, which have their part of the columns.
-    using Outer = OuterProducts<float, H, COLUMNS, STRIDE>;
-    static constexpr int TALL = Outer::TALL, PARTS = Outer::PARTS;
-    static constexpr int TURNS = CLOSED ? PARTS / 2 : PARTS;  // in which they are added
+    using Outer = OuterProducts<float, H, COLUMNS, STRIDE, CLOSED ? 2 : 1, TENSOR>;  // the gradients of W2 and M
+    static constexpr int TURNS = Outer::TURNS;
 
     // In place of the second layer and p come the gradients of y, then of x.
     struct Shared : Net::Shared {
-        alignas(16) float w2[H][H], m[CLOSED ? H : 1][H];  // columns at their place()
+        alignas(16) float w2[H][Net::ACROSS], m[CLOSED ? H : 1][Net::ACROSS];  // columns at their place()
         alignas(16) float v[DV][TILE], share[TILE], known[TILE];
         alignas(16) float gradient_u[DV][TILE], gradient_j[CLOSED ? 1 : DV * DV][TILE];
     };
@@ -39,7 +37,8 @@ struct DeviceObjective {
     struct State {
         double loss;
         typename Net::Product product;  // until all have read what it will be written over
-        float w1[4], w2[TALL][4], b2, w3[DV], seed[TANGENTS], skip;  // gradients, summed so far
+        typename Outer::Sums w2;
+        float w1[4], b2, w3[DV], seed[TANGENTS], skip;  // gradients, summed so far
     };
 
     const ObjectiveCall &call;
@@ -75,7 +74,7 @@ private:
     KJKO_DEVICE void add_tile(Threads &team, long long first, int count) const {
         team([&](int thread, State &) { take(thread, first, count < TILE ? count : TILE); });
         team([&](int thread, State &) { net().first_layer(thread); });
-        team([&](int thread, State &state) { net().second_layer(thread, state.product); });
+        team.warps([&](auto &warp) { net().second_layer(warp); });
         team([&](int thread, State &) { net().output_layer(thread); });
         team([&](int thread, State &state) { evaluate(thread, state); });
         if (!call.gradient) return;
@@ -83,9 +82,9 @@ private:
             skip_gradient(thread, state);
             back_through_second_layer(thread, state);
         });
-        team([&](int thread, State &state) {
-            w2_gradient(thread, state);
-            Net::multiply(thread, shared.y, shared.w2, shared.m, state.product);
+        team.warps([&](auto &warp) {
+            Outer::add(warp, shared.y, shared.x);
+            Net::multiply(warp, shared.y, shared.w2, shared.m);
         });
         team([&](int thread, State &state) { net().keep(thread, state.product); });
         team([&](int thread, State &state) { back_through_first_layer(thread, state); });
@@ -201,11 +200,6 @@ private:
         }
     }
 
-    // Of W2, and of M by the threads whose columns are the closed form's tangents.
-    KJKO_DEVICE void w2_gradient(int thread, State &state) const {
-        Outer::add(thread, shared.y, shared.x, state.w2);
-    }
-
     KJKO_DEVICE void back_through_first_layer(int thread, State &state) const {
         const int c = thread % H, from = thread / H * QUARTER;
         KJKO_ROLLED for (int p = from; p < from + QUARTER; p += 4) {
@@ -242,8 +236,7 @@ private:
     // the place of y (and x) first: all double sums of a thread at once would need too many registers.
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *sum) const {
         const int c = thread % H, quarter = thread / H;
-        const int part = Outer::part_of(thread);
-        if (part % TURNS == turn) Outer::leave(thread, turn == 0, part < TURNS ? shared.y : shared.x, state.w2);
+        Outer::leave(thread, turn, shared.y, shared.x, state.w2);
         if (quarter != turn) return;
         const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
         const ParameterPlaces at = places_of(call.network);

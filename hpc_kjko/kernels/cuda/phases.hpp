@@ -3,6 +3,9 @@
 // A kernel is a sequence of phases f(thread, state), each gone through by all threads of a block before the next one
 // begins: what a phase writes to shared memory only later phases read. On a GPU the threads run at once, their states
 // lie in registers, and a barrier ends each phase. On the CPU, where tests run it, a phase is a loop over the threads.
+//
+// A phase may also be one of warps, f(warp): the 32 threads of a warp may do something together between the parts that
+// each of them does by itself, warp.each(f(thread, state)).
 #pragma once
 
 #include "math/inline.hpp"
@@ -21,6 +24,17 @@
 namespace kjko::KJKO_LEVEL {
 
 #ifdef __CUDACC__
+template <class State>
+struct Warp {
+    int index;
+    State &state;
+
+    template <class Each>
+    KJKO_DEVICE void each(const Each &what) {
+        what(static_cast<int>(threadIdx.x), state);
+    }
+};
+
 template <int THREADS, class State>
 struct Team {
     State state;
@@ -28,6 +42,12 @@ struct Team {
     template <class Phase>
     KJKO_DEVICE void operator()(const Phase &phase) {
         phase(static_cast<int>(threadIdx.x), state);
+        __syncthreads();
+    }
+    template <class Phase>
+    KJKO_DEVICE void warps(const Phase &phase) {
+        Warp<State> warp{static_cast<int>(threadIdx.x / 32), state};
+        phase(warp);
         __syncthreads();
     }
 };
@@ -40,6 +60,21 @@ KJKO_DEVICE double tanh_of(double a) { return tanh(a); }
 KJKO_DEVICE double not_a_number() { return nan(""); }
 KJKO_DEVICE void add_atomically(double *sum, double term) { atomicAdd(sum, term); }
 #else
+template <class State>
+struct Warp {
+    int index;
+    State *states;
+    bool backwards;
+
+    template <class Each>
+    void each(const Each &what) {
+        for (int i = 0; i < 32; ++i) {
+            const int thread = 32 * index + (backwards ? 31 - i : i);
+            what(thread, states[thread]);
+        }
+    }
+};
+
 template <int THREADS, class State>
 struct Team {
     State states[THREADS] = {};
@@ -52,6 +87,14 @@ struct Team {
         for (int i = 0; i < THREADS; ++i) {
             const int thread = backwards ? THREADS - 1 - i : i;
             phase(thread, states[thread]);
+        }
+    }
+    template <class Phase>
+    void warps(const Phase &phase) {
+        for (int i = 0; i < THREADS / 32; ++i) {
+            const int index = backwards ? THREADS / 32 - 1 - i : i;
+            Warp<State> warp{index, states, backwards};
+            phase(warp);
         }
     }
 };

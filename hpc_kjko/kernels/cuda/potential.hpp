@@ -97,7 +97,7 @@ struct PotentialPass {
     template <class Threads>
     KJKO_DEVICE void through(Threads &team) const {
         team([&](int thread, auto &) { layers().first_layer(thread); });
-        team([&](int thread, auto &state) { layers().second_layer(thread, state.product); });
+        team.warps([&](auto &warp) { layers().second_layer(warp); });
     }
 
     // The same of particles from `first` on, columns beyond the last of `count` being it again.
@@ -107,8 +107,19 @@ struct PotentialPass {
         through(team);
     }
 
-    // Columns times W2: q_1 of what `pull` makes of the second layer's column k. A thread's 8 columns from `at` on, of
-    // its 4 features, summed over some k.
+    // The particles' columns times W2: q_1 of what pull(k, h) makes of the second layer's k.
+    template <class Warp, class Pull>
+    KJKO_DEVICE void pull_back(Warp &warp, const Pull &pull) const {
+        if constexpr (TENSOR)
+            WarpTiles<Real, H, TILE>::multiply(warp, [&](int k, int p) { return pull(k, shared.y[k][p]); },
+                                               [&](int k, int f) { return shared.w2_t[f][k]; });
+        else
+            warp.each([&](int thread, auto &state) {
+                if (Layers::column(thread) < TILE) pull_back(thread, Layers::column(thread), 0, H, state.product, pull);
+            });
+    }
+
+    // A thread's 8 columns from `at` on, of its 4 features, summed over some k.
     template <class Pull>
     KJKO_DEVICE void pull_back(int thread, int at, int from, int to, Product &product, const Pull &pull) const {
         const Real *columns = &shared.y[0][at];
@@ -136,8 +147,8 @@ struct Contraction {
     using Layers = typename Pass::Layers;
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE, PAIRS = Pass::PAIRS, SLICES = Pass::SLICES;
     static constexpr int SETS = 2, OUTPUTS = SETS * DV + PAIRS;
-    static constexpr int PARTS = DV;             // of the pull-back's sums: x has room for as many as there are tangents
-    static constexpr int ROOM = PARTS * TILE;    // in each row of x
+    static constexpr int ROOM = DV * TILE;          // of the tangents, in each row of x
+    static constexpr int PARTS = TENSOR ? 1 : DV;  // of the pull-back's sums
     static_assert((DV + PAIRS) * THREADS <= H * ROOM, "what threads sum lies in the place of the tangents");
 
     struct Shared : Layers::Shared {
@@ -164,7 +175,7 @@ struct Contraction {
     template <class Threads>
     KJKO_DEVICE void contract(Threads &team, int set, bool bent) const {
         if (bent) {
-            team([&](int thread, auto &state) { pull_back(thread, set, state.product); });
+            team.warps([&](auto &warp) { pull_back(warp, set); });
             team([&](int thread, auto &state) { keep_parts(thread, state.product); });
         }
         team([&](int thread, auto &state) { accumulate(thread, set, bent, state.sums); });
@@ -186,23 +197,34 @@ struct Contraction {
     }
 
 private:
-    KJKO_DEVICE void pull_back(int thread, int set, typename Pass::Product &product) const {
-        const int part = Layers::column(thread) / TILE;
-        if (part >= PARTS) return;
-        pass().pull_back(thread, Layers::column(thread) % TILE, H * part / PARTS, H * (part + 1) / PARTS, product,
-                         [&](int k, Real h) { return shared.c[set][k] * Pass::slope(h); });
+    template <class Warp>
+    KJKO_DEVICE void pull_back(Warp &warp, int set) const {
+        const auto pull = [&](int k, Real h) { return shared.c[set][k] * Pass::slope(h); };
+        if constexpr (TENSOR)
+            pass().pull_back(warp, pull);
+        else
+            warp.each([&](int thread, auto &state) {
+                const int at = Layers::column(thread), part = at / TILE;
+                if (part < PARTS)
+                    pass().pull_back(thread, at % TILE, H * part / PARTS, H * (part + 1) / PARTS, state.product, pull);
+            });
     }
 
     // In the place of the first layer's tangents.
-    KJKO_DEVICE void keep_parts(int thread, const typename Pass::Product &product) const {
-        const int part = Layers::column(thread) / TILE, at = (1 + part) * TILE + Layers::column(thread) % TILE;
-        if (part >= PARTS) return;
-        KJKO_UNROLLED for (int j = 0; j < 4; ++j)
-            KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
-                Four<Real> four;
-                KJKO_UNROLLED for (int i = 0; i < 4; ++i) four.at[i] = product.at[half + i][j];
-                store_four(&shared.x[Layers::feature(thread, j)][at + half], four);
-            }
+    KJKO_DEVICE void keep_parts(int thread, typename Pass::Product &product) const {
+        if constexpr (TENSOR) {
+            WarpTiles<Real, H, TILE>::each(thread, product,
+                                           [&](int p, int f, Real sum) { shared.x[f][TILE + p] = sum; });
+        } else {
+            const int part = Layers::column(thread) / TILE, at = (1 + part) * TILE + Layers::column(thread) % TILE;
+            if (part >= PARTS) return;
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+                KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
+                    Four<Real> four;
+                    KJKO_UNROLLED for (int i = 0; i < 4; ++i) four.at[i] = product.at[half + i][j];
+                    store_four(&shared.x[Layers::feature(thread, j)][at + half], four);
+                }
+        }
     }
 
     // Of a particle and some features.

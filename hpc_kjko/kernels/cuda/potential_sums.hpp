@@ -525,11 +525,11 @@ struct potential_tied {
             call, team, block, blocks,
             [&](long long first, int count) {
                 pass().forward(team, first, count);
-                team([&](int thread, State &state) {
-                    take_shares<TILE>(call, thread, THREADS, first, count, shared.share);
-                    if (Layers::column(thread) < TILE)
-                        pass().pull_back(thread, Layers::column(thread), 0, H, state.product,
-                                         [&](int k, Real h) { return shared.c[k] * Pass::slope(h); });
+                team.warps([&](auto &warp) {
+                    warp.each([&](int thread, State &) {
+                        take_shares<TILE>(call, thread, THREADS, first, count, shared.share);
+                    });
+                    pass().pull_back(warp, [&](int k, Real h) { return shared.c[k] * Pass::slope(h); });
                 });
                 team([&](int thread, State &state) { pass().layers().keep(thread, state.product); });
                 team([&](int thread, State &) { add_features(thread); });
@@ -723,7 +723,7 @@ struct potential_training {
     using Layers = typename Pass::Layers;
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE, STRIDE = Pass::STRIDE, QUARTER = Pass::QUARTER;
     static constexpr int SLICES = Pass::SLICES > 1 ? Pass::SLICES : 1, FEATURES = H / SLICES;
-    using Outer = OuterProducts<Real, H, TILE, STRIDE>;
+    using Outer = OuterProducts<Real, H, TILE, STRIDE, 1, TENSOR>;
     static constexpr int INPUTS_EACH = (Pass::ROWS + 3) / 4;
     struct Shared : Layers::Shared {
         double c[H + Pass::OF_DENSITY];
@@ -733,7 +733,8 @@ struct potential_training {
     struct State {
         typename Pass::Product product;
         double loss;
-        Real w1[INPUTS_EACH], w2[Outer::TALL][4], b2;
+        typename Outer::Sums w2;
+        Real w1[INPUTS_EACH], b2;
         double total;  // of the loss
     };
     // The loss of each thread comes after the sums.
@@ -762,18 +763,16 @@ struct potential_training {
                 team([&](int thread, State &) { add_features(thread); });
                 team([&](int thread, State &state) { miss(thread, first, count, state); });
                 team([&](int thread, State &state) { pull_second_layer(thread, state); });
-                team([&](int thread, State &state) {
-                    Outer::add(thread, shared.y, shared.x, state.w2);
-                    if (Layers::column(thread) < TILE)
-                        pass().pull_back(thread, Layers::column(thread), 0, H, state.product,
-                                         [](int, Real q) { return q; });
+                team.warps([&](auto &warp) {
+                    Outer::add(warp, shared.y, shared.x);
+                    pass().pull_back(warp, [](int, Real q) { return q; });
                 });
                 team([&](int thread, State &state) { pass().layers().keep(thread, state.product); });
                 team([&](int thread, State &) { pull_first_layer(thread); });
                 team([&](int thread, State &state) { add_inputs(thread, state); });
             },
             [&]() {
-                for (int turn = 0; turn < (Outer::PARTS > 4 ? Outer::PARTS : 4); ++turn)
+                for (int turn = 0; turn < (Outer::TURNS > 4 ? Outer::TURNS : 4); ++turn)
                     team([&](int thread, State &state) { flush(thread, turn, state, to); });
                 team([&](int thread, State &state) {
                     KJKO_ROLLED for (int i = thread; i < H * H; i += THREADS)
@@ -857,7 +856,7 @@ private:
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *to) const {
         const int c = thread % H, quarter = thread / H, inputs = call.network.inputs;
         const double shift = shift_of(call.unit);
-        if (Outer::part_of(thread) == turn) Outer::leave(thread, turn == 0, shared.y, state.w2);
+        Outer::leave(thread, turn, shared.y, shared.y, state.w2);
         if (quarter != turn) return;
         to[b2() + c] += rounded(state.b2, shift);
         state.b2 = 0;
