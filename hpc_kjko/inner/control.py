@@ -14,6 +14,7 @@ gives with its velocity derivatives, for solvers that find C in closed form.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -207,8 +208,14 @@ def features(x: torch.Tensor, v: torch.Tensor, periods: tuple[float, ...] | None
     """Network inputs of positions x [n, dx] and velocities v [n, dv]: cosines and sines of a periodic x, then v."""
     if periods is None:
         return torch.cat([x, v], dim=1)
-    phase = x * (2 * math.pi / torch.tensor(periods, dtype=x.dtype, device=x.device))
+    phase = x * _wave_numbers(periods, x.dtype, x.device)
     return torch.cat([torch.cos(phase), torch.sin(phase), v], dim=1)
+
+
+@functools.lru_cache(maxsize=8)
+def _wave_numbers(periods: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """2π over the lengths of a box [dx]; kept, for a GPU waits for what it is sent."""
+    return 2 * math.pi / torch.tensor(periods, dtype=dtype, device=device)
 
 
 def determinant(matrix: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import DensityObjective, JKOObjective, linear_part, tracked_log_det
 from hpc_kjko.inner.potential import PotentialField
+from hpc_kjko.inner.solvers import density
 from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.potential_sums import PotentialSums
@@ -466,6 +468,58 @@ def test_a_regression_on_a_gpu_is_launched_there(launched, monkeypatch):
     assert float((gpu.v - cpu.v).abs().max()) < 2e-3 * float((cpu.v - particles.v).abs().max())
     assert of_gpu.dissipation == pytest.approx(of_cpu.dissipation, rel=1e-4)
     assert of_gpu.collision_free_energy == pytest.approx(of_cpu.collision_free_energy, rel=1e-4)
+
+
+#: Where the host reads what may be on a GPU, and so waits until it is there.
+READS = ("cpu", "item", "tolist", "nonzero", "__float__", "__int__", "__bool__")
+
+
+@needs_module
+def test_a_step_waits_for_a_gpu_a_known_number_of_times(launched, monkeypatch):
+    """Twice in a hidden step, for the normal equations and what their solution misses; else not in a loop over particles
+    or parameters, nor again for what does not change."""
+    monkeypatch.setattr(density, "MAX_REWEIGHTED", 1)
+    reads = Counter()
+
+    def noted(name, read=None):
+        def noting(*arguments):
+            caller = sys._getframe(1)
+            if "hpc_kjko" in caller.f_code.co_filename:
+                reads[caller.f_code.co_name] += 1
+            return read(*arguments)
+
+        read = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, noting)
+
+    def reads_of(call):
+        reads.clear()
+        call()
+        return Counter(reads)
+
+    for name in READS:
+        noted(name)
+    found = []
+    for iterations in (3, 5):
+        table = {
+            "problem": {"kind": "two_stream", "amplitude": 0.3, "velocity_dims": 2},
+            "physics": {"collision_strength": 0.5},
+            "particles": {"count": 2**13, "precision": "float32"},
+            "method": {"hidden": [32, 32], "first_iterations": iterations, "iterations": iterations},
+            "time": {"step": 0.2, "end": 0.2},
+        }
+        simulation = Simulation.start(from_table(table), Communicator())
+        (collision,), particles = simulation.collisions, simulation.state.particles
+        particles = on_pretended_gpu(collision, particles, monkeypatch)
+        start = StepStart(0, 0.0, particles)
+        collision.step(particles, 0.2, start)
+        found.append(reads_of(lambda: collision.step(particles, 0.2, start)))  # noqa: B023
+        assert sum(reads_of(collision.state).values()) <= 3  # a copy for each precision, on each device
+    few, more = found
+    assert {name: more[name] - few[name] for name in more if more[name] != few[name]} == {"normal": 2, "missed": 2}
+    per_step = dict(few - Counter(normal=4, missed=4))  # those of the hidden steps, and of the solution
+    assert per_step.pop("barrier") <= 4  # of Newton's method
+    once = ("derivatives", "tied", "tie", "excess", "_fit_field", "carry", "relaxed")
+    assert per_step == {**dict.fromkeys(once, 1), "over_certifying": 2}
 
 
 @needs_module
