@@ -476,8 +476,8 @@ READS = ("cpu", "item", "tolist", "nonzero", "__float__", "__int__", "__bool__")
 
 @needs_module
 def test_a_step_waits_for_a_gpu_a_known_number_of_times(launched, monkeypatch):
-    """Twice in a hidden step, for the normal equations and what their solution misses; else not in a loop over particles
-    or parameters, nor again for what does not change."""
+    """Twice in a hidden step: for the normal equations, and for what their solution misses. Else once for each sum that
+    the host needs; not for each parameter, nor again for what does not change."""
     monkeypatch.setattr(density, "MAX_REWEIGHTED", 1)
     reads = Counter()
 
