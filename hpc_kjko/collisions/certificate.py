@@ -1,4 +1,4 @@
-"""What the particles that certify a step say of it: they take no part in the fit."""
+"""Means over the particles that certify a step. These particles take no part in the fit."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import counts, summed_finely
 from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, folds, passes_over
 
-#: With fewer held-out particles there is no standard error worth the name, and no certificate.
+#: With fewer held-out particles the standard error is not meaningful, and there is no certificate.
 FEWEST = 16
 
 
 def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicator) -> tuple[float, float]:
     """The mean of values [n] over the particles that certify, and its standard error. Collective.
 
-    Both are 0 with fewer than FEWEST of them.
+    Both are 0 with fewer than FEWEST such particles.
     """
     chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
-    if len(values) % BLOCK == 0:  # whole blocks with none of them have no part in sums
+    if len(values) % BLOCK == 0:  # row blocks without certifying particles are left out of the sums
         some = chosen.view(-1, BLOCK).any(1)
         chosen, shares, values = (part.view(-1, BLOCK)[some].flatten() for part in (chosen, shares, values))
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
@@ -30,9 +30,10 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
         sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))
     number, square, *rest = comm.sum(torch.cat([counted, sums.flatten()]).cpu().numpy())
     first, *second = np.reshape(rest, (2, 3)).sum(0)
-    if not number > 0 or (effective := number**2 / square) < FEWEST:  # were all weights equal
+    # the number of particles of equal weight with the same error
+    if not number > 0 or (effective := number**2 / square) < FEWEST:
         return 0.0, 0.0
-    part = number / total  # of the mass
+    part = number / total  # fraction of the mass
     mean = first / part
     variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
     return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)
