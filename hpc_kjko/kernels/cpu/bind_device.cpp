@@ -1,4 +1,5 @@
-// The kernels of GPUs on the CPU, for tests: phases are loops over the threads of a block. Not made to be fast.
+// The GPU kernels on the CPU, for tests. A phase is a loop over the threads of a thread block. They are not optimised
+// for speed.
 #define KJKO_LEVEL phases
 
 #include <nanobind/nanobind.h>
@@ -33,16 +34,17 @@ static Call call_of(const nb::bytes &bytes) {
     return call;
 }
 
-// A kernel's blocks, one after the other: what(shared, team, block).
+// The thread blocks of a kernel, one after the other: what(shared, team, block).
 template <class Kernel, class What>
 static void for_blocks(int blocks, bool backwards, const What &what) {
     const auto shared = std::make_unique<typename Kernel::Shared>();
-    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);  // NaN: as little defined as on a GPU
+    // NaN, because shared memory is undefined at the start on a GPU
+    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);
     const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
     for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
 }
 
-// A kernel of a network, by the constants that it is compiled for.
+// A kernel of a network, selected by the constants for which it is compiled.
 struct Constants {
     int width;
     bool tanh;
@@ -55,7 +57,7 @@ struct Constants {
     }
 };
 
-// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
+// The kernels that tests run: every width, both methods for the tangents, both activations, but not all combinations.
 struct Instance {
     Constants constants;
     Shape shape;
@@ -169,7 +171,7 @@ static const Instance &found(const std::string &kernel, const Constants &constan
     return found(fields, constants);
 }
 
-// what(real, dims, order), which are constants there, for every particle.
+// Calls what(real, dims, order), with these as constants, for particles.
 template <class Call, class What>
 static void for_particles(const nb::bytes &arguments, bool backwards, const What &what) {
     const Call call = call_of<Call>(arguments);
@@ -208,7 +210,7 @@ static void sum_pairs(const nb::bytes &arguments, bool backwards) {
     });
 }
 
-// Where the fields of a struct that Python mirrors lie, and its size.
+// The offsets of the fields of a struct that Python mirrors, and its size.
 template <class Struct, class... Fields>
 static nb::list layout(Fields Struct::*...fields) {
     alignas(Struct) unsigned char memory[sizeof(Struct)] = {};

@@ -40,7 +40,7 @@ static PairMembers members_of(const Given &given, size_t dims) {
     return {v.data(), score.data(), hessian.data(), weight.data(), edges.data()};
 }
 
-// What both kernels are told of the pairs.
+// The arguments that both kernels share.
 static PairCall call_of(const Given &members, const std::optional<Given> &others, double mass, double exponent,
                         Array<double, 2> velocity) {
     const size_t count = velocity.shape(0), dims = velocity.shape(1);

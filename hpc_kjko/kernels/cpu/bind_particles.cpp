@@ -71,9 +71,9 @@ static Particles particles_of(const Rows &x, const std::optional<Rows> &v, int d
 
 namespace {
 
-// Memory for the meshes of a pass. It is on huge pages where Linux has them, as particles touch it everywhere; so it comes
-// from the system, for what the heap has had before stays on small pages. It is kept for the next pass: the system clears
-// memory that is new.
+// Memory for the meshes of a pass. Particles touch it everywhere, so it is on huge pages where Linux has them. It must
+// come from the system, because memory from the heap stays on small pages. It is kept for the next pass, because the
+// system clears new memory.
 class MeshMemory {
    public:
     ~MeshMemory() { give_back(); }
@@ -96,7 +96,7 @@ class MeshMemory {
 #ifdef __linux__
         void *found = mmap(nullptr, wanted + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (found == MAP_FAILED) throw std::bad_alloc();
-        madvise(found, wanted + PAGE, MADV_HUGEPAGE);  // a wish
+        madvise(found, wanted + PAGE, MADV_HUGEPAGE);  // only a hint
 #else
         void *found = ::operator new(wanted + PAGE);
 #endif
@@ -120,7 +120,7 @@ thread_local MeshMemory mesh_memory;
 
 }  // namespace
 
-// Asks for huge pages for rows that are about to be written: new memory then comes in a 512th of the page faults.
+// Requests huge pages for rows that are about to be written. New memory then causes 512 times fewer page faults.
 static void on_huge_pages(const Rows &rows) {
 #ifdef __linux__
     constexpr std::uintptr_t page = std::uintptr_t(1) << 21;

@@ -38,10 +38,10 @@ const PotentialTable<double> &table<double>() {
     return kernels().potential.double_precision;
 }
 
-// Weights, biases, how many of the last inputs are velocities, whether x is periodic.
+// Weights, biases, the number of velocities among the last inputs, and whether x is periodic.
 template <class Real>
 using Layers = std::tuple<std::vector<Array<const Real, 2>>, std::vector<Array<const Real, 1>>, int, bool>;
-// Shares, how many of them are added up before that is rounded, to which unit.
+// The shares, the size of a piece, and the unit to which its sum is rounded.
 using Terms = std::tuple<Array<const double, 1>, long long, double>;
 
 template <class Real>
@@ -86,7 +86,7 @@ static const double *of_particles(const Array<const double, 1> &values, long lon
     return values.data();
 }
 
-// Room for some threads, on a cache line's boundary.
+// A workspace for the threads, aligned to a cache line.
 struct Workspace {
     double *numbers;
     explicit Workspace(long long count)
@@ -95,7 +95,7 @@ struct Workspace {
     Workspace(const Workspace &) = delete;
 };
 
-// run(threads, workspace), where there are `parts` to be shared out and each thread adds up so many numbers.
+// Calls run(threads, workspace) for work of `parts` parts, where each thread adds up `size` numbers.
 template <class Real, class Run>
 static void with_threads(const PotentialCall<Real> &call, long long parts, long long numbers, const Run &run) {
     if (call.count == 0) return;
@@ -190,10 +190,10 @@ static Sum tied(const Layers<Real> &network, Array<const Real, 2> z, const Terms
     });
 }
 
-// h, what the functional saw of it, T, whether log det is exact; periods; the wave's k, κ: none without a wave.
+// h, the step in the functional, T, whether log det is exact; periods; the k of the wave, κ: empty without a wave.
 using How = std::tuple<double, double, double, bool, std::vector<double>, std::vector<double>, double>;
 
-// The sums of the columns, then of what rounding left of them, then the smallest eigenvalue.
+// The sums of the columns, then their remainders after rounding, then the smallest eigenvalue.
 template <class Real>
 static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
                                      double finer, const How &given, Array<const Real, 2> x, Array<const Real, 2> v,
