@@ -10,7 +10,7 @@ The Fokker-Planck Equation (2nd ed., 1996), section 3.2, doi:10.1007/978-3-642-6
 """
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its parts are loaded when they are first used
 
 
 def gaussian_moments(
@@ -122,8 +122,8 @@ def gaussian_relative_entropy(
 def _transition(drift: np.ndarray, diffusion: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
     """Phi = e^{At} and Q = int_0^t e^{As} D e^{A^T s} ds.
 
-    Van Loan's block exponential holds e^{-At}, which swamps Q once |A| t is large: take it over t/2^m with
-    |A| t/2^m < 1, then double with Q(2s) = Phi(s) Q(s) Phi(s)^T + Q(s).
+    Van Loan's matrix exponential contains e^{-At}, which is much larger than Q if |A| t is large. So it is computed for
+    t/2^m with |A| t/2^m < 1. Then the time is doubled by Q(2s) = Phi(s) Q(s) Phi(s)^T + Q(s).
     """
     m = len(drift)
     doublings = max(0, int(np.ceil(np.log2(max(float(np.linalg.norm(drift, 1)) * time, 1.0)))))

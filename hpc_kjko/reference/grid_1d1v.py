@@ -2,32 +2,32 @@
 
     d_t f + v d_x f + a d_v f = kappa d_v( v f + T d_v f ),   x periodic with length L,   |v| < velocity_max
 
-a is either the self-consistent field E = -phi', -phi'' = n - 1, n = int f dv, or a given static a(x). Or, with the
-Dougherty operator of like-particle collisions, kappa d_v( (v - U) f + Theta d_v f ) with the local mean velocity
-U(x) and temperature Theta(x) of f itself.
-Units: omega_p = 1, mean density 1; T is a velocity squared, the square of the bath's thermal speed.
+a is either the self-consistent field E = -phi', with -phi'' = n - 1 and n = int f dv, or a given static a(x). With the
+Dougherty operator for like-particle collisions, the right-hand side is kappa d_v( (v - U) f + Theta d_v f ), with the
+local mean velocity U(x) and temperature Theta(x) of f itself. Units: omega_p = 1, mean density 1. T is a velocity
+squared, the square of the thermal speed of the bath.
 
 :func:`solve_species` has several species of charge q, mass m and mean density, each with its own grid of v:
 
     d_t f + v d_x f + (q/m) E d_v f = kappa d_v( v f + (T/m) d_v f ),   dE/dx = sum q n minus its mean
 
-in units of the species with q^2 n = m = 1; T is m times a velocity squared. The box may have reflecting walls.
+Units are those of a species with q^2 n = m = 1. T is m times a velocity squared. The box may have reflecting walls.
 
 One step of length h is the Strang composition (second order in h; Strang 1968, doi:10.1137/0705041)
 
     drift h/2 | kick h/2 | collide h | kick h/2 | drift h/2
 
-of three exact sub-flows: drift and kick are translations, done by Fourier interpolation (after Cheng & Knorr
-1976, doi:10.1016/0021-9991(76)90053-X); collide is the matrix exponential of the Chang-Cooper discretisation
-(1970, doi:10.1016/0021-9991(70)90001-X), second order in the velocity spacing, which keeps the mass, f >= 0
-and the Maxwellian. Kick and collide leave n alone, so one field serves the whole inner part of the step. The
-Dougherty operator keeps U and Theta too, so that its flow is that of an Ornstein-Uhlenbeck process with constants:
-exact in Fourier space, f^(k) -> f^(k e^(-kappa h)) times the transform of a Gaussian.
+of three exact sub-flows. Drift and kick are translations, done by Fourier interpolation (after Cheng & Knorr 1976,
+doi:10.1016/0021-9991(76)90053-X). Collide is the matrix exponential of the Chang-Cooper discretisation (1970,
+doi:10.1016/0021-9991(70)90001-X). It is second order in the velocity spacing, and conserves the mass, f >= 0 and the
+Maxwellian. Kick and collide do not change n, so one field is enough for the inner part of the step. The Dougherty
+operator also conserves U and Theta. So its flow is that of an Ornstein-Uhlenbeck process with constant coefficients. It
+is exact in Fourier space: f^(k) -> f^(k e^(-kappa h)) times the transform of a Gaussian.
 
-Without collisions f filaments without end (in free flight f ~ exp(-ikvt)). Filaments that reach the grid
-spacing would alias back as noise, so each translation also filters the shortest waves away. This keeps mass,
-momentum and energy but lowers int f log f, which the collisionless equation keeps: trust the entropy as far
-as more cells agree.
+Without collisions f forms ever finer filaments (in free flight f ~ exp(-ikvt)). Filaments that reach the grid spacing
+would return as noise by aliasing. So each translation also removes the shortest waves. This conserves mass, momentum
+and energy but lowers int f log f, which the collisionless equation conserves. Trust the entropy only as far as more
+cells give the same result.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ BOUNDARY_TOLERANCE = 1e-5
 
 
 class TooNarrow(ValueError):
-    """f is not negligible where the grid ends in v."""
+    """f is not negligible at the ends of the velocity grid."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class GridSpecies:
     velocity_cells: int = 512
     collision_strength: float = 0.0  #: kappa >= 0, in omega_p. 0 skips the collision step.
     temperature: float = 1.0  #: T > 0 of the bath
-    collision_operator: Literal["bath", "dougherty"] = "bath"  #: Dougherty's knows no bath
+    collision_operator: Literal["bath", "dougherty"] = "bath"  # not used by Dougherty's operator, which has no bath
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def solve_species(
 ) -> SpeciesSolution:
     """Solve the 1D1V Vlasov-Poisson-Fokker-Planck equations of several species in their common field.
 
-    What the charges lack to neutrality is made up by a fixed uniform background.
+    A fixed uniform background makes the charges neutral.
 
     Args:
         species: the mobile species.
@@ -218,10 +218,13 @@ def solve_species(
         step: time step h, in 1/omega_p.
         cells_x: number of cells in x.
         left: x runs over (left, left + length).
-        walls: the box ends in walls that reflect particles and carry no charge, so that E = 0 there; else x is
-            periodic. The box and its mirror image, f(-x, -v) for a wall at 0, are solved as one periodic box. So
-            velocity ranges must be symmetric, and f even in v at the walls, else its jump there is smeared.
+        walls: whether walls at the ends of the box reflect particles. They carry no charge, so E = 0 there. Otherwise x
+            is periodic. The box and its mirror image, f(-x, -v) for a wall at 0, are solved as one periodic box. So
+            velocity ranges must be symmetric. f must be even in v at the walls, because a jump there would be smeared.
         snapshot_times: multiples of ``step`` in [0, end] at which f is kept.
+
+    Returns:
+        The solution at all steps, and f at the end and at the snapshot times.
 
     Raises:
         TooNarrow: f of a species is not negligible at the ends of its velocity range, at any time.
@@ -250,7 +253,7 @@ def solve_species(
 
 
 class _Phase:
-    """f of one species on its grid, and the sub-flows that one step is made of."""
+    """f of one species on its grid, and the sub-flows of one step."""
 
     def __init__(self, species: GridSpecies, x: np.ndarray, wavenumber_x: np.ndarray, step: float) -> None:
         (low, high), n_v = species.velocity_range, species.velocity_cells
@@ -302,8 +305,8 @@ def _evolve(
 ) -> tuple[SpeciesSolution, np.ndarray]:
     """The solution in the periodic box of x, and the potential energy in a given field.
 
-    Integrals and kept arrays are of the first ``inside`` cells, of all by default. Messages call the velocity range
-    ``range_name``.
+    Integrals and stored arrays are those of the first ``inside`` cells, by default of all cells. Messages call the
+    velocity range ``range_name``.
     """
     n_steps = _step_index(end, step)
     snapshot_steps = [_step_index(t, step) for t in snapshot_times]
@@ -318,7 +321,7 @@ def _evolve(
         missing = 1 - relative
         if abs(missing) > 1e-5:
             at_ends = np.abs(phase.f[:, [0, -1]]).max()
-            # Beyond the ends a tail that falls faster than 1/v^3 holds less than this.
+            # Beyond the ends, a tail that falls faster than 1/v^3 contains less than this.
             in_tails = 0.5 * (high - low) * at_ends / phase.species.density
             is_cut_off = at_ends > BOUNDARY_TOLERANCE * phase.f.max() or 0 < missing < in_tails
             raise (TooNarrow if is_cut_off else ValueError)(
@@ -447,8 +450,8 @@ def _chang_cooper(v: np.ndarray, temperature: float) -> np.ndarray:
 def _dougherty(v: np.ndarray, wavenumber: np.ndarray, duration: float) -> Callable[[np.ndarray], np.ndarray]:
     """The flow f -> f of the Dougherty operator for kappa h = ``duration``, as a function of f (n_x, n_v).
 
-    With g = e^(-kappa h), v goes to U + g (v - U) + sqrt(Theta (1 - g^2)) times a standard normal number, and so
-    f^(k) = int f e^(-i k v) dv to f^(g k) exp( -i k U (1 - g) - k^2 Theta (1 - g^2)/2 ).
+    With g = e^(-kappa h), v becomes U + g (v - U) + sqrt(Theta (1 - g^2)) times a standard normal number. So f^(k) =
+    int f e^(-i k v) dv becomes f^(g k) exp( -i k U (1 - g) - k^2 Theta (1 - g^2)/2 ).
     """
     damping = np.exp(-duration)
     transform = np.exp(-1j * damping * np.outer(v, wavenumber))
