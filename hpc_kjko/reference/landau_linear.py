@@ -12,23 +12,23 @@ from hpc_kjko.reference.landau import as_times, pair, require_positive, require_
 
 
 def small_anisotropy(temperature: float, strength: float, times: np.ndarray, order: int = 12) -> np.ndarray:
-    """(T_par - T_perp)(t) / (T_par - T_perp)(0), shape (n,), for a small anisotropy: Coulomb, 3 dimensions, no closure.
+    """(T∥ - T⊥)(t) / (T∥ - T⊥)(0), shape (n,), for a small anisotropy: Coulomb, 3 dimensions, no closure.
 
     It starts from a bi-Maxwellian that differs little from the Maxwellian M of the temperature T. With f = M (1 + g)
     the linearised operator is symmetric in the inner product of M, and its quadratic form is
 
-        -(g, L h) = C/2 int int M M' ( grad g - grad' g' )^T A(v - v') ( grad h - grad' h' ) dv dv'.
+        -(g, L h) = C/2 ∫∫ M M' ( ∇g - ∇' g' )^T A(v - v') ( ∇h - ∇' h' ) dv dv'.
 
-    The trial functions are Laguerre polynomials L_k^(5/2)(v^2/2T), k < order, times the harmonics of degree 2. The
+    The trial functions are Laguerre polynomials L_k^(5/2)(v²/2T), k < order, times the harmonics of degree 2. The
     first one alone is the bi-Maxwellian, and its rate is that of the closure. The integrals are exact, by quadrature of
     polynomials in the centre of mass and the relative velocity. The integral of the result over all times is the
-    viscosity divided by n T. In units of tau = 3 sqrt(pi) T^(3/2) / (2 C) it is 5/6 with one polynomial and 0.965 in
+    viscosity divided by n T. In units of τ = 3 √π T^(3/2) / (2 C) it is 5/6 with one polynomial and 0.965 in
     the limit. With two it is the 0.96 of S. I. Braginskii, Reviews of Plasma Physics 1, 205 (1965).
 
     Args:
         temperature: T > 0.
-        strength: C >= 0, for unit density and mass.
-        times: (n,) times >= 0, in any order.
+        strength: C ≥ 0, for unit density and mass.
+        times: (n,) times ≥ 0, in any order.
         order: number of polynomials, from 1 to 20. With 12 the result has 5 digits until it has fallen to 1e-3.
 
     Raises:
@@ -55,7 +55,7 @@ def small_temperature_difference(
     """(T_a - T_b)(t) / (T_a - T_b)(0), shape (n,), for a small difference: Coulomb, 3 dimensions, no closure.
 
     It starts from Maxwellians. Then each changes its shape, by collisions within the species and with the other one.
-    The method is that of `small_anisotropy`, with the polynomials L_k^(1/2)(m v^2/2T), k <= order, for each species.
+    The method is that of `small_anisotropy`, with the polynomials L_k^(1/2)(m v²/2T), k ≤ order, for each species.
     The relaxation takes longer than by `two_temperature_relaxation`. The integral over time is longer by 43 % for equal
     masses, densities and charges, by 28 % for a mass ratio of 25, by about 12 % for 100, and by more for higher
     charges. With the default order this integral has an error of 1e-8 for equal masses, 2e-4 for a ratio of 10, 5e-3
@@ -64,7 +64,7 @@ def small_temperature_difference(
     Args:
         temperature: T > 0, that of both species in the end.
         masses, densities, charges, strength: as for `two_temperature_rate`.
-        times: (n,) times >= 0, in any order.
+        times: (n,) times ≥ 0, in any order.
         order: number of polynomials for each species, from 1 to 20.
 
     Raises:
@@ -118,14 +118,14 @@ def _linear_form(
             differences[a] += own
             differences[b] -= other
             flat = (differences * np.sqrt(weights)).reshape(count * len(own), -1)
-            # sqrt(2 mu / pi) is the average of 1/|z|, which leaves the weight exp(-y) of y = mu z^2 / 2
+            # √(2 μ / π) is the average of 1/|z|, which leaves the weight exp(-y) of y = μ z² / 2
             coupling = densities[a] * densities[b] * (charges[a] * charges[b]) ** 2 * np.sqrt(2 * reduced / np.pi)
             form = form + 0.5 * coupling * flat @ flat.T
     return form
 
 
 def _isotropic(order: int, mass: float, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """L_k^(1/2)(m v^2/2), k <= order, of norm 1: gradients at v = (x, 0, z)."""
+    """L_k^(1/2)(m v²/2), k ≤ order, of norm 1: gradients at v = (x, 0, z)."""
     y = 0.5 * mass * (x**2 + z**2)
     k = np.arange(order + 1)
     norms = np.exp(0.5 * (gammaln(k + 1.5) - gammaln(k + 1) - gammaln(1.5)))
@@ -136,7 +136,7 @@ def _isotropic(order: int, mass: float, x: np.ndarray, z: np.ndarray) -> np.ndar
 
 
 def _second_harmonics(order: int, mass: float, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """v^T B v L_k^(5/2)(m v^2/2), k < order, of norm 1: gradients at v = (x, 0, z) of five B over sqrt(5)."""
+    """v^T B v L_k^(5/2)(m v²/2), k < order, of norm 1: gradients at v = (x, 0, z) of five B over √5."""
     y = 0.5 * mass * (x**2 + z**2)
     v = np.stack([x, np.zeros_like(x), z])
     harmonics = np.zeros((5, 3, 3))
@@ -146,7 +146,7 @@ def _second_harmonics(order: int, mass: float, x: np.ndarray, z: np.ndarray) -> 
     harmonics[4] = np.diag([-1, -1, 2]) / np.sqrt(6)
     linear = np.einsum("hij,jp->hip", harmonics, v)
     quadratic = np.einsum("hip,ip->hp", linear, v)
-    # <(v^T B v)^2 L_k^2> = 2 <v^4 L_k^2> / 15 for |B| = 1
+    # <(v^T B v)² L_k²> = 2 <v^4 L_k²> / 15 for |B| = 1
     k = np.arange(order)
     norms = np.exp(0.5 * (gammaln(k + 3.5) - gammaln(k + 1) - gammaln(1.5))) * np.sqrt(8 / 15) / mass
     gradients = np.empty((order, 5, 2, len(y)))

@@ -3,31 +3,31 @@
 Conventions and units are those of `hpc_kjko.reference.landau`. The wave varies along the first component of v. A fixed
 background neutralises the plasma. With f = M (1 + g), the Maxwellian M of temperature 1, and g ~ exp(ikx),
 
-    d_t g = -i k v_x g + E v_x + L g,   i k E = int M g dv,
+    ∂t g = -i k v_x g + E v_x + L g,   i k E = ∫ M g dv,
 
-where L is the linearised operator, C times that of C = 1. For another temperature T use k sqrt(T) and C T^(gamma/2).
+where L is the linearised operator, C times that of C = 1. For another temperature T use k √T and C T^(γ/2).
 
-g is expanded in harmonics of degree l about the x axis times Laguerre polynomials of degree n in y = |v|^2/2,
+g is expanded in harmonics of degree l about the x axis times Laguerre polynomials of degree n in y = |v|²/2,
 
-    phi_nl ~ (-1)^n L_n^(l + d/2 - 1)(y) |v|^l P_l(v_x/|v|),   <phi_nl^2> = 1 over M,   2n + l <= order.
+    φ_nl ~ (-1)^n L_n^(l + d/2 - 1)(y) |v|^l P_l(v_x/|v|),   <φ_nl²> = 1 over M,   2n + l ≤ order.
 
 P_l are the polynomials of Legendre for d = 3, and those of Chebyshev for d = 2. Streaming couples l to l - 1 and l + 1.
-L does not change l: with u = (v - v') / sqrt 2 and w = (v + v') / sqrt 2, for C = 1,
+L does not change l: with u = (v - v') / √2 and w = (v + v') / √2, for C = 1,
 
-    -(g, L h) = 2^(gamma/2 + 1) int int M(u) M(w) |u|^gamma (u x d_u G) . (u x d_u H) du dw,   G = g(v) + g(v').
+    -(g, L h) = 2^(γ/2 + 1) ∫∫ M(u) M(w) |u|^γ (u x ∂u G) . (u x ∂u H) du dw,   G = g(v) + g(v').
 
-So only the harmonics of u in G contribute: those of even degree q, each with the factor q (q + d - 2). exp(s.v - s^2/2)
-generates the phi_nl(v). It is the product of the same functions of w and u with s / sqrt 2. So phi_nl(v) is a sum of
+So only the harmonics of u in G contribute: those of even degree q, each with the factor q (q + d - 2). exp(s.v - s²/2)
+generates the φ_nl(v). It is the product of the same functions of w and u with s / √2. So φ_nl(v) is a sum of
 products of such polynomials of w and of u. The remaining integrals are over |u|. There L_n^(p) is a sum of L_j^(p +
-gamma/2). For gamma <= 0 all terms of an element have the same sign, so nothing cancels at any order. Density, momentum
-and energy have no q >= 2. So they are conserved exactly at any order.
+γ/2). For γ ≤ 0 all terms of an element have the same sign, so nothing cancels at any order. Density, momentum
+and energy have no q ≥ 2. So they are conserved exactly at any order.
 
 Collisions alone would need a high order. The wave moves to ever higher degrees, and for small C it would be reflected
-from the last one. So it is absorbed there, by 4 k sqrt(order) ((2n + l) / order)^6 on the diagonal, as in the paper of
+from the last one. So it is absorbed there, by 4 k √(order) ((2n + l) / order)^6 on the diagonal, as in the paper of
 Parker and Dellar. At any fixed degree this tends to 0 as the order grows. With it Landau damping is also correct
 without collisions.
 
-For gamma < 0 fast particles hardly collide, and some of their modes hardly decay. These are absorbed too. In fields up
+For γ < 0 fast particles hardly collide, and some of their modes hardly decay. These are absorbed too. In fields up
 to t = 90 at k = 0.5 they are invisible, to 1e-6 of the wave.
 
 Sources: L. D. Landau, J. Phys. USSR 10, 25 (1946); M. Moshinsky, Nucl. Phys. 13, 104 (1959) for the sum of products; J.
@@ -52,27 +52,27 @@ _CONVERGED = 1e-4
 
 
 def damping(wavenumber: float, strength: float, exponent: float = COULOMB, dims: int = 3, order: int = 60) -> complex:
-    """Complex frequency omega, fields ~ exp(-i omega t), of the wave that without collisions is the least damped one of
+    """Complex frequency ω, fields ~ exp(-i ω t), of the wave that without collisions is the least damped one of
     Landau.
 
-    Re omega > 0, and -Im omega > 0 is the rate at which the field decays. The mode is followed from `landau_root` as C
-    grows. In all searches no other oscillating mode was less damped. For C -> infinity it is a sound wave of a charged
-    gas, omega^2 = 1 + (d + 2)/d k^2. Viscosity and heat conduction damp it, and these fall as 1/C.
+    Re ω > 0, and -Im ω > 0 is the rate at which the field decays. The mode is followed from `landau_root` as C
+    grows. In all searches no other oscillating mode was less damped. For C → ∞ it is a sound wave of a charged
+    gas, ω² = 1 + (d + 2)/d k². Viscosity and heat conduction damp it, and these fall as 1/C.
 
     Args:
         wavenumber: k > 0, in inverse Debye lengths.
-        strength: C >= 0, for unit density and mass.
-        exponent: gamma.
+        strength: C ≥ 0, for unit density and mass.
+        exponent: γ.
         dims: d, 2 or 3.
-        order: highest degree of the polynomials, up to MAX_ORDER. At k = 0.5, for C from 0 to 0.4 and gamma from -3 to
+        order: highest degree of the polynomials, up to MAX_ORDER. At k = 0.5, for C from 0 to 0.4 and γ from -3 to
             0, the error is at most 8e-6 for order 40, 1e-6 for 60 and 3e-7 for 80. k = 1 needs up to 150, which takes a
             few seconds.
 
     Returns:
-        omega, in omega_p.
+        ω, in ω_p.
 
     Raises:
-        ValueError: arguments out of range, or an order that is too low: two thirds of it change omega by more than
+        ValueError: arguments out of range, or an order that is too low: two thirds of it change ω by more than
             1e-4.
     """
     _require(wavenumber, strength, exponent, dims, order)
@@ -97,12 +97,12 @@ def field_history(
 
     E = (a/k) sin kx times this ratio. After two or three periods it is the wave of `damping`. A fit of the first
     periods gives other rates. So if you compare it with another result, fit both over the same times. The default order
-    has an error of at most 2e-7 at k = 0.5, for C from 0 to 0.4 and gamma from -3 to 0, up to t = 40.
+    has an error of at most 2e-7 at k = 0.5, for C from 0 to 0.4 and γ from -3 to 0, up to t = 40.
 
     For the other arguments see `damping`.
 
     Args:
-        times: (n,) times >= 0, in any order.
+        times: (n,) times ≥ 0, in any order.
 
     Raises:
         ValueError: arguments out of range.
@@ -116,7 +116,7 @@ def field_history(
     grid = np.linspace(0, times.max(), count + 1)
     step = grid[1]
 
-    # Pade approximation of exp of degrees 4 and 5, damped at infinity, in partial fractions.
+    # Padé approximation of exp of degrees 4 and 5, damped at ∞, in partial fractions.
     above = np.array([1 / 3024, 1 / 126, 1 / 12, 4 / 9, 1])
     below = np.array([-1 / 15120, 5 / 3024, -5 / 252, 5 / 36, -5 / 9, 1])
     poles = np.roots(below)
@@ -143,16 +143,16 @@ def field_history(
 
 @lru_cache(maxsize=16)
 def collision_blocks(exponent: float, dims: int, order: int) -> tuple[np.ndarray, ...]:
-    """-(phi_nl, L phi_ml) for C = 1, one matrix for each l from 0 to order, with n and m from 0 to (order - l) // 2.
+    """-(φ_nl, L φ_ml) for C = 1, one matrix for each l from 0 to order, with n and m from 0 to (order - l) // 2.
 
-    With t = b(n - s, q) / b(n, l), b(n, l) as in `_log_coefficients`, and R the integrals of |u|^gamma,
+    With t = b(n - s, q) / b(n, l), b(n, l) as in `_log_coefficients`, and R the integrals of |u|^γ,
 
-        2^(gamma/2 + 3) sum_qs q (q + d - 2) c(q, s) 2^(-n - m - l) sqrt(t_n t_m) R(n - s, m - s, q),
+        2^(γ/2 + 3) Σ_qs q (q + d - 2) c(q, s) 2^(-n - m - l) √(t_n t_m) R(n - s, m - s, q),
 
-    where c(q, s) is the sum over degrees p of c(p, q; l) b(s - (p + q - l)/2, p), and P_p P_q = sum_l c(p, q; l) P_l.
+    where c(q, s) is the sum over degrees p of c(p, q; l) b(s - (p + q - l)/2, p), and P_p P_q = Σ_l c(p, q; l) P_l.
 
     Args:
-        exponent: gamma, above -2 - dims and at most 1.
+        exponent: γ, above -2 - dims and at most 1.
         dims: d, 2 or 3.
         order: highest degree, from 2 to MAX_ORDER.
 
@@ -166,7 +166,7 @@ def collision_blocks(exponent: float, dims: int, order: int) -> tuple[np.ndarray
     log_b = _log_coefficients(n[:, None], degrees, dims) + (2 * n[:, None] + degrees) * np.log(order / 2)
     b = np.exp(log_b)
 
-    # L_n^(p) = sum_j (-gamma/2)_(n - j) / (n - j)! L_j^(p + gamma/2)
+    # L_n^(p) = Σ_j (-γ/2)_(n - j) / (n - j)! L_j^(p + γ/2)
     rising = np.cumprod(np.append(1.0, (n[:-1] - exponent / 2) / (n[:-1] + 1)))
     lower = np.tril(rising[np.abs(n[:, None] - n)])
     radial = np.empty((len(even), len(n), len(n)))
@@ -198,7 +198,7 @@ def collision_blocks(exponent: float, dims: int, order: int) -> tuple[np.ndarray
 
 
 def _log_coefficients(n: np.ndarray, degree: np.ndarray, dims: int) -> np.ndarray:
-    """log b(n, l) of exp(s.v) = sum_nl b(n, l) (|s||v|)^(2n + l) P_l(cos)."""
+    """log b(n, l) of exp(s.v) = Σ_nl b(n, l) (|s||v|)^(2n + l) P_l(cos)."""
     multiplicity = 2 * degree + 1 if dims == 3 else np.where(degree > 0, 2, 1)
     half = dims / 2
     logs = gammaln(half) - gammaln(n + 1) - gammaln(n + degree + half) - (2 * n + degree) * np.log(2)
@@ -206,7 +206,7 @@ def _log_coefficients(n: np.ndarray, degree: np.ndarray, dims: int) -> np.ndarra
 
 
 def _products(degree: int, even: np.ndarray, degrees: np.ndarray, dims: int) -> np.ndarray:
-    """c(p, q; l) of P_p P_q = sum_l c(p, q; l) P_l, for one l, shape (even q, p)."""
+    """c(p, q; l) of P_p P_q = Σ_l c(p, q; l) P_l, for one l, shape (even q, p)."""
     q, p = even[:, None], degrees
     if dims == 2:
         # cos p cos q = cos(p + q) / 2 + cos(p - q) / 2
@@ -247,9 +247,9 @@ def _parts(exponent: float, dims: int, order: int) -> tuple[csc_matrix, csc_matr
 
 
 def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, order: int) -> csc_matrix:
-    """Real A of da/dt = A a, where the coefficient of phi_nl is (-i)^l a_nl, and a_00 is the density.
+    """Real A of da/dt = A a, where the coefficient of φ_nl is (-i)^l a_nl, and a_00 is the density.
 
-    a_00 is multiplied by sqrt(1 + 1/k^2). Then the field is part of the coupling of density and momentum, as in
+    a_00 is multiplied by √(1 + 1/k²). Then the field is part of the coupling of density and momentum, as in
     `hermite_eigenvalues`. A is an antisymmetric matrix minus a symmetric one that has no negative eigenvalue.
     """
     streaming, collisions, absorbed = _parts(float(exponent), dims, order)
@@ -263,7 +263,7 @@ def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, orde
 
 
 def _followed(wavenumber: float, strength: float, exponent: float, dims: int, order: int) -> complex:
-    """omega of the mode at this order. It is followed while collisions grow by a third of their strength at a time."""
+    """ω of the mode at this order. It is followed while collisions grow by a third of their strength at a time."""
     rate = -1j * landau_root(wavenumber)
     first = min(strength, 0.05)
     steps = 1 + int(np.ceil(np.log(strength / first) / np.log(4 / 3))) if strength > 0 else 1
