@@ -71,7 +71,7 @@ class Landau(Operator):
     Attributes:
         collision_strength: the rate at which velocities of this species relax.
         exponent: γ of A(z) = |z|^γ (|z|² I − z zᵀ).
-        block: about so many particles of a species meet each other.
+        block: approximate number of particles of a species in a collision block.
         factors: the factor C of the collisions with each species, charges included, in the order of the species.
     """
 

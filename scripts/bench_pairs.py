@@ -29,7 +29,7 @@ import torch
 from hpc_kjko import kernels
 from hpc_kjko.collisions.pairs import Members, pair_sums
 
-#: Particles of a block, and how many pairs there are in all blocks of a call.
+#: Particles of a collision block, and the number of pairs in all collision blocks of a call.
 SIZES, PAIRS = (128, 512, 2048), 2**22
 
 

@@ -153,8 +153,8 @@ class Method(Section):
     chunk: Count = 16384
     """Particles moved at a time.
 
-    On a GPU it is 64 times as many. With `regression` it is at most 8192, and 2048 in torch. Chunks are whole blocks of
-    1024 particles."""
+    On a GPU it is 64 times as many. With `regression` it is at most 8192, and 2048 in torch. Chunks are whole row
+    blocks of 1024 particles."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Method:

@@ -78,7 +78,7 @@ class LandauSettings(Section):
 
     From −3 to 1."""
     block: Annotated[Whole, Field(ge=2, le=65536)] = 512
-    """About how many particles of a cell, of each species, meet each other in a step.
+    """Size of a collision block: about how many particles of a cell, of each species, meet each other in a step.
 
     The work grows with this number. The error of a particle's velocity falls with its square root. From 2 to 65536."""
     pairs: dict[str, NonNegative] | None = None

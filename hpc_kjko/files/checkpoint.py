@@ -5,10 +5,10 @@ Plain HDF5 with numbers and JSON, nothing that could be executed. Every byte tha
     manifest           JSON: the caller's header; type, shape and checksum of every dataset below
     sha256             attribute of the manifest: its digest
     particles/SPECIES/NAME     rows of all ranks
-    block_crc32/SPECIES/NAME   CRC-32 of each global block of these rows
+    block_crc32/SPECIES/NAME   CRC-32 of each row block
     state/NAME         what all ranks hold alike (networks, optimisers)
 
-A checksum belongs to a block and not to a rank's shard, so that any number of ranks can verify its own rows.
+A checksum belongs to a row block and not to a rank's shard, so that any number of ranks can verify its own rows.
 """
 
 from __future__ import annotations
@@ -224,11 +224,11 @@ def _read_array(file: h5py.File, path: str, entry: dict[str, Any]) -> np.ndarray
 
 
 def _entry(dtype: np.dtype, shape: tuple[int, ...], checked: np.ndarray) -> dict[str, Any]:
-    """A dataset in the manifest: type, shape, and the CRC-32 of its values or of its block checksums."""
+    """A dataset in the manifest: type, shape, and the CRC-32 of its values or of its row block checksums."""
     return {"dtype": dtype.str, "shape": list(shape), "crc32": zlib.crc32(np.ascontiguousarray(checked).data)}
 
 
 def _block_checksums(rows: np.ndarray) -> np.ndarray:
-    """CRC-32 of each block of BLOCK rows (the last may be shorter): [blocks] uint32."""
+    """CRC-32 of each row block (the last may be shorter): [row blocks] uint32."""
     rows = np.ascontiguousarray(rows)
     return np.array([zlib.crc32(rows[i : i + BLOCK].data) for i in range(0, len(rows), BLOCK)], np.uint32)

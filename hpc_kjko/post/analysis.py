@@ -1,8 +1,7 @@
 """What the snapshots of a run say of its density: moments, marginals, histograms, distances from what is known.
 
-All ranks read, each its own blocks, a bounded slab at a time. The numbers have the same bits on any number of ranks:
-a block of BLOCK particles gives the same float64 sums whoever reads it, and these are rounded before they are added up
-(``exact``).
+All ranks read, each its own row blocks, a bounded slab at a time. The numbers have the same bits on any number of
+ranks: a row block gives the same float64 sums on any rank, and these are rounded before they are added up (``exact``).
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ class Analysis:
         return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods, has_equal_weights=equal)
 
     def _block_sums(self, particles: Particles, rows: slice, known: dict[str, Density]) -> np.ndarray:
-        """Sums over a block of share · (1, y, y yᵀ, log f, log of each known density); zeros fill up.
+        """Sums over a row block of share · (1, y, y yᵀ, log f, log of each known density); zeros fill up.
 
         y is (x, v) as a fraction of the window: its averages are numbers of order 1, of which ``exact`` rounds little.
         """
@@ -166,7 +165,7 @@ class Analysis:
         return summed(particles.shares()[rows, None] * columns).numpy()
 
     def _moments(self, sums: np.ndarray, known: dict[str, Density]) -> dict[str, float]:
-        """Columns made of the sums of all blocks."""
+        """Columns made from the sums of all row blocks."""
         names, dims, mass = self._coordinates, len(self._coordinates), self.problem.mass
         share, first, second, logs = (
             sums[0],

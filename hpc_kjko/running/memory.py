@@ -186,7 +186,7 @@ class _Sizes:
 
     @property
     def exchanged(self) -> int:
-        """Rows on their way to the blocks that collide and back, with the score and its derivatives."""
+        """Rows on their way to their collision blocks and back, with the score and its derivatives."""
         dv = self._dims[1]
         if self.case.method.collision == "binary":
             return 4 * DOUBLE * (dv + (dv + 2) * max(1, len(self.case.species)))

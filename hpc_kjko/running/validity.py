@@ -22,7 +22,8 @@ from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.running.assembly import operators_of, species_of
 
 #: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
-#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted, and in a block.
+#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted, and in a
+#: collision block.
 MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW, SMALL_BLOCK = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8, 32
 #: The largest power of two that particles.count may be.
 LARGEST_POWER_OF_TWO = 2**39
@@ -343,8 +344,8 @@ def _of_particles(case: Case, ranks: int) -> list[str]:
         blocks, of = -(-count // BLOCK), f" of {key.split('.')[1]}" if keys else ""
         if blocks < ranks:
             found.append(
-                f"{ranks - blocks} of {ranks} ranks hold no particles{of}, which are dealt in blocks of {BLOCK}: use "
-                f"{blocks} for {count} particles"
+                f"{ranks - blocks} of {ranks} ranks hold no particles{of}, which are dealt in row blocks of {BLOCK}: "
+                f"use {blocks} for {count} particles"
             )
         if case.particles.start == "quiet" and count & (count - 1):
             nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)

@@ -80,7 +80,7 @@ constexpr Instance objective_of = {
         using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
         const auto call = call_of<ObjectiveCall>(arguments);
         for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-            Kernel{call, shared}.add_chunks(team, block, blocks);
+            Kernel{call, shared}.add_pieces(team, block, blocks);
         });
     },
     nullptr};
@@ -94,7 +94,7 @@ constexpr Instance moments_of = {
         const auto call = call_of<ObjectiveCall>(arguments);
         for (int group = 0; group < groups; ++group)
             for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-                Kernel{call, shared, group}.add_chunks(team, block, blocks);
+                Kernel{call, shared, group}.add_pieces(team, block, blocks);
             });
     },
     [](const nb::bytes &arguments) {

@@ -36,7 +36,7 @@ static PairMembers members_of(const Given &given, size_t dims) {
            "v, score, hessian and weight are not of the same particles");
     bool rising = ends > 0 && edges(0) >= 0 && edges(ends - 1) <= static_cast<long long>(count);
     for (size_t k = 1; k < ends; ++k) rising = rising && edges(k - 1) <= edges(k);
-    expect(rising, "the edges are not those of blocks of these particles");
+    expect(rising, "the edges are not those of collision blocks of these particles");
     return {v.data(), score.data(), hessian.data(), weight.data(), edges.data()};
 }
 
@@ -52,7 +52,7 @@ static PairCall call_of(const Given &members, const std::optional<Given> &others
     call.members = members_of(members, dims);
     call.others = others ? members_of(*others, dims) : call.members;
     const size_t ends = std::get<4>(members).shape(0);
-    expect(!others || std::get<4>(*others).shape(0) == ends, "the others are not in as many blocks");
+    expect(!others || std::get<4>(*others).shape(0) == ends, "the others are not in the same number of collision blocks");
     expect(std::get<0>(members).shape(0) == count, "velocity is not of the members");
     call.blocks = static_cast<long long>(ends) - 1;
     call.exponent = exponent;

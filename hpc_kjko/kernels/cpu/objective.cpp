@@ -114,7 +114,7 @@ struct Pass {
     }
 
     // Adds the contribution of a piece to `sum`.
-    __attribute__((noinline)) void add_chunk(long long first, long long count, double *sum) {
+    __attribute__((noinline)) void add_piece(long long first, long long count, double *sum) {
         alignas(64) float part[At::whole];
         __builtin_memset(part, 0, (CLOSED ? At::whole : At::m) * sizeof(float));
         double loss = 0;
@@ -452,8 +452,8 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
 // Calls add(pass, first, count, sum) for every piece. Each thread has its own sum of `size` numbers. Their total is
 // stored at the beginning of call.sums.
 template <class Pass, class Weights, class Add>
-static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long size, int threads, Add add) {
-    const long long together = call.settings.together, chunks = (call.count + together - 1) / together;
+static void add_pieces(const ObjectiveCall &call, const Weights &weights, long long size, int threads, Add add) {
+    const long long together = call.settings.together, pieces = (call.count + together - 1) / together;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>(size) * sizeof(double));
     int started = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -465,8 +465,8 @@ static void add_chunks(const ObjectiveCall &call, const Weights &weights, long l
         if (thread) __builtin_memset(sum, 0, static_cast<unsigned long>(size) * sizeof(double));
         Pass pass(call, weights);
 #pragma omp for schedule(dynamic)
-        for (long long chunk = 0; chunk < chunks; ++chunk) {
-            const long long first = chunk * together, left = call.count - first;
+        for (long long piece = 0; piece < pieces; ++piece) {
+            const long long first = piece * together, left = call.count - first;
             add(pass, first, left < together ? left : together, sum);
         }
     }
@@ -477,9 +477,9 @@ static void add_chunks(const ObjectiveCall &call, const Weights &weights, long l
 template <int H, class Activation, int DV, bool CLOSED>
 static void run(const ObjectiveCall &call, int threads) {
     using Objective = Pass<H, Activation, DV, CLOSED>;
-    add_chunks<Objective>(call, Weights<H>(call.network), Layout<H>::size, threads,
+    add_pieces<Objective>(call, Weights<H>(call.network), Layout<H>::size, threads,
                           [](Objective &pass, long long first, long long count, double *sum) {
-                              pass.add_chunk(first, count, sum);
+                              pass.add_piece(first, count, sum);
                           });
     hand_over<H>(call, call.sums);
 }
@@ -518,7 +518,7 @@ template <int H, class Activation, int DV>
 static void run_moments(const ObjectiveCall &call, const Moments &to, int threads) {
     using Objective = Pass<H, Activation, DV, false>;
     const bool whole = to.gram;
-    add_chunks<Objective>(call, Weights<H>(call.network), MomentsLayout<H>::used(call, whole), threads,
+    add_pieces<Objective>(call, Weights<H>(call.network), MomentsLayout<H>::used(call, whole), threads,
                           [whole](Objective &pass, long long first, long long count, double *sum) {
                               pass.add_moments(first, count, whole, sum);
                           });

@@ -48,14 +48,14 @@ struct DeviceObjective {
 
     // Adds the pieces that are dealt to a sum.
     template <class Threads>
-    KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
-        const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
+    KJKO_DEVICE void add_pieces(Threads &team, long long sum, long long sums) const {
+        const long long pieces = (call.count + call.settings.together - 1) / call.settings.together;
         const int parameters = places_of(call.network).count;
         double *to = call.sums + sum * (parameters + THREADS), *losses = to + parameters;
         team([&](int thread, State &state) { begin(thread, state, to); });
         if (CLOSED) team([&](int thread, State &) { couple(thread); });
-        for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
-            const long long first = chunk * call.settings.together, rest = call.count - first;
+        for (long long piece = pieces * sum / sums; piece < pieces * (sum + 1) / sums; ++piece) {
+            const long long first = piece * call.settings.together, rest = call.count - first;
             const int count = rest < call.settings.together ? static_cast<int>(rest) : call.settings.together;
             for (int row = 0; row < count; row += TILE) add_tile(team, first + row, count - row);
             team([&](int thread, State &state) {
