@@ -1,5 +1,5 @@
-"""Collision blocks: groups of particles that collide with each other, drawn anew in each step, the same on any number
-of ranks.
+"""Collision blocks: groups of particles that collide with each other, new in each step, the same on any number of
+ranks.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     ∂t f_a = Σ_b C_ab/m_a ∇v·∫ A(v − v') (f_b' ∇v f_a / m_a − f_a ∇v' f_b' / m_b) dv',    A(z) = |z|^γ (|z|² I − z zᵀ)
 
 The operator is local in x, and b runs over all species. γ = −3 are Coulomb collisions, γ = 0 Maxwell molecules. The
-particles of a cell are divided into collision blocks, anew in each step. Every particle of a block collides with every
+particles of a cell are divided into new collision blocks in each step. Every particle of a block collides with every
 other one (:mod:`~hpc_kjko.collisions.pairs`). The score is ∇v ψ̄ of the density that is fitted to the carried log f
 (:mod:`~hpc_kjko.inner.solvers.density`).
 """

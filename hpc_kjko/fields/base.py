@@ -180,6 +180,11 @@ def charge_density(densities: np.ndarray, plasma: Plasma) -> np.ndarray:
 
 
 def require_finite(density: np.ndarray) -> None:
+    """Check that a deposited density is finite.
+
+    Raises:
+        SolverFailure: it is not.
+    """
     if not np.isfinite(density).all():
         raise SolverFailure(
             "what the particles deposit is no longer finite, for a position, a velocity or log f is not: reduce "

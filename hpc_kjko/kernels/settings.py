@@ -37,8 +37,10 @@ class Settings:
 
     @property
     def tanh(self) -> bool:
+        """Whether the activation is tanh; otherwise it is leaky_relu."""
         return self.activation == "tanh"
 
     @property
     def exact(self) -> bool:
+        """Whether ℓ is log det(I + h ∇v u); otherwise it is h ∇v·u."""
         return self.logdet == "exact"

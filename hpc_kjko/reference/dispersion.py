@@ -50,10 +50,12 @@ class SpeciesTerm:
 
     @property
     def thermal_speed(self) -> float:
+        """√(T/m)."""
         return float(np.sqrt(self.temperature / self.mass))
 
     @property
     def plasma_frequency(self) -> float:
+        """|q| √(n/m)."""
         return float(abs(self.charge) * np.sqrt(self.density / self.mass))
 
 

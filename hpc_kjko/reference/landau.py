@@ -446,6 +446,11 @@ def _relaxed(difference0: float, decay: Callable[[float], float], times: np.ndar
 
 
 def as_times(times: np.ndarray) -> np.ndarray:
+    """The times, (n,), as float64.
+
+    Raises:
+        ValueError: they are not one-dimensional, or one is negative.
+    """
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or (times < 0).any():
         raise ValueError("times must be a 1D array of numbers that are not negative")
@@ -453,6 +458,11 @@ def as_times(times: np.ndarray) -> np.ndarray:
 
 
 def pair(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+    """The two values, (2,), as float64.
+
+    Raises:
+        ValueError: there are not two; the message has the name.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (2,):
         raise ValueError(f"{name} must be two numbers, has shape {array.shape}")
@@ -460,11 +470,21 @@ def pair(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
 
 
 def require_positive(**values: float | np.ndarray) -> None:
+    """Check that all values are positive.
+
+    Raises:
+        ValueError: one is not; the message has its name.
+    """
     for name, value in values.items():
         if not (np.asarray(value) > 0).all():
             raise ValueError(f"{name} must be positive, is {value}")
 
 
 def require_strength(strength: float) -> None:
+    """Check that a collision strength is finite and not negative.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not 0 <= strength < np.inf:
         raise ValueError(f"strength must not be negative, is {strength}")

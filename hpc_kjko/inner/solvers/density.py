@@ -1,8 +1,8 @@
 """The log-density ψ is fitted to the log f that the particles carry. ψ̄ is ψ corrected to agree with the moments of the
 sample.
 
-ψ̄ differs from ψ by monomials of v alone. They are chosen such that, for fields that are gradients of these monomials,
-the functional with ψ̄ equals the plain functional of the sample, up to terms of order h. This is implicit score
+ψ̄ differs from ψ by monomials of v alone. For fields that are gradients of these monomials, the
+functional with ψ̄ equals the plain functional of the sample, up to terms of order h. This is implicit score
 matching (A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695). Without it nothing would tie the moments of the sample to ψ,
 and the temperature would drift.
 """

@@ -181,6 +181,7 @@ def shared_memory(device: torch.device) -> int:
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:
+    """The address of a tensor in memory, for an argument struct; None stays None."""
     return None if tensor is None else tensor.data_ptr()
 
 
