@@ -38,7 +38,7 @@ from hpc_kjko.particles.state import (
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
 #: Near equilibrium one step in 741 rises by three standard errors by chance. The same particles show the same rise
-#: again if the step is fitted again, or split. A rise of more than this many standard errors is not explained by chance.
+#: again if the step is fitted again, or split. Chance does not explain a rise by more standard errors than this.
 NO_CHANCE = 5.0
 #: A fitted density is not trusted if its error is larger than both of these: this fraction of the change of the free
 #: energy in the step, and this many standard errors. By chance that happens in one step in 16000.

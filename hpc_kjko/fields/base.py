@@ -187,6 +187,6 @@ def require_finite(density: np.ndarray) -> None:
     """
     if not np.isfinite(density).all():
         raise SolverFailure(
-            "what the particles deposit is no longer finite, for a position, a velocity or log f is not: reduce "
+            "the deposited density is no longer finite, because a position, a velocity or log f is not finite: reduce "
             "time.step, or look at the last checkpoint"
         )

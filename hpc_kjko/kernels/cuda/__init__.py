@@ -44,7 +44,7 @@ def describe() -> str:
     if not torch.cuda.is_available():
         return "no GPU"
     if not available():
-        return "torch, for there is no CuPy: pip install 'hpc_kjko[cuda13]' or [cuda12]"
+        return "torch, because there is no CuPy: pip install 'hpc_kjko[cuda13]' or [cuda12]"
     if not cuda_wanted(True):
         return "torch, chosen by KJKO_KERNELS"
     import cupy
