@@ -269,7 +269,7 @@ static nb::dict struct_layouts() {
 
 void bind_device(nb::module_ &m) {
     m.def("struct_layouts", &struct_layouts,
-          "Where the fields of the structs that hpc_kjko.kernels.cuda mirrors lie, and the size of each.");
+          "The offsets of the fields of each struct that hpc_kjko.kernels.cuda mirrors, and its size.");
     m.def(
         "device_shape",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {
@@ -277,7 +277,7 @@ void bind_device(nb::module_ &m) {
             return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
         },
         "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a,
-        "What a launch needs to know of a GPU's kernel of a network.");
+        "The properties of a GPU kernel of a network that its launch needs.");
     m.def(
         "device_launch",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
@@ -288,7 +288,7 @@ void bind_device(nb::module_ &m) {
         },
         "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "arguments"_a, "blocks"_a,
         "groups"_a, "backwards"_a,
-        "A GPU's kernel of a network, block after block and thread after thread, from the last one if `backwards`.");
+        "A GPU kernel of a network: one thread block and one thread after another, from the last one if `backwards`.");
     m.def(
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {
@@ -298,7 +298,7 @@ void bind_device(nb::module_ &m) {
             };
             for_particles<DepositCall>(arguments, backwards, what);
         },
-        "arguments"_a, "backwards"_a, "The GPU's deposit, particle after particle.");
+        "arguments"_a, "backwards"_a, "The deposit of the GPU, one particle after another.");
     m.def(
         "device_gather",
         [](const nb::bytes &arguments, bool backwards) {
@@ -307,9 +307,9 @@ void bind_device(nb::module_ &m) {
             };
             for_particles<GatherCall>(arguments, backwards, what);
         },
-        "arguments"_a, "backwards"_a, "The GPU's gather, particle after particle.");
+        "arguments"_a, "backwards"_a, "The gather of the GPU, one particle after another.");
     m.def("device_pair_sums", &sum_pairs, "arguments"_a, "backwards"_a,
-          "The GPU's sums over pairs, tile after tile and thread after thread, from the last one if `backwards`.");
+          "The sums over pairs of the GPU: one tile and one thread after another, from the last one if `backwards`.");
 }
 
 }  // namespace kjko

@@ -155,12 +155,12 @@ void bind_objective(nb::module_ &m) {
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
           "settings"_a, "with_gradient"_a,
-          "The JKO functional's part of some particles and its gradient in w1, b1, w2, b2, w3, b3, skip.");
+          "The part of the JKO functional from some particles, and its gradient in w1, b1, w2, b2, w3, b3, skip.");
     m.def("objective_moments", &objective_moments, "z"_a.noconvert(), "v"_a.noconvert(), "share"_a.noconvert(),
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
           "settings"_a, "whole"_a,
-          "Sums for variable projection, one after the other: pull, log_det, its rest, turned; gram, load, outer.");
+          "Sums for variable projection: pull, log_det, its remainder, number of det <= 0; gram, load, outer.");
 }
 
 }  // namespace kjko

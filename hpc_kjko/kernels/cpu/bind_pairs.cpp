@@ -99,11 +99,11 @@ static void pair_fields(const Given &members, const std::optional<Given> &others
 void bind_pairs(nb::module_ &m) {
     m.def("pair_sums", &pair_sums, "members"_a.noconvert(), "others"_a.noconvert().none(), nb::kw_only(), "mass"_a,
           "exponent"_a, "single_precision"_a, "velocity"_a.noconvert(), "growth"_a.noconvert(),
-          "V and G of members (v, score, hessian, weight, edges) by others, or by themselves if that is None, of `mass`; "
-          "written to the last two. Pairs are computed in single or double precision.");
+          "V and G of members (v, score, hessian, weight, edges), from others of `mass`, or from the members if that is "
+          "None; written to the last two arguments. Pairs are computed in single or double precision.");
     m.def("pair_fields", &pair_fields, "members"_a.noconvert(), "others"_a.noconvert().none(), nb::kw_only(), "mass"_a,
           "exponent"_a, "metric"_a.noconvert(), "velocity"_a.noconvert(), "slope"_a.noconvert(),
-          "D, V and dV/dv of members by others, or by themselves if that is None; written to the last three.");
+          "D, V and dV/dv of members, from others, or from the members if that is None; written to the last three.");
 }
 
 }  // namespace kjko

@@ -202,11 +202,11 @@ void bind_particles(nb::module_ &m) {
     m.def("deposit", &deposit, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
           nb::arg("quantities"), nb::arg("unit"), nb::arg("densities"), nb::arg("v") = nb::none(),
           nb::arg("duration") = 0.0, nb::arg("moved") = nb::none(),
-          "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if there is one, of parts rounded to "
-          "`unit`; returns how many particles are nowhere.");
+          "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if it is given. Terms are rounded to "
+          "`unit`. Returns the number of particles with x not finite.");
     m.def("mass_matrix", &mass_matrix, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
           nb::arg("weight"), nb::arg("unit"), nb::arg("entries"),
-          "Entries [distances, nodes] of the mass matrix; returns how many particles are nowhere.");
+          "Entries [distances, nodes] of the mass matrix; returns the number of particles with x not finite.");
     m.def("gather", &gather, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("values"),
           nb::arg("v").none(), nb::arg("duration"), nb::arg("result"),
           "Values [nodes, m] at the particles; with v, the velocities after a kick of `duration` instead.");

@@ -256,9 +256,9 @@ static void bind(nb::module_ &m) {
           nb::kw_only(), "gradients"_a.noconvert(), "hessians"_a.noconvert(),
           "∇v Φ at inputs z for each set of coefficients, and ∇v∇v Φ of the first of them, written to the last two.");
     m.def("potential_normal", &normal<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
-          "wanted"_a.noconvert(), "Sums of ψ's normal equations.");
+          "wanted"_a.noconvert(), "Sums for the normal equations of ψ.");
     m.def("potential_derivatives", &derivatives<Real>, "network"_a.noconvert(), "z"_a.noconvert(),
-          "terms"_a.noconvert(), "Sums of products of derivatives of Φ's functions.");
+          "terms"_a.noconvert(), "Sums of products of derivatives of the functions of Φ.");
     m.def("potential_barrier", &barrier<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
           "coefficients"_a.noconvert(), nb::kw_only(), "step"_a, "Sums of log det(I + h ∇v∇v Φ) and its derivative.");
     m.def("potential_tied", &tied<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
@@ -268,7 +268,7 @@ static void bind(nb::module_ &m) {
           "moved"_a.noconvert(), "log_det"_a.noconvert(), "change"_a.noconvert(), "disagreement"_a.noconvert(),
           "A step along u, written to the last four; sums of its columns, and the smallest eigenvalue of its map.");
     m.def("potential_training", &training<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
-          "wanted"_a.noconvert(), "c"_a.noconvert(), "Half the sum of squares that ψ misses, and its gradient.");
+          "wanted"_a.noconvert(), "c"_a.noconvert(), "Half the sum of the squared residuals of ψ, and its gradient.");
 }
 
 void bind_potential(nb::module_ &m) {
