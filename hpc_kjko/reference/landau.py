@@ -288,8 +288,9 @@ def two_temperature_relaxation(
     velocity, where T is the mean over directions. For Coulomb collisions it is a closure, which is good for large mass
     ratios: `small_temperature_difference` shows how good.
 
+    For the other arguments see `two_temperature_rate`.
+
     Args:
-        temperatures, masses, densities, charges, strength, exponent, dims: as for `two_temperature_rate`.
         times: (n,) times ≥ 0, in any order.
 
     Raises:
