@@ -244,7 +244,7 @@ def test_a_case_that_gives_its_plasma_needs_no_options(kjko_here, tmp_path):
         ("--density -1 --temperature 1", "--density: -1 must be a number, 0 or more"),
         ("--density 0 --temperature 1", "--density: 0 must be more than 0"),
         ("--density much --temperature 1", "--density: much must be a number"),
-        ("--density 1e30 --temperature 1", "are not a plasma of weak collisions"),
+        ("--density 1e30 --temperature 1", "are not a weakly coupled plasma"),
         ("--density 1e36 --temperature 2e4", "lnΛ = "),
         ("--density 1e19 --temperatur 1e3 --log", "--log"),
         ("nowhere.toml --density 1e19 --temperature 100", "nowhere.toml: cannot read this case file"),
@@ -262,7 +262,7 @@ def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko_here, tmp_pa
 def test_ranks_say_it_once(temperature, code, kjko):
     result = kjko("units", "--density", "1e19", "--temperature", temperature, ranks=2)
     assert result.returncode == code
-    said = result.stdout.count("The reference species") + result.stderr.count("are not a plasma")
+    said = result.stdout.count("The reference species") + result.stderr.count("are not a weakly coupled plasma")
     assert said == 1 and "Traceback" not in result.stderr
 
 
