@@ -270,7 +270,7 @@ class TimeSettings(Section):
         if not _is_whole(ratio):
             raise ValueError(
                 f"time.end = {self.end} is not a whole number of time.step = {self.step}: "
-                f"time.end = {end_after(ratio, self.step)} is a whole number of steps"
+                f"use time.end = {end_after(ratio, self.step)}"
             )
         return self
 
