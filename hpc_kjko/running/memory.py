@@ -397,7 +397,6 @@ def require(case: Case, comm: Communicator, held: int = 0) -> None:
         case, comm, held: as in :func:`needs_of`.
 
     Raises:
-    Raises:
         UserError: on every rank. The message names the key that takes most memory.
     """
     lacking = [need for need in needs_of(case, comm, held) if not need.fits]
