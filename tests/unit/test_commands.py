@@ -98,7 +98,10 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
         (["fly"], "fly is not a verb of kjko: it may be one of run, "),
         (["rnu", "small.toml"], "did you mean run?"),
         (["series", "nowhere", "--cvs"], "did you mean --csv?"),
-        (["plot", "a", "run"], "run is one argument too many for 'kjko plot': it takes DIR; quote a name with spaces"),
+        (
+            ["plot", "a", "run"],
+            "run is one argument too many for 'kjko plot': it takes DIR; put quotes around a name",
+        ),
         (["plot", "a run", "--format", "jpg"], "--format jpg: it may be one of png, pdf, svg"),
         (["plot", "runs"], "it holds run folders, give one of them: runs/first"),
         (["report", "runs/first", "--out", "none/r.html"], "cannot write none/r.html: there is no folder none"),

@@ -211,7 +211,7 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     [
         (["nowhere"], "nowhere: not a run folder"),
         (["RUN", "--out", "no/such/folder.html"], "cannot write no/such/folder.html"),
-        (["RUN", "RUN"], "several runs: give the page about them a name with --out FILE.html"),
+        (["RUN", "RUN"], "several runs: give the name of the page with --out FILE.html"),
         (["RUN", "nowhere", "--out", "page.html"], "nowhere: not a run folder"),
     ],
 )

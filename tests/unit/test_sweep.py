@@ -88,7 +88,7 @@ def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on
         thread.start()
         result = kjko_here(*line)
         thread.join()
-        assert result.returncode == 75 and "the same command goes on" in result.stderr, result
+        assert result.returncode == 75 and "the same command continues" in result.stderr, result
         steps, reached = reached, len(read_series(folder / "series.h5")["step"])
         assert reached > steps
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["stopped", "not begun"]
