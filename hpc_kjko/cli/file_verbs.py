@@ -453,8 +453,8 @@ def sweep(options: argparse.Namespace) -> int:
         swept.write()
         swept.write_slurm_script(options.slurm, options.ranks)
         print(
-            f"{len(swept.points)} runs. Submit them from the folder that contains jobs/. Paths in the script are relative "
-            "to this folder:"
+            f"{len(swept.points)} runs. Submit them from the folder that contains jobs/. Paths in the script are "
+            "relative to this folder:"
         )
         print(f"    sbatch {options.slurm}")
         print(f"    kjko sweep {options.out} --table     # shows the results so far")

@@ -76,7 +76,7 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
     assert "two_stream" in kjko_here("cases").stdout and "adam" in kjko_here("cases").stdout
     inspected = kjko_here("inspect", finished)
     assert "finished" in inspected.stdout and "step00000010.h5" in inspected.stdout
-    assert " MB\n" in inspected.stdout and "bytes a particle" not in inspected.stdout  # so few particles
+    assert " MB\n" in inspected.stdout and "bytes per particle" not in inspected.stdout  # so few particles
     assert "free_energy" in kjko_here("series", finished).stdout
     plotted = kjko_here("plot", finished)
     assert plotted.returncode == 0, plotted.stderr

@@ -48,7 +48,7 @@ def test_a_run_at_work_is_seen(running, kjko_here):
     writer.flush()  # the writer is none the worse for it
     assert "step 6/10" in kjko_here("watch", folder, "--once").stdout
     os.utime(folder / "series.h5", (0, time.time() - 3600))
-    assert "look whether the job is still there" in kjko_here("watch", folder, "--once").stdout
+    assert "check whether the job is still running" in kjko_here("watch", folder, "--once").stdout
 
 
 def test_what_is_not_whole_yet_is_waited_for(running, kjko_here, tmp_path):
