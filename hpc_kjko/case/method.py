@@ -138,7 +138,7 @@ class Method(Section):
     network, and moments that differ from those of the sample. With 0, log f is exactly that of the particle map, to
     round-off."""
     held_out: bool = False
-    """Keep a quarter of the particles out of the fit. Half of them chooses settings, half certifies steps.
+    """Keep a quarter of the particles out of the fit. Half of them choose settings, half certify steps.
 
     The first eighth of all particles is moved but not fitted. It chooses the ridge parameter and the number of
     iterations. The second eighth takes part in no fit and no choice. It certifies each step. `regression` has nothing
