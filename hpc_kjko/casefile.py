@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return parse(text)
     except (ValueError, RecursionError) as failure:
-        raise UserError(f"{path}: this is not a TOML file: {failure}{_quotes(text, str(failure))}") from None
+        raise UserError(f"{path}: not a TOML file: {failure}{_quotes(text, str(failure))}") from None
 
 
 def _quotes(text: str, failure: str) -> str:

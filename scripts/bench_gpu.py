@@ -62,7 +62,7 @@ WIDTH = 32
 PIECE = 2**18
 #: Number of particles that are drawn for a step; all others are copies of them.
 DRAWN = 2**20
-#: Target seconds of a step by number of particles. (The target of the objective is in measure_targets.)
+#: Target seconds of a step by number of particles, and target fraction of the rate of a matrix product.
 STEP_TARGETS = {2**26: 0.5, 2**16: 0.008}
 OBJECTIVE_TARGET = 0.8
 #: Selects the tests of code that has not yet run on a GPU.
