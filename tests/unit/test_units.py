@@ -331,7 +331,10 @@ def test_without_landau_the_plasma_has_no_effect():
         (with_landau(density=-1.0), "physics.landau.density = -1.0: it should be greater than 0"),
         (with_landau(density="1e19"), "physics.landau.density = '1e19': it should be a number"),
         (with_landau(densty=1.0), "did you mean density?"),
-        (with_landau(density=1e30), "physics.landau: density = 1e+30 1/m³ and temperature = 100 eV are not a plasma"),
+        (
+            with_landau(density=1e30),
+            "physics.landau: density = 1e+30 1/m³ and temperature = 100 eV are not a weakly coupled plasma",
+        ),
         (with_landau(log_lambda=1e20), "physics.landau.log_lambda = 1e+20"),
         (with_landau(density=1e-9), "physics.collision_strength = "),
     ],
