@@ -106,7 +106,7 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
         (["plot", "runs"], "it holds run folders, give one of them: runs/first"),
         (["report", "runs/first", "--out", "none/r.html"], "cannot write none/r.html: there is no folder none"),
         (["run", "smal.toml"], "did you mean small.toml?"),
-        (["run", "."], "(Is a directory): give the file"),
+        (["run", "."], "(Is a directory): give the case file"),
         (["run"], "CASE.toml"),
         (["run", "nowhere.toml"], "nowhere.toml: cannot read this case file"),
         (["run", "small.toml", "--set", "end=3"], "section.key=value"),

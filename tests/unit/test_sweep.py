@@ -145,7 +145,10 @@ def test_a_slurm_script_gives_each_job_its_run(kjko_here, small_case, tmp_path):
             ["small.toml", "--grid", "time.end=1.0", "--out", "thesis"],
             "thesis: exists and is not the folder of a sweep",
         ),
-        (["small.toml", "--grid", "time.end=1.0", "--out", "out", "--ranks", "0"], "0 must be 1 or more"),
+        (
+            ["small.toml", "--grid", "time.end=1.0", "--out", "out", "--ranks", "0"],
+            "0 must be a whole number, 1 or more",
+        ),
         (
             ["small.toml", "--grid", "time.end=1.0", "--out", "out", "--slurm", "small.toml"],
             "was not made by kjko sweep",
