@@ -37,8 +37,8 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
         The finished or stopped run, opened for reading.
 
     Raises:
-        UserError: the case cannot be run here, or the folder already holds a run or is in use. Nothing has
-            been written.
+        UserError: the case cannot be run here, or the folder already holds a run or is in use.
+            Nothing has been written.
         SolverFailure: the solver cannot continue. The folder has a checkpoint of the last good step.
     """
     folder = RunFolder(Path(out))
