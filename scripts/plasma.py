@@ -1,4 +1,4 @@
-"""Several species, a magnetic field and a driven wave against theory and the grid solver, for validate.py."""
+"""Several species, a magnetic field and a driven wave, compared with theory and the grid solver, for validate.py."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from hpc_kjko.problems.starts import Maxwellian
 from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies, species_root
 from hpc_kjko.reference.grid_1d1v import GridSpecies, SpeciesSolution, solve_species
 
-#: Earlier the ions' own thermal motion hides the damping of an ion-acoustic wave.
+#: Time interval of the fit. Earlier the thermal motion of the ions hides the damping of an ion-acoustic wave.
 LATE = (180.0, 320.0)
-#: A wave so small that no particle is trapped in the time of the run: only the grid solver can follow it.
+#: Amplitude of a wave so small that no particle is trapped during the run. Only the grid solver can follow it.
 TINY = 1e-4
 
 
 def ions(runs: Experiments) -> bool:
-    """An ion-acoustic wave: frequency within 2 % of theory, and field energy within 5 % of the grid solver's.
+    """An ion-acoustic wave: frequency within 2 % of theory, and field energy within 5 % of the grid solver.
 
-    A wave that particles can show traps electrons, whose bounces k√φ are faster than Landau damping: damping is within
-    10 % of what the same fit makes of the grid solver's, and that of a tiny wave there within 2 % of theory.
+    A wave that particles can show traps electrons, which bounce with the frequency k√φ, faster than Landau damping. So
+    the damping is compared with the grid solver by the same fit (within 10 %). For a tiny wave the grid solver agrees
+    with theory within 2 %.
     """
     series, case = runs.series("ions"), runs.case("ions")
     grid, root = species_grid(case), species_root(wavenumber(case), terms(case), 0.05 - 0.003j)
@@ -55,7 +56,7 @@ def ions(runs: Experiments) -> bool:
 
 
 def standing_wave(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
-    """γ and ω of the energy of a standing wave, A exp(2γt) cos²(ωt + φ), by least squares over :data:`LATE`."""
+    """γ and ω of the energy A exp(2γt) cos²(ωt + φ) of a standing wave, by least squares over :data:`LATE`."""
     inside = (time >= LATE[0]) & (time <= LATE[1])
     t, scaled = time[inside] - LATE[0], energy[inside] / energy[inside].max()
 
@@ -71,7 +72,7 @@ def standing_wave(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
 
 
 def buneman(runs: Experiments) -> bool:
-    """Growth within 3 % of theory and field energy within 5 % of the grid solver's, for two masses of the ions."""
+    """Growth rate within 3 % of theory and field energy within 5 % of the grid solver, for two ion masses."""
     passed = True
     for name, window in (("buneman", (18.0, 36.0)), ("buneman_hydrogen", (20.0, 70.0))):
         series, case = runs.series(name), runs.case(name)
@@ -95,7 +96,7 @@ def buneman(runs: Experiments) -> bool:
 def growing_wave(time: np.ndarray, wave: np.ndarray, window: tuple[float, float], guess: complex) -> complex:
     """The complex frequency of the fastest growing of two waves, a = Σ c_j exp(−iω_j t), by least squares in a window.
 
-    The second stands for all others that the start made, which still beat with the first. Errors are relative.
+    The second wave stands for all others in the start, which still beat with the first one. Errors are relative.
     """
     inside = (time >= window[0]) & (time <= window[1])
     t, a = time[inside] - window[0], wave[inside]
@@ -113,7 +114,8 @@ def growing_wave(time: np.ndarray, wave: np.ndarray, window: tuple[float, float]
 
 
 def magnetic(runs: Experiments) -> bool:
-    """Upper hybrid frequency within 0.5 %, three Bernstein frequencies within 1 %, of a wave and of mere noise."""
+    """Upper hybrid frequency within 0.5 % and three Bernstein frequencies within 1 %, for a wave and for noise
+    alone."""
     case = runs.case("upper_hybrid")
     rate = case.physics.magnetic_field[2]
     time, wave = mode(runs, "upper_hybrid")
@@ -124,7 +126,7 @@ def magnetic(runs: Experiments) -> bool:
         rate, k = case.physics.magnetic_field[2], wavenumber(case)
         wanted = bernstein_frequencies(k, rate, [SpeciesTerm(1.0, 1.0, 1.0, case.physics.temperature)], 3)
         time, wave = mode(runs, name)
-        # one between each two harmonics of the gyrofrequency
+        # one frequency between each two harmonics of the gyrofrequency
         gaps = [(n * rate, (n + 1) * rate) for n in (1, 2, 3)]
         for number, (value, theory) in enumerate(zip(lines(time, wave, gaps), wanted, strict=True), 1):
             passed &= near(f"{name}: frequency {number}, k rho = {k / rate:g}", value, theory, 0.01)
@@ -132,7 +134,8 @@ def magnetic(runs: Experiments) -> bool:
 
 
 def driven(runs: Experiments) -> bool:
-    """A driven wave: linear response of a cold plasma within 2 %, bounces of test particles within 3 %, energy."""
+    """A driven wave: linear response of a cold plasma within 2 %, bounce frequency of test particles within 3 %,
+    energy."""
     case = runs.case("driven_wave")
     time, wave = mode(runs, "driven_wave")
     drive = case.physics.drive
@@ -159,14 +162,14 @@ def driven(runs: Experiments) -> bool:
 
 
 def bounces(runs: Experiments, name: str) -> tuple[np.ndarray, float]:
-    """Bounce frequencies of the particles that start within 0.2/k of a trough at its velocity, and √(k E₀ |q|/m)."""
+    """Bounce frequencies of particles that start within 0.2/k of a trough at its velocity, and √(k E₀ |q|/m)."""
     case = runs.case(name)
     drive, (one,) = case.physics.drive, case.species.values()
     assert isinstance(drive, DriveSettings)
     k, ratio = wavenumber(case), one.charge / one.mass
     particles = open_run(runs.folder(name)).particles
     time, x = particles.time.values, particles.x_1.values
-    # the acceleration is (q/m) E₀ cos θ of the phase θ = kx − ωt: stable where its slope is negative
+    # the acceleration is (q/m) E₀ cos θ with the phase θ = kx − ωt; it is stable where its slope is negative
     trough = math.copysign(0.5 * math.pi, ratio * drive.amplitude)
     phase = np.unwrap(k * x - drive.frequency * time[:, None] - trough, axis=0)
     phase -= 2 * np.pi * np.round(phase[0] / (2 * np.pi))
@@ -184,14 +187,14 @@ def bounces(runs: Experiments, name: str) -> tuple[np.ndarray, float]:
 
 
 def zero_crossing_frequency(time: np.ndarray, signal: np.ndarray) -> float:
-    """ω of an oscillation about 0, from the times at which it changes sign."""
+    """ω of an oscillation around 0, from the times at which it changes sign."""
     after = np.flatnonzero(signal[1:] * signal[:-1] < 0)
     crossings = time[after] - signal[after] * (time[after + 1] - time[after]) / (signal[after + 1] - signal[after])
     return float(np.pi / np.diff(crossings).mean())
 
 
 def lines(time: np.ndarray, wave: np.ndarray, ranges: list[tuple[float, float]]) -> list[float]:
-    """The frequency of the highest peak of the power spectrum in each range: Hann's window, padded, a parabola."""
+    """The frequency of the highest peak of the power spectrum in each range (Hann window, zero padding, parabola)."""
     window, length = np.hanning(len(time)), 16 * len(time)
     power = sum(np.abs(np.fft.rfft(window * (part - part.mean()), length)) ** 2 for part in (wave.real, wave.imag))
     frequency = 2 * np.pi * np.fft.rfftfreq(length, time[1] - time[0])
@@ -205,7 +208,7 @@ def lines(time: np.ndarray, wave: np.ndarray, ranges: list[tuple[float, float]])
 
 
 def mode(runs: Experiments, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The times of the snapshots and a of E = Re(a exp(ikx)) in the longest wave of the box, complex."""
+    """The times of the snapshots, and the complex amplitude a of E = Re(a exp(ikx)) in the longest wave of the box."""
     fields = open_run(runs.folder(name)).fields
     x, electric = fields.x_1.values, fields.E_1.values
     return fields.time.values, 2 * electric @ np.exp(-1j * wavenumber(runs.case(name)) * x) / len(x)
@@ -217,7 +220,7 @@ def wavenumber(case: config.Case) -> float:
 
 
 def terms(case: config.Case) -> list[SpeciesTerm]:
-    """The Maxwellians of a case's species, for the dispersion relation."""
+    """The Maxwellians of the species of a case, for the dispersion relation."""
     found = []
     for one in case.species.values():
         assert isinstance(one.start, Maxwellian)
@@ -226,14 +229,15 @@ def terms(case: config.Case) -> list[SpeciesTerm]:
 
 
 def species_grid(case: config.Case, amplitude: float | None = None) -> SpeciesSolution:
-    """The grid solver's solution of a case of Maxwellian species, each with a wave or without.
+    """The grid solution of a case with Maxwellian species, each with or without a wave.
 
     Args:
-        amplitude: of the waves of all species, in place of those of the case.
+        case: the case.
+        amplitude: amplitude of the waves of all species; None means those of the case.
     """
     k, of_grid = wavenumber(case), []
     for one, term in zip(case.species.values(), terms(case), strict=True):
-        # trapping makes v spread by about four thermal speeds of electrons, and of ions in proportion to √(1/m)
+        # trapping broadens v by about four thermal speeds of electrons; for ions in proportion to √(1/m)
         reach = 5 * term.thermal_speed + 4 / math.sqrt(term.mass)
         of_grid.append(
             GridSpecies(
@@ -256,13 +260,13 @@ def _start(x: np.ndarray, v: np.ndarray, term: SpeciesTerm, k: float, amplitude:
 
 
 def growth(time: np.ndarray, energy: np.ndarray, window: tuple[float, float]) -> float:
-    """γ of an energy that grows as exp(2γt), by least squares of its logarithm in a window."""
+    """γ of an energy that grows as exp(2γt), by a least-squares fit of its logarithm in a window."""
     inside = (time >= window[0]) & (time <= window[1])
     return float(0.5 * np.polyfit(time[inside], np.log(energy[inside]), 1)[0])
 
 
 def near(what: str, found: float, wanted: float, allowed: float) -> bool:
-    """Whether a number is within a relative error of another; printed and kept."""
+    """Print and record a number, and return whether it is within a relative error of the wanted one."""
     error = found / wanted - 1
     print(f"{what}: {found:.6g}, wanted {wanted:.6g}, error {error:.3%} (target {allowed:.1%})")
     case, _, quantity = what.partition(": ")
@@ -272,7 +276,7 @@ def near(what: str, found: float, wanted: float, allowed: float) -> bool:
 
 
 def below(what: str, found: float, allowed: float) -> bool:
-    """Whether a number is at most another; printed and kept."""
+    """Print and record a number, and return whether it is at most the allowed one."""
     print(f"{what}: {found:.3g} (target {allowed:g})")
     case, _, quantity = what.partition(": ")
     return record(case, quantity, f"≤ {allowed:g}", f"{found:.2g}", found <= allowed)
