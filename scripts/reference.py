@@ -274,7 +274,8 @@ def _groups() -> list[dict[str, Any]]:
 
 def _summary() -> str:
     """A row for each group of docs/validation.json, and the targets that are missed."""
-    lines = ["| topic | quantities | with a target | target met | error / allowed error |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = ["| topic | quantities | with a target | target met | error / allowed error |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
     missed, every = [], []
     for group in _groups():
         rows, link = group["rows"], f"[{group['title']}](#{_anchor(group['title'])})"

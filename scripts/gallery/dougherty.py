@@ -2,8 +2,8 @@ r"""Collisions of like particles: two streams without a bath
 
 With the Dougherty operator particles collide with each other and not with a bath. Momentum and energy are conserved,
 so the beams become hotter as they merge. Here collisions broaden the beams so fast that the initial wave decays
-and gives its energy to the particles. With the energy-conserving Ampère field, the total energy of the whole step is exact to
-round-off.
+and gives its energy to the particles. With the energy-conserving Ampère field, the total energy of the whole step is
+exact to round-off.
 
 The relative change of the total energy over {steps:.0f} steps is {energy:.1e}. The mean velocity changes by
 {momentum:.1e} of the thermal speed, because the energy-conserving push conserves momentum only approximately. The

@@ -11,8 +11,9 @@ between $t = 1.5$ and $t = 8$ (dashed).
 | without collisions | {free:.4f} | {free_theory:.4f} | {free_frequency:.4f} | {free_frequency_theory:.4f} |
 | $\kappa = 0.1$ | {damped:.4f} | {damped_theory:.4f} | {damped_frequency:.4f} | {damped_frequency_theory:.4f} |
 
-The measured damping rates are wrong by a few percent. One reason is that the first period also contains faster damped parts of
-the solution. With collisions the wave soon falls towards the noise of the particles, so a later fit would not be better.
+The measured damping rates are wrong by a few percent. One reason is that the first period also contains faster damped
+parts of the solution. With collisions the wave soon falls towards the noise of the particles, so a later fit would not
+be better.
 
 **Change it.** `kjko run jobs/landau_damping.toml --set problem.length=15.7` changes the wavenumber.
 """
