@@ -420,7 +420,7 @@ def dougherty(runs: Experiments) -> bool:
     rate = -np.polyfit(series["time"][: len(apart)], np.log(apart), 1)[0]
     print(f"{name}: T_1 − T_2 falls at the rate {rate:.4f}, 2 kappa = {2 * runs.case(name).physics.collision_strength}")
     wanted = 2 * runs.case(name).physics.collision_strength
-    row = (name, "rate at which the temperatures become equal, in units of 2κ", f"{wanted:g} within 2 %", f"{rate:.4f}")
+    row = (name, "rate at which the temperatures become equal, which is 2κ", f"{wanted:g} within 2 %", f"{rate:.4f}")
     passed &= record(*row, abs(rate / wanted - 1) < 0.02)
     series = runs.series("dougherty_long")
     energy = series["kinetic_energy"] + series["field_energy"]
