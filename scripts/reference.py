@@ -344,7 +344,8 @@ def _validation() -> str:
         lines += [f"## {group['title']}", "", group["text"], ""]
         if "figure" in group:
             lines += [f"![{group['title'].replace('`', '')}]({group['figure']})", "", f"*{group['caption']}*", ""]
-        lines += ["| case | quantity | target | measured | date, commit | machine |", "| --- | --- | --- | --- | --- | --- |"]
+        lines.append("| case | quantity | target | measured | date, commit | machine |")
+        lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in group["rows"]:
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
             case, quantity, target, measured = (_cell(row[name]) for name in ("case", "quantity", "target", "measured"))
