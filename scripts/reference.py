@@ -274,8 +274,7 @@ def _groups() -> list[dict[str, Any]]:
 
 def _summary() -> str:
     """A row for each group of docs/validation.json, and the targets that are missed."""
-    lines = ["| topic | quantities | with a target | target met | error / allowed error |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    lines = ["| topic | quantities | targets met | error / allowed error |", "| --- | ---: | ---: | ---: |"]
     missed, every = [], []
     for group in _groups():
         rows, link = group["rows"], f"[{group['title']}](#{_anchor(group['title'])})"
@@ -287,15 +286,15 @@ def _summary() -> str:
 
 
 def _counts(rows: list[dict[str, Any]]) -> str:
-    """Cells of the summary: how many quantities, with a target, that meet it, and the worst ratio."""
+    """Cells of the summary: how many quantities, how many of the targets are met, and the worst ratio."""
     asked = [row for row in rows if row["target"] != "–"]
     ratios = [ratio for row in asked if (ratio := ratio_of(row["target"], row["measured"])) is not None]
     worst = "–" if not ratios else "< 0.01" if max(ratios) < 0.01 else f"{max(ratios):.2g}"
-    return f"{len(rows)} | {len(asked)} | {sum(row['met'] for row in asked)} | {worst}"
+    return f"{len(rows)} | {sum(row['met'] for row in asked)} of {len(asked)} | {worst}"
 
 
 def _missed(row: dict[str, Any]) -> str:
-    return f"{row['case']}, {row['quantity']}: {row['measured']} (target {row['target']})."
+    return f"{row['case']}, {row['quantity']}: {row['measured']}; target: {row['target']}."
 
 
 def ratio_of(target: str, measured: str) -> float | None:
