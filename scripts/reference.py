@@ -347,7 +347,10 @@ def _validation() -> str:
         lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in group["rows"]:
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
-            case, quantity, target, measured = (_cell(row[name]) for name in ("case", "quantity", "target", "measured"))
+            case, quantity, target, measured = (
+                _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%")
+                for name in ("case", "quantity", "target", "measured")
+            )
             measured = measured if row["met"] else f"**{measured}**, missed"
             lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
         lines.append("")
