@@ -140,7 +140,7 @@ def drawn(runs: Experiments, seed: int = 1) -> bool:
         good += ours.is_good
         better += not ours.field > papers.field and ours.entropy <= papers.entropy
     print(f"default: {good} of {CASES} as is asked, {better} better than the paper's scheme in both")
-    case = f"{CASES} drawn two-stream cases, seed {seed}"
+    case = f"{CASES} random two-stream cases, seed {seed}"
     passed = record(case, "cases within their targets", f"{CASES}", f"{good}", good == CASES)
     row = (case, "cases better than the paper's scheme in field and entropy", f"≥ {CASES - 1}", f"{better}")
     return record(*row, better >= CASES - 1) and passed

@@ -14,6 +14,7 @@ import argparse
 import importlib
 import json
 import logging
+import re
 import sys
 import tempfile
 import time
@@ -28,8 +29,8 @@ PAPER = ["gaussian", "confined", "periodic", "confined_3d", "two_stream", "two_s
 BEYOND = ["bump_on_tail", "buneman", "bernstein", "driven_wave", "coulomb", "dougherty"]
 INTRODUCTION = """# Gallery
 
-Each page shows one example: the question, a figure, the numbers, and the Python program that made them. All of them are
-run by the tests, at a small size. To run one yourself, from the top of the repository:
+Each page shows one example: the question, a figure, the numbers, and the Python program that made them. The tests run
+every example at a small size. To run one yourself, start at the top of the repository:
 
 ```sh
 python scripts/make_gallery.py two_stream --quick --out my_gallery
@@ -61,13 +62,13 @@ def page_of(name: str, numbers: dict[str, float]) -> str:
 
 
 def index_of(names: list[str]) -> str:
-    """Table rows with two small figures each, and their titles."""
-    rows = ["| | |", "| --- | --- |"]
-    for first in range(0, len(names), 2):
-        some = names[first : first + 2]
-        titles = {name: text_of(name).split("\n", 1)[0] for name in some}
-        rows.append("| " + " | ".join(f"[![{titles[one]}]({one}.png)]({one}.md)" for one in some) + " |")
-        rows.append("| " + " | ".join(f"[{titles[one]}]({one}.md)" for one in some) + " |")
+    """A row for each example: its small figure, its title and the first sentence of its text. (The style sheet of the
+    site gives figures that are links in a table the same size.)"""
+    rows = ["| figure | example |", "| --- | --- |"]
+    for name in names:
+        title, text = text_of(name).split("\n", 1)
+        first = re.split(r"(?<=[.?])\s", " ".join(text.split()), maxsplit=1)[0]
+        rows.append(f"| [![{title}]({name}.png)]({name}.md) | **[{title}]({name}.md)**<br>{first} |")
     return "\n".join(rows) + "\n"
 
 

@@ -25,8 +25,8 @@ def e8(runs: Experiments) -> bool:
         frequencies.append(frequency)
     grid = runs.reference("e8_landau_collisional_0")
     wanted = damped_wave(time, np.sqrt(np.interp(time, grid.times, grid.field_energy)), latest=8.0)
-    passed &= means_agree("e8_landau_collisional: gamma", rates, wanted[0])
-    passed &= means_agree("e8_landau_collisional: omega", frequencies, wanted[1])
+    passed &= means_agree("e8_landau_collisional: damping rate", rates, wanted[0])
+    passed &= means_agree("e8_landau_collisional: frequency", frequencies, wanted[1])
     theory = landau_rate(0.5, 0.1)
     print(f"e8_landau_collisional: theory {theory[0]:.5f}, {theory[1]:.5f}")
     growth = []

@@ -71,7 +71,7 @@ def _made(what: str) -> str:
         "columns": _columns,
         "verbs": _verbs,
         "restart": _restart,
-        "validation": _validation,
+        "validation": _summary if name == "summary" else _validation,
     }
     return makers[kind]()
 
@@ -303,15 +303,90 @@ def _title(page: str) -> str:
 # -- validation ------------------------------------------------------------------------------------------------------
 
 
+def _groups() -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = json.loads((DOCS / "validation.json").read_text(encoding="utf-8"))
+    return groups
+
+
+def _summary() -> str:
+    """A row for each group of docs/validation.json, and the targets that are missed."""
+    lines = ["| topic | quantities | targets met | error / allowed error |", "| --- | ---: | ---: | ---: |"]
+    missed, every = [], []
+    for group in _groups():
+        rows, link = group["rows"], f"[{group['title']}](#{_anchor(group['title'])})"
+        every += rows
+        lines.append(f"| {link} | {_counts(rows)} |")
+        missed += [f"* {link}: {_missed(row)}" for row in rows if not row["met"]]
+    lines.append(f"| all | {_counts(every)} |")
+    return "\n".join([*lines, "", f"These {len(missed)} quantities miss their target:", "", *missed])
+
+
+def _counts(rows: list[dict[str, Any]]) -> str:
+    """Cells of the summary: how many quantities, how many of the targets are met, and the worst ratio."""
+    asked = [row for row in rows if row["target"] != "–"]
+    ratios = [ratio for row in asked if (ratio := ratio_of(row["target"], row["measured"])) is not None]
+    worst = "–" if not ratios else "< 0.01" if max(ratios) < 0.01 else f"{max(ratios):.2g}"
+    return f"{len(rows)} | {sum(row['met'] for row in asked)} of {len(asked)} | {worst}"
+
+
+def _missed(row: dict[str, Any]) -> str:
+    return f"{row['case']}, {row['quantity']}: {row['measured']}; target: {row['target']}."
+
+
+def ratio_of(target: str, measured: str) -> float | None:
+    """The largest error of a row divided by the allowed error: at most 1 if the target is met.
+
+    Args:
+        target: "≤ a", "≥ a", "a within b %", "within b %" or "a ± b"; lists of a are for lists of measured numbers.
+        measured: numbers; those in brackets and those after ± do not count.
+
+    Returns:
+        The ratio; for "≥ a" it is a divided by the smallest number. None if the target has another form.
+    """
+    found = _numbers(measured)
+    if target[0] in "≤<":
+        limits = _numbers(target)
+        limits = limits * len(found) if len(limits) == 1 else limits
+        return max(abs(one) / limit for one, limit in zip(found, limits, strict=True))
+    if target[0] == "≥":
+        (limit,) = _numbers(target)
+        return limit / min(found) if limit > 0 else max(0.0, min(found) / limit)
+    wanted, word, allowed = target.partition(" ± " if "±" in target else "within ")
+    if not word:
+        return None
+    (tolerance,), exact = _numbers(allowed), _numbers(wanted)
+    if not exact:
+        return max(map(abs, found)) / tolerance
+    return max(abs(one - exact[0]) for one in found) / (tolerance * (abs(exact[0]) if "%" in allowed else 1))
+
+
+def _numbers(text: str) -> list[float]:
+    """The first number of each part of a list, without those in brackets and those after ±; 2 % is 0.02."""
+    text = re.sub(r"\([^)]*\)|± *\S+", "", text).replace("−", "-")
+    found = [re.search(r"-?\d+(\.\d+)?(e-?\d+)?", part) for part in re.split("[,;]", text)]
+    return [(0.01 if "%" in text else 1) * float(number[0]) for number in found if number]
+
+
+def _anchor(heading: str) -> str:
+    """The anchor of a heading, as GitHub and MkDocs make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def _validation() -> str:
-    """A table for each group of docs/validation.json."""
+    """A table for each group of docs/validation.json, with its figure if it has one."""
     lines = []
-    for group in json.loads((DOCS / "validation.json").read_text(encoding="utf-8")):
+    for group in _groups():
         lines += [f"## {group['title']}", "", group["text"], ""]
-        lines += ["| case | quantity | target | measured | of | machine |", "| --- | --- | --- | --- | --- | --- |"]
+        if "figure" in group:
+            lines += [f"![{group['title'].replace('`', '')}]({group['figure']})", "", f"*{group['caption']}*", ""]
+        lines.append("| case | quantity | target | measured | date, commit | machine |")
+        lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in group["rows"]:
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
-            case, quantity, target, measured = (_cell(row[name]) for name in ("case", "quantity", "target", "measured"))
+            case, quantity, target, measured = (
+                _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%")
+                for name in ("case", "quantity", "target", "measured")
+            )
             measured = measured if row["met"] else f"**{measured}**, missed"
             lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
         lines.append("")
