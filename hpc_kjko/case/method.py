@@ -149,7 +149,9 @@ class Method(Section):
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """Activation of the network: `tanh` or `leaky_relu` (slope 0.01)."""
     precision: Literal["float32", "float64"] = "float32"
-    """Number format of the inner solve; particles are moved in `particles.precision`."""
+    """Number format of the inner solve.
+
+    `regression` moves the particles along a field in this format; the other solvers in `particles.precision`."""
     chunk: Count = 16384
     """Particles moved at a time.
 

@@ -151,7 +151,7 @@ class ControlledCollision(Collision):
 
     @abstractmethod
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
-        """The u that :meth:`fit` found, in the particles' own precision."""
+        """The u that :meth:`fit` found, as numbers of the particles' own precision."""
 
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, Any]]:
         """The pushed particles with the log f that they have before the move, and what the report says of it.
@@ -313,7 +313,7 @@ class ControlledCollision(Collision):
     def _move(
         self, particles: Particles, duration: float, start: StepStart, iterations: int
     ) -> tuple[Particles, CollisionReport]:
-        """The particles carried along h u, in the particles' own precision, with the determinant of that very map."""
+        """The particles carried along h u, with the determinant of that very map."""
         carried = self.carried(particles, duration, start)
         sums = self.comm.sum(carried.sums).sum(0)
         mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums
