@@ -182,7 +182,7 @@ class _OfPotential:
     """The field of a potential at particles.
 
     Attributes:
-        control: the functions, in the precision of the inner solve. Their rounding moves a particle by some 1e-7 of a step.
+        control: the functions, in the precision of the inner solve. Rounding moves a particle by some 1e-7 of a step.
         coefficients: of Φ, and of ψ̄ + ½|v|²/T [2, N].
         temperature: T.
     """

@@ -201,7 +201,7 @@ def test_a_step_along_the_field(problem, method, particles, monkeypatch: pytest.
 
 
 def test_a_field_in_single_precision_moves_particles_as_one_in_double_precision_does() -> None:
-    """Velocities and log f are kept in double precision. What rounding of the field adds is far below what a fit misses."""
+    """Velocities and log f are kept in double precision. Rounding of the field adds far less than what a fit misses."""
     table = {
         "problem": {"kind": "two_stream", "amplitude": 0.3, "velocity_dims": 2},
         "physics": {"collision_strength": 0.5},
