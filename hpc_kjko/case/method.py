@@ -153,7 +153,10 @@ class Method(Section):
     activation: Literal["tanh", "leaky_relu"] = "tanh"
     """Activation of the network: `tanh` or `leaky_relu` (slope 0.01)."""
     precision: Literal["float32", "float64"] = "float32"
-    """Number format of the inner solver. The particles themselves are moved in `particles.precision`."""
+    """Number format of the inner solver.
+
+    `regression` also moves the particles along a field in this format, the other solvers along one in
+    `particles.precision`."""
     chunk: Count = 16384
     """Number of particles that are moved at a time.
 

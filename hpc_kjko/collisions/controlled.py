@@ -157,7 +157,7 @@ class ControlledCollision(Collision):
 
     @abstractmethod
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
-        """The u that :meth:`fit` found, in the precision of the particles."""
+        """The u that :meth:`fit` found, converted to the precision of the particles."""
 
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, Any]]:
         """The pushed particles with the log f that they have before the move, and the entries of the report that belong
@@ -324,7 +324,7 @@ class ControlledCollision(Collision):
     def _move(
         self, particles: Particles, duration: float, start: StepStart, iterations: int
     ) -> tuple[Particles, CollisionReport]:
-        """Move the particles along h u, in their own precision. log f follows the determinant of this map."""
+        """Move the particles along h u. log f follows the determinant of this map."""
         carried = self.carried(particles, duration, start)
         sums = self.comm.sum(carried.sums).sum(0)
         mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums

@@ -142,12 +142,12 @@ class JKOCollision(ControlledCollision):
         return particles.move(particles.v, log_f), {**report, "entropy_moved": particles.total_weight * float(mean)}
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
-        control = copy.deepcopy(self.control).to(particles.v.dtype)
-        if not isinstance(control, PotentialField):
+        if not isinstance(self.control, PotentialField):
+            control = copy.deepcopy(self.control).to(particles.v.dtype)
             return lambda rows: (*control.with_jacobian(*self.inputs(control, particles, duration, start, rows)), None)
         assert isinstance(self._solver, RegressionSolver)
-        both = torch.stack([control.coefficients, self._solver.fitted.corrected])
-        return _OfPotential(control, particles, both, self.temperature)
+        both = torch.stack([self.control.coefficients, self._solver.fitted.corrected])
+        return _OfPotential(self.control, particles, both, self.temperature)
 
     def carried(self, particles: Particles, duration: float, start: StepStart) -> Carried:
         """The particles of this rank along h u, by one native pass if there is a kernel for this field."""
@@ -155,7 +155,7 @@ class JKOCollision(ControlledCollision):
         if not isinstance(field, _OfPotential) or self.settings.exact is not None:
             return super().carried(particles, duration, start)
         network = field.control.network
-        if not network.takes(particles.v):
+        if not network.takes(field.control.layers[0].weight):
             return super().carried(particles, duration, start)
         how = Carry(
             duration,
@@ -184,7 +184,7 @@ class _OfPotential:
     """The field of a potential at particles.
 
     Attributes:
-        control: the functions, in the precision of the particles.
+        control: the functions, in the precision of the inner solver. Its rounding changes u by about 1e-7 of |u|.
         coefficients: of Φ, and of ψ̄ + ½|v|²/T [2, N].
         temperature: T.
     """
@@ -196,5 +196,6 @@ class _OfPotential:
 
     def __call__(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x, v = self.particles.x[rows], self.particles.v[rows]
-        (u, slope), (jacobian,) = self.control.slopes(self.control.features(x, v), self.coefficients, bent=1)
+        z = self.control.features(x, v).to(self.control.layers[0].weight)
+        (u, slope), (jacobian,) = (part.to(v) for part in self.control.slopes(z, self.coefficients, bent=1))
         return u, jacobian, slope - v / self.temperature

@@ -187,7 +187,7 @@ class Network:
         hpc_kjko/collisions/controlled.py.
 
         Args:
-            x, v: positions [n, dx] and velocities [n, dv].
+            x, v: positions [n, dx] and velocities [n, dv], of which the network may have another precision.
             coefficients: of Φ and of ψ̄ + ½|v|²/T [2, N].
 
         Returns:
@@ -196,23 +196,21 @@ class Network:
         """
         given = tuple(list(part) if isinstance(part, tuple) else part for part in vars(how).values())
         if v.is_cuda:
-            *of_each, total, least = cuda_potential.carry(
-                self._functions, x, v, terms.pieces, coefficients.to(v), given
-            )
+            *of_each, total, least = cuda_potential.carry(self._functions, x, v, terms.pieces, coefficients, given)
             moved, log_det, change, disagreement = of_each
             found = torch.cat([total, least[None]]).cpu().numpy()
             return moved, log_det, change, disagreement, found[:-1].reshape(2, -1), float(found[-1])
-        moved = torch.empty_like(v, memory_format=torch.contiguous_format)
+        weight, moved = self.layers[0][0], torch.empty_like(v, memory_format=torch.contiguous_format)
         log_det, change, disagreement = torch.empty(3, len(v), dtype=torch.float64)
         sums, smallest = require().potential_carry(
             self._given(),
-            v.new_empty(0, self.layers[0][0].shape[1]),
+            weight.new_empty(0, weight.shape[1]),
             terms.given(),
             terms.finer,
             given,
             x.contiguous(),
             v.contiguous(),
-            coefficients.to(v).contiguous(),
+            coefficients.to(weight).contiguous(),
             moved=moved,
             log_det=log_det,
             change=change,

@@ -240,13 +240,14 @@ static nb::dict struct_layouts() {
     all["CarryStep"] = layout(&CarryStep::step, &CarryStep::fitted, &CarryStep::temperature, &CarryStep::exact,
                               &CarryStep::periods, &CarryStep::wave, &CarryStep::wave_vector, &CarryStep::direction,
                               &CarryStep::strength);
+    all["MovedParticles"] = layout(&MovedParticles::is_double, &MovedParticles::space_dims, &MovedParticles::x,
+                                   &MovedParticles::v, &MovedParticles::moved);
     all["PotentialCall"] = layout(
         &Potential::network, &Potential::periodic, &Potential::sets, &Potential::bent, &Potential::count, &Potential::z,
         &Potential::coefficients, &Potential::share, &Potential::pieces, &Potential::edges, &Potential::unit,
         &Potential::finer, &Potential::wanted, &Potential::step, &Potential::sums, &Potential::values,
-        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::space_dims, &Potential::x,
-        &Potential::v, &Potential::moved, &Potential::log_det, &Potential::change, &Potential::disagreement,
-        &Potential::smallest);
+        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::particles,
+        &Potential::log_det, &Potential::change, &Potential::disagreement, &Potential::smallest);
     all["Mesh"] = layout(&Mesh::dims, &Mesh::order, &Mesh::cells, &Mesh::lengths);
     all["Particles"] = layout(&Particles::is_double, &Particles::count, &Particles::x, &Particles::v,
                               &Particles::velocity_dims);

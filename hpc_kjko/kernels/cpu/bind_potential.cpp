@@ -21,6 +21,7 @@ namespace kjko {
 
 template <class Number, size_t DIMS>
 using Array = nb::ndarray<Number, nb::ndim<DIMS>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // in either precision
 using Sum = nb::ndarray<nb::numpy, double, nb::ndim<1>>;
 
 static void expect(bool holds, const char *otherwise) {
@@ -196,13 +197,16 @@ using How = std::tuple<double, double, double, bool, std::vector<double>, std::v
 // The sums of the columns, then their remainders after rounding, then the smallest eigenvalue.
 template <class Real>
 static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
-                                     double finer, const How &given, Array<const Real, 2> x, Array<const Real, 2> v,
-                                     Array<const Real, 2> coefficients, Array<Real, 2> moved, Array<double, 1> log_det,
+                                     double finer, const How &given, Rows x, Rows v,
+                                     Array<const Real, 2> coefficients, Rows moved, Array<double, 1> log_det,
                                      Array<double, 1> change, Array<double, 1> disagreement) {
     PotentialCall<Real> call = call_of(network, z);
     const size_t count = v.shape(0), dx = x.shape(1), dv = call.velocity_dims;
     const auto &[share, together, unit] = terms;
     const auto &[step, fitted, temperature, exact, periods, wave, strength] = given;
+    const bool is_double = v.dtype() == nb::dtype<double>();
+    expect((is_double || v.dtype() == nb::dtype<float>()) && x.dtype() == v.dtype() && moved.dtype() == v.dtype(),
+           "particles are in float32 or in float64");
     expect(x.shape(0) == count && v.shape(1) == dv && share.shape(0) == count, "x, v and shares are not of the same particles");
     expect(dx >= 1 && dx <= MOST_VELOCITY_DIMS && (call.periodic ? 2 * dx : dx) == z.shape(1) - dv,
            "positions do not enter the network");
@@ -228,10 +232,11 @@ static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Re
         how.wave_vector[k] = how.wave ? wave[k] : 0;
         how.direction[k] = how.wave ? wave[k] / std::sqrt(square) : 0;
     }
+    const MovedParticles particles{is_double, static_cast<int>(dx), x.data(), v.data(), moved.data()};
     double smallest = std::numeric_limits<double>::infinity();
     const Sum sums = added(call, 2 * CARRY_COLUMNS, [&](double *sum, int threads, double *workspace) {
-        table<Real>().carry(call, how, static_cast<int>(dx), x.data(), v.data(), coefficients.data(), moved.data(),
-                            log_det.data(), change.data(), disagreement.data(), sum, &smallest, threads, workspace);
+        table<Real>().carry(call, how, particles, coefficients.data(), log_det.data(), change.data(),
+                            disagreement.data(), sum, &smallest, threads, workspace);
     });
     return {sums, smallest};
 }

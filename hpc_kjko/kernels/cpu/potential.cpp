@@ -156,14 +156,17 @@ struct PotentialPass {
     }
 
     // The hidden layers at positions x and velocities v. The positions enter unchanged, or as cosines and sines.
-    int forward_from(long long first, const CarryStep &how, int dx, const Real *x, const Real *v) {
+    int forward_from(long long first, const CarryStep &how, const MovedParticles &particles) {
         const int count = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
         const auto row = [&](int p) { return first + (p < count ? p : count - 1); };
+        const bool is_double = particles.is_double;
+        const int dx = particles.space_dims;
         for (int j = 0; j < dv; ++j)
-            for (int p = 0; p < BLOCK; ++p) z[(beside + j) * BLOCK + p] = v[row(p) * dv + j];
+            for (int p = 0; p < BLOCK; ++p)
+                z[(beside + j) * BLOCK + p] = static_cast<Real>(number_at(is_double, particles.v, row(p) * dv + j));
         for (int l = 0; l < dx; ++l) {
             alignas(64) double at[BLOCK];
-            for (int p = 0; p < BLOCK; ++p) at[p] = x[row(p) * dx + l];
+            for (int p = 0; p < BLOCK; ++p) at[p] = number_at(is_double, particles.x, row(p) * dx + l);
             for (int p = 0; p < BLOCK && call.periodic; p += FINE) {
                 Doubles sine, cosine;
                 sine_and_cosine(load(at + p) * (6.283185307179586 / how.periods[l]), sine, cosine);
@@ -698,13 +701,14 @@ static void tied(const PotentialCall<Real> &call, const double *coefficients, do
 
 // The results and sums of carry() for a cache block of particles.
 template <int DV, class Real>
-static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx, long long first, const Real *x,
-                        const Real *v, const Real *coefficients, Real *moved, double *log_det, double *change,
+static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, const MovedParticles &particles,
+                        long long first, const Real *coefficients, double *log_det, double *change,
                         double *disagreement, Doubles (&sums)[CARRY_COLUMNS], double &smallest) {
     constexpr int FINE = LANES_OF<double>, PAIRS = DV * (DV + 1) / 2;
     alignas(64) Real slope[2][DV * BLOCK], hessian[PAIRS * BLOCK];
     alignas(64) double u[DV][BLOCK], score[DV][BLOCK], bend[PAIRS][BLOCK];
-    const int here = pass.forward_from(first, how, dx, x, v);
+    const bool is_double = particles.is_double;
+    const int dx = particles.space_dims, here = pass.forward_from(first, how, particles);
     pass.tangents();
     pass.contracted(coefficients, true, slope[0], hessian);
     pass.contracted(coefficients + pass.potential, true, slope[1], nullptr);
@@ -715,8 +719,8 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
         for (int lane = 0; lane < FINE; ++lane) {
             const long long row = first + (p + lane < here ? p + lane : here - 1);
             share[lane] = p + lane < here ? pass.call.share[row] : 0.0;
-            for (int k = 0; k < DV; ++k) mine[k][lane] = v[row * DV + k];
-            for (int k = 0; k < dx; ++k) places[k][lane] = x[row * dx + k];
+            for (int k = 0; k < DV; ++k) mine[k][lane] = number_at(is_double, particles.v, row * DV + k);
+            for (int k = 0; k < dx; ++k) places[k][lane] = number_at(is_double, particles.x, row * dx + k);
         }
         for (int number = 0; number < PAIRS; ++number) {
             int k, l;
@@ -733,7 +737,7 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
             const long long row = first + p + lane;
             double matrix[DV][DV];
             for (int k = 0; k < DV; ++k) {
-                moved[row * DV + k] = static_cast<Real>(mine[k][lane] + how.step * along[k][lane]);
+                set_number(is_double, particles.moved, row * DV + k, mine[k][lane] + how.step * along[k][lane]);
                 for (int l = 0; l < DV; ++l) matrix[k][l] = jacobian[k][l][lane];
             }
             log_det[row] = step.fallen[lane];
@@ -746,9 +750,9 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
 }
 
 template <int DV, class Real>
-static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int dx, const Real *x, const Real *v,
-                     const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
-                     double *sum, double *smallest, int threads, double *workspace) {
+static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, const MovedParticles &particles,
+                     const Real *coefficients, double *log_det, double *change, double *disagreement, double *sum,
+                     double *smallest, int threads, double *workspace) {
     const long long pieces = (call.count + call.together - 1) / call.together;
     const long long own = (PotentialPass<Real>::numbers(call) + 15) / 8 * 8;
     int started = 0;
@@ -765,7 +769,7 @@ static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int 
             const long long end = begin + call.together < call.count ? begin + call.together : call.count;
             Doubles sums[CARRY_COLUMNS] = {};
             for (long long first = begin; first < end; first += BLOCK)
-                carry_block<DV>(pass, how, dx, first, x, v, coefficients, moved, log_det, change, disagreement, sums, least);
+                carry_block<DV>(pass, how, particles, first, coefficients, log_det, change, disagreement, sums, least);
             for (int column = 0; column < CARRY_COLUMNS; ++column) {
                 double whole = 0;
                 for (int lane = 0; lane < LANES_OF<double>; ++lane) whole += sums[column][lane];
@@ -786,13 +790,13 @@ static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int 
 }
 
 template <class Real>
-static void carry(const PotentialCall<Real> &call, const CarryStep &how, int dx, const Real *x, const Real *v,
-                  const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
-                  double *sum, double *smallest, int threads, double *workspace) {
+static void carry(const PotentialCall<Real> &call, const CarryStep &how, const MovedParticles &particles,
+                  const Real *coefficients, double *log_det, double *change, double *disagreement, double *sum,
+                  double *smallest, int threads, double *workspace) {
     const auto run = call.velocity_dims == 1   ? &carry_of<1, Real>
                      : call.velocity_dims == 2 ? &carry_of<2, Real>
                                                : &carry_of<3, Real>;
-    run(call, how, dx, x, v, coefficients, moved, log_det, change, disagreement, sum, smallest, threads, workspace);
+    run(call, how, particles, coefficients, log_det, change, disagreement, sum, smallest, threads, workspace);
 }
 
 template <class Real>

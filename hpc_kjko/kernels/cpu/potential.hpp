@@ -62,11 +62,10 @@ struct PotentialTable {
                  double *workspace);
     // The velocities after a step [count, dv]; log det(I + h ∇v u) or h ∇v·u; the change of ½|v|² minus T log det; and
     // T h (∇v·u + u·(∇v Φ' − v/T)) [count]. Also the sums of the columns, with their remainders, and the smallest
-    // eigenvalue of I + h ∇v u. Coefficients are those of Φ and of Φ' [2][potential functions]; x [count, dx], v
-    // [count, dv].
-    void (*carry)(const PotentialCall<Real> &call, const CarryStep &how, int space_dims, const Real *x, const Real *v,
-                  const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
-                  double *sum, double *smallest, int threads, double *workspace);
+    // eigenvalue of I + h ∇v u. Coefficients are those of Φ and of Φ' [2][potential functions].
+    void (*carry)(const PotentialCall<Real> &call, const CarryStep &how, const MovedParticles &particles,
+                  const Real *coefficients, double *log_det, double *change, double *disagreement, double *sum,
+                  double *smallest, int threads, double *workspace);
     // ½ Σ share (ψ − wanted)² with coefficients c [M], and its gradient with respect to weights and biases, layer by
     // layer.
     void (*training)(const PotentialCall<Real> &call, const double *wanted, const double *c, double *sum, int threads,

@@ -33,9 +33,7 @@ struct DevicePotentialCall {
     Real *gradients, *hessians;  // [sets, count, dv], [bent, count, dv, dv]
 
     CarryStep how;
-    int space_dims;
-    const Real *x, *v;
-    Real *moved;
+    MovedParticles particles;
     double *log_det, *change, *disagreement, *smallest;  // `smallest`: one for each thread that handles particles
 };
 
@@ -411,18 +409,21 @@ private:
 
     // x and v as the inputs of the network.
     KJKO_DEVICE void take(int thread, long long first, int count) const {
-        const int dx = call.space_dims, first_v = call.network.inputs - DV;
+        const MovedParticles &from = call.particles;
+        const int dx = from.space_dims, first_v = call.network.inputs - DV;
         KJKO_ROLLED for (int task = thread; task < (dx + DV) * TILE; task += THREADS) {
             const int l = task / TILE, p = task % TILE;
             const long long row = first + (p < count ? p : count - 1);
             if (l >= dx) {
-                shared.input[first_v + l - dx][p] = call.v[row * DV + l - dx];
-            } else if (!call.periodic) {
-                shared.input[l][p] = call.x[row * dx + l];
+                shared.input[first_v + l - dx][p] = static_cast<Real>(number_at(from.is_double, from.v, row * DV + l - dx));
+                continue;
+            }
+            const double x = number_at(from.is_double, from.x, row * dx + l);
+            if (!call.periodic) {
+                shared.input[l][p] = static_cast<Real>(x);
             } else {
                 double sine, cosine;
-                sine_and_cosine(static_cast<double>(call.x[row * dx + l]) * (6.283185307179586 / call.how.periods[l]),
-                                sine, cosine);
+                sine_and_cosine(x * (6.283185307179586 / call.how.periods[l]), sine, cosine);
                 shared.input[l][p] = static_cast<Real>(cosine);
                 shared.input[dx + l][p] = static_cast<Real>(sine);
             }
@@ -430,11 +431,12 @@ private:
     }
 
     KJKO_DEVICE void move(int p, long long row, double &smallest) const {
+        const MovedParticles &of = call.particles;
         double places[MOST_VELOCITY_DIMS], mine[DV], along[DV], slope[DV], jacobian[DV][DV];
         KJKO_UNROLLED for (int k = 0; k < MOST_VELOCITY_DIMS; ++k)
-            places[k] = k < call.space_dims ? static_cast<double>(call.x[row * call.space_dims + k]) : 0.0;
+            places[k] = k < of.space_dims ? number_at(of.is_double, of.x, row * of.space_dims + k) : 0.0;
         KJKO_UNROLLED for (int k = 0; k < DV; ++k) {
-            mine[k] = call.v[row * DV + k];
+            mine[k] = number_at(of.is_double, of.v, row * DV + k);
             along[k] = field().gradient(0, k, p);
             slope[k] = field().gradient(1, k, p);
         }
@@ -443,10 +445,10 @@ private:
         const auto add = [&](int column, double term) {
             shared.terms[column < NONE ? column : column - 1][p] += share * term;
         };
-        const auto step = step_along<DV>(call.how, call.space_dims, places, mine, along, slope, jacobian, add);
+        const auto step = step_along<DV>(call.how, of.space_dims, places, mine, along, slope, jacobian, add);
         add(4, share);
         KJKO_UNROLLED for (int k = 0; k < DV; ++k)
-            call.moved[row * DV + k] = static_cast<Real>(mine[k] + call.how.step * along[k]);
+            set_number(of.is_double, of.moved, row * DV + k, mine[k] + call.how.step * along[k]);
         call.log_det[row] = step.fallen;
         call.change[row] = step.gained;
         call.disagreement[row] = step.wrong;

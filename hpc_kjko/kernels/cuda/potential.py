@@ -43,6 +43,16 @@ class _CarryStep(ctypes.Structure):
     ]
 
 
+class _MovedParticles(ctypes.Structure):
+    """``MovedParticles`` of math/carry_step.hpp."""
+
+    _fields_ = [
+        ("is_double", ctypes.c_bool),
+        ("space_dims", ctypes.c_int),
+        *((name, ctypes.c_void_p) for name in ("x", "v", "moved")),
+    ]
+
+
 class _PotentialCall(ctypes.Structure):
     """``DevicePotentialCall`` of cuda/potential.hpp."""
 
@@ -59,8 +69,8 @@ class _PotentialCall(ctypes.Structure):
         ("step", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("sums", "values", "gradients", "hessians")),
         ("how", _CarryStep),
-        ("space_dims", ctypes.c_int),
-        *((name, ctypes.c_void_p) for name in ("x", "v", "moved", "log_det", "change", "disagreement", "smallest")),
+        ("particles", _MovedParticles),
+        *((name, ctypes.c_void_p) for name in ("log_det", "change", "disagreement", "smallest")),
     ]
 
 
@@ -273,8 +283,8 @@ def carry(
     given = _CarryStep(step, fitted, temperature, exact, _three(periods), bool(wave), _three(wave))
     given.direction, given.strength = _three([part / length for part in wave]), strength
     call = of.call(len(v))
-    call.sets, call.bent, call.coefficients, call.how, call.space_dims = 2, 1, pointer(coefficients), given, x.shape[1]
-    call.x, call.v, call.moved = pointer(x), pointer(v), pointer(moved)
+    call.sets, call.bent, call.coefficients, call.how = 2, 1, pointer(coefficients), given
+    call.particles = _MovedParticles(v.dtype == torch.float64, x.shape[1], pointer(x), pointer(v), pointer(moved))
     call.log_det, call.change, call.disagreement = map(pointer, (log_det, change, disagreement))
     kernel = of.kernel("potential_carry")
     smallest = torch.full((1,), math.inf, dtype=torch.float64, device=v.device)

@@ -8,6 +8,17 @@
 
 namespace kjko::KJKO_LEVEL {
 
+// A number of MovedParticles.
+KJKO_MATH double number_at(bool is_double, const void *rows, long long at) {
+    return is_double ? static_cast<const double *>(rows)[at] : static_cast<const float *>(rows)[at];
+}
+KJKO_MATH void set_number(bool is_double, void *rows, long long at, double number) {
+    if (is_double)
+        static_cast<double *>(rows)[at] = number;
+    else
+        static_cast<float *>(rows)[at] = static_cast<float>(number);
+}
+
 // The decrease of log f; the change of ½|v|² − T log f; T h (∇v·u + u·(∇v Φ' − v/T)).
 template <class Number>
 struct Step {

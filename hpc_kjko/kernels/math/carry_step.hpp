@@ -14,6 +14,14 @@ struct CarryStep {
     double wave_vector[MOST_VELOCITY_DIMS], direction[MOST_VELOCITY_DIMS], strength;
 };
 
+// Particles that are moved along u, in the precision in which they are stored. The network may have another precision.
+struct MovedParticles {
+    bool is_double;
+    int space_dims;
+    const void *x, *v;  // [count, space_dims], [count, dv]
+    void *moved;        // their velocities after the step [count, dv]
+};
+
 // Columns that a step sums: |u|²; ½|v + h' u|² − T log det(I + h' ∇v u) with the step h' of the functional; an empty
 // column; the change of the free energy; the share; then those of collisions/witness.py.
 constexpr int CARRY_COLUMNS = 17;
