@@ -1,13 +1,13 @@
 r"""A driven wave: resonance of a cold plasma
 
-A field $E_0 \cos(kx - \omega t)$ from outside drives a nearly cold plasma at its plasma frequency. Linear response
-says that the plasma's own field grows in proportion to time, $|E| = \tfrac12 E_0\,t$.
+An external field $E_0 \cos(kx - \omega t)$ drives a nearly cold plasma at its plasma frequency. Linear response says
+that the field of the plasma grows in proportion to time, $|E| = \tfrac12 E_0\,t$. The dashed line shows this growth.
 
-The small steps on the line are oscillations at twice the plasma frequency, which linear response has as well.
-The slope of the measured amplitude is {slope:.4f} of $E_0$, where theory says 0.5. Kinetic and field energy together
-gain what the drive gives, to {balance:.1e} of it: the case uses the energy-conserving scheme.
+The measured amplitude has the slope {slope:.4f} $E_0$, and theory gives 0.5. The small oscillations about the line
+have twice the plasma frequency. Linear response has them, too. The case uses the energy-conserving scheme. So kinetic
+and field energy together gain the energy that the drive gives, with a relative error of {balance:.1e}.
 
-To make it yours: `physics.drive` takes any number of waves, or a field E(x, t) of your own.
+**Change it.** `physics.drive` takes any number of waves, or a field E(x, t) of your own.
 """
 
 import numpy as np

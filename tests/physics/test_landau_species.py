@@ -197,7 +197,7 @@ def test_a_pair_of_species_may_have_a_strength_of_its_own(alone):
         (
             {},
             {"physics": {"collision_strength": 0.0, "landau": {"pairs": {"electrons-ions": 1.0}}}},
-            "give the pairs that do not collide the strength 0",
+            "give strength 0 to the pairs that do not collide",
         ),
         ({}, {"physics": {"temperature": 2.0}}, "physics.temperature is not allowed with"),
         ({}, {"physics": {"collision_operator": "dougherty"}}, "physics.collision_operator is not allowed with"),

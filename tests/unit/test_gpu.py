@@ -188,13 +188,14 @@ def test_the_gradient_of_a_density_on_a_gpu(potential):
         potential.near(one.cpu(), other, 10)
 
 
-def test_a_step_along_a_potential_on_a_gpu(potential):
+@pytest.mark.parametrize("kept", [torch.float32, torch.float64])
+def test_a_step_along_a_potential_on_a_gpu(potential, kept):
     """Against the CPU's kernel in double precision."""
     dx, dv, generator = potential.field.space_dims, potential.field.velocity_dims, torch.Generator().manual_seed(7)
     x, v = (torch.randn(len(potential.z), dims, generator=generator, dtype=torch.float64) for dims in (dx, dv))
     how = Carry(0.2, 0.1, 1.3, True, potential.field.periods or (), tuple(0.5 + axis for axis in range(dx)), 0.7)
     wanted = potential.exact.network.carry(x, v, Terms(potential.share, 128, UNIT, FINE), potential.k, how)
-    x, v = (part.to(potential.dtype).cuda() for part in (x, v))
+    x, v = (part.to(kept).cuda() for part in (x, v))
     terms = Terms(potential.share.cuda(), 128, UNIT, FINE)
     found = potential.field.network.carry(x, v, terms, potential.k.cuda(), how)
     for one, other in zip(found[:4], wanted[:4], strict=True):

@@ -1,7 +1,9 @@
-"""Sums over the particles of all ranks of products of a potential's functions and their derivatives.
+"""Sums over the particles of all ranks. The terms are products of the functions of a potential and of their
+derivatives.
 
-Native kernels make them where there are any, else torch. Either way pieces of particles are rounded before they are
-added up, so the bits do not depend on the ranks.
+Native kernels compute the sums if there are any, otherwise torch does. In both cases the particles are summed in
+pieces, and the sum of each piece is rounded before it is added. So the bits of the result do not depend on the number
+of ranks.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ from hpc_kjko.kernels.potential import Network, Terms
 from hpc_kjko.particles.exact import MOMENTS_UNIT
 from hpc_kjko.particles.state import passes
 
-#: Inputs z [n, inputs] of some particles, then what belongs to each [n], the share last.
+#: Inputs z [n, inputs] of some particles, then further columns [n] of these particles. The last one is the share.
 Rows = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
 class FieldAverages:
-    """What the functional is made of, of the functions that depend on v: averages over some particles.
+    """Averages over some particles from which the functional is computed. The functions g are those that depend on v.
 
     Attributes:
         gram: E[∇g·∇g] [M, M]; bending: E[∇∇g : ∇∇g] [M, M].
         laplacian: E[Δg] [M].
-        mass: the part of the whole mass that these particles have.
+        mass: the fraction of the total mass that these particles have.
     """
 
     gram: np.ndarray
@@ -43,13 +45,13 @@ class FieldAverages:
 
 @dataclass(frozen=True)
 class VelocitySums:
-    """What ties ψ to a sample: sums over its particles, of Φ's L functions m of v alone.
+    """Sums over the particles of a sample that tie ψ to this sample. m are the L functions of Φ that depend on v alone.
 
     Attributes:
         gram: Σ ∇m·∇m [L, L]; drag: Σ ∇m·v [L]; along: Σ ∇m·∇Φ [L].
         laplacian: Σ Δm [L].
         mean: Σ m [L]; mass: Σ 1.
-        moments: Σ y yᵀ [Y, Y], where y is x outside a box, v, and 1.
+        moments: Σ y yᵀ [Y, Y]. y contains x (in unbounded space only), v, and 1.
     """
 
     gram: np.ndarray
@@ -62,20 +64,20 @@ class VelocitySums:
 
 
 class PotentialSums:
-    """All of these are collective.
+    """Sums of the functions of a potential. All methods are collective.
 
     Args:
-        sums: what adds up over ranks.
+        sums: adds up over ranks.
     """
 
     def __init__(self, control: PotentialField, sums: LeastSquares):
         self.control, self.sums = control, sums
 
     def normal(self, samples: Sequence[Rows]) -> np.ndarray:
-        """Σ g gᵀ, and beside it Σ g w [M, M + 1], of ψ's functions and what is wanted.
+        """Σ g gᵀ, with Σ g w as one more column: [M, M + 1]. g are the functions of ψ, and w are the target values.
 
         Args:
-            samples: z, w [n], shares [n] of each.
+            samples: of each sample z, w [n] and shares [n].
         """
         number = self.control.of_density
 
@@ -90,11 +92,11 @@ class PotentialSums:
         return found
 
     def missed(self, samples: Sequence[Rows], c: torch.Tensor, limit: float) -> tuple[list[torch.Tensor], float, float]:
-        """By how much ψ with coefficients c misses what is wanted, at the particles of each sample [n]; Σ of its
-        square; how many particles of all ranks it misses by more than a limit.
+        """The residuals |ψ − w| of ψ with coefficients c at the particles of each sample [n]; the sum of their squares;
+        and the number of particles of all ranks whose residual is larger than ``limit``.
 
         Args:
-            samples: as of :meth:`normal`.
+            samples: as in :meth:`normal`.
         """
 
         def sums(missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
@@ -125,7 +127,7 @@ class PotentialSums:
         """Averages over some particles.
 
         Args:
-            samples: z, shares [n] of each.
+            samples: of each sample z and shares [n].
         """
         axes, number = self.control.velocity_dims, len(self.control.coefficients)
 
@@ -135,7 +137,8 @@ class PotentialSums:
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part.double() for part in self.control.derivatives(z))
             share = share.double()[:, None, None]
-            twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)  # the mixed ones
+            # the mixed derivatives
+            twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)
             bending = self.sums.products(share * twice[:, None] * second, second)
             laplacian = self.sums.products(share, second[:, :axes].sum(1, keepdim=True))
             gram = self.sums.products(share * first, first)
@@ -146,11 +149,11 @@ class PotentialSums:
         return FieldAverages(gram / mass, bending / mass, laplacian / mass, float(mass))
 
     def barrier(self, samples: Sequence[Rows], k: np.ndarray, step: float) -> tuple[np.ndarray, float]:
-        """Σ tr (I + h ∇v u)⁻¹∇∇g [M] and Σ log det(I + h ∇v u) of the field of k: the latter −∞ where the map turns
-        orientation at some particle.
+        """Σ tr (I + h ∇v u)⁻¹∇∇g [M] and Σ log det(I + h ∇v u), for the field u with coefficients k. The log det is −∞
+        if the map reverses orientation at some particle.
 
         Args:
-            samples: z, shares [n] of each.
+            samples: of each sample z and shares [n].
         """
         coefficients = torch.from_numpy(k).to(self.control.coefficients)
 
@@ -177,12 +180,12 @@ class PotentialSums:
     def of_velocity(
         self, samples: Sequence[Rows], coefficients: np.ndarray, parts: tuple[int, ...] = ()
     ) -> VelocitySums:
-        """What ties ψ to a sample.
+        """The sums that tie ψ to a sample.
 
         Args:
-            samples: z, shares [n] of each.
+            samples: of each sample z and shares [n].
             coefficients: of Φ.
-            parts: where the one sample is several that were joined, how many particles each has.
+            parts: if the one sample consists of several joined samples, the number of particles of each.
         """
         axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
         at = torch.from_numpy(self.control.of_velocity - self.control.width).to(self.control.coefficients.device)
@@ -217,8 +220,9 @@ class PotentialSums:
         shapes: Sequence[tuple[int, ...]],
         parts: tuple[int, ...] = (),
     ) -> list[np.ndarray]:
-        """Sums of such shapes: by ``native``, flat, or as tensors by ``function``, of each sample or of some rows of
-        it. A GPU sums all samples at once."""
+        """Sums of the given shapes. ``native`` returns them as flat arrays, and ``function`` as tensors. They are taken
+        over each sample, or over some rows of it. A GPU sums all samples at once.
+        """
         network = self.control.network
         if not all(network.takes(z) for z, *_ in samples):
             return self.sums.summed(function, samples)

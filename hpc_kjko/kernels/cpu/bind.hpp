@@ -1,4 +1,4 @@
-// What the kernels' families add to the Python module.
+// Functions that add the families of kernels to the Python module.
 #pragma once
 
 #include <nanobind/nanobind.h>

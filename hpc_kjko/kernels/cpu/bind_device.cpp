@@ -1,4 +1,4 @@
-// The kernels of GPUs on the CPU, for tests.
+// The GPU kernels on the CPU, for tests.
 #define KJKO_LEVEL phases
 
 #include <nanobind/stl/string.h>
@@ -57,7 +57,7 @@ static const Instance &found(const std::string &kernel, const Constants &constan
     return found(fields, constants);
 }
 
-// what(real, dims, order), which are constants there, for every particle.
+// Calls what(real, dims, order), with these as constants, for particles.
 template <class Call, class What>
 static void for_particles(const nb::bytes &arguments, bool backwards, const What &what) {
     const Call call = call_of<Call>(arguments);
@@ -96,7 +96,7 @@ static void sum_pairs(const nb::bytes &arguments, bool backwards) {
     });
 }
 
-// Where the fields of a struct that Python mirrors lie, and its size.
+// The offsets of the fields of a struct that Python mirrors, and its size.
 template <class Struct, class... Fields>
 static nb::list layout(Fields Struct::*...fields) {
     alignas(Struct) unsigned char memory[sizeof(Struct)] = {};
@@ -126,13 +126,14 @@ static nb::dict struct_layouts() {
     all["CarryStep"] = layout(&CarryStep::step, &CarryStep::fitted, &CarryStep::temperature, &CarryStep::exact,
                               &CarryStep::periods, &CarryStep::wave, &CarryStep::wave_vector, &CarryStep::direction,
                               &CarryStep::strength);
+    all["MovedParticles"] = layout(&MovedParticles::is_double, &MovedParticles::space_dims, &MovedParticles::x,
+                                   &MovedParticles::v, &MovedParticles::moved);
     all["PotentialCall"] = layout(
         &Potential::network, &Potential::periodic, &Potential::sets, &Potential::bent, &Potential::count, &Potential::z,
         &Potential::coefficients, &Potential::share, &Potential::pieces, &Potential::edges, &Potential::unit,
         &Potential::finer, &Potential::wanted, &Potential::step, &Potential::sums, &Potential::values,
-        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::space_dims, &Potential::x,
-        &Potential::v, &Potential::moved, &Potential::log_det, &Potential::change, &Potential::disagreement,
-        &Potential::smallest);
+        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::particles,
+        &Potential::log_det, &Potential::change, &Potential::disagreement, &Potential::smallest);
     all["Mesh"] = layout(&Mesh::dims, &Mesh::order, &Mesh::cells, &Mesh::lengths);
     all["Particles"] = layout(&Particles::is_double, &Particles::count, &Particles::x, &Particles::v,
                               &Particles::velocity_dims);
@@ -155,7 +156,7 @@ static nb::dict struct_layouts() {
 
 void bind_device(nb::module_ &m) {
     m.def("struct_layouts", &struct_layouts,
-          "Where the fields of the structs that hpc_kjko.kernels.cuda mirrors lie, and the size of each.");
+          "The offsets of the fields of each struct that hpc_kjko.kernels.cuda mirrors, and its size.");
     m.def(
         "device_shape",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double, bool tensor) {
@@ -163,7 +164,7 @@ void bind_device(nb::module_ &m) {
             return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
         },
         "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a,
-        "What a launch needs to know of a GPU's kernel of a network.");
+        "The properties of a GPU kernel of a network that its launch needs.");
     m.def(
         "device_launch",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
@@ -174,7 +175,7 @@ void bind_device(nb::module_ &m) {
         },
         "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a, "arguments"_a,
         "blocks"_a, "groups"_a, "backwards"_a,
-        "A GPU's kernel of a network, block after block and thread after thread, from the last one if `backwards`.");
+        "A GPU kernel of a network: one thread block and one thread after another, from the last one if `backwards`.");
     m.def(
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {
@@ -184,7 +185,7 @@ void bind_device(nb::module_ &m) {
             };
             for_particles<DepositCall>(arguments, backwards, what);
         },
-        "arguments"_a, "backwards"_a, "The GPU's deposit, particle after particle.");
+        "arguments"_a, "backwards"_a, "The deposit of the GPU, one particle after another.");
     m.def(
         "device_gather",
         [](const nb::bytes &arguments, bool backwards) {
@@ -193,9 +194,9 @@ void bind_device(nb::module_ &m) {
             };
             for_particles<GatherCall>(arguments, backwards, what);
         },
-        "arguments"_a, "backwards"_a, "The GPU's gather, particle after particle.");
+        "arguments"_a, "backwards"_a, "The gather of the GPU, one particle after another.");
     m.def("device_pair_sums", &sum_pairs, "arguments"_a, "backwards"_a,
-          "The GPU's sums over pairs, tile after tile and thread after thread, from the last one if `backwards`.");
+          "The sums over pairs of the GPU: one tile and one thread after another, from the last one if `backwards`.");
 }
 
 }  // namespace kjko

@@ -1,4 +1,4 @@
-// The kernels of GPUs whose products are made on tensor cores, on the CPU, for tests; and such a product by itself.
+// The GPU kernels with products on tensor cores, on the CPU, for tests. Also such a product by itself.
 #define KJKO_LEVEL tensor
 #define KJKO_TENSOR true
 
@@ -47,7 +47,7 @@ const Instance &tensor_kernel(const std::string &kernel, const Constants &consta
 template <class Real>
 using Matrix = nb::ndarray<Real, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-// Fills what a lane holds from [lane][number].
+// The parts of a matrix that the lanes hold, from [lane][number].
 template <class Part, class Real>
 static PerLane<Part> parts_of(const Matrix<Real> &numbers) {
     constexpr size_t COUNT = sizeof(Part) / sizeof(Real);
@@ -64,7 +64,7 @@ static void multiply_parts(const Matrix<Real> &left, const Matrix<Real> &right, 
     std::memcpy(sums.data(), &result, sizeof result);
 }
 
-// A block of one warp that multiplies [16][K] with [K][8], eight k at a time.
+// A thread block of one warp that multiplies [16][K] by [K][8], eight k at a time.
 template <class Real>
 static void multiply_matrix(const Matrix<Real> &left, const Matrix<Real> &right, const Matrix<Real> &to) {
     struct State {
@@ -92,10 +92,10 @@ static void multiply_matrix(const Matrix<Real> &left, const Matrix<Real> &right,
 }
 
 void bind_tensor(nb::module_ &m) {
-    const char *parts = "Adds a product to the sums [32, 4] as one instruction of a tensor core: of [32, 4] and [32, 2].";
+    const char *parts = "Adds a product of one instruction to the sums [32, 4]: of a left part [32, 4] and a right part [32, 2].";
     m.def("tensor_multiply_add", &multiply_parts<float>, "left"_a, "right"_a, "sums"_a, parts);
     m.def("tensor_multiply_add", &multiply_parts<double>, "left"_a, "right"_a, "sums"_a, parts);
-    const char *product = "A product of [16, K] and [K, 8] as the kernels make it on tensor cores, into [16, 8].";
+    const char *product = "The product of [16, K] and [K, 8] as kernels make it on tensor cores, stored in [16, 8].";
     m.def("tensor_product", &multiply_matrix<float>, "left"_a, "right"_a, "to"_a, product);
     m.def("tensor_product", &multiply_matrix<double>, "left"_a, "right"_a, "to"_a, product);
 }

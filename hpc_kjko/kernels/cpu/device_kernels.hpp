@@ -1,5 +1,6 @@
-// The kernels of GPUs as functions of the CPU, for tests: phases are loops over the threads of a block. Not made to be
-// fast. Compiled twice: with products made by threads (bind_device.cpp), and as tensor cores make them (bind_tensor.cpp).
+// The GPU kernels as functions of the CPU, for tests. A phase is a loop over the threads of a thread block. They are not
+// optimised for speed. This file is compiled twice: with products by threads (bind_device.cpp), and with products as
+// tensor cores make them (bind_tensor.cpp).
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -18,12 +19,12 @@ namespace nb = nanobind;
 
 namespace kjko {
 
-// A kernel of a network, by the constants that it is compiled for.
+// A kernel of a network, selected by the constants for which it is compiled.
 struct Constants {
     int width;
     bool tanh;
     int velocity_dims;
-    bool closed, is_double, tensor;  // tensor: its products on tensor cores
+    bool closed, is_double, tensor;  // tensor: products on tensor cores
 
     bool operator==(const Constants &other) const {
         return width == other.width && tanh == other.tanh && velocity_dims == other.velocity_dims &&
@@ -31,7 +32,7 @@ struct Constants {
     }
 };
 
-// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
+// The kernels that tests run: every width, both methods for the tangents, both activations, but not all combinations.
 struct Instance {
     Constants constants;
     Shape shape;
@@ -39,7 +40,7 @@ struct Instance {
     void (*order)(const nb::bytes &arguments);  // of moments
 };
 
-// One of those with products on tensor cores.
+// A kernel with products on tensor cores.
 const Instance &tensor_kernel(const std::string &kernel, const Constants &constants);
 
 using namespace KJKO_LEVEL;
@@ -53,11 +54,12 @@ static Call call_of(const nb::bytes &bytes) {
     return call;
 }
 
-// A kernel's blocks, one after the other: what(shared, team, block).
+// The thread blocks of a kernel, one after the other: what(shared, team, block).
 template <class Kernel, class What>
 static void for_blocks(int blocks, bool backwards, const What &what) {
     const auto shared = std::make_unique<typename Kernel::Shared>();
-    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);  // NaN: as little defined as on a GPU
+    // NaN, because shared memory is undefined at the start on a GPU
+    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);
     const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
     for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
 }
@@ -77,7 +79,7 @@ constexpr Instance objective_of = {
         using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
         const auto call = call_of<ObjectiveCall>(arguments);
         for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-            Kernel{call, shared}.add_chunks(team, block, blocks);
+            Kernel{call, shared}.add_pieces(team, block, blocks);
         });
     },
     nullptr};
@@ -91,7 +93,7 @@ constexpr Instance moments_of = {
         const auto call = call_of<ObjectiveCall>(arguments);
         for (int group = 0; group < groups; ++group)
             for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-                Kernel{call, shared, group}.add_chunks(team, block, blocks);
+                Kernel{call, shared, group}.add_pieces(team, block, blocks);
             });
     },
     [](const nb::bytes &arguments) {

@@ -1,8 +1,8 @@
-// The control field's network on a GPU, in the phases of phases.hpp: what its kernels share.
+// The network of the control field on a GPU: the common part of its kernels, in the phases of phases.hpp.
 //
-// A block of 4 H threads takes TILE particles at a time through the network: their columns are values first and then
-// each tangent (objective.cpp tells of the two ways), as rows [feature][column] in shared memory. Products are tiles in
-// registers, 8 columns by 4 features a thread.
+// A thread block of 4 H threads takes TILE particles at a time through the network. Rows [feature][column] are in
+// shared memory. The columns are first the values of the particles, then each tangent (cpu/objective.cpp explains the
+// two methods). Products are computed in tiles in registers: 8 columns by 4 features for each thread.
 #pragma once
 
 #include "cuda/phases.hpp"
@@ -10,8 +10,7 @@
 #include "math/activation.hpp"
 #include "math/network.hpp"
 
-// Whether products are made on tensor cores (cuda/tensor.hpp). They are measured by scripts/bench_gpu.py, and not yet
-// used by anything else.
+// Whether products are made on tensor cores (cuda/tensor.hpp). Only tests and scripts/bench_gpu.py use that.
 #ifndef KJKO_TENSOR
 #define KJKO_TENSOR false
 #endif
@@ -20,7 +19,8 @@ namespace kjko::KJKO_LEVEL {
 
 constexpr bool TENSOR = KJKO_TENSOR;
 
-// What a thread has of a product: 8 columns by 4 features; or on tensor cores its part of its warp's tiles.
+// The part of a product that belongs to a thread: 8 columns, from column() on, and 4 features. On tensor cores it is a
+// part of each tile of the warp.
 template <class Real, int COLUMNS, bool TENSOR>
 struct ProductOf {
     Real at[8][4];
@@ -30,25 +30,26 @@ struct ProductOf<Real, COLUMNS, true> {
     ProductPart<Real> at[COLUMNS / 16];
 };
 
-// Threads of a block: four for each of H features.
+// Threads of a thread block: four for each of H features.
 template <int H>
 constexpr int THREADS_OF = 4 * H;
 
-// Two hidden layers of H features at some particles at a time, with TANGENTS tangents of each; the last DV inputs are
-// velocities. CLOSED: the one tangent is the closed form's, of the divergence. ROWS: the inputs that there is room for, and
-// one. PAD: unused numbers after each row of W2's transpose, for those who read its columns.
+// Two hidden layers of H features for some particles at a time, with TANGENTS tangents each. The last DV inputs are
+// velocities. CLOSED: the only tangent is that of the closed form of the divergence. ROWS: the largest number of
+// inputs, plus one. PAD: unused numbers after each row of the transpose of W2, for threads that read its columns.
 template <class Real, int H, class Activation, int DV, int TANGENTS_, int TILE_, bool CLOSED = false,
           int ROWS = INPUT_ROWS, int PAD = 0>
 struct HiddenLayers {
     static constexpr int THREADS = THREADS_OF<H>, TANGENTS = TANGENTS_, TILE = TILE_;
     static constexpr int COLUMNS = (1 + TANGENTS) * TILE;
-    // The same columns of eight features in a row lie in different banks. For tensor cores rows are 16 bytes longer.
+    // so that the same columns of eight neighbouring features lie in different memory banks
     static constexpr int IN_16_BYTES = 16 / sizeof(Real);
     static constexpr int STRIDE = COLUMNS + (TENSOR ? IN_16_BYTES : 4);
-    static constexpr int QUARTER = TILE / 4;    // of the particles: what is elementwise a thread does for one feature
+    // in element-wise work, a thread handles these particles for one feature
+    static constexpr int QUARTER = TILE / 4;
     static constexpr int WIDE = H / 4, ACROSS = H + (TENSOR ? IN_16_BYTES : PAD);
 
-    // Blocks of a multiprocessor at a time, if it has registers for so many threads.
+    // Thread blocks of a multiprocessor at a time, if it has registers for this many threads.
     static constexpr int resident(int threads) { return threads < THREADS ? 1 : threads / THREADS; }
 
     struct Shared {
@@ -68,15 +69,16 @@ struct HiddenLayers {
 
     KJKO_DEVICE int first_v() const { return network.inputs - DV; }
 
-    // The thread's columns of a product, and its features: those of neighbours are neighbours, which are stored in
-    // different banks.
+    // The columns of a thread, and its features. Those of neighbouring threads are neighbours, which lie in different
+    // memory banks.
     static KJKO_DEVICE int column(int thread) { return thread / WIDE * 8; }
     static KJKO_DEVICE int feature(int thread, int j) { return thread % WIDE + j * WIDE; }
 
-    // Where a column of a matrix of factors is: where a thread's four lie together, if it takes them itself.
+    // The place of a column in a matrix of factors. The four columns of a thread are stored together. Tensor cores take
+    // columns in their order.
     static KJKO_DEVICE int place(int c) { return TENSOR ? c : c % WIDE * 4 + c / WIDE; }
 
-    // The weights; 0, or NaN if one is not finite. (A tanh of infinity is 1 like any other.)
+    // Loads the weights. Returns 0, or NaN if one is not finite. (The tanh of an infinite weight is just 1.)
     KJKO_DEVICE Real begin(int thread) const {
         const NetworkOf<Real> &n = network;
         const int inputs = n.inputs;
@@ -97,11 +99,11 @@ struct HiddenLayers {
             nothing += 0 * n.b2[c];
         }
         KJKO_ROLLED for (int i = thread; i < ROWS * TILE; i += THREADS)
-            shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() writes over the inputs alone
+            shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() overwrites only the inputs
         return nothing;
     }
 
-    // The inputs of particles from `first` on. Columns beyond the last of `count` are where it is.
+    // Loads the inputs of particles from `first` on. Columns beyond the last of `count` particles repeat it.
     KJKO_DEVICE void take(int thread, const Real *z, long long first, int count) const {
         const int inputs = network.inputs;
         z += first * inputs;
@@ -138,7 +140,7 @@ struct HiddenLayers {
         }
     }
 
-    // The products of columns with w, and of the closed form's tangents with m.
+    // The product of columns with W2, and of the tangents of the closed form with M.
     template <class Warp, int TALL, int WIDTH>
     static KJKO_DEVICE void multiply(Warp &warp, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
                                      const Real (&m)[TALL][WIDTH]) {
@@ -154,9 +156,9 @@ struct HiddenLayers {
         }
     }
 
-    // The product of 8 columns from one on with a matrix.
+    // The product of 8 columns with a matrix.
     static KJKO_DEVICE void multiply(int thread, const Real *from, const Real *factors, Product &product) {
-        static_assert(H > 0 && !TENSOR, "factors lie otherwise then");
+        static_assert(H > 0 && !TENSOR, "tensor cores have another order of factors");
         factors += thread % WIDE * 4;
         KJKO_UNROLLED for (int i = 0; i < 8; ++i)
             KJKO_UNROLLED for (int j = 0; j < 4; ++j) product.at[i][j] = 0;
@@ -171,7 +173,7 @@ struct HiddenLayers {
         }
     }
 
-    // Of the values; the tangents stay p until they are needed.
+    // The second layer. Applies the activation to the values. The tangents stay p until they are needed.
     template <class Warp>
     KJKO_DEVICE void second_layer(Warp &warp) const {
         multiply(warp, shared.x, shared.w2_t, shared.m_t);
@@ -192,7 +194,7 @@ struct HiddenLayers {
         });
     }
 
-    // In y.
+    // Stores a product in y.
     KJKO_DEVICE void keep(int thread, Product &product) const {
         if constexpr (TENSOR) {
             Tiles::each(thread, product, [&](int c, int f, Real sum) { shared.y[f][c] = sum; });
@@ -211,7 +213,7 @@ struct HiddenLayers {
 // The whole network: the hidden layers, with the tangents of the Jacobian or of the closed form, and the output layer.
 template <class Real, int H, class Activation, int DV, bool CLOSED>
 struct DeviceNetwork {
-    // Double precision takes less at a time where shared memory would not hold it (an A100 has 163 KB).
+    // In double precision the tiles are smaller if shared memory would not hold them (an A100 has 163 KB).
     static constexpr int TANGENTS = CLOSED ? 1 : DV;
     static constexpr int TILE = (TANGENTS == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
     using Hidden = HiddenLayers<Real, H, Activation, DV, TANGENTS, TILE, CLOSED>;
@@ -223,7 +225,8 @@ struct DeviceNetwork {
     struct Shared : Hidden::Shared {
         alignas(16) Real w3[DV][H];
         alignas(16) Real skip[DV][INPUT_ROWS];  // b3 after the inputs
-        alignas(16) Real out[DV][COLUMNS];      // the output layer of both: u, and the Jacobian or the divergence
+        // the output layer for values and tangents: u, and the Jacobian or the divergence
+        alignas(16) Real out[DV][COLUMNS];
     };
 
     const NetworkOf<Real> &network;
@@ -233,7 +236,7 @@ struct DeviceNetwork {
     KJKO_DEVICE int first_v() const { return hidden().first_v(); }
     static KJKO_DEVICE int place(int c) { return Hidden::place(c); }
 
-    // The weights; 0, or NaN if one is not finite.
+    // Loads the weights. Returns 0, or NaN if one is not finite.
     KJKO_DEVICE Real begin(int thread) const {
         const NetworkOf<Real> &n = network;
         const int inputs = n.inputs, first = inputs - n.skipped;
@@ -282,7 +285,7 @@ struct DeviceNetwork {
         }
     }
 
-    // u and, without the closed form, ∇v u of a particle, once out is there.
+    // u and, without the closed form, ∇v u of a particle, from `out`.
     KJKO_DEVICE Real u(int k, int p) const {
         Real skipped = 0;
         KJKO_ROLLED for (int i = 0; i <= network.inputs; ++i) skipped += shared.skip[k][i] * shared.input[i][p];
@@ -295,9 +298,9 @@ struct DeviceNetwork {
     }
 };
 
-// Σ over columns of a row of a times a row of b, [H][H] of them, in tiles of TALL × 4; each is shared by PARTS threads,
-// which have some of the columns each. TABLES = 2: the second half of the columns has sums of its own. A thread's sums are
-// its state's w2. They are left in tables in as many TURNS.
+// The sums over columns of a row of a times a row of b [H][H], in tiles of TALL × 4. Each tile has PARTS threads, which
+// handle some of the columns each. If TABLES is 2, the second half of the columns has its own sums. The sums of a thread
+// are w2 of its state. They are added up in tables, in TURNS.
 template <class Real, int H, int COLUMNS, int STRIDE, int TABLES, bool TENSOR>
 struct OuterProducts {
     static constexpr int THREADS = THREADS_OF<H>, WIDE = H / 4;
@@ -312,7 +315,8 @@ struct OuterProducts {
         warp.each([&](int thread, auto &state) { add(thread, a, b, state.w2.at); });
     }
 
-    // Puts the sums of those whose turn it is into a table, or adds them to it, and forgets them.
+    // In the first turn stores the sums of the threads whose turn it is in a table, in later turns adds them to it. Then
+    // resets them.
     static KJKO_DEVICE void leave(int thread, int turn, Real (&first)[H][STRIDE], Real (&second)[H][STRIDE], Sums &sums) {
         const int part = thread / (THREADS / PARTS), tile = thread % (THREADS / PARTS);
         if (part % TURNS != turn) return;
@@ -342,7 +346,7 @@ private:
     }
 };
 
-// The same on tensor cores.
+// These sums on tensor cores.
 template <class Real, int H, int COLUMNS, int STRIDE, int TABLES>
 struct OuterProducts<Real, H, COLUMNS, STRIDE, TABLES, true> {
     using Tiles = WarpOuterTiles<Real, H>;
@@ -370,8 +374,8 @@ struct OuterProducts<Real, H, COLUMNS, STRIDE, TABLES, true> {
     }
 };
 
-// What functionals of the field know of particles beside the network's inputs. Columns beyond the last of `count` have no
-// share.
+// Loads the data of the particles that functionals need, besides the inputs of the network. Columns beyond the last of
+// `count` particles have the share 0.
 template <int DV, int TILE, class Call, class Shared>
 KJKO_DEVICE void take_particles(const Call &call, Shared &shared, int p, long long first, int count) {
     if (p >= TILE) return;

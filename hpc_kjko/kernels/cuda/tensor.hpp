@@ -1,13 +1,13 @@
 // Products of small matrices on tensor cores: in double precision, and in float32 as three products of TF32.
 //
-// A tensor core multiplies for a whole warp, whose lanes hold parts of the matrices. So this is work of warps (Warp in
-// cuda/phases.hpp), and what a lane holds is PerLane. On a GPU that is a number in a register, and `product` is one
-// instruction. On the CPU it is 32 of them, and `product` does what the instruction does, with the rounding that is
-// known of it.
+// A tensor core multiplies for a whole warp, and each of its 32 threads (its lanes) holds a part of the matrices. So this
+// is work of warps (Warp in cuda/phases.hpp). The part of a lane is PerLane: on a GPU a few registers, on the CPU the
+// parts of all 32 lanes. multiply_add is one instruction on a GPU. On the CPU it emulates this instruction, with the
+// rounding errors that are known of it.
 //
-// float32: a = high + low, both of which TF32 can hold, and a b is taken as low high + high low + high high. What is
-// left out is 2^-22 of a b. Tensor cores truncate where they add. So they add up eight products at a time, and the
-// result is added to the others by the usual addition. Otherwise an error would grow with the number of products.
+// In float32, a number is high + low, and TF32 can hold both. A product is low high + high low + high high. The part that
+// is left out is 2^-22 of it. Tensor cores truncate when they add. So they add only eight products at a time, and threads
+// add these sums with the usual rounding. Otherwise the error would grow with the number of products.
 // H. Ootomo, R. Yokota: Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical
 // peak performance, Int. J. High Perform. Comput. Appl. 36 (2022) 475, doi:10.1177/10943420221090256.
 #pragma once
@@ -19,8 +19,8 @@ namespace kjko::KJKO_LEVEL {
 constexpr int LANES = 32;
 KJKO_DEVICE int lane_of(int thread) { return thread % LANES; }
 
-// What a lane holds of a left matrix [16][8], of a right one [8][8] and of their product [16][8]: the fragments of
-// mma.m16n8k8 with .tf32 or .f64 in the PTX ISA, 9.7.14.5, "Matrix Fragments for mma.m16n8k8".
+// The part of a lane of a left matrix [16][8], of a right matrix [8][8] and of their product [16][8]. See the PTX ISA,
+// "Matrix Fragments for mma.m16n8k8" with .tf32 or .f64 (section 9.7.14.5 of version 9.2).
 template <class Real>
 struct LeftPart {
     Real at[4];
@@ -40,8 +40,8 @@ struct ProductPart {
     static KJKO_DEVICE int column(int lane, int e) { return lane % 4 * 2 + e % 2; }
 };
 
-// The order in which rows of shared memory are taken as k = 0, ..., 7. The rows of neighbouring lanes are two apart, for
-// then rows that are 16 bytes longer than all banks have no conflicts.
+// The order in which rows of shared memory are taken as k = 0, ..., 7. Neighbouring lanes read every second row. Then
+// there are no bank conflicts if rows are 16 bytes longer than a multiple of all memory banks.
 KJKO_DEVICE int every_second(int k) { return k % 4 * 2 + k / 4; }
 
 #ifdef __CUDACC__
@@ -52,7 +52,7 @@ struct PerLane {
     KJKO_DEVICE const Part &operator[](int) const { return own; }
 };
 
-// The nearest number of TF32, ten bits after the first; of two equally near ones the larger.
+// The nearest number of TF32, which has ten bits after the first one. Ties are rounded away from zero.
 KJKO_DEVICE float to_tf32(float x) {
     unsigned bits;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
@@ -77,7 +77,7 @@ KJKO_DEVICE void multiply_add(const PerLane<LeftPart<double>> &left, const PerLa
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
                  : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
-#else  // four of the smaller ones, whose parts lie alike
+#else  // four smaller instructions, with the same parts
     KJKO_UNROLLED for (int half = 0; half < 2; ++half)
         KJKO_UNROLLED for (int k = 0; k < 2; ++k)
             asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
@@ -109,9 +109,10 @@ inline float to_tf32(float x) {
     return (bits >> 23 & 0xff) == 0xff ? x : of_bits((bits + 0x1000) & ~0x1fffu);
 }
 
-// The sum of five numbers as a tensor core forms it at worst: each is truncated to what the largest can hold, and so is
-// the sum. (M. Fasi, N. J. Higham, M. Mikaitis, S. Pranesh: Numerical behavior of NVIDIA tensor cores, PeerJ Computer
-// Science 7 (2021) e330, doi:10.7717/peerj-cs.330. Since the A100 tensor cores keep more bits than that.)
+// The sum of five numbers, with the largest errors that a tensor core is known to make: each number is truncated to the
+// last bit of the largest one, and the sum is truncated. (M. Fasi, N. J. Higham, M. Mikaitis, S. Pranesh: Numerical
+// behavior of NVIDIA tensor cores, PeerJ Computer Science 7 (2021) e330, doi:10.7717/peerj-cs.330. Tensor cores since the
+// A100 keep more bits.)
 inline float truncated_sum(const double (&terms)[5]) {
     double largest = 0, plain = 0;
     for (const double term : terms) {
@@ -129,7 +130,7 @@ inline float truncated_sum(const double (&terms)[5]) {
     return static_cast<float>(static_cast<double>(sum) * unit);
 }
 
-// Matrices from what lanes hold of them, and back.
+// Applies add_products(sum, a, b) to each sum, with its row a(k) of the left matrix and its column b(k) of the right one.
 template <class Real, class What>
 void multiply_matrices(const PerLane<LeftPart<Real>> &left, const PerLane<RightPart<Real>> &right,
                        PerLane<ProductPart<Real>> &sums, const What &add_products) {
@@ -146,7 +147,7 @@ void multiply_matrices(const PerLane<LeftPart<Real>> &left, const PerLane<RightP
         }
 }
 
-// Bits that TF32 does not have are not looked at. Four products are added at a time.
+// Ignores the bits that TF32 does not have. Adds four products at a time.
 inline void multiply_add(const PerLane<LeftPart<float>> &left, const PerLane<RightPart<float>> &right,
                          PerLane<ProductPart<float>> &sums) {
     const auto seen = [](float x) { return static_cast<double>(of_bits(bits_of(x) & ~0x1fffu)); };
@@ -166,7 +167,7 @@ inline void multiply_add(const PerLane<LeftPart<double>> &left, const PerLane<Ri
 }
 #endif
 
-// A part of a matrix that will be multiplied.
+// A part of a matrix that is to be multiplied.
 template <class Part, class Real>
 struct Factor;
 template <class Part>
@@ -187,7 +188,7 @@ using LeftFactor = Factor<LeftPart<Real>, Real>;
 template <class Real>
 using RightFactor = Factor<RightPart<Real>, Real>;
 
-// Adds left right to the sums that of(state) is of every lane.
+// Adds left right to the sums of(state) of each lane.
 template <class Warp, class Of>
 KJKO_DEVICE void add_product(Warp &warp, const LeftFactor<float> &left, const RightFactor<float> &right, const Of &of) {
     PerLane<ProductPart<float>> some;
@@ -207,8 +208,8 @@ KJKO_DEVICE void add_product(Warp &warp, const LeftFactor<double> &left, const R
     warp.each([&](int thread, auto &state) { of(state) = sums[lane_of(thread)]; });
 }
 
-// Columns of one matrix times another, [COLUMNS][H] sums of a block of H / 8 warps. A warp has neighbouring tiles of 16
-// columns by 8 features, COUNT of them.
+// Columns of a matrix times another matrix: [COLUMNS][H] sums of a thread block of H / 8 warps. A warp has COUNT
+// neighbouring tiles of 16 columns by 8 features.
 template <class Real, int H, int COLUMNS>
 struct WarpTiles {
     static constexpr int COUNT = COLUMNS / 16, WIDE = COUNT == 8 && H % 32 == 0 ? 4 : COUNT % 2 == 0 ? 2 : 1;
@@ -216,7 +217,7 @@ struct WarpTiles {
     static constexpr int ACROSS = H / 8 / WIDE;  // warps that share the features
     static_assert(COLUMNS % 16 == 0 && H % 16 == 0, "all tiles are whole");
 
-    // Σ_k column(k, c) factor(k, f), in the tiles of each thread's product.
+    // Σ_k column(k, c) factor(k, f), stored in state.product of each thread.
     template <class Warp, class Column, class Row>
     static KJKO_DEVICE void multiply(Warp &warp, const Column &column, const Row &factor) {
         const int first = first_column(warp.index), feature = first_feature(warp.index);
@@ -245,7 +246,7 @@ struct WarpTiles {
         }
     }
 
-    // what(column, feature, sum) of each sum that a thread has.
+    // what(column, feature, sum) for each sum of a thread.
     template <class Product, class What>
     static KJKO_DEVICE void each(int thread, Product &product, const What &what) {
         const int warp = thread / LANES, lane = lane_of(thread);
@@ -261,14 +262,14 @@ struct WarpTiles {
     static KJKO_DEVICE int first_feature(int warp) { return warp % ACROSS * (8 * WIDE); }
 };
 
-// Σ over columns of a row of a times a row of b, [H][H] sums of a block of H / 8 warps. A warp has TALL × WIDE tiles of 16
-// by 8, and PARTS warps share them, which have some of the columns each.
+// The sums over columns of a row of a times a row of b: [H][H] sums of a thread block of H / 8 warps. PARTS warps have the
+// same TALL × WIDE tiles of 16 by 8, and handle some of the columns each.
 template <class Real, int H>
 struct WarpOuterTiles {
     static constexpr int TALL = H == 48 ? 3 : H == 16 ? 1 : 2, WIDE = H % 32 == 0 ? 4 : 2, COUNT = TALL * WIDE;
     static constexpr int ACROSS = H / 8 / WIDE, PARTS = H / 8 * COUNT / (H / 16 * (H / 8));
 
-    // Some columns, in the sums of(state) of each thread.
+    // Adds the products of some columns to the sums of(state) of each thread.
     template <class Warp, class A, class B, class Of>
     static KJKO_DEVICE void add(Warp &warp, int from, int to, const A &a, const B &b, const Of &of) {
         const int row = first_row(warp.index), column = first_column(warp.index);
@@ -291,7 +292,7 @@ struct WarpOuterTiles {
         }
     }
 
-    // what(row, column, sum) of each sum that a thread has.
+    // what(row, column, sum) for each sum of a thread.
     template <class What>
     static KJKO_DEVICE void each(int thread, ProductPart<Real> (&sums)[COUNT], const What &what) {
         const int warp = thread / LANES, lane = lane_of(thread);
