@@ -7,7 +7,7 @@ import torch
 
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import counts, summed_finely
-from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, folds, passes_over
+from hpc_kjko.particles.state import BLOCK, CERTIFY, FOLDS, Particles, Shard, fold_rows, folds, passes_over
 
 #: With fewer held-out particles the standard error is not meaningful, and there is no certificate.
 FEWEST = 16
@@ -18,10 +18,12 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
 
     Both are 0 with fewer than FEWEST such particles.
     """
-    chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
-    if len(values) % BLOCK == 0:  # row blocks without certifying particles are left out of the sums
-        some = chosen.view(-1, BLOCK).any(1)
-        chosen, shares, values = (part.view(-1, BLOCK)[some].flatten() for part in (chosen, shares, values))
+    shares, shard, total = particles.shares(), particles.shard, particles.shard.total
+    if fold_rows(total) == BLOCK:  # whole row blocks certify, and only these are summed
+        rows = _rows_of_fold(CERTIFY, shard).to(values.device)
+        values, shares, chosen = values[rows], shares[rows], torch.ones(len(rows), device=values.device)
+    else:
+        chosen = folds(shard, values.device) == CERTIFY
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
     sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
     for rows in passes_over(values):
@@ -37,3 +39,11 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
     mean = first / part
     variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
     return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)
+
+
+def _rows_of_fold(fold: int, shard: Shard) -> torch.Tensor:
+    """The rows of a rank's particles that are in a fold of whole row blocks."""
+    first = (fold - shard.start // BLOCK) % FOLDS * BLOCK
+    starts = torch.arange(first, max(len(shard), first), FOLDS * BLOCK)
+    rows = (starts[:, None] + torch.arange(BLOCK)).flatten()
+    return rows[rows < len(shard)]
