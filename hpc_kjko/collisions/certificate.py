@@ -20,8 +20,8 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
     """
     shares, shard, total = particles.shares(), particles.shard, particles.shard.total
     if fold_rows(total) == BLOCK:  # whole row blocks certify, and only these are summed
-        rows = _rows_of_fold(CERTIFY, shard).to(values.device)
-        values, shares, chosen = values[rows], shares[rows], torch.ones(len(rows), device=values.device)
+        own = _rows_of_fold(CERTIFY, shard).to(values.device)
+        values, shares, chosen = values[own], shares[own], torch.ones(len(own), device=values.device)
     else:
         chosen = folds(shard, values.device) == CERTIFY
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
