@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import counts, summed_finely
-from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, Shard, folds, passes_over
+from hpc_kjko.particles.state import BLOCK, CERTIFY, FOLDS, Particles, Shard, fold_rows, folds, passes_over
 
 #: With fewer held-out particles the standard error is not meaningful, and there is no certificate.
 FEWEST = 16
@@ -20,10 +18,12 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
 
     Both are 0 with fewer than FEWEST such particles.
     """
-    chosen, blocks = _certifying(particles.shard, values.device)
-    shares, total = particles.shares(), particles.shard.total
-    if blocks is not None:
-        chosen, shares, values = (part.view(-1, BLOCK)[blocks].flatten() for part in (chosen, shares, values))
+    shares, shard, total = particles.shares(), particles.shard, particles.shard.total
+    if fold_rows(total) == BLOCK:  # whole row blocks certify, and only these are summed
+        own = _rows_of_fold(CERTIFY, shard, values.device)
+        values, shares, chosen = values[own], shares[own], torch.ones(len(own), device=values.device)
+    else:
+        chosen = folds(shard, values.device) == CERTIFY
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
     sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
     for rows in passes_over(values):
@@ -41,11 +41,10 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
     return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)
 
 
-@functools.lru_cache(maxsize=8)
-def _certifying(shard: Shard, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Which particles of a rank certify [n]; and the row blocks with certifying particles, if all row blocks are whole.
-    Sums leave out other row blocks. The result is kept, because the host waits for a GPU to know their number.
-    """
-    chosen = folds(shard, device) == CERTIFY
-    blocks = chosen.view(-1, BLOCK).any(1).nonzero()[:, 0] if len(shard) % BLOCK == 0 else None
-    return chosen, blocks
+def _rows_of_fold(fold: int, shard: Shard, device: torch.device | None = None) -> torch.Tensor:
+    """The rows of a rank's particles that are in a fold of whole row blocks. It does not wait for a GPU."""
+    first = (fold - shard.start // BLOCK) % FOLDS * BLOCK
+    starts = range(first, max(len(shard), first), FOLDS * BLOCK)
+    beyond = max(starts[-1] + BLOCK - len(shard), 0) if starts else 0  # rows that the last row block does not have
+    rows = torch.arange(len(starts), device=device)[:, None] * (FOLDS * BLOCK) + torch.arange(BLOCK, device=device)
+    return first + rows.flatten()[: len(starts) * BLOCK - beyond]

@@ -155,7 +155,7 @@ class JKOCollision(ControlledCollision):
         if not isinstance(field, _OfPotential) or self.settings.exact is not None:
             return super().carried(particles, duration, start)
         network = field.control.network
-        if not network.takes(field.control.layers[0].weight):
+        if not network.in_use:
             return super().carried(particles, duration, start)
         how = Carry(
             duration,

@@ -29,8 +29,8 @@ class Terms:
             kernel takes at most CHUNK.
         unit: 0 for no rounding.
         finer: for sums that are two numbers, the fraction of the unit to which the remainder is rounded.
-        samples: on a GPU, the number of particles of each of several samples, which are stored one after the other.
-            Pieces do not cross samples. Empty: there is one sample.
+        samples: the number of particles of each of several samples, which are stored one after the other. Pieces do not
+            cross samples. Empty: there is one sample.
     """
 
     share: torch.Tensor
@@ -39,14 +39,14 @@ class Terms:
     finer: float = 0.0
     samples: tuple[int, ...] = ()
 
-    def given(self) -> tuple[torch.Tensor, int, float]:
+    def given(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The terms in the form that the module takes."""
-        assert len(self.samples) < 2
-        return self.share.contiguous(), min(self.together, CHUNK), self.unit
+        pieces = self.pieces
+        return pieces.share.contiguous(), pieces.edges(self.share.device), self.unit
 
     @property
     def pieces(self) -> cuda_potential.Pieces:
-        """The terms in the form that GPU kernels take."""
+        """The pieces of the samples."""
         samples = self.samples or (len(self.share),)
         return cuda_potential.Pieces(self.share, samples, min(self.together, CHUNK), self.unit, self.finer)
 
@@ -97,10 +97,13 @@ class Network:
         return sizes and self.velocity_dims <= MOST_VELOCITY_DIMS and z.dtype == weight.dtype
 
     @property
-    def joins(self) -> bool:
-        """Whether several samples are summed at once. Only the kernels for a GPU do this."""
-        weight = self.layers[0][0]
-        return weight.is_cuda and self.takes(weight)
+    def on_gpu(self) -> bool:
+        return self.layers[0][0].is_cuda
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the kernels are in use, and take this network."""
+        return self.takes(self.layers[0][0])
 
     def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Σ c_m g_m [sets, n] of the functions of ψ, then v_k³/6 and v_k⁴/24, for each set of coefficients [sets, M + 2

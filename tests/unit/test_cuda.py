@@ -279,8 +279,12 @@ def test_batches_are_gathered_when_they_are_asked_for():
     assert data.folds[2].share.tolist() == data.folds[2].share.tolist() == [2, 0, 4]
     assert gathered == [[3, 1], [2, 0, 4]]
     assert [len(one.z) for one in data.everything] == [2, 0, 3]
-    whole, parts = batches.joined()
-    assert whole.share.tolist() == [3, 1, 2, 0, 4] and parts == (2, 0, 3)
+    for most, wanted in (
+        (np.inf, [([3, 1, 2, 0, 4], (2, 0, 3))]),
+        (4, [([3, 1], (2, 0)), ([2, 0, 4], (3,))]),
+        (1, [([3, 1], (2,)), ([], (0,)), ([2, 0, 4], (3,))]),
+    ):
+        assert [(whole.share.tolist(), counts) for whole, counts in batches.joined(most)] == wanted
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -529,9 +533,9 @@ def test_a_gpu_without_the_memory_runs_a_regression_in_torch(launched, monkeypat
     with torch.no_grad():
         for name, parameter in list(field.layers[0].named_parameters()):
             setattr(field.layers[0], name, torch.nn.Parameter(pretended(parameter.detach())))
-        assert field.network.takes(z) and field.network.joins
+        assert field.network.takes(z) and field.network.in_use
         monkeypatch.setattr(cuda_potential, "fit_on", lambda device: False)
-        assert not field.network.takes(z) and not field.network.joins
+        assert not field.network.takes(z) and not field.network.in_use
 
 
 @needs_module

@@ -129,7 +129,7 @@ class OnGPU(Case):
         self.field.coefficients = self.field.coefficients.cuda()  # no buffer
         self.sums.sums.at_once = len(self.z)
         self.there = [(z.to(self.z.dtype).cuda(), wanted.cuda(), share.cuda()) for z, wanted, share in self.rows]
-        assert self.field.network.joins
+        assert self.field.network.on_gpu and self.field.network.in_use
 
     @property
     def bare_there(self):

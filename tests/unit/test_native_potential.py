@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
 from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.inner.potential import PotentialField
+from hpc_kjko.inner.solvers import potential_sums
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.potential_sums import PotentialSums
 from hpc_kjko.kernels import available
@@ -165,6 +167,26 @@ def test_bits_of_sums_do_not_depend_on_how_pieces_are_dealt() -> None:
     parts = [slice(0, 512), slice(512, 1000)]
     pieces = [network.normal(given.z[p], Terms(given.share[p], 128, MOMENTS_UNIT), given.wanted[p]) for p in parts]
     assert np.array_equal(whole, sum(pieces))
+
+
+def test_bits_of_sums_do_not_depend_on_how_samples_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And joined samples have the sums that torch finds for each of them."""
+    given = Given((True, 1, 2, (32, 32), 1000), torch.float32)
+    edges = [0, 300, 300, 301, 557, 1000]
+    rows = [(given.z[a:b], given.wanted[a:b], given.share[a:b]) for a, b in itertools.pairwise(edges)]
+    bare, k = [(z, share) for z, _, share in rows], given.k[0].numpy()
+
+    def sums() -> list[np.ndarray]:
+        found = [given.sums.normal(rows), *given.sums.barrier(bare, k, 0.05)]
+        of_field, of_sample = given.sums.derivatives(bare), given.sums.of_velocity(bare, k)
+        return [np.asarray(part) for part in (*found, *vars(of_field).values(), *vars(of_sample).values())]
+
+    whole, twin = both(sums, monkeypatch)
+    for one, other in zip(whole, twin, strict=True):
+        near(one, other, 1e-5)
+    for most in (1, 400):
+        monkeypatch.setattr(potential_sums, "JOINED", most)
+        assert all(np.array_equal(one, other) for one, other in zip(sums(), whole, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,18 @@ class Batches:
         for begin, end in itertools.pairwise(self._edges):
             yield self._gather(self._rows[begin:end])
 
-    def joined(self) -> tuple[Sample, tuple[int, ...]]:
-        """All samples joined into one, and the number of particles of each."""
-        return self._gather(self._rows[self._edges[0] : self._edges[-1]]), tuple(np.diff(self._edges).tolist())
+    def joined(self, most: float) -> Iterator[tuple[Sample, tuple[int, ...]]]:
+        """Consecutive samples joined into one, and the number of particles of each of them.
+
+        Args:
+            most: particles that are joined, unless a single sample has more.
+        """
+        first, edges = 0, self._edges
+        for last in range(1, len(edges)):
+            if last + 1 == len(edges) or edges[last + 1] - edges[first] > most:
+                some = edges[first : last + 1]
+                yield self._gather(self._rows[some[0] : some[-1]]), tuple(np.diff(some).tolist())
+                first = last
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ and the temperature would drift.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.normalisation import Normalisation
-from hpc_kjko.inner.solvers.potential_sums import PotentialSums, Rows
+from hpc_kjko.inner.solvers.potential_sums import Joined, PotentialSums, Rows
 from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order
@@ -165,12 +165,13 @@ class FittedDensity:
         known = np.zeros(len(self.control.coefficients))
         if self.trusted:
             known[: self.control.shared] = self.coefficients[: self.control.shared].cpu().numpy()
-        parts: tuple[int, ...] = ()
-        if isinstance(samples, Batches) and self.control.network.joins:
-            whole, parts = samples.joined()
-            samples = [whole]
-        rows = [(sample.z, sample.share) for sample in samples]
-        found = self._of_potential.of_velocity(rows, known, parts)
+        rows: Sequence[Rows] | Iterator[Joined]
+        if isinstance(samples, Batches) and self.control.network.in_use:
+            joined = samples.joined(self._of_potential.at_once)
+            rows = (Joined((whole.z, whole.share), counts) for whole, counts in joined)
+        else:
+            rows = [(sample.z, sample.share) for sample in samples]
+        found = self._of_potential.of_velocity(rows, known)
         load = found.drag / self.operator.temperature - found.laplacian - found.along
         correction = self.sums.solved(found.gram, load)
         known[self.control.of_velocity] += correction

@@ -8,7 +8,8 @@ of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,22 @@ from hpc_kjko.particles.state import passes
 
 #: Inputs z [n, inputs] of some particles, then further columns [n] of these particles. The last one is the share.
 Rows = tuple[torch.Tensor, ...]
+
+#: On a CPU, samples are joined until they have so many particles: all threads then have enough to do, in little memory.
+JOINED = 1 << 15
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several samples, which are stored one after the other.
+
+    Attributes:
+        rows: of all samples.
+        counts: the number of particles of each sample.
+    """
+
+    rows: Rows
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,11 @@ class PotentialSums:
     def __init__(self, control: PotentialField, sums: LeastSquares):
         self.control, self.sums = control, sums
 
+    @property
+    def at_once(self) -> float:
+        """The most particles of joined samples that a native kernel is given at a time. A GPU is given all of them."""
+        return math.inf if self.control.network.on_gpu else JOINED
+
     def normal(self, samples: Sequence[Rows]) -> np.ndarray:
         """Σ g gᵀ, with Σ g w as one more column: [M, M + 1]. g are the functions of ψ, and w are the target values.
 
@@ -104,7 +126,7 @@ class PotentialSums:
             return [square[0, 0], (missed > limit).sum().double()]
 
         network = self.control.network
-        if network.joins:
+        if network.on_gpu and network.in_use:
             parts = tuple(len(z) for z, *_ in samples)
             z, wanted, share = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*samples, strict=True))
             found, local = network.missed(z, self._terms(share, parts), wanted, c, limit)
@@ -177,15 +199,12 @@ class PotentialSums:
         pull, (log_det,), (turned,) = self._summed(native, sums, samples, [(len(k),), (1,), (1,)])
         return pull, -np.inf if turned > 0 else float(log_det)
 
-    def of_velocity(
-        self, samples: Sequence[Rows], coefficients: np.ndarray, parts: tuple[int, ...] = ()
-    ) -> VelocitySums:
+    def of_velocity(self, samples: Sequence[Rows] | Iterator[Joined], coefficients: np.ndarray) -> VelocitySums:
         """The sums that tie ψ to a sample.
 
         Args:
-            samples: of each sample z and shares [n].
+            samples: of each sample z and shares [n]. Native kernels also take joined samples.
             coefficients: of Φ.
-            parts: if the one sample consists of several joined samples, the number of particles of each.
         """
         axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
         at = torch.from_numpy(self.control.of_velocity - self.control.width).to(self.control.coefficients.device)
@@ -208,7 +227,7 @@ class PotentialSums:
             return [gram, laplacian, self.sums.products(share[:, 0], own)[0], moments]
 
         shapes = [(number, number + 2), (number,), (number + 1,), (places, places)]
-        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes, parts)
+        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes)
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
         return VelocitySums(gram, drag, along, laplacian, np.array(mean), float(mass), moments)
 
@@ -216,18 +235,30 @@ class PotentialSums:
         self,
         native: Callable[..., np.ndarray],
         function: Callable[..., list[torch.Tensor]],
-        samples: Sequence[Rows],
+        samples: Sequence[Rows] | Iterator[Joined],
         shapes: Sequence[tuple[int, ...]],
-        parts: tuple[int, ...] = (),
     ) -> list[np.ndarray]:
-        """Sums of the given shapes. ``native`` returns them as flat arrays, and ``function`` as tensors. They are taken
-        over each sample, or over some rows of it. A GPU sums all samples at once.
+        """Sums of the given shapes. ``native`` returns them as flat arrays for joined samples, and ``function`` as
+        tensors for some rows of a sample.
         """
         network = self.control.network
-        if not all(network.takes(z) for z, *_ in samples):
-            return self.sums.summed(function, samples)
-        if len(samples) > 1 and network.joins:
-            parts = tuple(len(z) for z, *_ in samples)
-            samples = [tuple(torch.cat(part) for part in zip(*samples, strict=True))]
-        given: Any = (native(network, self._terms(share, parts), *sample) for *sample, share in samples)
-        return self.sums.over_ranks(sum(given), shapes)
+        if not isinstance(samples, Iterator):
+            if not network.in_use:
+                return self.sums.summed(function, samples)
+            samples = self._joined(samples)
+        total: Any = 0.0
+        for group in samples:
+            *columns, share = group.rows
+            total = total + native(network, self._terms(share, group.counts), *columns)
+        return self.sums.over_ranks(total, shapes)
+
+    def _joined(self, samples: Sequence[Rows]) -> Iterator[Joined]:
+        """Consecutive samples, joined as far as a kernel takes them at once."""
+        counts = [len(share) for *_, share in samples]
+        first = 0
+        for last in range(1, len(samples) + 1):
+            if last == len(samples) or sum(counts[first : last + 1]) > self.at_once:
+                some = samples[first:last]
+                rows = some[0] if len(some) == 1 else tuple(torch.cat(part) for part in zip(*some, strict=True))
+                yield Joined(rows, tuple(counts[first:last]))
+                first = last

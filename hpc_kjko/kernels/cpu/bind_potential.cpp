@@ -42,8 +42,8 @@ const PotentialTable<double> &table<double>() {
 // Weights, biases, the number of velocities among the last inputs, and whether x is periodic.
 template <class Real>
 using Layers = std::tuple<std::vector<Array<const Real, 2>>, std::vector<Array<const Real, 1>>, int, bool>;
-// The shares, the size of a piece, and the unit to which its sum is rounded.
-using Terms = std::tuple<Array<const double, 1>, long long, double>;
+// The shares, where the pieces begin and the last one ends, and the unit to which their sums are rounded.
+using Terms = std::tuple<Array<const double, 1>, Array<const long long, 1>, double>;
 
 template <class Real>
 static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<const Real, 2> &z) {
@@ -71,14 +71,24 @@ static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<cons
     return call;
 }
 
+// The terms of sums over the particles of a call.
+template <class Real>
+static void take(PotentialCall<Real> &call, const Terms &terms) {
+    const auto &[share, edges, unit] = terms;
+    const size_t pieces = edges.shape(0) - 1;
+    expect(static_cast<long long>(share.shape(0)) == call.count, "the shares are not of these particles");
+    expect(edges.shape(0) > 0 && edges(0) == 0 && edges(pieces) == call.count, "the pieces are not of these particles");
+    for (size_t piece = 0; piece < pieces; ++piece) expect(edges(piece) < edges(piece + 1), "a piece has no particles");
+    call.share = share.data();
+    call.pieces = static_cast<long long>(pieces);
+    call.edges = edges.data();
+    call.unit = unit;
+}
+
 template <class Real>
 static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<const Real, 2> &z, const Terms &terms) {
     PotentialCall<Real> call = call_of(network, z);
-    const auto &[share, together, unit] = terms;
-    expect(share.shape(0) == z.shape(0) && together >= 1, "the shares are not of these particles");
-    call.share = share.data();
-    call.together = together;
-    call.unit = unit;
+    take(call, terms);
     return call;
 }
 
@@ -111,7 +121,7 @@ static Sum added(const PotentialCall<Real> &call, long long size, const Run &run
     const nb::capsule owner(sum, [](void *numbers) noexcept { delete[] static_cast<double *>(numbers); });
     {
         nb::gil_scoped_release release;
-        with_threads(call, (call.count + call.together - 1) / call.together, size,
+        with_threads(call, call.pieces, size,
                      [&](int threads, double *workspace) { run(sum, threads, workspace); });
     }
     const size_t shape[] = {static_cast<size_t>(size)};
@@ -202,12 +212,11 @@ static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Re
                                      Array<double, 1> change, Array<double, 1> disagreement) {
     PotentialCall<Real> call = call_of(network, z);
     const size_t count = v.shape(0), dx = x.shape(1), dv = call.velocity_dims;
-    const auto &[share, together, unit] = terms;
     const auto &[step, fitted, temperature, exact, periods, wave, strength] = given;
     const bool is_double = v.dtype() == nb::dtype<double>();
     expect((is_double || v.dtype() == nb::dtype<float>()) && x.dtype() == v.dtype() && moved.dtype() == v.dtype(),
            "particles are in float32 or in float64");
-    expect(x.shape(0) == count && v.shape(1) == dv && share.shape(0) == count, "x, v and shares are not of the same particles");
+    expect(x.shape(0) == count && v.shape(1) == dv, "x and v are not of the same particles");
     expect(dx >= 1 && dx <= MOST_VELOCITY_DIMS && (call.periodic ? 2 * dx : dx) == z.shape(1) - dv,
            "positions do not enter the network");
     expect(!call.periodic || periods.size() == dx, "there is a period for each position");
@@ -218,9 +227,7 @@ static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Re
     expect(coefficients.shape(0) == 2 && static_cast<int>(coefficients.shape(1)) == table<Real>().sizes(call).potential,
            "there are not two sets of as many coefficients as functions");
     call.count = static_cast<long long>(count);
-    call.share = share.data();
-    call.together = together;
-    call.unit = unit;
+    take(call, terms);
     call.finer = finer;
     CarryStep how{};
     how.step = step, how.fitted = fitted, how.temperature = temperature, how.exact = exact, how.strength = strength;

@@ -449,7 +449,6 @@ static void over_blocks(const PotentialCall<Real> &call, int threads, double *wo
 template <class Real, class Add>
 static void over_pieces(const PotentialCall<Real> &call, long long size, double *sum, int threads, double *workspace,
                         const Add &add) {
-    const long long pieces = (call.count + call.together - 1) / call.together;
     const long long own = PotentialPass<Real>::numbers(call), each = (own + 2 * size + 15) / 8 * 8;
     const double shift = shift_of(call.unit);
     int started = 0;
@@ -462,10 +461,10 @@ static void over_pieces(const PotentialCall<Real> &call, long long size, double 
         PotentialPass<Real> pass(call, mine);
         for (long long i = 0; i < size; ++i) total[i] = 0;
 #pragma omp for schedule(dynamic)
-        for (long long piece = 0; piece < pieces; ++piece) {
-            const long long first = piece * call.together;
+        for (long long piece = 0; piece < call.pieces; ++piece) {
+            const long long first = call.edges[piece];
             for (long long i = 0; i < size; ++i) part[i] = 0;
-            add(pass, first, call.count - first < call.together ? call.count - first : call.together, part);
+            add(pass, first, call.edges[piece + 1] - first, part);
             for (long long i = 0; i < size; ++i) total[i] += rounded(part[i], shift);
         }
 #pragma omp critical
@@ -753,7 +752,6 @@ template <int DV, class Real>
 static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, const MovedParticles &particles,
                      const Real *coefficients, double *log_det, double *change, double *disagreement, double *sum,
                      double *smallest, int threads, double *workspace) {
-    const long long pieces = (call.count + call.together - 1) / call.together;
     const long long own = (PotentialPass<Real>::numbers(call) + 15) / 8 * 8;
     int started = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -764,9 +762,8 @@ static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, cons
         PotentialPass<Real> pass(call, workspace + thread * own);
         double total[2][CARRY_COLUMNS] = {}, least = *smallest;
 #pragma omp for schedule(dynamic)
-        for (long long piece = 0; piece < pieces; ++piece) {
-            const long long begin = piece * call.together;
-            const long long end = begin + call.together < call.count ? begin + call.together : call.count;
+        for (long long piece = 0; piece < call.pieces; ++piece) {
+            const long long begin = call.edges[piece], end = call.edges[piece + 1];
             Doubles sums[CARRY_COLUMNS] = {};
             for (long long first = begin; first < end; first += BLOCK)
                 carry_block<DV>(pass, how, particles, first, coefficients, log_det, change, disagreement, sums, least);

@@ -19,10 +19,11 @@ struct PotentialCall {
     long long count;
     const Real *z;  // [count, inputs]
 
-    // For sums: the share of each particle; the size of the pieces whose sums are rounded to units (0 for no rounding).
-    // If a finer unit is given, a second sum has the remainders, rounded to it.
+    // For sums: the share of each particle; where the pieces begin whose sums are rounded to units, and where the last one
+    // ends [pieces + 1] (unit 0 for no rounding). If a finer unit is given, a second sum has the remainders, rounded to it.
     const double *share;
-    long long together;
+    long long pieces;
+    const long long *edges;
     double unit, finer;
 };
 

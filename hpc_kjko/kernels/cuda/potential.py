@@ -92,6 +92,14 @@ class Pieces(NamedTuple):
     unit: float
     finer: float = 0.0
 
+    def edges(self, device: torch.device, most: int | None = None) -> torch.Tensor:
+        """Where the pieces begin, and where the last one ends [pieces + 1].
+
+        Args:
+            most: the largest size of a piece, if it is less than ``together``.
+        """
+        return _edges(self.samples, min(self.together, most or self.together), device)
+
 
 class Functions(NamedTuple):
     """Two hidden layers of the same width: weights and biases, contiguous.
@@ -344,7 +352,7 @@ def _pieces(call: _PotentialCall, pieces: Pieces, together: int, device: torch.d
     launch.
     """
     assert sum(pieces.samples) == call.count == len(pieces.share)
-    share, edges = pieces.share.contiguous(), _edges(pieces.samples, together, device)
+    share, edges = pieces.share.contiguous(), pieces.edges(device, together)
     call.share, call.edges, call.pieces = pointer(share), pointer(edges), len(edges) - 1
     call.unit, call.finer = pieces.unit, pieces.finer
     return [share, edges]
