@@ -208,7 +208,7 @@ QUICK_PLASMA = (
 )
 QUICK_WAVE = (
     *("particles.count=65536", "grid.cells=[12,12,8]", "grid.shape_order=2", "problem.amplitude=0.1", "time.step=0.2"),
-    *("time.end=4.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
+    *("time.end=3.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
     *("method.iterations=6", "method.first_iterations=30", "output.histogram_every=0"),
 )
 QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=10", "particles.count=2048")
