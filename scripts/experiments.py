@@ -199,13 +199,16 @@ QUICK_GAUSSIAN = (
 PAPER_NETWORK = ("method.iterations=20", "method.first_iterations=200", "particles.count=16384")
 QUICK_TANH = ("particles.count=1024", "method.iterations=5", "method.first_iterations=30", "time.end=1.0")
 QUICK_NETWORK = ("time.step=0.1", "output.histogram_every=10", "method.hidden=[16,16]", "method.first_iterations=40")
+QUICK_PERIODIC = (
+    *(*QUICK_NETWORK, "time.step=0.2", "output.histogram_every=5", "particles.count=1024", "method.iterations=2"),
+)
 QUICK_PLASMA = (
     *("particles.count=1024", "problem.amplitude=0.02", "grid.cells=[32]", "time.step=0.4", "method.hidden=[16,16]"),
     *("method.iterations=1", "method.first_iterations=40", "output.histogram_every=25"),
 )
 QUICK_WAVE = (
     *("particles.count=65536", "grid.cells=[12,12,8]", "grid.shape_order=2", "problem.amplitude=0.1", "time.step=0.2"),
-    *("time.end=4.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
+    *("time.end=3.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
     *("method.iterations=6", "method.first_iterations=30", "output.histogram_every=0"),
 )
 QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=10", "particles.count=2048")
@@ -226,8 +229,8 @@ QUICK = {
     "e1_3d_tanh_score": QUICK_TANH,
     "e2_confined": (*QUICK_NETWORK, "particles.count=2048", "method.iterations=5"),
     "e2_paper": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
-    "e3_periodic_cosine": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
-    "e3_periodic_ratchet": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
+    "e3_periodic_cosine": QUICK_PERIODIC,
+    "e3_periodic_ratchet": QUICK_PERIODIC,
     "e4_confined_3d": (*QUICK_NETWORK, "particles.count=2048", "method.hidden=[32,32]", "method.iterations=20"),
     "e5_two_stream_weak": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
     "e5_weak": (*QUICK_PLASMA, "particles.count=4096"),

@@ -14,6 +14,7 @@ cd "$root"
 
 # if there is a compiler, native code that does not build is an error, and not a reason to skip its tests
 if [ -x "$(command -v "${CXX:-c++}")" ]; then export KJKO_NATIVE="${KJKO_NATIVE:-require}"; fi
+export PYTHONDONTWRITEBYTECODE= # else each of some hundred processes compiles the package and its tests again
 bash scripts/environment.sh "$venv" mpi,plot,docs,test editable
 . scripts/mpi_workstation.sh
 export PATH="$venv/bin:$PATH" # the mpirun of another MPI would start independent copies of one rank
@@ -72,22 +73,22 @@ ranks() {
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
 }
 batch_jobs() { python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py; }
+types() { mypy; }
 
-# Four streams share the cores. Most of their time, except in the physics, is waiting for processes. The SLURM jobs
-# sleep most of the time but must start in time, which works beside one process but not beside ranks. So SLURM and the
-# physics start first, and all others when SLURM has ended. (Otherwise both would also wait for the lock of apt-get.)
+# Streams share the cores. Most of their time, except in the physics, is waiting for processes. The SLURM jobs sleep most
+# of the time but must start in time, so all other streams have a lower priority. That is not enough beside ranks, which
+# start when SLURM has ended. (Otherwise both would also wait for the lock of apt-get.)
 after() { until [ -e "$logs/$1.ended" ]; do sleep 0.2; done; }
 set -m # each stream is its own process group, which this script ends at its end
-streams=(batch_jobs physics_and_faults mpi_io_and_paper ranks)
+streams=(batch_jobs types physics_and_faults mpi_io_and_paper ranks)
 for stream in "${streams[@]}"; do
     (
         trap 'touch "$logs/$stream.ended"' EXIT
         "$stream"
     ) >"$logs/$stream" 2>&1 &
+    if [ "$stream" = batch_jobs ]; then renice -n 5 -p $$ >/dev/null; fi # what is started from here on inherits it
 done
 trap 'kill -- $(jobs -p | sed "s/^/-/") 2>/dev/null; wait; rm -rf "$logs"' EXIT
-mypy
-after batch_jobs
 status=0
 python -m pytest -m "not parallel or parallel[1]" tests/unit || status=$?
 for number in "${!streams[@]}"; do

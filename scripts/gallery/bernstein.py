@@ -20,7 +20,7 @@ from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies
 
 def example(folder, quick):
     changes = {"particles.count": 4096 if quick else 32768, "time.end": 60.0 if quick else 200.0}
-    changes |= {"grid.cells": [32], "output.every": 4 if quick else 2}
+    changes |= {"grid.cells": [32], "output.every": 8 if quick else 2}
     result = run(Case.load("jobs/bernstein.toml", changes), folder / "run")
     field = result.fields.E_1
     wave = np.fft.fft(field.values, axis=1)[:, 1] / field.sizes["x_1"]

@@ -141,7 +141,7 @@ def test_random_pairs_of_unlike_particles_relax_at_the_same_rate(density, alone)
         {"mass": 4.0, "temperature": 0.2, "density": density, "count": round(density * 24000)},
         count=24000,
         method={"collision": "binary"},
-        physics={"landau": {"exponent": 0.0, "block": 40}},
+        physics={"landau": {"exponent": 0.0, "block": 80}},
     )
     simulation = Simulation.start(from_table(table), alone)
     before = [species.particles for species in simulation.state.species]
