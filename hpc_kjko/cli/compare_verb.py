@@ -20,12 +20,12 @@ from hpc_kjko.terminal import show_table
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
+    """Compare a run with another run, the grid solver or a CSV file. The exit code is 1 beyond the tolerance."""
     from hpc_kjko.post import differences
 
     if options.out and options.out.suffix not in (".png", ".pdf", ".svg", ".html"):
         raise UserError(
-            f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg, that of a page in .html"
+            f"--out {options.out}: the name of a figure must end in .png, .pdf or .svg, and that of a page in .html"
         )
     if options.out and options.out.suffix != ".html":
         plotting_module()
@@ -53,7 +53,7 @@ def compare(options: argparse.Namespace) -> int:
             continue
         status = RunFolder(path).status()
         if status["status"] != "finished":
-            print(f"kjko: {path} is {status['status']}: compared as far as it has come", file=sys.stderr)
+            print(f"kjko: {path} is {status['status']}: its steps so far are compared", file=sys.stderr)
         columns = read_series(RunFolder(path).series)
         for name, floor in summary.noise_floors(status, columns).items():
             for one in (one for one in found if one.column == name):
@@ -62,9 +62,9 @@ def compare(options: argparse.Namespace) -> int:
                 times = int((np.minimum(one.values, one.reference) < summary.NOISY * level).sum())
                 if times:
                     print(
-                        f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, and so are differences "
-                        f"there: the noise floor of {path} is about {level.max():.2g}; use particles.control_variate = "
-                        "true or more particles",
+                        f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, so differences there are "
+                        f"noise too: the noise floor of {path} is about {level.max():.2g}; use "
+                        "particles.control_variate = true or more particles",
                         file=sys.stderr,
                     )
     if options.out:
@@ -88,9 +88,9 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _say_other_case(first: RunFolder, second: RunFolder) -> None:
-    """Name what two runs differ in, beside their seeds and their output: keys of their cases, and their own code."""
+    """Print the keys of the cases, and the user's own code, in which two runs differ. Seeds and output do not count."""
     aside = {("particles", "seed")}
-    with contextlib.suppress(UserError):  # one is damaged, and is not needed here
+    with contextlib.suppress(UserError):  # a damaged case is not needed here
         keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
         named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
         ours, theirs = (

@@ -1,7 +1,7 @@
-"""The verbs of ``kjko`` that read files and print. Under mpirun rank 0 does, once.
+"""The verbs of ``kjko`` that read files and print. Under mpirun only rank 0 runs them.
 
-They start at once: nothing here, nor in the modules of the other verbs that read files, brings torch, MPI or the models
-of a case, unless a verb needs them.
+They start quickly: neither this module nor the modules of the other verbs that read files import torch, MPI or the
+models of a case before a verb needs them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def series(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    """Draw the figures of a run, or of the runs of a sweep over each other."""
+    """Draw the figures of a run, or figures that compare the runs of a sweep."""
     if not options.first <= options.last:
         raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
     plotting, window = plotting_module(), (options.first, options.last)
@@ -51,12 +51,12 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple[float, float]) -> int:
-    """Draw the runs of a sweep over each other."""
+    """Draw figures that compare the runs of a sweep."""
     from hpc_kjko.post import overview
 
     for flag in ("log", "at", "plane", "movie", "against"):
         if getattr(options, flag):
-            raise UserError(f"--{flag}: draws f of one run: give the folder of a run of this sweep")
+            raise UserError(f"--{flag}: this option needs one run: give the folder of one run of this sweep")
     runs, unreadable = overview.runs_in([options.folder])
     for sentence in unreadable:
         print(f"kjko: {sentence}", file=sys.stderr)
@@ -68,7 +68,7 @@ def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a page about a run, or about several beside each other: one HTML file that needs nothing else."""
+    """Write a page about one run, or a page that compares several runs: one self-contained HTML file."""
     from hpc_kjko.post import overview
 
     first = options.folder[0]
@@ -79,13 +79,13 @@ def report(options: argparse.Namespace) -> int:
             print(write_report(existing(first), options.out))
         return DONE
     if options.out is None and len(options.folder) > 1:
-        raise UserError("several runs: give the page about them a name with --out FILE.html")
+        raise UserError("several runs: give the name of the page with --out FILE.html")
     print(overview.write_overview(options.folder, options.out or first / overview.INDEX))
     return DONE
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C."""
+    """Follow a running job in the terminal by reading its files. It ends with the run or at Ctrl-C."""
     from hpc_kjko.post import watch
 
     watch.watch(options.folder, once=options.once, interval=options.interval)
@@ -93,7 +93,7 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def cases(options: argparse.Namespace) -> int:
-    """List the keys of a case and what is built in: a page that scripts/reference.py has made from the models."""
+    """List the keys of a case and the built-in choices, from a page that scripts/reference.py made from the models."""
     page = resources.files("hpc_kjko.post").joinpath("templates/cases.txt").read_text(encoding="utf-8")
     for line in page.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))

@@ -19,7 +19,7 @@ from hpc_kjko.terminal import show_pairs, width, wrapped
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Say what a run folder holds."""
+    """Show the contents of a run folder."""
     folder = existing(options.folder)
     status, damaged = folder.status(), []
     case: RunCase | None = None
@@ -125,7 +125,7 @@ def _wave(
 
 
 def _of_the_map(columns: summary.Columns) -> dict[str, str]:
-    """What tells whether the control field's map was sound; nothing where there is none."""
+    """Numbers that show whether the map of the control field was invertible; empty if there is no control field."""
     if "min_eigenvalue" not in columns:
         return {}
     return {
@@ -135,7 +135,7 @@ def _of_the_map(columns: summary.Columns) -> dict[str, str]:
 
 
 def _certificates(case: RunCase, columns: summary.Columns) -> dict[str, str]:
-    """The tally of a run's certificates."""
+    """The numbers of certified, inconclusive and violated steps."""
     fall = summary.fall(columns)
     if fall is None:
         return {}

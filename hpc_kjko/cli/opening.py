@@ -26,7 +26,7 @@ def existing(path: Path) -> RunFolder:
 
 
 def rows_of(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The time series of a folder, of one row at least."""
+    """The time series of a run folder, with at least one row."""
     columns = read_series(folder.series)
     if not len(columns["step"]):
         raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
@@ -34,7 +34,7 @@ def rows_of(folder: RunFolder) -> dict[str, np.ndarray]:
 
 
 def plotting_module() -> ModuleType:
-    """The module that draws."""
+    """Import the module that draws figures."""
     with any_backend():
         try:
             from hpc_kjko.post import plotting
@@ -45,10 +45,10 @@ def plotting_module() -> ModuleType:
 
 @contextlib.contextmanager
 def any_backend() -> Iterator[None]:
-    """Around what may load matplotlib.
+    """Import matplotlib inside this block without the backend that MPLBACKEND names.
 
-    Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
-    is loaded without it, and hears of it afterwards, for a notebook that called this.
+    Figures in files do not need that backend, and it may not be installed here. Afterwards matplotlib gets the backend,
+    for a notebook that called this.
     """
     is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
     try:
@@ -59,5 +59,5 @@ def any_backend() -> Iterator[None]:
     if named and is_new and "matplotlib" in sys.modules:
         import matplotlib
 
-        with contextlib.suppress(ValueError):  # there is no such backend
+        with contextlib.suppress(ValueError):  # the backend does not exist
             matplotlib.rcParams["backend"] = named

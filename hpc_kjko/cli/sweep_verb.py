@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
+    """Run a case for all combinations of some values, or write a SLURM job array for that, and print a table."""
     from hpc_kjko.post.sweep import Sweep
 
     if promised_ranks() > 1:
@@ -35,10 +35,11 @@ def sweep(options: argparse.Namespace) -> int:
         swept.write()
         swept.write_slurm_script(options.slurm, options.ranks)
         print(
-            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
+            f"{len(swept.points)} runs. Submit them from the folder that contains jobs/. Paths in the script are "
+            "relative to this folder:"
         )
         print(f"    sbatch {options.slurm}")
-        print(f"    kjko sweep {options.out} --table     # what has come out so far")
+        print(f"    kjko sweep {options.out} --table     # shows the results so far")
         return DONE
     from hpc_kjko.post import overview
 
@@ -52,13 +53,13 @@ def sweep(options: argparse.Namespace) -> int:
         print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
         return FAILED
     if list(outcomes.values()).count("finished") < len(swept.points):
-        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
+        print("kjko: stopped before the end of the sweep: the same command continues it", file=sys.stderr)
         return STOPPED
     return DONE
 
 
 def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
-    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
+    """Print the table of a sweep without empty columns, and write the complete table as CSV."""
     rows = swept.table(outcomes)
     keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
     verdicts = list(summary.VERDICTS.values())

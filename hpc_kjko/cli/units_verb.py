@@ -12,7 +12,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.terminal import show_pairs, show_table
 from hpc_kjko.units import ELECTRON_RATE, ION_RATE, ISOTROPISATION_RATE, LIGHT_SPEED, SPECIES, Units
 
-#: Keys of a case that have a unit: which of those of a plasma, and its name.
+#: Keys of a case that have a unit: the attribute of Units with its value, and the name of the unit.
 _UNIT_OF = {
     "problem.length": ("length", "m"),
     "time.step": ("time", "s"),
@@ -24,7 +24,7 @@ _UNIT_OF = {
 
 
 def units(options: argparse.Namespace) -> int:
-    """Convert density, temperature and Coulomb logarithm of a plasma to the code's units, and back."""
+    """Convert density, temperature and Coulomb logarithm of a plasma to normalised units, and back."""
     case = RunCase(options.case) if options.case else None
     plasma, log_lambda, whose = _plasma(options, case)
     strength = plasma.collision_strength(log_lambda)
@@ -77,9 +77,9 @@ def units(options: argparse.Namespace) -> int:
 
 
 def _plasma(options: argparse.Namespace, case: RunCase | None) -> tuple[Units, float, str]:
-    """The plasma of the options, or else of a case: its units, its lnΛ, and whose that is."""
+    """The plasma of the options, or else that of a case: its units, its lnΛ, and the source of lnΛ in words."""
     given = {name: getattr(options, name) for name in ("density", "temperature", "log_lambda")}
-    whole = given["density"] and given["temperature"]  # another plasma than the case's
+    whole = given["density"] and given["temperature"]  # the options describe a plasma other than that of the case
     if case and options.collision_strength is None and not whole:
         of_case = {name: _numbers(case, f"physics.landau.{name}") for name in given}
         if all(of_case.values()):
@@ -102,7 +102,7 @@ def _plasma(options: argparse.Namespace, case: RunCase | None) -> tuple[Units, f
 
 
 def _in_si(case: RunCase, plasma: Units) -> Iterator[list[str]]:
-    """Rows of a table: the keys of a case that have a unit, what it holds there, and that in SI units."""
+    """Rows of a table: each key of the case with a unit, its value in the case, and its value in SI units."""
     keys = {key: (getattr(plasma, name), unit) for key, (name, unit) in _UNIT_OF.items()}
     for name in case.species:
         keys[f"species.{name}.density"] = (plasma.density, "1/m³")
@@ -114,7 +114,7 @@ def _in_si(case: RunCase, plasma: Units) -> Iterator[list[str]]:
 
 
 def _numbers(case: RunCase, key: str) -> list[float]:
-    """The numbers that a case holds there; none where it holds nothing."""
+    """The numbers of a key of a case; empty if the case does not have the key."""
     value = case.value(key, [])
     numbers = value if isinstance(value, list) else [value]
     for number in numbers:

@@ -1,6 +1,6 @@
-"""Pictures with matplotlib: what ``panels`` holds, as figures in files.
+"""Draws the pictures of ``panels`` into files with matplotlib.
 
-Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND, neither matters nor changes.
+Figures are made without pyplot, so the backend of a notebook or of MPLBACKEND has no effect and is not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
-#: Panels in a row.
+#: Number of panels in a row.
 ACROSS = 3
 
 STYLE: dict[Any, Any] = {
@@ -36,23 +36,25 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
-#: Colour scales: from nothing to much, and with zero in the middle.
+#: Colour maps: for values from zero up, and for values of both signs.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
-#: Heights of a panel and of the one below it.
+#: Relative heights of a panel and of the lower panel below it.
 _HEIGHTS = (2.4, 1.0)
-#: Lines of what is not the run's own: theory, a reference, a noise floor.
+#: Line styles of curves that are not results of the run: theory, a reference, a noise floor.
 _DASHES = ("--", ":", "-.")
-#: Letters of a line of a note.
+#: Characters in a line of a note.
 _NOTE = 72
-#: A logarithmic axis of fewer decades has numbers between the powers of ten.
+#: A logarithmic axis with fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
 
 
 def save(picture: Picture, path: Path, subtitle: str = "") -> None:
-    """Draw a picture into a file, whose ending says what kind of file it is.
+    """Draw a picture into a file. The suffix of the file name gives the format.
 
     Args:
-        subtitle: a line below the title, for instance of which run it is.
+        picture: the picture.
+        path: the file.
+        subtitle: a line below the title, for example the name of the run.
 
     Raises:
         UserError: the file cannot be written.
@@ -64,7 +66,7 @@ def save(picture: Picture, path: Path, subtitle: str = "") -> None:
 
 
 def figure_of(picture: Picture, subtitle: str = "") -> Figure:
-    """The figure of a picture, in the style that matplotlib has at the time."""
+    """The matplotlib figure of a picture, in the present style of matplotlib."""
     panels = picture.panels
     across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
@@ -89,7 +91,7 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
             axes.label_outer()
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    if picture.shared and rows > 1:  # above an empty place, too, an axis has its numbers
+    if picture.shared and rows > 1:  # an axis above an empty place also needs its numbers
         for axes, panel in zip(grid[-2], panels[-across - (len(panels) % across) :], strict=False):
             column = int(np.flatnonzero(grid[-2] == axes)[0])
             if not grid[-1, column].get_visible():
@@ -102,19 +104,19 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
 
 
 def typeset(text: str) -> str:
-    """Plain text with its subscripts as matplotlib sets them: v_th is "v$_{th}$". Only single letters have some."""
+    """Plain text with subscripts for matplotlib: v_th becomes "v$_{th}$". Only single letters have subscripts."""
     return SUBSCRIPT.sub(r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
 
 
 def label_of(axis: Axis) -> str:
-    """The label of an axis with its unit."""
+    """The label of an axis, with its unit."""
     return typeset(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
 
 
 def _with_below(axes: Axes, below: Panel) -> Axes:
-    """Divide axes in two with the same x, draw into the lower ones, and return the upper ones."""
+    """Divide axes into two with the same x, draw into the lower ones, and return the upper ones."""
     place = axes.get_subplotspec()
-    assert place is not None  # it is one of subplots
+    assert place is not None  # the axes were made by subplots
     upper, lower = place.subgridspec(2, 1, height_ratios=_HEIGHTS).subplots(sharex=True)  # type: ignore[misc]
     axes.remove()
     _draw(lower, below, with_bar=False)
@@ -126,7 +128,7 @@ def _labels(panel: Panel) -> tuple[str, ...]:
 
 
 def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) -> Any:
-    """Draw a panel, and return what has its colours."""
+    """Draw a panel. Return the object that needs a colour bar, if there is one."""
     mesh = None
     if panel.image:
         mesh = _draw_image(axes, panel.image)
@@ -195,7 +197,7 @@ def _set_log(axes: Axes, name: str) -> None:
 
 
 def _number_log(axes: Axes, name: str) -> None:
-    """Numbers between the powers of ten, where there are few of these."""
+    """Write numbers between the powers of ten on an axis with few decades."""
     low, high = getattr(axes, f"get_{name}lim")()
     if high / low < 10**_FEW_DECADES:
         axis = getattr(axes, f"{name}axis")
@@ -210,17 +212,20 @@ def _ink() -> str:
 
 
 def movie(frames: Sequence[Picture], path: Path, subtitle: str = "", per_second: float = 6.0) -> None:
-    """Draw pictures, one after the other, into an animated GIF, which every browser and presentation shows.
+    """Draw pictures, one after the other, into an animated GIF.
 
     All frames have the same palette: up to 255 colours of the first, the middle and the last frame.
 
     Args:
-        frames: one at least, of the same size.
+        frames: at least one picture; all have the same size.
+        path: the file.
+        subtitle: a line below the title.
+        per_second: frames per second.
 
     Raises:
         UserError: the file cannot be written.
     """
-    from PIL import Image as Bitmap  # matplotlib needs it, so it is there
+    from PIL import Image as Bitmap  # always available, because matplotlib needs it
 
     bitmaps = []
     for frame in frames:

@@ -1,8 +1,8 @@
-"""Figures of f: marginals, phase space from log f or as histograms, cuts through it, differences of two runs.
+"""Figures of f: marginals, phase space from log f or as histograms, cuts through it, and differences of two runs.
 
-Particles carry log f. Where phase space has two dimensions, log f is interpolated linearly over the triangles that the
-particles make. So 8192 particles give as smooth a picture as a histogram of millions. In more dimensions particles are
-too sparse for that, and what is drawn are histograms.
+The particles carry log f. If phase space has two dimensions, log f is interpolated linearly on triangles between the
+particles. The picture from 8192 particles is then as smooth as a histogram of millions. In more dimensions the
+particles are too sparse for this, and histograms are drawn.
 """
 
 from __future__ import annotations
@@ -29,37 +29,41 @@ from hpc_kjko.post.figures.runfiles import (
 )
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
-#: Panels of the phase-space figure.
+#: Number of panels of the phase-space figure.
 PANELS = 6
-#: Pictures of phase space in a report or a movie.
+#: Number of pictures of phase space in a report or a movie.
 FRAMES = 24
-#: Times of the marginals, and of cuts.
+#: Number of times in figures of marginals and of cuts.
 TIMES = 4
-#: The percentage of the filled bins of phase space that the colours are made for: a few that noise fills are beyond.
+#: The colour scale ends at this percentile of the filled bins. A few bins with noise are above it.
 BRIGHT = 99.5
-#: Particles that log f is interpolated between: more take longer, a second for so many, and look the same.
+#: Largest number of particles for the interpolation of log f. More particles take longer and look the same.
 MOST_PARTICLES = 32768
-#: Particles that show whether a run keeps log f.
+#: Number of particles from which it is found out whether a run carries log f.
 _FEW_PARTICLES = 4096
-#: Cells of an interpolated phase space, along x and along v.
+#: Cells of an interpolated phase space along x and along v.
 CELLS = (192, 192)
-#: A logarithmic scale of f goes down to this part of its largest value.
+#: A logarithmic scale of f ends at this fraction of the largest value.
 _DEEP = 1e-5
-#: Particles in a bin of a marginal, on average, and the fewest bins.
+#: Average number of particles in a bin of a marginal, and the smallest number of bins.
 _IN_A_BIN, _FEWEST_BINS = 200, 40
 
 
-#: What is said of densities that are no more than that.
+#: Note for densities that are histograms.
 _HISTOGRAM = "a histogram of the particles"
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Density of two coordinates at a time.
+    """Density of two coordinates at one time.
 
     Attributes:
-        time: when; values: [nx, ny]; x_edges, y_edges: [nx + 1] and [ny + 1]; x, y: the axes.
-        name: of the density; note: how it was found, if that must be said.
+        time: the time, in 1/ω_p.
+        values: the density [nx, ny].
+        x_edges, y_edges: edges of the cells [nx + 1] and [ny + 1].
+        x, y: the axes.
+        name: the name of the density.
+        note: how the density was computed, if this must be said.
     """
 
     time: float
@@ -76,16 +80,16 @@ class Plane:
 
 
 def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
-    """Marginals of every coordinate at several times, and the equilibrium's; nothing without snapshots of them.
+    """Marginals of every coordinate at several times, and that of the equilibrium; nothing without snapshots of them.
 
-    Where there is a mesh, those of x are left out: the density on it says the same with less noise.
+    With a mesh the marginals of x are left out, because the density on the mesh shows the same with less noise.
     """
     snapshots = list(run.snapshots(spread(run.steps_with("histograms"), TIMES), species=species))
     if not snapshots:
         return
     known: dict[tuple[str, int], Marginal] = {}
     collides = run.case.strength_of(species) if species else run.case.collision_strength
-    with contextlib.suppress(DamagedFile):  # who reads the series says so
+    with contextlib.suppress(DamagedFile):  # the code that reads the series reports this
         equilibrium = read_equilibrium(run.folder.series) if collides else []
         known = {(marginal.kind, marginal.axis): marginal for marginal in equilibrium}
     panels = []
@@ -97,14 +101,14 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
         for snapshot in snapshots:
             found = _merged(snapshot.marginals[number], run.particles_of(species))
             edges = _edges(found)
-            # the mass of a case's only species is ∫f; of one of several, what the window holds of it
+            # a case with one species: normalised by the mass ∫f; several species: by the mass inside the window
             whole = (found.values * np.diff(edges)).sum()
             mass = run.series["mass"][0] if run.series and species is None else whole
             curves.append(Curve(_centres(edges), found.values / mass, f"t = {snapshot.time:g}"))
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(_centres(_edges(wanted)), wanted.values, "equilibrium", "reference"))
         least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
-        if first.kind == "x" and least > 0.5 * most:  # it hardly differs from its mean: how it does
+        if first.kind == "x" and least > 0.5 * most:  # the density is close to its mean, so show the relative change
             curves = [Curve(curve.x, curve.y / curve.y.mean() - 1, curve.label, curve.look) for curve in curves]
             y = Axis("n/⟨n⟩ − 1")
         else:
@@ -120,7 +124,7 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
 
 
 def _merged(marginal: Marginal, particles: int) -> Marginal:
-    """The marginal in fewer bins, if there are few particles."""
+    """The marginal with fewer bins, if there are few particles."""
     bins = len(marginal.values)
     wanted = [
         parts for parts in range(_FEWEST_BINS, bins + 1) if bins % parts == 0 and particles / parts >= _IN_A_BIN
@@ -150,31 +154,34 @@ def phase_space(
     log: bool = False,
     places: Sequence[float] = (),
 ) -> Iterator[Picture]:
-    """f(x, v_x) at several times in one picture and, if f is from log f, f(v) at some x in another.
+    """f(x, v_x) at several times in one picture and, if f comes from log f, f(v) at some x in another picture.
 
-    Nothing without snapshots of particles or histograms.
+    Nothing is yielded without snapshots of particles or histograms.
 
     Args:
-        log: logarithmic scales of f.
-        places: x of the cuts; quarters of the box by default.
+        run: the files of the run.
+        species: the name of the species; None in a case without ``[species]``.
+        most: the largest number of times.
+        log: use logarithmic scales for f.
+        places: x of the cuts; by default quarters of the box.
     """
     planes = planes_of(run, species, most)
     if planes:
         name = f"phase_space{suffix(species)}"
         yield _side_by_side(planes, name, f"Phase space{of_species(species)}", log=log)
-        if planes[0].note != _HISTOGRAM:  # which is too noisy for it
+        if planes[0].note != _HISTOGRAM:  # a histogram is too noisy for cuts
             yield _cuts(run, [planes[number] for number in spread(range(len(planes)), TIMES)], species, places, log)
 
 
 def phase_space_frames(
     run: RunFiles, species: str | None = None, most: int = FRAMES, *, log: bool = False
 ) -> Iterator[Picture]:
-    """The same at up to ``most`` times, a picture of each; all have the same colours."""
+    """The phase-space figure at up to ``most`` times, one picture for each time, all with the same colours."""
     yield from _frames(planes_of(run, species, most, frequent=True), species, log=log)
 
 
 def _frames(planes: Sequence[Plane], species: str | None, *, log: bool) -> Iterator[Picture]:
-    """A picture of each plane, with the same colours."""
+    """One picture for each plane, all with the same colours."""
     limits = _limits(planes, log)
     for number, plane in enumerate(planes):
         yield Picture(
@@ -187,10 +194,13 @@ def _frames(planes: Sequence[Plane], species: str | None, *, log: bool) -> Itera
 
 
 def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool = False) -> list[Plane]:
-    """f(x, v_x) at up to ``most`` times: from log f where that can be, else histograms.
+    """f(x, v_x) at up to ``most`` times: from log f if possible, otherwise histograms.
 
     Args:
-        frequent: prefer histograms if these are of more times, as for a movie.
+        run: the files of the run.
+        species: the name of the species; None in a case without ``[species]``.
+        most: the largest number of times.
+        frequent: prefer histograms if there are more of them, for example for a movie.
     """
     by_log_f = run.steps_with("particles") if can_interpolate(run, species) else []
     by_bins = run.steps_with("histograms")
@@ -200,7 +210,7 @@ def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool =
 
 
 def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
-    """f(x, v_x) as histograms, at some steps."""
+    """f(x, v_x) as histograms at the given steps."""
     found = []
     for one in run.snapshots(steps, species=species):
         for histogram in one.histograms[:1]:
@@ -216,14 +226,14 @@ def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Pl
 
 
 def _coarser(values: np.ndarray, particles: int) -> np.ndarray:
-    """A histogram [2n, 2n] in fewer bins, until these hold two particles on average, but not in fewer than 32²."""
+    """Merge bins of a histogram [2n, 2n] until they contain two particles on average; at least 32² bins remain."""
     while len(values) > 32 and particles < 2 * values.size and not len(values) % 2:
         values = values.reshape(len(values) // 2, 2, values.shape[1] // 2, 2).mean(axis=(1, 3))
     return values
 
 
 def can_interpolate(run: RunFiles, species: str | None) -> bool:
-    """Whether particles carry log f, and their phase space has two dimensions, and matplotlib finds the triangles."""
+    """Whether the particles carry log f, phase space has two dimensions, and matplotlib can triangulate it."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     dims = {run.case.number("problem.space_dims"), run.case.number("problem.velocity_dims")}
@@ -231,7 +241,8 @@ def can_interpolate(run: RunFiles, species: str | None) -> bool:
 
 
 def _tracks_log_f(run: RunFiles, species: str | None) -> bool:
-    """Whether the last snapshot of particles has log f: the first one has it even of a run that then loses it."""
+    """Whether the last snapshot of particles has log f. (The first one always has it, even if the run then loses
+    it.)"""
     for step in reversed(run.steps_with("particles")):
         with skipping_damaged(), particle_file(run.folder.snapshots, step, species) as file:
             return bool(np.isfinite(file.rows(slice(_FEW_PARTICLES))["log_f"]).any())
@@ -239,7 +250,7 @@ def _tracks_log_f(run: RunFiles, species: str | None) -> bool:
 
 
 def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
-    """f(x, v) from the log f of particles at some steps, in 1D1V."""
+    """f(x, v) from the log f of the particles at the given steps, in 1D1V."""
     found = []
     for snapshot in _particles(run, steps, species):
         assert snapshot.position is not None and snapshot.velocity is not None and snapshot.log_f is not None
@@ -266,30 +277,33 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
 def f_from_log_f(
     x: np.ndarray, v: np.ndarray, log_f: np.ndarray, x_edges: np.ndarray, v_edges: np.ndarray, period: float | None
 ) -> np.ndarray:
-    """f at the centres of cells [nx, nv], from log f at particles, linear over the triangles that these make.
+    """f at the centres of cells [nx, nv], from log f at particles, by linear interpolation on triangles between them.
 
-    It is 0 beyond the outermost particles.
+    f is 0 beyond the outermost particles.
 
     Args:
-        x, v, log_f: of the particles [n].
-        x_edges, v_edges: of the cells [nx + 1] and [nv + 1].
-        period: of x; None where it is not periodic.
+        x, v, log_f: positions, velocities and log f of the particles [n].
+        x_edges, v_edges: edges of the cells [nx + 1] and [nv + 1].
+        period: the period of x; None if x is not periodic.
+
+    Returns:
+        f [nx, nv].
     """
-    from matplotlib.tri import LinearTriInterpolator, Triangulation  # which takes half a second to load
+    from matplotlib.tri import LinearTriInterpolator, Triangulation  # imported here because it takes half a second
 
     if period is not None:
         margin = period * min(0.5, 20 / np.sqrt(len(x)))
         low, high = x < margin, x > period - margin
         x = np.concatenate([x, x[low] + period, x[high] - period])
         v, log_f = (np.concatenate([values, values[low], values[high]]) for values in (v, log_f))
-    scales = np.ptp(x_edges), np.ptp(v_edges)  # so that triangles are not long and thin
+    scales = np.ptp(x_edges), np.ptp(v_edges)  # scale the coordinates, so that triangles are not long and thin
     triangles = Triangulation(x / scales[0], v / scales[1])
     centres = np.meshgrid(_centres(x_edges) / scales[0], _centres(v_edges) / scales[1], indexing="ij")
     return np.exp(LinearTriInterpolator(triangles, log_f)(*centres).filled(-np.inf))
 
 
 def _particles(run: RunFiles, steps: Sequence[int], species: str | None) -> Iterator[Snapshot]:
-    """Snapshots with every n-th particle, MOST_PARTICLES of them at most, and the ranges of their histograms."""
+    """Snapshots with every n-th particle (at most MOST_PARTICLES), and the ranges of their histograms."""
     for step in steps:
         with skipping_damaged():
             with particle_file(run.folder.snapshots, step, species) as file:
@@ -300,7 +314,7 @@ def _particles(run: RunFiles, steps: Sequence[int], species: str | None) -> Iter
 def _ranges(
     run: RunFiles, snapshot: Snapshot, x: np.ndarray, v: np.ndarray
 ) -> tuple[tuple[float, float], tuple[float, float], float | None]:
-    """What is shown of x and v, and the period of x."""
+    """The ranges of x and v that are shown, and the period of x."""
     found = {(marginal.kind, marginal.axis): marginal.range for marginal in snapshot.marginals}
     length = run.lengths
     period = length[0] if length and not run.has_walls else None
@@ -310,7 +324,7 @@ def _ranges(
 
 
 def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: Sequence[float], log: bool) -> Picture:
-    """f(v) at some x, at the times of some planes."""
+    """f(v) at some x, at the times of the given planes."""
     first, last = planes[0].x_edges[[0, -1]]
     where = list(places) or [first + part * (last - first) for part in (0.0, 0.25, 0.5, 0.75)]
     largest = max(float(plane.values.max()) for plane in planes)
@@ -329,9 +343,9 @@ def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: S
 
 
 def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> Iterator[Picture]:
-    """f of a run less f of another one at the times that both have; nothing if there are none.
+    """f of a run minus f of another run, at the times that both have; nothing if there are no common times.
 
-    From log f where both have it, so that noise of the particles does not drown what differs.
+    f comes from log f if both runs have it. Otherwise the noise of the particles would hide small differences.
     """
     ways = [("particles", can_interpolate(run, species) and can_interpolate(other, species)), ("histograms", True)]
     for what, possible in ways:
@@ -359,7 +373,7 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
 
 
 def _is_alike(ours: Plane, theirs: Plane) -> bool:
-    """Whether two densities are of the same cells."""
+    """Whether two densities have the same cells."""
     edges = ((ours.x_edges, theirs.x_edges), (ours.y_edges, theirs.y_edges))
     return all(mine.shape == other.shape and np.allclose(mine, other) for mine, other in edges)
 
@@ -372,7 +386,7 @@ def _minus(ours: Plane, theirs: Plane) -> Plane:
 def _side_by_side(
     planes: Sequence[Plane], name: str, title: str, *, log: bool = False, signed: bool = False
 ) -> Picture:
-    """A picture of some planes with the same colours."""
+    """A picture of several planes with the same colours."""
     limits = _limits(planes, log, signed)
     panels = tuple(_panel(plane, limits, log, signed) for plane in planes)
     return Picture(name, title + _how(planes[0]), f"{title}, at several times", panels, shared=True)
@@ -401,7 +415,10 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
     """The density of any two coordinates at several times: histograms of the particles, or from log f in 1D1V.
 
     Args:
+        run: the files of the run.
         names: two of x, y, z, vx, vy, vz.
+        species: the name of the species; None in a case without ``[species]``.
+        log: use logarithmic scales.
 
     Raises:
         UserError: the run has no such coordinate, or no particles in its snapshots.
@@ -431,7 +448,7 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
 
 
 def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, int]], species: str | None) -> Plane:
-    """A histogram of two coordinates, in bins that hold some particles each."""
+    """A histogram of two coordinates. The bins are so large that each contains some particles."""
     assert snapshot.position is not None and snapshot.velocity is not None
     of = {"x": snapshot.position, "v": snapshot.velocity}
     ranges: dict[tuple[str, int], tuple[float, float]] = {

@@ -1,4 +1,4 @@
-"""Figures of the fields in space: density, potential and E, as curves, as images, or as slices and projections."""
+"""Figures of the fields in space: density, potential and E, as curves, images, slices and projections."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hpc_kjko.post.figures.distributions import FRAMES, PANELS, TIMES
 from hpc_kjko.post.figures.runfiles import RunFiles, coordinate_axis, of_species, quantile, spread, suffix
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
-#: The part of the values that colours are made for.
+#: The colour scale ends at this quantile of the absolute values.
 _INSIDE = 0.995
 
-#: What is drawn of a snapshot: its name in a file, its title, its axis, and the values [*cells] in it.
+#: A quantity of a snapshot: its name in a file, its title, its axis, and its values [*cells].
 Quantity = tuple[str, str, Axis, Callable[[Snapshot], np.ndarray]]
 
 
 def fields(run: RunFiles, species: Sequence[str | None]) -> Iterator[Picture]:
-    """Perturbation of the density of each species, potential and E at several times; nothing without a mesh.
+    """Density perturbation of each species, potential and E at several times; nothing without a mesh.
 
-    In one dimension as curves, in two as images. In three there are projections, the mean over one direction, and a
-    slice, at the last time.
+    In one dimension they are curves, in two dimensions images. In three dimensions they are projections (the mean over
+    one direction) and a slice, at the last time.
     """
     steps = run.steps_with("fields")
     if not steps:
@@ -39,8 +39,9 @@ def fields(run: RunFiles, species: Sequence[str | None]) -> Iterator[Picture]:
 
 
 def density_frames(run: RunFiles, species: str | None = None, most: int = FRAMES) -> Iterator[Picture]:
-    """The density of x_1 and x_2 at up to ``most`` times, a picture of each, with the same colours; in 3D its mean over
-    x_3. Nothing in one dimension."""
+    """The density against x_1 and x_2 at up to ``most`` times, one picture for each time, with the same colours.
+
+    In 3D it is the mean over x_3. Nothing in one dimension."""
     if int(run.case.number("problem.space_dims")) == 1:
         return
     snapshots = list(run.snapshots(spread(run.steps_with("fields"), most), fields=True, species=species))
@@ -68,7 +69,7 @@ def _quantities(snapshots: Sequence[Snapshot], species: str | None) -> list[Quan
         ),
         ("potential", "Potential", Axis("φ", "m v_th²/q"), lambda snapshot: np.asarray(snapshot.potential)),
     ]
-    if first.electric.shape[-1] > 1:  # in one dimension it is in the figure of waves
+    if first.electric.shape[-1] > 1:  # in one dimension the figure of the waves shows E
         found.append(
             (
                 "electric_field",
@@ -116,7 +117,7 @@ def _projections(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
 
 
 def _mean(values: np.ndarray, dims: int) -> np.ndarray:
-    """The mean over all directions beyond the first two."""
+    """The mean over all directions after the first two."""
     return values.reshape(*values.shape[:dims], -1).mean(axis=-1)
 
 
