@@ -136,7 +136,7 @@ class RunCase:
         return self.number("physics.collision_strength")
 
     def strength_of(self, species: str) -> float:
-        """κ of a species, or of all collisions where all species collide with all."""
+        """κ of a species. If all species collide with each other, κ of all collisions."""
         if self._is_without_collisions or self.collide_together:
             return self.collision_strength
         return self.number(f"species.{species}.collision_strength")
@@ -149,7 +149,7 @@ class RunCase:
 
     @property
     def collision_method(self) -> str:
-        """How collisions are made: "none" where there are none, whatever the case says."""
+        """The collision method. It is "none" without collisions, even if the case names a method."""
         return self.word("method.collision") if self.collision_strength else "none"
 
     @property

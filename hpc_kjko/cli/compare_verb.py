@@ -1,4 +1,4 @@
-"""``kjko compare``: a run against another one, the grid solver or a table."""
+"""``kjko compare``: compare a run with another run, the grid solver or a table."""
 
 from __future__ import annotations
 

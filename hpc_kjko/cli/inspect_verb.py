@@ -1,4 +1,4 @@
-"""``kjko inspect``: what a run folder holds, in a table."""
+"""``kjko inspect``: show the contents of a run folder in a table."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _about_case(case: RunCase) -> dict[str, str]:
 
 
 def _about_series(columns: summary.Columns, case: RunCase | None) -> dict[str, str]:
-    """How far a run has come, and what it keeps; ``case`` is None if it cannot be read."""
+    """The progress of a run and its conserved quantities. ``case`` is None if the case cannot be read."""
     energy, error, mass = summary.total_energy(columns), summary.EnergyError.of(columns), columns["mass"]
     planned = f" of {case.number('time.end'):g} in steps of {case.number('time.step'):g}" if case else ""
     missing = summary.missing_steps(columns)
@@ -90,7 +90,7 @@ def _about_series(columns: summary.Columns, case: RunCase | None) -> dict[str, s
 
 
 def _collisions(columns: summary.Columns, case: RunCase | None) -> dict[str, str]:
-    """How far collisions have come, and whether they were sound; nothing where there are none."""
+    """The effect of collisions, and checks of the collision steps; empty without collisions."""
     return {
         **{
             f"{label}, first and last": f"{columns[name][0]:.8g}, {columns[name][-1]:.8g}"
@@ -105,13 +105,13 @@ def _collisions(columns: summary.Columns, case: RunCase | None) -> dict[str, str
 def _wave(
     columns: summary.Columns, theory: WaveTheory | None, status: dict[str, Any], case: RunCase | None
 ) -> dict[str, str]:
-    """The rate of the wave, or why it has none, and that of theory; nothing without a field."""
+    """The measured rate of the wave, or why there is none, and the theoretical one; empty without a field."""
     found = rates.measured(columns, theory, status)
     if found is None:
         return {}
     said = found.text
     if found.rate and found.why_not:
-        said += f"; a line over all of it has {found.rate.text()}"
+        said += f"; a line through the whole series has {found.rate.text()}"
     elif found.rate:
         first, last = found.rate.window
         said += f" (t = {first:.3g} to {last:.3g})"

@@ -1,4 +1,4 @@
-"""What the verbs that read files have in common: run folders, time series, and the module that draws."""
+"""Shared functions of the verbs that read files: open run folders and time series, and import the plotting module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``kjko sweep``: a case over a grid of its keys."""
+"""``kjko sweep``: run a case for all combinations of some values."""
 
 from __future__ import annotations
 

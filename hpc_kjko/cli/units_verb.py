@@ -1,4 +1,4 @@
-"""``kjko units``: a plasma in the code's units, and back."""
+"""``kjko units``: convert the parameters of a plasma to normalised units, and back."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 from hpc_kjko.files.storage import reading
 
 _PREFIX = "wave_"
-#: A rate that is smaller, in ω_p, is that of a wave which neither grows nor is damped.
+#: A wave with a smaller rate, in ω_p, neither grows nor is damped.
 _STEADY = 1e-5
 
 
@@ -51,7 +51,7 @@ class WaveTheory:
 
     @property
     def outcome(self) -> str:
-        """What becomes of the wave, with γ and ω, in words; empty where theory gives no single rate."""
+        """Growth or damping in words, with γ and ω; empty if theory has no single rate."""
         if self.rate is None or self.frequency is None:
             return ""
         trend = "growing" if self.rate > _STEADY else "damped" if self.rate < -_STEADY else "neither growing nor damped"

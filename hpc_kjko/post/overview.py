@@ -53,7 +53,7 @@ _KEY_WORDS = {
 _FEW = 3
 
 
-#: The table's columns of numbers, as far as a run has them.
+#: The columns of numbers in the table. Columns that no run has are left out.
 _NUMBERS = (
     "time reached",
     "γ of the wave",
@@ -65,7 +65,7 @@ _NUMBERS = (
     "KL to equilibrium",
     "wall clock, s",
 )
-#: A number, by which the table is sorted, and what stands beside it.
+#: A number, by which the table is sorted, and the text after it.
 Number = tuple[float, str]
 
 
@@ -233,7 +233,7 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
 
 
 def key_axis(key: str) -> Axis:
-    """The axis of a key that is a number, in words."""
+    """The axis of a key with numbers, labelled in words."""
     if key in _KEY_WORDS:
         return _KEY_WORDS[key]
     section, _, name = key.rpartition(".")
@@ -242,7 +242,7 @@ def key_axis(key: str) -> Axis:
 
 
 def _place(run: Run, keys: Sequence[str]) -> list[tuple[bool, float, str]]:
-    """What runs are sorted by: their values of the keys that differ, numbers by their size."""
+    """The sort key of a run: its values of the keys that differ. Numbers come first, by their size."""
     values: list[Any] = [run.keys.get(key) for key in keys]
     return [(False, value, "") if _is_number(value) else (True, 0.0, value_text(value)) for value in values]
 
@@ -356,14 +356,14 @@ def _row(run: Run, keys: Sequence[str], out: Path, numbers: Sequence[Number | No
 
 
 def _numbers(runs: Sequence[Run]) -> tuple[list[str], list[list[Number | None]]]:
-    """Headings of the table's columns of numbers, and a row for each run; without columns that no run has."""
+    """Headings of the columns of numbers in the table, and one row for each run, without columns that no run has."""
     found = [_numbers_of(run) if run.series else {} for run in runs]
     headings = [heading for heading in _NUMBERS if any(heading in numbers for numbers in found)]
     return headings, [[numbers.get(heading) for heading in headings] for numbers in found]
 
 
 def _numbers_of(run: Run) -> dict[str, Number]:
-    """The numbers of a run that has rows, by their headings: each with what stands beside it in small letters."""
+    """The numbers of a run by their headings, each with a text in small letters. The run must have rows."""
     series, energy = run.series, summary.total_energy(run.series)
     found: dict[str, Number] = {
         "time reached": (float(series["time"][-1]), f"of {run.case.number('time.end'):g}"),
@@ -412,7 +412,7 @@ def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[s
 
 
 def _top(runs: Sequence[Run], column: str) -> float | None:
-    """Where the scale of a column ends that first steps would rule; None where they do not."""
+    """The top of the scale of a column if the first steps need far more work than the others; else None."""
     tops = [top_of_work(run.series[column]) for run in runs if column in run.series] if is_work(column) else []
     return max(tops) if tops and math.isfinite(max(tops)) else None
 

@@ -82,7 +82,7 @@ class Rate:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the amplitude changes by more than the line misses."""
+        """Whether growth or damping can be seen."""
         return not self.why_not
 
     def text(self, expected: float | None = None, digits: int = 2) -> str:
@@ -158,14 +158,14 @@ def measured(
     if found is None:
         rows = int(_usable(energy).sum())
         there = f"{rows} row{'' if rows == 1 else 's'} with energy in the wave"
-        return Measured(None, theory, expected, f"the series has {there}, and a fit needs {_FEWEST_ROWS}")
+        return Measured(None, theory, expected, f"the series has {there}, but a fit needs {_FEWEST_ROWS}")
     why_not = found.why_not
     name = "wave_energy" if "wave_energy" in columns else "field_energy"
     floor = summary.noise_floors(status or {}, columns).get(name)
     if why_not and floor is not None and (noisy := (energy < summary.NOISY * floor).mean()) > 0.5:
         why_not = (
-            f"in {100 * noisy:.0f} % of its rows it is below {summary.NOISY:g} times the noise floor of the particles: "
-            "use more of them, a larger amplitude or particles.control_variate = true"
+            f"in {100 * noisy:.0f} % of the rows it is below {summary.NOISY:g} times the noise floor of the particles: "
+            "use more particles, a larger amplitude or particles.control_variate = true"
         )
     if not why_not and theory is not None and expected is None and len(theory.time):
         expected = slope_within(theory.time, theory.energy, found)
@@ -221,54 +221,55 @@ def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
 
 
 def _usable(energy: np.ndarray) -> np.ndarray:
-    """Rows whose energy has a finite logarithm."""
+    """A mask of the rows whose energy has a finite logarithm."""
     return (energy > 0) & np.isfinite(energy)
 
 
 def _refusal(points: tuple[np.ndarray, np.ndarray], window: list[int], slope: float, residual: float) -> str:
-    """Why the line of a window is no rate; empty if it is one."""
+    """The reason why the line of a window gives no rate; empty if it gives one."""
     t, first, last = points[0][slice(*window)], *window
     change, at = abs(slope) * float(t[-1] - t[0]), f"from t = {t[0]:.3g} to {t[-1]:.3g}"
     if change <= math.log(_FACTOR):
         return (
-            f"where its amplitude follows a line best, {at}, it changes by a factor of {math.exp(change):.2g} only, "
-            f"and a rate needs more than {_FACTOR:g}"
+            f"in the best window, {at}, its amplitude changes only by a factor of {math.exp(change):.2g}, "
+            f"but a rate needs more than {_FACTOR:g}"
         )
     if change <= _CLEAR * residual:
         return (
-            f"its amplitude scatters too much about a line: the best one, {at}, covers {change / residual:.2g} times "
-            f"the scatter, and a rate needs {_CLEAR:g}"
+            f"its amplitude scatters too much about a line: the best line, {at}, covers {change / residual:.2g} times "
+            f"the scatter, but a rate needs {_CLEAR:g}"
         )
     if _comes_back(*points, first, last):
         if slope < 0:
-            return f"it is damped {at}, but comes back later, as several waves that beat do, or noise"
-        return f"it grows {at}, but was larger before, as several waves that beat are"
+            return f"it is damped {at}, but it grows again later, as beats of several waves or noise do"
+        return f"it grows {at}, but it was larger before, as beats of several waves are"
     return ""
 
 
 def _why_not(time: np.ndarray, log: np.ndarray, peaks: np.ndarray, linear: int, refusals: list[str]) -> str:
-    """The plainest reason why no window has a rate.
+    """The simplest reason why no window gives a rate.
 
     Args:
-        peaks: times of the maxima; linear: the row at which the wave is about to saturate; refusals: of the best
-            windows, the best first.
+        peaks: times of the maxima.
+        linear: the row at which the wave is close to saturation.
+        refusals: the reasons why the best windows give no rate, those of the best window first.
     """
     if (whole := float(np.ptp(log))) <= math.log(_FACTOR):
         return (
-            f"its amplitude changes by a factor of {math.exp(whole):.3g} only in the whole series, and a rate needs "
+            f"its amplitude changes only by a factor of {math.exp(whole):.3g} in the whole series, but a rate needs "
             f"more than {_FACTOR:g}"
         )
     if saturates := 0 < linear < len(time):
         if not refusals:
             return (
-                f"it is close to saturation at t = {time[linear]:.3g}, and a fit needs {_FEWEST_ROWS} rows and a "
-                f"{round(1 / _SHORTEST)}th of the time before that: use a smaller amplitude"
+                f"it is close to saturation at t = {time[linear]:.3g}, but a fit needs {_FEWEST_ROWS} rows and a "
+                f"{round(1 / _SHORTEST)}th of the time before: use a smaller amplitude"
             )
     if 2 <= len(peaks) < _FEWEST_MAXIMA and not saturates:
-        return f"it oscillates and has {len(peaks)} maxima only, and a fit needs {_FEWEST_MAXIMA}: use a longer run"
+        return f"it oscillates and has only {len(peaks)} maxima, but a fit needs {_FEWEST_MAXIMA}: use a longer run"
     if len(peaks) >= _FEWEST_MAXIMA and not _is_regular(peaks) and not saturates:
-        return "its maxima are not evenly spaced in time, as those of several waves or of noise"
-    return refusals[0] if refusals else "no part of the series that is long enough follows a line"
+        return "its maxima are not evenly spaced in time: there are several waves, or the field is noise"
+    return refusals[0] if refusals else "no sufficiently long part of the series follows a line"
 
 
 def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, why_not: str = "") -> Rate:

@@ -64,8 +64,10 @@ NEEDS = {
     "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
 }
 
-#: What is missing of a run without collisions.
-_WITHOUT_COLLISIONS = "Free energy, relative entropy and certificates: without collisions f approaches no equilibrium"
+#: Sentence about the parts that are missing in the report of a run without collisions.
+_WITHOUT_COLLISIONS = (
+    "Free energy, relative entropy and certificates: without collisions f does not approach an equilibrium"
+)
 
 
 def write_report(folder: RunFolder, out: Path | None = None) -> Path:
@@ -182,7 +184,7 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
     if tally := summary.tally(columns):
         found.append(_certificate_tile(case, tally))
     error = summary.EnergyError.of(columns)
-    found.append(Tile("error of the energy", f"{error.largest:.1e}", f"{error.words}; the largest change"))
+    found.append(Tile("error of the energy", f"{error.largest:.1e}", f"largest change, {error.words}"))
     return found
 
 
@@ -304,7 +306,7 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
     if rows > 1:
         seconds = columns["seconds"][1:]
         of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.particle_count
-        later = seconds[1:] if len(seconds) > 1 else seconds  # the first one does what is done once
+        later = seconds[1:] if len(seconds) > 1 else seconds  # the first one includes work that is done only once
         timings = {
             "all steps": _duration(seconds.sum()),
             "the first step": f"{seconds[0]:.3g} s",

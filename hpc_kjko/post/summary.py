@@ -25,20 +25,20 @@ Columns = dict[str, np.ndarray]
 COMPARED = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
 
 
-#: What says how far collisions have come, and is nothing without them.
+#: Columns that show the effect of collisions. Without collisions they have no meaning.
 _OF_COLLISIONS = (
     *("kl", "free_energy", "entropy", "dissipation", "collision_energy", "collision_energy_total", "certificate"),
     *(f"collision_free_energy{of}" for of in ("", "_error", "_total", "_total_error")),
 )
-#: Columns of distances from marginals: the equilibrium's, but for those of an exact solution, which has moments too.
+#: Columns of distances from the marginals of the equilibrium, or of the exact solution. The latter has moments too.
 _OF_MARGINALS, _EXACT = "marginal_l1_", "mean_error"
 
 
 def meaningful(columns: Columns, case: RunCase) -> Columns:
-    """The columns that say something of a case.
+    """The columns that have a meaning for a case.
 
-    Particles that do not collide approach no equilibrium, and nothing changes their ∫f log f. So these are left out,
-    and the free energy, whose temperature is that of a bath that is not there.
+    Without collisions particles do not approach an equilibrium, and their ∫f log f does not change. So these columns
+    are left out. The free energy is left out too, because its temperature is that of a bath, and there is no bath.
     """
     still = [f"{name}_" for name in case.species if not case.strength_of(name)]
     if not case.collision_strength:
@@ -89,25 +89,25 @@ def drifts(columns: Columns) -> list[Drift]:
 
 
 def _givers(columns: Columns) -> list[str]:
-    """What gives energy to a plasma and is known to."""
+    """The known sources of energy of a plasma, in words."""
     named = {"collision_energy_total": "collisions", "drive_energy": "the drive"}
     return [words for name, words in named.items() if name in columns]
 
 
 def _given(columns: Columns) -> np.ndarray:
-    """The energy that they have given since t = 0: [rows]."""
+    """The energy from the known sources since t = 0: [rows]."""
     none = np.zeros(len(columns["time"]))
     return columns.get("collision_energy_total", none) + columns.get("drive_energy", none)
 
 
 @dataclass(frozen=True)
 class EnergyError:
-    """What of the energy the scheme should keep and did not.
+    """The error of the energy: the change that the scheme should not make.
 
     Attributes:
-        largest: the largest change that nothing accounts for, relative to ``scale``.
-        scale: the size of the energy in the first row.
-        words: what it is a part of, and what it leaves out.
+        largest: the largest change that no known source explains, relative to ``scale``.
+        scale: the absolute value of the energy in the first row.
+        words: the energy that ``largest`` is relative to, and the sources that it does not count, in words.
     """
 
     largest: float
@@ -116,13 +116,13 @@ class EnergyError:
 
     @classmethod
     def of(cls, columns: Columns) -> EnergyError:
-        """That of a run, of one row at least."""
+        """The error of a run that has at least one row."""
         energy, by = total_energy(columns), _givers(columns)
         left = energy - _given(columns)
         scale = abs(float(energy[0])) or 1.0
-        words = f"of the energy at t = {columns['time'][0]:g}, {scale:.4g}"
+        words = f"relative to the energy at t = {columns['time'][0]:g}, {scale:.4g}"
         if by:
-            words += f", beside what {' and '.join(by)} gave"
+            words += f", without what {' and '.join(by)} gave"
         return cls(float(np.abs(left - left[0]).max()) / scale, scale, words)
 
 

@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its modules are loaded when they are first used
 
 # The eigenvalue problem is dense: 1500 modes take some seconds.
 MAX_MODES = 1500
-# Steps of a history in time: short beside a plasma oscillation, and stable for all Hermite functions.
+# Largest steps of a history in time: short compared with a plasma oscillation, and stable for all Hermite functions.
 _LONGEST, _STABLE = 0.1, 2.0
 _ROOT_PI = float(np.sqrt(np.pi))
 
@@ -166,10 +166,10 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
         return complex(roots[np.argmin(np.abs(roots - guess))])
     for fineness in (1, 2):
         roots = _newton(_starts(wavenumber, terms, fineness), wavenumber, terms)
-        with contextlib.suppress(ValueError):  # the other one of a pair; there may be none
+        with contextlib.suppress(ValueError):  # the other mode of a pair; there may be none
             roots = np.append(roots, _newton(-np.conj(roots[[np.argmax(roots.imag)]]), wavenumber, terms))
         highest = roots[np.argmax(roots.imag)]
-        # What rounding may put between the growth rates of a pair, far less than what is between different modes.
+        # Rounding may cause this difference between the growth rates of a pair. Different modes differ by far more.
         margin = 1e-6 * min(term.plasma_frequency for term in terms) + 1e-9 * abs(highest)
         pair = roots[roots.imag > highest.imag - margin]
         root = complex(pair[np.argmax(pair.real)])
@@ -179,7 +179,7 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
 
 
 def _starts(wavenumber: float, terms: Sequence[SpeciesTerm], fineness: int) -> np.ndarray:
-    """Frequencies around every drift, as far from it as every thermal and plasma frequency: [n]."""
+    """Start frequencies [n] around every drift, at distances of every thermal and plasma frequency."""
     centres = {wavenumber * term.drift for term in terms}
     widths = {np.sqrt(2) * wavenumber * term.thermal_speed for term in terms}
     widths |= {term.plasma_frequency for term in terms}

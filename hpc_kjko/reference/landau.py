@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its modules are loaded when they are first used
 from scipy.special import gammaln
 
 COULOMB = -3.0

@@ -39,7 +39,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its modules are loaded when they are first used
 from scipy.special import gammaln
 
 from hpc_kjko.reference.dispersion import landau_root

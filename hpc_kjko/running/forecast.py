@@ -50,8 +50,8 @@ def particles_on_each(case: Case, size: int) -> str:
 
 
 def wave_of(case: Case) -> Iterator[str]:
-    """What linear theory says of the case's wave, and which other length grows if this one is damped."""
-    from hpc_kjko.running import wave_theory  # whose roots take parts of SciPy
+    """Yield the linear theory of the wave of the case. If the wave is damped, yield a wavelength that grows."""
+    from hpc_kjko.running import wave_theory  # imported here because it loads modules of SciPy
 
     theory = wave_theory.theory_of(case)
     if theory is None:
@@ -60,8 +60,8 @@ def wave_of(case: Case) -> Iterator[str]:
     outcome, grows = theory.outcome, theory.rate is not None and theory.rate > 0
     if len(theory.time):
         largest, last = math.sqrt(theory.energy.max()), math.sqrt(theory.energy[-1])
-        outcome = f"grows up to {largest:.3g}" if largest > GROWN else f"comes to {last:.2g}"
-        outcome += f" times its first size by t = {theory.time[-1]:g}"
+        outcome = f"grows up to {largest:.3g} times" if largest > GROWN else f"changes to {last:.2g} times"
+        outcome += f" its initial amplitude by t = {theory.time[-1]:g}"
         at_first = [np.interp(theory.wavenumber, branch.wavenumber, branch.rate) for branch in theory.branches]
         grows = largest > GROWN or max(at_first, default=0.0) > 0
     words = "; ".join(part for part in (theory.relation, theory.missing) if part)
@@ -73,7 +73,7 @@ def wave_of(case: Case) -> Iterator[str]:
     except wave_theory.NoTheory:
         return
     if found is None:
-        yield f"    no wave of any length grows in these streams: they need {_speed_key(case)} larger, or to be colder"
+        yield f"    no wave of any length grows in these streams: increase {_speed_key(case)} or use colder streams"
     else:
         k, rate = found
         where = f"a wavelength of {2 * math.pi / k:.4g}"
@@ -83,7 +83,7 @@ def wave_of(case: Case) -> Iterator[str]:
 
 
 def _speed_key(case: Case) -> str:
-    """The key of a case that says how fast its streams are."""
+    """The key of a case with the speed of its streams."""
     if case.species:
         return "a species.NAME.mean_velocity"
     return next(f"problem.{key}" for key in ("beam_velocity", "bump_velocity") if hasattr(case.problem, key))

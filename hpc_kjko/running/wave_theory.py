@@ -109,32 +109,32 @@ def theory_of(case: Case) -> WaveTheory | None:
 
 
 def fastest_growing(case: Case) -> tuple[float, float] | None:
-    """The wave of any length, along the case's own, that grows fastest in the plasma as it starts, without collisions.
+    """The fastest growing wave along the direction of the wave of the case, in the initial plasma without collisions.
 
     Returns:
-        Its k and γ; None if none grows.
+        k and γ of the wave; None if no wave grows.
 
     Raises:
-        NoTheory: there are no streams that could make one grow, or their dispersion relation is not known.
+        NoTheory: there are no streams that could make a wave grow, or their dispersion relation is not known.
     """
     starts = [one.start for one in species_of(case) if isinstance(one.start, PeriodicWave)]
     if case.physics.field == "external" or not starts:
-        raise NoTheory("the case has no wave in a field of its own")
+        raise NoTheory("the case has no wave in a self-consistent field")
     vector = next((start for start in starts if not start.is_homogeneous), starts[0]).wave_vector
     wave = _wave(case, vector)
     if len({term.drift for term in wave.terms}) < 2:
-        raise NoTheory("nothing streams through something else")
+        raise NoTheory("no streams move through each other")
     field = np.array(case.physics.magnetic_field)
     if field.any() and not np.allclose(np.cross(np.append(vector, [0.0] * (3 - len(vector))), field), 0):
         raise NoTheory("the magnetic field turns the streams")
     shortest = min(term.thermal_speed / term.plasma_frequency for term in wave.terms if term.plasma_frequency)
     ks = np.geomspace(0.02 * wave.k, max(1.5 / shortest, wave.k), _SCANNED)
     found: tuple[float, float] | None = None
-    for _ in range(2):  # among all, then near the best of them
+    for _ in range(2):  # first all wavenumbers, then those near the best one
         rates = np.array([_nan_without(functools.partial(species_root, float(k), wave.terms)).imag for k in ks])
         if np.isnan(rates).all() or not (best := np.nanmax(rates)) > _SLOWEST:
             if np.isnan(rates).any():
-                raise NoTheory("not all of the waves could be found")
+                raise NoTheory("not all waves could be found")
             return None
         at = int(np.nanargmax(rates))
         found = float(ks[at]), float(best)

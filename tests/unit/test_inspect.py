@@ -1,4 +1,4 @@
-"""``kjko inspect``: what a run folder holds, and what of it has no meaning for its case."""
+"""``kjko inspect`` shows the contents of a run folder, without parts that have no meaning for the case."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from hpc_kjko.post.figures.runfiles import RunFiles
 
 
 def said_by(kjko_here, *arguments) -> str:
-    """What a verb prints, without its line breaks."""
+    """The output of a verb, without its line breaks."""
     result = kjko_here(*arguments)
     assert result.returncode == 0, result.stderr
     return " ".join(result.stdout.split())
 
 
 def rewritten(folder, **columns: np.ndarray) -> None:
-    """Replace columns of a run's series, and the number of its rows by theirs."""
+    """Replace columns of the series of a run. All columns get the length of the new ones."""
     found, units = read_series_and_units(folder / "series.h5")
     rows = len(next(iter(columns.values())))
     found = {name: np.resize(values, rows) for name, values in found.items()} | columns
@@ -39,8 +39,8 @@ def collisionless(finished):
 
 
 def test_a_short_series_has_no_rate_and_says_why_everywhere(finished, kjko_here):
-    """The run has eleven rows, and its wave theory's rate."""
-    why = "the series has 11 rows with energy in the wave, and a fit needs 12"
+    """The run has eleven rows, and its wave has a theoretical rate."""
+    why = "the series has 11 rows with energy in the wave, but a fit needs 12"
     assert f"no rate of growth or damping: {why}" in said_by(kjko_here, "inspect", finished)
     (picture,) = waves.field_energy(RunFiles.of(RunFolder(finished)))
     assert picture.panels[0].title == "No rate of growth or damping" and why in picture.panels[0].note.lower()
@@ -53,7 +53,7 @@ def test_the_energys_error_is_relative_and_the_same_on_a_page(finished, kjko_her
     energy = series["kinetic_energy"] + series["field_energy"]
     left = energy - series["collision_energy_total"]
     error = f"{np.abs(left - left[0]).max() / energy[0]:.1e}"
-    words = f"of the energy at t = 0, {energy[0]:.4g}, beside what collisions gave"
+    words = f"relative to the energy at t = 0, {energy[0]:.4g}, without what collisions gave"
     assert f"{error} {words}" in said_by(kjko_here, "inspect", finished)
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
@@ -61,7 +61,7 @@ def test_the_energys_error_is_relative_and_the_same_on_a_page(finished, kjko_her
 
 
 def test_without_collisions_nothing_is_said_of_an_equilibrium(collisionless, kjko_here):
-    """It has been measured all the same, and kjko series has it."""
+    """The columns are still measured, and kjko series shows them."""
     assert "kl" in read_series(collisionless / "series.h5")
     run = RunFiles.of(RunFolder(collisionless))
     found = {picture.name: picture for picture in figures.pictures_of(run)}
@@ -75,8 +75,8 @@ def test_without_collisions_nothing_is_said_of_an_equilibrium(collisionless, kjk
     assert kjko_here("report", collisionless).returncode == 0
     page = (collisionless / "report.html").read_text()
     assert "KL to equilibrium" not in page and "method.held_out" not in page
-    assert "without collisions f approaches no equilibrium" in page
-    assert kjko_here("plot", collisionless, "--column", "kl").returncode == 0  # who asks for it has it
+    assert "without collisions f does not approach an equilibrium" in page
+    assert kjko_here("plot", collisionless, "--column", "kl").returncode == 0  # an explicit request is still served
     tiles = report._tiles(run, {}, run.series)
     assert not [tile for tile in tiles if "equilibrium" in tile.label + tile.says]
 
@@ -90,20 +90,20 @@ def test_of_two_species_only_that_which_collides_approaches_an_equilibrium(tmp_p
 
 
 def test_snapshots_too_coarse_for_a_spectrum_name_output_every(finished, kjko_here):
-    """Three snapshots in ten steps; then many, a step of which is longer than half a period."""
-    assert "here are 3: run with output.every = 1, and longer" in said_by(kjko_here, "inspect", finished)
+    """First there are three snapshots in ten steps. Then there are many, at intervals longer than half a period."""
+    assert "there are only 3: run with output.every = 1, and longer" in said_by(kjko_here, "inspect", finished)
     path = finished / "case.toml"
     text = re.sub("(?m)^end = .*", "end = 100.0", path.read_text())
     path.write_text(re.sub("(?m)^every = .*", "every = 20", text))
     said = said_by(kjko_here, "inspect", finished)
-    assert "snapshots every 2 show frequencies below 1.3" in said and "output.every = 17 or less" in said
+    assert "snapshots every 2 resolve frequencies below 1.3" in said and "output.every = 17 or less" in said
     case = RunCase(path)
     case.table["output"]["every"] = 17
     assert waves.sampling_remark(case, None) == ""
 
 
 def test_theorys_line_lies_on_no_mean_of_a_wave_that_has_no_rate(finished):
-    """A wave that neither grows nor falls, with theory that says it falls: from its first value on."""
+    """The wave neither grows nor falls, but theory says that it falls. The line starts at the first value."""
     time = np.linspace(0, 20, 201)
     energy = 1e-4 * (1.5 + np.cos(1.3 * time)) ** 2
     columns = {"time": time, "field_energy": energy, "wave_energy": energy}
@@ -115,7 +115,7 @@ def test_theorys_line_lies_on_no_mean_of_a_wave_that_has_no_rate(finished):
     assert "first value" in line.label
     grown = rates.measured({"time": time, "field_energy": np.exp(0.4 * time)}, theory)
     (line,) = waves._theory_curves(grown, time, np.exp(0.4 * time))
-    middle = sum(grown.rate.window) / 2  # of what was fitted
+    middle = sum(grown.rate.window) / 2  # of the fit window
     assert line.label == "theory" and np.interp(middle, line.x, line.y) == pytest.approx(np.exp(0.4 * middle), rel=0.05)
 
 
@@ -124,5 +124,5 @@ def test_a_wave_in_the_noise_says_so(finished):
     energy = 1e-6 * (1.1 + np.cos(0.9 * time + np.sin(7 * time)))
     columns = {"time": time, "field_energy": energy, "wave_energy": energy}
     status = {"noise_floor": {"wave_energy": 1e-6}}
-    assert "of its rows it is below 2 times the noise floor" in rates.measured(columns, None, status).text
+    assert "of the rows it is below 2 times the noise floor" in rates.measured(columns, None, status).text
     assert "noise floor" not in rates.measured(columns, None, json.loads("{}")).text

@@ -391,7 +391,7 @@ def test_gaussian_moments_refuses_mismatched_shapes():
 
 
 def test_theory_that_every_run_asks_for_loads_no_integrators_and_root_finders():
-    """Before the first step: they take longer to load than the theory to be found."""
+    """Theory runs before the first step. Loading these modules would take longer than the theory itself."""
     code = """
 import sys
 from hpc_kjko.reference.dispersion import SpeciesTerm, linear_field_history, species_root

@@ -173,7 +173,7 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
 
 
 def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_here, browser, tmp_path):
-    """Two waves that fall and one that grows, with theory; the third has no rate. Numbers sort with their signs."""
+    """Two waves fall, one grows and one has no rate. Each has a theory. Numbers are sorted with their signs."""
     columns, units = read_series_and_units(finished / "series.h5")
     time = np.linspace(0, 20, 201)
     for name, rate in (("slow", -0.05), ("fast", -0.2), ("growing", 0.1), ("none", 0.0)):
@@ -195,7 +195,7 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
 
 
 def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_here):
-    """Also of the page of several runs; what is left out is said."""
+    """This holds for the page of several runs too. A note tells the time of the first step."""
     columns, units = read_series_and_units(finished / "series.h5")
     columns["seconds"] = np.array([0.0, 5.0] + [0.1] * 9)
     SeriesWriter(finished / "series.h5", list(columns), units, columns).close()
@@ -204,7 +204,7 @@ def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_h
     assert panel.y.limits[1] == pytest.approx(0.105) and "The first step, with 5 s, is beyond the scale" in panel.note
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
-    assert re.search("the first step.*5 s", page) and re.search("a later step, fastest and slowest.*0.1 s, 0.1 s", page)
+    assert re.search("the first step.*5 s", page) and re.search("later step, fastest and slowest.*0.1 s, 0.1 s", page)
     shutil.copytree(finished, finished.parent / "runs/first")
     assert kjko_here("report", finished.parent / "runs").returncode == 0
     found = content_of((finished.parent / "runs/index.html").read_text())["columns"]
@@ -212,7 +212,7 @@ def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_h
 
 
 def test_phase_space_that_is_shown_twice_says_how_each_was_found(a_run):
-    """From log f at few times, and as a histogram at more."""
+    """f comes from log f at a few times, and from a histogram at more times."""
     run = RunFiles.of(RunFolder(a_run))
     by_log_f, _ = distributions.phase_space(run)
     frames = distributions._frames(distributions._binned(run, [0, 5, 10], None), None, log=False)

@@ -393,7 +393,7 @@ def _side_by_side(
 
 
 def _how(plane: Plane) -> str:
-    """What a title says of how a density was found."""
+    """The part of a title that says how the density was computed."""
     return f", {plane.note}" if plane.note else ""
 
 

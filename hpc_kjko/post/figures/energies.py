@@ -109,15 +109,15 @@ def seconds(run: RunFiles) -> Iterator[Picture]:
 
 
 def is_work(column: str) -> bool:
-    """Whether a column counts the work of a step, of which the first has more: it does what is done once."""
+    """Whether a column measures the work of a step. The first step has more, because some work is done only once."""
     return column.startswith("seconds") or column.endswith("inner_iterations")
 
 
 def top_of_work(values: np.ndarray) -> float:
-    """The top of a scale for the work of steps, by all but the first step, if that has much more; else infinity.
+    """The top of a scale for the work of the steps after the first one, or infinity if the first has similar work.
 
     Args:
-        values: [rows], from that of t = 0 on, which has none.
+        values: the work [rows]. The first row is that of t = 0, without work.
     """
     if len(values) < 4:
         return math.inf
@@ -126,11 +126,11 @@ def top_of_work(values: np.ndarray) -> float:
 
 
 def _scale_of_work(values: np.ndarray, unit: str) -> tuple[float, str]:
-    """The top of the scale of a figure of the work of steps, and a sentence if the first step is beyond it."""
+    """The top of the scale for the work of steps, and a sentence if the first step lies above it."""
     top = top_of_work(values)
     if math.isfinite(top):
         first = f"{values[1]:.3g} {unit}".rstrip()
-        return top, f"The first step, with {first}, is beyond the scale: it includes what is done once."
+        return top, f"The first step, with {first}, is beyond the scale: it includes work that is done only once."
     return 1.05 * float(np.percentile(values[1:], 99)), ""
 
 

@@ -276,9 +276,9 @@ def _spectrum(found: FieldHistory, theory: WaveTheory | None, case: RunCase) -> 
 
 
 def sampling_remark(case: RunCase, theory: WaveTheory | None) -> str:
-    """Why the snapshots that a case asks for cannot tell the frequencies of its waves, and what can; empty if they can.
+    """A sentence that says why the snapshots of a case cannot resolve its waves, and which ``output.every`` can.
 
-    Nothing without a field of the run's own in a periodic box.
+    It is empty if they can, with an external field, and without a periodic box.
     """
     has_walls = set(case.value("problem.boundary", ["periodic"])) != {"periodic"}
     if case.word("physics.field") == "external" or case.value("problem.length") is None or has_walls:
@@ -288,7 +288,7 @@ def sampling_remark(case: RunCase, theory: WaveTheory | None) -> str:
 
 
 def _too_coarse(case: RunCase, theory: WaveTheory | None, times: int, step: float) -> str:
-    """Why E at so many times, a step apart, has no spectrum of ω, and what output.every would have one."""
+    """A sentence that says why E at these times gives no spectrum of ω, and which ``output.every`` would; or empty."""
     highest, h = _highest(theory), case.number("time.step")
     largest = int(math.pi / (_NYQUIST * highest * h))
     if largest < 1:
@@ -296,19 +296,19 @@ def _too_coarse(case: RunCase, theory: WaveTheory | None, times: int, step: floa
     every = min(largest, max(1, case.steps // (_FEWEST - 1)))
     advice = f"run with output.every = {every}{' or less' if every > 1 else ''}"
     if times < _FEWEST:
-        there = f"here {'is' if times == 1 else 'are'} {times or 'none'}"
+        there = f"there {'is' if times == 1 else 'are'} only {times}" if times else "there are none"
         joined = "or" if case.steps >= _FEWEST - 1 else "and"
-        return f"A spectrum of ω needs E at {_FEWEST} times or more, {there}: {advice}, {joined} longer."
+        return f"A spectrum of ω needs E at {_FEWEST} times or more, but {there}: {advice}, {joined} longer."
     if math.pi / step < _NYQUIST * highest:
         return (
-            f"A spectrum of ω needs E more often: snapshots every {step:g} show frequencies below "
-            f"{math.pi / step / _NYQUIST:.2g}, and waves of this box have up to {highest:.2g}: {advice}."
+            f"A spectrum of ω needs E at shorter intervals: snapshots every {step:g} resolve frequencies below "
+            f"{math.pi / step / _NYQUIST:.2g}, but waves of this box have up to {highest:.2g}: {advice}."
         )
     return ""
 
 
 def _highest(theory: WaveTheory | None) -> float:
-    """The largest frequency that a spectrum must show: of theory's branches, but well above ω_p."""
+    """The largest frequency that a spectrum must show: that of the branches of theory, but at least well above ω_p."""
     of_branches = [_most(np.abs(branch.frequency)) for branch in theory.branches] if theory else []
     return max([_HIGHEST / 2, *of_branches])
 
