@@ -86,8 +86,9 @@ def _theory_curves(found: rates.Measured, time: np.ndarray, energy: np.ndarray) 
     theory = found.theory
     if theory is not None and len(theory.time):
         if time[0] == 0:
-            so_far = theory.time <= time[-1]
-            yield Curve(theory.time[so_far], _positive(energy[0] * theory.energy[so_far]), "theory", "reference")
+            inside = time[time <= theory.time[-1]]  # at the times of the rows, so that a page shows all values together
+            values = energy[0] * np.interp(inside, theory.time, theory.energy)
+            yield Curve(inside, _positive(values), "theory", "reference")
     elif found.expected is None:
         return
     elif found.rate is None or found.why_not:
