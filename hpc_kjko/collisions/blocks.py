@@ -156,5 +156,6 @@ def blocks_of_cells(
 
 def _exchanged(comm: Communicator, rows: np.ndarray, sent: np.ndarray, received: np.ndarray) -> np.ndarray:
     """Rows that are sorted by the rank that they go to, as those that come, sorted by the rank that they come from."""
-    parts = np.split(rows, np.cumsum(sent)[:-1])
-    return np.concatenate(comm.exchange(parts, [(int(number), *rows.shape[1:]) for number in received]))
+    parts = dict(enumerate(np.split(rows, np.cumsum(sent)[:-1])))
+    shapes = {rank: (int(number), *rows.shape[1:]) for rank, number in enumerate(received)}
+    return np.concatenate(comm.exchange(parts, shapes, rows.dtype))

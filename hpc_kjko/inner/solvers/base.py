@@ -46,13 +46,16 @@ class Sample:
 class Batches:
     """Samples of a rank's particles, each gathered when it is first asked for: few of many are wanted in a step.
 
+    One that is asked for by its number may be dealt to all ranks, so that each works on a part of it: this is
+    collective then. Those that are gone through are the rank's own.
+
     Args:
-        gather: some of the particles, by their rows.
+        gather: some of the particles, by their rows; with the number of a batch it may be dealt.
         rows: of all samples, one after the other.
         edges: where each begins in these, and where the last ends.
     """
 
-    def __init__(self, gather: Callable[[torch.Tensor], Sample], rows: torch.Tensor, edges: np.ndarray):
+    def __init__(self, gather: Callable[[torch.Tensor, int | None], Sample], rows: torch.Tensor, edges: np.ndarray):
         self._gather, self._rows, self._edges = gather, rows, edges
         self._known: dict[int, Sample] = {}
 
@@ -61,17 +64,17 @@ class Batches:
 
     def __getitem__(self, number: int) -> Sample:
         if number not in self._known:
-            self._known[number] = self._gather(self._rows[self._edges[number] : self._edges[number + 1]])
+            self._known[number] = self._gather(self._rows[self._edges[number] : self._edges[number + 1]], number)
         return self._known[number]
 
     def __iter__(self) -> Iterator[Sample]:
         """Each of them, which is not kept."""
         for begin, end in itertools.pairwise(self._edges):
-            yield self._gather(self._rows[begin:end])
+            yield self._gather(self._rows[begin:end], None)
 
     def joined(self) -> tuple[Sample, tuple[int, ...]]:
         """All of them as one, one after the other, and how many particles each has."""
-        return self._gather(self._rows[self._edges[0] : self._edges[-1]]), tuple(np.diff(self._edges).tolist())
+        return self._gather(self._rows[self._edges[0] : self._edges[-1]], None), tuple(np.diff(self._edges).tolist())
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class TrainingData:
     @classmethod
     def in_batches(cls, folds: Sequence[Sample] | Batches, everything: Sequence[Sample] | Batches) -> TrainingData:
         """The same, with particles in averages that are not fitted."""
-        first = folds[0]
+        first = next(iter(everything))
         none = replace(first, **{name: part[:0] for name, part in vars(first).items() if part is not None})
         return cls(folds, none, held_out=False, everything=everything)
 
