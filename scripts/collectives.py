@@ -11,7 +11,7 @@ summed, so take two. The files of a run come in addition, and one sum of one num
 A call of kind `sum` leaves the sum of an array on every rank. `broadcast` sends one rank's array or small object to
 all; `gather` brings a small object of every rank to all. Bytes are those of the array, or 0 for a small object.
 `exchange` sends rows of a batch from ranks that have them to ranks that work on them. Its bytes are those that leave
-the first rank; two ranks keep what they have.
+the first rank; two ranks with as many particles keep what they have.
 """
 
 from __future__ import annotations

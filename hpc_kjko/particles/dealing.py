@@ -96,14 +96,13 @@ class Dealing:
         outgoing = {int(other): packed[leaving == other] for other in np.unique(leaving)}
         shapes = {int(other): (int((coming == other).sum()), packed.shape[1]) for other in np.unique(coming)}
         found = np.concatenate([packed[:0], *self.comm.exchange(outgoing, shapes, packed.dtype)])
-        edges = np.cumsum([_bytes_of(part[:0]).shape[1] for part in parts.values()])[:-1]
-        columns = [torch.from_numpy(np.ascontiguousarray(column)) for column in np.split(found, edges, axis=1)]
-        return {
-            name: column.view(part.dtype).view(len(found), *part.shape[1:])
-            for (name, part), column in zip(parts.items(), columns, strict=True)
-        }
+        dealt = {name: part.new_empty(len(found), *part.shape[1:]) for name, part in parts.items()}
+        widths = np.cumsum([_bytes_of(part).shape[1] for part in dealt.values()])
+        for part, column in zip(dealt.values(), np.split(found, widths[:-1], axis=1), strict=True):
+            _bytes_of(part)[...] = column
+        return dealt
 
 
 def _bytes_of(part: torch.Tensor) -> np.ndarray:
-    """[n, bytes of a row]."""
+    """[n, bytes of a row]; in the memory of the tensor where it is contiguous."""
     return part.reshape(len(part), math.prod(part.shape[1:])).contiguous().view(torch.uint8).numpy()
