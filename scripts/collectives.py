@@ -11,6 +11,8 @@ stop.
 
 The kind `sum` puts the sum of an array on every rank. `broadcast` sends the array or a small object of one rank to all
 ranks. `gather` brings a small object of every rank to all ranks. Bytes are those of the array; 0 for a small object.
+`exchange` sends rows of a batch from the ranks that have them to the ranks that work on them. Its bytes are those that
+the first rank sends. Two ranks with equally many particles keep their rows.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import csv
 import math
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -49,6 +52,7 @@ PURPOSES = {
     ("density", "solve"): "coefficients of psi",
     ("density", "tie"): "tie to the sample",
     ("potential_sums", "derivatives"): "control field",
+    ("regression", "fit_density"): "coefficients of psi",
     ("regression", "_fit_field"): "control field",
     ("jko", "relaxed"): "relaxation of log f",
     ("controlled", "_move"): "move and certificate",
@@ -73,7 +77,7 @@ class Call:
 
     Attributes:
         purpose: a value of PURPOSES, or OTHER.
-        kind: sum, broadcast or gather.
+        kind: sum, broadcast, gather or exchange.
         nbytes: bytes of the array; 0 for a small object.
     """
 
@@ -108,6 +112,12 @@ class CountingCommunicator(Communicator):
     def bcast_array(self, array: np.ndarray, root: int = 0) -> np.ndarray:
         self._note("broadcast", array.nbytes)
         return super().bcast_array(array, root)
+
+    def exchange(
+        self, parts: Mapping[int, np.ndarray], shapes: Mapping[int, tuple[int, ...]], dtype: np.dtype
+    ) -> list[np.ndarray]:
+        self._note("exchange", sum(part.nbytes for rank, part in parts.items() if rank != self.rank))
+        return super().exchange(parts, shapes, dtype)
 
     def _note(self, kind: str, nbytes: int) -> None:
         frame: FrameType | None = sys._getframe(2)
@@ -204,12 +214,38 @@ def expected_of(calls: Counter[Call], simulation: Simulation) -> Counter[Call]:
     parameters = sum(parameter.numel() for parameter in simulation.collisions[0].control.parameters())
     hidden = calls[Call("hidden steps", "sum", 8 * parameters)]
     series = sum(len(diagnostic.local(simulation.state)) for diagnostic in simulation.diagnostics)
-    return expected(
+    return exchanged(simulation, hidden) + expected(
         simulation.case,
         hidden_steps=hidden,
         passes=simulation.state.collision.inner_iterations - hidden,
         series=series,
     )
+
+
+def exchanged(simulation: Simulation, hidden: int) -> Counter[Call]:
+    """The exchanges of the last step, which made so many hidden steps: one for each batch that is not where it is
+    worked on."""
+    collision, rank = simulation.collisions[0], simulation.comm.rank
+    if (deal := collision._deal) is None:
+        return Counter()
+    solver, number = collision._solver, len(deal.batching)
+    made, width = solver.fitted.trainer.steps_made, bytes_of_a_row(simulation.case)
+    trained = [(made - hidden + k) % number for k in range(hidden)]
+    purposes = dict.fromkeys(solver.chosen(number), "coefficients of psi") | dict.fromkeys(trained, "hidden steps")
+    found: Counter[Call] = Counter()
+    for batch, purpose in purposes.items():
+        source, target, length = deal.plan(batch)
+        if not np.array_equal(source, target):
+            leaving = int(length[(source == rank) & (target != rank)].sum())
+            found[Call(purpose, "exchange", leaving * width)] += 1
+    return found
+
+
+def bytes_of_a_row(case: config.Case) -> int:
+    """Of a row of a batch: the network's inputs, the share, log f."""
+    problem = case.problem
+    inputs = problem.velocity_dims + problem.space_dims * (2 if problem.periods else 1)
+    return (inputs + 1) * (4 if case.method.precision == "float32" else 8) + 8
 
 
 def main() -> None:

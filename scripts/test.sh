@@ -86,7 +86,9 @@ for stream in "${streams[@]}"; do
         trap 'touch "$logs/$stream.ended"' EXIT
         "$stream"
     ) >"$logs/$stream" 2>&1 &
-    if [ "$stream" = batch_jobs ]; then renice -n 5 -p $$ >/dev/null; fi # what is started from here on inherits it
+    if [ "$stream" = batch_jobs ]; then # what is started from here on inherits it
+        renice -n "$(($(nice) + 5))" -p $$ >/dev/null || true
+    fi
 done
 trap 'kill -- $(jobs -p | sed "s/^/-/") 2>/dev/null; wait; rm -rf "$logs"' EXIT
 status=0

@@ -168,5 +168,6 @@ def blocks_of_cells(
 
 def _exchanged(comm: Communicator, rows: np.ndarray, sent: np.ndarray, received: np.ndarray) -> np.ndarray:
     """Send rows, sorted by destination rank, and return the received rows, sorted by source rank."""
-    parts = np.split(rows, np.cumsum(sent)[:-1])
-    return np.concatenate(comm.exchange(parts, [(int(number), *rows.shape[1:]) for number in received]))
+    parts = dict(enumerate(np.split(rows, np.cumsum(sent)[:-1])))
+    shapes = {rank: (int(number), *rows.shape[1:]) for rank, number in enumerate(received)}
+    return np.concatenate(comm.exchange(parts, shapes, rows.dtype))

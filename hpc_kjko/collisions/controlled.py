@@ -21,16 +21,15 @@ from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
+from hpc_kjko.particles.dealing import Batching, Dealing
 from hpc_kjko.particles.exact import counts, rows_together, summed_finely
 from hpc_kjko.particles.state import (
-    BATCH,
     BLOCK,
     CERTIFY,
     FOLDS,
     SELECT,
     Particles,
     at_once,
-    batches,
     folds,
     passes,
 )
@@ -127,6 +126,8 @@ class ControlledCollision(Collision):
         self.variate: ControlVariate | None = None
         #: Rows sorted by fold, or by batch; where each fold or batch begins; its mass. They are the same in every step.
         self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
+        #: Deals the batches to all ranks. It is made with the rows above.
+        self._deal: Dealing | None = None
 
     def control_field(self, parameters: int = 0) -> ControlField:
         """A new network for this phase space, in the precision of the inner solve."""
@@ -277,44 +278,49 @@ class ControlledCollision(Collision):
         """The particles sorted by fold; for a regression by batches of these folds."""
         if not self._in_folds:
             return TrainingData.unheld(whole)
+        total, device = particles.shard.total, whole.z.device
         if self._folds is None:
-            chosen = (*_FITTED, SELECT) if self.held_out else range(FOLDS)
-            place = torch.full((FOLDS,), -1, device=whole.z.device)
-            place[list(chosen)] = torch.arange(len(chosen), device=place.device)
-            part = place[folds(particles.shard, place.device)]
-            number = len(chosen)
+            chosen = (*_FITTED, SELECT) if self.held_out else tuple(range(FOLDS))
             if self._with_log_f:
-                # A batch has at least BATCH particles. It spans several folds if these are smaller.
-                groups = max(1, min(number, number * particles.shard.total // (FOLDS * BATCH)))
-                part = torch.where(part < 0, part, part * groups // number)
-                batch, batches_of_a_fold = batches(particles.shard, place.device)
-                part = torch.where(part < 0, part, part + groups * batch)
-                number = groups * batches_of_a_fold
+                batching = Batching.of(total, chosen)
+                part, number = batching.of_rows(particles.shard, device), len(batching)
                 if self.held_out:
                     part, number = torch.where(part < 0, number, part), number + 1
+                if self.comm.size > 1 and device.type == "cpu":  # a message takes longer than a batch on a GPU
+                    self._deal = Dealing(batching, self.comm, rows_together(total))
+            else:
+                place = torch.full((FOLDS,), -1, device=device)
+                place[list(chosen)] = torch.arange(len(chosen), device=device)
+                part, number = place[folds(particles.shard, device)], len(chosen)
             order = torch.argsort(part, stable=True)[int((part < 0).sum()) :]
             edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
-            weights = counts(particles.shares(), particles.shard.total)[order]
+            weights = counts(particles.shares(), total)[order]
             mass = torch.bincount(part[order], weights=weights, minlength=number)
             # bincount returns integers on a rank without particles
-            masses = self.comm.sum(mass.double().cpu().numpy()) / particles.shard.total
+            masses = self.comm.sum(mass.double().cpu().numpy()) / total
             self._folds = order, edges, masses
         order, edges, masses = self._folds
         if self.held_out and not masses[-1] > 0:  # with few particles, the selecting fold may be empty
             return TrainingData.unheld(whole)
         of_fitted = masses[:-1].sum() if self.held_out else 1.0
 
-        def sample_of(rows: torch.Tensor, mass: float = of_fitted) -> Sample:
+        # v is one of the inputs, unless the form or the control variate needs another one
+        others = {name: t for name, t in vars(whole).items() if t is not None and name != "v"}
+        if self.form != "split" or self.variate:
+            others["v"] = whole.v
+
+        def sample_of(rows: torch.Tensor, batch: int | None = None, mass: float = of_fitted) -> Sample:
             # A copy has its own, aligned memory. A view would begin at a place that depends on the ranks, and matrix
             # products would be added in another order.
-            z = whole.z[rows]
-            v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[rows]
-            others = (whole.tangents, whole.known, whole.log_f)
-            return Sample(z, v, whole.share[rows] / mass, *(t[rows] if t is not None else None for t in others))
+            parts = {name: t[rows] for name, t in others.items()}
+            if self._deal and batch is not None:
+                parts = self._deal(batch, parts)
+            velocities = {"v": parts["z"][:, -particles.v.shape[1] :]}
+            return Sample(**{**velocities, **parts, "share": parts["share"] / mass})
 
         if self._choosing:
             fitted = [sample_of(order[a:b]) for a, b in itertools.pairwise(edges[:-1])]
-            return TrainingData.choosing(fitted, sample_of(order[edges[-2] :], masses[-1]))
+            return TrainingData.choosing(fitted, sample_of(order[edges[-2] :], mass=masses[-1]))
         fitted_edges = edges[:-1] if self.held_out else edges
         return TrainingData.in_batches(Batches(sample_of, order, fitted_edges), Batches(sample_of, order, edges))
 

@@ -270,14 +270,16 @@ class SlabSpectrum:
         axes = tuple(range(1, planes.ndim))
         hat = scipy.fft.rfftn(planes, axes=axes)
         mine = self.columns[self.comm.rank]
-        shapes = [(_size(rows), _size(mine), *hat.shape[2:]) for rows in self.planes]
-        return scipy.fft.fft(np.concatenate(self.comm.exchange([hat[:, c] for c in self.columns], shapes)), axis=0)
+        shapes = {rank: (_size(rows), _size(mine), *hat.shape[2:]) for rank, rows in enumerate(self.planes)}
+        parts = {rank: hat[:, c] for rank, c in enumerate(self.columns)}
+        return scipy.fft.fft(np.concatenate(self.comm.exchange(parts, shapes, hat.dtype)), axis=0)
 
     def _back(self, columns: np.ndarray) -> np.ndarray:
         columns = scipy.fft.ifft(columns, axis=0)
         mine = self.planes[self.comm.rank]
-        shapes = [(_size(mine), _size(c), *columns.shape[2:]) for c in self.columns]
-        hat = np.concatenate(self.comm.exchange([columns[rows] for rows in self.planes], shapes), axis=1)
+        shapes = {rank: (_size(mine), _size(c), *columns.shape[2:]) for rank, c in enumerate(self.columns)}
+        parts = {rank: columns[rows] for rank, rows in enumerate(self.planes)}
+        hat = np.concatenate(self.comm.exchange(parts, shapes, columns.dtype), axis=1)
         return scipy.fft.irfftn(hat, s=self.cells[1:], axes=tuple(range(1, hat.ndim)))
 
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Literal, no_type_check
 
@@ -159,21 +159,27 @@ class Communicator:
         """The Python objects of all ranks, on every rank (for small objects)."""
         return [value] if self.size == 1 else self._comm.allgather(value)
 
-    def exchange(self, parts: list[np.ndarray], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """Send ``parts[r]`` to each rank r, and return the arrays that all ranks sent to this one, of the given
-        shapes."""
+    def exchange(
+        self, parts: Mapping[int, np.ndarray], shapes: Mapping[int, tuple[int, ...]], dtype: np.dtype
+    ) -> list[np.ndarray]:
+        """Send ``parts[r]`` to rank r, and return the arrays that other ranks sent to this one, of the given shapes.
+
+        Ranks that are in neither mapping exchange no message with this rank.
+        """
         if self.size == 1:
-            return parts
-        found = [np.empty(shape, parts[0].dtype) for shape in shapes]
-        found[self.rank][...] = parts[self.rank]
-        outgoing = [np.ascontiguousarray(part) for part in parts]
+            return list(parts.values())
+        found = {rank: np.empty(shape, dtype) for rank, shape in shapes.items()}
+        outgoing = {rank: np.ascontiguousarray(part) for rank, part in parts.items()}
+        if self.rank in found:
+            found[self.rank][...] = outgoing.pop(self.rank)
         requests = []
-        for rank in (rank for rank in range(self.size) if rank != self.rank):
+        for rank in (rank for rank in found if rank != self.rank):
             requests += [self._comm.Irecv(piece, rank, _EXCHANGE_TAG) for piece in _pieces(found[rank])]
-            requests += [self._comm.Isend(piece, rank, _EXCHANGE_TAG) for piece in _pieces(outgoing[rank])]
+        for rank, part in outgoing.items():
+            requests += [self._comm.Isend(piece, rank, _EXCHANGE_TAG) for piece in _pieces(part)]
         for request in requests:
             request.Wait()
-        return found
+        return list(found.values())
 
     def join(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """Collect the rows of all ranks, in the order of the ranks, in ``whole`` on every rank."""

@@ -47,8 +47,8 @@ def test_sums_and_broadcasts_in_pieces_are_those_of_the_whole(world, limited):
 def test_exchange_and_join_in_pieces_move_every_row(world, limited):
     rank, size = world.rank, world.size
     # Rank r gives rank s an array [r + 1, s + 2] full of 10 r + s, cut from the middle of a larger one.
-    parts = [np.full((rank + 1, other + 4), 10.0 * rank + other + 1j)[:, 1:-1] for other in range(size)]
-    found = world.exchange(parts, [(other + 1, rank + 2) for other in range(size)])
+    parts = {other: np.full((rank + 1, other + 4), 10.0 * rank + other + 1j)[:, 1:-1] for other in range(size)}
+    found = world.exchange(parts, {other: (other + 1, rank + 2) for other in range(size)}, np.dtype(complex))
     for other, part in enumerate(found):
         assert part.shape == (other + 1, rank + 2) and (part == 10 * other + rank + 1j).all()
     rows = [rank_of for rank_of in range(size) for _ in range(2 * rank_of)]  # rank 0 has none

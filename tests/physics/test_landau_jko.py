@@ -79,8 +79,8 @@ def test_the_jacobian_is_that_of_the_velocity():
         assert torch.allclose((ends[0] - ends[1]) / (2 * step), slope[:, axis], rtol=1e-5, atol=1e-5)
 
 
-def test_the_free_field_is_the_minimiser_of_its_functional(alone):
-    """Of the functional as it reads, for a field that is no gradient, with noise in all that is known."""
+def noisy_field(alone):
+    """A free field that is no gradient, with noise in all that is known, and what it is steered by."""
     generator = torch.Generator().manual_seed(2)
     control = PotentialField((5.0,), 1, 2, hidden=[4], dtype=torch.float64)
     v, known, force = torch.randn(3, 400, 2, dtype=torch.float64, generator=generator)
@@ -89,13 +89,20 @@ def test_the_free_field_is_the_minimiser_of_its_functional(alone):
     metric, share = root @ root.mT + torch.eye(2), torch.full((400,), 1 / 400, dtype=torch.float64)
     force = force + 2 * v.flip(1) - v
     field = FreeField(control, alone, LeastSquares(alone, 1024, alone.device))
-    z, step = control.features(x, v), 0.7
-    passes, value = field.minimise([Steered(z, metric, force, known, slope, share)], step, 1.0)
+    return field, Steered(control.features(x, v), metric, force, known, slope, share)
+
+
+@pytest.mark.parametrize("step", [0.7, 10.0])
+def test_the_free_field_is_the_minimiser_of_its_functional(step, alone):
+    """Of the functional as it reads, for steps that bend it little and much."""
+    field, given = noisy_field(alone)
+    metric, force = given.metric, given.force
+    passes, value = field.minimise([given], step, 1.0)
 
     def functional():
-        u, jacobian = field.at(z, known, slope)
+        u, jacobian = field.at(given.z, given.known, given.slope)
         divergence = jacobian.diagonal(dim1=1, dim2=2).sum(1)
-        symmetric = torch.eye(2, dtype=v.dtype) + 0.5 * step * (jacobian + jacobian.mT)
+        symmetric = torch.eye(2, dtype=u.dtype) + 0.5 * step * (jacobian + jacobian.mT)
         quadratic = 0.5 * torch.einsum("ik,ikm,im->i", u, metric, u)
         return float((step * (quadratic + (force * u).sum(1) + divergence) - torch.logdet(symmetric)).mean())
 
@@ -109,6 +116,20 @@ def test_the_free_field_is_the_minimiser_of_its_functional(alone):
             field.coefficients = best + sign * away
             rises.append(functional() - lowest)
         assert min(rises) > 0 and abs(rises[0] - rises[1]) < 0.2 * max(rises)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.02])
+def test_the_second_derivatives_of_the_barrier_are_those_of_the_first(size, alone):
+    """Central differences, where there is no field and elsewhere."""
+    field, given = noisy_field(alone)
+    generator, parts = np.random.default_rng(4), [tuple(vars(given).values())]
+    number = len(field._barrier(parts, np.zeros(2 * field.control.of_density + 1), 0.7, 1.0, 1.0, bends=False)[1])
+    c, along = size * generator.standard_normal(number), generator.standard_normal(number)
+    value, pull, bent = field._barrier(parts, c, 0.7, 1.0, 1.0, bends=True)
+    ends = [field._barrier(parts, c + sign * 1e-5 * along, 0.7, 1.0, 1.0, bends=False) for sign in (1, -1)]
+    assert np.isfinite(value) and (ends[0][0] - ends[1][0]) / 2e-5 == pytest.approx(along @ pull, rel=1e-6)
+    wanted = -(ends[0][1] - ends[1][1]) / 2e-5
+    assert np.abs(bent @ along - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_a_short_step_has_the_rate_of_a_bi_maxwellian(alone):

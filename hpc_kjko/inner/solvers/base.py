@@ -47,13 +47,17 @@ class Batches:
     """Samples of the particles of a rank. Each is gathered when it is first used, because a step needs only a few of
     many.
 
+    A sample that is taken by its number may be dealt to all ranks, so that each rank works on a part of it. Taking it
+    is then collective. Iteration and :meth:`joined` give the particles of this rank only.
+
     Args:
-        gather: returns the sample of the given rows of the particles.
+        gather: returns the sample of the given rows of the particles. If it is given the number of a batch, it may deal
+            this batch to all ranks.
         rows: the rows of all samples, one sample after the other.
         edges: where each sample begins in ``rows``, and where the last one ends.
     """
 
-    def __init__(self, gather: Callable[[torch.Tensor], Sample], rows: torch.Tensor, edges: np.ndarray):
+    def __init__(self, gather: Callable[[torch.Tensor, int | None], Sample], rows: torch.Tensor, edges: np.ndarray):
         self._gather, self._rows, self._edges = gather, rows, edges
         self._known: dict[int, Sample] = {}
 
@@ -62,13 +66,13 @@ class Batches:
 
     def __getitem__(self, number: int) -> Sample:
         if number not in self._known:
-            self._known[number] = self._gather(self._rows[self._edges[number] : self._edges[number + 1]])
+            self._known[number] = self._gather(self._rows[self._edges[number] : self._edges[number + 1]], number)
         return self._known[number]
 
     def __iter__(self) -> Iterator[Sample]:
         """Iterate over the samples without keeping them in memory."""
         for begin, end in itertools.pairwise(self._edges):
-            yield self._gather(self._rows[begin:end])
+            yield self._gather(self._rows[begin:end], None)
 
     def joined(self, most: float) -> Iterator[tuple[Sample, tuple[int, ...]]]:
         """Consecutive samples joined into one, and the number of particles of each of them.
@@ -80,7 +84,7 @@ class Batches:
         for last in range(1, len(edges)):
             if last + 1 == len(edges) or edges[last + 1] - edges[first] > most:
                 some = edges[first : last + 1]
-                yield self._gather(self._rows[some[0] : some[-1]]), tuple(np.diff(some).tolist())
+                yield self._gather(self._rows[some[0] : some[-1]], None), tuple(np.diff(some).tolist())
                 first = last
 
 
@@ -116,7 +120,7 @@ class TrainingData:
         """Training data without held-out particles, whose averages over ``everything`` include particles that are not
         fitted.
         """
-        first = folds[0]
+        first = next(iter(everything))
         none = replace(first, **{name: part[:0] for name, part in vars(first).items() if part is not None})
         return cls(folds, none, held_out=False, everything=everything)
 

@@ -17,6 +17,7 @@ is convex and the other functional is not. So J has one minimum, and the other f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ from hpc_kjko.parallel.comm import Communicator
 #: Newton's method ends with the step that changes u by less than this fraction, in mean square.
 CONVERGED = 1e-3
 MAX_NEWTON = 40
+#: The second derivatives of the barrier are most of the work, and at u = 0 they cost least. So all steps use those of
+#: u = 0, unless a step is larger than this fraction of the step before, in mean square. Then they are computed again.
+SHRINKING = 0.3
 
 
 @dataclass(frozen=True)
@@ -99,23 +103,24 @@ class FreeField:
         parts = [tuple(vars(sample).values()) for sample in samples]
         gram, force, mass = self._averages(parts, unit)
         c, lowest, made = np.zeros_like(force), 0.0, 2
-        _, divergence, bent = self._barrier(parts, c, step, unit, mass)
+        _, divergence, bent = self._barrier(parts, c, step, unit, mass, bends=True)
         load = force + divergence
-        change = -self.sums.solved(gram + bent, force)
+        change, before = -self.sums.solved(gram + bent, force), math.inf
         for _ in range(MAX_NEWTON):
             if not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
-            trial = c + change
-            if self.comm.bcast(bool(change @ gram @ change <= CONVERGED**2 * (c @ gram @ c))):
+            trial, size = c + change, change @ gram @ change
+            if self.comm.bcast(bool(size <= CONVERGED**2 * (c @ gram @ c))):
                 c = trial  # the remaining error is smaller than this step by a factor h |∇v u|
                 break
-            log_det, pull, bent = self._barrier(parts, trial, step, unit, mass)
+            stalls = self.comm.bcast(bool(size > SHRINKING**2 * before))
+            log_det, pull, found = self._barrier(parts, trial, step, unit, mass, bends=stalls)
             made += 1
             value = 0.5 * trial @ gram @ trial + trial @ load - log_det
             if not self.comm.bcast(bool(value <= lowest + ROUNDING * unit / step)):
                 change = 0.5 * change
                 continue
-            c, lowest = trial, float(value)
+            c, lowest, before, bent = trial, float(value), size, bent if found is None else found
             change = -self.sums.solved(gram + bent, gram @ c + load - pull)
         self.comm.bcast_array(c)
         self.coefficients = c
@@ -154,10 +159,10 @@ class FreeField:
         return self._assembled(blocks, last) / mass, force / mass, float(mass)
 
     def _barrier(
-        self, parts: Sequence[Rows], c: np.ndarray, step: float, unit: float, mass: float
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        """(1/h) E log det(I + h S) at coefficients c, its gradient, and minus its second derivative, all times
-        ``unit``. The value is −∞ if I + h S is not positive definite at some particle.
+        self, parts: Sequence[Rows], c: np.ndarray, step: float, unit: float, mass: float, *, bends: bool
+    ) -> tuple[float, np.ndarray, np.ndarray | None]:
+        """(1/h) E log det(I + h S) at coefficients c, its gradient, and if it ``bends`` minus its second derivative,
+        all times ``unit``. The value is −∞ if I + h S is not positive definite at some particle.
 
         With B = (I + h S)⁻¹ the second derivative along the fields e_k g_m and e_l g_n is −½ h E[(B∇g_m)_l (B∇g_n)_k +
         B_kl ∇g_m·B∇g_n].
@@ -174,23 +179,35 @@ class FreeField:
             lower[turned] = torch.eye(dims, dtype=lower.dtype, device=lower.device)
             half = torch.linalg.inv(lower)
             inverse = half.mT @ half
-            weight, pulled, halved = share[:, None, None], inverse @ along, half @ along
-            blocks = []
-            for k, m in _upper(dims):
-                crossed = self.sums.products(weight * pulled[:, m : m + 1], pulled[:, k : k + 1])
-                blocks.append(crossed + self.sums.products(weight * inverse[:, k, m, None, None] * halved, halved))
-            own = symmetric(slope)
+            weight, own = share[:, None, None], symmetric(slope)
+            pull = [self.sums.products(weight * inverse, along).flatten()]
+            pull.append(self._total(share * (inverse * own).sum((1, 2))))
+            log_det = self._total(2 * share * lower.diagonal(dim1=1, dim2=2).log().sum(1))
+            first = [torch.cat(pull), log_det, turned.sum()[None].double()]
+            if not bends:
+                return first
+
+            def crossed(left: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
+                rows = {axis: left[:, axis : axis + 1] for axis in range(dims)}
+                return {(k, m): self.sums.products(weight * rows[m], rows[k]) for k, m in _upper(dims)}
+
+            if c.any():
+                blocks, halved = crossed(inverse @ along), half @ along
+                for (k, m), block in blocks.items():
+                    block += self.sums.products(weight * inverse[:, k, m, None, None] * halved, halved)
+            else:  # B is 1, and ∇g_m·∇g_n is made of the same products
+                blocks = crossed(along)
+                both = torch.stack([blocks[k, k] for k in range(dims)]).sum(0)
+                for k in range(dims):
+                    blocks[k, k] += both
             between = inverse @ own @ inverse
             last = [self.sums.products(weight * between[:, k, :, None], along).flatten() for k in range(dims)]
             last.append(self._total(share * (between * own).sum((1, 2))))
-            pull = [self.sums.products(share[:, None], pulled[:, k]).flatten() for k in range(dims)]
-            pull.append(self._total(share * (inverse * own).sum((1, 2))))
-            log_det = self._total(2 * share * lower.diagonal(dim1=1, dim2=2).log().sum(1))
-            return [0.5 * torch.stack(blocks), torch.cat(last), torch.cat(pull), log_det, turned.sum()[None].double()]
+            return [*first, 0.5 * torch.stack([*blocks.values()]), torch.cat(last)]
 
-        blocks, last, pull, (log_det,), (turned,) = self.sums.summed(sums, parts)
+        pull, (log_det,), (turned,), *second = self.sums.summed(sums, parts)
         value = -np.inf if turned > 0 else unit / (step * mass) * log_det
-        return value, unit / mass * pull, unit * step / mass * self._assembled(blocks, last)
+        return value, unit / mass * pull, unit * step / mass * self._assembled(*second) if second else None
 
     def _total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over particles of values [n]: [1]."""
