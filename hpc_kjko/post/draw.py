@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
@@ -38,6 +39,8 @@ STYLE: dict[Any, Any] = {
 
 #: Colour scales: from nothing to much, and with zero in the middle.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
+#: The width of a colour bar beside panels, whose width is 1, and parts of its height: above it, its own, below it.
+_BAR, _MARGINS = 0.025, (1, 20, 1)
 #: Heights of a panel and of the one below it.
 _HEIGHTS = (2.4, 1.0)
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
@@ -72,33 +75,48 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
     below = any(panel.below for panel in panels)
     width, height = (6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
-    grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
-    images = []
+    one_bar = picture.shared and panels[0].image is not None
+    whole, *side = figure.add_gridspec(1, 2, width_ratios=(1, _BAR)) if one_bar else [figure.add_gridspec(1, 1)[0]]
+    places = _places(whole, len(panels), across)
     most = max(panels, key=lambda panel: len(panel.curves))
     one_legend = len(panels) > 1 and all(
         panel.curves and _labels(panel) == _labels(most)[: len(panel.curves)] for panel in panels
     )
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    first = None
+    for number, (place, panel) in enumerate(zip(places, panels, strict=True)):
+        axes = figure.add_subplot(place, sharex=first, sharey=first)
+        if picture.shared:
+            first = first or axes
         if panel.below:
             axes = _with_below(axes, panel.below)
-        images.append(_draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend))
+        colours = _draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend)
         if one_legend and panel is most and any(_labels(panel)):
             handles, labels = axes.get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
-        if picture.shared:
-            axes.label_outer()
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    if picture.shared and rows > 1:  # above an empty place, too, an axis has its numbers
-        for axes, panel in zip(grid[-2], panels[-across - (len(panels) % across) :], strict=False):
-            column = int(np.flatnonzero(grid[-2] == axes)[0])
-            if not grid[-1, column].get_visible():
-                axes.tick_params(labelbottom=True)
-                axes.set_xlabel(label_of(panel.x))
-    if picture.shared and panels[0].image:
-        _bar(figure, images[0], panels[0].image, grid)
+        if picture.shared and number % across:
+            axes.tick_params(which="both", labelleft=False)
+            axes.set_ylabel("")
+        if picture.shared and len(panels) % across == 0 and number + across < len(panels):
+            axes.tick_params(which="both", labelbottom=False)
+            axes.set_xlabel("")
+    if one_bar:
+        assert panels[0].image is not None
+        _bar(figure, colours, panels[0].image, cax=figure.add_subplot(side[0].subgridspec(3, 1, height_ratios=_MARGINS)[1]))
     figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
     return figure
+
+
+def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
+    """Places of panels in rows; those of a last row that is not full are in the middle, so that no place is empty."""
+    rows, over = -(-panels // across), panels % across
+    if not over:
+        return list(whole.subgridspec(rows, across))
+    found: list[SubplotSpec] = []
+    for row in whole.subgridspec(rows, 1):
+        here = min(across, panels - len(found))
+        beside = 0.5 * (across - here) or 1e-3
+        found += list(row.subgridspec(1, here + 2, width_ratios=(beside, *[1.0] * here, beside)))[1:-1]
+    return found
 
 
 def typeset(text: str) -> str:
@@ -132,7 +150,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         mesh = _draw_image(axes, panel.image)
         axes.grid(False)
         if with_bar:
-            _bar(axes.figure, mesh, panel.image, axes)
+            _bar(axes.figure, mesh, panel.image, ax=axes, shrink=0.95)
     dashes = itertools.cycle(_DASHES[:1] if panel.image else _DASHES)
     for curve in panel.curves:
         _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
@@ -172,7 +190,9 @@ def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None
     elif curve.error is not None:
         axes.errorbar(curve.x, curve.y, curve.error, capsize=2, **look)
     else:
-        axes.plot(curve.x, curve.y, **look)
+        (line,) = axes.plot(curve.x, curve.y, **look)
+        if curve.raw is not None:
+            axes.plot(curve.x, curve.raw, color=line.get_color(), lw=0.7, alpha=0.4, zorder=1)
 
 
 def _draw_image(axes: Axes, image: Image) -> Any:
@@ -182,12 +202,14 @@ def _draw_image(axes: Axes, image: Image) -> Any:
     return axes.pcolormesh(image.x_edges, image.y_edges, image.values.T, norm=norm, cmap=colours, rasterized=True)
 
 
-def _bar(figure: Any, mesh: Any, image: Image, beside: Any) -> None:
+def _bar(figure: Any, mesh: Any, image: Image, **place: Any) -> None:
+    """A bar of the colours of an image, in a place as matplotlib has it. It says so if these are logarithmic."""
     low, high = image.ends
     inside = image.values[np.isfinite(image.values)]
     above, below = (inside > high).any(), (inside < low).any()
     ends = "both" if above and below else "max" if above else "min" if below else "neither"
-    figure.colorbar(mesh, ax=beside, label=typeset(image.label), extend=ends, shrink=0.95)
+    label = f"{image.label}, logarithmic" if image.log else image.label
+    figure.colorbar(mesh, label=typeset(label), extend=ends, **place)
 
 
 def _set_log(axes: Axes, name: str) -> None:

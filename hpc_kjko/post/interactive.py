@@ -164,6 +164,9 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
         trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
     else:
         trace["line"] = {"color": colour, "width": 1.2 if curve.look == "reference" else 1.8, "dash": dash}
+    if curve.raw is not None:
+        thin = {"x": x, "y": numbers(curve.raw[kept]), "line": {"color": colour, "width": 0.8}, "opacity": 0.4}
+        return [{"type": "scatter", "mode": "lines", "showlegend": False, "hoverinfo": "skip", **thin, **place}, trace]
     if curve.error is None:
         return [trace]
     if curve.look == "points":

@@ -56,13 +56,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y), both [n]; NaN leaves a gap. ``error`` [n] is one standard error of y."""
+    """Points (x, y), both [n]; NaN leaves a gap.
+
+    Attributes:
+        error: one standard error of y [n].
+        raw: y with its noise [n], which is drawn thin behind a y without it.
+    """
 
     x: np.ndarray
     y: np.ndarray
     label: str = ""
     look: Look = "line"
     error: np.ndarray | None = None
+    raw: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import shutil
 import matplotlib.colors
 import numpy as np
 import pytest
+import torch
 from conftest import SMALL_CASE
 from PIL import Image as Bitmap
 
+from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
@@ -142,6 +144,92 @@ def test_colours_are_for_most_of_the_values():
     assert edges_of(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
 
 
+def plane_of(f, particles=0, seed=0):
+    """f(v) at every x of a plane, or a histogram of so many particles of it."""
+    x, v = np.linspace(0, 10, 65), np.linspace(-8, 8, 129)
+    values = np.ones((64, 1)) * f(0.5 * (v[1:] + v[:-1]))
+    cell, one = (x[1] - x[0]) * (v[1] - v[0]), 0.0
+    if particles:
+        one = 10 / particles / cell
+        values = one * np.random.default_rng(seed).poisson(values / one)
+    return distributions.Plane(0.0, values, x, v, Axis("x"), Axis("v"), "f", one=one)
+
+
+def maxwellian(density, velocity, speed):
+    return lambda v: density / np.sqrt(2 * np.pi) / speed * np.exp(-0.5 * ((v - velocity) / speed) ** 2)
+
+
+@pytest.mark.parametrize("particles", [0, 4096, 65536])
+def test_a_bump_in_the_dark_makes_the_scale_logarithmic(particles):
+    """One of 8 % does, and a plateau; a Maxwellian, two beams and particles' noise do not."""
+    bulk, bump = maxwellian(0.92, 0, 1), maxwellian(0.08, 5, 0.5)
+    beams = maxwellian(0.5, 2.4, 1), maxwellian(0.5, -2.4, 1)
+    shown = {
+        "maxwellian": maxwellian(1, 0, 1),
+        "cold": maxwellian(1, 0, 0.3),
+        "beams": lambda v: beams[0](v) + beams[1](v),
+    }
+    hidden = {"bump": lambda v: bulk(v) + bump(v), "left": lambda v: bulk(v) + bump(-v)}
+    if particles != 4096:
+        hidden["plateau"] = lambda v: bulk(v) + 0.015 * ((v > 3) & (v < 6))
+    for name, f in (shown | hidden).items():
+        assert distributions.hides_a_bump(plane_of(f, particles)) == (name in hidden), name
+
+
+def test_phase_space_and_its_cuts_have_the_same_scale(a_run, monkeypatch):
+    run = run_of(a_run)
+    picture, cuts = distributions.phase_space(run)
+    assert not picture.panels[0].image.log and not cuts.panels[0].y.log
+    monkeypatch.setattr(distributions, "hides_a_bump", lambda plane: plane.time > 0)
+    picture, cuts = distributions.phase_space(run)
+    assert all(panel.image.log for panel in picture.panels) and all(panel.y.log for panel in cuts.panels)
+    assert all(frame.panels[0].image.log for frame in distributions.phase_space_frames(run))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("has_walls", [False, True])
+def test_waves_of_the_density_stand_out_of_the_noise_of_its_particles(order, has_walls):
+    """A wave of 20 % is found as it is, what is noise alone is left out, and the noise is as large as it is said."""
+    grid, random, count = Grid((64,), (1.0,), order), np.random.default_rng(order), 8192
+    k = np.pi if has_walls else 2 * np.pi
+    centres = (np.arange(64) + 0.5) / 64
+    for amplitude in (0.2, 0.0):
+        x = random.uniform(size=4 * count)
+        x = x[random.uniform(size=len(x)) < (1 + amplitude * np.cos(k * x)) / (1 + amplitude)][:count]
+        if has_walls:  # the mesh of the torus, and images
+            torus = Grid((128,), (2.0,), order)
+            both = torch.from_numpy(np.concatenate([x, 2 - x])[:, None])
+            density = torus.deposit(both, torch.full((1, 2 * count), 1 / count, dtype=torch.float64))[0][:64]
+        else:
+            density = grid.deposit(torch.from_numpy(x[:, None]), torch.full((1, count), 1 / count, dtype=torch.float64))[0]
+        wanted = amplitude * np.cos(k * centres)
+        smooth, noise = space.waves_above_noise(np.asarray(density) - 1, order, count, has_walls)
+        assert np.std(density - 1 - wanted) == pytest.approx(noise, rel=0.35)
+        assert np.abs(smooth - wanted).max() < 0.5 * noise
+    quiet = 0.005 * np.cos(k * centres)
+    assert space.waves_above_noise(quiet, order, count, has_walls)[0] == pytest.approx(quiet, abs=1e-9)
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3, 4, 5, 7])
+def test_panels_leave_no_empty_place(panels):
+    """A last row that is not full is in the middle; each of its panels and of those above has numbers on its axis."""
+    edges, axis = np.arange(4.0), Axis("x")
+    image = Image(edges, edges, np.eye(3), "f", (0.0, 1.0))
+    all_of = tuple(Panel(axis, axis, f"t = {number}", image=image) for number in range(panels))
+    figure = draw.figure_of(Picture("name", "Title", "", all_of, shared=True))
+    figure.draw_without_rendering()
+    *axes, bar = figure.axes
+    assert len(axes) == panels and all(one.get_visible() for one in axes) and bar.get_ylabel() == "f"
+    boxes = [one.get_position() for one in axes]
+    assert np.ptp([box.width for box in boxes]) < 0.01 and np.ptp([box.height for box in boxes]) < 0.05
+    for bottom in {round(box.y0, 2) for box in boxes}:
+        row = [box for box in boxes if round(box.y0, 2) == bottom]
+        middle = 0.5 * (min(box.x0 for box in row) + max(box.x1 for box in row))
+        assert middle == pytest.approx(0.5 * (boxes[0].x0 + max(box.x1 for box in boxes)), abs=0.02)
+    numbered = [one for one in axes if any(label.get_visible() and label.get_text() for label in one.get_xticklabels())]
+    assert len(numbered) == {4: 2}.get(panels, panels)
+
+
 def test_a_picture_is_drawn_as_it_says():
     x = np.linspace(0, 4, 30)
     curve = Panel(
@@ -158,7 +246,7 @@ def test_a_picture_is_drawn_as_it_says():
     assert len([line for line in first.lines if line.get_linestyle() == "--"]) == 1
     numbers = [label.get_text() for label in first.get_yticklabels(minor=True)]
     assert sum(bool(number) for number in numbers) >= 2  # a decade and a half has more than its one power of ten
-    assert isinstance(second.collections[0].norm, matplotlib.colors.LogNorm) and bar.get_ylabel() == "f"
+    assert isinstance(second.collections[0].norm, matplotlib.colors.LogNorm) and bar.get_ylabel() == "f, logarithmic"
     assert figure._suptitle.get_text().startswith("Title\n")
     assert draw.typeset("two_stream KL(f | f_∞) 1/ω_p") == (r"two_stream KL(f | f$_{\mathrm{∞}}$) 1/ω$_{\mathrm{p}}$")
 

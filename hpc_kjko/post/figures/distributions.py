@@ -44,7 +44,13 @@ _FEW_PARTICLES = 4096
 #: Cells of an interpolated phase space, along x and along v.
 CELLS = (192, 192)
 #: A logarithmic scale of f goes down to this part of its largest value.
-_DEEP = 1e-5
+_DEEP = 1e-4
+#: Linear colours and axes leave what is below this part of the largest f in the dark.
+_DARK = 0.25
+#: f stops falling where over this part of an axis it keeps this part of its value.
+_STRETCH, _KEPT = 0.05, 0.9
+#: A bump of f is not looked for below this part of the largest f, nor among fewer particles than these.
+_FAINT, _FEW = 1e-3, 50
 #: Particles in a bin of a marginal, on average, and the fewest bins.
 _IN_A_BIN, _FEWEST_BINS = 200, 40
 
@@ -60,6 +66,7 @@ class Plane:
     Attributes:
         time: when; values: [nx, ny]; x_edges, y_edges: [nx + 1] and [ny + 1]; x, y: the axes.
         name: of the density; note: how it was found, if that must be said.
+        one: the density that one particle makes in a cell; 0 where there is no such noise.
     """
 
     time: float
@@ -70,6 +77,7 @@ class Plane:
     y: Axis
     name: str
     note: str = ""
+    one: float = 0.0
 
 
 # -- marginals -------------------------------------------------------------------------------------------------------
@@ -153,10 +161,11 @@ def phase_space(
     Nothing without snapshots of particles or histograms.
 
     Args:
-        log: logarithmic scales of f.
+        log: logarithmic scales of f, also where linear ones hide nothing.
         places: x of the cuts; quarters of the box by default.
     """
     planes = planes_of(run, species, most)
+    log = log or any(map(hides_a_bump, planes))
     if planes:
         name = f"phase_space{suffix(species)}"
         yield _side_by_side(planes, name, f"Phase space{of_species(species)}", log=log)
@@ -169,11 +178,12 @@ def phase_space_frames(
 ) -> Iterator[Picture]:
     """The same at up to ``most`` times, a picture of each; all have the same colours."""
     planes = planes_of(run, species, most, frequent=True)
+    log = log or any(map(hides_a_bump, planes))
     limits = _limits(planes, log)
     for number, plane in enumerate(planes):
         yield Picture(
             f"phase_space{suffix(species)}_{number:04d}",
-            f"Phase space{of_species(species)}",
+            f"Phase space{of_species(species)}, {plane.note}",
             f"Phase space{of_species(species)} at t = {plane.time:g}",
             (_panel(plane, limits, log),),
             time=plane.time,
@@ -205,7 +215,10 @@ def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Pl
             )
             x_axis, v_axis = (coordinate_axis(kind, histogram.axis, dims) for kind in "xv")
             name = f"f({x_axis.label}, {v_axis.label})  [{run.density_unit('xv')}]"
-            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name, _HISTOGRAM))
+            cell = float((x_edges[1] - x_edges[0]) * (v_edges[1] - v_edges[0]))
+            mass = float(one.marginals[0].values.mean() * np.ptp(one.marginals[0].range))
+            of_one = mass / run.particles_of(species) / cell
+            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name, _HISTOGRAM, of_one))
     return found
 
 
@@ -375,7 +388,34 @@ def _side_by_side(
 
 def _limits(planes: Sequence[Plane], log: bool, signed: bool = False) -> tuple[float, float]:
     top = top_of([np.abs(plane.values) for plane in planes], BRIGHT) or 1.0
-    return (-top, top) if signed else (_DEEP * top if log else 0.0, top)
+    if signed:
+        return -top, top
+    return (max(_DEEP * top, 0.5 * planes[0].one) if log else 0.0), top
+
+
+def hides_a_bump(plane: Plane) -> bool:
+    """Whether a linear scale would leave a bump or a plateau of f in the dark: then the scale is to be logarithmic.
+
+    So it is if the mean of f over the other coordinate, on its way down from its largest value, stops falling below a
+    quarter of it. A Maxwellian hides nothing, nor do two beams alike.
+    """
+    return any(_stops_falling_in_the_dark(plane, axis) for axis in (0, 1))
+
+
+def _stops_falling_in_the_dark(plane: Plane, axis: int) -> bool:
+    """The same along one axis of a plane."""
+    profile = plane.values.mean(axis=1 - axis)
+    stretch = max(1, round(_STRETCH * len(profile)))
+    profile = np.convolve(profile, np.ones(stretch) / stretch, mode="same")
+    largest = float(profile.max())
+    needed = max(_FAINT * largest, _FEW * plane.one / (stretch * plane.values.shape[1 - axis]))
+    peak = int(profile.argmax())
+    for falling in (profile[peak:], profile[peak::-1]):
+        beyond = np.maximum.accumulate(falling[::-1])[::-1][stretch:]  # the largest value further out
+        here = falling[: len(beyond)]
+        if ((here < _DARK * largest) & (beyond > _KEPT * here) & (beyond > needed) & (beyond < _DARK * largest)).any():
+            return True
+    return False
 
 
 def _panel(plane: Plane, limits: tuple[float, float], log: bool, signed: bool = False) -> Panel:
@@ -415,6 +455,7 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
     else:
         chosen = [known[name] for name in names]
         planes = [_histogram(run, snapshot, chosen, species) for snapshot in _particles(run, steps, species)]
+    log = log or any(map(hides_a_bump, planes))
     if planes:
         title = f"Plane of {planes[0].x.label} and {planes[0].y.label}{of_species(species)}"
         yield _side_by_side(planes, f"plane_{names[0]}_{names[1]}{suffix(species)}", title, log=log)
@@ -441,6 +482,5 @@ def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, in
     x_axis, y_axis = (coordinate_axis(kind, axis, dims) for kind, axis in chosen)
     unit = run.density_unit("".join(kind for kind, _ in chosen))
     labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
-    return Plane(
-        snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, f"f({labels})  [{unit}]", _HISTOGRAM
-    )
+    name, of_one = f"f({labels})  [{unit}]", float(weight.mean() / area[0, 0]) / kept
+    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, name, _HISTOGRAM, of_one)

@@ -29,7 +29,7 @@ function trace(packed, log) {
     for (let first = 0; first < cells.length; first += across) {
       const row = Array.from(cells.subarray(first, first + across), read);
       rows.push(row);
-      shown.push(log ? row.map(value => value > 0 ? Math.log10(value) : null) : row);
+      shown.push(log ? row.map(value => value === null ? null : value > 0 ? Math.log10(value) : -300) : row);
     }
     Object.assign(found, {z: shown, customdata: rows});
     found.hovertemplate = "(%{x:.4~g}, %{y:.4~g})<br><b>%{customdata:.4~g}</b><extra></extra>";
@@ -39,7 +39,8 @@ function trace(packed, log) {
       found.zmax = Math.log10(packed.zmax);
       const powers = [];
       for (let n = Math.ceil(found.zmin); n <= found.zmax; n++) powers.push(n);
-      Object.assign(found.colorbar, {tickvals: powers, ticktext: powers.map(n => `10<sup>${n}</sup>`)});
+      const title = {...packed.colorbar.title, text: `${packed.colorbar.title.text}, logarithmic`};
+      Object.assign(found.colorbar, {title, tickvals: powers, ticktext: powers.map(n => `10<sup>${n}</sup>`)});
     }
   }
   return inked(found);
