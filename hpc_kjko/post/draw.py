@@ -39,8 +39,10 @@ STYLE: dict[Any, Any] = {
 
 #: Colour scales: from nothing to much, and with zero in the middle.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
-#: The width of a colour bar beside panels, whose width is 1, and parts of its height: above it, its own, below it.
-_BAR, _MARGINS = 0.025, (1, 20, 1)
+#: The most intervals on the x axis of one of several panels.
+_TICKS = 6
+#: The width of a colour bar beside panels, whose width is 1, and how often its height has its width.
+_BAR, _TALL = 0.02, 25
 #: Heights of a panel and of the one below it.
 _HEIGHTS = (2.4, 1.0)
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
@@ -89,6 +91,8 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
             first = first or axes
         if panel.below:
             axes = _with_below(axes, panel.below)
+        if len(panels) > 1 and not panel.x.log:
+            axes.locator_params(axis="x", nbins=_TICKS)  # the last of a panel and the first of the next do not meet
         colours = _draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend)
         if one_legend and panel is most and any(_labels(panel)):
             handles, labels = axes.get_legend_handles_labels()
@@ -101,7 +105,9 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
             axes.set_xlabel("")
     if one_bar:
         assert panels[0].image is not None
-        _bar(figure, colours, panels[0].image, cax=figure.add_subplot(side[0].subgridspec(3, 1, height_ratios=_MARGINS)[1]))
+        bar = figure.add_subplot(side[0])
+        bar.set_box_aspect(_TALL)
+        _bar(figure, colours, panels[0].image, cax=bar)
     figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
     return figure
 
@@ -114,8 +120,9 @@ def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
     found: list[SubplotSpec] = []
     for row in whole.subgridspec(rows, 1):
         here = min(across, panels - len(found))
-        beside = 0.5 * (across - here) or 1e-3
-        found += list(row.subgridspec(1, here + 2, width_ratios=(beside, *[1.0] * here, beside)))[1:-1]
+        beside = [0.5 * (across - here)] * (here < across)
+        of_row = list(row.subgridspec(1, here + 2 * len(beside), width_ratios=(*beside, *[1.0] * here, *beside)))
+        found += of_row[len(beside) : len(beside) + here]
     return found
 
 
@@ -209,7 +216,9 @@ def _bar(figure: Any, mesh: Any, image: Image, **place: Any) -> None:
     above, below = (inside > high).any(), (inside < low).any()
     ends = "both" if above and below else "max" if above else "min" if below else "neither"
     label = f"{image.label}, logarithmic" if image.log else image.label
-    figure.colorbar(mesh, label=typeset(label), extend=ends, **place)
+    bar = figure.colorbar(mesh, label=typeset(label), extend=ends, **place)
+    if image.log:
+        _number_log(bar.ax, "y")
 
 
 def _set_log(axes: Axes, name: str) -> None:
