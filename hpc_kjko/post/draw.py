@@ -104,10 +104,9 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
             axes.tick_params(which="both", labelbottom=False)
             axes.set_xlabel("")
     if one_bar:
-        assert panels[0].image is not None
         bar = figure.add_subplot(side[0])
         bar.set_box_aspect(_TALL)
-        _bar(figure, colours, panels[0].image, cax=bar)
+        _bar(figure, colours, [panel.image for panel in panels if panel.image], cax=bar)
     figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
     return figure
 
@@ -157,7 +156,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         mesh = _draw_image(axes, panel.image)
         axes.grid(False)
         if with_bar:
-            _bar(axes.figure, mesh, panel.image, ax=axes, shrink=0.95)
+            _bar(axes.figure, mesh, [panel.image], ax=axes, shrink=0.95)
     dashes = itertools.cycle(_DASHES[:1] if panel.image else _DASHES)
     for curve in panel.curves:
         _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
@@ -209,11 +208,12 @@ def _draw_image(axes: Axes, image: Image) -> Any:
     return axes.pcolormesh(image.x_edges, image.y_edges, image.values.T, norm=norm, cmap=colours, rasterized=True)
 
 
-def _bar(figure: Any, mesh: Any, image: Image, **place: Any) -> None:
-    """A bar of the colours of an image, in a place as matplotlib has it. It says so if these are logarithmic."""
+def _bar(figure: Any, mesh: Any, images: Sequence[Image], **place: Any) -> None:
+    """A bar of the colours of images, in a place as matplotlib has it. It says so if these are logarithmic."""
+    image = images[0]
     low, high = image.ends
-    inside = image.values[np.isfinite(image.values)]
-    above, below = (inside > high).any(), (inside < low).any()
+    values = np.concatenate([one.values.ravel() for one in images])
+    above, below = (values > high).any(), (values < low).any()
     ends = "both" if above and below else "max" if above else "min" if below else "neither"
     label = f"{image.label}, logarithmic" if image.log else image.label
     bar = figure.colorbar(mesh, label=typeset(label), extend=ends, **place)

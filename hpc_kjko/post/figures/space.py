@@ -15,6 +15,12 @@ from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 #: The part of the values that colours are made for.
 _INSIDE = 0.995
 
+#: The integral of the square of a shape function along an axis, in cells, by its order.
+_SHAPE_SQUARED = {1: 2 / 3, 2: 11 / 20}
+
+#: The title of a slice begins with it.
+_SLICE = "slice"
+
 #: What is drawn of a snapshot: its name in a file, its title, its axis, and the values [*cells] in it.
 Quantity = tuple[str, str, Axis, Callable[[Snapshot], np.ndarray]]
 
@@ -36,7 +42,10 @@ def fields(run: RunFiles, species: Sequence[str | None]) -> Iterator[Picture]:
         snapshots = list(run.snapshots(chosen, fields=True, species=one))
         if snapshots:
             density, *others = _quantities(snapshots, one)
-            yield _density_curves(run, snapshots, density, one) if dims == 1 else draw(snapshots, density)
+            if dims == 1:
+                yield _density_curves(run, snapshots, density, one)
+            else:
+                yield _with_noise(draw(snapshots, density), run, one)
             if number == 0:
                 yield from (draw(snapshots, quantity) for quantity in others)
 
@@ -55,7 +64,7 @@ def density_frames(run: RunFiles, species: str | None = None, most: int = FRAMES
     for number, (snapshot, plane) in enumerate(zip(snapshots, planes, strict=True)):
         panel = _panel(snapshot, plane, (0, 1), f"t = {snapshot.time:.4g}", axis, largest)
         text = f"{title} at t = {snapshot.time:g}"
-        yield Picture(f"{name}_{number:04d}", title, text, (panel,), time=snapshot.time)
+        yield _with_noise(Picture(f"{name}_{number:04d}", title, text, (panel,), time=snapshot.time), run, species)
 
 
 def _quantities(snapshots: Sequence[Snapshot], species: str | None) -> list[Quantity]:
@@ -143,6 +152,23 @@ def waves_above_noise(values: np.ndarray, order: int, particles: int, has_walls:
     return smooth, float(np.sqrt(level * (both * shape).sum()))
 
 
+def _with_noise(picture: Picture, run: RunFiles, species: str | None) -> Picture:
+    """A picture of images of the density whose labels say the noise of as many independent particles at a node.
+
+    That of a mean over a direction is the noise on a mesh without it.
+    """
+    order, particles, panels = int(run.case.value("grid.shape_order", 1)), run.particles_of(species), []
+    layers = run.case.value("grid.cells")[-1]
+    for panel in picture.panels:
+        assert panel.image is not None
+        is_slice = panel.title.startswith(_SLICE)
+        nodes = panel.image.values.size * (layers if is_slice else 1)
+        noise = np.sqrt(nodes / particles * _SHAPE_SQUARED[order] ** (3 if is_slice else 2))
+        image = dataclasses.replace(panel.image, label=f"{panel.image.label}, noise ±{noise:.1g}")
+        panels.append(dataclasses.replace(panel, image=image))
+    return dataclasses.replace(picture, panels=tuple(panels))
+
+
 def _images(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
     name, title, axis, values_of = quantity
     values = [values_of(snapshot) for snapshot in snapshots]
@@ -161,7 +187,7 @@ def _projections(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
     middle = values.shape[2] // 2
     where = 0.5 * (_edges(snapshot, 2)[middle] + _edges(snapshot, 2)[middle + 1])
     planes = [(values.mean(axis=2), (0, 1), "mean over x_3"), (values.mean(axis=1), (0, 2), "mean over x_2")]
-    planes.append((values[:, :, middle], (0, 1), f"slice at x_3 = {where:.3g}"))
+    planes.append((values[:, :, middle], (0, 1), f"{_SLICE} at x_3 = {where:.3g}"))
     panels = tuple(_panel(snapshot, plane, shown, words, axis, _largest([plane])) for plane, shown, words in planes)
     text = f"{title} at t = {snapshot.time:g}: means over one direction, and a slice"
     return Picture(name, f"{title} at t = {snapshot.time:.4g}", text, panels)
