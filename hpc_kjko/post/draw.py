@@ -42,7 +42,7 @@ _MAP, _SIGNED_MAP = "magma", "RdBu_r"
 #: The most intervals on the x axis of one of several panels.
 _TICKS = 6
 #: The width of a colour bar beside panels, whose width is 1, and how often its height has its width.
-_BAR, _TALL = 0.02, 25
+_BAR, _TALL = 0.02, 30
 #: Heights of a panel and of the one below it.
 _HEIGHTS = (2.4, 1.0)
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
@@ -215,8 +215,9 @@ def _bar(figure: Any, mesh: Any, images: Sequence[Image], **place: Any) -> None:
     values = np.concatenate([one.values.ravel() for one in images])
     above, below = (values > high).any(), (values < low).any()
     ends = "both" if above and below else "max" if above else "min" if below else "neither"
-    label = f"{image.label}, logarithmic" if image.log else image.label
+    label = f"{image.label} (log)" if image.log else image.label
     bar = figure.colorbar(mesh, label=typeset(label), extend=ends, **place)
+    bar.ax.grid(False)
     if image.log:
         _number_log(bar.ax, "y")
 

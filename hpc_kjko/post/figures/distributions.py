@@ -44,7 +44,7 @@ _FEW_PARTICLES = 4096
 #: Cells of an interpolated phase space, along x and along v.
 CELLS = (192, 192)
 #: A logarithmic scale of f goes down to this part of its largest value.
-_DEEP = 1e-4
+_DEEP = 1e-3
 #: Linear colours and axes leave what is below this part of the largest f in the dark.
 _DARK = 0.25
 #: f stops falling where over this part of an axis it keeps this part of its value.

@@ -15,6 +15,8 @@ from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 #: The part of the values that colours are made for.
 _INSIDE = 0.995
 
+#: The probability that a curve of the density keeps a wave that is noise.
+_BY_CHANCE = 0.2
 #: The integral of the square of a shape function along an axis, in cells, by its order.
 _SHAPE_SQUARED = {1: 2 / 3, 2: 11 / 20}
 
@@ -121,8 +123,10 @@ def waves_above_noise(values: np.ndarray, order: int, particles: int, has_walls:
 
     A wave is kept whole or left out. Noise of independent particles has the same expected energy in each wave, but for
     the shape function. Its level is the median of the shorter half of the waves, or that of independent particles if
-    this is less: so a quiet start keeps its small waves, and a cliff in the density is no noise. One curve of twenty
-    that are noise alone keeps a wave of it.
+    this is less: so a quiet start keeps its small waves, and a cliff in the density is no noise. The shorter half must
+    stand out of the noise of independent particles, as a quiet start ends in short waves first. A wave is kept by
+    chance with a probability that falls as 1/k², as waves of E are those of the density over k. One curve of five that
+    are noise alone keeps a wave of it, mostly the longest.
 
     Args:
         values: in units of the mean density, on the nodes of a mesh [n].
@@ -140,9 +144,11 @@ def waves_above_noise(values: np.ndarray, order: int, particles: int, has_walls:
     energy = np.abs(waves) ** 2 / shape
     # the waves between walls are real: chi-squared of one degree of freedom, and of two without walls
     independent, median = (0.5 / particles, 0.455) if has_walls else (1 / particles, np.log(2))
-    level = min(independent, float(np.median(energy[len(waves) // 2 :])) / median)
-    seldom = 2 * np.log(20 * len(waves)) if has_walls else np.log(20 * len(waves))
-    kept = energy > seldom * level
+    half = len(waves) // 2
+    level = min(independent, float(np.median(energy[half:])) / median)
+    number = np.maximum(1, np.arange(len(waves)))
+    seldom = np.log(number**2 * np.pi**2 / 6 / _BY_CHANCE) * (2 if has_walls else 1)
+    kept = energy > seldom * np.where(np.arange(len(waves)) < half, level, independent)
     kept[0] = True
     smooth = np.fft.irfft(np.where(kept, waves, 0), len(whole), norm="forward")[: len(values)]
     both = np.full(len(waves), 2.0)  # k and −k

@@ -39,7 +39,7 @@ function trace(packed, log) {
       found.zmax = Math.log10(packed.zmax);
       const powers = [];
       for (let n = Math.ceil(found.zmin); n <= found.zmax; n++) powers.push(n);
-      const title = {...packed.colorbar.title, text: `${packed.colorbar.title.text}, logarithmic`};
+      const title = {...packed.colorbar.title, text: `${packed.colorbar.title.text} (log)`};
       Object.assign(found.colorbar, {title, tickvals: powers, ticktext: powers.map(n => `10<sup>${n}</sup>`)});
     }
   }
