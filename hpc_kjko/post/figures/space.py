@@ -16,7 +16,7 @@ from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 _INSIDE = 0.995
 
 #: The probability that a curve of the density keeps a wave that is noise.
-_BY_CHANCE = 0.2
+_BY_CHANCE = 0.15
 #: The integral of the square of a shape function along an axis, in cells, by its order.
 _SHAPE_SQUARED = {1: 2 / 3, 2: 11 / 20}
 
