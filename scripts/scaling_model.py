@@ -220,7 +220,9 @@ def draw(model: Model, measured: list[tuple[str, int, float, float]], path: Path
     seconds.text(1, 1.1 * model.batches / BATCH_RANKS / model.speed_up, "batches, on two ranks", fontsize=8)
     seconds.set(xlabel="ranks", ylabel="seconds a step (model)", title="3D3V, strong scaling")
     efficiency.axhline(0.5, color="k", lw=0.8, ls=":")
-    efficiency.set(xlabel="ranks", ylabel="parallel efficiency (model)", title="efficiency t(1) / (n t(n)) on n ranks", ylim=(0, 1.05))
+    efficiency.set(
+        xlabel="ranks", ylabel="parallel efficiency (model)", title="t(1) / (n t(n)) on n ranks", ylim=(0, 1.05)
+    )
     needed.set(xlabel="ranks", ylabel="GB a rank", title="memory a rank")
     seconds.legend(fontsize=7.5)
     for one in axes[0]:

@@ -47,8 +47,10 @@ _BAR, _TALL = 0.02, 30
 _HEIGHTS = (2.4, 1.0)
 #: Lines of what is not the run's own: theory, a reference, a noise floor.
 _DASHES = ("--", ":", "-.")
-#: Letters of a line of a note.
-_NOTE = 72
+#: Letters of a line of a note, and of a panel's title.
+_NOTE, _TITLE = 72, 60
+#: Names in a row of a legend below the panels.
+_ACROSS_LEGEND = 6
 #: A logarithmic axis of fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
 
@@ -78,8 +80,8 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
     width, height = (6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     one_bar = picture.shared and panels[0].image is not None
-    whole, *side = figure.add_gridspec(1, 2, width_ratios=(1, _BAR)) if one_bar else [figure.add_gridspec(1, 1)[0]]
-    places = _places(whole, len(panels), across)
+    whole = figure.add_gridspec(1, 1 + one_bar, width_ratios=(1, _BAR)[: 1 + one_bar])
+    places = _places(whole[0], len(panels), across)
     most = max(panels, key=lambda panel: len(panel.curves))
     one_legend = len(panels) > 1 and all(
         panel.curves and _labels(panel) == _labels(most)[: len(panel.curves)] for panel in panels
@@ -96,7 +98,9 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
         colours = _draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend)
         if one_legend and panel is most and any(_labels(panel)):
             handles, labels = axes.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=min(len(labels), _ACROSS_LEGEND), fontsize=9
+            )
         if picture.shared and number % across:
             axes.tick_params(which="both", labelleft=False)
             axes.set_ylabel("")
@@ -104,7 +108,7 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
             axes.tick_params(which="both", labelbottom=False)
             axes.set_xlabel("")
     if one_bar:
-        bar = figure.add_subplot(side[0])
+        bar = figure.add_subplot(whole[1])
         bar.set_box_aspect(_TALL)
         _bar(figure, colours, [panel.image for panel in panels if panel.image], cax=bar)
     figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
@@ -115,13 +119,16 @@ def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
     """Places of panels in rows; those of a last row that is not full are in the middle, so that no place is empty."""
     rows, over = -(-panels // across), panels % across
     if not over:
-        return list(whole.subgridspec(rows, across))
+        grid = whole.subgridspec(rows, across)
+        return [grid[number] for number in range(panels)]
     found: list[SubplotSpec] = []
-    for row in whole.subgridspec(rows, 1):
+    lines = whole.subgridspec(rows, 1)
+    for row in range(rows):
         here = min(across, panels - len(found))
         beside = [0.5 * (across - here)] * (here < across)
-        of_row = list(row.subgridspec(1, here + 2 * len(beside), width_ratios=(*beside, *[1.0] * here, *beside)))
-        found += of_row[len(beside) : len(beside) + here]
+        widths = (*beside, *[1.0] * here, *beside)
+        grid = lines[row].subgridspec(1, len(widths), width_ratios=widths)
+        found += [grid[len(beside) + number] for number in range(here)]
     return found
 
 
@@ -172,7 +179,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
     axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
     note = textwrap.fill(panel.note, _NOTE)
     if panel.title:
-        axes.set_title(typeset(panel.title), fontsize=10, pad=6 + 11 * len(note.splitlines()))
+        axes.set_title(typeset(textwrap.fill(panel.title, _TITLE)), fontsize=10, pad=6 + 11 * len(note.splitlines()))
     if note:
         axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
     if with_legend and any(_labels(panel)):

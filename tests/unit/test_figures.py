@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import matplotlib.colors
 import numpy as np
@@ -16,7 +17,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.files.wavetheory import Branch, WaveTheory
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import distributions, space, waves
+from hpc_kjko.post.figures import distributions, noise, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
@@ -65,7 +66,7 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     def log_f(x, v):
         return np.log1p(0.3 * np.cos(2 * np.pi * x / 10)) - 0.5 * v**2 - 0.5 * np.log(2 * np.pi)
 
-    found = distributions.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, period=10.0)
+    found = distributions.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, "period")
     centres = np.meshgrid(0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (v_edges[1:] + v_edges[:-1]), indexing="ij")
     wanted = np.exp(log_f(*centres))
     inside = found > 0
@@ -73,6 +74,28 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     assert np.abs(found - wanted)[inside].max() < 0.02 * wanted.max()
     histogram = np.histogram2d(x, v, [x_edges, v_edges])[0]
     assert np.abs(histogram / histogram.max() - wanted / wanted.max()).max() > 0.3
+
+
+def test_f_reaches_up_to_walls_with_its_image():
+    """f(x, v) with f(−x, −v) beyond: also where the particles nearest to the wall are slow."""
+    random = np.random.default_rng(0)
+    x, v = random.uniform(0, 10, 4096), random.normal(1.0, 1.0, size=4096)
+    edges = np.linspace(0, 10, 65), np.linspace(-2, 2, 33)
+    log_f = -0.5 * (v - np.tanh(x)) ** 2
+    found = distributions.f_from_log_f(x, v, log_f, *edges, "walls")
+    assert (found[[0, -1]] > 0).all() and (distributions.f_from_log_f(x, v, log_f, *edges, "nothing")[0] == 0).any()
+    centres = 0.5 * (edges[1][1:] + edges[1][:-1])
+    assert found[0] == pytest.approx(np.exp(-0.5 * (centres - np.tanh(10 / 128)) ** 2), abs=0.1)
+
+
+def test_cuts_without_a_box_are_where_particles_are():
+    x = np.linspace(-5, 5, 101)
+    values = np.exp(-0.5 * (0.5 * (x[1:] + x[:-1]) - 1) ** 2 / 0.25)[:, None] * np.ones((1, 8))
+    plane = distributions.Plane(0.0, values, x, np.linspace(-3, 3, 9), Axis("x"), Axis("v"), "f")
+    places = distributions._places_of_cuts(SimpleNamespace(lengths=()), [plane])
+    assert places == pytest.approx([1 + 0.5 * z for z in (-1.150, -0.319, 0.319, 1.150)], abs=0.02)
+    boxed = distributions._places_of_cuts(SimpleNamespace(lengths=(10.0,)), [plane])
+    assert boxed == pytest.approx([-5, -2.5, 0, 2.5])
 
 
 def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
@@ -88,7 +111,7 @@ def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     j = np.searchsorted(last.y_edges, snapshot.velocity[:, 0]) - 1
     near = last.values[np.clip(i, 0, 191), np.clip(j, 0, 191)]
     assert np.median(np.abs(np.log(near[near > 0]) - snapshot.log_f[near > 0])) < 0.05
-    assert cuts.panels[0].title == "at x = 5" and len(cuts.panels[0].curves) == 3
+    assert cuts.panels[0].title == "at x = 5 v_th/ω_p" and len(cuts.panels[0].curves) == 3
     (difference,) = distributions.difference(run, run)
     assert all(panel.image.signed and not panel.image.values.any() for panel in difference.panels)
     (plane,) = distributions.plane(run, ("vx", "x"))
@@ -118,8 +141,6 @@ def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency():
 
 def test_three_dimensions_have_projections_and_two_have_images(alone, tmp_path):
     """The mean over a direction of a density that does not depend on it is the density."""
-    from types import SimpleNamespace
-
     cells = (8, 6, 4)
     x = (np.arange(8) + 0.5) / 8
     density = 1 + 0.1 * np.cos(2 * np.pi * x)[:, None, None] * np.ones(cells)
@@ -202,15 +223,15 @@ def test_waves_of_the_density_stand_out_of_the_noise_of_its_particles(order, has
             x = np.concatenate([x, 2 - x])
         weights = torch.full((1, len(x)), 1 / count, dtype=torch.float64)
         density = np.asarray(grid.deposit(torch.from_numpy(x[:, None]), weights)[0])[:64]
-        smooth, noise = space.waves_above_noise(density - 1, order, count, has_walls)
+        smooth, spread = noise.waves_above_noise(density - 1, order, count, has_walls)
         wanted = amplitude * np.cos(k * centres)
-        return smooth - wanted, noise, np.std(density - 1 - wanted)
+        return smooth - wanted, spread, np.std(density - 1 - wanted)
 
-    change, noise, measured = waves_of(0.2)
-    assert np.std(change) < 0.7 * noise and measured == pytest.approx(noise, rel=0.4)
+    change, spread, measured = waves_of(0.2)
+    assert np.std(change) < 0.7 * spread and measured == pytest.approx(spread, rel=0.4)
     assert sum(bool(np.ptp(waves_of(0.0)[0]) > 1e-9) for _ in range(30)) < 14  # of 6 that are expected
     quiet = 0.005 * np.cos(k * centres)
-    assert space.waves_above_noise(quiet, order, count, has_walls)[0] == pytest.approx(quiet, abs=1e-9)
+    assert noise.waves_above_noise(quiet, order, count, has_walls)[0] == pytest.approx(quiet, abs=1e-9)
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3, 4, 5, 7])

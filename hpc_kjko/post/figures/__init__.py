@@ -23,7 +23,7 @@ def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = (
 
     Args:
         log: logarithmic scales of f.
-        places: x of the cuts through phase space; quarters of the box by default.
+        places: x of the cuts through phase space; by default quarters of the box, or of the particles without one.
     """
     yield from waves.field_energy(run)
     yield from energies.energies(run)

@@ -8,9 +8,11 @@ too sparse for that, and what is drawn are histograms.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from hpc_kjko.errors import DamagedFile, UserError, one_of
 from hpc_kjko.files.binned import Marginal
 from hpc_kjko.files.output import Snapshot, particle_file, skipping_damaged
 from hpc_kjko.files.series import read_equilibrium
+from hpc_kjko.post.figures.noise import noisy_note, waves_above_noise
 from hpc_kjko.post.figures.runfiles import (
     RunFiles,
     coordinate,
@@ -54,6 +57,9 @@ _FAINT, _FEW = 1e-3, 50
 #: Particles in a bin of a marginal, on average, and the fewest bins.
 _IN_A_BIN, _FEWEST_BINS = 200, 40
 
+
+#: What is beyond a box.
+Beyond = Literal["period", "walls", "nothing"]
 
 #: What is said of densities that are no more than that.
 _HISTOGRAM = "a histogram of the particles"
@@ -99,30 +105,44 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
     for number, first in enumerate(snapshots[0].marginals):
         if first.kind == "x" and run.steps_with("fields"):
             continue
-        curves = []
+        curves, noises = [], []
         for snapshot in snapshots:
             found = _merged(snapshot.marginals[number], run.particles_of(species))
             edges = _edges(found)
             # the mass of a case's only species is ∫f; of one of several, what the window holds of it
             whole = (found.values * np.diff(edges)).sum()
             mass = run.series["mass"][0] if run.series and species is None else whole
-            curves.append(Curve(_centres(edges), found.values / mass, f"t = {snapshot.time:g}"))
+            values, raw = found.values / mass, None
+            if first.kind == "x" and run.lengths:
+                raw, mean = values, float(values.mean())
+                waves, noise = waves_above_noise(raw / mean - 1, 0, run.particles_of(species), run.has_walls)
+                values = mean * (1 + waves)
+                noises.append(noise)
+            curves.append(Curve(_centres(edges), values, f"t = {snapshot.time:g}", raw=raw))
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(_centres(_edges(wanted)), wanted.values, "equilibrium", "reference"))
         least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
         if first.kind == "x" and least > 0.5 * most:  # it hardly differs from its mean: how it does
-            curves = [Curve(curve.x, curve.y / curve.y.mean() - 1, curve.label, curve.look) for curve in curves]
-            y = Axis("n/⟨n⟩ − 1")
+            curves = [_about_its_mean(curve) for curve in curves]
+            y, mean = Axis("n/⟨n⟩ − 1"), 1.0
         else:
             unit = "ω_p/v_th" if first.kind == "x" else "1/v_th"
             y = Axis("probability density", unit, limits=(0.0, 1.05 * most or 1.0))
-        panels.append(Panel(coordinate_axis(first.kind, first.axis, dims), y, curves=tuple(curves)))
+        note = noisy_note("a histogram", mean * max(noises)) if noises else ""
+        panels.append(Panel(coordinate_axis(first.kind, first.axis, dims), y, curves=tuple(curves), note=note))
     yield Picture(
         f"marginals{suffix(species)}",
         f"Marginal distributions{of_species(species)}",
         f"Distribution{of_species(species)} of each coordinate, at several times",
         tuple(panels),
     )
+
+
+def _about_its_mean(curve: Curve) -> Curve:
+    """A density over its mean, less 1."""
+    mean = curve.y.mean()
+    raw = None if curve.raw is None else curve.raw / mean - 1
+    return dataclasses.replace(curve, y=curve.y / mean - 1, raw=raw)
 
 
 def _merged(marginal: Marginal, particles: int) -> Marginal:
@@ -162,7 +182,7 @@ def phase_space(
 
     Args:
         log: logarithmic scales of f, also where linear ones hide nothing.
-        places: x of the cuts; quarters of the box by default.
+        places: x of the cuts; by default quarters of the box, or without one where the particles are.
     """
     planes = planes_of(run, species, most)
     log = log or any(map(hides_a_bump, planes))
@@ -251,9 +271,10 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
     for snapshot in _particles(run, steps, species):
         assert snapshot.position is not None and snapshot.velocity is not None and snapshot.log_f is not None
         x, v = (np.asarray(part[:, 0], np.float64) for part in (snapshot.position, snapshot.velocity))
-        x_range, v_range, period = _ranges(run, snapshot, x, v)
+        x_range, v_range = _ranges(run, snapshot, x, v)
         edges = [np.linspace(*limits, cells + 1) for limits, cells in zip((x_range, v_range), CELLS, strict=True)]
-        values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], period)
+        beyond: Beyond = "walls" if run.has_walls else "period" if run.lengths else "nothing"
+        values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], beyond)
         x_axis, v_axis = (coordinate_axis(kind, 0, 2) for kind in "xv")
         found.append(
             Plane(
@@ -271,7 +292,7 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
 
 
 def f_from_log_f(
-    x: np.ndarray, v: np.ndarray, log_f: np.ndarray, x_edges: np.ndarray, v_edges: np.ndarray, period: float | None
+    x: np.ndarray, v: np.ndarray, log_f: np.ndarray, x_edges: np.ndarray, v_edges: np.ndarray, beyond: Beyond
 ) -> np.ndarray:
     """f at the centres of cells [nx, nv], from log f at particles, linear over the triangles that these make.
 
@@ -280,15 +301,21 @@ def f_from_log_f(
     Args:
         x, v, log_f: of the particles [n].
         x_edges, v_edges: of the cells [nx + 1] and [nv + 1].
-        period: of x; None where it is not periodic.
+        beyond: what is beyond the first and the last edge of x: the box again, its image f(−x, −v), or nothing.
     """
     from matplotlib.tri import LinearTriInterpolator, Triangulation  # which takes half a second to load
 
-    if period is not None:
-        margin = period * min(0.5, 20 / np.sqrt(len(x)))
-        low, high = x < margin, x > period - margin
-        x = np.concatenate([x, x[low] + period, x[high] - period])
-        v, log_f = (np.concatenate([values, values[low], values[high]]) for values in (v, log_f))
+    if beyond != "nothing":
+        first, last = x_edges[[0, -1]]
+        margin = (last - first) * min(0.5, 20 / np.sqrt(len(x)))
+        low, high = x < first + margin, x > last - margin
+        log_f = np.concatenate([log_f, log_f[low], log_f[high]])
+        if beyond == "period":
+            x = np.concatenate([x, x[low] + last - first, x[high] - last + first])
+            v = np.concatenate([v, v[low], v[high]])
+        else:
+            x = np.concatenate([x, 2 * first - x[low], 2 * last - x[high]])
+            v = np.concatenate([v, -v[low], -v[high]])
     scales = np.ptp(x_edges), np.ptp(v_edges)  # so that triangles are not long and thin
     triangles = Triangulation(x / scales[0], v / scales[1])
     centres = np.meshgrid(_centres(x_edges) / scales[0], _centres(v_edges) / scales[1], indexing="ij")
@@ -306,20 +333,18 @@ def _particles(run: RunFiles, steps: Sequence[int], species: str | None) -> Iter
 
 def _ranges(
     run: RunFiles, snapshot: Snapshot, x: np.ndarray, v: np.ndarray
-) -> tuple[tuple[float, float], tuple[float, float], float | None]:
-    """What is shown of x and v, and the period of x."""
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What is shown of x and v."""
     found = {(marginal.kind, marginal.axis): marginal.range for marginal in snapshot.marginals}
     length = run.lengths
-    period = length[0] if length and not run.has_walls else None
     of_x = (0.0, length[0]) if length else found.get(("x", 0), (float(x.min()), float(x.max())))
     reach = float(np.abs(v).max())
-    return of_x, found.get(("v", 0), (-reach, reach)), period
+    return of_x, found.get(("v", 0), (-reach, reach))
 
 
 def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: Sequence[float], log: bool) -> Picture:
     """f(v) at some x, at the times of some planes."""
-    first, last = planes[0].x_edges[[0, -1]]
-    where = list(places) or [first + part * (last - first) for part in (0.0, 0.25, 0.5, 0.75)]
+    where = list(places) or _places_of_cuts(run, planes)
     largest = max(float(plane.values.max()) for plane in planes)
     y = Axis("f(x, v)", run.density_unit("xv"), log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
     panels = []
@@ -329,10 +354,20 @@ def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: S
             row = min(int(np.searchsorted(plane.x_edges, place, side="right")) - 1, len(plane.values) - 1)
             values = np.where(plane.values[row] > 0, plane.values[row], np.nan) if log else plane.values[row]
             curves.append(Curve(_centres(plane.y_edges), values, f"t = {plane.time:g}"))
-        panels.append(Panel(planes[0].y, y, f"at x = {place:.4g}", tuple(curves)))
+        title = f"at x = {place:.4g} {planes[0].x.unit}".replace("-", "−")
+        panels.append(Panel(planes[0].y, y, title, tuple(curves)))
     title = f"Cuts through phase space{of_species(species)}"
     text = f"Density{of_species(species)} against v at some x, at several times"
     return Picture(f"cuts{suffix(species)}", title, text, tuple(panels), shared=True)
+
+
+def _places_of_cuts(run: RunFiles, planes: Sequence[Plane]) -> list[float]:
+    """Quarters of the box; without a box, where an eighth of the particles and every quarter more are below."""
+    edges = planes[0].x_edges
+    if run.lengths:
+        return [float(edges[0] + part * (edges[-1] - edges[0])) for part in (0.0, 0.25, 0.5, 0.75)]
+    below = np.cumsum(sum(plane.values.sum(axis=1) for plane in planes))
+    return [float(np.interp(part, below / below[-1], edges[1:])) for part in (0.125, 0.375, 0.625, 0.875)]
 
 
 def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> Iterator[Picture]:
