@@ -324,7 +324,8 @@ def read_snapshot(
     Args:
         folder: that of the snapshots.
         step: one of :func:`list_snapshots`.
-        particles: which rows of particles to read, as ``slice(None, None, 100)`` for every hundredth.
+        particles: which rows of particles to read, as ``slice(None, None, 101)`` for every 101st. Of a quiet start take
+            every n-th with an odd n: every second point of a Sobol sequence is in the same half of phase space.
         fields: whether to read density, potential and E, which are large in three dimensions.
         species: whose density, histograms, marginals and particles; by default of the first species of the case.
 

@@ -19,7 +19,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import AutoLocator, LogFormatterSciNotation, LogLocator, NullLocator, ScalarFormatter
 
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
@@ -53,6 +53,8 @@ _NOTE, _TITLE = 72, 60
 _ACROSS_LEGEND = 6
 #: A logarithmic axis of fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
+#: One that goes up by less than this factor has the numbers of a linear one.
+_LITTLE = 2.0
 
 
 def save(picture: Picture, path: Path, subtitle: str = "") -> None:
@@ -234,10 +236,14 @@ def _set_log(axes: Axes, name: str) -> None:
 
 
 def _number_log(axes: Axes, name: str) -> None:
-    """Numbers between the powers of ten, where there are few of these."""
+    """Numbers between the powers of ten, where these are few; within a factor of two those of a linear axis."""
     low, high = getattr(axes, f"get_{name}lim")()
-    if high / low < 10**_FEW_DECADES:
-        axis = getattr(axes, f"{name}axis")
+    axis = getattr(axes, f"{name}axis")
+    if high / low < _LITTLE:
+        axis.set_major_locator(AutoLocator())
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
+    elif high / low < 10**_FEW_DECADES:
         subs = (2.0, 3.0, 5.0) if high / low > 4 else (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
         axis.set_minor_locator(LogLocator(subs=subs))
         axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))

@@ -57,7 +57,7 @@ class Run:
     """A run, read from its folder.
 
     Large data are read when their values are asked for, and then no more than what was selected: slice first
-    (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 100))``), compute then. What a running run has written
+    (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 101))``), compute then. What a running run has written
     since is seen by opening it anew. A snapshot that is damaged is left out, and a warning names it.
 
     Attributes:

@@ -39,7 +39,7 @@ def example(folder, quick):
             numbers["growth"] = float(energy.max() / energy[0])
             numbers["error"] = float(np.linalg.norm(energy - wanted) / np.linalg.norm(wanted))
             # f between some of the particles, from their log f
-            some = result.particles.isel(time=-1, particle=slice(None, None, 4))
+            some = result.particles.isel(time=-1, particle=slice(None, None, 3))
             f = np.exp(some.log_f)
             image = right.tripcolor(some.x_1, some.v_1, f, cmap="magma", shading="gouraud", vmin=0, rasterized=True)
             figure.colorbar(image, ax=right, label="f(x, v)  [n̄/v$_{th}$]")

@@ -42,6 +42,8 @@ TIMES = 4
 BRIGHT = 99.5
 #: Particles that log f is interpolated between: more take longer, a second for so many, and look the same.
 MOST_PARTICLES = 32768
+#: Particles in a histogram of two coordinates.
+MOST_IN_HISTOGRAM = 1 << 22
 #: Particles that show whether a run keeps log f.
 _FEW_PARTICLES = 4096
 #: Cells of an interpolated phase space, along x and along v.
@@ -268,7 +270,7 @@ def _tracks_log_f(run: RunFiles, species: str | None) -> bool:
 def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
     """f(x, v) from the log f of particles at some steps, in 1D1V."""
     found = []
-    for snapshot in _particles(run, steps, species):
+    for snapshot in _particles(run, steps, species, MOST_PARTICLES):
         assert snapshot.position is not None and snapshot.velocity is not None and snapshot.log_f is not None
         x, v = (np.asarray(part[:, 0], np.float64) for part in (snapshot.position, snapshot.velocity))
         x_range, v_range = _ranges(run, snapshot, x, v)
@@ -322,12 +324,15 @@ def f_from_log_f(
     return np.exp(LinearTriInterpolator(triangles, log_f)(*centres).filled(-np.inf))
 
 
-def _particles(run: RunFiles, steps: Sequence[int], species: str | None) -> Iterator[Snapshot]:
-    """Snapshots with every n-th particle, MOST_PARTICLES of them at most, and the ranges of their histograms."""
+def _particles(run: RunFiles, steps: Sequence[int], species: str | None, most: int) -> Iterator[Snapshot]:
+    """Snapshots with every n-th particle, about ``most`` of them at most, and the ranges of their histograms.
+
+    n is odd: every second point of a Sobol sequence, as a quiet start has it, is in the same half of phase space.
+    """
     for step in steps:
         with skipping_damaged():
             with particle_file(run.folder.snapshots, step, species) as file:
-                every = -(-file.total // MOST_PARTICLES)
+                every = -(-file.total // most) | 1
             yield from run.snapshots([step], species=species, rows=slice(None, None, every))
 
 
@@ -485,15 +490,24 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
         raise UserError(
             f"--plane {','.join(names)}: the snapshots hold no particles: run with output.particles_every above 0"
         )
-    if names == ("x", "vx") and can_interpolate(run, species):
+    if {*names} == {"x", "vx"} and can_interpolate(run, species):
         planes = interpolated(run, steps, species)
+        if names[0] == "vx":
+            planes = [_turned(one) for one in planes]
     else:
         chosen = [known[name] for name in names]
-        planes = [_histogram(run, snapshot, chosen, species) for snapshot in _particles(run, steps, species)]
+        snapshots = _particles(run, steps, species, MOST_IN_HISTOGRAM)
+        planes = [_histogram(run, snapshot, chosen, species) for snapshot in snapshots]
     log = log or any(map(hides_a_bump, planes))
     if planes:
         title = f"Plane of {planes[0].x.label} and {planes[0].y.label}{of_species(species)}"
         yield _side_by_side(planes, f"plane_{names[0]}_{names[1]}{suffix(species)}", title, log=log)
+
+
+def _turned(plane: Plane) -> Plane:
+    """The same with its axes exchanged."""
+    axes = {"x_edges": plane.y_edges, "y_edges": plane.x_edges, "x": plane.y, "y": plane.x}
+    return dataclasses.replace(plane, values=plane.values.T, **axes)
 
 
 def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, int]], species: str | None) -> Plane:
