@@ -32,6 +32,8 @@ _DASHES = ("dash", "dot", "dashdot")
 #: Colours from nothing to much, and with zero in the middle: magma and RdBu_r of matplotlib.
 _MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
 _SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
+#: A logarithmic axis of more decades has no numbers between the powers of ten.
+_FEW_DECADES = 2.5
 #: Numbers for zero and NaN in images; a scale of 65534 steps lies between them.
 _TOP, _NOTHING = 65534, 65535
 #: So much of the height of a panel is its lower part, where it has one, and the gap above that.
@@ -126,6 +128,8 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
     }
     if axis.ends:
         found["range"] = [float(end) for end in (np.log10(axis.ends) if axis.log else axis.ends)]
+        if axis.log and (decades := abs(found["range"][1] - found["range"][0])) > _FEW_DECADES:
+            found["dtick"] = float(-(-decades // 6))  # powers of ten alone
     return found
 
 

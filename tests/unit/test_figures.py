@@ -20,6 +20,7 @@ from hpc_kjko.post import draw, figures
 from hpc_kjko.post.figures import distributions, noise, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
+from hpc_kjko.post.interactive import axis_layout
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
 
@@ -263,6 +264,13 @@ def test_panels_leave_no_empty_place(panels):
         assert middle == pytest.approx(0.5 * (boxes[0].x0 + max(box.x1 for box in boxes)), abs=0.02)
     numbered = [one for one in axes if any(label.get_visible() and label.get_text() for label in one.get_xticklabels())]
     assert len(numbered) == {4: 2}.get(panels, panels)
+
+
+def test_a_logarithmic_axis_of_a_page_has_powers_of_ten_alone_unless_these_are_few():
+    assert axis_layout(Axis("E", log=True, limits=(1e-5, 1.0)))["dtick"] == 1
+    assert axis_layout(Axis("E", log=True, limits=(1e-20, 1.0)))["dtick"] == 4
+    assert "dtick" not in axis_layout(Axis("E", log=True, limits=(0.1, 1.0)))
+    assert "dtick" not in axis_layout(Axis("E", limits=(1e-5, 1.0)))
 
 
 def test_a_picture_is_drawn_as_it_says():

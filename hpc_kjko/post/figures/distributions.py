@@ -506,8 +506,9 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
 
 def _turned(plane: Plane) -> Plane:
     """The same with its axes exchanged."""
-    axes = {"x_edges": plane.y_edges, "y_edges": plane.x_edges, "x": plane.y, "y": plane.x}
-    return dataclasses.replace(plane, values=plane.values.T, **axes)
+    return dataclasses.replace(
+        plane, values=plane.values.T, x_edges=plane.y_edges, y_edges=plane.x_edges, x=plane.y, y=plane.x
+    )
 
 
 def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, int]], species: str | None) -> Plane:

@@ -92,7 +92,7 @@ function draw(place, figure) {
     const data = figure.frames ? figure.frames[frame] : figure.data;
     const layout = themed(figure.layout);
     if (!isImage && log !== (figure.layout.yaxis.type === "log")) {
-      layout.yaxis = {...layout.yaxis, type: log ? "log" : "linear", range: undefined, nticks: log ? 7 : 0};
+      layout.yaxis = {...layout.yaxis, type: log ? "log" : "linear", range: undefined, dtick: undefined, nticks: log ? 7 : 0};
       layout.uirevision = log;
     }
     return Plotly.react(plot, data.map(packed => trace(packed, log)), layout, CONFIG);
