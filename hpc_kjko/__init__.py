@@ -6,7 +6,7 @@
     result = run(case, "runs/mine")  # here, or on the ranks of mpirun
     result.series.field_energy.plot()
 
-Importing the package loads neither torch nor MPI: they come with the first of these names that is used.
+Importing the package loads neither torch nor MPI. They are loaded when one of these names is first used.
 """
 
 from importlib.metadata import version

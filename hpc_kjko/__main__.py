@@ -5,13 +5,13 @@ import sys
 
 
 def start() -> int:
-    """Run the command line; an interrupt while torch is still being loaded is no traceback."""
+    """Run the command line and return its exit code. Ctrl-C while torch is being loaded prints no traceback."""
     try:
         from hpc_kjko.cli.main import main
     except KeyboardInterrupt:
         return 130
     code = main()
-    gc.freeze()  # else Python looks through all of torch for garbage before it ends: a second
+    gc.freeze()  # saves a second: otherwise Python searches all objects of torch for garbage when it exits
     return code
 
 

@@ -1,4 +1,4 @@
-"""hpc_kjko from Python: what ``from hpc_kjko import Case, run, open_run`` gives."""
+"""The Python interface: the functions and classes of ``from hpc_kjko import Case, run, open_run``."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
     Before the first step these signals have their usual effect in Python.
 
     Args:
-        case: the case to run; on several ranks that of rank 0 is used.
-        out: the run folder, made if missing.
-        force: overwrite the run that the folder holds.
+        case: the case to run. On several ranks the case of rank 0 is used.
+        out: the run folder. It is created if it does not exist.
+        force: overwrite the run in this folder.
         progress: show the progress on standard output.
 
     Returns:
-        The run, opened.
+        The finished or stopped run, opened for reading.
 
     Raises:
-        UserError: the case cannot be run here, or the folder is not free. Nothing has been written then.
-        SolverFailure: the numerics cannot go on. The folder has a checkpoint of the last good step.
+        UserError: the case cannot be run here, or the folder already holds a run or is in use.
+            Nothing has been written.
+        SolverFailure: the solver cannot continue. The folder has a checkpoint of the last good step.
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):
@@ -47,12 +48,21 @@ def run(case: Case, out: Path | str, *, force: bool = False, progress: bool = Tr
 
 
 def restart(out: Path | str, overrides: Overrides = (), *, progress: bool = True) -> Run:
-    """Continue a run from its newest undamaged checkpoint, as ``kjko restart`` does. All else is as for :func:`run`.
+    """Continue a run from its newest undamaged checkpoint, as ``kjko restart`` does.
+
+    Signals, ``run.wall_time`` and calls under mpirun work as in :func:`run`.
 
     Args:
         out: the run folder.
-        overrides: the keys to change, as for :meth:`Case.load`.
+        overrides: the keys to change, in the form of :meth:`Case.load`.
         progress: show the progress on standard output.
+
+    Returns:
+        The run, opened for reading.
+
+    Raises:
+        UserError: the folder holds no run that can be continued, or a key may not be changed.
+        SolverFailure: the solver cannot continue. The folder has a checkpoint of the last good step.
     """
     folder = RunFolder(Path(out))
     with _job() as (comm, stop):
@@ -60,16 +70,16 @@ def restart(out: Path | str, overrides: Overrides = (), *, progress: bool = True
     return open_run(folder.path)
 
 
-_world = functools.cache(Communicator.world)  # of a process, however many runs it makes
+_world = functools.cache(Communicator.world)  # one per process, also if the process makes several runs
 
 
 @contextlib.contextmanager
 def _job() -> Iterator[tuple[Communicator, StopSignals]]:
-    """Around a run: its ranks, and signals that stop it. An error that not all ranks share ends the job."""
+    """The ranks of a run and the signals that stop it. An error that not all ranks raise aborts the whole job."""
     comm, stop = _world(), StopSignals()
     try:
         yield comm, stop
-        comm.barrier()  # from here on every rank sees what rank 0 wrote last
+        comm.barrier()  # after this every rank sees the last files of rank 0
     except (UserError, SolverFailure) as failure:
         if not comm.all_leave():
             print(f"rank {comm.rank}: {failure}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Case files as text and plain tables: what reads them needs neither the models of a case nor torch.
+"""Case files as text and plain tables. This module needs neither the pydantic models of a case nor torch.
 
-The models (``config``) check a case that is to be run. A run folder's own ``case.toml`` has passed that check, and has
-every key that has an effect written out, so verbs that only look at a run read it here.
+The models in ``hpc_kjko.case.config`` check a case before it is run. The ``case.toml`` in a run folder has passed that
+check and contains all keys that have an effect. So commands that only read a run use this module.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: The name of the only species of a case that names none.
+#: The name of the species in a case without ``[species]``.
 ONLY = "markers"
 
 
 def parse(text: str) -> dict[str, Any]:
-    """TOML text as nested tables."""
+    """Parse TOML text into nested tables.
+
+    Raises:
+        ValueError: the text is not TOML.
+    """
     return tomllib.loads(text)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A TOML file as nested tables.
+    """Read a TOML file into nested tables.
 
     Raises:
         UserError: the file is missing, or it is not TOML in UTF-8.
@@ -40,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as failure:
         advice = ""
         if path.is_dir():
-            advice = ": give the file, or 'kjko restart' a folder in which a run has begun"
+            advice = ": give the case file, or use 'kjko restart' for a folder in which a run has begun"
         elif near := nearest(path.name, [other.name for other in path.parent.glob("*.toml")]):
             advice = f": did you mean {path.with_name(near)}?"
         raise UserError(f"{path}: cannot read this case file ({failure.strerror}){advice}") from None
@@ -52,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _quotes(text: str, failure: str) -> str:
-    """The advice for a word without quotes, where that is what TOML does not understand; else empty."""
+    """Advice if the TOML error is a text without quotes; empty for other errors."""
     place = re.search(r"Invalid value \(at line (\d+)", failure)
     line = text.split("\n")[int(place[1]) - 1] if place else ""
     word = re.fullmatch(r"\s*([\w.-]+)\s*=\s*([A-Za-z_][\w.:-]*)\s*(#.*)?", line)
@@ -60,14 +64,15 @@ def _quotes(text: str, failure: str) -> str:
         return ""
     if word[2] in ("True", "False"):
         return f": write {word[1]} = {word[2].lower()}"
-    return f': a text needs quotes, as in {word[1]} = "{word[2]}"'
+    return f': put the text in quotes, as in {word[1]} = "{word[2]}"'
 
 
 def _decoded(path: Path, raw: bytes) -> str:
-    """The text of a file in UTF-8, with or without the byte order mark that some editors put before it."""
-    every_other = max(raw[::2].count(0), raw[1::2].count(0))  # as of mostly Latin letters in UTF-16
+    """The text of a UTF-8 file. A byte order mark, which some editors write at the beginning, is removed."""
+    # UTF-16 text in Latin letters has a zero in every second byte
+    every_other = max(raw[::2].count(0), raw[1::2].count(0))
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or every_other > len(raw) // 4:
-        raise UserError(f"{path}: is not UTF-8 text (it looks like UTF-16): save it as UTF-8")
+        raise UserError(f"{path}: is not UTF-8 text (it looks like UTF-16): save the file as UTF-8")
     if b"\0" in raw:
         raise UserError(f"{path}: is not a text file: give a case in TOML")
     try:
@@ -78,7 +83,7 @@ def _decoded(path: Path, raw: bytes) -> str:
 
 
 def differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Sections and keys in which two cases, as nested tables, are not the same."""
+    """Yield the section and the key of every value that differs between two cases (nested tables)."""
     for section in sorted(first.keys() | second.keys()):
         ours, theirs = (table.get(section, {}) for table in (first, second))
         for key in sorted(ours.keys() | theirs.keys()):
@@ -87,20 +92,20 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[s
 
 
 class RunCase:
-    """The case of a run folder, by ``section.key``.
+    """The case of a run folder. Values are found by their ``section.key``.
 
     Args:
         path: the ``case.toml`` that the run wrote.
 
     Raises:
-        UserError: here and in every method, naming the file, if it is damaged.
+        UserError: the file is damaged. The constructor and every method raise it, and the message names the file.
     """
 
     def __init__(self, path: Path):
         self.path, self.table = path, read(path)
 
     def value(self, key: str, default: Any = None) -> Any:
-        """What the case holds there; ``default`` where it holds nothing."""
+        """The value of a key, or ``default`` if the case does not have the key."""
         *path, name = key.split(".")
         table: Any = self.table
         for part in path:
@@ -108,14 +113,14 @@ class RunCase:
         return table.get(name, default) if isinstance(table, dict) else default
 
     def number(self, key: str) -> float:
-        """A number that every case has."""
+        """The value of a key that every case has and that is a number."""
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._damaged(key, "a number")
         return value
 
     def word(self, key: str) -> str:
-        """A text that every case has."""
+        """The value of a key that every case has and that is a text."""
         value = self.value(key)
         if not isinstance(value, str):
             raise self._damaged(key, "a text")
@@ -123,7 +128,7 @@ class RunCase:
 
     @property
     def collision_strength(self) -> float:
-        """κ; 0 without collisions, where the case has no such key."""
+        """κ, in ω_p (the largest one of several species); 0 without collisions."""
         if self._is_without_collisions:
             return 0.0
         if self.species and not self.collide_together:
@@ -138,26 +143,26 @@ class RunCase:
 
     @property
     def collide_together(self) -> bool:
-        """Whether all species collide with all, and have no collisions of their own."""
+        """Whether one operator acts between all species. The species then have no collision keys of their own."""
         return bool(self.species) and self.value("physics.collision_operator") is not None
 
     @property
     def collision_operator(self) -> str:
-        """What particles collide with; "bath" without collisions, where the case has no such key."""
+        """The name of the collision operator; "bath" if there are no collisions or if each species has its own."""
         if self._is_without_collisions or (self.species and not self.collide_together):
             return "bath"
         return self.word("physics.collision_operator")
 
     @property
     def particle_count(self) -> int:
-        """Number of particles of all species and ranks."""
+        """Number of particles of all species on all ranks."""
         if self.species:
             return sum(int(self.number(f"species.{name}.count")) for name in self.species)
         return int(self.number("particles.count"))
 
     @property
     def species(self) -> list[str]:
-        """The names of the species; none where the case names none."""
+        """The names of the species; empty for a case without ``[species]``."""
         table = self.table.get("species", {})
         return list(table) if isinstance(table, dict) else []
 
@@ -167,15 +172,15 @@ class RunCase:
 
     @property
     def dims(self) -> str:
-        """Dimensions of the problem, as in "1D1V"."""
+        """Numbers of space and velocity dimensions, for example "1D1V"."""
         return f"{self.number('problem.space_dims')}D{self.number('problem.velocity_dims')}V"
 
     @property
     def steps(self) -> int:
-        """Number of steps from 0 to the end."""
+        """Number of time steps from t = 0 to ``time.end``."""
         if not self.number("time.step") > 0:
             raise self._damaged("time.step", "a positive number")
         return round(self.number("time.end") / self.number("time.step"))
 
     def _damaged(self, key: str, wanted: str) -> UserError:
-        return UserError(f"{self.path}: {key} must be {wanted}: put back the case.toml that the run wrote")
+        return UserError(f"{self.path}: {key} must be {wanted}: restore the case.toml that the run wrote")

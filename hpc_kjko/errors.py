@@ -1,52 +1,52 @@
-"""The ways a run ends before its time, and what their sentences advise."""
+"""The errors that end a run early, and helpers for the advice in their messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: one sentence that names the key or file and says what would be right."""
+    """A user mistake. The message is one sentence that names the key or file and says what would be right."""
 
-    #: Whether all ranks raise it together, so that they may still do something collective about it.
+    #: Whether all ranks raise the error together. If so, they may still communicate after it.
     shared = False
-    #: What the command returns.
+    #: Exit code of the ``kjko`` command.
     exit_code = 2
 
 
 class DiskFailure(UserError):
-    """The system refuses to store more: the disk is full, over quota or failing. The command was right."""
+    """A file could not be written: the disk is full, over quota or failing. The command itself was correct."""
 
     exit_code = 1
 
 
 class DamagedFile(UserError):
-    """A file is truncated, or holds other bytes than were written. What reads many files may go on without it."""
+    """A file is truncated or corrupted. A reader of many files may skip it and continue."""
 
 
 class SolverFailure(RuntimeError):
-    """The numerics cannot go on (non-finite state, no invertible step): one sentence with the setting to change."""
+    """The solver cannot continue (non-finite state, step not invertible). The message names the setting to change."""
 
 
 class OutOfMemory(MemoryError):
-    """There was less memory than a run needs: one sentence that names the key that takes most."""
+    """The run needs more memory than is available. The message names the key that takes most of it."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that numpy, torch on the CPU or torch on a GPU could not get the memory it asked for.
+    """Whether an error means that numpy, torch on the CPU or torch on a GPU could not allocate memory.
 
-    One that another rank has passed on is a text only.
+    An error that was received from another rank has only its text, so the text is searched too.
     """
     signs = ("MemoryError", "llocate memory", "Unable to allocate", "out of memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """That of some names which a misspelt one was probably meant to be; empty if none is near."""
+    """The known name that is most similar to a misspelt one; empty if none is similar."""
     return "".join(difflib.get_close_matches(given, list(known), n=1))
 
 
 def one_of(given: str, known: Iterable[str]) -> str:
-    """The advice on a name that is none of those there are."""
+    """Advice for an unknown name: the most similar known name, or the list of all known names."""
     known = list(known)
     near = nearest(given, known)
     return f"did you mean {near}?" if near else f"it may be one of {', '.join(known)}"

@@ -1,8 +1,9 @@
-"""What particles collide with, as values: one class an operator, one line in OPERATORS.
+"""Collision operators: what the particles collide with. Each operator is one class and one line in OPERATORS.
 
-All but Landau's are of the form ∂t f = κ ∇v·((v − U) f + Θ ∇v f): velocities move along u* = −κ (v − U + Θ ∇v log f).
-U and Θ are those of a bath, or the local mean velocity and temperature of the particles themselves. Landau's is a sum
-over pairs of particles, to which the same with its own factor is no more than a comparison.
+All operators except Landau's have the form ∂t f = κ ∇v·((v − U) f + Θ ∇v f). Velocities then move with
+u* = −κ (v − U + Θ ∇v log f). U and Θ are the mean velocity and the temperature (T/m) of a bath, or the local ones of
+the particles themselves. Landau's operator is a sum over pairs of particles. For it, this form with a rate of its own
+serves only to compare sizes and time scales.
 """
 
 from __future__ import annotations
@@ -10,26 +11,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-if TYPE_CHECKING:  # readers of files do without torch
+if TYPE_CHECKING:  # programs that only read files do not load torch
     import torch
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A collision operator, in the frame in which it is at rest (U = 0).
+    """A collision operator, in the frame where it is at rest (U = 0).
 
     Attributes:
         collision_strength: κ, in ω_p.
-        temperature: Θ in that frame, the variance that a velocity relaxes to: T/m of a bath.
+        temperature: Θ in that frame: the variance to which each velocity component relaxes, T/m for a bath.
     """
 
-    #: Where U = 0: in the frame of a bath, or in that of the particles around.
+    #: The frame in which U = 0: that of the bath, or that of the local mean velocity of the particles.
     frame: ClassVar[Literal["bath", "local"]]
-    #: Integrals of f that collisions do not change, apart from ∫f.
+    #: Integrals of f, other than ∫f, that collisions conserve.
     conserves: ClassVar[tuple[str, ...]]
-    #: What falls by the operator's H-theorem, in words.
+    #: The quantity that decreases by the H-theorem of the operator, in words.
     falls: ClassVar[str]
-    #: Whether it is a sum over pairs of particles, which methods with a control field of one particle cannot do.
+    #: Whether the operator is a sum over pairs. Methods whose control field depends on one particle cannot treat it.
     sums_pairs: ClassVar[bool] = False
 
     collision_strength: float
@@ -38,7 +39,8 @@ class Operator:
     def control(self, v: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
         """u* = −κ (v + Θ s) at velocities v [n, dv] with s = ∇v log f [n, dv]: [n, dv].
 
-        With the Jacobians ∂v/∂v and ∂s/∂v [n, dv, dv] in place of v and s it is ∂u*/∂v.
+        The same formula gives ∂u*/∂v [n, dv, dv] if the Jacobians ∂v/∂v and ∂s/∂v [n, dv, dv] take the places of v and
+        s.
         """
         return -self.collision_strength * (v + self.temperature * score)
 
@@ -54,7 +56,9 @@ class Bath(Operator):
 
 @dataclass(frozen=True)
 class Dougherty(Operator):
-    """Particles and their like: U and Θ are their local mean velocity and temperature, so momentum and energy stay.
+    """Collisions within one species. U and Θ are its local mean velocity and temperature.
+
+    Momentum and energy are conserved.
 
     A. Lenard, I. B. Bernstein, doi:10.1103/PhysRev.112.1456; J. P. Dougherty, doi:10.1063/1.1711282.
     """
@@ -66,13 +70,13 @@ class Dougherty(Operator):
 
 @dataclass(frozen=True)
 class Landau(Operator):
-    """Coulomb collisions of the particles of a plasma with each other, as a sum over pairs.
+    """Coulomb collisions between all particles of a plasma, as a sum over pairs.
 
     Attributes:
-        collision_strength: the rate at which velocities of this species relax.
+        collision_strength: the rate at which velocities of this species relax, in ω_p.
         exponent: γ of A(z) = |z|^γ (|z|² I − z zᵀ).
-        block: about so many particles of a species meet each other.
-        factors: the factor C of the collisions with each species, charges included, in the order of the species.
+        block: the approximate number of particles of a species in a collision block.
+        factors: the factors C for collisions with each species, in the order of the species. They include the charges.
     """
 
     frame = "local"
@@ -85,5 +89,5 @@ class Landau(Operator):
     factors: tuple[float, ...] = ()
 
 
-#: What ``physics.collision_operator`` may be.
+#: The possible values of ``physics.collision_operator``.
 OPERATORS: dict[str, type[Operator]] = {"bath": Bath, "dougherty": Dougherty, "landau": Landau}

@@ -1,4 +1,4 @@
-"""What every section of a case has in common: strict types, no unknown keys, and errors that give advice."""
+"""The base of all sections of a case: strict types, no unknown keys, and error messages that give advice."""
 
 from __future__ import annotations
 
@@ -23,37 +23,38 @@ from pydantic_core import PydanticCustomError
 
 from hpc_kjko.errors import UserError, one_of
 
-#: Sizes of the floating-point numbers in a case, other than 0.
+#: The smallest and largest absolute value of a non-zero floating-point number in a case.
 SMALLEST, LARGEST = 1e-12, 1e12
 
 
 def whole_number(value: Any) -> Any:
-    """A float without a fraction, such as 1e6, as the integer that it is; anything else as it is."""
+    """Convert a float without a fraction, such as 1e6, to an integer; return any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-#: Integers, which may be written as 1e6.
+#: Integers. A case may write them as 1e6.
 Whole = Annotated[int, BeforeValidator(whole_number)]
 Count = Annotated[Whole, Field(ge=1, le=10**12)]
 Cadence = Annotated[Whole, Field(ge=0, le=10**12)]
 Dimension = Annotated[Whole, Field(ge=1, le=3)]
 if TYPE_CHECKING:
     OneOrTwo = Literal[1, 2]
-else:  # for a Literal True and 1.0 would do as well
+else:  # a Literal would also accept True and 1.0
     OneOrTwo = Annotated[Whole, Field(ge=1, le=2)]
 
 
 def as_tuple(value: Any) -> Any:
-    """TOML arrays become tuples (sections are immutable); a scalar becomes a tuple of one."""
+    """Convert a TOML array to a tuple (sections are immutable), and a single value to a tuple of length one."""
     if isinstance(value, list | tuple):
         return tuple(as_tuple(entry) if isinstance(entry, list) else entry for entry in value)
     return (value,)
 
 
 def among(names: Collection[str]) -> Any:
-    """The type of a key whose value is one of some names; later ones are known too."""
+    """The type of a key whose value must be in ``names``. Names that are added to the collection later are valid
+    too."""
 
     def known(value: str) -> str:
         if value not in names:
@@ -65,7 +66,7 @@ def among(names: Collection[str]) -> Any:
 
 
 def _rows_as_tuples(value: Any) -> Any:
-    """A TOML array of arrays becomes a tuple of tuples."""
+    """Convert a TOML array of arrays to a tuple of tuples."""
     if isinstance(value, list | tuple):
         return tuple(tuple(row) if isinstance(row, list) else row for row in value)
     return value
@@ -80,7 +81,7 @@ Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows_as_tuple
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The floating-point numbers in a value of a key."""
+    """Yield the floating-point numbers in the value of a key."""
     if isinstance(value, float):
         yield value
     elif isinstance(value, tuple):
@@ -89,18 +90,18 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 class Section(BaseModel):
-    """One table of a case file: frozen, strict, finite numbers only, unknown keys are errors."""
+    """One table of a case file. It is immutable and strict: unknown keys, NaN and infinity are errors."""
 
-    # A run starts sooner without validators of sections that no case has.
+    # A run starts faster if validators are built only for the sections that its case has.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
-    #: Keys whose numbers are in units of their own.
+    #: Keys with numbers in physical units, which may have any size.
     of_any_size: ClassVar[frozenset[str]] = frozenset()
 
     @field_validator("*")
     @classmethod
     def _of_sensible_size(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers in normalised units are near 1: squares and ratios of others leave single precision."""
+        """Refuse very small and very large numbers. In normalised units values are near 1; others overflow float32."""
         if info.field_name in cls.of_any_size:
             return value
         for number in _numbers(value):
@@ -113,12 +114,15 @@ class Section(BaseModel):
 
 
 def validate(model: type[Section], data: dict[str, Any], where: str = "") -> Any:
-    """Build a section from a table.
+    """Build a section from a table and check it.
 
     Args:
-        model: the section's class.
-        data: the table as TOML gives it.
-        where: dotted name of the table, for messages ("" for a whole case).
+        model: the class of the section.
+        data: the table that the TOML parser returned.
+        where: the dotted name of the table for messages; "" for the whole case.
+
+    Returns:
+        An instance of ``model``.
 
     Raises:
         UserError: one sentence per mistake, each naming the key and what would be right.
@@ -142,7 +146,7 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
     message = message.replace("a valid ", "a ")
     message = message[:1].lower() + message[1:]
     if error["type"] == "missing":
-        return f"{key} is missing: every case needs it"
+        return f"{key} is missing: this key is required"
     if error["type"] in ("value_error", "model_type"):
         return message if error["type"] == "value_error" else f"{key} must be a table of keys"
     if error["type"] == "int_type":
@@ -153,12 +157,12 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    """The sentence for a key that does not exist, with the nearest one that does."""
+    """The message for a key that does not exist. It names the most similar key that exists."""
     return f"{key} is not a known key: {one_of(key.rpartition('.')[2], known)}"
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that an annotation of a field allows, if it is one."""
+    """The section class in the type annotation of a field; None if the annotation has none."""
     for kind in (annotation, *get_args(annotation)):
         if inspect.isclass(kind) and issubclass(kind, Section):
             return kind
@@ -166,14 +170,15 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def meaning(model: type[Section], name: str) -> str:
-    """What a field is for: the first paragraph of the text below it."""
+    """The meaning of a field: the first paragraph of the docstring below it."""
     return next(iter(explanation(model, name)), "")
 
 
 def explanation(model: type[Section], name: str) -> list[str]:
-    """The paragraphs of the text below a field, in the model or else in the nearest one that it comes from.
+    """The paragraphs of the docstring below a field, from the model or from the nearest base class that has the field.
 
-    The first says what the field is for, as `kjko cases` shows it. The others are for the documentation.
+    The first paragraph says what the field means; `kjko cases` shows it. The other paragraphs appear only in the
+    documentation.
     """
     kinds = (kind for kind in model.__mro__ if issubclass(kind, Section))
     return next((found for kind in kinds if (found := _texts(kind).get(name))), [])
@@ -181,7 +186,7 @@ def explanation(model: type[Section], name: str) -> list[str]:
 
 @functools.cache
 def _texts(model: type[Section]) -> dict[str, list[str]]:
-    """The texts below the fields of a class, by name: from its source, as only lists of keys want them."""
+    """The docstrings below the fields of a class, by field name. They are read from the source code when needed."""
     (definition,) = ast.parse(inspect.getsource(model)).body
     texts = {}
     for field, below in itertools.pairwise(cast("ast.ClassDef", definition).body):

@@ -11,13 +11,13 @@ from hpc_kjko.particles.state import Particles
 
 @dataclass(frozen=True)
 class Species:
-    """Particles of one kind, of all kinds that a plasma has.
+    """One species of a plasma.
 
     Attributes:
-        name: as the case has it.
+        name: the name in the case.
         charge: q of a particle, in units of the elementary charge.
         mass: m of a particle, in units of the mass of the reference species.
-        particles: this rank's.
+        particles: the particles on this rank.
     """
 
     name: str
@@ -27,11 +27,11 @@ class Species:
 
     @property
     def charge_to_mass(self) -> float:
-        """q/m: the acceleration in a field of strength 1."""
+        """q/m: the acceleration in an electric field of strength 1."""
         return self.charge / self.mass
 
     def moved(self, particles: Particles) -> Species:
-        """The species with its particles elsewhere in phase space."""
+        """The same species with other particles, for example after a push."""
         return replace(self, particles=particles)
 
 
@@ -40,10 +40,10 @@ Plasma = tuple[Species, ...]
 
 
 def plasma_of(particles: Particles) -> Plasma:
-    """A plasma of one species with q = m = 1, as a case has that names none."""
+    """A plasma of one species with q = m = 1, for a case without ``[species]``."""
     return (Species(ONLY, 1.0, 1.0, particles),)
 
 
 def moved(plasma: Sequence[Species], particles: Sequence[Particles]) -> Plasma:
-    """All species with their particles elsewhere in phase space."""
+    """The same species with other particles, one set for each species."""
     return tuple(species.moved(rows) for species, rows in zip(plasma, particles, strict=True))

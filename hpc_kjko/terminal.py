@@ -1,4 +1,4 @@
-"""A run and the person or batch system in front of it: signals in, progress, tables and text out."""
+"""Signals, progress and text output of a run, for a person at a terminal or for a batch system."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # rich is loaded where it draws
+if TYPE_CHECKING:  # rich is loaded only when it is used
     import rich.console
 
     from hpc_kjko.parallel.comm import Communicator
 
-#: Seconds between plain progress lines where there is no terminal.
+#: Seconds between progress lines when the output is not a terminal.
 LINE_EVERY = 10.0
-#: A terminal has room for progress in one line from so many characters on, and from so many on for a bar in it.
+#: The smallest terminal widths, in characters, for a progress line and for a progress line with a bar.
 _ROOM_FOR_TEXT, _ROOM_FOR_BAR = 80, 110
-#: What stands between the columns of a table.
+#: The space between two columns of a table.
 _GAP = "  "
-#: Seconds that ranks with nothing to say wait before a signal ends them.
+#: Seconds that ranks without a message wait before a signal ends them.
 _SILENT = 1.0
 
 
 class StopSignals:
-    """SIGTERM, SIGINT and the batch system's SIGUSR1/2, once a run has begun: they ask for a stop after the step.
+    """Signals that stop a run: SIGTERM, SIGINT, and SIGUSR1 and SIGUSR2 of batch systems.
 
-    A second SIGINT kills. Outside of the main thread, where Python allows no handlers, nothing is heard.
+    After :meth:`begin`, the first signal asks the run to stop after the current step. A second SIGINT ends the process
+    at once. Outside the main thread Python allows no signal handlers, so this class does nothing there.
 
     Args:
-        says: the beginning of a sentence. With it, one of these signals ends the process at once as long as the run has
-            not begun, with that sentence; without it, signals mean until then what they meant before.
+        says: the beginning of a message. If it is given, a signal before :meth:`begin` ends the process at once with
+            this message. If it is None, signals keep their earlier effect until :meth:`begin`.
     """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
@@ -52,7 +53,7 @@ class StopSignals:
             self._end_process_by_signals(says)
 
     def begin(self) -> None:
-        """The run begins: from here on signals ask for a stop."""
+        """Start to treat signals as requests to stop after the current step. Call this when the run begins."""
         if self._is_main:
             self._handle(self._on_signal)
         self._end_thread()
@@ -69,24 +70,25 @@ class StopSignals:
             signal.signal(getattr(signal, name), handler)
 
     def _end_process_by_signals(self, says: str) -> None:
-        """A thread hears of signals, as the main one may be at work in a library that does not return for long.
+        """Receive signals in a separate thread, because the main thread may be inside a long call to a library.
 
-        Python writes the number of a signal to the wakeup descriptor at once, and calls a handler only between two
-        lines of Python.
+        Python writes the number of a signal to the wakeup descriptor at once. It calls a signal handler only between
+        two Python instructions.
         """
         heard, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
 
         def wait() -> None:
             number = os.read(heard, 1)  # empty once the run has begun
-            while number and signal.Signals(number[0]).name not in self.NAMES:  # one that a user's module listens to
+            # a signal that the user's own code handles
+            while number and signal.Signals(number[0]).name not in self.NAMES:
                 number = os.read(heard, 1)
             os.close(heard)
             if number:
                 name = signal.Signals(number[0]).name
                 if says:
                     print(f"{says} {name} before the first step", file=sys.stderr, flush=True)
-                else:  # mpirun ends all ranks when the first has ended: not before rank 0 has said why
+                else:  # mpirun ends all ranks once one has ended, so these wait until rank 0 has printed the reason
                     time.sleep(_SILENT)
                 os._exit(128 + number[0])
 
@@ -104,21 +106,21 @@ class StopSignals:
         return self._received is not None
 
     def restore(self) -> None:
-        """Signals mean again what they meant before."""
+        """Restore the signal handlers from before the run."""
         self._end_thread()
         for name, handler in self._before.items():
             signal.signal(getattr(signal, name), handler)
 
     def ignore(self) -> None:
-        """The run is over: a batch system's signal must not turn that into a failure while the process ends."""
+        """Ignore signals after the run, so that a late signal of the batch system does not make a finished run fail."""
         for name in self.NAMES:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class Progress:
-    """One line that is drawn anew on a terminal with room for it; elsewhere a plain line every so often.
+    """Shows the progress: one line that is redrawn on a terminal that is wide enough, else a plain line at intervals.
 
-    Called with each row of the series.
+    It is called with each row of the time series.
     """
 
     def __init__(self, steps: int, done: int, terminal: bool):
@@ -152,14 +154,14 @@ class Progress:
             print(f"step {step}/{self._steps}: {text}, ETA {remaining:.0f} s", flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """End the progress line and restore the terminal."""
         if self._bar:
             self._bar.stop()
 
 
 # -- text for any terminal, encoding and width -----------------------------------------------------------------------
 
-#: What is written where the encoding of the output lacks a character. Others lose their accents, or become "?".
+#: Replacements for characters that the output encoding lacks. Other letters lose their accents or become "?".
 _SPELT = {
     **{"α": "alpha", "β": "beta", "κ": "kappa", "λ": "lambda", "Λ": "Lambda", "ν": "nu", "π": "pi", "ρ": "rho"},
     **{"σ": "sigma", "Σ": "sum", "φ": "phi", "ω": "omega", "Θ": "Theta", "Δ": "Delta", "∂": "d", "∞": "inf"},
@@ -170,7 +172,7 @@ _SPELT = {
 
 
 def _spelt_out(failure: UnicodeError) -> tuple[str, int]:
-    """Codec error handler: characters that the output has not, in those that it has."""
+    """Codec error handler: replaces characters that the output encoding lacks."""
     assert isinstance(failure, UnicodeEncodeError)
     spelt = ""
     for character in failure.object[failure.start : failure.end]:
@@ -181,7 +183,7 @@ def _spelt_out(failure: UnicodeError) -> tuple[str, int]:
 
 
 def write_in_any_encoding() -> None:
-    """Let standard output and standard error take any text, whatever their encoding is."""
+    """Make standard output and standard error accept any text, whatever their encoding is."""
     codecs.register_error("spelt_out", _spelt_out)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -189,7 +191,7 @@ def write_in_any_encoding() -> None:
 
 
 def width() -> int:
-    """Characters in a line of the terminal; 80 where there is none, unless COLUMNS says otherwise."""
+    """Characters in a line of the terminal. Without a terminal it is 80, or the value of COLUMNS."""
     return shutil.get_terminal_size().columns
 
 
@@ -201,14 +203,14 @@ def show_table(
     labels: int = 1,
     marked: Sequence[int] = (),
 ) -> None:
-    """Print a table whose cells are never cut: columns without room beside the others follow in a table below.
+    """Print a table. No cell is cut: columns that do not fit side by side follow in a second table below.
 
     Args:
-        headings: of the columns; they may have several lines.
-        rows: as many cells each.
-        title: a line above.
-        labels: how many columns, from the first on, name a row, and are there in every table.
-        marked: numbers of rows that stand out on a terminal.
+        headings: column headings; a heading may have several lines.
+        rows: the cells, one list per row.
+        title: a line above the table.
+        labels: number of leading columns that name a row. They are repeated in every table.
+        marked: indices of the rows to highlight on a terminal.
     """
     height = max(heading.count("\n") for heading in headings) + 1
     above = zip(*(([""] * height + heading.split("\n"))[-height:] for heading in headings), strict=True)
@@ -233,7 +235,7 @@ def show_table(
 
 
 def show_pairs(pairs: dict[str, str], *, title: str = "") -> None:
-    """Print names with what belongs to them, which is wrapped between words where it is long; no word is cut."""
+    """Print names and their values in two columns. Long values are wrapped between words; no word is cut."""
     if title:
         print(title)
     label = max(map(len, pairs))
@@ -251,14 +253,14 @@ def show_pairs(pairs: dict[str, str], *, title: str = "") -> None:
 
 
 def wrapped(text: str, columns: int) -> list[str]:
-    """Lines of whole words; a formula between backticks is one word, and loses the backticks."""
+    """Wrap text into lines. A formula between backticks is not broken, and its backticks are removed."""
     joined = re.sub(r"`([^`]*)`", lambda match: match[1].replace(" ", "\0"), text)
     lines = textwrap.wrap(joined, max(columns, 1), break_long_words=False, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]
 
 
 def show(renderable: rich.console.RenderableType, columns: int) -> None:
-    """Print what rich draws, so many characters wide; by print(), as rich turns a closed pipe into an error exit."""
+    """Print a rich object with the given width, through print(): rich itself ends with an error on a closed pipe."""
     import rich.console
 
     console = rich.console.Console(highlight=False, width=columns)
@@ -268,7 +270,7 @@ def show(renderable: rich.console.RenderableType, columns: int) -> None:
 
 
 def is_terminal(comm: Communicator) -> bool:
-    """Whether somebody is watching: some launchers give every rank a terminal of its own, so theirs is asked."""
+    """Whether rank 0 writes to a terminal. Some launchers give every rank a pseudo-terminal, so theirs is checked."""
     if comm.size == 1:
         return sys.stdout.isatty()
     try:

@@ -1,4 +1,4 @@
-"""Python of the user's own, named in a case file as "module:name"."""
+"""Functions and classes in the user's own Python files, named in a case as "module:name"."""
 
 from __future__ import annotations
 
@@ -23,28 +23,33 @@ from hpc_kjko.errors import SolverFailure, UserError, nearest, one_of
 
 
 def is_reference(text: str) -> bool:
-    """Whether a case means code of the user's by this, and nothing built in."""
+    """Whether the value of a key names the user's own code, and not a built-in choice."""
     return ":" in text
 
 
 #: Files of the modules that hold the user's code.
 _FILES: set[str] = set()
-#: Where modules are looked for at last: beside the case, or where a run has kept them.
+#: The folder that is searched last for modules: that of the case, or the one in which a run keeps its modules.
 _LAST: list[str] = []
-#: The longest text of an exception that is shown whole.
+#: Texts of exceptions that are longer than this are shortened.
 _LONGEST = 400
 
 
 @functools.cache
 def load(reference: str, key: str) -> Any:
-    """The object that "module:name" refers to, from the Python path, the current folder, or that of :func:`look_in`.
+    """Import the object that "module:name" refers to.
+
+    The module is searched on the Python path, in the current folder, and in the folder of :func:`look_in`.
 
     Args:
         reference: ``"module:name"``; the module may be dotted.
-        key: the key of the case that holds it, for messages.
+        key: the key of the case with this value, for messages.
+
+    Returns:
+        The object, usually a function or a class.
 
     Raises:
-        UserError: the reference is not of that form, or its module or name cannot be had.
+        UserError: the reference does not have that form, or the module or the name cannot be imported.
     """
     given = f'{key} = "{reference}"'
     module_name, _, name = reference.partition(":")
@@ -56,7 +61,7 @@ def load(reference: str, key: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as failure:
-        # The module may be there and import, in its turn, one that is not.
+        # The module itself may exist but import a module that does not exist.
         if f"{module_name}.".startswith(f"{failure.name}."):
             places = ["on the Python path", "in the current folder", *(f"in {folder}" for folder in folders[1:])]
             missing = f"{given}: there is no module {failure.name}, neither {' nor '.join(places)}"
@@ -74,7 +79,7 @@ def load(reference: str, key: str) -> Any:
 
 
 def _advice_on(module_name: str, name: str, folders: list[str]) -> str:
-    """What to write in place of a module that is not there; empty if nothing is known."""
+    """Advice for a module that does not exist; empty if there is none."""
     if module_name.endswith(".py"):
         return f': leave out .py, as in "{module_name.removesuffix(".py")}:{name}"'
     near = nearest(module_name, [module.name for module in pkgutil.iter_modules(folders)])
@@ -82,7 +87,7 @@ def _advice_on(module_name: str, name: str, folders: list[str]) -> str:
 
 
 def _failed_import(given: str, module_name: str, failure: BaseException) -> str:
-    """The sentence for a module that raises when it is imported."""
+    """The message for a module that raises an exception when it is imported."""
     what, where = _in_one_line(failure), _users_line(failure)
     if isinstance(failure, SyntaxError) and failure.filename:
         what, where = f"SyntaxError: {failure.msg}", f", in line {failure.lineno} of {_base(failure.filename)}"
@@ -90,10 +95,10 @@ def _failed_import(given: str, module_name: str, failure: BaseException) -> str:
 
 
 def other_signature(function: Callable[..., Any], count: int) -> str:
-    """The arguments of a function, as in "(x)", if it cannot be called with so many; empty if it can."""
+    """The signature of a function, such as "(x)", if it cannot be called with ``count`` arguments; else empty."""
     try:
         signature = inspect.signature(function)
-    except ValueError:  # one in C
+    except ValueError:  # a function written in C has no signature
         return ""
     try:
         signature.bind(*[None] * count)
@@ -102,25 +107,29 @@ def other_signature(function: Callable[..., Any], count: int) -> str:
     return ""
 
 
-#: What torch says of a tensor that was given to a function of numpy or math.
+#: Parts of torch's messages when a numpy or math function receives a tensor.
 _OTHER_MATHEMATICS = ("numpy() on Tensor", "tensor to numpy", "'numpy.ndarray' and 'Tensor'", "to Python scalars")
 
 
 def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
-    """``function(*arguments)``.
+    """Call ``function(*arguments)`` of the user and turn its exceptions into messages.
 
     Args:
-        given: which key holds the function and what it says, for messages.
+        given: the key and its value, for messages.
+
+    Returns:
+        What the function returned.
 
     Raises:
-        UserError: the function raised; the message says where in the user's code. What is one already stays as it is.
-        SolverFailure: the function's own.
+        UserError: the function raised an exception. The message says where in the user's code. A UserError that the
+            function raised itself is passed on.
+        SolverFailure: the function raised it.
     """
     try:
         return function(*arguments)
     except (SolverFailure, UserError):
         raise
-    except (Exception, SystemExit) as failure:  # one rank must not leave alone
+    except (Exception, SystemExit) as failure:  # a rank must not leave without the others
         what = f"it raised {_in_one_line(failure)}"
         if any(sign in str(failure) for sign in _OTHER_MATHEMATICS):
             mixes = "it mixes torch tensors with numpy, math or plain numbers: use torch.cos, torch.exp and so on"
@@ -129,7 +138,7 @@ def call(function: Callable[..., Any], *arguments: Any, given: str) -> Any:
 
 
 def blame(failure: BaseException) -> str | None:
-    """What to say of an exception that came through code of the user's; None if it did not."""
+    """The message for an exception that was raised in the user's code; None if it was raised elsewhere."""
     frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if frame.filename in _FILES]
     if not frames:
         return None
@@ -137,13 +146,13 @@ def blame(failure: BaseException) -> str | None:
 
 
 def _users_line(failure: BaseException) -> str:
-    """The last line of the user's that an exception went through, to end a sentence; empty if it went through none."""
+    """The user's code line that raised the exception, as the end of a sentence; empty if it was raised elsewhere."""
     frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if _is_users(Path(frame.filename))]
     return f", in line {frames[-1].lineno} of {_base(frames[-1].filename)}" if frames else ""
 
 
 def _is_users(file: Path) -> bool:
-    """Whether a file of a traceback is neither of this package, nor of Python, nor of what is installed."""
+    """Whether a file is the user's own: not of this package, of Python, or of an installed package."""
     others = [Path(__file__).parent, *_installed()]
     return not (file.name.startswith("<") or any(folder in file.resolve().parents for folder in others))
 
@@ -153,17 +162,17 @@ def _base(file: str) -> str:
 
 
 def look_in(folder: Path) -> None:
-    """Look for modules in a folder too, at last, in place of one that was given before.
+    """Search this folder last for modules. It replaces the folder of an earlier call.
 
     Args:
-        folder: where the case lies, or where a run keeps its modules; it need not exist.
+        folder: the folder of the case, or the one in which a run keeps its modules. It need not exist.
     """
     if _LAST == [str(folder.resolve())]:
         return
     for before in _LAST:
         if before in sys.path:
             sys.path.remove(before)
-        # another case may have modules of the same names, and they are others
+        # the new folder may have other modules with the same names
         for name, module in list(sys.modules.items()):
             if os.path.dirname(getattr(module, "__file__", None) or "") == before:
                 del sys.modules[name]
@@ -172,16 +181,16 @@ def look_in(folder: Path) -> None:
 
 
 def files_of(table: Any) -> dict[str, Path]:
-    """The files that the modules need which a case names, for a copy of them to be kept.
+    """The source files that a case's own modules need, so that a run can keep copies of them.
 
-    These are the module's file, or all Python files of its package, and whatever lies beside it and is imported by
-    them, in any of their functions. Installed packages and data files are left out, and so are cells of a notebook.
+    For each module these are its file, or all Python files of its package, and every file beside it that they import.
+    Installed packages, data files and notebook cells are not included.
 
     Args:
-        table: the case as nested tables; its modules have been imported.
+        table: the case as nested tables. Its modules must have been imported.
 
     Returns:
-        The files, by their path below the folder that holds the module.
+        The files, by their path relative to the folder of the module.
     """
     found: dict[str, Path] = {}
     for module in _modules_in(table):
@@ -201,7 +210,7 @@ def files_of(table: Any) -> dict[str, Path]:
 
 
 def _modules_in(table: Any) -> set[str]:
-    """First names of the modules in a case's references to code of the user's that has been imported."""
+    """Top-level names of the imported user modules to which the values of a case refer."""
     if isinstance(table, dict):
         return set().union(*map(_modules_in, table.values()))
     if isinstance(table, list | tuple):
@@ -211,13 +220,13 @@ def _modules_in(table: Any) -> set[str]:
 
 
 def _source_of(name: str) -> tuple[Path | None, list[Path]]:
-    """The folder that holds a module or a package, by its first name, and its files in it.
+    """The folder that contains a module or package, and the files of that module or package.
 
-    There is no folder of what is installed, is built into Python, or was typed into a notebook.
+    The folder is None for installed and built-in modules, and for code that was typed into a notebook.
     """
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # such as __main__
+    except (ImportError, ValueError):  # for example for __main__
         spec = None
     if spec is None or not (spec.has_location or spec.submodule_search_locations):
         return None, []
@@ -230,18 +239,18 @@ def _source_of(name: str) -> tuple[Path | None, list[Path]]:
 
 
 def _installed() -> set[Path]:
-    """Folders of Python's own modules and of installed ones."""
+    """Folders of Python's standard library and of installed packages."""
     places = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     return {Path(place).resolve() for place in (*places, *site.getsitepackages(), site.getusersitepackages())}
 
 
 def _imported_by(file: Path) -> set[str]:
-    """First names of the modules that a Python file imports, anywhere in it; none of another kind of file."""
+    """Top-level names of all modules that a Python file imports; empty for other files."""
     if file.suffix != ".py":
         return set()
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # a file of the package that nobody imports
+    except (SyntaxError, ValueError):  # nobody imports such a file
         return set()
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -253,10 +262,11 @@ def _imported_by(file: Path) -> set[str]:
 
 
 def _add_folders() -> list[str]:
-    """Behind all other folders: a file that lies about must not hide an installed module. The current one first."""
+    """Append the current folder and that of the case to the Python path. So their files never hide installed
+    modules."""
     importlib.invalidate_caches()
     folders = list(_LAST)
-    with contextlib.suppress(OSError):  # the current folder may be gone
+    with contextlib.suppress(OSError):  # the current folder may have been deleted
         folders = list(dict.fromkeys([os.getcwd(), *_LAST]))
     sys.path += [folder for folder in folders if folder not in sys.path]
     return folders

@@ -1,10 +1,10 @@
-"""Walls that reflect particles, at both ends of some axes of a box.
+"""Reflecting walls at both ends of some axes of the box.
 
-A box of length L between two walls is half of a periodic box of length 2L in which everything has its mirror image:
-f(2L − x, −v) = f(x, v) along that axis. So the mesh, the spectrum and the inputs of networks are those of the larger
-box, the torus, and particles stay in their half of it. Walls that insulate have an image of the same charge, and no
-field through them; conducting walls have one of the opposite charge, and φ = 0 on them. In the eigenfunctions of the
-torus these are the cosine and the sine transform.
+A box of length L between two walls is one half of a periodic box of length 2L that is mirror symmetric:
+f(2L − x, −v) = f(x, v) along that axis. The mesh, the spectrum and the inputs of the networks belong to this larger
+periodic box, called the torus here. The particles stay in their half of it. At insulating walls the image charge has
+the same sign, and the normal field is zero. At conducting walls the image charge has the opposite sign, and φ = 0.
+On the torus this corresponds to a cosine transform and a sine transform.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 
 @dataclass(frozen=True)
 class Walls:
-    """Which axes have walls, and of what kind these are.
+    """The axes that have walls, and the kind of the walls.
 
     Attributes:
-        axes: for each axis whether it has walls [dx].
-        conducting: whether φ = 0 on them; else they insulate.
+        axes: for each of the dx axes, whether it has walls.
+        conducting: True for conducting walls (φ = 0), False for insulating walls.
     """
 
     axes: tuple[bool, ...]
@@ -29,15 +29,18 @@ class Walls:
 
     @property
     def part(self) -> float:
-        """The part of the torus that is inside."""
+        """The fraction of the torus between the walls."""
         return 0.5 ** sum(self.axes)
 
     def reflected(
         self, x: torch.Tensor, v: torch.Tensor, torus: tuple[float, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions on the torus [n, dx] and velocities [n, dv] as they are inside: those beyond a wall turn back.
+        """Reflect particles that are beyond a wall: positions [n, dx] on the torus and velocities [n, dv].
 
-        A reflection has the determinant 1 in size: log f does not change.
+        The Jacobian determinant of a reflection is −1, so log f does not change.
+
+        Returns:
+            Positions [n, dx] between the walls and velocities [n, dv].
         """
         x, v = x.clone(), v.clone()
         for axis, has_walls in enumerate(self.axes):
@@ -48,10 +51,13 @@ class Walls:
         return x, v
 
     def with_images(self, values: np.ndarray, sign: float) -> np.ndarray:
-        """What particles inside have left on the nodes of the torus [..., *cells], with that of their images.
+        """Add the image charges to what the particles have deposited on the nodes of the torus [..., *cells].
 
         Args:
-            sign: of an image, 1 or −1, for each reflection.
+            sign: the sign of the image charge for each reflection, 1 or −1.
+
+        Returns:
+            The values with their images [..., *cells].
         """
         first = values.ndim - len(self.axes)
         for axis, has_walls in enumerate(self.axes):
@@ -60,7 +66,11 @@ class Walls:
         return values
 
     def inside(self, values: np.ndarray, first: int = 0) -> np.ndarray:
-        """The nodes inside, of values on the torus [..., *cells, ...] whose mesh axes begin with ``first``."""
+        """The values on the nodes between the walls, from values on the torus [..., *cells, ...].
+
+        Args:
+            first: the index of the first mesh axis of ``values``.
+        """
         for axis, has_walls in enumerate(self.axes):
             if has_walls:
                 values = np.take(values, range(values.shape[first + axis] // 2), axis=first + axis)

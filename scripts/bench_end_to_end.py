@@ -1,18 +1,19 @@
 #!/usr/bin/env python
-"""What a time step costs, all of it: the paper's way in plain torch, and the default method with native kernels.
+"""The time of a complete step: the paper's scheme in plain torch, and the default method with native kernels.
 
     python scripts/bench_end_to_end.py [--quick] [--count N] [--rounds N]
 
-The two-stream instability with weak collisions (the paper's section 4.2, jobs/e5_two_stream_weak.toml). The paper's way
-is Adam, 50 iterations on all particles by automatic differentiation, a first-order step and the linear log det, written
-in torch from the mesh to the move. Every method has a run of its own; they take turns, a step each, in processor time.
-A step comes with its diagnostics, not with files. Prints a line for each method and kernels,
+The case is the two-stream instability with weak collisions (the paper's section 4.2, jobs/e5_two_stream_weak.toml). The
+paper's scheme is Adam with 50 iterations on all particles by automatic differentiation, a first-order step and the
+linear log det. It is written in torch from the mesh to the move. Every method has its own run. The runs take turns, one
+step each, and processor time is measured. A step includes its diagnostics but no files. Prints one line for each method
+and kernels:
 
     name, ms_per_step, steps, hours, ratio
 
-the least time of a step, the steps that the run to t = 40 takes, its time were all of them like the ones measured (no
-such run is made here; bench_methods.py has errors), and how many times faster than the paper's way it is: the median
-over rounds.
+ms_per_step is the least time of a step. steps is the number of steps to t = 40, and hours their time if all steps were
+like the measured ones (bench_methods.py measures errors). ratio is the speed relative to the paper's scheme, as a
+median over rounds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import measure
 from hpc_kjko.running.simulation import Simulation
 
-#: Method of bench_methods.py, and kernels. The first is what the others are compared with.
+#: Method of bench_methods.py, and kernels. The others are compared with the first.
 VARIANTS = (
     ("paper's scheme", "torch"),
     ("paper's scheme", "native"),
@@ -49,13 +50,13 @@ VARIANTS = (
 
 
 class Run:
-    """A run that has got over its first steps."""
+    """A run after its first, slower steps."""
 
     def __init__(self, method: str, backend: str, count: int, cold: int):
         self.name, self.backend = f"{method}, {backend}", backend
         job = CASES["e5"][0]
         changes = [f"particles.count={count}", *changes_of("e5", method), f"method.first_iterations={cold}"]
-        if backend == "torch":  # in large pieces: not in those of which sums have the same bits on any ranks
+        if backend == "torch":  # in large pieces, because torch does not need the pieces of reproducible sums
             changes.append("run.reproducible=false")
         self.case = config.load(JOBS / f"{job}.toml", changes)
         os.environ["KJKO_KERNELS"] = backend
@@ -63,7 +64,7 @@ class Run:
         self.step(), self.step()
 
     def step(self) -> float:
-        """Seconds of one time step."""
+        """Make one time step and return its processor time in seconds."""
         os.environ["KJKO_KERNELS"] = self.backend
         simulation, started = self.simulation, time.process_time()
         simulation.state = simulation.advance()
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="steps of each method (default 5)")
     options = parser.parse_args()
     if not kernels.available():
-        raise SystemExit(f"There is nothing to compare: {kernels.describe()}.")
+        raise SystemExit(f"No comparison is possible: {kernels.describe()}.")
     count, rounds = options.count or (4096 if options.quick else 100000), options.rounds or (2 if options.quick else 5)
     torch.set_num_threads(1)
     print_heading("the paper's scheme in torch (Adam, automatic differentiation)", options.quick)

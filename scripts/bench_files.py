@@ -1,11 +1,11 @@
-"""MB/s of writing the rows of all ranks: the project's way, and a file a rank under a master of virtual datasets.
+"""MB/s of writing the rows of all ranks: one common file, and one file per rank with a master of virtual datasets.
 
     mpirun -n 2 python scripts/bench_files.py /scratch/somewhere
     PYTHONPATH=.venv-h5py-mpi mpirun -n 2 python scripts/bench_files.py /scratch/somewhere --only sharded   # MPI-IO
     python scripts/bench_files.py --quick
 
-Both end with fsync; `ratio` is to the file a rank. docs/benchmarks/2026-11-24-files.md has the numbers, and why
-the project writes one file.
+Both end with fsync. `ratio` is the speed relative to one file per rank. docs/benchmarks/2026-11-24-files.md has the
+numbers, and the reasons for one common file.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ COLUMNS = 7
 
 
 def sharded(path: Path, columns: list[np.ndarray], shard: Shard, comm: Communicator) -> None:
-    """One file: gathered by rank 0, or through MPI-IO where h5py has it."""
+    """Write one file: rank 0 gathers the rows, or all ranks write through MPI-IO if h5py has it."""
     with ShardedFile(path, comm) as file:
         for i, rows in enumerate(columns):
             file.rows(f"rows/{i}", rows, shard)
 
 
 def file_a_rank(path: Path, columns: list[np.ndarray], shard: Shard, comm: Communicator) -> None:
-    """Each rank's rows in a file of its own; written last, a master in which they appear as one dataset each."""
+    """Write the rows of each rank into its own file, then a master file in which they appear as single datasets."""
     names = [f"{path.stem}.rank{rank:05d}.h5" for rank in range(comm.size)]
     extents = comm.allgather((shard.start, shard.stop))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def file_a_rank(path: Path, columns: list[np.ndarray], shard: Shard, comm: Commu
 
 
 class whole:
-    """A file under a temporary name until it is on the disk."""
+    """A file under a temporary name until it is complete on the disk."""
 
     def __init__(self, path: Path):
         self.path, self.partial = path, path.with_suffix(".partial")

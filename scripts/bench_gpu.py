@@ -1,24 +1,30 @@
 #!/usr/bin/env python
-"""Everything that waits for a GPU, in ten minutes: its tests, the targets, and how fast its kernels are.
+"""All measurements on a GPU, in ten minutes: its tests, the performance targets, and the speed of its kernels.
 
     python scripts/bench_gpu.py [--out FILE] [--minutes M] [--parts PART ...] [--quick]
 
-Parts, in this order: `tests`, those of tests/unit/test_gpu.py that never ran on a GPU; `targets`; `potential`, the
-kernels of a regression; `others`, the other tests; `network`, `particles`, `steps`. What fails is noted, and the rest
-goes on. Parts that there is no time for are named. Prints tables; after each part all is written to FILE, as JSON.
+The parts, in this order: `tests`, those of tests/unit/test_gpu.py that have not yet run on a GPU; `targets`; `tensor`,
+products on tensor cores, then their tests; `potential`, the kernels of a regression; `others`, the other tests;
+`network`, `particles`, `steps`. A failure is noted, and the next part begins. Parts that do not fit into the time are
+named. Prints tables, and writes all results to FILE as JSON after each part.
 
-Targets are a step of two beams in 3D3V with the default method, 0.5 s with 2^26 particles and 8 ms with 2^16; and the
-objective with its gradient at 0.8 of the rate of torch's float32 matrix product of 8192 × 8192. A step's time is the
-median after the first steps. Beside it stands how often a step launched something on the GPU, copied, and waited.
+The targets: a step of two beams in 3D3V with the default method, 0.5 s with 2^26 particles and 8 ms with 2^16; and the
+objective with its gradient at 0.8 of the rate of torch's float32 matrix product of 8192 × 8192. The time of a step is
+the median after the first steps. The tables also show how often a step launched kernels on the GPU, copied, and waited.
+The table `waits` names the lines that waited. For a kernel the tables have milliseconds (the median of some calls), the
+rate of its products (counted as in bench_objective.py and bench_potential.py), and the ratio of torch's time to it.
 
-Of a kernel the tables have milliseconds (the median of some calls), the rate of its products (bench_objective.py and
-bench_potential.py count them), and how many times longer torch takes for the same.
+Products on tensor cores (hpc_kjko/kernels/cuda/tensor.hpp) have not run on a GPU, so no run uses them. The part
+`tensor` runs each kernel in both ways, with products by threads and on tensor cores. Its table has the milliseconds of
+both, the ratio of the first to the second, and the relative error of both against double precision. A kernel may use
+tensor cores by default if the ratio is above 1 and its errors are alike: below 1e-6 in float32, 1e-12 in float64.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import math
 import os
@@ -27,9 +33,11 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 import xml.etree.ElementTree as xml
-from collections.abc import Callable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,32 +57,35 @@ from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.base import Sample
 from hpc_kjko.inner.solvers.varpro import VarproSolver
 from hpc_kjko.kernels import cuda
+from hpc_kjko.kernels.potential import Carry, Terms
 from hpc_kjko.operators import Bath
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.particles.exact import UNIT
+from hpc_kjko.particles.exact import FINE, UNIT
 from hpc_kjko.particles.state import Particles, Shard, equal_weights
 from hpc_kjko.running.simulation import Simulation
 from hpc_kjko.species import plasma_of
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 32
-#: Particles at a time, for what torch does.
+#: Number of particles in one piece, for operations in torch.
 PIECE = 2**18
-#: Particles of a step that are drawn; more are copies of them.
+#: Number of particles that are drawn for a step; all others are copies of them.
 DRAWN = 2**20
-#: Seconds a step at so many particles, and the objective's part of the rate of a matrix product.
+#: Target seconds of a step by number of particles, and target fraction of the rate of a matrix product.
 STEP_TARGETS = {2**26: 0.5, 2**16: 0.008}
 OBJECTIVE_TARGET = 0.8
-#: Tests of what has not run on a GPU yet.
-NEW = "potential or density or pairs or regression or coulomb or species or moments"
+#: Select the tests of products on tensor cores, and those of other code that has not yet run on a GPU.
+TENSOR = "tensor_cores"
+NEW = f"(potential or density or pairs or regression or coulomb or species or moments) and not {TENSOR}"
 
 
 class Bench:
-    """What is measured, on which device, and until when.
+    """The settings and results of the measurements.
 
     Attributes:
-        count: particles of a kernel; steps: of runs.
-        found: everything, as it is written to the file.
+        count: number of particles for a kernel.
+        steps: numbers of particles for runs.
+        found: all results, as they are written to the file.
     """
 
     def __init__(self, device: str, quick: bool, minutes: float, count: int | None, steps: list[int] | None):
@@ -89,11 +100,11 @@ class Bench:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left."""
         return self.deadline - time.monotonic()
 
     def row(self, table: str, name: str, **numbers: Any) -> None:
-        """A line of a table."""
+        """Add and print one line of a table."""
         self.found["rows"].append({"table": table, "name": name, **numbers})
         text = [f"{number:.4g}" if isinstance(number, float) else str(number) for number in numbers.values()]
         print(f"{name}, {', '.join(text)}", flush=True)
@@ -107,7 +118,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def milliseconds(self, call: Callable[[], Any], rounds: int = 7) -> float:
-        """The median of some calls, after two that compile and allocate."""
+        """The median time of several calls, after two calls that compile and allocate."""
         times = []
         for turn in range(2 + (1 if self.device.type == "cpu" else rounds)):
             self.wait()
@@ -120,7 +131,7 @@ class Bench:
 
     @property
     def matmul(self) -> float:
-        """TFLOP/s of torch's float32 matrix product."""
+        """The rate of torch's float32 matrix product, in TFLOP/s."""
         if self._matmul is None:
             size = 256 if self.device.type == "cpu" else 8192
             a = torch.randn(size, size, device=self.device)
@@ -134,7 +145,7 @@ class Bench:
 
 
 def run_tests(bench: Bench, chosen: str) -> None:
-    """Those with such names, for as long as leaves time for the rest."""
+    """Run the tests with such names. The time limit leaves time for the other parts."""
     print("name, passed, failed, skipped, seconds")
     with TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
@@ -163,7 +174,7 @@ def run_tests(bench: Bench, chosen: str) -> None:
 
 
 def bench_potential(bench: Bench) -> None:
-    """The kernels of a regression with the default's layers, in float32, in turns with torch."""
+    """Measure the kernels of a regression with the default layers, in float32, in turns with torch."""
     print("name, ms, torch_ms, ratio_to_torch, tflops")
     count = min(bench.count, 2**20)
     for space, (periods, dx, dv) in {"1D1V": ((1.0,), 1, 1), "3D3V": ((1.0,) * 3, 3, 3)}.items():
@@ -180,12 +191,94 @@ def bench_potential(bench: Bench) -> None:
             )
 
 
+# -- tensor cores ------------------------------------------------------------------------------------------------------
+
+
+def bench_tensor(bench: Bench) -> None:
+    """Times and errors of kernels with products by threads, and on tensor cores."""
+    print("name, ms, tensor_ms, ratio, tflops, tensor_tflops, error, tensor_error")
+    few = min(bench.count, 2**14)
+    for space in ("1D1V",) if bench.device.type == "cpu" else ("1D1V", "3D3V"):
+        control, sample = network_of(bench, space)
+        objective = JKOObjective(control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet="exact", together=1024)
+        part, exact = Sample(*sample.rows(slice(few))), copy.deepcopy(objective).double()
+        rows = [None if tensor is None else tensor.double() for tensor in part.rows()]
+        truth = exact.evaluate(STEP, *rows, with_gradient=True)
+
+        def gradient(of: Sample, objective: JKOObjective = objective) -> Any:
+            return objective.evaluate(STEP, *of.rows(), with_gradient=True)
+
+        flops = operations(sample.z.shape[1], WIDTH, control.velocity_dims, "tanh", "exact")
+        both_ways(bench, f"{space} objective", lambda: gradient(sample), lambda: gradient(part), truth, flops)  # noqa: B023
+    for dtype in (torch.float32, torch.float64):
+        field = PotentialField((1.0,) * 3, 3, 3, hidden=(64, 64), device=bench.device, dtype=dtype)
+        flops = potential_operations(field, 3)
+        count = min(bench.count, 2**22)
+        given, some, exact_some = (
+            {**potential_calls(of, number), "carry": carry_call(of, number)}
+            for of, number in ((field, count), (field, few), (copy.deepcopy(field).double(), few))
+        )
+        flops["carry"] = flops["slopes"]
+        for name in ("carry",) if dtype == torch.float64 else ("carry", "tied", "training", "normal"):
+            with torch.no_grad(), _kernels("native"):
+                truth = exact_some[name]()
+                of_one = int(2 * sum(flops[name]))
+                both_ways(bench, f"{name} {dtype}", given[name], some[name], truth, of_one, count)
+    run_tests(bench, TENSOR)
+
+
+def both_ways(
+    bench: Bench,
+    name: str,
+    call: Callable[[], Any],
+    some: Callable[[], Any],
+    truth: Any,
+    flops: int,
+    count: int | None = None,
+) -> None:
+    """A row of the table: a kernel with products by threads, then on tensor cores.
+
+    Args:
+        some: the same call for a few particles, for which ``truth`` is the result in double precision.
+        flops: operations of one particle; count: of particles, if not that of the bench.
+    """
+    times, errors, right = [], [], numbers_of(truth)
+    for way in (contextlib.nullcontext, cuda.on_tensor_cores):
+        with way():
+            times.append(bench.milliseconds(call))
+            errors.append(float((numbers_of(some()) - right).norm() / right.norm()))
+    rate = 1e-9 * flops * (count or bench.count)
+    numbers = {"ms": times[0], "tensor_ms": times[1], "ratio": times[0] / times[1]}
+    numbers |= {"tflops": rate / times[0], "tensor_tflops": rate / times[1]}
+    bench.row("tensor", f"{name} N={count or bench.count}", **numbers, error=errors[0], tensor_error=errors[1])
+
+
+def numbers_of(found: Any) -> torch.Tensor:
+    """All numbers of a result, one after the other, in float64."""
+    if is_dataclass(found):
+        return numbers_of(list(vars(found).values()))
+    if isinstance(found, tuple | list):
+        return torch.cat([numbers_of(part) for part in found])
+    return torch.as_tensor(found, dtype=torch.float64).cpu().flatten()
+
+
+def carry_call(field: PotentialField, count: int) -> Callable[[], object]:
+    """A step of particles in double precision along a potential, in the precision of its network."""
+    generator, like = torch.Generator().manual_seed(1), field.layers[0].weight
+    x, v = (torch.randn(count, dims, generator=generator, dtype=torch.float64) for dims in (3, 3))
+    k = 0.01 * torch.randn(2, len(field.coefficients), generator=generator, dtype=torch.float64)
+    terms = Terms(torch.full((count,), 1 / count, dtype=torch.float64, device=like.device), 1024, UNIT, FINE)
+    how = Carry(0.1, 0.05, TEMPERATURE, True, field.periods or (), (), COLLISION_STRENGTH)
+    x, v, k = (part.to(like.device) for part in (x, v, k))
+    return lambda: field.network.carry(x, v, terms, k, how)
+
+
 def _kernels(backend: str) -> Any:
     return mock.patch.dict(os.environ, {"KJKO_KERNELS": backend})
 
 
 def bench_network(bench: Bench) -> None:
-    """The objective with its gradient, the moments, the field."""
+    """Measure the objective with its gradient, the moments, and the field."""
     print("name, ms, tflops, fraction_of_matmul, ratio_to_torch")
     for space in SPACES:
         for logdet in ("exact", "linear"):
@@ -205,7 +298,7 @@ def network_of(bench: Bench, space: str) -> tuple[ControlField, Sample]:
 
 
 def line(bench: Bench, name: str, ms: float, flops: int, torch_ms: float | None = None) -> float:
-    """A row of the network's table; the fraction of the matrix product's rate."""
+    """Print a row of the network's table, and return the fraction of the rate of the matrix product."""
     tflops, few = 1e-9 * flops * bench.count / ms, min(bench.count, 4 * PIECE)
     ratio = None if torch_ms is None else torch_ms * bench.count / few / ms
     fraction = tflops / bench.matmul
@@ -214,7 +307,8 @@ def line(bench: Bench, name: str, ms: float, flops: int, torch_ms: float | None 
 
 
 def bench_objective(bench: Bench, space: str, logdet: Any, everything: bool) -> float:
-    """The objective with its gradient, and with ``everything`` the moments; its part of the matrix product's rate."""
+    """Measure the objective with its gradient (with ``everything`` also the moments); return its fraction of the
+    rate."""
     control, sample = network_of(bench, space)
     objective = JKOObjective(control, operator=Bath(COLLISION_STRENGTH, TEMPERATURE), logdet=logdet, together=1024)
     few, dv = min(bench.count, 4 * PIECE), control.velocity_dims
@@ -279,18 +373,21 @@ def bench_particles(bench: Bench) -> None:
 
 
 def bench_step(bench: Bench, count: int, reproducible: bool, precision: str, steps: int) -> float:
-    """Steps of two beams in 3D3V with the default method: E7 of the docs, with more particles; median seconds."""
+    """Make steps of two beams in 3D3V with the default method (E7 with more particles); the median time in seconds."""
     simulation = beams(bench, count, reproducible, precision)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     times, launches = [], {}
     for step in range(steps):
-        counted = step == steps - 1  # the last one is slower, for it is watched
+        counted = step == steps - 1  # the last step is slower, because it is profiled
         bench.wait()
         begin = time.perf_counter()
-        with torch.profiler.profile() if counted else contextlib.nullcontext() as profile:
+        with (
+            torch.profiler.profile() if counted else contextlib.nullcontext() as profile,
+            waits_noted(bench) if counted else contextlib.nullcontext() as waits,
+        ):
             simulation.state = simulation.advance()
-            bench.wait()
+        bench.wait()
         simulation.step_index += 1
         if counted:
             launches = _launches(profile)
@@ -302,11 +399,29 @@ def bench_step(bench: Bench, count: int, reproducible: bool, precision: str, ste
     phases = {f"{name}_s": part for name, part in simulation.seconds.items()}
     numbers = {"seconds": seconds, "first_s": times[0], "bytes_per_particle": most / count, **launches, **phases}
     bench.row("steps", f"step N={count} {how}", **numbers)
+    for where, times_waited in Counter(waits or ()).most_common():
+        bench.row("waits", f"step N={count} {how}: {where}", waits=times_waited)
     return seconds
 
 
+@contextlib.contextmanager
+def waits_noted(bench: Bench) -> Iterator[list[str]]:
+    """The lines that wait for the GPU, from the warnings of torch. CuPy's launches do not wait."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        if bench.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            if bench.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    found += [f"{Path(one.filename).name}:{one.lineno}" for one in noted if "synchroniz" in str(one.message)]
+
+
 def _launches(profile: Any) -> dict[str, int]:
-    """How often a step launched something, copied, and waited."""
+    """How often a step launched kernels, copied, and waited."""
     kinds = {"launches": "Launch", "copies": "Memcpy", "waits": "Synchronize"}
     counted = dict.fromkeys(kinds, 0)
     for event in profile.key_averages():
@@ -334,7 +449,7 @@ def beams(bench: Bench, count: int, reproducible: bool, precision: str) -> Simul
     rows: dict[str, Any] = {
         name: getattr(few, name).repeat_interleave(copies, 0)[:count] for name in ("x", "v", "log_f")
     }
-    rows["v"] += 0.05 * torch.randn_like(rows["v"])  # or copies would stay together
+    rows["v"] += 0.05 * torch.randn_like(rows["v"])  # otherwise copies of a particle would stay together
     particles = Particles(
         **rows,
         weight=equal_weights(few.total_weight, shard, comm.device),
@@ -368,8 +483,9 @@ def measure_targets(bench: Bench) -> None:
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tests": lambda bench: run_tests(bench, NEW),
     "targets": measure_targets,
+    "tensor": bench_tensor,
     "potential": bench_potential,
-    "others": lambda bench: run_tests(bench, f"not ({NEW})"),
+    "others": lambda bench: run_tests(bench, f"not {TENSOR} and not ({NEW})"),
     "network": bench_network,
     "particles": bench_particles,
     "steps": bench_steps,
@@ -379,15 +495,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few particles")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where everything is written, as JSON")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which no part begins (default 9)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file for all results, as JSON")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no part begins after this time (default 9)")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--count", type=int, help="particles of a kernel (default 10000000)")
-    parser.add_argument("--steps", type=int, nargs="*", help="particles of runs (default 2^20, 2^23)")
+    parser.add_argument("--count", type=int, help="number of particles for a kernel (default 10000000)")
+    parser.add_argument("--steps", type=int, nargs="*", help="numbers of particles for runs (default 2^20, 2^23)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a test of this script")
     options = parser.parse_args()
     if options.device == "cuda" and not cuda.available():
-        sys.exit("There is nothing to measure: this needs an NVIDIA GPU and CuPy.")
+        sys.exit("No measurement is possible: this needs an NVIDIA GPU and CuPy.")
     print_heading("torch on the same GPU, as its twin of each kernel or by automatic differentiation", options.quick)
     bench = Bench(options.device, options.quick, options.minutes, options.count, options.steps)
     machine = {"torch": torch.__version__, "kernels": cuda.describe()}
@@ -402,7 +518,7 @@ def main() -> None:
         print(f"# {part}", flush=True)
         try:
             PARTS[part](bench)
-        except Exception:  # one part that fails is not to cost the others
+        except Exception:  # a part that fails must not stop the others
             bench.found["failures"][part] = traceback.format_exc()
             print("\n".join(f"# {line}" for line in traceback.format_exc().splitlines()), flush=True)
         if options.out:

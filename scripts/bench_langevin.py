@@ -1,30 +1,31 @@
 #!/usr/bin/env python
-"""Langevin particles against the deep kinetic JKO step at equal error: where the lines of error over time cross.
+"""Langevin particles and the deep kinetic JKO step at equal error: error as a function of processor time.
 
     python scripts/bench_langevin.py [bath] [dougherty] [--quick] [--seeds N] [--out DIR] [--redraw]
 
-A PIC code with Langevin collisions is cheap for each particle, and its noise falls as N^-1/2. The JKO step is dear, and
-its particles have less noise. So each method runs a ladder of N and of steps h, with the same quiet starts, in rounds
-with another ensemble each. The truth is the grid solver.
+A step of a PIC code with Langevin collisions is cheap, and its noise decreases as N^-1/2. A JKO step is expensive, but
+its particles have less noise. So each method runs with several N and several steps h, with the same quiet starts. Each
+round uses other random numbers. The grid solver gives the true solution.
 
-Seconds are processor time of the steps alone, on one thread: that of other programs does not count, nor that of
-measuring. What shares the caches still counts, so of each point the least over the rounds is taken. Errors are root
-mean squares over the rounds. Four errors are drawn:
+Seconds are processor time of the steps only, on one thread, without measurements and without other programs. Other
+programs still slow down the caches, so the least time over the rounds is used for each point. Errors are root mean
+squares over the rounds. Four errors are drawn:
 
     field      field energy, relative L2 error over the run
     late       the same over the second half of the run
-    entropy    ∫ f log f divided by the mass, largest error. JKO particles carry log f; Langevin particles have none
+    entropy    ∫ f log f divided by the mass, largest error. JKO particles carry log f; Langevin particles do not
     marginal   the distribution of v, L1 distance, mean over the second half of the run
 
-Langevin's entropy is that of its histogram in (x, v) with Miller and Madow's correction (n - 1)/(2 N) for n bins that
-are not empty. The number of bins is, for each N, the one which the truth shows to be best: no user knows it, so this
-flatters Langevin. Nor does the histogram's time count. `waves` in the files is `field` without noise of short waves:
-the particles' energy of the first four waves against the whole field energy of the truth.
+The entropy of Langevin particles comes from a histogram in (x, v), with the correction (n - 1)/(2 N) of Miller and
+Madow for n bins that are not empty. For each N the best number of bins is used, which the true solution shows. A user
+does not know it, so this favours Langevin. The time of the histogram does not count. `waves` in the files is `field`
+without the noise of short waves: the energy of the particles' first four waves, compared with the whole field energy of
+the truth.
 
-Lines are interpolated between their points. Langevin's go on beyond their last point as N^-1/2 (dashed), which is the
-best that they can do. The star is where the cheapest JKO run begins to cost less than the cheapest Langevin run, and
-does so for every smaller error that JKO reached. Writes langevin.json and langevin.png into DIR. Runs that are in
-langevin.json already are not made again; --redraw makes none and draws the figure from that file.
+Errors are interpolated between points. Langevin's lines are continued beyond their last point as N^-1/2 (dashed), which
+is the best possible case for them. The star marks the error below which the cheapest JKO run costs less than the
+cheapest Langevin run, for all errors that JKO reached. Writes langevin.json and langevin.png into DIR. Runs that are
+already in langevin.json are not repeated. --redraw makes no runs and draws the figure from that file.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from hpc_kjko.particles.state import Particles
 from hpc_kjko.reference.grid_1d1v import GridSolution
 from hpc_kjko.running.simulation import Simulation
 
-#: A case of jobs/, what is changed in it, and what it is.
+#: A case of jobs/, its changes, and its description.
 CASES = {
     "bath": (
         "e5_two_stream_weak",
@@ -63,9 +64,9 @@ CASES = {
     ),
     "dougherty": ("dougherty_two_stream", (), "two-stream, like-particle collisions, κ = 0.001"),
 }
-#: Langevin's default order is 1. With 2, which is JKO's default, it costs no more and its error in time is smaller.
+#: Langevin has the default order 1. With order 2, the default of JKO, it costs the same and has a smaller time error.
 METHODS = {"langevin": (*LANGEVIN, "method.order=2"), "jko": ()}
-#: Numbers of particles by case, method and step.
+#: Numbers of particles, by case, method and step.
 NUMBERS = tuple(4**power for power in range(6, 11))
 LADDERS = {
     "bath": {
@@ -79,11 +80,11 @@ LADDERS = {
 }
 QUICK = dict.fromkeys(CASES, {"langevin": {0.2: (1024, 8192)}, "jko": {0.2: (1024, 4096)}})
 QUICK_CHANGES = ("time.end=2.0", "method.first_iterations=20", "grid.cells=[32]")
-#: Entropy and the distribution of v are compared at multiples of this time.
+#: Entropy and the distribution of v are compared at multiples of this time, in 1/ω_p.
 EVERY = 2.0
-#: Fewest bins (x, v) of a histogram, and how often both are doubled.
+#: The smallest numbers of bins (x, v) of a histogram, and how often both are doubled.
 BINS, DOUBLINGS = (4, 16), 4
-#: Waves that `waves` counts.
+#: Number of waves in `waves`.
 WAVES = 4
 ERRORS = {
     "field": "field energy, relative L² error",
@@ -106,19 +107,19 @@ def case_of(name: str, method: str, step: float, count: int, seed: int, quick: b
 
 
 def truth_of(name: str, quick: bool) -> GridSolution:
-    """The grid solver's solution with snapshots every EVERY, the same for all runs of a case."""
+    """The solution of the grid solver with snapshots at multiples of EVERY, equal for all runs of a case."""
     case = case_of(name, "jko", 0.1, 1024, 0, quick)
     times = tuple(float(t) for t in np.arange(round(case.time.end / EVERY) + 1) * EVERY)
     return grid_solution(case, times, quick=quick)
 
 
 def histogram_entropies(particles: Particles, length: float, reach: float) -> dict[str, float]:
-    """∫ f log f / ∫ f by histograms of (x, v) in (0, length) × (−reach, reach), by their bins."""
+    """∫ f log f / ∫ f from histograms of (x, v) in (0, length) × (−reach, reach), by their numbers of bins."""
     nx, nv = (number * 2**DOUBLINGS for number in BINS)
     i = np.floor(particles.x[:, 0].double().numpy() * (nx / length)).astype(int) % nx
     j = np.floor((particles.v[:, 0].double().numpy() + reach) * (nv / (2 * reach))).astype(int).clip(0, nv - 1)
     numbers = np.bincount(i * nv + j, minlength=nx * nv).reshape(nx, nv)
-    density = particles.total_weight / (2 * reach * length)  # the mean f of the whole window
+    density = particles.total_weight / (2 * reach * length)  # the mean of f in the window
     found = {}
     for level in range(DOUBLINGS, -1, -1):
         parts = numbers / numbers.sum()
@@ -130,14 +131,14 @@ def histogram_entropies(particles: Particles, length: float, reach: float) -> di
 
 
 def energy_of_waves(field: MeshField, number: int) -> float:
-    """½ ∫ E² dx of the waves with wavenumber 1 to ``number`` times the least, in one dimension."""
+    """½ ∫ E² dx of the waves with wavenumbers 1 to ``number`` (in units of the smallest), in one dimension."""
     cells, (length,) = len(field.electric), field.grid.lengths
     amplitudes = np.abs(np.fft.rfft(field.electric[:, 0])[1 : number + 1]) / cells
     return float(length * (amplitudes**2).sum())
 
 
 def run_of(case: config.Case, truth: GridSolution) -> dict[str, float]:
-    """Seconds of the steps of a run, and its errors."""
+    """The seconds of the steps of a run, and its errors."""
     simulation = Simulation.start(case, Communicator())
     every, seconds = round(EVERY / case.time.step), 0.0
     (length,), (_, ((low, high),)) = case.problem.periods, case.problem.window
@@ -183,7 +184,7 @@ def run_of(case: config.Case, truth: GridSolution) -> dict[str, float]:
 
 
 def bench(names: list[str], quick: bool, seeds: int, path: Path) -> list[dict[str, Any]]:
-    """All runs, written down after each; those that were written down before are taken as they are."""
+    """Make all runs, and write the file after each. Runs that are already in the file are not repeated."""
     ladders, keys = QUICK if quick else LADDERS, ("case", "method", "step", "count", "seed", "quick")
     runs = json.loads(path.read_text()) if path.exists() else []
     made = {tuple(run[key] for key in keys) for run in runs}
@@ -203,14 +204,14 @@ def bench(names: list[str], quick: bool, seeds: int, path: Path) -> list[dict[st
 
 
 def chosen(runs: list[dict[str, Any]], names: list[str], quick: bool) -> list[dict[str, Any]]:
-    """Runs of some cases that are all of one size: an error of both sizes together would mean nothing."""
+    """Runs of some cases with the same size. Errors of different sizes must not be mixed."""
     return [run for run in runs if run["quick"] == quick and run["case"] in names]
 
 
 def points_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One point for each case, method, h and N: least seconds, root mean square errors over the seeds.
+    """One point for each case, method, h and N: least seconds, and root mean square errors over the seeds.
 
-    ``entropy`` is that with the best bins, which ``bins`` names.
+    ``entropy`` belongs to the best number of bins, which ``bins`` names.
     """
     keys, points = ("case", "method", "step", "count"), []
     for key in dict.fromkeys(tuple(run[name] for name in keys) for run in runs):
@@ -228,12 +229,12 @@ def points_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def seconds_for(error: float, lines: Iterable[tuple[np.ndarray, np.ndarray]], continued: bool) -> float:
-    """Least seconds in which one of the lines has no more than an error; infinite where none has.
+    """The least seconds for which one of the lines has at most a given error; infinite if none reaches it.
 
     Args:
-        lines: seconds [n] and errors [n] of points, by seconds. Between points that lower the error both are
-            interpolated in their logarithm.
-        continued: whether the error falls on as seconds^-1/2 behind a line's least error.
+        error: the error.
+        lines: seconds [n] and errors [n] of points, by seconds. Logarithms are interpolated between points.
+        continued: whether the error continues to decrease as seconds^-1/2 after the last point of a line.
     """
     found = [np.inf]
     for seconds, errors in lines:
@@ -250,8 +251,9 @@ def seconds_for(error: float, lines: Iterable[tuple[np.ndarray, np.ndarray]], co
 def crossing(
     langevin: list[tuple[np.ndarray, np.ndarray]], jko: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float, float, float] | None:
-    """The error at and below which JKO costs no more, as far as JKO reaches; the seconds there; and how many times as
-    much Langevin costs at JKO's least error. None if Langevin costs less there.
+    """The error below which JKO costs less, the seconds at this error, and Langevin's cost ratio at JKO's least error.
+
+    None if Langevin costs less at JKO's least error.
     """
     least, most = min(errors.min() for _, errors in jko), max(errors.max() for _, errors in [*jko, *langevin])
     errors = np.geomspace(least, most, 2001)
@@ -265,7 +267,7 @@ def crossing(
 
 
 def lines_of(points: list[dict[str, Any]], method: str, error: str) -> dict[float, tuple[np.ndarray, np.ndarray]]:
-    """Seconds and errors of a method's points of one case, by step, each by rising seconds."""
+    """Seconds and errors of the points of one method in one case, by step h, each in ascending order of seconds."""
     lines = {}
     for step in sorted({point["step"] for point in points if point["method"] == method}):
         mine = sorted((p["seconds"], p[error]) for p in points if p["method"] == method and p["step"] == step)
@@ -274,7 +276,7 @@ def lines_of(points: list[dict[str, Any]], method: str, error: str) -> dict[floa
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """A column for each case, a row for each error."""
+    """Draw a figure with one column per case and one row per error."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -334,7 +336,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def print_table(points: list[dict[str, Any]]) -> None:
-    """The points as CSV, then the crossings as remarks."""
+    """Print the points as CSV, then the crossings as comments."""
     columns = ("case", "method", "step", "count", "runs", "seconds", *ERRORS, "waves", "bins")
     print(", ".join(columns))
     for point in points:
@@ -354,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)} (all)")
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
-    parser.add_argument("--seeds", type=int, default=3, help="rounds, and ensembles (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of rounds, with other seeds each (default 3)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--redraw", action="store_true", help="draw again from langevin.json in the --out folder")
     options = parser.parse_args()

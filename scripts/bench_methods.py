@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""Accuracy per second of the collision methods, side by side: error against the grid solver, and processor time.
+"""Accuracy and processor time of the collision methods: errors against the grid solver.
 
     python scripts/bench_methods.py [e4] [e5] [--quick] [--seeds N] [--out DIR]
 
-Every method runs the same case, one after another on one core, in interleaved rounds, each with another ensemble: the
-least time and the root mean square of the errors count; `ratio` is how many times faster than the paper's scheme.
-Seconds are the core's own, so that what else runs does not count, and include everything that a step does but its
-files. Writes bench_methods.csv and bench_methods.png into DIR.
-E5: relative L² error of the field energy, largest relative error of the kinetic energy and of the entropy. E4: largest
-error of the kinetic energy and of KL, per dimension. Langevin particles have no log f, hence no KL and no entropy.
+Every method runs the same case on one core. The methods take turns in several rounds, with other random numbers in each
+round. The least time and the root mean square of the errors are used. `ratio` is the speed relative to the paper's
+scheme. Seconds are processor time, so other programs do not count. They include everything in a step except files.
+Writes bench_methods.csv and bench_methods.png into DIR.
+E5: relative L² error of the field energy, and largest relative errors of the kinetic energy and of the entropy. E4:
+largest errors of the kinetic energy and of KL, per dimension. Langevin particles have no log f, so no KL and no
+entropy.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import measure
 from hpc_kjko.running.simulation import Simulation
 
-#: What each method changes in the case; 2h stands for twice the case's own step, RATE for Adam's learning rate there.
+#: The changes of the case for each method. 2h is twice the case's own step, RATE the learning rate of Adam.
 PAPER = (
     *("method.solver=adam", "method.order=1", "method.logdet=linear"),
     *("method.iterations=50", "method.first_iterations=500", "method.learning_rate=RATE"),
@@ -56,7 +57,7 @@ METHODS = {
     "score matching": (*PAPER, "method.collision=score_matching"),
     "Langevin": ("method.collision=langevin",),
 }
-#: Job, Adam's learning rate (at 5e-3 the paper's scheme runs away on E4), size with the paper's step, size of a test.
+#: Job, learning rate of Adam (with 5e-3 the paper's scheme diverges on E4), size with the paper's step, size of a test.
 CASES = {
     "e5": ("e5_two_stream_weak", "5e-3", ("particles.count=16384",), ("particles.count=1024", "time.end=2.0")),
     "e4": (
@@ -69,14 +70,14 @@ CASES = {
 
 
 def changes_of(name: str, method: str) -> list[str]:
-    """The settings by which a method differs from the case's job."""
+    """The settings in which a method differs from the job of the case."""
     job, rate, full, _ = CASES[name]
     step = config.load(JOBS / f"{job}.toml", full).time.step
     return [change.replace("2h", str(2 * step)).replace("RATE", rate) for change in METHODS[method]]
 
 
 def run_of(case: config.Case) -> tuple[dict[str, np.ndarray], float]:
-    """The series of a case, and the seconds of its steps."""
+    """The time series of a case, and the seconds of its steps."""
     simulation = Simulation.start(case, Communicator())
     rows = [measure(simulation.diagnostics, simulation.state, simulation.comm)]
     started = time.process_time()
@@ -90,7 +91,7 @@ def run_of(case: config.Case) -> tuple[dict[str, np.ndarray], float]:
 
 
 def errors_of(case: config.Case, series: dict[str, np.ndarray], quick: bool) -> dict[str, float]:
-    """The errors of a run against the grid solver; NaN where the method knows no log f."""
+    """The errors of a run against the grid solver; NaN if the method does not carry log f."""
     reference = grid_solution(case, quick=quick)
 
     def wanted(name: str) -> np.ndarray:
@@ -108,7 +109,7 @@ def errors_of(case: config.Case, series: dict[str, np.ndarray], quick: bool) -> 
 
 
 def bench(name: str, quick: bool, seeds: int) -> list[dict[str, object]]:
-    """A row for each method: its errors over the rounds, and its least time."""
+    """One row per method: its errors over the rounds, and its least time."""
     job, _, full, small = CASES[name]
     seconds: dict[str, list[float]] = {}
     errors: dict[str, list[dict[str, float]]] = {}
@@ -141,7 +142,7 @@ def bench(name: str, quick: bool, seeds: int) -> list[dict[str, object]]:
 
 
 def draw(rows: list[dict[str, object]], path: Path) -> None:
-    """Error against seconds, a panel for each case."""
+    """Draw the error against seconds, one panel per case."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -172,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)} (all)")
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
-    parser.add_argument("--seeds", type=int, default=1, help="rounds, and ensembles (default 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of rounds, with other seeds each (default 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if unknown := set(options.cases) - CASES.keys():

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""How fast the JKO functional and its gradient are: automatic differentiation, torch by hand, the native kernel.
+"""Speed of the JKO functional and its gradient: automatic differentiation, torch by hand, the native kernel.
 
     python scripts/bench_objective.py [--quick] [--count N] [--width H] [--threads 1 2]
 
-All variants run interleaved, round after round, and so does a loop of multiply-adds that measures what the machine can
-do at that moment. Prints one line for each variant, `name, ms, gflops, fraction_of_peak, ratio_to_native`:
-milliseconds are the best round's; GFLOP/s count the matrix products that the native kernel makes, two operations for a
-multiply-add and nothing for tanh, and are the same number for every variant of a case; the peak is that of one thread
-times the threads; ratios are medians over rounds.
+All variants take turns, round after round. A loop of multiply-adds also takes part, to measure the peak rate of the
+machine at that time. Prints one line for each variant, `name, ms, gflops, fraction_of_peak, ratio_to_native`.
+Milliseconds are those of the best round. GFLOP/s count the matrix products of the native kernel: two operations for a
+multiply-add and none for tanh. This count is the same for every variant of a case. The peak is that of one thread times
+the number of threads. Ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from hpc_kjko.operators import Bath
 #: (periods, dx, dv)
 SPACES = {"1D1V": ((1.0,), 1, 1), "1D3V": ((1.0,), 1, 3), "3D3V": ((1.0, 1.0, 1.0), 3, 3)}
 STEP, COLLISION_STRENGTH, TEMPERATURE = 0.1, 1.0, 1.0
-#: Rows of a cache-sized piece, for what is not native.
+#: Rows of a piece that fits into the cache, for variants that are not native.
 PIECE = 2048
 
 
 def operations(inputs: int, width: int, dv: int, activation: str, logdet: str) -> int:
-    """Of a particle, in the native kernel's matrix products."""
+    """Operations per particle in the matrix products of the native kernel."""
     closed = logdet == "linear" and dv > 1
     tangents = 1 if closed else dv
     hidden = 3 * (1 + tangents) - (closed and activation == "leaky_relu")  # W2 and M forward, backward, gradient
@@ -41,9 +41,9 @@ def operations(inputs: int, width: int, dv: int, activation: str, logdet: str) -
 
 
 class ByHand:
-    """Value and gradient by formulas written out, piece by piece, in buffers that are there: the best torch can do.
+    """Value and gradient by explicit formulas, piece by piece, in existing buffers. This is the best that torch can do.
 
-    The Jacobian's way of hpc_kjko/kernels/cpu/objective.cpp, or the closed form's for the linear log det.
+    It uses the method of hpc_kjko/kernels/cpu/objective.cpp with Jacobians, or the closed form for the linear log det.
     """
 
     def __init__(self, objective: JKOObjective, piece: int = PIECE):
@@ -235,13 +235,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few particles and rounds, one thread")
     parser.add_argument("--count", type=int, help="particles (default 100000)")
-    parser.add_argument("--width", type=int, default=32, help="of the hidden layers (default 32)")
+    parser.add_argument("--width", type=int, default=32, help="width of the hidden layers (default 32)")
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default 1 2)")
     options = parser.parse_args()
     if kernels.backend() is not kernels.Backend.NATIVE:
-        sys.exit(f"There is nothing to compare: {kernels.describe()}.")
+        sys.exit(f"No comparison is possible: {kernels.describe()}.")
     count = options.count or (20000 if options.quick else 100000)
-    from benchmark import print_heading  # tests import this file from elsewhere
+    from benchmark import print_heading  # not at the top, because tests import this file from another folder
 
     print_heading("automatic differentiation in torch, as one would write it; torch by hand", options.quick)
     print("name, ms, gflops, fraction_of_peak, ratio_to_native")
@@ -249,7 +249,7 @@ def main() -> None:
         for space in ("1D1V", "3D3V") if options.quick else SPACES:
             for activation in ("tanh",) if options.quick else ("tanh", "leaky_relu"):
                 for logdet in ("exact", "linear"):
-                    rounds = 3 if options.quick else 7
+                    rounds = 1 if options.quick else 7
                     measure(space, options.width, activation, logdet, count, threads, rounds)
 
 

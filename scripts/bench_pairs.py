@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""How fast sums over pairs are: the native kernel on one thread, and torch.
+"""Speed of sums over pairs: the native kernel on one thread, and torch.
 
     python scripts/bench_pairs.py [--quick] [--exponent GAMMA] [--rounds N]
 
-Both take turns, round after round, and so does a loop of multiply-adds in float32 that measures what a core can do at
-that moment (peak_gflops of the native module). Prints one line for each, `name, ms, pairs_per_second,
-operations_per_pair, gflops, fraction_of_peak, ratio_to_native, error_of_v, error_of_g`: times are the best round's, in
-seconds of the processor, which a core that others share has no fewer of; fractions of the peak and ratios are medians
-over rounds; errors are the largest beside the largest of torch in float64, which therefore has none.
+Both take turns, round after round. A loop of float32 multiply-adds also takes part, to measure the peak rate of a core
+at that time (peak_gflops of the native module). Prints one line for each: `name, ms, pairs_per_second,
+operations_per_pair, gflops, fraction_of_peak, ratio_to_native, error_of_v, error_of_g`. Times are those of the best
+round, in processor seconds, so other programs on the core do not count. Fractions of the peak and ratios are medians
+over rounds. Errors are the largest differences from torch in float64, divided by its largest value.
 
-Operations of a pair are the additions and multiplications of the formula with the fewest that we know, whatever is
-computed in fact: z and Δσ, |z|² and z·Δσ, 1/|z| by an estimate and one step of Newton's (7), w |z|^γ and w |z|^(γ+2)
-(3), and what is added to V and G. (The kernel also looks for near pairs, and torch does more.)
+Operations per pair are the additions and multiplications of the shortest known formula, whatever is really computed:
+z and Δσ, |z|² and z·Δσ, 1/|z| by an estimate and one Newton step (7), w |z|^γ and w |z|^(γ+2) (3), and the additions to
+V and G. (The kernel also searches for near pairs, and torch does more.)
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import torch
 from hpc_kjko import kernels
 from hpc_kjko.collisions.pairs import Members, pair_sums
 
-#: Particles of a block, and how many pairs there are in all blocks of a call.
+#: Numbers of particles in a collision block, and the number of pairs in all collision blocks of a call.
 SIZES, PAIRS = (128, 512, 2048), 2**22
 
 
 def operations(dims: int, alike: bool) -> int:
-    """Of a pair, as the heading says; a symmetric matrix has ``entries``."""
+    """Operations per pair, as described above. A symmetric matrix has ``entries`` different entries."""
     entries = dims * (dims + 1) // 2
     of_both = 2 * dims + 2 * (2 * dims - 1) + 7 + 3 + dims + 4 * dims  # and w |z|^γ z, and V
     if alike:
@@ -44,7 +44,7 @@ def operations(dims: int, alike: bool) -> int:
 
 
 def species(dims: int, size: int, blocks: int, mass: float) -> Members:
-    """A Maxwellian of temperature 1, with a score that is nearly its own."""
+    """A Maxwellian of temperature 1, with a score that is close to its exact one."""
     generator = torch.Generator().manual_seed(round(mass))
     v = torch.randn(blocks * size, dims, dtype=torch.float64, generator=generator) / mass**0.5
     hessian = 0.1 * torch.randn(len(v), dims, dims, dtype=torch.float64, generator=generator)
@@ -54,14 +54,14 @@ def species(dims: int, size: int, blocks: int, mass: float) -> Members:
 
 
 def timed(run: Callable[[], object]) -> tuple[float, object]:
-    """Seconds of the processor, and the result."""
+    """The processor seconds of a call, and its result."""
     started = time.process_time()
     result = run()
     return time.process_time() - started, result
 
 
 def peak() -> float:
-    """GFLOP/s of a core that is not shared, now."""
+    """The present rate of one core without other programs, in GFLOP/s."""
     started = time.perf_counter()
     seconds, rate = timed(lambda: kernels.require().peak_gflops(0.01))
     return rate * (time.perf_counter() - started) / seconds
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default 9)")
     options = parser.parse_args()
     if not kernels.available():
-        sys.exit(f"There is nothing to compare: {kernels.describe()}.")
-    from benchmark import print_heading  # tests import this file from elsewhere
+        sys.exit(f"No comparison is possible: {kernels.describe()}.")
+    from benchmark import print_heading  # not at the top, because tests import this file from another folder
 
     print_heading("torch in float64, a few hundred thousand pairs at a time", options.quick)
     torch.set_num_threads(1)

@@ -1,22 +1,22 @@
 #!/usr/bin/env python
-"""Collisionless particle-in-cell steps: native kernels, their torch twins, jaxincell, and the memory's bandwidth.
+"""Collisionless particle-in-cell steps: native kernels, the same in torch, jaxincell, and the memory bandwidth.
 
     python scripts/bench_pic.py [--quick] [--rounds N]
 
-A step is a drift with its deposit and field solve and a kick (leapfrog), as a run makes them. All variants take turns,
-round after round; the least time counts. One line a variant:
+A step is a drift with deposit and field solve, and a kick (leapfrog), as in a run. All variants take turns, round after
+round, and the least time is used. Prints one line for each variant:
 
     name, ms, ns_per_particle_step, fraction_of_bandwidth, ratio
 
-`ms` is one step. `fraction_of_bandwidth` is the time in which this machine copies as many bytes, in arrays of that
-size and with as many threads, as the step must at least read and write (x and v in, x out; x and v in, v out; no
-write-allocate), over the time of the step. `ratio` is how many times faster than the baseline a variant makes a
-particle-step: in 1D than jaxincell, in 3D than the torch twin with one thread.
+`ms` is the time of one step. `fraction_of_bandwidth` compares it with a copy: it is the time in which this machine
+copies as many bytes as the step must read and write, divided by the time of the step. The copy uses arrays of the same
+size and the same number of threads. (A step reads x and v and writes x, then reads x and v and writes v; without
+write-allocate.) `ratio` is the speed relative to the baseline: jaxincell in 1D, and torch with one thread in 3D.
 
-jaxincell (https://github.com/uwplasma/JAX-in-Cell) is not a dependency: `pip install jaxincell`, or its row is left
-out. It gets the same two-stream ensemble, mesh and step, uses all cores, pushes three velocity components and keeps the
-history of its particles, which cannot be switched off; its shape functions are of order 2. That it is the same case is
-seen from the amplitude of the first mode of E at the end, which is printed for both.
+jaxincell (https://github.com/uwplasma/JAX-in-Cell) is not a dependency: `pip install jaxincell`, otherwise its row is
+missing. It gets the same two-stream particles, mesh and step. It uses all cores, pushes three velocity components, and
+keeps the history of its particles, which cannot be switched off. Its shape functions have order 2. The amplitude of the
+first mode of E at the end is printed for both programs, to show that the case is the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on shared cores a thread that waits must not take the other's
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread must not use a core that other threads need
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ LENGTH, CELLS_1D = 31.4159265, 128
 
 @dataclass
 class Variant:
-    """What is timed: ``advance`` makes some steps of ``count`` particles."""
+    """A variant to be measured: ``advance`` makes several steps of ``count`` particles."""
 
     name: str
     count: int
@@ -60,10 +60,10 @@ class Variant:
     bytes_per_particle: int = 0
     threads: int = 1
     backend: str = "native"
-    seconds: float = math.inf  # of all steps, the least so far
+    seconds: float = math.inf  # the least time so far, for all steps
 
     def time(self) -> None:
-        """One round."""
+        """Measure one round."""
         os.environ["KJKO_KERNELS"] = self.backend
         torch.set_num_threads(self.threads)
         started = time.perf_counter()
@@ -72,19 +72,19 @@ class Variant:
 
     @property
     def nanoseconds(self) -> float:
-        """Of one particle-step."""
+        """Time per particle and step, in ns."""
         return 1e9 * self.seconds / self.steps / self.count
 
 
 def beams(count: int, dtype: torch.dtype) -> Particles:
-    """The two-stream ensemble in 1D1V."""
+    """The two-stream particles in 1D1V."""
     problem = from_table({"problem": {"kind": "two_stream", "length": LENGTH}}).problem
     options = {"start": "quiet", "weights": "equal", "cells": (CELLS_1D,), "seed": 0, "temperature": 1.0}
     return draw(problem, Shard.of(count, 0, 1), **options, dtype=dtype, device=torch.device("cpu"))
 
 
 def thermal(count: int, cells: int, dtype: torch.dtype, by_cell: bool) -> Particles:
-    """A Maxwellian in a box of cells of one Debye length, in 3D3V; in random order or sorted by cell."""
+    """A Maxwellian in 3D3V, in a box of cells of one Debye length; in random order or sorted by cell."""
     generator = torch.Generator().manual_seed(0)
     x = cells * torch.rand(count, 3, dtype=torch.float64, generator=generator)
     v = torch.randn(count, 3, dtype=torch.float64, generator=generator)
@@ -99,13 +99,13 @@ def thermal(count: int, cells: int, dtype: torch.dtype, by_cell: bool) -> Partic
 
 
 def sorting(x: torch.Tensor, cells: int) -> torch.Tensor:
-    """The order of particles by their cell of side 1."""
+    """The order of the particles by their cells of side 1."""
     index = x.long()
     return torch.argsort((index[:, 0] * cells + index[:, 1]) * cells + index[:, 2])
 
 
 def pushed(particles: Particles, grid: Grid, steps: int) -> Callable[[], float]:
-    """Leapfrog steps from the same start, velocities half a step ahead; returns |Ê_1| after the last drift."""
+    """Leapfrog steps from the same start, with velocities half a step ahead. Returns |Ê_1| after the last drift."""
     solver = PoissonSolver(grid, Communicator())
     plasma = plasma_of(particles)
     start, ahead = solver.kick(solver.start(plasma), plasma, 0.5 * STEP)
@@ -126,9 +126,10 @@ def first_mode(electric: np.ndarray) -> float:
 
 
 def jaxincell(particles: Particles, steps: int) -> Callable[[], float] | None:
-    """The same two-stream case in jaxincell, compiled; returns |Ê_1| in our units. None if it is missing.
+    """The same two-stream case in jaxincell, compiled. It returns |Ê_1| in normalised units. None if it is not
+    installed.
 
-    Our units: lengths v_th/ω_p, times 1/ω_p, with v_th = c/100 and any ω_p.
+    Normalised units: lengths in v_th/ω_p and times in 1/ω_p, with v_th = c/100 and any ω_p.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -150,7 +151,7 @@ def jaxincell(particles: Particles, steps: int) -> Callable[[], float] | None:
         "initial_positions": rows(debye * (particles.x.double().numpy()[:, 0] - LENGTH / 2)),
         "initial_velocities": rows(speed * particles.v.double().numpy()[:, 0]),
     }
-    background = {  # one heavy ion a cell
+    background = {  # one heavy ion per cell
         "number_pseudoparticles": ions,
         "weight": weight * count / ions,
         "mass_over_proton_mass": 1e9,
@@ -172,7 +173,7 @@ def jaxincell(particles: Particles, steps: int) -> Callable[[], float] | None:
     )
 
     def advance() -> float:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        with contextlib.redirect_stderr(io.StringIO()):  # hide its progress bar
             output = simulation.run()
             electric = np.asarray(output["electric_field"])[-1, :, 0]
         electric = electric * elementary_charge / (mass_electron * speed * frequency)
@@ -182,14 +183,14 @@ def jaxincell(particles: Particles, steps: int) -> Callable[[], float] | None:
 
 
 def copies(variant: Variant) -> Variant:
-    """As many bytes as the variant must move in a step, copied with as many threads."""
+    """A copy of as many bytes as the variant must move in a step, with the same number of threads."""
     source = torch.zeros(variant.count * variant.bytes_per_particle // 16, dtype=torch.float64)
     target = torch.empty_like(source)
     return Variant(f"copy for {variant.name}", variant.count, 1, lambda: target.copy_(source), threads=variant.threads)
 
 
 def variants(quick: bool) -> list[Variant]:
-    """All but jaxincell."""
+    """All variants except jaxincell."""
     found = []
     count, steps = (1 << 14, 5) if quick else (1 << 20, 10)
     for dtype in (torch.float64, torch.float32):
@@ -242,12 +243,12 @@ def main() -> None:
     steps = 20
     peer = jaxincell(ensemble, steps)
     if peer:
-        found = {"jaxincell": peer()}  # compiles
+        found = {"jaxincell": peer()}  # this call compiles
         found["hpc_kjko"] = pushed(ensemble, Grid((CELLS_1D,), ensemble.periods, 2), steps)()
         print(f"# first mode of E after {steps} steps: " + ", ".join(f"{name} {e:.5g}" for name, e in found.items()))
         timed.append(Variant("1d_jaxincell", len(ensemble.x) + CELLS_1D, steps, peer))
     else:
-        print("# jaxincell is not installed (pip install jaxincell): no such row, no ratios in 1D")
+        print("# jaxincell is not installed (pip install jaxincell): its row and the ratios in 1D are missing")
     for _ in range(options.rounds):
         for variant in timed:
             if variant.name in floors:

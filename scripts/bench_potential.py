@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""How fast the kernels of a regression are, beside torch and beside the machine's multiply-adds.
+"""Speed of the kernels of a regression, compared with torch and with the multiply-add rate of the machine.
 
     python scripts/bench_potential.py [--quick] [--count N] [--width H]
 
-Native and torch run in turns, on one thread. Prints one line for each operation: `name, ns, torch_ns, ratio_to_native,
-fraction_of_peak`. Nanoseconds are a particle's in the best round; the ratio is the median over rounds; the
-fraction counts the multiply-adds of matrix products and of products that are summed, and nothing for tanh, against a
-loop of multiply-adds in the precision that they are in.
+Native kernels and torch take turns on one thread. Prints one line for each operation: `name, ns, torch_ns,
+ratio_to_native, fraction_of_peak`. Nanoseconds are per particle, in the best round. The ratio is the median over
+rounds. The fraction counts the multiply-adds of matrix products and of summed products, and none for tanh. It is
+relative to a loop of multiply-adds in the same precision.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ ROUNDS = 9
 
 
 def operations(field: PotentialField, dv: int) -> dict[str, tuple[float, float]]:
-    """Multiply-adds of a particle for each operation, in the network's precision and in float64."""
+    """Multiply-adds per particle for each operation, in the precision of the network and in float64."""
     inputs, width, number = field.layers[0].in_features, field.width, len(field.coefficients)
-    forward, pairs = inputs * width + width**2, dv * (dv + 1) // 2
+    forward, pairs, low = inputs * width + width**2, dv * (dv + 1) // 2, len(field.of_velocity)
     return {
         "values": (forward, 2 * field.of_density),
         "slopes": (forward + (dv + 1) * width**2 + (2 * dv + pairs) * width, 0),
         "normal": (forward, field.of_density * (field.of_density + 1) / 2),
         "derivatives": (forward + (dv + pairs) * width**2, (dv + pairs) * number * (number + 1) / 2),
         "barrier": (forward + (dv + pairs) * width**2, 2 * pairs * number),
+        "tied": (forward + width**2 + dv * width, dv * low * (low + 2) + 2 * low),
         "training": (2 * forward + width**2, field.of_density),
     }
 
 
 def calls(field: PotentialField, count: int) -> dict[str, Callable[[], object]]:
-    """The operations, on particles of a plasma at rest."""
+    """The operations, for particles of a plasma at rest."""
     generator, device = torch.Generator().manual_seed(1), field.layers[0].weight.device
     x = torch.rand(count, field.space_dims, generator=generator, dtype=torch.float64)
     v = torch.randn(count, field.velocity_dims, generator=generator, dtype=torch.float64)
@@ -66,6 +67,7 @@ def calls(field: PotentialField, count: int) -> dict[str, Callable[[], object]]:
         "normal": lambda: sums.normal([(z, wanted, share)]),
         "derivatives": lambda: sums.derivatives([(z, share)]),
         "barrier": lambda: sums.barrier([(z, share)], k[0].cpu().numpy(), 0.1),
+        "tied": lambda: sums.of_velocity([(z, share)], k[0].cpu().numpy()),
         "training": lambda: objective.evaluate(0.0, z, wanted, share, c[0], with_gradient=True),
     }
 
@@ -81,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
     parser.add_argument("--count", type=int, default=16384)
-    parser.add_argument("--width", type=int, default=64, help="of both hidden layers (default 64)")
+    parser.add_argument("--width", type=int, default=64, help="width of both hidden layers (default 64)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

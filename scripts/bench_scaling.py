@@ -1,22 +1,22 @@
 #!/usr/bin/env python
-"""Strong and weak scaling over ranks: seconds by phase, bytes that travel, memory of a rank.
+"""Strong and weak scaling over ranks: seconds by phase, communicated bytes, and memory of a rank.
 
     python scripts/bench_scaling.py [--ranks 1,2] [--particles N] [--steps N] [--rounds N] [--quick] [--out FILE.csv]
 
-Strong scaling: N particles on every number of ranks; weak scaling: N on each rank. The case is
-jobs/e7_two_stream_3d3v.toml with the default method, one thread a rank; rank counts run in turn, in rounds, and the
-median of all timed steps counts (the first two are not timed: a cold start trains longer). Phases:
+Strong scaling: N particles on every number of ranks. Weak scaling: N particles on each rank. The case is
+jobs/e7_two_stream_3d3v.toml with the default method and one thread per rank. The numbers of ranks take turns in several
+rounds, and the median of all timed steps is used. The first two steps are not timed, because they train longer. Phases:
 
     push       drift and kick, deposit included
     solve      the field from the density, broadcast included
     batches    the part of the inner solve that is the same for any N: hidden steps, coefficients of psi, control field
-    train      the rest of the inner solve: what ties psi to all particles
-    move       the particles along the control field, relaxation of log f and certificate included
+    train      the rest of the inner solve: the averages that tie psi to all particles
+    move       the particles along the control field, with relaxation of log f and the certificate
     measure    a row of the time series
-    wait       the part of all these spent in collective calls: communication, and waiting for slower ranks
+    wait       the part of all these in collective calls: communication, and waiting for slower ranks
 
-Efficiency is t(1)/(n t(n)) for strong, t(1)/t(n) for weak scaling: with more ranks than cores it says nothing, but
-bytes, memory and the share of the root's solve do.
+The efficiency is t(1)/(n t(n)) for strong and t(1)/t(n) for weak scaling. With more ranks than cores it means nothing,
+but bytes, memory and the fraction of the root's solve do.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ import numpy as np
 
 JOB = Path(__file__).resolve().parent.parent / "jobs" / "e7_two_stream_3d3v.toml"
 PHASES = ("push", "solve", "batches", "train", "move", "measure", "wait")
-#: Steps before the timed ones.
+#: Number of steps before the timed ones.
 WARM = 2
 QUICK = ("grid.cells=[8,8,8]", "method.hidden=[16,16]", "method.iterations=4", "method.first_iterations=10")
 
 
 class Clock:
-    """Seconds by phase, each less what phases inside it took, and what collective calls carried."""
+    """Seconds by phase (without the phases inside it), and the bytes of collective calls."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -53,7 +53,7 @@ class Clock:
         self._inner = [0.0]
 
     def watch(self, owner: Any, name: str, phase: str, nested: bool = False) -> None:
-        """Count the time of a method; what is nested stays part of the phase around it as well."""
+        """Measure the time of a method. The time of a nested phase also counts for the phase around it."""
         method = getattr(owner, name)
 
         def watched(*arguments: Any, **settings: Any) -> Any:
@@ -70,7 +70,7 @@ class Clock:
         setattr(owner, name, watched)
 
     def count(self, owner: Any, name: str) -> None:
-        """Count the bytes of a collective call's array."""
+        """Count the bytes of the array in a collective call."""
         method: Callable[..., Any] = getattr(owner, name)
 
         def counted(array: np.ndarray) -> Any:
@@ -81,7 +81,7 @@ class Clock:
 
 
 def worker(options: argparse.Namespace) -> None:
-    """The timed steps, on one of the ranks."""
+    """Make the timed steps, on one of the ranks."""
     from hpc_kjko.case import config
     from hpc_kjko.parallel.comm import Communicator
     from hpc_kjko.running.diagnostics import measure
@@ -138,7 +138,7 @@ def worker(options: argparse.Namespace) -> None:
 
 
 def run(ranks: int, particles: int, options: argparse.Namespace) -> dict[str, float]:
-    """A run of so many ranks."""
+    """Make a run on ``ranks`` ranks."""
     line = [sys.executable, __file__, "--worker", "--particles", str(particles), "--steps", str(options.steps)]
     if ranks > 1:
         line = [str(Path(sysconfig.get_path("scripts")) / "mpirun"), "-n", str(ranks), *line]
@@ -152,10 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", default="1,2", help="numbers of ranks (default 1,2)")
     parser.add_argument("--particles", type=int, help="default 1000000")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a run (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each (default 3)")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per run (default 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs for each number of ranks (default 3)")
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
-    parser.add_argument("--out", type=Path, help="the table as CSV")
+    parser.add_argument("--out", type=Path, help="file for the table, as CSV")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.particles = options.particles or (4096 if options.quick else 1_000_000)
@@ -163,7 +163,7 @@ def main() -> None:
     if options.worker:
         return worker(options)
     counts = [int(count) for count in options.ranks.split(",")]
-    from benchmark import print_heading  # not on the ranks
+    from benchmark import print_heading  # not at the top, because the ranks do not need it
 
     print_heading(
         "perfect scaling from the smallest number of ranks, which the efficiency is relative to", options.quick

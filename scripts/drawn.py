@@ -1,7 +1,7 @@
-"""Two-stream cases drawn at random from what users take, against the grid solver, for validate.py.
+"""Random two-stream cases from the usual range of parameters, compared with the grid solver, for validate.py.
 
-The seed alone says which cases they are: none is left out, and none drawn again. Of each case there are three runs, by
-the default, by `method.solver = "varpro"`, and by the paper's scheme.
+The seed alone determines the cases: none is left out or drawn again. For each case there are three runs: the default
+method, `method.solver = "varpro"`, and the paper's scheme.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from records import record
 
 from hpc_kjko.running.validity import noise_floor
 
-#: How many cases, and the keys that make each of the three runs of one.
+#: Number of cases, and the settings of the three runs of each case.
 CASES = 12
 METHODS = {
     "default": (),
     "varpro": ("method.solver=varpro",),
     "paper": PAPER_SCHEME,
 }
-#: What is asked: relative L² error of the field energy; error of ∫f log f, absolute or as a part of its change.
+#: Targets: relative L² error of the field energy, and error of ∫f log f, absolute or as a fraction of its change.
 FIELD, ENTROPY, ENTROPY_PART = 0.10, 0.03, 1e-3
 
 
 def table_of(random: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """A case: collisions, beams, wave, box, step, particles, each over its range, scales in their logarithm."""
+    """A case: collisions, beams, wave, box, step and particles are drawn from ranges, scales in their logarithm."""
     return {
         "problem": {
             "kind": "two_stream",
@@ -53,7 +53,7 @@ def table_of(random: np.random.Generator) -> dict[str, dict[str, Any]]:
 
 
 def draw(seed: int, folder: Path) -> list[str]:
-    """The names of the cases of a seed, whose files are written to a folder, and whose runs are known from now on."""
+    """Write the case files of a seed to a folder, register their runs, and return the names of the cases."""
     random, names = np.random.default_rng(seed), []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, CASES + 1):
@@ -72,14 +72,15 @@ def draw(seed: int, folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of a run against the grid solver.
+    """Errors of a run against the grid solver.
 
     Attributes:
         field: relative L² error of the field energy, while it is above the noise floor; NaN if it never is.
-        entropy: largest error of ∫f log f; allowed: what is asked of it.
-        uncertified: steps that the certificate does not vouch for; None without certificates.
+        entropy: largest error of ∫f log f.
+        allowed: the target for this error.
+        uncertified: number of steps without a certificate of 1; None if the run has no certificates.
 
-    A run that gives up has infinite errors.
+    A run that stops early has infinite errors.
     """
 
     field: float
@@ -106,7 +107,7 @@ def errors_of(runs: Experiments, name: str) -> Errors:
         return Errors(math.inf, math.inf, ENTROPY, None)
     case, series, grid = runs.case(name), runs.series(name), runs.reference(name)
     field, entropy = (np.interp(series["time"], grid.times, values) for values in (grid.field_energy, grid.entropy))
-    # the other directions of v are at equilibrium with the bath all along
+    # the other velocity directions are always in equilibrium with the bath
     others = case.problem.velocity_dims - 1
     entropy = entropy - 0.5 * others * case.problem.mass * (1 + np.log(2 * np.pi * case.physics.temperature))
     above = field > noise_floor(case)["field_energy"]
@@ -119,7 +120,8 @@ def errors_of(runs: Experiments, name: str) -> Errors:
 
 
 def drawn(runs: Experiments, seed: int = 1) -> bool:
-    """Field energy and entropy within what is asked in all cases, and better than the paper's scheme in all but one."""
+    """Field energy and entropy are within their targets in all cases, and better than the paper's scheme in all but
+    one."""
     names = draw(seed, runs.out.parent / "drawn")
     print(f"seed {seed}; of each run: field energy, entropy (! is more than is asked), steps without certificate")
     good, better = 0, 0
@@ -138,7 +140,7 @@ def drawn(runs: Experiments, seed: int = 1) -> bool:
         good += ours.is_good
         better += not ours.field > papers.field and ours.entropy <= papers.entropy
     print(f"default: {good} of {CASES} as is asked, {better} better than the paper's scheme in both")
-    case = f"{CASES} drawn two-stream cases, seed {seed}"
+    case = f"{CASES} random two-stream cases, seed {seed}"
     passed = record(case, "cases within their targets", f"{CASES}", f"{good}", good == CASES)
     row = (case, "cases better than the paper's scheme in field and entropy", f"≥ {CASES - 1}", f"{better}")
     return record(*row, better >= CASES - 1) and passed

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a virtual environment and installs this checkout with its tested dependencies (constraints.txt).
+# Creates a virtual environment and installs this checkout with its tested dependencies (constraints.txt).
 #
 #     bash scripts/environment.sh VENV_DIR EXTRAS [editable]
 #
-# EXTRAS is a list such as mpi,plot,test. With `editable` the environment uses the checkout itself. Running it again
-# is quick when nothing has changed. Environment variables: PYTHON, the interpreter (default python3); KJKO_NATIVE,
-# see setup.py. Where neither an NVIDIA GPU nor a cuda extra asks for CUDA, the CPU build of torch is preferred.
+# EXTRAS is a list such as mpi,plot,test. With `editable` the environment uses the checkout itself. If nothing has
+# changed, the script ends quickly. Environment variables: PYTHON is the interpreter (default: python3); for KJKO_NATIVE
+# see setup.py. The CPU build of torch is preferred, unless there is an NVIDIA GPU or the extras contain cuda.
 set -euo pipefail
 
 if [ $# -lt 2 ] || [ $# -gt 3 ] || { [ $# -eq 3 ] && [ "$3" != editable ]; }; then
@@ -25,7 +25,7 @@ advise() {
     exit 2
 }
 
-# stage TEXT COMMAND...: one line, and the command's output only if it fails
+# stage TEXT COMMAND...: prints one line, and the output of the command only if it fails
 stage() {
     local text=$1 start=$SECONDS
     shift
@@ -47,15 +47,15 @@ command -v "$base" >/dev/null ||
 "$base" -c 'import venv, ensurepip' 2>/dev/null ||
     advise "'$base' cannot make virtual environments: install its venv module (Debian: apt install python3-venv)."
 
-# run as a stage: with no CPU build in the package index it is the default one, a large download
+# run as a stage: if the package index has no CPU build, this installs the default build, which is a large download
 cpu_torch() {
     "${pip[@]}" "torch==$torch+cpu" && return
     grep -qE "No matching distribution found for torch|Cannot install torch==" "$venv/install.log" &&
         "${pip[@]}" "torch==$torch"
 }
 
-# --- is there anything to do? ----------------------------------------------------------------------------------------
-# The stamp says what is installed; an editable install of the same files does where a normal one is asked for.
+# --- check whether there is anything to do ---------------------------------------------------------------------------
+# The stamp file records what is installed. An editable install of the same files can take the place of a normal one.
 python=$venv/bin/python
 stamp=$venv/kjko-stamp.json
 state() {
@@ -103,7 +103,7 @@ PYTHON
 if [ -x "$python" ] && state check; then
     echo "environment: $venv is up to date"
 else
-    # --- make it -----------------------------------------------------------------------------------------------------
+    # --- create it ---------------------------------------------------------------------------------------------------
     extras=$(state extras)
     if [ ! -e "$venv" ]; then
         mkdir -p "$venv"
@@ -114,7 +114,7 @@ else
     rm -f "$stamp"
     pip=("$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt)
 
-    # torch first, to choose its build: from then on pip finds the requirement satisfied
+    # torch first, to choose its build; later pip finds the requirement already satisfied
     torch=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)
     has_torch='import importlib.metadata as m, sys; sys.exit(m.version("torch").split("+")[0] != sys.argv[1])'
     if ! "$python" -c "$has_torch" "$torch" 2>/dev/null; then

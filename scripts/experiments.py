@@ -1,7 +1,7 @@
-"""The runs behind the paper's figures and the validations, and their references.
+"""The runs for the paper's figures and for the validations, and their references.
 
-Shared by paper_figures.py and validate.py: a run that one of them has made serves the other. Every run is a case of
-jobs/ with some of its keys changed; ``quick`` is a size for the tests.
+paper_figures.py and validate.py share these runs. Every run is a case of jobs/ with some changed keys. ``quick`` is a
+small size for tests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hpc_kjko.reference.grid_1d1v import GridSolution
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 
-#: Steps of the convergence study of Example 1.
+#: Steps h of the convergence study of Example 1.
 STEPS = (0.2, 0.1, 0.05, 0.025, 0.0125)
 QUICK_STEPS = (0.2, 0.1)
 
@@ -44,7 +44,7 @@ COLLISIONAL_LANDAU = (
     *("physics.collision_strength=0.1", "problem.amplitude=0.1", "particles.count=65536", "time.end=8.0"),
     "particles.control_variate=true",
 )
-#: Ensembles that rates are means over: one's noise is several percent of a rate.
+#: Seeds over which rates are averaged, because the noise of one seed is several percent of a rate.
 RATE_SEEDS = range(4)
 FINE_GROWTH = (
     "physics.collision_strength=0.0",
@@ -53,26 +53,26 @@ FINE_GROWTH = (
     "time.end=36.0",
 )
 GROWTH = ("problem.amplitude=2e-3", "particles.count=131072", "time.end=24.0", "grid.shape_order=2", "grid.cells=64")
-#: The wave of Example 7 along (1, 1, 0), of the same length.
+#: The wave of Example 7 along (1, 1, 0), with the same wavelength.
 OBLIQUE = ("problem.mode=[1,1]", "problem.length=[44.4288294,44.4288294,31.4159265]")
-#: Example 2 with few particles: how far the tracked KL may be from the reference, for each of the COUNTS.
+#: Example 2 with few particles: largest allowed error of the KL from the carried log f, for each of the COUNTS.
 STARTS, COUNTS, SEEDS = ("quiet", "random"), {2048: 0.02, 8192: 0.01, 65536: 0.004}, range(5)
-#: Self-convergence, with the features of all runs frozen as they were drawn.
+#: Self-convergence. The random features of all runs are not trained.
 SELF_CONVERGENCE_STEPS = (0.2, 0.1, 0.05, 0.025)
 FROZEN = (
     *("method.solver=varpro", "method.hidden=[16,16]", "method.iterations=0", "method.first_iterations=0"),
     *("method.held_out=false", "method.precision=float64", "particles.count=65536", "output.every=1"),
 )
 FROZEN_PLASMA = ("problem.amplitude=0.05", "grid.shape_order=2", "time.end=8.0")
-#: Orders and collision strengths with κh = 1, 10, 100. The midpoint step gives up at the last, and says so.
+#: Orders and collision strengths with κh = 1, 10, 100. The midpoint step stops at the last one, with a message.
 STIFF = ((1, 10.0), (1, 100.0), (1, 1000.0), (2, 10.0), (2, 100.0))
 STIFF_PLASMA = ("time.step=0.1", "time.end=5.0", "particles.count=16384", "output.every=1")
-#: Ten thousand steps from a beamless start, which is the equilibrium but for a small wave.
+#: Ten thousand steps from a start without beams. It is the equilibrium with a small wave.
 EQUILIBRIUM = (
     *("problem.beam_velocity=0.0", "problem.amplitude=0.01", "physics.collision_strength=1.0", "time.step=0.1"),
     *("time.end=1000.0", "particles.count=4096"),
 )
-#: Like-particle collisions: a wave that they damp, temperatures that they make equal, and ten thousand steps.
+#: Collisions within a species: a wave that they damp, temperatures that they equalise, and ten thousand steps.
 DOUGHERTY = ("physics.collision_operator=dougherty",)
 OPERATORS = ("physics.collision_strength=0.002", "particles.count=65536", "time.end=50.0")
 DOUGHERTY_RUNS = {
@@ -100,12 +100,12 @@ DOUGHERTY_RUNS = {
         (*("physics.collision_strength=0.1", "particles.count=8192", "grid.cells=16", "time.end=1000.0"),),
     ),
 }
-#: Hydrogen's mass for the ions of Buneman's instability, with its own fastest growing wave, which starts in the ions.
+#: Buneman's instability with the ion mass of hydrogen, and its own fastest growing wave, which starts in the ions.
 HYDROGEN = (
     *("species.ions.mass=1836.0", "problem.length=22.439947525641379", "time.end=90.0"),
     *("species.electrons.amplitude=0.0", "species.ions.amplitude=5e-4"),
 )
-#: Test particles that start at the velocity of a strong wave, so light that their own field is nothing.
+#: Test particles that start at the velocity of a strong wave. They are so light that their own field is negligible.
 BOUNCE = (
     *("species.electrons.charge=-2e-6", "species.electrons.mass=1e-6", "species.electrons.temperature=1e-10"),
     *("species.electrons.mean_velocity=1.0", "species.electrons.count=4096", "physics.drive.amplitude=0.25"),
@@ -125,18 +125,18 @@ PLASMA_RUNS = {
     "upper_hybrid": ("bernstein", (*COLD, "physics.magnetic_field=[0.0,0.0,0.8]")),
     "bernstein": ("bernstein", ()),
     "bernstein_noise": ("bernstein", ("problem.amplitude=0.0", "particles.start=random", "time.end=100.0")),
-    "driven_wave": ("driven_wave", ("species.electrons.temperature=1e-4",)),  # colder than its mesh resolves
+    "driven_wave": ("driven_wave", ("species.electrons.temperature=1e-4",)),  # too cold for its mesh to resolve
     "driven_bounce": ("driven_wave", BOUNCE),
     "driven_energy": ("driven_wave", DRIVEN_ENERGY),
 }
-#: Strengths of Coulomb collisions that damp a wave, and the wave in two velocity dimensions.
+#: Strengths of Coulomb collisions that damp a wave, and the wave, in two velocity dimensions.
 COULOMB_STRENGTHS = (0.01, 0.05, 0.1, 0.2, 0.4)
 COULOMB_WAVE = (
     *("problem.velocity_dims=2", "physics.collision_operator=landau", "physics.landau.exponent=-2.0"),
     *("particles.count=65536", "time.end=12.0", "output.histogram_every=0", "grid.cells=[64]"),
     "problem.amplitude=0.03",
 )
-#: The same with Coulomb's γ in three; in a box of three dimensions; beams; and a bi-Maxwellian plasma with a wave.
+#: The same with Coulomb's γ in three velocity dimensions; with three space dimensions; beams; a bi-Maxwellian plasma.
 COULOMB_3V = (
     *("problem.velocity_dims=3", "physics.collision_operator=landau", "physics.collision_strength=0.1"),
     *("time.end=12.0", "output.histogram_every=0", "grid.cells=[64]", "problem.amplitude=0.03"),
@@ -195,21 +195,24 @@ QUICK_GAUSSIAN = (
     *("particles.count=1024", "method.iterations=12", "method.first_iterations=80"),
     *("method.learning_rate=0.05", "time.end=1.0"),
 )
-#: More iterations, or fewer particles, and the linear functional of a network in 6D has no minimum.
+#: With more iterations or fewer particles the linear functional of a network in 6D has no minimum.
 PAPER_NETWORK = ("method.iterations=20", "method.first_iterations=200", "particles.count=16384")
 QUICK_TANH = ("particles.count=1024", "method.iterations=5", "method.first_iterations=30", "time.end=1.0")
 QUICK_NETWORK = ("time.step=0.1", "output.histogram_every=10", "method.hidden=[16,16]", "method.first_iterations=40")
+QUICK_PERIODIC = (
+    *(*QUICK_NETWORK, "time.step=0.2", "output.histogram_every=5", "particles.count=1024", "method.iterations=2"),
+)
 QUICK_PLASMA = (
     *("particles.count=1024", "problem.amplitude=0.02", "grid.cells=[32]", "time.step=0.4", "method.hidden=[16,16]"),
     *("method.iterations=1", "method.first_iterations=40", "output.histogram_every=25"),
 )
 QUICK_WAVE = (
     *("particles.count=65536", "grid.cells=[12,12,8]", "grid.shape_order=2", "problem.amplitude=0.1", "time.step=0.2"),
-    *("time.end=4.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
+    *("time.end=3.0", "physics.collision_strength=0.05", "method.hidden=[16,16]"),
     *("method.iterations=6", "method.first_iterations=30", "output.histogram_every=0"),
 )
 QUICK_STRONG = (*QUICK_PLASMA, "method.iterations=10", "particles.count=2048")
-#: Noise floor of the field energy: when it is reached at a collision strength, numbers of particles, methods.
+#: Noise floor of the field energy: the time when it is reached by collision strength, numbers of particles, methods.
 FLOOR_ENDS = {1.0: 40.0, 0.1: 60.0}
 FLOOR_COUNTS = (16384, 65536)
 FLOOR_VARPRO = ("method.solver=varpro", "method.iterations=10")
@@ -218,7 +221,7 @@ FLOOR_METHODS = {
     "varpro": FLOOR_VARPRO,
     "controlled": (*FLOOR_VARPRO, "particles.control_variate=true"),
 }
-#: By job, or by run where that run cannot do with its job's.
+#: Changes for the quick size, by job, or by run if a run needs other changes than its job.
 QUICK = {
     "e1_gaussian_1d": QUICK_GAUSSIAN,
     "e1_gaussian_3d": QUICK_GAUSSIAN,
@@ -226,8 +229,8 @@ QUICK = {
     "e1_3d_tanh_score": QUICK_TANH,
     "e2_confined": (*QUICK_NETWORK, "particles.count=2048", "method.iterations=5"),
     "e2_paper": ("particles.count=1024", "method.iterations=3", "method.first_iterations=40"),
-    "e3_periodic_cosine": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
-    "e3_periodic_ratchet": (*QUICK_NETWORK, "particles.count=1024", "method.iterations=2"),
+    "e3_periodic_cosine": QUICK_PERIODIC,
+    "e3_periodic_ratchet": QUICK_PERIODIC,
     "e4_confined_3d": (*QUICK_NETWORK, "particles.count=2048", "method.hidden=[32,32]", "method.iterations=20"),
     "e5_two_stream_weak": ("particles.count=1024", "method.iterations=1", "method.first_iterations=40"),
     "e5_weak": (*QUICK_PLASMA, "particles.count=4096"),
@@ -241,7 +244,7 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Run:
-    """A case of jobs/ and what is changed in it."""
+    """A case of jobs/, and its changes."""
 
     job: str
     changes: tuple[str, ...] = ()
@@ -307,24 +310,24 @@ def _runs() -> dict[str, Run]:
     return runs
 
 
-#: Every run by the name of its folder.
+#: All runs, by the names of their folders.
 RUNS = _runs()
 
 
 class Experiments:
-    """Runs on demand: a finished run folder under ``out`` is taken as it is, anything else is run.
+    """Runs on demand: finished run folders in ``out`` are used, all others are run.
 
     Args:
-        out: where the run folders are.
-        ranks: of a run that has to be made.
-        quick: sizes for the tests.
+        out: the folder of the run folders.
+        ranks: number of ranks for new runs.
+        quick: use the small sizes for tests.
     """
 
     def __init__(self, out: Path, ranks: int = 1, quick: bool = False):
         self.out, self.ranks, self.quick = out, ranks, quick
 
     def folder(self, name: str) -> Path:
-        """The run folder of a run of :data:`RUNS`, made now if it is not there."""
+        """The run folder of one of :data:`RUNS`. The run is made if it does not exist."""
         folder, run = self.out / name, RUNS[name]
         status = folder / "run.json"
         if status.exists() and json.loads(status.read_text())["status"] == "finished":
@@ -342,7 +345,7 @@ class Experiments:
         return folder
 
     def changes(self, name: str) -> tuple[str, ...]:
-        """What is changed in the job of a run, with the changes of the quick size."""
+        """The changes of the job for a run, including those of the quick size."""
         run = RUNS[name]
         return run.changes + (QUICK.get(name, QUICK.get(run.job, ())) if self.quick else ())
 
@@ -355,15 +358,15 @@ class Experiments:
         return read_series(self.folder(name) / "series.h5")
 
     def reference(self, name: str, snapshot_times: tuple[float, ...] = ()) -> GridSolution:
-        """The grid solution of a run's problem, or for more dimensions of its 1D1V counterpart."""
+        """The grid solution for the problem of a run, or for its 1D1V counterpart if it has more dimensions."""
         return grid_solution(self.case(name), snapshot_times, quick=self.quick)
 
 
 def grid_solution(case: config.Case, snapshot_times: tuple[float, ...] = (), quick: bool = False) -> GridSolution:
     """An independent solution of the 1D1V problem of a case, by the grid solver of ``hpc_kjko.reference``.
 
-    Of a problem in more dimensions that is separable (Example 4) or decouples (Example 6) it is the first coordinate's:
-    the KL divergence of Example 4 is ``space_dims`` times that of its first coordinate.
+    For a problem in more dimensions that is separable (Example 4) or decouples (Example 6) it is the solution of the
+    first coordinate. The KL divergence of Example 4 is ``space_dims`` times that of its first coordinate.
     """
     table = {name: part for name, part in case.table().items() if name in ("problem", "physics", "grid", "time")}
     return _solve(json.dumps(table), tuple(snapshot_times), quick)
@@ -373,7 +376,7 @@ def grid_solution(case: config.Case, snapshot_times: tuple[float, ...] = (), qui
 def _solve(case_json: str, snapshot_times: tuple[float, ...], quick: bool) -> GridSolution:
     case = config.from_table(json.loads(case_json))
     table = {**case.table(), "problem": _first_coordinate(case)}
-    table.pop("grid", None)  # another mesh is chosen below
+    table.pop("grid", None)  # the reference chooses another mesh
     one_dimensional = config.from_table(table)
     quick_size = {"cells": (64, 256), "substeps": 1} if quick else {}
     return compare.grid_solution(one_dimensional, snapshot_times=snapshot_times, **quick_size)
@@ -382,17 +385,19 @@ def _solve(case_json: str, snapshot_times: tuple[float, ...], quick: bool) -> Gr
 def _first_coordinate(case: config.Case) -> dict:
     problem = case.problem.model_dump(mode="json")
     first = {name: value[0] if isinstance(value, list) else value for name, value in problem.items()}
-    if isinstance(case.problem, PerturbedBeams):  # along its wave
+    if isinstance(case.problem, PerturbedBeams):  # the coordinate along the wave
         first["length"] = 2 * math.pi * first["mode"] / case.problem.wavenumber
     return {**first, "space_dims": 1, "velocity_dims": 1}
 
 
 def marginal_distance(values: np.ndarray, limits: tuple[float, float], reference: np.ndarray, at: np.ndarray) -> float:
-    """L¹ distance of a marginal's histogram from a reference density, both of total mass 1.
+    """L¹ distance of the histogram of a marginal from a reference density. Both have the total mass 1.
 
     Args:
-        values: density in equal bins over ``limits``.
-        reference: density at the equally spaced points ``at``, from a finer grid: averaged over the bins.
+        values: density in equal bins between ``limits``.
+        limits: the two ends of the histogram.
+        reference: density at the points ``at``. It is averaged over the bins.
+        at: equally spaced points of a finer grid.
     """
     edges = np.linspace(*limits, len(values) + 1)
     width, spacing = edges[1] - edges[0], at[1] - at[0]
@@ -413,7 +418,7 @@ def slope(steps: tuple[float, ...], errors: np.ndarray) -> float:
 
 
 def damped_wave(time: np.ndarray, amplitude: np.ndarray, latest: float) -> tuple[float, float]:
-    """Rate γ and frequency ω of a noisy signal, by least squares: |A e^{γt} cos(ωt + φ)| for 1.5 < t < latest."""
+    """Rate γ and frequency ω of a noisy signal |A e^{γt} cos(ωt + φ)|, by least squares for 1.5 < t < latest."""
     fitted = (time > 1.5) & (time < latest)
 
     def wave(t: np.ndarray, height: float, rate: float, frequency: float, phase: float) -> np.ndarray:
@@ -429,7 +434,7 @@ def damped_wave(time: np.ndarray, amplitude: np.ndarray, latest: float) -> tuple
 
 
 def peaks_rate(time: np.ndarray, amplitude: np.ndarray, latest: float = math.inf) -> tuple[float, float]:
-    """Rate γ and frequency ω of a signal |e^{γt} cos(ωt + …)| from parabolas through the logarithms of its maxima."""
+    """Rate γ and frequency ω of a signal |e^{γt} cos(ωt + …)|, from parabolas through the logarithms at its maxima."""
     when, height = maxima(time, np.log(amplitude))
     when, height = when[when < latest][1:], height[when < latest][1:]
     return float(np.polyfit(when, height, 1)[0]), float(np.pi / np.diff(when).mean())

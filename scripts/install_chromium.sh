@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Chromium of Debian or Ubuntu, for tests/unit/test_report.py, which looks at pages in it.
+# Installs Chromium from Debian or Ubuntu, for tests/unit/test_report.py, which opens pages in it.
 #
-#     bash scripts/install_chromium.sh        (as root; does nothing where it is installed)
+#     bash scripts/install_chromium.sh        (as root; does nothing if it is installed)
 set -euo pipefail
 
 if command -v chromium >/dev/null; then exit 0; fi

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds h5py for MPI, with which all ranks of a run write one file together (MPI-IO).
+# Builds h5py for MPI. With it all ranks of a run write one file together (MPI-IO).
 #
 #     bash scripts/install_parallel_hdf5.sh VENV_DIR [TARGET_DIR]
 #
-# It takes the place of the h5py in VENV_DIR, where hpc_kjko is installed already; or, with TARGET_DIR, it goes there, to
-# be used by PYTHONPATH=TARGET_DIR. The parallel HDF5 is the cluster's (load its module; set HDF5_DIR if that does not, and
-# CC if its MPI compiler is not called mpicc) or Debian's and Ubuntu's, which is installed if this is root. Takes a minute
-# or two, and is quick when there is nothing to do.
+# It replaces the h5py in VENV_DIR, where hpc_kjko must be installed. With TARGET_DIR it is installed there instead; use
+# it with PYTHONPATH=TARGET_DIR. It needs a parallel HDF5. On a cluster load its module; set HDF5_DIR if the module does
+# not, and CC if the MPI compiler is not called mpicc. On Debian and Ubuntu the script installs it if you are root. The
+# script takes a minute or two, and ends quickly if there is nothing to do.
 set -euo pipefail
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
     echo "usage: bash scripts/install_parallel_hdf5.sh VENV_DIR [TARGET_DIR]" >&2
@@ -49,9 +49,9 @@ fi
 
 pip=("$python" -m pip --disable-pip-version-check)
 quietly "${pip[@]}" install --target "$work/tools" "setuptools>=77" wheel Cython pkgconfig
-# /usr/bin first: the mpicc of an MPI from a wheel does not know Debian's headers. LDFLAGS: h5py loads the MPI that mpi4py
-# has, and so before HDF5 asks for the system's. No cache: pip's key for what it built does not say for which MPI. No build
-# isolation: it would build mpi4py again.
+# /usr/bin comes first, because the mpicc of an MPI from a wheel does not know Debian's headers. LDFLAGS: h5py must load
+# the MPI of mpi4py before HDF5 asks for that of the system. No cache: pip's key of a built package does not contain the
+# MPI. No build isolation: it would build mpi4py again.
 [ -n "${HDF5_DIR:-}" ] || export PATH="/usr/bin:$PATH"
 HDF5_MPI=ON CC="${CC:-mpicc}" CFLAGS="${CFLAGS:--O1 -g0}" LDFLAGS="-Wl,-rpath,$library -Wl,--no-as-needed -lmpi" \
     PYTHONPATH="$work/tools" quietly "${pip[@]}" wheel --no-cache-dir --no-build-isolation --no-binary=h5py --no-deps \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the SLURM of Debian or Ubuntu, for tests/faults/test_slurm.py, which starts a cluster of this one machine.
+# Installs SLURM from Debian or Ubuntu, for tests/faults/test_slurm.py, which starts a cluster on this machine alone.
 #
-#     bash scripts/install_slurm.sh        (as root; does nothing where it is installed)
+#     bash scripts/install_slurm.sh        (as root; does nothing if it is installed)
 set -euo pipefail
 export PATH=$PATH:/usr/sbin
 

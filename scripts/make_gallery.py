@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Runs the examples of the gallery, and writes a page of each: its text, its figure and its code.
+"""Runs the examples of the gallery, and writes a page for each: its text, its figure and its code.
 
     python scripts/make_gallery.py [NAME ...] [--quick] [--out FOLDER]
 
-An example is a file in scripts/gallery/: its docstring is the text, and `example(folder, quick)` makes the runs in a
-folder and returns the figure and the numbers that the text has in braces. All of them at full size take a quarter of an
-hour on one core; --quick is a size for tests. FOLDER is docs/gallery by default.
+An example is a file in scripts/gallery/. Its docstring is the text. Its function `example(folder, quick)` makes the
+runs in a folder, and returns the figure and the numbers that the text has in braces. All examples at full size take a
+quarter of an hour on one core. --quick is a small size for tests. FOLDER is docs/gallery by default.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import importlib
 import json
 import logging
+import re
 import sys
 import tempfile
 import time
@@ -23,13 +24,13 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "gallery"
-#: In the order of the index: first those of the paper.
+#: The order in the index: the examples of the paper come first.
 PAPER = ["gaussian", "confined", "periodic", "confined_3d", "two_stream", "two_stream_1d3v", "landau_damping"]
 BEYOND = ["bump_on_tail", "buneman", "bernstein", "driven_wave", "coulomb", "dougherty"]
 INTRODUCTION = """# Gallery
 
-Each page shows one example: the question, a figure, the numbers, and the Python program that made them. All of them are
-run by the tests, at a small size. To run one yourself, from the top of the repository:
+Each page shows one example: the question, a figure, the numbers, and the Python program that made them. The tests run
+every example at a small size. To run one yourself, start at the top of the repository:
 
 ```sh
 python scripts/make_gallery.py two_stream --quick --out my_gallery
@@ -45,12 +46,12 @@ def example_of(name: str) -> ModuleType:
 
 
 def text_of(name: str) -> str:
-    """The docstring of an example, with numbers still in braces."""
+    """The docstring of an example. Its numbers are still names in braces."""
     return (example_of(name).__doc__ or "").strip()
 
 
 def page_of(name: str, numbers: dict[str, float]) -> str:
-    """The page of an example, for the numbers that it has returned."""
+    """The page of an example with the numbers that it returned."""
     title, text = text_of(name).split("\n", 1)
     code = (ROOT / "scripts" / "gallery" / f"{name}.py").read_text(encoding="utf-8").split('"""', 2)[2].strip()
     return (
@@ -61,18 +62,18 @@ def page_of(name: str, numbers: dict[str, float]) -> str:
 
 
 def index_of(names: list[str]) -> str:
-    """Rows of two small figures, each with its title."""
-    rows = ["| | |", "| --- | --- |"]
-    for first in range(0, len(names), 2):
-        some = names[first : first + 2]
-        titles = {name: text_of(name).split("\n", 1)[0] for name in some}
-        rows.append("| " + " | ".join(f"[![{titles[one]}]({one}.png)]({one}.md)" for one in some) + " |")
-        rows.append("| " + " | ".join(f"[{titles[one]}]({one}.md)" for one in some) + " |")
+    """A row for each example: its small figure, its title and the first sentence of its text. (The style sheet of the
+    site gives figures that are links in a table the same size.)"""
+    rows = ["| figure | example |", "| --- | --- |"]
+    for name in names:
+        title, text = text_of(name).split("\n", 1)
+        first = re.split(r"(?<=[.?])\s", " ".join(text.split()), maxsplit=1)[0]
+        rows.append(f"| [![{title}]({name}.png)]({name}.md) | **[{title}]({name}.md)**<br>{first} |")
     return "\n".join(rows) + "\n"
 
 
 def index(made_already: Collection[str]) -> str:
-    """The page of the examples that have been made, in two parts; a part without any is left out."""
+    """The index page of all examples that have been made, in two parts. An empty part is left out."""
     parts = [INTRODUCTION]
     for title, names in {"The paper's experiments": PAPER, "Beyond the paper": BEYOND}.items():
         if some := [name for name in names if name in made_already]:
@@ -81,7 +82,7 @@ def index(made_already: Collection[str]) -> str:
 
 
 def made(name: str, out: Path, quick: bool) -> dict[str, float]:
-    """Run an example and write its figure; returns its numbers, with the seconds that it took."""
+    """Run an example, write its figure, and return its numbers with the seconds that it took."""
     begin = time.process_time()
     with tempfile.TemporaryDirectory() as runs:
         figure, numbers = example_of(name).example(Path(runs), quick)
@@ -91,7 +92,7 @@ def made(name: str, out: Path, quick: bool) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="all if none is given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="names of examples (default: all)")
     parser.add_argument("--quick", action="store_true", help="a small size, for tests")
     parser.add_argument("--out", type=Path, default=PAGES, metavar="FOLDER")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""docs/operators.png: the same two-stream run under collisions with a bath and of the particles with their like.
+"""docs/operators.png: the same two-stream run with a bath, and with collisions of the particles with each other.
 
     python scripts/operators_figure.py [--out DIR] [--ranks N]
 
-Runs are kept in DIR/runs (see experiments.py), the figure goes to DIR/figures.
+Runs are kept in DIR/runs (see experiments.py). The figure is written to DIR/figures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TIMES = (20.0, 35.0, 50.0)
 
 
 def draw(runs: Experiments) -> plt.Figure:
-    """Phase space at three times in a row for each operator; below field energy, kinetic energy and ∫f log f."""
+    """Draw phase space at three times, one row per operator; below it field energy, kinetic energy and ∫f log f."""
     figure, axes = plt.subplots(3, 3, figsize=(12, 9.6), layout="constrained")
     found = {name: snapshots_at(runs, f"operators_{name}", TIMES) for name in OPERATORS}
     for row, (name, (label, _)) in zip(axes, OPERATORS.items(), strict=False):

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""The paper's figures 1-11 (arXiv:2603.23901) from run folders; what is missing is run, and that takes hours.
+"""The paper's figures 1-11 (arXiv:2603.23901) from run folders. Missing runs are made, which takes hours.
 
     python scripts/paper_figures.py [fig1 … fig11] [--out DIR] [--ranks N] [--quick]
 
-Runs are kept in DIR/runs (see experiments.py), figures go to DIR/figures. --quick is a size for the tests, a minute in
-all: the pictures are complete but noisy. The paper's own pictures are not at hand: these are built from its words.
+Runs are kept in DIR/runs (see experiments.py). Figures are written to DIR/figures. --quick is a small size for tests (a
+minute in all): the pictures are complete but noisy. The pictures of the paper were not available, so these follow its
+text.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from hpc_kjko.reference.grid_1d1v import GridSolution
 
 matplotlib.use("agg")
 
-# Okabe & Ito's colours, told apart by the colour-blind too.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, RED, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 STYLE = {**OURS, "figure.dpi": 110, "legend.fontsize": 9}
 TIME, UNIT = "time  [1/ω$_p$]", {"x": "v$_{th}$/ω$_p$", "v": "v$_{th}$"}
 GRID = {"color": "black", "lw": 0.9}
 
-#: Label and colour of the line of a run.
+#: Label and colour of the curve of each run.
 Curves = dict[str, tuple[str, str]]
-#: Fewer particles than this are shown in a quarter of the bins.
+#: With fewer particles than this, histograms have a quarter of the bins.
 MANY = 30_000
 
 
@@ -49,7 +50,7 @@ MANY = 30_000
 
 
 class QuickExperiments(Experiments):
-    """Runs of the quick size on one rank, in this process: starting Python takes longer than they do."""
+    """Runs of the quick size on one rank in this process, because starting Python takes longer than a run."""
 
     def folder(self, name: str) -> Path:
         folder = self.out / name
@@ -66,10 +67,10 @@ class QuickExperiments(Experiments):
 
 
 def draw_one(name: str, draw: Callable[[Experiments], plt.Figure], description: str | None) -> None:
-    """The command line of a script that draws one figure: runs in DIR/runs, the figure in DIR/figures."""
+    """The command line of a script that draws one figure. Runs are in DIR/runs, the figure in DIR/figures."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--ranks", type=int, default=1, help="of each run")
+    parser.add_argument("--ranks", type=int, default=1, help="number of ranks of each run")
     options = parser.parse_args()
     (options.out / "figures").mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
@@ -79,19 +80,19 @@ def draw_one(name: str, draw: Callable[[Experiments], plt.Figure], description: 
 
 
 def snapshots_of(runs: Experiments, name: str) -> list[Snapshot]:
-    """The snapshots of a run that hold marginals and histograms: others hold the fields only."""
+    """The snapshots of a run with marginals and histograms (other snapshots have only fields)."""
     folder = runs.folder(name) / "snapshots"
     return [found for step in list_snapshots(folder) if (found := read_snapshot(folder, step)).marginals]
 
 
 def snapshots_at(runs: Experiments, name: str, times: Sequence[float]) -> list[Snapshot]:
-    """Of these the nearest to each of the times."""
+    """For each time, the nearest of these snapshots."""
     found = snapshots_of(runs, name)
     return [min(found, key=lambda snapshot: abs(snapshot.time - time)) for time in times]
 
 
 def merged(values: np.ndarray, count: int) -> np.ndarray:
-    """A histogram of ``count`` particles, in a quarter of the bins along each axis where they are few."""
+    """A histogram of ``count`` particles; with few particles, in a quarter of the bins along each axis."""
     if count >= MANY:
         return values
     for axis in range(values.ndim):
@@ -103,7 +104,8 @@ def merged(values: np.ndarray, count: int) -> np.ndarray:
 def draw_marginals(
     row: np.ndarray, case: Case, snapshot: Snapshot, solution: GridSolution, number: int, style: dict, **grid
 ) -> None:
-    """The particles' histogram of each coordinate and the grid's marginal at a time, as probability densities."""
+    """Draw the histogram of each coordinate and the marginal of the grid solver at one time, as probability
+    densities."""
     for axes, marginal in zip(row.flat, snapshot.marginals, strict=True):
         kind, (low, high), density = marginal.kind, marginal.range, solution.snapshots[number]
         values = merged(marginal.values, case.particles.count) / case.problem.mass
@@ -116,7 +118,7 @@ def draw_marginals(
 
 
 def draw_equilibrium(row: np.ndarray, snapshot: Snapshot, case: Case) -> None:
-    """The marginals of the stationary density."""
+    """Draw the marginals of the stationary density."""
     equilibrium = case.problem.equilibrium(case.physics.temperature)
     for axes, marginal in zip(row, snapshot.marginals, strict=True):
         edges = np.linspace(*marginal.range, 321)
@@ -125,7 +127,7 @@ def draw_equilibrium(row: np.ndarray, snapshot: Snapshot, case: Case) -> None:
 
 
 def titled(figure: plt.Figure, title: str, runs: Experiments, *names: str) -> plt.Figure:
-    """The figure under its title and, below that, those of κ, N and h that the runs have in common."""
+    """The figure with a title and, below it, those of κ, N and h that are equal in all runs."""
     cases = [runs.case(name) for name in names]
     found = {
         "κ": {case.physics.collision_strength for case in cases},
@@ -138,7 +140,8 @@ def titled(figure: plt.Figure, title: str, runs: Experiments, *names: str) -> pl
 
 
 def draw_kl(row: np.ndarray, runs: Experiments, curves: Curves, solution: GridSolution, directions: int = 1) -> None:
-    """KL divergence per direction, by the tracked log-density, against the grid solver's; and the difference."""
+    """Draw the KL divergence per direction from the carried log f, with that of the grid solver, and their
+    difference."""
     axes, difference = row
     expected, end, per = solution.relative_entropy / solution.mass, solution.times[-1], " / 3" * (directions == 3)
     for name, (label, color) in curves.items():
@@ -157,12 +160,12 @@ def draw_kl(row: np.ndarray, runs: Experiments, curves: Curves, solution: GridSo
 
 
 def draw_field(axes: plt.Axes, runs: Experiments, curves: Curves, solution: GridSolution) -> None:
-    """Field energy on a logarithmic scale against the grid solver's."""
+    """Draw the field energy on a logarithmic scale, with that of the grid solver."""
     found = {name: runs.series(name) for name in curves}
     for name, (label, color) in curves.items():
         axes.semilogy(found[name]["time"], found[name]["field_energy"], color=color, label=label)
     axes.semilogy(solution.times, solution.field_energy, **GRID, ls="--", label="grid solver")
-    # The grid solver has no noise: a damped wave falls far below what the particles can show.
+    # The grid solver has no noise. So a damped wave falls far below the level that particles can show.
     energies = np.concatenate([series["field_energy"] for series in found.values()])
     axes.set(xlabel=TIME, ylabel="field energy  ½∫|E|²dx  [normalised]")
     axes.set_ylim(0.1 * energies.min(), 5 * max(energies.max(), solution.field_energy.max()))
@@ -170,18 +173,18 @@ def draw_field(axes: plt.Axes, runs: Experiments, curves: Curves, solution: Grid
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options) -> tuple[plt.Figure, np.ndarray]:
-    """A figure of rows × columns axes of a size in inches."""
+    """A figure of rows × columns axes. Width and height are in inches."""
     size = (width * columns, height * rows + 0.6)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
 def legend_below(axes: plt.Axes, columns: int = 2) -> None:
-    """A legend below the axis, where no line can be in its way."""
+    """Draw a legend below the axes, where it hides no line."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, fontsize=8)
 
 
 def legend_of_all(figure: plt.Figure, axes: plt.Axes, columns: int) -> None:
-    """One legend for the whole figure, below it."""
+    """Draw one legend for the whole figure, below it."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
@@ -189,9 +192,9 @@ def legend_of_all(figure: plt.Figure, axes: plt.Axes, columns: int) -> None:
 
 
 def fig1(runs: Experiments) -> plt.Figure:
-    """Example 1, drift error (38): first order in the step, and over time against score matching.
+    """Example 1, drift error (38): first order in the step, and against time in comparison with score matching.
 
-    The paper: its root falls like h; JKO is the steadier of the two in 1D and the better late in 3D.
+    In the paper its root is proportional to h. JKO is steadier in 1D, and better at late times in 3D.
     """
     figure, axes = panels(1, 3, 5.2, 4.6)
     left, steps = axes[0, 0], np.array(QUICK_STEPS if runs.quick else STEPS)
@@ -226,7 +229,7 @@ def fig1(runs: Experiments) -> plt.Figure:
 
 
 def fig2(runs: Experiments) -> plt.Figure:
-    """Example 1: the free energy decays as the dissipation says, KL as that of the exact Gaussians, and the moments."""
+    """Example 1: the free energy decays as its dissipation says, KL as that of the exact Gaussians, and the moments."""
     figure, axes = panels(2, 3, 4.6, 3.6)
     schemes = (("0.1", BLUE, "paper's scheme"), ("second_0.1", RED, "second order"))
     for row, dims in zip(axes, ("1d", "3d"), strict=True):
@@ -256,7 +259,8 @@ def fig2(runs: Experiments) -> plt.Figure:
 
 
 def fig3(runs: Experiments) -> plt.Figure:
-    """Example 2: the marginals go from the start over to the equilibrium's two bumps, on top of the grid solver's."""
+    """Example 2: the marginals change from the start to the two bumps of the equilibrium, as those of the grid
+    solver."""
     times = (0.0, 1.0, 2.0, 5.0)
     figure, axes = panels(2, len(times), 3.4, 3.0, sharey="row")
     solution, case = runs.reference("e2", times), runs.case("e2")
@@ -275,7 +279,7 @@ def fig3(runs: Experiments) -> plt.Figure:
 
 
 def fig4(runs: Experiments) -> plt.Figure:
-    """Example 2: KL decays exponentially, as that of the grid solver."""
+    """Example 2: KL decays exponentially, like that of the grid solver."""
     figure, axes = panels(1, 2, 5.4, 4.0)
     curves = {"e2": ("JKO, second order", BLUE), "e2_paper": ("paper's scheme", RED)}
     draw_kl(axes[0], runs, curves, runs.reference("e2", (0.0, 1.0, 2.0, 5.0)))
@@ -283,7 +287,8 @@ def fig4(runs: Experiments) -> plt.Figure:
 
 
 def fig5(runs: Experiments) -> plt.Figure:
-    """Example 3: in a periodic potential the marginals go to the equilibrium's, asymmetric in the ratchet."""
+    """Example 3: in a periodic potential the marginals approach the equilibrium, which is asymmetric for the
+    ratchet."""
     times = (0.0, 1.0, 5.0)
     figure, axes = panels(2, 2, 5.4, 3.6)
     for row, name in zip(axes, ("e3_cosine", "e3_ratchet"), strict=True):
@@ -310,7 +315,7 @@ def fig6(runs: Experiments) -> plt.Figure:
 
 
 def fig7(runs: Experiments) -> plt.Figure:
-    """Example 4: all six marginals, at the start and at the end, are those of one dimension."""
+    """Example 4: all six marginals equal those of one dimension, at the start and at the end."""
     figure, axes = panels(2, 3, 4.4, 3.2, sharex="row", sharey="row")
     case = runs.case("e4")
     times = (0.0, case.time.end)
@@ -336,7 +341,7 @@ def fig8(runs: Experiments) -> plt.Figure:
 
 
 def fig9(runs: Experiments) -> plt.Figure:
-    """Two-stream instability: the beams roll up into a vortex at weak κ; collisions mix them at strong κ."""
+    """Two-stream instability: the beams form a vortex at weak κ, and collisions mix them at strong κ."""
     times = (0.0, 10.0, 20.0, 30.0, 40.0)
     figure, axes = panels(2, len(times), 3.0, 2.9, sharex=True, sharey=True)
     for row, name in zip(axes, ("e5_weak", "e5_strong"), strict=True):
@@ -357,7 +362,8 @@ def fig9(runs: Experiments) -> plt.Figure:
 
 
 def fig10(runs: Experiments) -> plt.Figure:
-    """Two-stream instability: the field energy rises at weak κ and falls at strong κ; entropy against the grid's."""
+    """Two-stream instability: the field energy rises at weak κ and falls at strong κ; entropy with the grid
+    solver's."""
     figure, axes = panels(1, 3, 5.0, 4.0)
     entropy = axes[0, 2]
     for panel, name, colors in ((axes[0, 0], "e5_weak", (BLUE, SKY)), (axes[0, 1], "e5_strong", (RED, ORANGE))):
@@ -379,12 +385,13 @@ def variance(marginal: Marginal) -> float:
     """Variance of a coordinate from its histogram."""
     edges = np.linspace(*marginal.range, len(marginal.values) + 1)
     centres, share = 0.5 * (edges[1:] + edges[:-1]), marginal.values / marginal.values.sum()
-    # A histogram is wider than what it counts by a bin's own variance (Sheppard's correction).
+    # The variance of a histogram is larger than that of its data by the variance of one bin (Sheppard's correction).
     return float(share @ centres**2 - (share @ centres) ** 2 - (edges[1] - edges[0]) ** 2 / 12)
 
 
 def fig11(runs: Experiments) -> plt.Figure:
-    """Two-stream instability in 1D3V: the field energy is that of 1D1V, the transverse directions stay Maxwellian."""
+    """Two-stream instability in 1D3V: the field energy is that of 1D1V, and the transverse directions stay
+    Maxwellian."""
     figure, axes = panels(1, 2, 5.8, 4.2)
     field, heat = axes[0]
     curves = {"e6": ("1D3V, tanh", BLUE), "e6_leaky": ("1D3V, leaky ReLU", RED)}
@@ -412,7 +419,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="FIGURE", help=", ".join(FIGURES), default=[])
     parser.add_argument("--out", type=Path, help="default: runs/paper, with --quick runs/paper_quick")
-    parser.add_argument("--ranks", type=int, default=1, help="of each run")
+    parser.add_argument("--ranks", type=int, default=1, help="number of ranks of each run")
     parser.add_argument("--quick", action="store_true", help="small noisy runs, a minute in all")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in FIGURES]

@@ -1,4 +1,4 @@
-"""Several species, a magnetic field and a driven wave against theory and the grid solver, for validate.py."""
+"""Several species, a magnetic field and a driven wave, compared with theory and the grid solver, for validate.py."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from hpc_kjko.problems.starts import Maxwellian
 from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies, species_root
 from hpc_kjko.reference.grid_1d1v import GridSpecies, SpeciesSolution, solve_species
 
-#: Earlier the ions' own thermal motion hides the damping of an ion-acoustic wave.
+#: Time interval of the fit. Earlier the thermal motion of the ions hides the damping of an ion-acoustic wave.
 LATE = (180.0, 320.0)
-#: A wave so small that no particle is trapped in the time of the run: only the grid solver can follow it.
+#: Amplitude of a wave so small that no particle is trapped during the run. Only the grid solver can follow it.
 TINY = 1e-4
 
 
 def ions(runs: Experiments) -> bool:
-    """An ion-acoustic wave: frequency within 2 % of theory, and field energy within 5 % of the grid solver's.
+    """An ion-acoustic wave: frequency within 2 % of theory, and field energy within 5 % of the grid solver.
 
-    A wave that particles can show traps electrons, whose bounces k√φ are faster than Landau damping: damping is within
-    10 % of what the same fit makes of the grid solver's, and that of a tiny wave there within 2 % of theory.
+    A wave that particles can show traps electrons, which bounce with the frequency k√φ, faster than Landau damping. So
+    the damping is compared with the grid solver by the same fit (within 10 %). For a tiny wave the grid solver agrees
+    with theory within 2 %.
     """
     series, case = runs.series("ions"), runs.case("ions")
     grid, root = species_grid(case), species_root(wavenumber(case), terms(case), 0.05 - 0.003j)
@@ -38,16 +39,16 @@ def ions(runs: Experiments) -> bool:
     tiny_rate, tiny_frequency = standing_wave(tiny.times, tiny.field_energy)
     print(f"ions: {series['seconds'].sum():.0f} s; Landau damping by theory {root.imag:.6f}")
     passed = near("ions: frequency", frequency, root.real, 0.02)
-    passed &= near("ions: damping, against theory", rate, root.imag, 0.02)  # missed: see docs/validation.md
-    near("ions: damping, against the grid solver's at this amplitude", rate, grid_rate, 0.02)
-    passed &= near(f"ions: damping at amplitude {TINY:g} on the grid, against theory", tiny_rate, root.imag, 0.02)
+    passed &= near("ions: damping rate, against theory", rate, root.imag, 0.02)  # missed: see docs/validation.md
+    near("ions: damping rate, against the grid at the same amplitude", rate, grid_rate, 0.02)
+    passed &= near(f"ions: damping rate on the grid at amplitude {TINY:g}, against theory", tiny_rate, root.imag, 0.02)
     passed &= near(
-        f"ions: frequency at amplitude {TINY:g} on the grid, against theory", tiny_frequency, root.real, 0.02
+        f"ions: frequency on the grid at amplitude {TINY:g}, against theory", tiny_frequency, root.real, 0.02
     )
     print(f"  frequency on the grid at the run's amplitude {grid_frequency:.6f}; damping against theory: of the run "
           f"{rate / root.imag - 1:.1%}, on the grid {grid_rate / root.imag - 1:.1%}")  # fmt: skip
     passed &= below(
-        "ions: field energy, relative L2 against the grid solver", relative_l2(series["field_energy"], wanted), 0.05
+        "ions: field energy against the grid, relative L²", relative_l2(series["field_energy"], wanted), 0.05
     )
     late = series["time"] >= LATE[0]
     print(f"  the same for t >= {LATE[0]:g} alone: {relative_l2(series['field_energy'][late], wanted[late]):.3f}")
@@ -55,7 +56,7 @@ def ions(runs: Experiments) -> bool:
 
 
 def standing_wave(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
-    """γ and ω of the energy of a standing wave, A exp(2γt) cos²(ωt + φ), by least squares over :data:`LATE`."""
+    """γ and ω of the energy A exp(2γt) cos²(ωt + φ) of a standing wave, by least squares over :data:`LATE`."""
     inside = (time >= LATE[0]) & (time <= LATE[1])
     t, scaled = time[inside] - LATE[0], energy[inside] / energy[inside].max()
 
@@ -71,7 +72,7 @@ def standing_wave(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
 
 
 def buneman(runs: Experiments) -> bool:
-    """Growth within 3 % of theory and field energy within 5 % of the grid solver's, for two masses of the ions."""
+    """Growth rate within 3 % of theory and field energy within 5 % of the grid solver, for two ion masses."""
     passed = True
     for name, window in (("buneman", (18.0, 36.0)), ("buneman_hydrogen", (20.0, 70.0))):
         series, case = runs.series(name), runs.case(name)
@@ -81,10 +82,10 @@ def buneman(runs: Experiments) -> bool:
         print(f"{name}: {series['seconds'].sum():.0f} s; slope of log energy for t in {window}, halved: ", end="")
         print(f"{growth(series['time'], series['wave_energy'], window):.5f}, of the grid solver's ", end="")
         print(f"{growth(grid.times, grid.field_energy, window):.5f}")
-        passed &= near(f"{name}: growth rate for t in {window}", found.imag, root.imag, 0.03)
+        passed &= near(f"{name}: growth rate for t = {window[0]:g} to {window[1]:g}", found.imag, root.imag, 0.03)
         print(f"  frequency {found.real:.5f}, by theory {root.real:.5f}")
         error = relative_l2(series["field_energy"], wanted)
-        passed &= below(f"{name}: field energy, relative L2 against the grid solver", error, 0.05)
+        passed &= below(f"{name}: field energy against the grid, relative L²", error, 0.05)
         at = np.linspace(0, len(wanted) - 1, 6).astype(int)[1:]
         for label, values in (("run ", series["field_energy"]), ("grid", wanted)):
             print(f"  {label} at t = {', '.join(f'{t:g}' for t in series['time'][at])}: ", end="")
@@ -95,7 +96,7 @@ def buneman(runs: Experiments) -> bool:
 def growing_wave(time: np.ndarray, wave: np.ndarray, window: tuple[float, float], guess: complex) -> complex:
     """The complex frequency of the fastest growing of two waves, a = Σ c_j exp(−iω_j t), by least squares in a window.
 
-    The second stands for all others that the start made, which still beat with the first. Errors are relative.
+    The second wave stands for all others in the start, which still beat with the first one. Errors are relative.
     """
     inside = (time >= window[0]) & (time <= window[1])
     t, a = time[inside] - window[0], wave[inside]
@@ -113,7 +114,8 @@ def growing_wave(time: np.ndarray, wave: np.ndarray, window: tuple[float, float]
 
 
 def magnetic(runs: Experiments) -> bool:
-    """Upper hybrid frequency within 0.5 %, three Bernstein frequencies within 1 %, of a wave and of mere noise."""
+    """Upper hybrid frequency within 0.5 % and three Bernstein frequencies within 1 %, for a wave and for noise
+    alone."""
     case = runs.case("upper_hybrid")
     rate = case.physics.magnetic_field[2]
     time, wave = mode(runs, "upper_hybrid")
@@ -124,15 +126,16 @@ def magnetic(runs: Experiments) -> bool:
         rate, k = case.physics.magnetic_field[2], wavenumber(case)
         wanted = bernstein_frequencies(k, rate, [SpeciesTerm(1.0, 1.0, 1.0, case.physics.temperature)], 3)
         time, wave = mode(runs, name)
-        # one between each two harmonics of the gyrofrequency
+        # one frequency between each two harmonics of the gyrofrequency
         gaps = [(n * rate, (n + 1) * rate) for n in (1, 2, 3)]
         for number, (value, theory) in enumerate(zip(lines(time, wave, gaps), wanted, strict=True), 1):
-            passed &= near(f"{name}: frequency {number}, k rho = {k / rate:g}", value, theory, 0.01)
+            passed &= near(f"{name}: frequency {number}, kρ = {k / rate:g}", value, theory, 0.01)
     return passed
 
 
 def driven(runs: Experiments) -> bool:
-    """A driven wave: linear response of a cold plasma within 2 %, bounces of test particles within 3 %, energy."""
+    """A driven wave: linear response of a cold plasma within 2 %, bounce frequency of test particles within 3 %,
+    energy."""
     case = runs.case("driven_wave")
     time, wave = mode(runs, "driven_wave")
     drive = case.physics.drive
@@ -140,15 +143,16 @@ def driven(runs: Experiments) -> bool:
     # E'' + E = −E₀ cos(kx − t) with E = E' = 0 at t = 0
     wanted = -0.5j * drive.amplitude * (time * np.exp(-1j * time) - np.sin(time))
     error = np.abs(wave - wanted)
-    passed = below("driven_wave: E against linear response, largest error / largest E",
+    passed = below("driven_wave: E against linear response, largest error divided by the largest E",
                    float(error.max() / np.abs(wanted).max()), 0.02)  # fmt: skip
-    passed &= below("driven_wave: the same, relative L2", relative_l2(wave, wanted), 0.02)
+    passed &= below("driven_wave: E against linear response, relative L²", relative_l2(wave, wanted), 0.02)
     print(f"  |E| at the end {abs(wave[-1]):.6g}, linear response {abs(wanted[-1]):.6g}")
 
     found, theory = bounces(runs, "driven_bounce")
     print(f"  {len(found)} test particles, bounce frequencies from {found.min():.5f} to {found.max():.5f}")
     passed &= near("driven_bounce: bounce frequency, mean", float(found.mean()), theory, 0.03)
-    passed &= below("driven_bounce: largest error of a particle", float(np.abs(found / theory - 1).max()), 0.03)
+    largest = float(np.abs(found / theory - 1).max())
+    passed &= below("driven_bounce: bounce frequency, largest relative error of one particle", largest, 0.03)
 
     series = runs.series("driven_energy")
     total = series["kinetic_energy"] + series["field_energy"] - series["drive_energy"]
@@ -159,14 +163,14 @@ def driven(runs: Experiments) -> bool:
 
 
 def bounces(runs: Experiments, name: str) -> tuple[np.ndarray, float]:
-    """Bounce frequencies of the particles that start within 0.2/k of a trough at its velocity, and √(k E₀ |q|/m)."""
+    """Bounce frequencies of particles that start within 0.2/k of a trough at its velocity, and √(k E₀ |q|/m)."""
     case = runs.case(name)
     drive, (one,) = case.physics.drive, case.species.values()
     assert isinstance(drive, DriveSettings)
     k, ratio = wavenumber(case), one.charge / one.mass
     particles = open_run(runs.folder(name)).particles
     time, x = particles.time.values, particles.x_1.values
-    # the acceleration is (q/m) E₀ cos θ of the phase θ = kx − ωt: stable where its slope is negative
+    # the acceleration is (q/m) E₀ cos θ with the phase θ = kx − ωt; it is stable where its slope is negative
     trough = math.copysign(0.5 * math.pi, ratio * drive.amplitude)
     phase = np.unwrap(k * x - drive.frequency * time[:, None] - trough, axis=0)
     phase -= 2 * np.pi * np.round(phase[0] / (2 * np.pi))
@@ -184,14 +188,14 @@ def bounces(runs: Experiments, name: str) -> tuple[np.ndarray, float]:
 
 
 def zero_crossing_frequency(time: np.ndarray, signal: np.ndarray) -> float:
-    """ω of an oscillation about 0, from the times at which it changes sign."""
+    """ω of an oscillation around 0, from the times at which it changes sign."""
     after = np.flatnonzero(signal[1:] * signal[:-1] < 0)
     crossings = time[after] - signal[after] * (time[after + 1] - time[after]) / (signal[after + 1] - signal[after])
     return float(np.pi / np.diff(crossings).mean())
 
 
 def lines(time: np.ndarray, wave: np.ndarray, ranges: list[tuple[float, float]]) -> list[float]:
-    """The frequency of the highest peak of the power spectrum in each range: Hann's window, padded, a parabola."""
+    """The frequency of the highest peak of the power spectrum in each range (Hann window, zero padding, parabola)."""
     window, length = np.hanning(len(time)), 16 * len(time)
     power = sum(np.abs(np.fft.rfft(window * (part - part.mean()), length)) ** 2 for part in (wave.real, wave.imag))
     frequency = 2 * np.pi * np.fft.rfftfreq(length, time[1] - time[0])
@@ -205,7 +209,7 @@ def lines(time: np.ndarray, wave: np.ndarray, ranges: list[tuple[float, float]])
 
 
 def mode(runs: Experiments, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The times of the snapshots and a of E = Re(a exp(ikx)) in the longest wave of the box, complex."""
+    """The times of the snapshots, and the complex amplitude a of E = Re(a exp(ikx)) in the longest wave of the box."""
     fields = open_run(runs.folder(name)).fields
     x, electric = fields.x_1.values, fields.E_1.values
     return fields.time.values, 2 * electric @ np.exp(-1j * wavenumber(runs.case(name)) * x) / len(x)
@@ -217,7 +221,7 @@ def wavenumber(case: config.Case) -> float:
 
 
 def terms(case: config.Case) -> list[SpeciesTerm]:
-    """The Maxwellians of a case's species, for the dispersion relation."""
+    """The Maxwellians of the species of a case, for the dispersion relation."""
     found = []
     for one in case.species.values():
         assert isinstance(one.start, Maxwellian)
@@ -226,14 +230,15 @@ def terms(case: config.Case) -> list[SpeciesTerm]:
 
 
 def species_grid(case: config.Case, amplitude: float | None = None) -> SpeciesSolution:
-    """The grid solver's solution of a case of Maxwellian species, each with a wave or without.
+    """The grid solution of a case with Maxwellian species, each with or without a wave.
 
     Args:
-        amplitude: of the waves of all species, in place of those of the case.
+        case: the case.
+        amplitude: amplitude of the waves of all species; None means those of the case.
     """
     k, of_grid = wavenumber(case), []
     for one, term in zip(case.species.values(), terms(case), strict=True):
-        # trapping makes v spread by about four thermal speeds of electrons, and of ions in proportion to √(1/m)
+        # trapping broadens v by about four thermal speeds of electrons; for ions in proportion to √(1/m)
         reach = 5 * term.thermal_speed + 4 / math.sqrt(term.mass)
         of_grid.append(
             GridSpecies(
@@ -256,13 +261,13 @@ def _start(x: np.ndarray, v: np.ndarray, term: SpeciesTerm, k: float, amplitude:
 
 
 def growth(time: np.ndarray, energy: np.ndarray, window: tuple[float, float]) -> float:
-    """γ of an energy that grows as exp(2γt), by least squares of its logarithm in a window."""
+    """γ of an energy that grows as exp(2γt), by a least-squares fit of its logarithm in a window."""
     inside = (time >= window[0]) & (time <= window[1])
     return float(0.5 * np.polyfit(time[inside], np.log(energy[inside]), 1)[0])
 
 
 def near(what: str, found: float, wanted: float, allowed: float) -> bool:
-    """Whether a number is within a relative error of another; printed and kept."""
+    """Print and record a number, and return whether it is within a relative error of the wanted one."""
     error = found / wanted - 1
     print(f"{what}: {found:.6g}, wanted {wanted:.6g}, error {error:.3%} (target {allowed:.1%})")
     case, _, quantity = what.partition(": ")
@@ -272,7 +277,7 @@ def near(what: str, found: float, wanted: float, allowed: float) -> bool:
 
 
 def below(what: str, found: float, allowed: float) -> bool:
-    """Whether a number is at most another; printed and kept."""
+    """Print and record a number, and return whether it is at most the allowed one."""
     print(f"{what}: {found:.3g} (target {allowed:g})")
     case, _, quantity = what.partition(": ")
     return record(case, quantity, f"≤ {allowed:g}", f"{found:.2g}", found <= allowed)

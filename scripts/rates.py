@@ -1,4 +1,4 @@
-"""Rates of waves, with and without collisions, against theory and the grid solver, for validate.py."""
+"""Rates of waves with and without collisions, compared with theory and the grid solver, for validate.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hpc_kjko.reference.dispersion import landau_rate, landau_root, linear_field
 
 
 def e8(runs: Experiments) -> bool:
-    """Landau damping with and without collisions, two-stream growth with them: within 2 %, as means over seeds.
+    """Landau damping with and without collisions and two-stream growth with them: within 2 %, as means over seeds.
 
-    Damping with collisions is compared with what the same fit makes of the grid solver's wave: of theory's it is 3 %
-    off, for the first periods are not yet the least damped wave alone. Growth without collisions is :func:`growth`.
+    Damping with collisions is compared with the same fit to the grid solver's wave. That fit differs from theory by 3
+    %, because the first periods contain more than the least damped wave. :func:`growth` has growth without collisions.
     """
     passed, rates, frequencies = landau(runs), [], []
     for seed in RATE_SEEDS:
@@ -25,8 +25,8 @@ def e8(runs: Experiments) -> bool:
         frequencies.append(frequency)
     grid = runs.reference("e8_landau_collisional_0")
     wanted = damped_wave(time, np.sqrt(np.interp(time, grid.times, grid.field_energy)), latest=8.0)
-    passed &= means_agree("e8_landau_collisional: gamma", rates, wanted[0])
-    passed &= means_agree("e8_landau_collisional: omega", frequencies, wanted[1])
+    passed &= means_agree("e8_landau_collisional: damping rate", rates, wanted[0])
+    passed &= means_agree("e8_landau_collisional: frequency", frequencies, wanted[1])
     theory = landau_rate(0.5, 0.1)
     print(f"e8_landau_collisional: theory {theory[0]:.5f}, {theory[1]:.5f}")
     growth = []
@@ -38,7 +38,7 @@ def e8(runs: Experiments) -> bool:
 
 
 def landau(runs: Experiments) -> bool:
-    """Landau damping rate and frequency within 2 %, from the maxima of the wave's energy."""
+    """Landau damping rate and frequency within 2 %, from the maxima of the wave energy."""
     time, amplitude = mode_amplitude(runs, "e8_landau")
     (rate, frequency), root = peaks_rate(time, amplitude, latest=15.0), landau_root(0.5, 1.0)
     print(
@@ -54,7 +54,7 @@ def landau(runs: Experiments) -> bool:
 
 
 def growth(runs: Experiments) -> bool:
-    """Two-stream growth rate of 2²⁰ particles within 2 % of the dispersion relation."""
+    """Two-stream growth rate with 2²⁰ particles, within 2 % of the dispersion relation."""
     series = runs.series("growth")
     expected = two_stream_growth_rate(2 * np.pi / 31.4159265, 2.4, 1.0)
     late = (series["time"] > 24) & (series["time"] < 35)
@@ -71,19 +71,20 @@ def growth(runs: Experiments) -> bool:
 
 
 def mode_amplitude(runs: Experiments, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Times, and the root of the wave's own energy: noise in other modes is percents of a small wave's rate."""
+    """Times, and the root of the wave energy. Noise in other modes would change the rate of a small wave by
+    percents."""
     series = runs.series(name)
     return series["time"], np.sqrt(series["wave_energy"])
 
 
 def growth_rate(time: np.ndarray, amplitude: np.ndarray) -> float:
-    """The slope of log amplitude for 10 < t < 18."""
+    """The slope of the log amplitude for 10 < t < 18."""
     window = (time > 10) & (time < 18)
     return float(np.polyfit(time[window], np.log(amplitude[window]), 1)[0])
 
 
 def means_agree(what: str, found: list[float], wanted: float) -> bool:
-    """Whether the mean of some seeds' numbers is within 2 % of the one that is wanted."""
+    """Whether the mean over some seeds is within 2 % of the wanted number."""
     errors = np.array(found) / wanted - 1
     scatter = errors.std(ddof=1) / math.sqrt(len(errors))
     each = ", ".join(f"{error:.1%}" for error in errors)

@@ -1,4 +1,4 @@
-"""What a validation has measured: rows for docs/validation.json, from which the page docs/validation.md is made."""
+"""The results of a validation: rows of docs/validation.json, from which the page docs/validation.md is made."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Record:
     """One quantity of one case.
 
     Attributes:
-        case: what was run.
-        quantity: what was measured of it, and against what.
-        target: what is asked, in words; "–" if nothing is.
-        measured: the number, with its error where there is one.
-        met: whether it is what is asked.
+        case: the case that was run.
+        quantity: the quantity that was measured, and the reference.
+        target: the target, in words; "–" if there is none.
+        measured: the measured number, with its error if it has one.
+        met: whether the target was met.
     """
 
     case: str
@@ -34,31 +34,31 @@ class Record:
     met: bool
 
 
-#: What has been measured in this process.
+#: The results of this process.
 measured: list[Record] = []
 
 
 def record(case: str, quantity: str, target: str, value: str, met: bool) -> bool:
-    """Keep a row for the page, and return whether it is what is asked."""
+    """Keep a row for the page, and return whether the target was met."""
     measured.append(Record(case, quantity, target, value, bool(met)))
     return bool(met)
 
 
 def refusal(names: Iterable[str], path: Path = PAGE) -> str:
-    """Why the rows of some validations could not be written, in a sentence; empty if they can."""
+    """A sentence that says why rows of some validations cannot be written; empty if they can."""
     grouped = {name for group in json.loads(path.read_text(encoding="utf-8")) for name in group["validations"]}
     if without := [name for name in names if name not in grouped]:
-        return f'{", ".join(without)}: in no group of {path.name}: add the name to the "validations" of one'
+        return f'{", ".join(without)}: in no group of {path.name}: add the name to the "validations" of a group'
     if not _commit():
-        return "the commit that is measured is not known: run it in a git checkout"
+        return "the commit of the measurement is not known: run it in a git checkout"
     return ""
 
 
 def write(rows: list[tuple[str, Record]], path: Path = PAGE) -> None:
-    """Put rows in the place of those of the same case and quantity, or else at the end of their validation's group.
+    """Write rows. A row replaces that of the same case and quantity, or is added at the end of its validation's group.
 
     Args:
-        rows: the name of the validation, and what it measured.
+        rows: the name of the validation and its result, for each row.
         path: the JSON file.
     """
     groups: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def write(rows: list[tuple[str, Record]], path: Path = PAGE) -> None:
 
 
 def _commit(folder: Path = PAGE.parent) -> str:
-    """Seven digits, and + where tracked files outside docs/ are not as committed; empty outside a git checkout."""
+    """Seven digits, and + if tracked files outside docs/ have uncommitted changes; empty outside a git checkout."""
 
     def said(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -89,7 +89,7 @@ def _commit(folder: Path = PAGE.parent) -> str:
 
 
 def _machine() -> str:
-    """The processor, as Linux names it."""
+    """The name of the processor, as reported by Linux."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Writes what the documentation has from the code: keys, columns, verbs, and the table of validations.
+"""Writes the parts of the documentation that follow from the code: keys, columns, verbs, the table of validations.
 
     python scripts/reference.py
 
-To be run again when a key, a column, an option or docs/validation.json changes; a test compares. A page says
-``<!-- generated: NAME -->`` where such a part begins and ``<!-- end -->`` where it ends. The page of ``kjko cases``
-is written, too: hpc_kjko/post/templates/cases.txt. Only files that change are written.
+Run it again after a change of a key, a column, an option or docs/validation.json; a test compares. In a page such a
+part begins with ``<!-- generated: NAME -->`` and ends with ``<!-- end -->``. The script also writes the page of ``kjko
+cases``, hpc_kjko/post/templates/cases.txt. It writes only files that change.
 """
 
 from __future__ import annotations
@@ -36,13 +36,24 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CASES = ROOT / "hpc_kjko" / "post" / "templates" / "cases.txt"
 _PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+#: A symbol with a subscript, such as v_th or 2πx_j, but not a name such as two_stream.
+_SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")
 NO_BREAK = "\N{NON-BREAKING HYPHEN}"
-#: Keys of every problem, which are told once.
+#: The case file at the top of docs/reference/case_file.md.
+EXAMPLE: dict[str, dict[str, Any]] = {
+    "problem": {"kind": "two_stream", "beam_velocity": 2.4},
+    "physics": {"collision_strength": 0.01},
+    "particles": {"count": 32768},
+    "time": {"step": 0.1, "end": 30.0},
+}
+#: Column at which comments begin in the example.
+_COMMENT = 28
+#: Keys that all problems have. They are listed once.
 _COMMON = ("kind", "space_dims", "velocity_dims", "boundary")
 
 
 def with_generated_parts(text: str) -> str:
-    """A page with its generated parts as they are now."""
+    """The text of a page, with its generated parts made anew."""
     return _PART.sub(lambda found: f"{found[1]}\n{_made(found[2])}\n\n{found[3]}", text)
 
 
@@ -54,17 +65,33 @@ def pages() -> list[Path]:
 def _made(what: str) -> str:
     kind, _, name = what.partition(" ")
     makers: dict[str, Callable[[], str]] = {
+        "example": _example,
         "keys": lambda: _keys_of(name),
         "problems": _problems,
         "columns": _columns,
         "verbs": _verbs,
         "restart": _restart,
-        "validation": _validation,
+        "validation": _summary if name == "summary" else _validation,
     }
     return makers[kind]()
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
+
+
+def _example() -> str:
+    """A short case file, with the meaning of each key as a comment."""
+    problem = KINDS[EXAMPLE["problem"]["kind"]]
+    config.from_table(EXAMPLE)  # an error here says what is wrong with the example
+    lines = []
+    for name, keys in EXAMPLE.items():
+        section = problem if name == "problem" else section_of(config.Case.model_fields[name].annotation)
+        assert section is not None
+        lines.append(f"[{name}]")
+        for key, value in keys.items():
+            comment = meaning(section, key).replace("`", "").partition(". ")[0].removesuffix(".")
+            lines.append(f"{f'{key} = {text_of(value)}'.ljust(_COMMENT)}# {comment}")
+    return "\n".join(["```toml", "# Two counter-streaming beams with weak collisions", *lines, "```"])
 
 
 def _keys_of(name: str) -> str:
@@ -94,8 +121,14 @@ def _problems() -> str:
 
 def _joined(paragraphs: Iterable[str]) -> Iterator[str]:
     for text in paragraphs:
-        yield re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text.replace("``", "`"))
+        yield _with_subscripts(re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text.replace("``", "`")))
         yield ""
+
+
+def _with_subscripts(text: str) -> str:
+    """Text with symbols such as v_th as v<sub>th</sub>. Code between backticks is unchanged."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part[:1] == "`" else _SUBSCRIPT.sub(r"\1<sub>\2</sub>", part) for part in parts)
 
 
 def _head() -> list[str]:
@@ -115,7 +148,7 @@ def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[s
             default = "<br>".join(f"{solver} {_value(value)}" for solver, value in of_solvers.items())
         paragraphs = list(explanation(section, name))
         for number, part in enumerate(paragraphs):
-            if part.startswith("Default: "):  # it depends on other keys: its first sentence says how
+            if part.startswith("Default: "):  # a default that depends on other keys, described by its first sentence
                 default, _, more = part.removeprefix("Default: ").removesuffix(".").partition(". ")
                 paragraphs[number : number + 1] = [f"{more}."] if more else []
         lines.append(_row(key, default, paragraphs))
@@ -123,23 +156,26 @@ def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[s
 
 
 def _row(key: str, default: str, paragraphs: list[str]) -> str:
-    return f"| `{key}` | {default} | {_cell('<br>'.join(paragraphs))} |"
+    return f"| `{key}` | {_with_subscripts(default)} | {_cell('<br>'.join(paragraphs))} |"
 
 
 def _cell(text: str) -> str:
-    """A text in a cell of a table, bars and stars escaped. Code would show the backslash: with a bar it is none."""
+    """A text for a cell of a table. Bars and stars are escaped, and symbols get subscripts.
+
+    Code with a bar loses its backticks, because code would show the backslash.
+    """
 
     def escaped(found: re.Match[str]) -> str:
         part = found[0]
         if part[0] == "`" and "|" not in part:
             return part
-        return re.sub(r"([|*])", r"\\\1", part.strip("`"))
+        return _with_subscripts(re.sub(r"([|*])", r"\\\1", part.strip("`")))
 
     return re.sub(r"`[^`]*`|[^`]+", escaped, text)
 
 
 def _value(value: Any) -> str:
-    """A default as a page shows it: as in a case file, but for multiples of π and lists of one number."""
+    """A default as a page shows it: as in a case file, except multiples of π and lists of one number."""
     if isinstance(value, list | tuple) and len(value) == 1 and not isinstance(value[0], list | tuple):
         (value,) = value
     if value is None:
@@ -165,12 +201,12 @@ def _restart() -> str:
 
 
 def page_of_cases() -> str:
-    """What ``kjko cases`` shows: the keys of a case, the built-in problems, methods, solvers and integrators.
+    """The page that ``kjko cases`` shows: keys of a case, built-in problems, methods, solvers and integrators.
 
-    The command shows a file, as it would otherwise take seconds to load torch for a page of text. A line keeps its
-    indentation where the command wraps it.
+    The command shows a file, because loading torch for a page of text would take seconds. The command wraps long lines
+    and keeps their indentation.
     """
-    lines = ["Keys of a case, with their defaults. docs/reference/case_file.md says more about each.", ""]
+    lines = ["Keys of a case, with their defaults. docs/reference/case_file.md has the details.", ""]
     for kind, problem in KINDS.items():
         case = config.from_table({"problem": {"kind": kind}}).table()
         summary = (inspect.getdoc(problem) or "").partition("\n\n")[0].replace("\n", " ")
@@ -192,7 +228,7 @@ def page_of_cases() -> str:
 
 
 def _lines_of(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
-    """Two lines for each key of a section: its default, and what it means."""
+    """Two lines for each key of a section: its default and its meaning."""
     for name, field in section.model_fields.items():
         key = field.alias or name
         if key == "kind":
@@ -207,7 +243,7 @@ def _lines_of(section: type[Section], defaults: dict[str, Any]) -> Iterator[str]
 
 
 def text_of(value: Any) -> str:
-    """A value as a case file writes it."""
+    """A value in the form of a case file."""
     if value is None:
         return "none"
     if isinstance(value, Section):
@@ -267,15 +303,90 @@ def _title(page: str) -> str:
 # -- validation ------------------------------------------------------------------------------------------------------
 
 
+def _groups() -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = json.loads((DOCS / "validation.json").read_text(encoding="utf-8"))
+    return groups
+
+
+def _summary() -> str:
+    """A row for each group of docs/validation.json, and the targets that are missed."""
+    lines = ["| topic | quantities | targets met | error / allowed error |", "| --- | ---: | ---: | ---: |"]
+    missed, every = [], []
+    for group in _groups():
+        rows, link = group["rows"], f"[{group['title']}](#{_anchor(group['title'])})"
+        every += rows
+        lines.append(f"| {link} | {_counts(rows)} |")
+        missed += [f"* {link}: {_missed(row)}" for row in rows if not row["met"]]
+    lines.append(f"| all | {_counts(every)} |")
+    return "\n".join([*lines, "", f"These {len(missed)} quantities miss their target:", "", *missed])
+
+
+def _counts(rows: list[dict[str, Any]]) -> str:
+    """Cells of the summary: how many quantities, how many of the targets are met, and the worst ratio."""
+    asked = [row for row in rows if row["target"] != "–"]
+    ratios = [ratio for row in asked if (ratio := ratio_of(row["target"], row["measured"])) is not None]
+    worst = "–" if not ratios else "< 0.01" if max(ratios) < 0.01 else f"{max(ratios):.2g}"
+    return f"{len(rows)} | {sum(row['met'] for row in asked)} of {len(asked)} | {worst}"
+
+
+def _missed(row: dict[str, Any]) -> str:
+    return f"{row['case']}, {row['quantity']}: {row['measured']}; target: {row['target']}."
+
+
+def ratio_of(target: str, measured: str) -> float | None:
+    """The largest error of a row divided by the allowed error: at most 1 if the target is met.
+
+    Args:
+        target: "≤ a", "≥ a", "a within b %", "within b %" or "a ± b"; lists of a are for lists of measured numbers.
+        measured: numbers; those in brackets and those after ± do not count.
+
+    Returns:
+        The ratio; for "≥ a" it is a divided by the smallest number. None if the target has another form.
+    """
+    found = _numbers(measured)
+    if target[0] in "≤<":
+        limits = _numbers(target)
+        limits = limits * len(found) if len(limits) == 1 else limits
+        return max(abs(one) / limit for one, limit in zip(found, limits, strict=True))
+    if target[0] == "≥":
+        (limit,) = _numbers(target)
+        return limit / min(found) if limit > 0 else max(0.0, min(found) / limit)
+    wanted, word, allowed = target.partition(" ± " if "±" in target else "within ")
+    if not word:
+        return None
+    (tolerance,), exact = _numbers(allowed), _numbers(wanted)
+    if not exact:
+        return max(map(abs, found)) / tolerance
+    return max(abs(one - exact[0]) for one in found) / (tolerance * (abs(exact[0]) if "%" in allowed else 1))
+
+
+def _numbers(text: str) -> list[float]:
+    """The first number of each part of a list, without those in brackets and those after ±; 2 % is 0.02."""
+    text = re.sub(r"\([^)]*\)|± *\S+", "", text).replace("−", "-")
+    found = [re.search(r"-?\d+(\.\d+)?(e-?\d+)?", part) for part in re.split("[,;]", text)]
+    return [(0.01 if "%" in text else 1) * float(number[0]) for number in found if number]
+
+
+def _anchor(heading: str) -> str:
+    """The anchor of a heading, as GitHub and MkDocs make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def _validation() -> str:
-    """A table for each group of docs/validation.json."""
+    """A table for each group of docs/validation.json, with its figure if it has one."""
     lines = []
-    for group in json.loads((DOCS / "validation.json").read_text(encoding="utf-8")):
+    for group in _groups():
         lines += [f"## {group['title']}", "", group["text"], ""]
-        lines += ["| case | quantity | target | measured | of | machine |", "| --- | --- | --- | --- | --- | --- |"]
+        if "figure" in group:
+            lines += [f"![{group['title'].replace('`', '')}]({group['figure']})", "", f"*{group['caption']}*", ""]
+        lines.append("| case | quantity | target | measured | date, commit | machine |")
+        lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in group["rows"]:
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
-            case, quantity, target, measured = (_cell(row[name]) for name in ("case", "quantity", "target", "measured"))
+            case, quantity, target, measured = (
+                _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%")
+                for name in ("case", "quantity", "target", "measured")
+            )
             measured = measured if row["met"] else f"**{measured}**, missed"
             lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
         lines.append("")
@@ -283,7 +394,7 @@ def _validation() -> str:
 
 
 def main() -> None:
-    """Write the files that are not as they would be made now, and say which."""
+    """Write the files that are not up to date, and print their names."""
     made = {page: with_generated_parts(page.read_text(encoding="utf-8")) for page in pages()}
     for path, text in {CASES: page_of_cases(), **made}.items():
         if path.read_text(encoding="utf-8") != text:

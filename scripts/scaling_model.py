@@ -8,29 +8,27 @@ A step of N particles on n ranks, with a mesh of M nodes:
 
     t = c N/n + b / min(n, 2) + field(n, M) + talk(n)
 
-c: seconds a particle, for all that every particle takes part in. b: seconds of the batches of the inner solve, which
-are as many and as large for any N: hidden steps, coefficients of psi, control field. The rows of a batch lie on two
-ranks, however many there are, so b is halved at best. Both are those of a measured step in 3D3V on one thread
-(docs/benchmarks); a table of bench_scaling.py takes their place.
+c: seconds per particle, for all work that grows with the number of particles. b: seconds of the batches of the inner
+solve. Their number and size do not depend on N: hidden steps, coefficients of psi, control field. The rows of a batch
+are on two ranks, however many ranks there are, so b can at best be halved. Both numbers are those of a measured step in
+3D3V on one thread (docs/benchmarks); a table of bench_scaling.py replaces them.
 
-talk: the calls that collectives.py lists and a test counts. A sum over ranks of B bytes costs 2 ⌈log₂ n⌉ α + 2 B/β
-(recursive halving and doubling), a broadcast ⌈log₂ n⌉ α + 2 B/β. Latency α and bandwidth β are assumptions, not
-measurements, as is --speed-up, by which a processor is faster than the measured core. R. Thakur, R. Rabenseifner,
+talk: the calls that collectives.py lists and that a test counts. A sum over ranks of B bytes costs 2 ⌈log₂ n⌉ α + 2 B/β
+(recursive halving and doubling), a broadcast ⌈log₂ n⌉ α + 2 B/β. The latency α and the bandwidth β are assumptions, not
+measurements. So is --speed-up, the speed of a processor relative to the measured core. R. Thakur, R. Rabenseifner,
 W. Gropp, doi:10.1177/1094342005051521.
 
-field: twice a step the density is summed, Poisson's equation is solved and E reaches every rank. The solve on one rank
-takes --solve seconds on --solve-cells cells an axis and grows as M log M. Three ways:
+field: twice in each step the density is summed, Poisson's equation is solved, and E is sent to every rank. The solve on
+one rank takes --solve seconds with --solve-cells cells along each axis, and grows as M log M. Three ways:
 
     root         as grid.solver = "root": one rank solves, and broadcasts E
-    distributed  as grid.solver = "distributed": slabs, five transpositions, then phi and E are gathered on every rank
-    planned      not written yet: one copy of E for the ranks of a node, in shared memory, in single precision. One rank
+    distributed  as grid.solver = "distributed": slabs, five transpositions, then every rank gathers phi and E
+    planned      not written yet: one copy of E for all ranks of a node, in shared memory and single precision. One rank
                  of each node takes part in a reduce-scatter of the density to slabs, and in an allgather of E
 
-What is left out: waiting for slower ranks, network contention, files. Memory is what `kjko run --dry-run` says of a
-rank; that of the planned way is counted here.
-
-Prints predictions beside the rows of a table, then times, memory and the limits of strong scaling for 10⁶ to 10¹¹
-particles, the ways to solve on 512³ cells, and draws DIR/scaling_model.png.
+Not included: waiting for slower ranks, network contention, files. The memory of a rank is that of `kjko run --dry-run`.
+It is computed here for the planned way. Prints predictions for the rows of a table. Then it prints times, memory and
+limits of strong scaling for 10⁶ to 10¹¹ particles, and the ways to solve on 512³ cells. Draws DIR/scaling_model.png.
 """
 
 from __future__ import annotations
@@ -47,14 +45,14 @@ from collectives import JOB, Call, expected
 from hpc_kjko.case import config
 from hpc_kjko.running.memory import parts_of
 
-#: Of an ensemble, the cells of an axis: some tens of particles a cell, and no more than 512³.
+#: Cells along each axis, by number of particles: some tens of particles per cell, and at most 512³ cells.
 CELLS = {10**6: 32, 10**7: 64, 10**8: 128, 10**9: 256, 10**10: 512, 10**11: 512}
 RANKS = tuple(4**power for power in range(9))
-#: Ranks that share the mesh of a node in the planned way, each with threads of its own.
+#: Ranks that share the mesh of a node in the planned way. Each has its own threads.
 RANKS_OF_A_NODE = 8
-#: Ranks that a batch of the inner solve lies on.
+#: Number of ranks that hold the rows of a batch of the inner solve.
 BATCH_RANKS = 2
-#: What is said of a small object, in bytes.
+#: Assumed size of a small object, in bytes.
 SMALL = 64
 WAYS = ("root", "distributed", "planned")
 DENSITY, FIELD = "density", "electric field"
@@ -62,11 +60,11 @@ DENSITY, FIELD = "density", "electric field"
 
 @dataclass(frozen=True)
 class Model:
-    """The measured costs of a core, and the assumed network.
+    """The measured costs of one core, and the assumed network.
 
     Attributes:
-        each: seconds a particle.
-        batches: seconds of what is the same for any number of particles.
+        each: seconds per particle.
+        batches: seconds of the work that does not depend on the number of particles.
         solve: seconds of all Poisson solves of a step, on one rank with ``solve_nodes`` nodes.
     """
 
@@ -83,19 +81,19 @@ class Model:
         return 0.0 if ranks == 1 else 2 * math.ceil(math.log2(ranks)) * self.latency + 2 * nbytes / self.bandwidth
 
     def broadcast(self, ranks: int, nbytes: float) -> float:
-        """Seconds of a broadcast, or of a gathering to every rank of so many bytes in all."""
+        """Seconds of a broadcast."""
         return 0.0 if ranks == 1 else math.ceil(math.log2(ranks)) * self.latency + 2 * nbytes / self.bandwidth
 
     def gather(self, ranks: int, nbytes: float) -> float:
-        """Seconds until every rank has the parts of all, of so many bytes together."""
+        """Seconds until every rank has the parts of all ranks, of ``nbytes`` bytes together."""
         return 0.0 if ranks == 1 else math.ceil(math.log2(ranks)) * self.latency + nbytes / self.bandwidth
 
     def exchange(self, ranks: int, nbytes: float) -> float:
-        """Seconds of an all-to-all exchange in which each rank has so many bytes for the others."""
+        """Seconds of an all-to-all exchange in which each rank sends ``nbytes`` bytes to the others."""
         return (ranks - 1) * self.latency + nbytes / self.bandwidth if ranks > 1 else 0.0
 
     def of_call(self, call: Call, ranks: int) -> float:
-        """Seconds of one of the calls that collectives.py lists."""
+        """Seconds of one call in the list of collectives.py."""
         if call.kind == "sum":
             return self.sum(ranks, call.nbytes)
         if call.kind == "broadcast":
@@ -103,12 +101,12 @@ class Model:
         return self.gather(ranks, SMALL * ranks)
 
     def talk(self, case: config.Case, ranks: int) -> float:
-        """Seconds of the calls of a step, but for those of the field."""
+        """Seconds of the calls of a step, except those of the field."""
         calls = expected(case)
         return sum(n * self.of_call(call, ranks) for call, n in calls.items() if call.purpose not in (DENSITY, FIELD))
 
     def field(self, case: config.Case, ranks: int, way: str) -> float:
-        """Seconds of a step from the ranks' own densities to E on every rank."""
+        """Seconds in a step from the density on each rank to E on every rank."""
         nodes = math.prod(case.grid.cells)
         alone = self.solve * nodes * math.log2(nodes) / (self.solve_nodes * math.log2(self.solve_nodes))
         solves = sum(n for call, n in expected(case).items() if call.purpose == DENSITY)
@@ -125,47 +123,47 @@ class Model:
         return alone / slabs / self.speed_up + solves * (transposed + told)
 
     def best(self, case: config.Case, ranks: int) -> float:
-        """Seconds of :meth:`field` by the faster way that there is."""
+        """Seconds of :meth:`field` with the faster of the two existing ways."""
         return min(self.field(case, ranks, way) for way in WAYS[:2])
 
     def step(self, case: config.Case, ranks: int, field: float | None = None) -> float:
-        """Seconds of a step; of it what the field takes, or the faster way that there is."""
+        """Seconds of a step. ``field`` is the time of the field; by default that of the faster existing way."""
         own = self.each * case.particles.count / ranks + self.batches / min(ranks, BATCH_RANKS)
         return own / self.speed_up + (self.best(case, ranks) if field is None else field) + self.talk(case, ranks)
 
 
 def transposed_bytes(case: config.Case) -> float:
-    """Of the Fourier coefficients of a real mesh: what all ranks together exchange in a transposition."""
+    """Bytes of the Fourier coefficients of a real mesh, which all ranks together exchange in a transposition."""
     *others, last = case.grid.cells
     return 16 * math.prod(others) * (last // 2 + 1)
 
 
 def case_of(particles: int, cells: int, way: str = "root") -> config.Case:
-    """The 3D3V case of a size."""
+    """The 3D3V case with this size."""
     changes = [f"particles.count={particles}", f"grid.cells=[{cells},{cells},{cells}]"]
     return config.load(JOB, [*changes, *([f"grid.solver={way}"] if way != "planned" else [])])
 
 
 def memory(particles: int, cells: int, ranks: int, way: str) -> float:
-    """Bytes of a rank."""
+    """Bytes of memory of one rank."""
     parts = parts_of(case_of(particles, cells, way), 0, ranks, torch.device("cpu"))
     if way != "planned":
         return sum(part.nbytes for part in parts)
     nodes, others = cells**3, sum(part.nbytes for part in parts if part.name != "mesh and field")
-    # a density of its own in double precision; of the node's copy of E, and of the slabs' work, a part
+    # an own density in double precision, and a part of the node's copy of E and of the work arrays of the slabs
     shared = 12 * nodes / min(ranks, RANKS_OF_A_NODE)
     slabs = 8 * 12 * nodes / min(ranks, cells)
     return others + 8 * nodes + shared + slabs
 
 
 def read(path: Path) -> list[dict[str, float | str]]:
-    """The rows of bench_scaling.py."""
+    """The rows of a table of bench_scaling.py."""
     with path.open(newline="") as file:
         return [{k: v if k == "scaling" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def limits(model: Model, particles: int) -> list[tuple[float, int, float]]:
-    """Of an ensemble: an efficiency of strong scaling, the most ranks that have it, and their seconds a step."""
+    """Efficiencies of strong scaling, the largest number of ranks with each, and their seconds per step."""
     case, found = case_of(particles, CELLS[particles]), []
     alone = model.step(case, 1)
     times = {
@@ -178,10 +176,12 @@ def limits(model: Model, particles: int) -> list[tuple[float, int, float]]:
 
 
 def draw(model: Model, measured: list[tuple[str, int, float, float]], path: Path) -> None:
-    """Step time, efficiency and memory against ranks for each ensemble, and measured points if there are any.
+    """Draw time per step, efficiency and memory against the number of ranks, with measured points if there are any.
 
     Args:
-        measured: scaling, ranks, seconds measured and predicted.
+        model: the model.
+        measured: scaling, number of ranks, measured seconds and predicted seconds.
+        path: the file.
     """
     import matplotlib
 
@@ -233,16 +233,16 @@ def draw(model: Model, measured: list[tuple[str, int, float, float]], path: Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, nargs="?", help="written by bench_scaling.py --out")
-    parser.add_argument("--measured-cells", type=int, default=32, help="cells an axis of the table's runs (32)")
-    parser.add_argument("--each", type=float, default=2.45e-6, help="seconds a particle (2.45e-6)")
-    parser.add_argument("--batches", type=float, default=0.29, help="seconds of the batches of a step (0.29)")
+    parser.add_argument("table", type=Path, nargs="?", help="a table written by bench_scaling.py --out")
+    parser.add_argument("--measured-cells", type=int, default=32, help="cells along an axis in the table's runs (32)")
+    parser.add_argument("--each", type=float, default=2.45e-6, help="seconds per particle (2.45e-6)")
+    parser.add_argument("--batches", type=float, default=0.29, help="seconds of the batches in a step (0.29)")
     parser.add_argument("--solve", type=float, default=0.182, help="seconds of a Poisson solve on one rank (0.182)")
-    parser.add_argument("--solve-cells", type=int, default=128, help="cells an axis of that solve (128)")
-    parser.add_argument("--latency", type=float, default=2e-6, help="seconds a message (2e-6)")
-    parser.add_argument("--bandwidth", type=float, default=1.2e10, help="bytes a second of a rank (1.2e10)")
-    parser.add_argument("--speed-up", type=float, default=1.0, help="of a rank's processor over the measured core (1)")
-    parser.add_argument("--cores", type=int, default=2, help="of the machine that was measured (2)")
+    parser.add_argument("--solve-cells", type=int, default=128, help="cells along an axis in that solve (128)")
+    parser.add_argument("--latency", type=float, default=2e-6, help="seconds per message (2e-6)")
+    parser.add_argument("--bandwidth", type=float, default=1.2e10, help="bytes per second of a rank (1.2e10)")
+    parser.add_argument("--speed-up", type=float, default=1.0, help="processor speed relative to the measured core (1)")
+    parser.add_argument("--cores", type=int, default=2, help="cores of the measured machine (2)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     network = {name: getattr(options, name) for name in ("latency", "bandwidth", "speed_up")}
@@ -257,7 +257,7 @@ def main() -> None:
     here = replace(model, speed_up=1.0)
     for row in rows:
         ranks, particles = int(row["ranks"]), int(row["particles"])
-        sharing = max(1.0, ranks / options.cores)  # ranks that share a core take turns
+        sharing = max(1.0, ranks / options.cores)  # ranks on the same core take turns
         case = case_of(particles, options.measured_cells)
         turns = replace(here, speed_up=1 / sharing)
         predicted = turns.step(case, ranks, turns.field(case, ranks, "root"))

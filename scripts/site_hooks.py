@@ -1,6 +1,6 @@
-"""Hooks of MkDocs: formulas become MathML while the site is built, and the menu lists folders of pages.
+"""Hooks of MkDocs: they convert formulas to MathML while the site is built, and list folders of pages in the menu.
 
-So a page needs no script, no font and no network for its formulas, and a new file in docs/benchmarks/ is in the menu.
+So formulas need no script, no font and no network, and a new file in docs/benchmarks/ appears in the menu.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
-#: Names in docstrings, as Sphinx would link them.
+#: Names in docstrings with Sphinx roles.
 _ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):<code>(?:~[\w.]+\.)?~?([\w.]+)</code>")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _PRIME, _BAR, _SPACE = "<mo>′</mo>", '<mo stretchy="false">&#x0007C;</mo>', '<mspace width="0.17em"/>'
 
 
 def on_config(config: Any) -> Any:
-    """Entries ``folder/*`` of the menu stand for the pages of that folder, its index first, dated ones newest first."""
+    """Replace entries ``folder/*`` of the menu by the pages of that folder: its index first, dated pages newest
+    first."""
     config.nav = [_expanded(entry, Path(config.docs_dir)) for entry in config.nav]
     return config
 
@@ -39,7 +40,7 @@ def _expanded(entry: Any, docs: Path) -> Any:
 
 
 def _listed(page: Path, docs: Path) -> str | dict[str, str]:
-    """A page of a folder in the menu: a dated one by its date and title."""
+    """The menu entry of a page of a folder. A dated page is shown by its date and title."""
     date, place = _DATE.match(page.name), page.relative_to(docs).as_posix()
     if not date:
         return place
@@ -48,7 +49,7 @@ def _listed(page: Path, docs: Path) -> str | dict[str, str]:
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """The page as it is. In the search, dated pages and the log of what was tried come after what holds now."""
+    """Return the page unchanged. Dated pages and the research log get a lower rank in the search."""
     if _DATE.match(Path(page.file.src_path).name) or page.file.src_path == "research.md":
         page.meta["search"] = {"boost": 0.2}
     return text
@@ -67,8 +68,8 @@ def on_page_content(text: str, **_: Any) -> str:
 def mathml(latex: str, display: Literal["inline", "block"]) -> str:
     """A formula as MathML.
 
-    A prime stands beside its letter, as it is raised already. Bars have no space around them, and names of functions
-    have some.
+    A prime is written beside its letter, because the character is already raised. Bars have no space around them, and
+    names of functions have some.
     """
     made = convert(latex, display=display)
     made = re.sub(

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Checks this checkout: ruff, mypy, then all tests. Arguments go to pytest, and leave out the files written through MPI-IO.
+# Checks this checkout: ruff, mypy, then all tests. With arguments, which go to pytest, files through MPI-IO are not
+# tested.
 #
 #     bash scripts/test.sh [pytest arguments]
 #
-# Environment variables: KJKO_VENV, the virtual environment to make or use (default .venv in the checkout); PYTHON, the
-# interpreter to make it with.
+# Environment variables: KJKO_VENV is the virtual environment to create or use (default: .venv in the checkout), and
+# PYTHON is the interpreter to create it with.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${KJKO_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 cd "$root"
 
-# where there is a compiler, native code that does not build is an error, not a reason to skip its tests
+# if there is a compiler, native code that does not build is an error, and not a reason to skip its tests
 if [ -x "$(command -v "${CXX:-c++}")" ]; then export KJKO_NATIVE="${KJKO_NATIVE:-require}"; fi
+export PYTHONDONTWRITEBYTECODE= # else each of some hundred processes compiles the package and its tests again
 bash scripts/environment.sh "$venv" mpi,plot,docs,test editable
 . scripts/mpi_workstation.sh
-export PATH="$venv/bin:$PATH" # another MPI's mpirun would start copies of one rank
+export PATH="$venv/bin:$PATH" # the mpirun of another MPI would start independent copies of one rank
 
 ruff check .
 logs=$(mktemp -d)
@@ -23,8 +25,8 @@ trap 'rm -rf "$logs"' EXIT
 export logs KJKO_FOUND_BY_ONE_RANK=$logs/found_by_one_rank # see tests/parallel/test_reproducible.py
 parallel_h5py=$venv-h5py-mpi
 
-# One job per number of ranks runs all its tests (a job per test, as plain `pytest` starts them, takes minutes more).
-# Rank 0 reports; what the others printed is shown if the job fails.
+# For each number of ranks one job runs all tests. (Plain `pytest` starts one job per test, which takes minutes longer.)
+# Rank 0 reports. The output of the other ranks is shown if the job fails.
 on_ranks() { # RANKS [pytest arguments]
     local ranks=$1 status=0
     shift
@@ -47,7 +49,7 @@ if [ $# != 0 ]; then
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-physics_and_faults() { # but for the paper's examples
+physics_and_faults() { # except the paper's examples
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/physics tests/faults \
         "${paper[@]/#/--ignore=}" --ignore=tests/faults/test_slurm.py
 }
@@ -71,22 +73,22 @@ ranks() {
     python -m pytest -p no:cacheprovider --color=no -m "not parallel or parallel[1]" tests/parallel
 }
 batch_jobs() { python -m pytest -p no:cacheprovider --color=no tests/faults/test_slurm.py; }
+types() { mypy; }
 
-# Four streams share the cores: much of all but the physics is waiting for processes. SLURM's jobs sleep most of the time
-# but are to start in time, which they do beside one process, not beside ranks. So they and the physics start first, all
-# else when SLURM's have ended. (Both would wait for apt-get's lock, too.)
+# Streams share the cores. Most of their time, except in the physics, is waiting for processes. The SLURM jobs sleep most
+# of the time but must start in time, so all other streams have a lower priority. That is not enough beside ranks, which
+# start when SLURM has ended. (Otherwise both would also wait for the lock of apt-get.)
 after() { until [ -e "$logs/$1.ended" ]; do sleep 0.2; done; }
-set -m # each stream is a process group of its own, which the end of this script ends
-streams=(batch_jobs physics_and_faults mpi_io_and_paper ranks)
+set -m # each stream is its own process group, which this script ends at its end
+streams=(batch_jobs types physics_and_faults mpi_io_and_paper ranks)
 for stream in "${streams[@]}"; do
     (
         trap 'touch "$logs/$stream.ended"' EXIT
         "$stream"
     ) >"$logs/$stream" 2>&1 &
+    if [ "$stream" = batch_jobs ]; then renice -n 5 -p $$ >/dev/null; fi # what is started from here on inherits it
 done
 trap 'kill -- $(jobs -p | sed "s/^/-/") 2>/dev/null; wait; rm -rf "$logs"' EXIT
-mypy
-after batch_jobs
 status=0
 python -m pytest -m "not parallel or parallel[1]" tests/unit || status=$?
 for number in "${!streams[@]}"; do

@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Full-size validation against independent solutions; prints what they find.
+"""Full-size validation against independent solutions. Prints the results.
 
     python scripts/validate.py [NAME…] [--ranks N] [--out DIR] [--record]
 
 e1 … e6: the paper's examples; e7: 3D3V; e8: rates with and without collisions; long: three methods to t = 200; floor:
 noise of the field energy with the control variate; two_stream, growth, landau: the full-size two-stream case and
 collisionless rates of jobs/; seeds, order, stiff, equilibrium: few particles, orders in the step, strong collisions,
-10⁴ steps; dougherty: collisions that conserve; ions, buneman: waves and instability of two species; magnetic: waves
-across a magnetic field; driven: a driven wave; coulomb_rates, coulomb_relaxation, bkw, coulomb_keeps, coulomb_waves,
-coulomb_plasma: Coulomb collisions against exact rates and solutions, what they keep, how they damp a wave, and beams;
-drawn: cases drawn at random, by --seed.
-Missing runs are made, in DIR/NAME, and shared with paper_figures.py. Exit code 1 if a target is missed. Small versions
-are in the tests. With --record the rows of docs/validation.json become those that are measured, and the page
-docs/validation.md follows (python scripts/reference.py).
+10⁴ steps; dougherty: collisions that conserve momentum and energy; ions, buneman: waves and instability of two species;
+magnetic: waves across a magnetic field; driven: a driven wave; coulomb_rates, coulomb_relaxation, bkw, coulomb_keeps,
+coulomb_waves, coulomb_plasma: Coulomb collisions (exact rates and solutions, conservation, damping of a wave, beams);
+drawn: random cases, chosen by --seed.
+Missing runs are made in DIR/NAME, and are shared with paper_figures.py. The exit code is 1 if a target is missed. The
+tests contain small versions. With --record the results replace their rows in docs/validation.json; then
+`python scripts/reference.py` updates the page docs/validation.md.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from hpc_kjko.files.output import list_snapshots, read_snapshot
 
 
 def e1(runs: Experiments) -> bool:
-    """Root of the time-averaged drift error against the step: slope 1 ± 0.15 for the paper's scheme."""
+    """Root of the time-averaged drift error as a function of h: slope 1 ± 0.15 for the paper's scheme."""
     passed = True
     labels = {"": "JKO, order 1", "score_": "score matching", "second_": "JKO, order 2"}
     for dims in ("1d", "3d"):
@@ -78,7 +78,7 @@ def e1(runs: Experiments) -> bool:
 
 
 def relaxation(runs: Experiments, name: str, marginals: bool, allowed_kl: float = 0.03) -> bool:
-    """KL divergence per dimension near the grid solver's at every time, marginals within 0.03 at the end."""
+    """KL divergence per dimension close to that of the grid solver at all times; marginals within 0.03 at the end."""
     series, case = runs.series(name), runs.case(name)
     dims, end = case.problem.space_dims, case.time.end
     reference = runs.reference(name, (end,))
@@ -112,28 +112,29 @@ def relaxation(runs: Experiments, name: str, marginals: bool, allowed_kl: float 
 
 
 def e2(runs: Experiments) -> bool:
-    """Example 2, ours and the paper's scheme; the target is ours to meet."""
+    """Example 2 with the default and the paper's scheme. The target applies to the default."""
     passed = relaxation(runs, "e2", marginals=True, allowed_kl=0.0004)
     relaxation(runs, "e2_paper", marginals=True)
     return passed
 
 
 def e3(runs: Experiments) -> bool:
-    """Example 3, both potentials: KL at the end, where it is 0, within 0.0005."""
+    """Example 3, both potentials: KL at the end; the exact value is 0, within 0.0005."""
     passed = [relaxation(runs, name, marginals=True) for name in ("e3_cosine", "e3_ratchet")]
     for name in ("e3_cosine", "e3_ratchet"):
         last = float(runs.series(name)["kl"][-1])
-        passed.append(record(name, "KL at the end, where it is 0", "≤ 0.0005", f"{last:.5f}", abs(last) <= 0.0005))
+        quantity = "KL at the end; the exact value is 0"
+        passed.append(record(name, quantity, "≤ 0.0005", f"{last:.5f}", abs(last) <= 0.0005))
     return all(passed)
 
 
 def e4(runs: Experiments) -> bool:
-    """Example 4: three times the one-dimensional KL."""
+    """Example 4: KL is three times that of one dimension."""
     return relaxation(runs, "e4", marginals=False, allowed_kl=0.0012)
 
 
 def e5(runs: Experiments) -> bool:
-    """Field energy within 10 % (relative L², t ≤ 40) at weak collisions and entropy within 1 %."""
+    """Field energy within 10 % (relative L², t ≤ 40) at weak collisions, and entropy within 1 %."""
     passed = True
     for name in ("e5_weak", "e5_weak_leaky", "e5_strong", "e5_strong_leaky"):
         series, reference = runs.series(name), runs.reference(name)
@@ -158,7 +159,8 @@ def e5(runs: Experiments) -> bool:
 
 
 def transverse_temperatures(runs: Experiments, name: str) -> np.ndarray:
-    """Variance of v_2 and v_3 at every snapshot, from the 160-bin marginals (Sheppard's correction): [snapshots, 2]."""
+    """Variances of v_2 and v_3 in every snapshot, from marginals of 160 bins (Sheppard's correction): [snapshots,
+    2]."""
     folder, found = runs.folder(name) / "snapshots", []
     for step in list_snapshots(folder):
         variances = []
@@ -174,7 +176,7 @@ def transverse_temperatures(runs: Experiments, name: str) -> np.ndarray:
 
 
 def e6(runs: Experiments) -> bool:
-    """The same field energy as in 1D1V, and transverse temperatures within 1 % of the bath's."""
+    """The field energy equals that of 1D1V, and the transverse temperatures are within 1 % of that of the bath."""
     passed = True
     for name in ("e6", "e6_leaky"):
         series, plain, reference = runs.series(name), runs.series("e5_weak"), runs.reference("e5_weak")
@@ -195,7 +197,7 @@ def e6(runs: Experiments) -> bool:
 
 
 def long(runs: Experiments) -> bool:
-    """Three methods on the weakly collisional two-stream case to t = 200: a table, no target."""
+    """Three methods for the two-stream case with weak collisions to t = 200: a table without a target."""
     reference = runs.reference("long_jko")
     print("long: at t = 50, 100, 200: kinetic energy, field energy, entropy, KL to equilibrium; substeps; seconds")
     for name in ("long_jko", "long_score_matching", "long_langevin", "grid"):
@@ -217,8 +219,9 @@ def long(runs: Experiments) -> bool:
 
 
 def floor(runs: Experiments) -> bool:
-    """Field energy in the last quarter of E5: with the control variate at least 30 times below Langevin's, and falling
-    with the number of particles."""
+    """Field energy in the last quarter of E5 with the control variate: at least 30 times below that of Langevin.
+
+    It must also decrease with the number of particles."""
     passed = True
     for strength in FLOOR_ENDS:
         before = np.inf
@@ -238,16 +241,15 @@ def floor(runs: Experiments) -> bool:
                     ),
                 )
             lower = late["langevin"] / late["controlled"]
-            row = (f"κ = {strength:g}, {count} particles", "late field energy, Langevin's over that with the variate")
-            passed &= record(
-                *row, "≥ 30, and falling with N", f"{lower:.0f}", lower >= 30 and late["controlled"] < before
-            )
+            quantity = "late field energy of a Langevin run, divided by that with the control variate"
+            row = (f"κ = {strength:g}, {count} particles", quantity)
+            passed &= record(*row, "≥ 30", f"{lower:.0f}", lower >= 30 and late["controlled"] < before)
             before = late["controlled"]
     return bool(passed)
 
 
 def two_stream(runs: Experiments) -> bool:
-    """Field energy of the full-size case within 10 % of the grid solver at t = 10, 15, 20, 25."""
+    """Field energy of the full-size case, within 10 % of the grid solver at t = 10, 15, 20, 25."""
     series, reference = runs.series("two_stream_full"), runs.reference("two_stream_full")
     at = {
         name: np.interp(series["time"], reference.times, getattr(reference, name))
@@ -272,9 +274,10 @@ def two_stream(runs: Experiments) -> bool:
 
 
 def e7(runs: Experiments) -> bool:
-    """3D3V: the field energy of the wave, per volume, within 10 % (relative L²) of 1D1V's, along x_1 and obliquely.
+    """3D3V: field energy of the wave per volume, within 10 % (relative L²) of 1D1V, along x_1 and obliquely.
 
-    Each relative to its start: the mesh sees a little less of a wave of few cells. All other modes stay at noise.
+    Each is relative to its start, because a mesh with few cells per wavelength weakens the wave. All other modes stay
+    noise.
     """
     passed = True
     for name in ("e7", "e7_oblique"):
@@ -300,7 +303,7 @@ def e7(runs: Experiments) -> bool:
 
 
 def seeds(runs: Experiments) -> bool:
-    """Example 2 with few particles, five seeds of both starts: KL within 0.02, 0.01, 0.004 for 2048, 8192, 65536."""
+    """Example 2 with few particles, five seeds, two starts: KL within 0.02, 0.01, 0.004 for 2048, 8192, 65536."""
     passed = True
     for count, allowed in COUNTS.items():
         for start in STARTS:
@@ -319,9 +322,9 @@ def seeds(runs: Experiments) -> bool:
 
 
 def order(runs: Experiments) -> bool:
-    """Observed orders in h by self-convergence with frozen features, moments and field energy: 2 ± 0.2.
+    """Observed orders in h by self-convergence with untrained features, for moments and field energy: 2 ± 0.2.
 
-    Entropy is shown only: for what the features miss it is of first order (docs/research.md).
+    Entropy is only printed: it is of first order in the part that the features cannot represent (docs/research.md).
     """
     passed = True
     coarse, quantities = max(SELF_CONVERGENCE_STEPS), ("kinetic_energy", "potential_energy", "field_energy", "entropy")
@@ -345,7 +348,7 @@ def order(runs: Experiments) -> bool:
 
 
 def stiff(runs: Experiments) -> bool:
-    """κh = 1, 10, 100 (second order: 1, 10): the temperature of the bath within 1 %, no step violated."""
+    """κh = 1, 10, 100 (second order: 1, 10): temperature within 1 % of that of the bath, no violated step."""
     passed = True
     for of_order, strength in STIFF:
         series = runs.series(f"stiff_{of_order}_{strength}")
@@ -363,8 +366,9 @@ def stiff(runs: Experiments) -> bool:
 
 
 def equilibrium(runs: Experiments) -> bool:
-    """10⁴ steps near equilibrium: KL never further than 0.003 from its start, kinetic energy of the last and of the
-    first half within 3 standard errors."""
+    """10⁴ steps near equilibrium: KL stays within 0.003 of its start.
+
+    The kinetic energies of the first and the last half agree within 3 standard errors."""
     series = runs.series("equilibrium")
     change = series["kl"] - series["kl"][0]
     print(f"equilibrium: KL changes by {change.min():.4f} to {change.max():.4f}")
@@ -382,8 +386,10 @@ def equilibrium(runs: Experiments) -> bool:
 
 
 def dougherty(runs: Experiments) -> bool:
-    """Like-particle collisions: field energy within 5 % of the grid solver's, momentum and energy kept to 1e-12,
-    temperatures equal at the rate 2κ, ∫f log f never rising for certain in 10⁴ steps."""
+    """Collisions within one species: field energy within 5 % of the grid solver, momentum and energy conserved to
+    1e-12.
+
+    Temperatures become equal at the rate 2κ, and in 10⁴ steps ∫f log f never rises with certainty."""
     passed = True
     for name in ("dougherty_two_stream", "dougherty_poisson", "dougherty_landau"):
         series, reference = runs.series(name), runs.reference(name)
@@ -420,7 +426,7 @@ def dougherty(runs: Experiments) -> bool:
     rate = -np.polyfit(series["time"][: len(apart)], np.log(apart), 1)[0]
     print(f"{name}: T_1 − T_2 falls at the rate {rate:.4f}, 2 kappa = {2 * runs.case(name).physics.collision_strength}")
     wanted = 2 * runs.case(name).physics.collision_strength
-    row = (name, "rate at which temperatures become equal", f"{wanted:g} within 2 %", f"{rate:.4f}")
+    row = (name, "rate at which the temperatures become equal, which is 2κ", f"{wanted:g} within 2 %", f"{rate:.4f}")
     passed &= record(*row, abs(rate / wanted - 1) < 0.02)
     series = runs.series("dougherty_long")
     energy = series["kinetic_energy"] + series["field_energy"]
@@ -434,17 +440,23 @@ def dougherty(runs: Experiments) -> bool:
         f"at most {below.max():.4f} a particle below it; "
         f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
     )
-    by_chance = len(changes) / 741  # as many rise by three standard errors where nothing changes
+    by_chance = len(changes) / 741  # without a change, so many steps rise by three standard errors
     violated = int((series["certificate"] < 0).sum())
-    row = ("dougherty_long, 10⁴ steps", "steps that raise ∫f log f for certain", f"{by_chance:.0f} by chance")
-    passed &= record(*row, f"{violated}", violated <= by_chance + 3 * by_chance**0.5)
-    row = ("dougherty_long, 10⁴ steps", "∫f log f a particle below the Maxwellian's", "≤ 0.001", f"{below.max():.1e}")
-    passed &= record(*row, below.max() <= 0.001)
+    case, quantity = "dougherty_long, 10⁴ steps", "steps in which ∫f log f rises by over three standard errors"
+    passed &= record(
+        case,
+        quantity,
+        f"{by_chance:.0f} are expected by chance",
+        f"{violated}",
+        violated <= by_chance + 3 * by_chance**0.5,
+    )
+    quantity = "∫f log f per particle, largest fall below the Maxwellian's"
+    passed &= record(case, quantity, "≤ 0.001", f"{below.max():.1e}", below.max() <= 0.001)
     return bool(passed)
 
 
 def maxwellian_entropy(series: dict[str, np.ndarray]) -> float:
-    """∫f log f of the homogeneous 1V Maxwellian with all the energy of a run."""
+    """∫f log f of the homogeneous 1V Maxwellian with the same energy as the run."""
     energy = (series["kinetic_energy"] + series["field_energy"])[0]
     return float(-0.5 * series["mass"][0] * np.log(2 * np.pi * np.e * 2 * energy / series["mass"][0]))
 
@@ -485,12 +497,12 @@ VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(VALIDATIONS), default=[])
-    parser.add_argument("--seed", type=int, default=1, help="of the drawn cases (default 1)")
-    parser.add_argument("--ranks", type=int, default=2, help="of the runs that are made (default 2)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random cases (default 1)")
+    parser.add_argument("--ranks", type=int, default=2, help="number of ranks of new runs (default 2)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/paper/runs"), help="run folders; finished ones are reused"
+        "--out", type=Path, default=Path("runs/paper/runs"), help="folder of the run folders; finished runs are reused"
     )
-    parser.add_argument("--record", action="store_true", help="put what is measured into docs/validation.json")
+    parser.add_argument("--record", action="store_true", help="write the results into docs/validation.json")
     options = parser.parse_args()
     unknown = set(options.names) - VALIDATIONS.keys()
     if unknown:

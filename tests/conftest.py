@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Fixtures and helpers that the tests share."""
 
 import atexit
 import functools
@@ -22,24 +22,24 @@ from hpc_kjko.cli.main import main
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running.diagnostics import measure
 
-# A busy machine is slow to draw examples; that is not what the tests are about.
+# On a busy machine it takes long to draw examples, but the tests are not about that.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
-# A shell starts background jobs with SIGINT ignored, and what is ignored here is ignored by all that the tests start.
+# A shell starts background jobs with SIGINT ignored, and all processes that the tests start would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A run that has ended leaves its signals ignored (hpc_kjko/terminal.py), and so would be all that later tests start.
+# A run that has ended leaves its signals ignored (hpc_kjko/terminal.py). All later tests would inherit this.
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 _HANDLERS = {number: signal.getsignal(number) for number in _SIGNALS}
 
-#: Seconds within which any command of the tests must have ended.
+#: Every command of the tests must end within this number of seconds.
 PATIENCE = 120
 
 
 @pytest.fixture(autouse=True)
 def handlers_as_they_were():
-    """Signals mean after a test what they meant before all tests."""
+    """Restore the signal handlers of before all tests after each test."""
     yield
     for number, handler in _HANDLERS.items():
         signal.signal(number, handler)
@@ -47,16 +47,19 @@ def handlers_as_they_were():
 
 @pytest.fixture
 def alone() -> Communicator:
-    """A communicator of one rank that has nothing to do with MPI."""
+    """A communicator of one rank that does not use MPI."""
     torch.set_num_threads(1)
     return Communicator()
 
 
 def rows_to_the_end(simulation, *columns: str) -> dict[str, np.ndarray]:
-    """Columns of the series from where a simulation is to its end, where it is left.
+    """Run a simulation to its end, and return columns of the series from its present state on. The simulation is not
+    changed.
 
-    All of them, or of those that are named (and what is measured with them): without collisions measuring everything
-    takes three times as long as the step.
+    Args:
+        simulation: the simulation.
+        columns: the columns to return (with those of the same diagnostics); by default all. Without collisions it takes
+            three times as long to measure all columns as to make the step.
     """
     diagnostics = [each for each in simulation.diagnostics if not columns or {*columns} & {*each.columns}]
     rows = [measure(diagnostics, simulation.state, simulation.comm)]
@@ -68,26 +71,26 @@ def rows_to_the_end(simulation, *columns: str) -> dict[str, np.ndarray]:
 
 
 def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
-    """``python ARGUMENTS`` under this environment's own mpirun, or alone for one rank."""
+    """The command line of ``python ARGUMENTS`` under mpirun of this environment; without mpirun for one rank."""
     mpirun = Path(sysconfig.get_path("scripts")) / "mpirun"
     launcher = [str(mpirun), "-n", str(ranks), "--oversubscribe"] if ranks > 1 else []
     return [*launcher, sys.executable, *map(str, arguments)]
 
 
 def quick(*arguments: str | Path, ranks: int = 1) -> list[str]:
-    """The same, where it does not matter that torch and the package are imported already (tests/forkserver.py)."""
+    """As :func:`command`, for tests in which torch and the package may already be imported (tests/forkserver.py)."""
     *launcher, _ = command(ranks=ranks)
     return [*launcher, quick_python(), *map(str, arguments)]
 
 
 @functools.cache
 def quick_python() -> str:
-    """Stands in for the Python interpreter; its server ends with this process."""
+    """A program that takes the place of the Python interpreter. Its server ends with this process."""
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError):  # before Linux 5.3
+    except (AttributeError, OSError):  # Linux before 5.3
         return sys.executable
-    if h5py.get_config().mpi:  # whose import initialises MPI, which must be done after a fork
+    if h5py.get_config().mpi:  # importing this h5py initialises MPI, which must happen after a fork
         return sys.executable
     folder, pipe = Path(tempfile.mkdtemp()), subprocess.PIPE
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -103,7 +106,7 @@ def quick_python() -> str:
 
 
 def environment() -> dict[str, str]:
-    """One thread a rank, and nothing of an outer MPI job (the tests may themselves run under one)."""
+    """The environment of commands: one thread per rank, and no variables of an outer MPI job that may run the tests."""
     outer = ("OMPI_", "PMIX_", "PRTE_", "PMI_")
     ours = ("OMPI_ALLOW", "OMPI_MCA", "PRTE_MCA_rmaps", "PRTE_MCA_hwloc")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(outer) or k.startswith(ours)}
@@ -111,7 +114,7 @@ def environment() -> dict[str, str]:
 
 
 def run_command(line: list[str], cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Run to the end; past the timeout the whole job is ended (SIGTERM: SIGKILL would orphan the ranks) and fails."""
+    """Run a command to its end. After the timeout the job is ended by SIGTERM (SIGKILL would leave ranks) and fails."""
     process = subprocess.Popen(
         line, cwd=cwd, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -136,7 +139,7 @@ def kjko(tmp_path):
 
 @pytest.fixture
 def kjko_here(tmp_path, monkeypatch, capsys):
-    """``kjko ARGUMENTS`` in this process, for commands that run nothing: starting a process takes seconds."""
+    """Call ``kjko ARGUMENTS`` in this process, for commands that make no run. Starting a process would take seconds."""
 
     def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capsys.readouterr()
@@ -150,12 +153,12 @@ def kjko_here(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def quick_children(monkeypatch):
-    """What this process starts with ``sys.executable`` need not import torch again."""
+    """Let processes that are started with ``sys.executable`` use torch without importing it again."""
     monkeypatch.setattr(sys, "executable", quick_python())
 
 
 class Part(torch.nn.Module):
-    """An objective as a plain differentiable sum."""
+    """An objective as a plain differentiable sum over particles."""
 
     def __init__(self, objective):
         super().__init__()
@@ -166,7 +169,7 @@ class Part(torch.nn.Module):
 
 
 def exactly(solver, data, step, stiffer=0):
-    """The inner problem solved to round-off, for the affine field (few parameters): Newton's method instead of Adam."""
+    """Solve the inner problem to round-off with Newton's method instead of Adam (for the affine field)."""
     part, parameters, (whole,) = Part(solver.trainer.objective), list(solver.trainer.parameters.values()), data.folds
     names = [name for name, _ in part.named_parameters()]
     sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
@@ -217,7 +220,7 @@ checkpoint_every = 4
 
 @pytest.fixture(autouse=True)
 def signals_mean_what_they_meant():
-    """A run in this process leaves signals ignored, and what the next test starts would inherit that."""
+    """A run in this process leaves its signals ignored, and the next test would inherit this."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -227,7 +230,7 @@ def signals_mean_what_they_meant():
 
 @pytest.fixture
 def small_case(tmp_path) -> Path:
-    """A case of ten cheap steps, in float64 throughout."""
+    """A case with ten cheap steps, completely in float64."""
     path = tmp_path / "small.toml"
     path.write_text(SMALL_CASE)
     return path
@@ -235,7 +238,7 @@ def small_case(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def a_run(tmp_path_factory):
-    """A finished run of the small case, to look at only."""
+    """A finished run of the small case. Tests may only read it."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "small.toml").write_text(SMALL_CASE)
     result = run_command(quick("-m", "hpc_kjko", "run", "small.toml", "--out", "a run"), folder)
@@ -245,5 +248,5 @@ def a_run(tmp_path_factory):
 
 @pytest.fixture
 def finished(a_run, tmp_path):
-    """A copy of the finished run, in a folder with a space."""
+    """A copy of the finished run, in a folder whose name has a space."""
     return shutil.copytree(a_run, tmp_path / "a run")

@@ -1,1 +1,1 @@
-"""The models that check a case file, section by section."""
+"""The pydantic models that check a case file, one for each section."""

@@ -1,6 +1,6 @@
-"""The case file: TOML into frozen sections, every default filled in, every mistake named.
+"""The case file: TOML text is checked and becomes immutable sections with all defaults.
 
-The names here are the public contract of a case.
+The names of sections and keys in these modules are the public interface of a case.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from hpc_kjko.operators import OPERATORS, Bath
 from hpc_kjko.problems import KINDS, Plasma, Problem, UserStart, check_own_problem, own_problem
 from hpc_kjko.schema import unknown_key, validate, whole_number
 
-#: Keys of a case to change: ``section.key=value`` as on a command line, or values by ``section.key``.
+#: Changes of keys: texts ``section.key=value`` as on the command line, or a table from ``section.key`` to the value.
 Overrides = Sequence[str] | Mapping[str, Any]
-
+#: Keys that each species has in its own section, and the keys of [problem] that all species share.
 #: Keys that each species has for itself, and keys of [problem] that all share.
 NOT_BESIDE_SPECIES = (
     "particles.count",
@@ -39,9 +39,9 @@ OF_THE_BOX = ("kind", "length", "boundary", "space_dims", "velocity_dims")
 
 
 class Case(Sections):
-    """A whole run. Build it with :meth:`load` or :meth:`from_table`, which fill in what depends on the problem."""
+    """A complete case. :meth:`load` and :meth:`from_table` build it with the defaults that depend on the problem."""
 
-    #: Keys that were given and have no effect in this case, each with the reason: for the log.
+    #: For the log: the keys that were given but have no effect in this case, with the reason.
     _idle: tuple[str, ...] = ()
 
     @classmethod
@@ -50,7 +50,7 @@ class Case(Sections):
 
         Args:
             path: the TOML file.
-            overrides: keys to change, as on the command line, ``["time.end=20.0"]``, or as a table,
+            overrides: keys to change, either as on the command line, ``["time.end=20.0"]``, or as a table,
                 ``{"time.end": 20.0}``.
 
         Raises:
@@ -61,17 +61,17 @@ class Case(Sections):
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> Case:
-        """A case from nested tables, as those of a file: ``{"problem": {"kind": "two_stream"}}``.
+        """Make a case from nested tables like those of a file: ``{"problem": {"kind": "two_stream"}}``.
 
         Raises:
-            UserError: one sentence per mistake.
+            UserError: a key is wrong or missing. The message has one sentence per mistake.
         """
         return from_table(table)
 
     def table(self) -> dict[str, Any]:
-        """The case as nested plain values, every default written out (what TOML and the output files hold).
+        """The case as nested tables of plain values with all defaults, as in TOML and in the output files.
 
-        Keys that have no effect in it are left out.
+        Keys that have no effect in this case are left out.
         """
         table = self.model_dump(mode="json", exclude_none=True)
         if self.species:
@@ -89,7 +89,7 @@ class Case(Sections):
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Sentences on the keys that were given and have no effect."""
+        """Sentences about the keys that were given but have no effect."""
         return self._idle
 
     def toml(self) -> str:
@@ -101,8 +101,8 @@ def load(path: Path, overrides: Overrides = (), *, of_a_run: bool = False) -> Ca
     """Read a case file and apply overrides.
 
     Args:
-        of_a_run: the file is that of a run folder, to be read and not to be run: code of the user's that it names was
-            checked when the run began, and need not be within reach now.
+        of_a_run: the file is in a run folder and is only read. The user's own code was checked when the run began, and
+            need not be available now.
 
     Raises:
         UserError: the file is missing or not TOML, or a key is wrong; the message names it.
@@ -111,10 +111,10 @@ def load(path: Path, overrides: Overrides = (), *, of_a_run: bool = False) -> Ca
 
 
 def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of the table with each key set; values in texts are TOML, bare words are strings.
+    """A copy of the table with changed keys. A value given as text is read as TOML, or as a string if it is not TOML.
 
     Raises:
-        UserError: an override that is not of that form.
+        UserError: an override does not have the form section.key=value.
     """
     table = copy.deepcopy(table)
     if isinstance(overrides, str):
@@ -146,10 +146,10 @@ def _target_and_value(text: str) -> tuple[str, Any]:
 
 
 def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
-    """A case from nested tables; ``of_a_run`` as for :func:`load`.
+    """A case from nested tables. ``of_a_run`` is explained at :func:`load`.
 
     Raises:
-        UserError: one sentence per mistake.
+        UserError: a key is wrong or missing. The message has one sentence per mistake.
     """
     known = list(Case.model_fields)
     for name, section in table.items():
@@ -167,7 +167,7 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     physics = with_collision_strength({"field": problem.default_field, **table.get("physics", {})})
     sections = {**table, "physics": physics}
     if species:
-        # the strongest collisions and all particles, for what is said of a case as a whole
+        # for checks of the whole case: the strongest collisions, and the particles of all species
         if not _pairs(physics):
             physics["collision_strength"] = max(one.collision_strength for one in species.values())
         sections["particles"] = {**table.get("particles", {}), "count": sum(one.count for one in species.values())}
@@ -202,17 +202,17 @@ def from_table(table: dict[str, Any], *, of_a_run: bool = False) -> Case:
     grid = fitting_grid(case)
     fitting = case.model_copy(update={"grid": grid if needs_grid or case.particles.start == "grid" else None})
     if idle := tuple(idle_in(table, fitting)):
-        # without these keys, as all that reads the resolved case has it: a restart, and the ranks other than 0
+        # leave these keys out, so that this case equals the resolved case that a restart and the other ranks read
         fitting = from_table(fitting.table(), of_a_run=of_a_run)
         fitting._idle = idle
     return fitting
 
 
 def _species_of(table: dict[str, Any], problem: Problem, *, of_a_run: bool) -> dict[str, SpeciesSettings]:
-    """The species of a case, in the box of its problem; none where it names none.
+    """The species of a case, in the box of its problem; empty for a case without ``[species]``.
 
     Raises:
-        UserError: a species is wrong, or a key has another place beside species.
+        UserError: a species is wrong, or a key is not allowed together with ``[species]``.
     """
     if "species" not in table:
         return {}
@@ -245,15 +245,15 @@ def _pairs(physics: Mapping[str, Any]) -> bool:
 
 
 def _not_beside_species(operator: Any) -> tuple[str, ...]:
-    """Keys that each species has for itself."""
+    """Keys that each species has in its own section."""
     return NOT_BESIDE_SPECIES[:2] if _pairs({"collision_operator": operator}) else NOT_BESIDE_SPECIES
 
 
 def _require_possible_strengths(table: Mapping[str, Any], physics: Mapping[str, Any]) -> None:
-    """Refuse strengths of collisions that species, or pairs of them, do not have where all collide with all.
+    """Refuse collision keys of single species or unknown pairs if one operator acts between all species.
 
     Raises:
-        UserError: naming the key.
+        UserError: the message names the key.
     """
     operator, names = physics["collision_operator"], list(table["species"])
     for name, keys in table["species"].items():
@@ -266,11 +266,11 @@ def _require_possible_strengths(table: Mapping[str, Any], physics: Mapping[str, 
     landau = physics.get("landau")
     pairs = landau.get("pairs") if isinstance(landau, Mapping) else None
     if not isinstance(pairs, Mapping):
-        return  # nothing there, or what its model will refuse
+        return  # there are no pairs, or the model refuses them
     if pairs and physics.get("collision_strength") == 0:
         raise UserError(
-            "physics.collision_strength = 0 switches all collisions off, those of physics.landau.pairs too: give the "
-            "pairs that do not collide the strength 0 instead"
+            "physics.collision_strength = 0 switches off all collisions, also those of physics.landau.pairs: instead, "
+            "give strength 0 to the pairs that do not collide"
         )
     for pair in pairs:
         first, dash, second = pair.partition("-")

@@ -1,4 +1,4 @@
-"""How strong Coulomb collisions are where a case gives the plasma itself: C from [physics.landau]."""
+"""The strength C of Coulomb collisions, from the plasma parameters in [physics.landau]."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.schema import validate
 from hpc_kjko.units import Units
 
-#: A resolved case has C beside the plasma that it is of; constants of nature may have got more digits since.
+#: Relative tolerance of C in a resolved case, which also has the plasma parameters. Constants may be revised.
 _TOLERANCE = 1e-6
 
 
 def with_collision_strength(physics: dict[str, Any]) -> dict[str, Any]:
-    """[physics] with the C of the plasma that [physics.landau] gives; as it is where that gives none.
+    """[physics] with C set from the plasma parameters in [physics.landau]. Without them the table is unchanged.
 
     Args:
-        physics: the table of a case. It may have both, as a resolved case has, if they agree.
+        physics: the table of a case. It may contain C as well (a resolved case does) if the two agree.
+
+    Returns:
+        The table with ``collision_strength``.
 
     Raises:
-        UserError: the plasma has another C than the table, or is none; or [physics.landau] is wrong.
+        UserError: C in the table differs from that of the plasma, the parameters are not a plasma, or [physics.landau]
+            is wrong.
     """
     landau = physics.get("landau")
     if physics.get("collision_operator") != "landau" or not isinstance(landau, dict):

@@ -1,4 +1,4 @@
-"""Keys of a case that another key switches off: they are left out of the resolved case, and the log names them."""
+"""Keys that have no effect because of another key. The resolved case leaves them out, and the log names them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hpc_kjko.case.model import Sections
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import CustomProblem, UserStart
 
-#: Keys of [method] that only a fit in each step has, and those that only a control field has.
+#: Keys of [method] for a fit in each step, and keys for a control field.
 _OF_A_FIT = ("solver", "iterations", "first_iterations", "learning_rate", "held_out", "relaxation")
 _OF_A_CONTROL_FIELD = ("form", "logdet", "hidden", "skip", "activation", "precision", "chunk")
 
 
 def idle_in(table: dict[str, Any], case: Sections) -> Iterator[str]:
-    """Sentences on the keys of a user's table that have no effect in the case that it makes."""
+    """Yield sentences about keys in the user's table that have no effect in the resulting case."""
     if "grid" in table and case.grid is None:
         yield f'[grid] has no effect with physics.field = "{case.physics.field}"'
     if case.method.collision == "none":
@@ -29,7 +29,7 @@ def idle_in(table: dict[str, Any], case: Sections) -> Iterator[str]:
 
 
 def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Keys that another key switches off: section, keys, and what it is that does."""
+    """Yield the keys without effect: the section, the keys, and the setting that is the reason."""
     method, problem = case.method, case.problem
     if method.collision in ("none", "langevin", "binary"):
         yield "method", (*_OF_A_FIT, *_OF_A_CONTROL_FIELD), f'method.collision = "{method.collision}"'
@@ -47,7 +47,7 @@ def idle_keys(case: Sections) -> Iterator[tuple[str, tuple[str, ...], str]]:
     if method.collision == "none" and (together or not case.species):
         yield "physics", ("collision_strength", "collision_operator"), 'method.collision = "none"'
     if method.collision == "velocity_matching":
-        yield "method", _OF_A_FIT, 'method.collision = "velocity_matching", which has keys of its own'
+        yield "method", _OF_A_FIT, 'method.collision = "velocity_matching", which has its own keys'
     if isinstance(problem, CustomProblem) and problem.potential_name != problem.named_potentials[0]:
         shapes = {"bump_amplitude", "bump_wavenumber"}
         if usercode.is_reference(problem.potential_name):

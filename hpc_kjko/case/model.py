@@ -1,4 +1,4 @@
-"""A case as its sections, each valid for itself; what they must be together is in other modules of this folder."""
+"""The case as a collection of sections. Each section is valid alone; other modules here check them together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpc_kjko.schema import Section
 
 
 class Sections(Section):
-    """The sections of a case, and what follows from them."""
+    """The sections of a case, and the quantities that follow from them."""
 
     problem: SerializeAsAny[Problem]
     species: dict[str, SpeciesSettings] = {}
@@ -28,16 +28,17 @@ class Sections(Section):
     run: Run = Run()
 
     def equilibrium(self) -> Density | None:
-        """The stationary density that collisions lead to in the problem's own potential, where it is known: with
-        collisions of like particles it depends on the energy that a run has. It may take a second or two to find: ask
-        once."""
+        """The stationary density in the problem's own potential, to which collisions lead; None if it is not known.
+
+        With collisions of like particles it is not known, because it depends on the energy of the run. The computation
+        may take a second or two, so call this once."""
         if OPERATORS[self.physics.collision_operator].frame != "bath" or self.species:
             return None
         return self.problem.equilibrium(self.physics.temperature)
 
     @property
     def collision_operators(self) -> tuple[str, ...]:
-        """The operators of all species."""
+        """The names of the collision operators of all species."""
         if not self.species or OPERATORS[self.physics.collision_operator].sums_pairs:
             return (self.physics.collision_operator,)
         return tuple(species.collision_operator for species in self.species.values())

@@ -1,4 +1,4 @@
-"""What the sections of a case must be together: a method or a start that cannot do the problem is refused."""
+"""Checks of the sections together: a method or a start that does not work with the problem is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import CustomProblem, PeriodicProblem, PeriodicWave, UserStart
 
-#: A density that is fitted to fewer particles says nothing.
+#: The smallest number of particles to which a density may be fitted.
 FEWEST = 16
 
 
 def require_possible(case: Sections) -> None:
-    """Refuse a method or a start that cannot do the problem."""
+    """Refuse a method or a start that does not work with the problem.
+
+    Raises:
+        UserError: the message names the key and a value that works.
+    """
     physics, method, particles = case.physics, case.method, case.particles
     if method.collision == "velocity_matching" and physics.field != "external":
         raise UserError(
@@ -59,7 +63,7 @@ def require_possible(case: Sections) -> None:
             raise UserError(f"problem.boundary with walls needs {needs}")
     if isinstance(case.problem, CustomProblem) and physics.field != "external":
         raise UserError(
-            f'physics.field = "{physics.field}" would ignore problem.potential: use physics.field = "external", or '
+            f'physics.field = "{physics.field}" does not use problem.potential: use physics.field = "external", or '
             'problem.kind = "plasma"'
         )
     if case.grid and case.grid.solver == "distributed" and (physics.field != "poisson" or case.problem.space_dims == 1):
@@ -69,8 +73,8 @@ def require_possible(case: Sections) -> None:
         )
     if case.time.energy_conserving and physics.field != "ampere":
         raise UserError(
-            f'time.energy_conserving = true cannot do physics.field = "{physics.field}": use physics.field = "ampere", '
-            "where E can change in the kick"
+            f'time.energy_conserving = true does not work with physics.field = "{physics.field}": use physics.field = '
+            '"ampere", where E can change in the kick'
         )
     for key, value, special in (("start", particles.start, "grid"), ("weights", particles.weights, "density")):
         if value != special:
@@ -102,7 +106,7 @@ def require_possible(case: Sections) -> None:
     if particles.control_variate:
         needs = None
         if operator.frame != "bath":
-            needs = 'physics.collision_operator = "bath": its Maxwellian is what is known of f'
+            needs = 'physics.collision_operator = "bath": its Maxwellian is the known part of f'
         elif physics.field == "external":
             needs = 'a self-consistent field, physics.field = "poisson" or "ampere"'
         elif method.collision in ("langevin", "binary", "none"):
@@ -110,15 +114,15 @@ def require_possible(case: Sections) -> None:
         elif physics.collision_strength == 0:
             needs = "a bath to relax to, physics.collision_strength > 0"
         elif case.time.energy_conserving:
-            needs = "time.energy_conserving = false: the weights change with v, and the energy of the field with them"
+            needs = "time.energy_conserving = false: the weights change with v, and with them the energy of the field"
         if needs:
             raise UserError(f"particles.control_variate = true needs {needs}")
     if particles.start == "grid" and case.grid is None:
-        raise UserError('particles.start = "grid" places particles by the cells of a mesh: add [grid]')
+        raise UserError('particles.start = "grid" places particles in the cells of a mesh: add [grid]')
 
 
 def _require_possible_pairs(case: Sections) -> None:
-    """Refuse sums over pairs of particles that the method or the space cannot do."""
+    """Refuse sums over pairs of particles if the method or the dimensions do not allow them."""
     method, name = case.method.collision, case.physics.collision_operator
     for species, one in case.species.items():
         if OPERATORS[one.collision_operator].sums_pairs:
@@ -134,13 +138,13 @@ def _require_possible_pairs(case: Sections) -> None:
         return
     if method not in ("jko", "pair_sum", "binary", "none"):
         raise UserError(
-            f'physics.collision_operator = "{name}" is made of pairs: use method.collision = "pair_sum", "jko" or '
+            f'physics.collision_operator = "{name}" is a sum over pairs: use method.collision = "pair_sum", "jko" or '
             f'"binary", not "{method}"'
         )
     if method == "jko" and case.method.solver != "regression":
         raise UserError(
             f'method.collision = "jko" with physics.collision_operator = "{name}" needs method.solver = "regression", '
-            f'not "{case.method.solver}": its step is made with the density that is fitted to log f'
+            f'not "{case.method.solver}": its step uses the density that is fitted to log f'
         )
     if method in ("jko", "pair_sum"):
         counts = {f"species.{species}.count": one.count for species, one in case.species.items()}
@@ -148,10 +152,10 @@ def _require_possible_pairs(case: Sections) -> None:
             if count < FEWEST:
                 raise UserError(
                     f'{key} = {count}: with physics.collision_operator = "{name}" a density is fitted to the particles '
-                    f"of each species, which takes {FEWEST} or more"
+                    f"of each species, which needs {FEWEST} particles or more"
                 )
     if case.physics.landau.pairs and not case.species:
-        raise UserError("physics.landau.pairs is for several species: name them, as in [species.electrons]")
+        raise UserError("physics.landau.pairs is for several species: add them, as in [species.electrons]")
     if method == "none":
         return
     if method == "binary" and case.particles.weights != "equal":
@@ -176,7 +180,7 @@ def _require_possible_pairs(case: Sections) -> None:
 
 
 def _require_possible_drive(case: Sections) -> None:
-    """Refuse a driven field that the box or the method cannot do."""
+    """Refuse a driven field that does not work with the box or the method."""
     drive, method = case.physics.drive, case.method
     if drive is None:
         return
@@ -201,7 +205,7 @@ def _require_possible_drive(case: Sections) -> None:
 
 
 def fitting_grid(case: Sections) -> GridSettings | None:
-    """The grid with its cells spelt out for every dimension, once it is known to suit problem and field."""
+    """The grid with the number of cells in every dimension, after a check that it suits the problem and the field."""
     problem, grid = case.problem, case.grid
     if problem.periods is None:
         if case.physics.field != "external":

@@ -1,1 +1,1 @@
-"""The command line of kjko: one module for the words, two for what the verbs do."""
+"""The command line of kjko: ``main`` defines the verbs, and two modules carry them out."""

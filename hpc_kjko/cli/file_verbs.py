@@ -1,6 +1,6 @@
-"""The verbs of ``kjko`` that read files and print, or start other processes. Under mpirun rank 0 does, once.
+"""The verbs of ``kjko`` that read files and print, or start other processes. Under mpirun only rank 0 runs them.
 
-They start at once: nothing here brings torch, MPI or the models of a case, unless a verb needs them.
+They start quickly: nothing here imports torch, MPI or the models of a case before a verb needs them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DONE, DIFFERENT, FAILED, STOPPED = 0, 1, 1, 75
 
-#: Keys of a case that have a unit: which of those of a plasma, and its name.
+#: Keys of a case that have a unit: the attribute of Units with its value, and the name of the unit.
 _UNIT_OF = {
     "problem.length": ("length", "m"),
     "time.step": ("time", "s"),
@@ -64,7 +64,7 @@ def series(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    """Draw the figures of a run, or of the runs of a sweep over each other."""
+    """Draw the figures of a run, or figures that compare the runs of a sweep."""
     if not options.first <= options.last:
         raise UserError(f"--from {options.first:g} --to {options.last:g}: the first time must not be after the last")
     plotting, window = _plotting(), (options.first, options.last)
@@ -81,12 +81,12 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple[float, float]) -> int:
-    """Draw the runs of a sweep over each other."""
+    """Draw figures that compare the runs of a sweep."""
     from hpc_kjko.post import overview
 
     for flag in ("log", "at", "plane", "movie", "against"):
         if getattr(options, flag):
-            raise UserError(f"--{flag}: draws f of one run: give the folder of a run of this sweep")
+            raise UserError(f"--{flag}: this option needs one run: give the folder of one run of this sweep")
     runs, unreadable = overview.runs_in([options.folder])
     for sentence in unreadable:
         print(f"kjko: {sentence}", file=sys.stderr)
@@ -98,7 +98,7 @@ def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Say what a run folder holds."""
+    """Show the contents of a run folder."""
     folder = _existing(options.folder)
     status, damaged = folder.status(), []
     case: RunCase | None = None
@@ -150,7 +150,7 @@ def _about_case(case: RunCase) -> dict[str, str]:
 
 
 def _about_series(columns: dict[str, np.ndarray], case: RunCase | None, theory: WaveTheory | None) -> dict[str, str]:
-    """What the time series of a run comes to; ``case`` is None if it cannot be read."""
+    """A summary of the time series of a run. ``case`` is None if the case cannot be read."""
     energy = summary.total_energy(columns)
     planned = f" of {case.number('time.end'):g} in steps of {case.number('time.step'):g}" if case else ""
     missing = summary.missing_steps(columns)
@@ -173,7 +173,7 @@ def _about_series(columns: dict[str, np.ndarray], case: RunCase | None, theory: 
 
 
 def _wave(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> dict[str, str]:
-    """The rate of the wave and that of theory; nothing without a field."""
+    """The measured rate of the wave and the theoretical one; empty without a field."""
     found = rates.measured(columns, theory)
     if found is None:
         return {}
@@ -186,7 +186,7 @@ def _wave(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> dict[str
 
 
 def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:
-    """What tells whether the control field's map was sound; nothing where there is none."""
+    """Numbers that show whether the map of the control field was invertible; empty if there is no control field."""
     if "min_eigenvalue" not in columns:
         return {}
     return {
@@ -196,7 +196,7 @@ def _of_the_map(columns: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, str]:
-    """What of the change of energy no collision accounts for."""
+    """The part of the change of energy that collisions and the drive do not explain."""
     if "collision_energy_total" not in columns:
         return {}
     unexplained = energy - energy[0] - columns["collision_energy_total"] - columns.get("drive_energy", 0.0)
@@ -205,7 +205,7 @@ def _balance(columns: dict[str, np.ndarray], energy: np.ndarray) -> dict[str, st
 
 
 def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, str]:
-    """The tally of a run's certificates."""
+    """The numbers of certified, inconclusive and violated steps."""
     fall = summary.fall(columns)
     if fall is None:
         return {}
@@ -216,7 +216,7 @@ def _certificates(case: RunCase, columns: dict[str, np.ndarray]) -> dict[str, st
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a page about a run, or about several beside each other: one HTML file that needs nothing else."""
+    """Write a page about one run, or a page that compares several runs: one self-contained HTML file."""
     from hpc_kjko.post import overview
 
     first = options.folder[0]
@@ -227,18 +227,18 @@ def report(options: argparse.Namespace) -> int:
             print(write_report(_existing(first), options.out))
         return DONE
     if options.out is None and len(options.folder) > 1:
-        raise UserError("several runs: give the page about them a name with --out FILE.html")
+        raise UserError("several runs: give the name of the page with --out FILE.html")
     print(overview.write_overview(options.folder, options.out or first / overview.INDEX))
     return DONE
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Compare a run with another one, with the grid solver or with a CSV file; exit 1 beyond the tolerance."""
+    """Compare a run with another run, the grid solver or a CSV file. The exit code is 1 beyond the tolerance."""
     from hpc_kjko.post import differences
 
     if options.out and options.out.suffix not in (".png", ".pdf", ".svg", ".html"):
         raise UserError(
-            f"--out {options.out}: the name of a figure ends in .png, .pdf or .svg, that of a page in .html"
+            f"--out {options.out}: the name of a figure must end in .png, .pdf or .svg, and that of a page in .html"
         )
     if options.out and options.out.suffix != ".html":
         _plotting()
@@ -266,7 +266,7 @@ def compare(options: argparse.Namespace) -> int:
             continue
         status = RunFolder(path).status()
         if status["status"] != "finished":
-            print(f"kjko: {path} is {status['status']}: compared as far as it has come", file=sys.stderr)
+            print(f"kjko: {path} is {status['status']}: its steps so far are compared", file=sys.stderr)
         columns = read_series(RunFolder(path).series)
         for name, floor in summary.noise_floors(status, columns).items():
             for one in (one for one in found if one.column == name):
@@ -275,9 +275,9 @@ def compare(options: argparse.Namespace) -> int:
                 times = int((np.minimum(one.values, one.reference) < summary.NOISY * level).sum())
                 if times:
                     print(
-                        f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, and so are differences "
-                        f"there: the noise floor of {path} is about {level.max():.2g}; use particles.control_variate = "
-                        "true or more particles",
+                        f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, so differences there are "
+                        f"noise too: the noise floor of {path} is about {level.max():.2g}; use "
+                        "particles.control_variate = true or more particles",
                         file=sys.stderr,
                     )
     if options.out:
@@ -301,9 +301,9 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _say_other_case(first: RunFolder, second: RunFolder) -> None:
-    """Name what two runs differ in, beside their seeds and their output: keys of their cases, and their own code."""
+    """Print the keys of the cases, and the user's own code, in which two runs differ. Seeds and output do not count."""
     aside = {("particles", "seed")}
-    with contextlib.suppress(UserError):  # one is damaged, and is not needed here
+    with contextlib.suppress(UserError):  # a damaged case is not needed here
         keys = casefile.differing(casefile.read(first.case), casefile.read(second.case))
         named = [f"{s}.{key}" for s, key in keys if s not in ("output", "run") and (s, key) not in aside]
         ours, theirs = (
@@ -317,7 +317,7 @@ def _say_other_case(first: RunFolder, second: RunFolder) -> None:
 
 
 def cases(options: argparse.Namespace) -> int:
-    """List the keys of a case and what is built in: a page that scripts/reference.py has made from the models."""
+    """List the keys of a case and the built-in choices, from a page that scripts/reference.py made from the models."""
     page = resources.files("hpc_kjko.post").joinpath("templates/cases.txt").read_text(encoding="utf-8")
     for line in page.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))
@@ -327,7 +327,7 @@ def cases(options: argparse.Namespace) -> int:
 
 
 def units(options: argparse.Namespace) -> int:
-    """Convert density, temperature and Coulomb logarithm of a plasma to the code's units, and back."""
+    """Convert density, temperature and Coulomb logarithm of a plasma to normalised units, and back."""
     case = RunCase(options.case) if options.case else None
     plasma, log_lambda, whose = _plasma(options, case)
     strength = plasma.collision_strength(log_lambda)
@@ -380,9 +380,9 @@ def units(options: argparse.Namespace) -> int:
 
 
 def _plasma(options: argparse.Namespace, case: RunCase | None) -> tuple[Units, float, str]:
-    """The plasma of the options, or else of a case: its units, its lnΛ, and whose that is."""
+    """The plasma of the options, or else that of a case: its units, its lnΛ, and the source of lnΛ in words."""
     given = {name: getattr(options, name) for name in ("density", "temperature", "log_lambda")}
-    whole = given["density"] and given["temperature"]  # another plasma than the case's
+    whole = given["density"] and given["temperature"]  # the options describe a plasma other than that of the case
     if case and options.collision_strength is None and not whole:
         of_case = {name: _numbers(case, f"physics.landau.{name}") for name in given}
         if all(of_case.values()):
@@ -405,7 +405,7 @@ def _plasma(options: argparse.Namespace, case: RunCase | None) -> tuple[Units, f
 
 
 def _in_si(case: RunCase, plasma: Units) -> Iterator[list[str]]:
-    """Rows of a table: the keys of a case that have a unit, what it holds there, and that in SI units."""
+    """Rows of a table: each key of the case with a unit, its value in the case, and its value in SI units."""
     keys = {key: (getattr(plasma, name), unit) for key, (name, unit) in _UNIT_OF.items()}
     for name in case.species:
         keys[f"species.{name}.density"] = (plasma.density, "1/m³")
@@ -417,7 +417,7 @@ def _in_si(case: RunCase, plasma: Units) -> Iterator[list[str]]:
 
 
 def _numbers(case: RunCase, key: str) -> list[float]:
-    """The numbers that a case holds there; none where it holds nothing."""
+    """The numbers of a key of a case; empty if the case does not have the key."""
     value = case.value(key, [])
     numbers = value if isinstance(value, list) else [value]
     for number in numbers:
@@ -427,7 +427,7 @@ def _numbers(case: RunCase, key: str) -> list[float]:
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Follow a running job in the terminal, from its files; ends with the run, or at Ctrl-C."""
+    """Follow a running job in the terminal by reading its files. It ends with the run or at Ctrl-C."""
     from hpc_kjko.post import watch
 
     watch.watch(options.folder, once=options.once, interval=options.interval)
@@ -435,7 +435,7 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Run a case over a grid of its keys, or write a SLURM array job that does; a table of what came out."""
+    """Run a case for all combinations of some values, or write a SLURM job array for that, and print a table."""
     from hpc_kjko.post.sweep import Sweep
 
     if promised_ranks() > 1:
@@ -453,10 +453,11 @@ def sweep(options: argparse.Namespace) -> int:
         swept.write()
         swept.write_slurm_script(options.slurm, options.ranks)
         print(
-            f"{len(swept.points)} runs. From the folder that holds jobs/, in which paths of the script are looked for:"
+            f"{len(swept.points)} runs. Submit them from the folder that contains jobs/. Paths in the script are "
+            "relative to this folder:"
         )
         print(f"    sbatch {options.slurm}")
-        print(f"    kjko sweep {options.out} --table     # what has come out so far")
+        print(f"    kjko sweep {options.out} --table     # shows the results so far")
         return DONE
     from hpc_kjko.post import overview
 
@@ -470,13 +471,13 @@ def sweep(options: argparse.Namespace) -> int:
         print(f"kjko: {len(failed)} of {len(swept.points)} runs failed: {' '.join(failed)}", file=sys.stderr)
         return FAILED
     if list(outcomes.values()).count("finished") < len(swept.points):
-        print("kjko: stopped before the end of the sweep: the same command goes on with it", file=sys.stderr)
+        print("kjko: stopped before the end of the sweep: the same command continues it", file=sys.stderr)
         return STOPPED
     return DONE
 
 
 def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
-    """Print the table of a sweep without columns that are empty, and write all of it as CSV."""
+    """Print the table of a sweep without empty columns, and write the complete table as CSV."""
     rows = swept.table(outcomes)
     keys = [key for key in swept.points[0].settings if len({row[key] for row in rows}) > 1]
     verdicts = list(summary.VERDICTS.values())
@@ -498,7 +499,7 @@ def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
 
 
 def _rows(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The time series of a folder, of one row at least."""
+    """The time series of a run folder, with at least one row."""
     columns = read_series(folder.series)
     if not len(columns["step"]):
         raise UserError(f"{folder.series}: has no rows yet: wait for the first step of the run")
@@ -512,7 +513,7 @@ def _existing(path: Path) -> RunFolder:
 
 
 def _plotting() -> ModuleType:
-    """The module that draws."""
+    """Import the module that draws figures."""
     with _any_backend():
         try:
             from hpc_kjko.post import plotting
@@ -523,10 +524,10 @@ def _plotting() -> ModuleType:
 
 @contextlib.contextmanager
 def _any_backend() -> Iterator[None]:
-    """Around what may load matplotlib.
+    """Import matplotlib inside this block without the backend that MPLBACKEND names.
 
-    Figures in files have no use for the backend that MPLBACKEND names, and it need not be installed here. So matplotlib
-    is loaded without it, and hears of it afterwards, for a notebook that called this.
+    Figures in files do not need that backend, and it may not be installed here. Afterwards matplotlib gets the backend,
+    for a notebook that called this.
     """
     is_new, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
     try:
@@ -537,5 +538,5 @@ def _any_backend() -> Iterator[None]:
     if named and is_new and "matplotlib" in sys.modules:
         import matplotlib
 
-        with contextlib.suppress(ValueError):  # there is no such backend
+        with contextlib.suppress(ValueError):  # the backend does not exist
             matplotlib.rcParams["backend"] = named

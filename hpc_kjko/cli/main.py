@@ -1,7 +1,7 @@
-"""The ``kjko`` command: its command line and its exit codes. What a verb does is in a module that is loaded for it.
+"""The ``kjko`` command: its command line and its exit codes. Other modules carry out the verbs.
 
-Exit codes: 0 done, 2 the user's mistake (one sentence), 1 an internal or numerical error or a full disk, 75 stopped
-with a checkpoint, 130 interrupted without one, 128 + n ended by signal n before the first step.
+Exit codes: 0 success, 1 internal or numerical error or a full disk, 2 user mistake (the message is one sentence),
+75 stopped with a checkpoint, 130 interrupted without a checkpoint, 128 + n ended by signal n before the first step.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ DONE, OURS, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb of the command.
+    """A verb of the command, such as ``run`` in ``kjko run``.
 
     Attributes:
-        module: the module of the package that holds a function of the verb's name.
-        ranks: whether every rank calls it, with its communicator; else rank 0 does, for all.
-        text: what it does, in a line.
-        example: a command line.
-        page: the page of the documentation that says more.
+        module: the module that contains a function with the name of the verb.
+        ranks: whether every rank calls the function with its communicator. Otherwise only rank 0 calls it.
+        text: its purpose, in one line.
+        example: an example of a command line.
+        page: the page of the documentation with more information.
     """
 
     module: str
@@ -116,14 +116,14 @@ VERBS = {
     "sweep": Verb(
         "file_verbs",
         False,
-        "Run a case with all combinations of some values, or write a SLURM job array for that, and show the results.",
+        "Run a case for all combinations of some values, or write a SLURM job array for that, and show the results.",
         "kjko sweep jobs/two_stream.toml --grid physics.collision_strength=0.01,0.1 --out runs/sweep",
         "howto/sweep.md",
     ),
     "units": Verb(
         "file_verbs",
         False,
-        "Convert the density, temperature and Coulomb logarithm of a plasma to the code's units, and back.",
+        "Convert the density, temperature and Coulomb logarithm of a plasma to normalised units, and back.",
         "kjko units --density 1e19 --temperature 1000 --magnetic-field 2.5",
         "reference/units.md",
     ),
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             options = _parsed(sys.argv[1:] if arguments is None else arguments)
         except UserError:
-            comm = _ranks(always=False)  # to say it once
+            comm = _ranks(always=False)  # so that only one rank prints the message
             raise
         verb = VERBS[options.verb]
         comm = _ranks(always=options.verb in ("run", "restart", "doctor"))
@@ -167,10 +167,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _leave(comm, OURS if options and options.verb == "doctor" else mistake.exit_code, str(mistake))
     except SolverFailure as failure:
         return _leave(comm, OURS, str(failure))
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+    except BrokenPipeError:  # the program that reads our output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard buffered output
         return DONE
-    except KeyboardInterrupt:  # of a run the second one; the first ends it after the step
+    except KeyboardInterrupt:  # in a run this is the second Ctrl-C; the first one ends the run after a step
         print("kjko: interrupted", file=sys.stderr)
         if comm:
             comm.abort(INTERRUPTED)
@@ -178,9 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         where = f"rank {comm.rank}: " if comm and comm.size > 1 else ""
         if ran_out_of_memory(error):
-            advice = "not enough memory: use more nodes, or fewer ranks on each"  # where no case is known
+            advice = "not enough memory: use more nodes, or fewer ranks on each"  # the case is not known here
             print(f"kjko: {where}{error if isinstance(error, OutOfMemory) else advice}", file=sys.stderr)
-        elif said := usercode.blame(error):  # where only a problem's own methods are called from
+        elif said := usercode.blame(error):  # for calls of the methods of a user's problem
             print(f"kjko: {where}{said}", file=sys.stderr)
             if comm:
                 comm.abort(MISTAKE)
@@ -194,9 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _ranks(always: bool) -> Communicator | None:
-    """The ranks of this job.
+    """The ranks of this job; None if a single process only reads files.
 
-    A single process that reads files has none: it needs no MPI, which takes time and which a login node may forbid.
+    Such a process does not initialise MPI, because this takes time and may be forbidden on a login node.
     """
     if not always and promised_ranks() == 1:
         return None
@@ -206,7 +206,7 @@ def _ranks(always: bool) -> Communicator | None:
 
 
 def _on_all(command: Any, options: argparse.Namespace, comm: Communicator | None) -> int:
-    """A verb that every rank calls."""
+    """Call a verb on every rank."""
     if comm is None:
         from hpc_kjko.parallel.comm import Communicator
 
@@ -217,11 +217,11 @@ def _on_all(command: Any, options: argparse.Namespace, comm: Communicator | None
 
 
 def _leave(comm: Communicator | None, code: int, sentence: str) -> int:
-    """End all ranks with ``code``, the sentence said once."""
+    """End all ranks with the exit code ``code``, and print the message once."""
     if comm is None or comm.is_root:
         print(f"kjko: {sentence}", file=sys.stderr, flush=True)
     if comm and not comm.all_leave():
-        if not comm.is_root:  # which knows nothing of it
+        if not comm.is_root:  # rank 0 does not know of the error
             print(f"kjko: rank {comm.rank}: {sentence}", file=sys.stderr, flush=True)
         comm.abort(code)
     return code
@@ -244,7 +244,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    """The command line, with what argparse has no good sentences for said here."""
+    """The parsed command line. Messages that are not clear in argparse are replaced here."""
     for argument in arguments:
         try:
             argument.encode("utf-8")
@@ -255,8 +255,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     (verbs,) = (action.choices for action in commands._actions if isinstance(action, argparse._SubParsersAction))
     if not arguments:
         raise UserError(
-            "a VERB is missing: 'kjko run CASE.toml' runs a case, 'kjko cases' says what is built in, 'kjko --help' "
-            "lists all verbs"
+            "a VERB is missing: 'kjko run CASE.toml' runs a case, 'kjko cases' lists keys and built-in choices, "
+            "'kjko --help' lists all verbs"
         )
     verb = arguments[0]
     if not verb.startswith("-") and verb not in verbs:
@@ -269,7 +269,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         if unknown[0].startswith("-"):
             advice = one_of(unknown[0], flags)
         elif not Path(unknown[0]).exists():
-            advice += "; quote a name with spaces in it"
+            advice += "; put quotes around a name with spaces"
         raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
     return options
 
@@ -284,7 +284,7 @@ def _number(text: str) -> float:
 def _count(text: str) -> int:
     number = _number(text)
     if not (number >= 1 and number.is_integer()):
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more, a whole number")
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number, 1 or more")
     return int(number)
 
 
@@ -316,7 +316,7 @@ def _positive(text: str) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of ``kjko``, with all verbs."""
+    """The argument parser of ``kjko``, with all verbs."""
     commands = _Parser(
         prog="kjko",
         description="Simulate collisional plasmas with particles that carry log f.",
@@ -344,25 +344,23 @@ def parser() -> argparse.ArgumentParser:
     starting.add_argument("case", type=Path, metavar="CASE.toml", help="the case file")
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
-    starting.add_argument("--force", action="store_true", help="overwrite the run that the folder holds")
-    dry_run_help = "show the memory, time and disk space that the run would take, without running or writing anything"
+    starting.add_argument("--force", action="store_true", help="overwrite the run in this folder")
+    dry_run_help = "show the memory, time and disk space that the run would need, without running or writing anything"
     starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
     for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):
         of_a_sweep = ", or the folder of a sweep" if name == "plot" else ""
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help=f"run folder{of_a_sweep}")
     parsers["restart"].add_argument("--set", **change)
-    parsers["series"].add_argument("--csv", action="store_true", help="all rows, as CSV on standard output")
-    grid = "compare also with the grid solver on the same case (1D1V; 1D2V and 1D3V with a bath)"
+    parsers["series"].add_argument("--csv", action="store_true", help="print all rows as CSV to standard output")
+    grid = "compare also with the grid solver for the same case (1D1V; 1D2V and 1D3V with a bath)"
     parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
     watching = parsers["watch"]
-    watching.add_argument("--once", action="store_true", help="show the run as it is now, and end")
-    interval = "seconds between two looks (default 2)"
+    watching.add_argument("--once", action="store_true", help="show the present state of the run, and end")
+    interval = "seconds between updates (default 2)"
     watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
-    several = (
-        "run folder; give several, or a folder with run folders such as that of a sweep, for a page that compares them"
-    )
+    several = "run folder; for a page that compares runs, give several, or a folder that contains run folders (a sweep)"
     parsers["report"].add_argument("folder", type=Path, nargs="+", metavar="DIR", help=several)
-    page_help = "file of the page (default DIR/report.html; for a folder with run folders DIR/index.html)"
+    page_help = "file name of the page (default DIR/report.html; for a folder with run folders DIR/index.html)"
     parsers["report"].add_argument("--out", type=Path, metavar="FILE", help=page_help)
     plotting = parsers["plot"]
     column_help = "draw this column of the time series instead of all figures; may be given several times"
@@ -372,17 +370,17 @@ def parser() -> argparse.ArgumentParser:
     )
     plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
     plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="file format (default png)")
-    plotting.add_argument("--log", action="store_true", help="logarithmic scales of f, in phase space and its cuts")
+    plotting.add_argument("--log", action="store_true", help="logarithmic scales for f in phase space and in its cuts")
     at_help = (
-        "x of the cuts f(v) through phase space (default quarters of the box, or of the particles without one); "
-        "may be given several times"
+        "position x of a cut f(v) through phase space (default: quarters of the box or, without a box, of the "
+        "particles); may be given several times"
     )
     plotting.add_argument("--at", action="append", type=_finite, default=[], metavar="X", help=at_help)
     plane_help = "draw the density of two of x, y, z, vx, vy, vz instead of all figures; may be given several times"
     plotting.add_argument("--plane", action="append", type=_plane, default=[], metavar="A,B", help=plane_help)
-    against_help = "draw f minus f of another run, instead of all figures"
+    against_help = "draw the difference of f from that of another run, instead of all figures"
     plotting.add_argument("--against", type=Path, metavar="DIR3", help=against_help)
-    movie_help = "write animated GIFs of phase space, and of the density in 2D and 3D, instead of all figures"
+    movie_help = "write animated GIFs of phase space (and of the density in 2D and 3D) instead of all figures"
     plotting.add_argument("--movie", action="store_true", help=movie_help)
     plotting.add_argument("--out", type=Path, metavar="DIR2", help="folder for the files (default DIR/figures)")
     comparing = parsers["compare"]
@@ -394,11 +392,11 @@ def parser() -> argparse.ArgumentParser:
     column_help = "a column to compare instead of energies, entropy and KL; may be given several times"
     comparing.add_argument("--column", action="append", default=[], metavar="NAME", help=column_help)
     comparing.add_argument(
-        "--out", type=Path, metavar="FILE", help="a figure with both (.png, .pdf, .svg), or a page (.html)"
+        "--out", type=Path, metavar="FILE", help="write a figure of both (.png, .pdf, .svg), or a page (.html)"
     )
     sweeping = parsers["sweep"]
     sweeping.add_argument(
-        "case", type=Path, metavar="CASE.toml", help="the case file, or with --table the folder of a sweep"
+        "case", type=Path, metavar="CASE.toml", help="the case file; with --table, the folder of a sweep"
     )
     grid_help = "a key of the case and its values; may be given several times, for all combinations"
     sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
@@ -412,14 +410,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_plasma(converting: argparse.ArgumentParser) -> None:
-    """The options of ``kjko units``."""
-    case_help = "a case to convert to SI units; its [physics.landau] may give the plasma"
+    """Add the options of ``kjko units``."""
+    case_help = "a case to convert to SI units; its [physics.landau] may define the plasma"
     converting.add_argument("case", type=Path, nargs="?", metavar="CASE.toml", help=case_help)
     numbers = {
         "--density": ("N", "density of the reference species, in 1/m³"),
         "--temperature": ("T", "temperature of the reference species, in eV"),
-        "--log-lambda": ("L", "Coulomb logarithm (default: from the NRL Plasma Formulary, for like particles)"),
-        "--collision-strength": ("C", "C = lnΛ/(8π N_D), from which the density follows; instead of --density"),
+        "--log-lambda": ("L", "Coulomb logarithm (default: NRL Plasma Formulary, for collisions within the species)"),
+        "--collision-strength": ("C", "C = lnΛ/(8π N_D); the density follows from it; use it instead of --density"),
         "--length": ("M", "a length to convert, in m"),
         "--time": ("S", "a time to convert, in s"),
         "--magnetic-field": ("B", "a magnetic field to convert, in T"),
@@ -428,5 +426,5 @@ def _add_plasma(converting: argparse.ArgumentParser) -> None:
         converting.add_argument(flag, type=_positive, metavar=metavar, help=text)
     mass_help = "mass of the reference species, in electron masses (default 1: electrons)"
     converting.add_argument("--mass", type=_positive, default=1.0, metavar="M", help=mass_help)
-    charge_help = "size of the charge of the reference species, in elementary charges (default 1)"
+    charge_help = "absolute charge of the reference species, in elementary charges (default 1)"
     converting.add_argument("--charge", type=_positive, default=1.0, metavar="Z", help=charge_help)

@@ -1,4 +1,4 @@
-"""The verbs of ``kjko`` that run, measure or list something with the models of a case and torch."""
+"""The verbs of ``kjko`` that run or measure something. They need torch and the models of a case."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
 
 
 def restart(options: argparse.Namespace, comm: Communicator) -> int:
-    """Continue a run from its newest sound checkpoint."""
+    """Continue a run from its newest undamaged checkpoint."""
     folder, began = RunFolder(options.folder), driver.process_began()
     with _stop_signals(comm) as stop, _log_on_console(comm):
         return _over(driver.resume(folder, options.set, comm, stop=stop, began=began), stop)
@@ -56,7 +56,7 @@ def restart(options: argparse.Namespace, comm: Communicator) -> int:
 
 @contextlib.contextmanager
 def _stop_signals(comm: Communicator) -> Iterator[StopSignals]:
-    """What signals do to a run, until it fails. Where all ranks hear of one, one of them says so."""
+    """The signals that stop a run, until the run fails. If all ranks receive a signal, only rank 0 prints a message."""
     stop = StopSignals("kjko: ended by" if comm.is_root else "")
     try:
         yield stop
@@ -67,11 +67,12 @@ def _stop_signals(comm: Communicator) -> Iterator[StopSignals]:
 
 @contextlib.contextmanager
 def _log_on_console(comm: Communicator) -> Iterator[None]:
-    """The log goes to standard output as well, while a run is at work."""
+    """Print the log on standard output too, while a run is running."""
     before = log.handlers[:]
     if comm.is_root:
         console = _Console()
-        console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors end the command, which prints them
+        # errors end the command, which prints them itself
+        console.addFilter(lambda record: record.levelno < logging.ERROR)
         log.handlers = [console]
     try:
         yield
@@ -80,7 +81,7 @@ def _log_on_console(comm: Communicator) -> Iterator[None]:
 
 
 class _Console(logging.Handler):
-    """Lines of the log on standard output, whichever that is now, with a word before what is a warning."""
+    """Prints lines of the log on the present standard output. Warnings begin with a word that says so."""
 
     def emit(self, record: logging.LogRecord) -> None:
         before = "warning: " if record.levelno == logging.WARNING else ""
@@ -93,7 +94,7 @@ def _over(outcome: Outcome, stop: StopSignals) -> int:
 
 
 def analyze(options: argparse.Namespace, comm: Communicator) -> int:
-    """Measure a run's particle snapshots: moments, marginals, histograms, distances from a known density."""
+    """Measure the particle snapshots of a run: moments, marginals, histograms, distances from a known density."""
     from hpc_kjko.post.analysis import analyse
     from hpc_kjko.post.compare import say_changed_code
 
@@ -112,7 +113,7 @@ def analyze(options: argparse.Namespace, comm: Communicator) -> int:
 
 
 def doctor(options: argparse.Namespace, comm: Communicator) -> int:
-    """Say what a run would use here, and try its collectives; exit 1 with advice if a run would fail."""
+    """Show what a run would use here, and test the collective operations. If a run would fail, the exit code is 1."""
     import h5py
     import torch
 
@@ -150,7 +151,7 @@ def doctor(options: argparse.Namespace, comm: Communicator) -> int:
 
 
 def _try_collectives(comm: Communicator) -> str:
-    """What is wrong with this job's collectives, or nothing."""
+    """The problem with the collective operations of this job, as a sentence; empty if there is none."""
     import torch
 
     if comm.sum(np.array([1.0]))[0] != comm.size:
@@ -158,7 +159,8 @@ def _try_collectives(comm: Communicator) -> str:
     try:
         control = ControlField(None, 1, 1, hidden=(), device=comm.device)
         objective = JKOObjective(control, operator=Bath(1.0, 1.0), logdet="linear")
-        one = torch.ones(1, 1, device=comm.device)  # a particle of v = 1 at u = 0: the gradient in a constant u is 1
+        # one particle with v = 1 at u = 0: the gradient with respect to a constant u is 1
+        one = torch.ones(1, 1, device=comm.device)
         distributed = comm.distribute(objective)
         distributed(1.0, torch.cat([one, one], dim=1), one, one[0]).backward()
         gradient = control.layers[-1].bias.grad

@@ -1,6 +1,9 @@
-"""Collision steps: one file a method, one interface (:class:`~hpc_kjko.collisions.base.Collision`), one line here.
+"""Collision steps. Each method has one file and one line here. All have one interface
+(:class:`~hpc_kjko.collisions.base.Collision`).
 
-A method is that of a bath; :mod:`~hpc_kjko.collisions.dougherty` makes of it one that conserves momentum and energy."""
+A method is written for a bath. :mod:`~hpc_kjko.collisions.dougherty` turns it into a method that conserves momentum and
+energy.
+"""
 
 from collections.abc import Callable
 
@@ -39,7 +42,9 @@ def collision_of(
     comm: Communicator,
     method: Callable[[CollisionSettings, Communicator], Collision],
 ) -> Collision:
-    """The collision step of an operator, by one of METHODS or one like them; κ = 0 has none. Collective."""
+    """The collision step of an operator, by the given method (one of METHODS, or a class like them). κ = 0 gives no
+    collisions. Collective.
+    """
     if settings.operator.collision_strength == 0 or method is NoCollision:
         return NoCollision(settings, comm)
     if settings.operator.frame == "local" and not settings.operator.sums_pairs:

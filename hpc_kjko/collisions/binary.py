@@ -1,4 +1,4 @@
-"""Binary collisions by Monte Carlo: what a particle-in-cell user would run today for Coulomb collisions."""
+"""Binary collisions by Monte Carlo: the method for Coulomb collisions that particle-in-cell codes commonly use."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from hpc_kjko.problems.quantile import normal
 
 
 class BinaryCollision(PairCollision):
-    """Particles of a cell meet in random pairs; the relative velocity u of a pair turns by an angle θ at random.
+    """The particles of a cell collide in random pairs. The relative velocity u of a pair turns by a random angle θ.
 
-    tan(θ/2) is normal with the variance C n h |u|^γ / μ² (half of that in two dimensions), μ the reduced mass, which
-    gives the Landau operator as h → 0. Of an odd number of like particles three meet each other for half the time. Of
-    unlike particles those of the larger number meet once each, n being the density of the others in the block. Momentum
-    and energy of every pair stay. Random numbers are keyed by (seed, step, global particle): a run has the same bits on
-    any number of ranks. The density at the particles is not known after such a step: log f becomes NaN.
+    tan(θ/2) is normal with the variance C n h |u|^γ / μ² (half of that in two dimensions), with the reduced mass μ.
+    This gives the Landau operator as h → 0. If the number of like particles is odd, three of them collide with each
+    other, each pair for half the time. Of two species, each particle of the more numerous one collides once, and n is
+    the density of the other species in the collision block. Momentum and energy of every pair are conserved. Random
+    numbers are keyed by (seed, step, global particle), so a run has the same bits on any number of ranks. After such a
+    step the density at the particles is not known: log f becomes NaN.
 
     T. Takizuka, H. Abe, doi:10.1016/0021-9991(77)90099-7.
     """
@@ -47,13 +48,13 @@ class BinaryCollision(PairCollision):
         settings = [step.settings for step in steps]
         seeds = [one.seed for one in settings]
         blocks = blocks_of_cells(pushed, settings[0].grid, steps[0].operator.block, seeds, index, comm)
-        columns = dims + 2  # of random numbers for the meeting with each species
+        columns = dims + 2  # random numbers for the collisions with each species
         found = []
         for particles, dealt, seed in zip(pushed, blocks.species, seeds, strict=True):
             rows = np.empty((len(particles.v), dims + columns * len(steps)))
             rows[:, :dims] = particles.v.cpu().numpy()
             for part in passes(len(rows), BLOCK):
-                # stream 0 of the seed drew the particles
+                # stream 0 of the seed has drawn the particles
                 first, count = particles.shard.start + part.start, part.stop - part.start
                 rows[part, dims:] = random_points(seed, 1 + index, first, count, rows.shape[1] - dims)
             found.append(dealt.gathered(rows))
@@ -61,7 +62,7 @@ class BinaryCollision(PairCollision):
         edges = [dealt.edges for dealt in blocks.species]
         weights = [
             particles.total_weight / particles.shard.total for particles in pushed
-        ]  # all particles have the same
+        ]  # all particles of a species have the same weight
         for number, (density, per_volume) in enumerate(zip(blocks.density.T, blocks.per_volume, strict=True)):
             block = [rows[edge[number] : edge[number + 1]] for rows, edge in zip(found, edges, strict=True)]
             for b in range(len(steps)):
@@ -91,27 +92,29 @@ class BinaryCollision(PairCollision):
 
 
 class _Met:
-    """The particles of a species in a block, as they meet others: velocities, which change, and random numbers."""
+    """The particles of a species in a collision block: velocities, which change, and random numbers."""
 
     def __init__(self, rows: np.ndarray, dims: int, mass: float, column: int):
         self.v, self.random, self.mass = rows[:, :dims], rows[:, dims + column : 2 * dims + column + 2], mass
 
     @property
     def shuffled(self) -> np.ndarray:
-        """Their numbers in an order by chance [n]."""
+        """The indices of the particles in random order [n]."""
         return np.argsort(self.random[:, -1], kind="stable")
 
 
 @dataclass(frozen=True)
 class _Meeting:
-    """How two species collide in a step, in dims dimensions: the factor C of their collisions times the duration."""
+    """The collisions of two species in a step, in dims dimensions. The factor C of their collisions is multiplied by
+    the duration.
+    """
 
     dims: int
     strength: float
     exponent: float
 
     def of_like(self, met: _Met, density: float) -> None:
-        """Turn the velocities of particles that meet in pairs."""
+        """Turn the relative velocities of like particles that collide in pairs."""
         order = met.shuffled
         three = order[-3:] if len(order) % 2 and len(order) > 1 else order[:0]
         first, second = order[: len(order) - (len(three) or len(order) % 2)].reshape(-1, 2).T
@@ -120,20 +123,21 @@ class _Meeting:
             self._turn(met, np.array([one]), met, np.array([other]), 0.5 * density)
 
     def of_unlike(self, one: _Met, other: _Met, density_of_one: float) -> None:
-        """Turn the velocities of two species: those of the larger number meet once each.
+        """Turn the relative velocities of two species. Each particle of the more numerous one collides once.
 
         Args:
-            density_of_one: what a particle in the block stands for, the same for both species.
+            density_of_one: the density that one particle stands for in the collision block, the same for both species.
         """
         many, few = (one, other) if len(one.v) >= len(other.v) else (other, one)
         first, second = many.shuffled, few.shuffled
         for begin in range(0, len(first), len(second)) if len(second) else ():
-            some = first[begin : begin + len(second)]  # a particle takes part in one collision at a time
+            some = first[begin : begin + len(second)]  # a particle takes part in only one collision at a time
             self._turn(many, some, few, second[: len(some)], density_of_one * len(second))
 
     def _turn(self, one: _Met, first: np.ndarray, other: _Met, second: np.ndarray, density: float) -> None:
-        """Turn the relative velocities of pairs, particles ``first`` of one and ``second`` of the other, each at most
-        once, by the random numbers of the first."""
+        """Turn the relative velocities of pairs: particles ``first`` of one species and ``second`` of the other. Each
+        particle occurs at most once. The random numbers are those of the first.
+        """
         dims, random = self.dims, one.random[first]
         u = one.v[first] - other.v[second]
         speed = np.linalg.norm(u, axis=1, keepdims=True)

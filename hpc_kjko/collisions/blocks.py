@@ -1,4 +1,6 @@
-"""Blocks of particles that collide with each other: drawn anew in each step, the same on any number of ranks."""
+"""Collision blocks: groups of particles that collide with each other, new in each step, the same on any number of
+ranks.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476
 
 
 def hashed(numbers: np.ndarray) -> np.ndarray:
-    """Pseudo-random numbers [n], uint64, one for each of these."""
+    """Pseudo-random numbers [n], uint64, one for each of the given numbers."""
     with np.errstate(over="ignore"):
         z = (numbers + np.uint64(1)) * _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * _FIRST
@@ -28,13 +30,13 @@ def hashed(numbers: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Dealt:
-    """The particles of a species in blocks, and the way to the rank of their block and back.
+    """The particles of a species in collision blocks, and the transfer to the rank of their block and back.
 
     Attributes:
-        order: this rank's particles, sorted by the rank of their block, then by their rows [n].
-        sent, received: how many particles go to each rank, and how many come from there.
-        sorted_by_block: of those that came, the order by blocks and rows.
-        edges: where each of this rank's blocks begins in that order, and where the last one ends.
+        order: the particles of this rank, sorted by the rank of their block, then by their rows [n].
+        sent, received: number of particles that go to each rank, and that come from each rank.
+        sorted_by_block: the order of the received particles by blocks and rows.
+        edges: where each block of this rank begins in that order, and where the last one ends.
     """
 
     comm: Communicator
@@ -46,7 +48,9 @@ class Dealt:
 
     @classmethod
     def of(cls, block: np.ndarray, rank: np.ndarray, comm: Communicator) -> Dealt:
-        """Dealt by the block of each particle [n] and the rank of each block, which do not fall. Collective."""
+        """Distribute particles, from the block of each [n] and the rank of each block. The ranks must not decrease with
+        the block number. Collective.
+        """
         to = rank[block]
         order = np.argsort(to, kind="stable")
         sent = np.bincount(to, minlength=comm.size)
@@ -57,13 +61,15 @@ class Dealt:
         return cls(comm, order, sent, received, np.argsort(there, kind="stable"), np.cumsum([0, *sizes]))
 
     def gathered(self, rows: np.ndarray) -> np.ndarray:
-        """Rows [n, …] of this rank's particles, as rows of the blocks that are summed here, by blocks. Collective."""
+        """Rows [n, …] of the particles of this rank, as rows of the particles in the blocks of this rank, sorted by
+        block. Collective.
+        """
         if self.comm.size == 1:
             return rows[self.sorted_by_block]
         return _exchanged(self.comm, rows[self.order], self.sent, self.received)[self.sorted_by_block]
 
     def returned(self, rows: np.ndarray) -> np.ndarray:
-        """What was found for the particles of the blocks here, as rows [n, …] of this rank's own. Collective."""
+        """Rows [n, …] of the particles in the blocks of this rank, as rows of this rank. Collective."""
         there = np.empty_like(rows)
         there[self.sorted_by_block] = rows
         if self.comm.size == 1:
@@ -74,7 +80,7 @@ class Dealt:
 
     @property
     def block(self) -> np.ndarray:
-        """Which of this rank's blocks each particle here is in."""
+        """The block of this rank to which each received particle belongs."""
         return np.repeat(np.arange(len(self.edges) - 1), np.diff(self.edges))
 
 
@@ -82,14 +88,14 @@ class Dealt:
 class Blocks:
     """Which particles collide with each other in a step.
 
-    A particle's block follows from its cell, its global row, the seed of its species and the step. Every block is on
-    one rank whole, its particles in the order of their rows.
+    The collision block of a particle follows from its cell, its global row, the seed of its species and the step. Each
+    block is on one rank as a whole. Its particles are in the order of their rows.
 
     Attributes:
-        species: each of them as it is dealt to the blocks.
-        density: of each species, the mean density in the cell of each of this rank's blocks [species, blocks].
-        per_volume: 1 over the part of the volume that each of this rank's blocks stands for [blocks].
-        sparse: the part of the cells that have fewer than two particles.
+        species: the distribution of each species over the blocks.
+        density: for each species, the mean density in the cell of each block of this rank [species, blocks].
+        per_volume: 1 / (the part of the volume that a block stands for), for each block of this rank [blocks].
+        sparse: the fraction of the cells that have fewer than two particles.
     """
 
     species: tuple[Dealt, ...]
@@ -109,16 +115,20 @@ class Blocks:
         step: int,
         comm: Communicator,
     ) -> Blocks:
-        """Blocks of about ``size`` particles of a species. Collective.
+        """Draw blocks of about ``size`` particles of a species. Collective.
 
         Args:
-            plasma: the particles of each species; cells: the cell of each of them [n].
-            number: how many cells there are; volume: of one of them.
-            seeds: of the species, and step: that of the run; below 2⁶⁴ each.
+            plasma: the particles of each species.
+            cells: the cell of each particle, for each species [n].
+            number: number of cells.
+            volume: of a cell.
+            size: ``physics.landau.block``.
+            seeds: of the species, below 2⁶⁴.
+            step: number of the step in the run, below 2⁶⁴.
         """
         found = []
         for particles, cell in zip(plasma, cells, strict=True):
-            weight = counts(particles.shares(), particles.shard.total).cpu().numpy()  # in units of the mean
+            weight = counts(particles.shares(), particles.shard.total).cpu().numpy()  # in units of the mean weight
             found += [np.bincount(cell, minlength=number).astype(float)]
             found += [np.bincount(cell, weights=weight, minlength=number)]
         sums = comm.sum(np.stack(found))
@@ -127,7 +137,7 @@ class Blocks:
         density = sums[1::2] * np.array(unit)
         blocks = np.maximum(1, np.rint(count / (len(plasma) * size))).astype(np.int64)
         first, total = np.cumsum(blocks) - blocks, int(blocks.sum())
-        rank = np.arange(total) * comm.size // total  # neighbouring blocks on one rank
+        rank = np.arange(total) * comm.size // total  # neighbouring blocks are on the same rank
         dealt = []
         for particles, cell, seed in zip(plasma, cells, seeds, strict=True):
             rows = np.arange(particles.shard.start, particles.shard.stop, dtype=np.uint64)
@@ -142,7 +152,9 @@ class Blocks:
 def blocks_of_cells(
     plasma: Sequence[Particles], grid: Grid | None, size: int, seeds: Sequence[int], step: int, comm: Communicator
 ) -> Blocks:
-    """Blocks of the cells of a mesh; without one the whole box is a cell. Arguments as of :meth:`Blocks.drawn`."""
+    """Collision blocks in the cells of a mesh. Without a mesh the whole box is one cell. For the arguments see
+    :meth:`Blocks.drawn`.
+    """
     if grid is None:
         whole = [np.zeros(len(particles.x), np.int64) for particles in plasma]
         volume = math.prod(plasma[0].periods or ())
@@ -155,6 +167,6 @@ def blocks_of_cells(
 
 
 def _exchanged(comm: Communicator, rows: np.ndarray, sent: np.ndarray, received: np.ndarray) -> np.ndarray:
-    """Rows that are sorted by the rank that they go to, as those that come, sorted by the rank that they come from."""
+    """Send rows, sorted by destination rank, and return the received rows, sorted by source rank."""
     parts = np.split(rows, np.cumsum(sent)[:-1])
     return np.concatenate(comm.exchange(parts, [(int(number), *rows.shape[1:]) for number in received]))

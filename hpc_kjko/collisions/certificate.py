@@ -1,4 +1,4 @@
-"""What the particles that certify a step say of it: they take no part in the fit."""
+"""Means over the particles that certify a step. These particles take no part in the fit."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import torch
 
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import counts, summed_finely
-from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, folds, passes_over
+from hpc_kjko.particles.state import BLOCK, CERTIFY, FOLDS, Particles, Shard, fold_rows, folds, passes_over
 
-#: With fewer held-out particles there is no standard error worth the name, and no certificate.
+#: With fewer held-out particles the standard error is not meaningful, and there is no certificate.
 FEWEST = 16
 
 
 def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicator) -> tuple[float, float]:
     """The mean of values [n] over the particles that certify, and its standard error. Collective.
 
-    Both are 0 with fewer than FEWEST of them.
+    Both are 0 with fewer than FEWEST such particles.
     """
-    chosen, shares, total = folds(particles.shard, values.device) == CERTIFY, particles.shares(), particles.shard.total
-    if len(values) % BLOCK == 0:  # whole blocks with none of them have no part in sums
-        some = chosen.view(-1, BLOCK).any(1)
-        chosen, shares, values = (part.view(-1, BLOCK)[some].flatten() for part in (chosen, shares, values))
+    shares, shard, total = particles.shares(), particles.shard, particles.shard.total
+    if fold_rows(total) == BLOCK:  # whole row blocks certify, and only these are summed
+        own = _rows_of_fold(CERTIFY, shard, values.device)
+        values, shares, chosen = values[own], shares[own], torch.ones(len(own), device=values.device)
+    else:
+        chosen = folds(shard, values.device) == CERTIFY
     counted = torch.zeros(2, dtype=torch.float64, device=values.device)
     sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
     for rows in passes_over(values):
@@ -30,9 +32,19 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
         sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))
     number, square, *rest = comm.sum(torch.cat([counted, sums.flatten()]).cpu().numpy())
     first, *second = np.reshape(rest, (2, 3)).sum(0)
-    if not number > 0 or (effective := number**2 / square) < FEWEST:  # were all weights equal
+    # the number of particles of equal weight with the same error
+    if not number > 0 or (effective := number**2 / square) < FEWEST:
         return 0.0, 0.0
-    part = number / total  # of the mass
+    part = number / total  # fraction of the mass
     mean = first / part
     variance = max(second[1] - 2 * mean * second[0] + mean**2 * square / total, 0.0)
     return float(mean), float(np.sqrt(variance / total * effective / (effective - 1)) / part)
+
+
+def _rows_of_fold(fold: int, shard: Shard, device: torch.device | None = None) -> torch.Tensor:
+    """The rows of a rank's particles that are in a fold of whole row blocks. It does not wait for a GPU."""
+    first = (fold - shard.start // BLOCK) % FOLDS * BLOCK
+    starts = range(first, max(len(shard), first), FOLDS * BLOCK)
+    beyond = max(starts[-1] + BLOCK - len(shard), 0) if starts else 0  # rows that the last row block does not have
+    rows = torch.arange(len(starts), device=device)[:, None] * (FOLDS * BLOCK) + torch.arange(BLOCK, device=device)
+    return first + rows.flatten()[: len(starts) * BLOCK - beyond]

@@ -1,4 +1,4 @@
-"""What collision steps that move particles along a control field have in common."""
+"""The common parts of collision steps that move particles along a control field."""
 
 from __future__ import annotations
 
@@ -37,35 +37,38 @@ from hpc_kjko.particles.state import (
 
 _FITTED = [fold for fold in range(FOLDS) if fold not in (SELECT, CERTIFY)]
 
-#: Near equilibrium one step in 741 rises by three standard errors by chance, and the same particles say so again of the
-#: step fitted anew, or split. Rises beyond this many are no chance.
+#: Near equilibrium one step in 741 rises by three standard errors by chance. The same particles show the same rise
+#: again if the step is fitted again, or split. Chance does not explain a rise by more standard errors than this.
 NO_CHANCE = 5.0
-#: A fitted density is not trusted if it is off by more than this part of what the step changes the free energy by, and
-#: by more than so many standard errors: by chance, one step in 16000.
+#: A fitted density is not trusted if its error is larger than both of these: this fraction of the change of the free
+#: energy in the step, and this many standard errors. By chance that happens in one step in 16000.
 DISAGREEING, DISAGREEING_ERRORS = 0.5, 4.0
-#: A density that misses log f by no more than this, root mean square, is not to blame for a map that turns over.
+#: If the root mean square of log f − ψ is at most this, the fitted density is not the cause of a map that is not
+#: invertible.
 FITTING = 0.1
 #: A step is split at most this often (into 2^6 pieces) before the run gives up.
 MAX_SPLITS = 6
 
-#: u [n, dv] and ∂u_k/∂ṽ_j [n, dv, dv] at some rows of the particles; ∇v log f [n, dv] as the fit had it, if it had one.
+#: u [n, dv] and ∂u_k/∂ṽ_j [n, dv, dv] at some rows of the particles; and ∇v log f [n, dv] of the fit, or None without a
+#: fit.
 Field = Callable[[slice], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
 
-#: What u is a function of: its inputs are the same.
+#: u is a function of either kind. Both have the same inputs.
 Network = ControlField | PotentialField
 
 
 @dataclass(frozen=True)
 class Carried:
-    """Particles of a rank after a step along h u, and what the step tells of itself.
+    """The particles of a rank after a step along h u, and the diagnostics of the step.
 
     Attributes:
         v: [n, dv]; log_f: [n].
-        change: ½|ṽ + h u|² − ½|ṽ|² − T log det(I + h ∇v u) [n]; disagreement: T h (∇v·u + u·∇v ψ̄), where there is a ψ̄.
-        sums: over the particles, each with its share, as two numbers [2, columns]: of |u|², of what the objective sees
-            beside it, of the squared drift error, of the change, of the share, and of the wave's terms.
-        smallest: eigenvalue of I + h sym ∇v u.
+        change: ½|ṽ + h u|² − ½|ṽ|² − T log det(I + h ∇v u) [n].
+        disagreement: T h (∇v·u + u·∇v ψ̄) [n], or None without ψ̄.
+        sums: sums over the particles, each with its share, as two numbers [2, columns]. The columns are |u|², the other
+            terms of the objective, the squared drift error, the change, the share, and the terms of the wave.
+        smallest: smallest eigenvalue of I + h sym ∇v u.
     """
 
     v: torch.Tensor
@@ -83,47 +86,50 @@ class ControlledCollision(Collision):
 
     * ``split`` (paper's eqs. 30-31): u is a function of the pushed state (x̃, ṽ);
     * ``nonsplit`` (eq. 18): u is a function ū of the state (x, v) before the push. For symplectic Euler, x̃ = x + h v
-      and ṽ = v + h a(x̃), a change of ṽ at fixed x̃ changes (x, v) by (−h, 1), so the map's determinant is that of
-      I + h (∇v − h ∇x) ū. ``nonsplit_naive`` takes I + h ∇v ū instead, as the paper's text reads; its entropy is off by
-      O(h²) in each step.
+      and ṽ = v + h a(x̃). A change of ṽ at fixed x̃ changes (x, v) by (−h, 1). So the determinant of the map is that of
+      I + h (∇v − h ∇x) ū. ``nonsplit_naive`` takes I + h ∇v ū instead, as the text of the paper reads. Its entropy has
+      an error of O(h²) in each step.
 
-    A step in which I + h sym ∇v u is not positive definite at every particle is fitted again, stiffer, then split in
-    two (at once where the fit follows the carried log f); so is a step in which the free energy of held-out particles
-    rises, if the method promises that it falls and chance does not explain the rise. What was done is in the report.
-    The non-split form cannot be split: its push is already made.
+    A step is rejected if I + h sym ∇v u is not positive definite at every particle. It is also rejected if the free
+    energy of held-out particles rises, the method promises that it falls, and chance does not explain the rise. A
+    rejected step is fitted again with stronger regularisation. If that fails too, it is split in two. If the map is not
+    invertible although ψ fits the carried log f, the step is split at once. The report says what was done. The
+    non-split form cannot be split, because its push is already made.
     """
 
-    #: Whether a step that raises the free energy of held-out particles is refused, or only reported.
+    #: Whether a step that raises the free energy of held-out particles is rejected, or only reported.
     promises_decay: ClassVar[bool] = False
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         method = settings.method
         self.comm, self.settings, self.problem, self.operator = comm, settings, settings.problem, settings.operator
-        #: Particles handled at a time by full passes: whole blocks.
+        #: Number of particles handled at a time by full passes; a multiple of BLOCK.
         self.chunk = -(-at_once(method.chunk, comm.device) // BLOCK) * BLOCK
-        #: Particles that an objective adds up before it rounds.
+        #: Size of a piece: the number of particles that an objective adds before it rounds.
         self.together = rows_together(settings.count) if settings.reproducible else self.chunk
         self.order, self.logdet, self.form = method.order, method.logdet, method.form
         self.temperature = self.operator.temperature
         self.dtype = getattr(torch, method.precision)
         self.held_out = method.held_out
-        #: Others than Adam take their hidden steps on one fold after another, whether or not some are held out.
+        #: Solvers other than Adam train the hidden layers on one fold after another, with or without held-out
+        #: particles.
         self._in_folds = method.held_out or method.solver != "adam"
-        #: Whether the solver is given the log-density that the particles carry; it has nothing to choose by others.
+        #: Whether the solver uses the log-density that the particles carry. Such a solver needs no particles that
+        #: choose.
         self._with_log_f = method.solver == "regression"
         self._choosing = method.held_out and not self._with_log_f
-        #: Watches the wave through steps that are minimisers.
+        #: Compares what a wave gains with the exact operator, for steps whose u is a minimiser.
         self.wave: WaveWitness | None = None
         if self.promises_decay and settings.wave_vector:
             self.wave = WaveWitness(settings.wave_vector, self.operator)
         self.sees_wave = self.wave is not None
-        #: Takes noise from the objective, where the method knows how.
+        #: Removes noise from the objective, if the method uses it.
         self.variate: ControlVariate | None = None
-        #: Rows sorted by fold, or by batch, where each begins, its mass: all the same in every step.
+        #: Rows sorted by fold, or by batch; where each fold or batch begins; its mass. They are the same in every step.
         self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
 
     def control_field(self, parameters: int = 0) -> ControlField:
-        """A network for this phase space, in the precision of the inner solve."""
+        """A new network for this phase space, in the precision of the inner solve."""
         problem, method = self.problem, self.settings.method
         return ControlField(
             problem.torus,
@@ -143,7 +149,7 @@ class ControlledCollision(Collision):
         """Determine u for the pushed particles; returns the number of iterations. Collective.
 
         Args:
-            stiffer: how often the fit of this very step has failed.
+            stiffer: how often the fit of this same step has failed.
 
         Raises:
             SolverFailure: on every rank.
@@ -151,14 +157,14 @@ class ControlledCollision(Collision):
 
     @abstractmethod
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
-        """The u that :meth:`fit` found, in the particles' own precision."""
+        """The u that :meth:`fit` found, converted to the precision of the particles."""
 
     def relaxed(self, particles: Particles, duration: float, agreed: bool) -> tuple[Particles, dict[str, Any]]:
-        """The pushed particles with the log f that they have before the move, and what the report says of it.
-        Collective.
+        """The pushed particles with the log f that they have before the move, and the entries of the report that belong
+        to this change. Collective.
 
         Args:
-            agreed: whether held-out particles agree with the fitted density, as far as is known.
+            agreed: False if held-out particles disagreed with the fitted density at the first attempt.
         """
         return particles, {}
 
@@ -184,7 +190,7 @@ class ControlledCollision(Collision):
             agreed = not self._disagreement(report)
             fits = self._with_log_f and report.log_f_residual <= FITTING
             if fits and not report.min_eigenvalue > 0 and splits < MAX_SPLITS:
-                break  # a density that fits log f is not to blame: the step is too long for it
+                break  # ψ fits log f, so the fit is not the cause: the step is too long.
         if self.form != "split":
             raise SolverFailure(
                 f'{trouble}, and the non-split form cannot be split: reduce time.step, or use method.form = "split"'
@@ -201,10 +207,11 @@ class ControlledCollision(Collision):
         return second, CollisionReport.of_halves(one, two, iterations, attempt)
 
     def _trouble(self, report: CollisionReport, attempt: int) -> str:
-        """What forbids to take a step, in words; nothing if it may be taken.
+        """The reason to reject the step, or an empty string.
 
-        A step that was fitted anew is taken if chance may have it that the free energy rises; the report says that it
-        does. A few monomials cannot follow noise: fitted with them alone it is taken if that of all particles falls.
+        A step that was fitted again is accepted if chance may explain the rise of the free energy. The report still
+        shows the rise. With the carried log f, the second attempt fits only a few monomials, which cannot follow the
+        noise. It is accepted if the free energy of all particles falls.
         """
         if not report.min_eigenvalue > 0:
             return f"the collision map is not invertible (smallest eigenvalue {report.min_eigenvalue:.3g})"
@@ -215,7 +222,7 @@ class ControlledCollision(Collision):
         return self._disagreement(report) if attempt == 0 else ""
 
     def _disagreement(self, report: CollisionReport) -> str:
-        """That held-out particles disagree with the fitted density, in words; nothing if they do not."""
+        """The reason not to trust the fitted density (held-out particles disagree with it), or an empty string."""
         wrong, error = abs(report.disagreement), report.disagreement_error
         if wrong <= max(DISAGREEING_ERRORS * error, DISAGREEING * abs(report.collision_free_energy)):
             return ""
@@ -226,14 +233,16 @@ class ControlledCollision(Collision):
     def inputs(
         self, control: Network, particles: Particles, duration: float, start: StepStart, rows: slice
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The network's inputs z [n, inputs] at some rows, and ∂z/∂ṽ [n, dv, inputs] unless ṽ is simply among them."""
+        """The inputs z of the network [n, inputs] at some rows, and ∂z/∂ṽ [n, dv, inputs]. The latter is None if the
+        last inputs are simply ṽ.
+        """
         if self.form == "split":
             return control.features(particles.x[rows], particles.v[rows]), None
         before = start.particles
         z = control.features(before.x[rows], before.v[rows])
         if self.form == "nonsplit_naive":
             return z, None
-        assert isinstance(control, ControlField)  # config has seen to it
+        assert isinstance(control, ControlField)  # the case file was checked for this
         dims, dv = before.x.shape[1], before.v.shape[1]
         tangents = torch.zeros(len(z), dv, z.shape[1], dtype=z.dtype, device=z.device)
         axes = torch.arange(dv, device=z.device)
@@ -242,9 +251,10 @@ class ControlledCollision(Collision):
         return z, tangents
 
     def training_data(self, control: Network, particles: Particles, duration: float, start: StepStart) -> TrainingData:
-        """Inputs z, pushed velocities ṽ, shares (and tangents) of this rank's particles, for the inner solve.
+        """Inputs z, pushed velocities ṽ, shares (and tangents) of the particles of this rank, for the inner solve.
 
-        Kept for all iterations of a step: it saves their cosines and sines in each. Held-out particles have their own.
+        They are kept for all iterations of a step, which saves the cosines and sines in each. Held-out particles have
+        arrays of their own.
         """
         count = len(particles.x)
         tangents: list[torch.Tensor] = []
@@ -264,7 +274,7 @@ class ControlledCollision(Collision):
         return self._dealt(whole, particles)
 
     def _dealt(self, whole: Sample, particles: Particles) -> TrainingData:
-        """The particles sorted by their folds; for a regression by batches of these."""
+        """The particles sorted by fold; for a regression by batches of these folds."""
         if not self._in_folds:
             return TrainingData.unheld(whole)
         if self._folds is None:
@@ -274,7 +284,7 @@ class ControlledCollision(Collision):
             part = place[folds(particles.shard, place.device)]
             number = len(chosen)
             if self._with_log_f:
-                # Batches of BATCH particles and more: of several folds where these are smaller.
+                # A batch has at least BATCH particles. It spans several folds if these are smaller.
                 groups = max(1, min(number, number * particles.shard.total // (FOLDS * BATCH)))
                 part = torch.where(part < 0, part, part * groups // number)
                 batch, batches_of_a_fold = batches(particles.shard, place.device)
@@ -286,16 +296,17 @@ class ControlledCollision(Collision):
             edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
             weights = counts(particles.shares(), particles.shard.total)[order]
             mass = torch.bincount(part[order], weights=weights, minlength=number)
-            masses = self.comm.sum(mass.double().cpu().numpy()) / particles.shard.total  # integers where there are none
+            # bincount returns integers on a rank without particles
+            masses = self.comm.sum(mass.double().cpu().numpy()) / particles.shard.total
             self._folds = order, edges, masses
         order, edges, masses = self._folds
-        if self.held_out and not masses[-1] > 0:  # a few particles, in fewer folds
+        if self.held_out and not masses[-1] > 0:  # with few particles, the selecting fold may be empty
             return TrainingData.unheld(whole)
         of_fitted = masses[:-1].sum() if self.held_out else 1.0
 
         def sample_of(rows: torch.Tensor, mass: float = of_fitted) -> Sample:
-            # In memory of its own, which is aligned. Where it begins in that of all depends on the ranks, and the order
-            # in which matrix products add up on that.
+            # A copy has its own, aligned memory. A view would begin at a place that depends on the ranks, and matrix
+            # products would be added in another order.
             z = whole.z[rows]
             v = z[:, -particles.v.shape[1] :] if self.form == "split" and not self.variate else whole.v[rows]
             others = (whole.tangents, whole.known, whole.log_f)
@@ -313,7 +324,7 @@ class ControlledCollision(Collision):
     def _move(
         self, particles: Particles, duration: float, start: StepStart, iterations: int
     ) -> tuple[Particles, CollisionReport]:
-        """The particles carried along h u, in the particles' own precision, with the determinant of that very map."""
+        """Move the particles along h u. log f follows the determinant of this map."""
         carried = self.carried(particles, duration, start)
         sums = self.comm.sum(carried.sums).sum(0)
         mean_square, mean_rest, drift_error, of_all, square_of_shares, *of_wave = sums
@@ -339,7 +350,7 @@ class ControlledCollision(Collision):
         return particles.move(carried.v, carried.log_f), report
 
     def carried(self, particles: Particles, duration: float, start: StepStart) -> Carried:
-        """This rank's particles along h u."""
+        """The particles of this rank after the move along h u."""
         field = self.field(particles, duration, start)
         v, log_f, share = torch.empty_like(particles.v), torch.empty_like(particles.log_f), particles.shares()
         fitted = duration / self.order
@@ -355,7 +366,7 @@ class ControlledCollision(Collision):
             log_f[rows] = particles.log_f[rows] - log_det
             if len(u):
                 eigenvalues = smallest_eigenvalue(linear_part(jacobian, duration))
-                smallest = torch.minimum(smallest, eigenvalues.min())  # keeps a NaN
+                smallest = torch.minimum(smallest, eigenvalues.min())  # torch.minimum keeps a NaN
             terms = torch.zeros(len(u), columns, dtype=torch.float64, device=v.device)
             terms[:, 0] = (u.double() ** 2).sum(1)
             seen = log_det if self.order == 1 else tracked_log_det(jacobian, fitted, self.logdet)

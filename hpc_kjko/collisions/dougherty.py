@@ -1,11 +1,12 @@
-"""Like-particle collisions: the Dougherty operator, which keeps density, momentum and energy, in place of a bath.
+"""Like-particle collisions: the Dougherty operator, which conserves density, momentum and energy, unlike a bath.
 
     ∂t f = κ ∇v·((v − U) f + Θ ∇v f),    n U = ∫ v f dv,    dv · n Θ = ∫ |v − U|² f dv    (local in x)
 
-At fixed x this is, in the peculiar velocity c = (v − U) √(T/Θ), the operator of a bath at rest at temperature T: for
-every method of a collision step the same problem in other variables, with the same determinant, as dc'/dc = dv'/dv. T
-is that of the initial density, so that c is of the size of v: a network sees beams as wide as they are. n, U and Θ are
-invariants of the collisions themselves, so those of the pushed particles serve the midpoint as well.
+At fixed x, in the peculiar velocity c = (v − U) √(T/Θ), this is the operator of a bath at rest at temperature T. So for
+every method of a collision step it is the same problem in other variables. The determinant is also the same, because
+dc'/dc = dv'/dv. T is the temperature of the initial density, so c is of the size of v, and a network sees beams of the
+same width. n, U and Θ are invariants of the collisions. So the values of the pushed particles are also those of the
+midpoint.
 
 A. Lenard, I. B. Bernstein, doi:10.1103/PhysRev.112.1456; J. P. Dougherty, doi:10.1063/1.1711282.
 """
@@ -27,18 +28,19 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import UNIT, summed_finely
 from hpc_kjko.particles.state import Particles, passes_over
 
-#: A node with so many particles takes half of its U and Θ from the whole box, one with ten times as many a hundredth.
+#: A node with this many particles takes half of its U and Θ from the whole box. A node with ten times as many takes a
+#: hundredth.
 SPARSE = 4.0
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What collisions relax to: on the nodes of a mesh, or for the whole box.
+    """The mean velocity and temperature to which collisions relax: on the nodes of a mesh, or for the whole box.
 
     Attributes:
         velocity: U [*cells, dv], or [dv].
         temperature: Θ [*cells, 1], or [1].
-        sparse: the part of the nodes that have fewer than SPARSE particles.
+        sparse: the fraction of the nodes that have fewer than SPARSE particles.
     """
 
     velocity: np.ndarray
@@ -48,24 +50,24 @@ class Moments:
 
 @dataclass(frozen=True)
 class Totals:
-    """Averages over all particles: v [dv], and |v − that|²/dv."""
+    """Averages over all particles: the mean velocity U [dv], and |v − U|²/dv."""
 
     velocity: np.ndarray
     temperature: float
 
 
 class DoughertyCollision(Collision):
-    """A method's collision step in the local rest frame, then v ← U + r (v − U'), log f ← log f − dv log r, which gives
-    n, U and Θ back what the step's own errors took.
+    """The collision step of a method in the local rest frame. Then v ← U + r (v − U'), log f ← log f − dv log r. This
+    restores n, U and Θ, which the errors of the step have changed.
 
-    r = √(Θ/Θ') and U, U' before and after are gathered from the mesh like the field: what they restore at a node is
-    smoothed by the shape functions, twice. A last shift and scale of all velocities, by as little as that leaves,
-    restores total momentum and kinetic energy to round-off. The correction never raises ∫f log f at fixed n, U and Θ:
-    by Gibbs' inequality it takes the divergence from their Maxwellian down. By that divergence the step is certified,
-    on held-out particles, as the moments of these few alone are not kept.
+    r = √(Θ/Θ'). U, Θ before the step and U', Θ' after it are gathered from the mesh like the field. So their correction
+    at a node is smoothed by the shape functions, twice. A last, small shift and scale of all velocities restores the
+    total momentum and kinetic energy to round-off. The correction never raises ∫f log f at fixed n, U and Θ: by Gibbs'
+    inequality it lowers the divergence from the Maxwellian with these moments. The step is certified by this divergence
+    on held-out particles, because the moments of these few particles alone are not conserved.
 
     Args:
-        method: the collision step of a bath that is made in the rest frame.
+        method: the collision step of a bath, which is made in the rest frame.
     """
 
     def __init__(
@@ -76,7 +78,8 @@ class DoughertyCollision(Collision):
     ):
         self.comm, self.temperature = comm, settings.operator.temperature
         at_rest = Bath(settings.operator.collision_strength, self.temperature)
-        # This operator gives no wave momentum or energy, and what its step gives in the rest frame is taken back.
+        # The operator gives no momentum or energy to a wave. The correction removes what the step gives it in the rest
+        # frame.
         self.method = method(replace(settings, operator=at_rest, mass=1.0, wave_vector=None), comm)
         self.tracks_log_f, self.has_control = self.method.tracks_log_f, self.method.has_control
         self.held_out, self.fits_log_f = self.method.held_out, self.method.fits_log_f
@@ -93,10 +96,11 @@ class DoughertyCollision(Collision):
         totals = self._totals(particles)
         before = self._moments(particles, totals)
         velocity, thermal = self._at(before, particles)
-        growth = particles.v.shape[1] * torch.log(thermal[:, 0]) if self.fits_log_f else 0.0  # of log f in that frame
+        # of log f in the rest frame
+        growth = particles.v.shape[1] * torch.log(thermal[:, 0]) if self.fits_log_f else 0.0
         at_rest = particles.move((particles.v - velocity) / thermal, particles.log_f + growth)
         collided, report = self.method.step(at_rest, duration, start)
-        if not self.comm.any(not torch.equal(collided.v, at_rest.v)):  # u ≡ 0: rounding errors are not to be certified
+        if not self.comm.any(not torch.equal(collided.v, at_rest.v)):  # u ≡ 0: do not certify rounding errors
             still = particles.move(particles.v, particles.log_f + self.method.log_f_moved)
             return still, replace(report, sparse_nodes=before.sparse)
         collided = collided.move(torch.addcmul(velocity, thermal, collided.v), collided.log_f - growth)
@@ -124,7 +128,7 @@ class DoughertyCollision(Collision):
     # -- the moments ---------------------------------------------------------------------------------------------
 
     def _totals(self, particles: Particles) -> Totals:
-        """Of the particles of all ranks. Collective."""
+        """The averages over the particles of all ranks. Collective."""
         shares, dims = particles.shares(), particles.v.shape[1]
         sums = torch.zeros(2, dims + 1, dtype=torch.float64, device=shares.device)
         for rows in passes_over(particles.v):
@@ -140,7 +144,7 @@ class DoughertyCollision(Collision):
     def _moments(self, particles: Particles, totals: Totals) -> Moments:
         """n, U and Θ of the particles of all ranks. Collective.
 
-        Where a node has next to no particles, U and Θ go smoothly over to those of the whole box.
+        At a node with very few particles, U and Θ go smoothly over to those of the whole box.
         """
         if not self.grid:
             return Moments(totals.velocity, np.array([totals.temperature]))
@@ -152,7 +156,8 @@ class DoughertyCollision(Collision):
         occupied = np.where(density > 0, density, 1.0)
         mean = np.stack(momentum, axis=-1) / occupied[..., None]
         spread = np.maximum(square / occupied - (mean**2).sum(-1), 0.0) / v.shape[1]
-        number = density * (particles.shard.total * self.grid.cell_volume / particles.total_weight)  # of average weight
+        # number of particles of average weight
+        number = density * (particles.shard.total * self.grid.cell_volume / particles.total_weight)
         own = (number**2 / (number**2 + SPARSE**2))[..., None]
         return Moments(
             own * mean + (1 - own) * totals.velocity,
@@ -178,14 +183,14 @@ class DoughertyCollision(Collision):
     # -- the correction ------------------------------------------------------------------------------------------
 
     def _restore_locally(self, collided: Particles, before: Moments, velocity: torch.Tensor) -> Particles:
-        """Collided particles with n, U and Θ as before, as well as the mesh can. Collective."""
+        """Collided particles with n, U and Θ as before, to the accuracy of the mesh. Collective."""
         after = self._moments(collided, self._totals(collided))
         ratio = np.sqrt(before.temperature / after.temperature)
         moved, growth = self._gathered(np.concatenate([after.velocity, ratio], axis=-1), collided)
         return _rescaled(collided, moved, velocity, growth)
 
     def _restore(self, collided: Particles, totals: Totals) -> Particles:
-        """Collided particles with momentum and kinetic energy as before. Collective."""
+        """Collided particles with the momentum and kinetic energy of before. Collective."""
         now = self._totals(collided)
         values = np.concatenate([now.velocity, totals.velocity, [np.sqrt(totals.temperature / now.temperature)]])
         numbers = torch.from_numpy(values).to(collided.v)

@@ -1,21 +1,22 @@
-"""What species give each other in a step of any length: momentum and energy, by an implicit step of their own.
+"""The exchange of momentum and energy between species in a step of any length, by a separate implicit step.
 
-Heavy and light particles exchange energy far more slowly than they collide, so a field that is found with frozen
-coefficients gives, each time, a small part of what a long step exchanges. These are few numbers. In a block, the
-moments X_a = (energy, momentum) of the species change in a unit of time by the R_a that the sums over pairs have. If
-all were Maxwellians that would be
+Heavy and light particles exchange energy far more slowly than they collide. A field with frozen coefficients finds only
+a small part of this exchange in each round. But the exchange is between a few numbers: the moments X_a = (energy,
+momentum) of the species in a collision block. The sums over pairs give their rates R_a. If all species were
+Maxwellians, the rates would be
 
     R_a = −Σ_b N_ab (λ_a − λ_b),    λ_a = (−1/T_a, U_a/T_a),    N_ab = C_ab Σ_ij w_i w_j (v_i, 1)ᵀ A(z) (v_i, 1)
 
-with one N_ab for both, as A z = 0: what one gains the other loses. λ is the derivative of ∫f log f with respect to X,
-and N is positive, so this is a gradient flow. An implicit step of it, with what R has beside it frozen as it is at the
-particles, is the minimum of a convex function of all λ,
+N_ab is the same for both species, because A z = 0: one gains what the other loses. λ is the derivative of ∫f log f with
+respect to X, and N is positive. So this is a gradient flow. For other distributions R differs from this formula. In an
+implicit step this difference is frozen, at its value for the present particles. The step is the minimum of a convex
+function of all λ,
 
     Σ_a [ψ_a(λ_a) − c_a·λ_a] + ½h Σ_{a<b} (λ_a − λ_b)·N_ab (λ_a − λ_b),    c_a = X_a + h R_a + h Σ_b N_ab (λ_a' − λ_b')
 
-where ψ_a is that of a Maxwellian, whose derivative is X_a, and λ' are those of the particles at which R and N are
-found. It has one minimum, with positive temperatures, for any h. Where the particles no longer change, N drops out: X_a
-changes by h R_a.
+Here ψ_a is the function of a Maxwellian whose derivative is X_a. λ' belongs to the particles at which R and N are
+computed. There is one minimum, with positive temperatures, for any h. When the iteration has converged, N drops out,
+and X_a changes by h R_a.
 """
 
 from __future__ import annotations
@@ -29,20 +30,22 @@ import torch
 from hpc_kjko.collisions.meeting import Meeting
 from hpc_kjko.collisions.pairs import Members
 
-#: Newton's method ends where a step of it would lower the function by less than this part of the block's density.
+#: Newton's method ends when a step would lower the function by less than this fraction of the density of the collision
+#: block.
 CONVERGED, MAX_NEWTON, MAX_HALVED = 1e-22, 200, 60
-#: The part of its energy that the spread of a species in a block has at least, if the species has a temperature there.
+#: A species has a temperature in a collision block if its thermal energy there is at least this fraction of its energy.
 SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """How fast the species of each block exchange energy and momentum where their particles are now.
+    """The rates at which the species of each collision block exchange energy and momentum, at the present velocities.
 
     Attributes:
         masses: of a particle of each species [species].
         densities: of the species in the blocks [blocks, species].
-        moments: X [blocks, species, d + 1], the energy first; rates: R [same].
+        moments: X [blocks, species, d + 1], the energy first.
+        rates: R [blocks, species, d + 1].
         conductance: N_ab [blocks, species, species, d + 1, d + 1], without N_aa.
     """
 
@@ -60,11 +63,12 @@ class Exchange:
         velocities: Sequence[np.ndarray],
         between: dict[tuple[int, int], torch.Tensor],
     ) -> Exchange:
-        """Of particles where they are now.
+        """The rates at the present velocities of the members.
 
         Args:
-            velocities: V of each [n, d].
-            between: C_ab D_i of the particles of a species a by those of b [n, d, d], by (a, b), a < b.
+            velocities: V of each species [n, d].
+            between: for each (a, b) with a < b: C_ab D_i [n, d, d] of the particles of species a, from collisions with
+                species b.
         """
         v, masses = [one.v.cpu().numpy() for one in members], np.array(meeting.masses)
         gains = [np.concatenate([_along(there, one), one], axis=1) for there, one in zip(v, velocities, strict=True)]
@@ -83,13 +87,13 @@ class Exchange:
         return cls(masses, densities, moments_of(meeting, v), rates, conductance)
 
     def after(self, before: np.ndarray, duration: float) -> np.ndarray:
-        """X after an implicit step, by X before it [blocks, species, d + 1].
+        """X after an implicit step that starts from ``before`` [blocks, species, d + 1].
 
-        A species without a temperature in a block, as that of a single particle, exchanges nothing in it.
+        A species without a temperature in a block, such as a single particle, exchanges nothing there.
         """
         blocks, species, numbers = before.shape
         warm = self._warm(before) & self._warm(self.moments)
-        nobody = np.array([0.5 * (numbers - 1), *np.zeros(numbers - 1)])  # of density and temperature 1
+        nobody = np.array([0.5 * (numbers - 1), *np.zeros(numbers - 1)])  # a placeholder with density and temperature 1
         old, there, rates = (
             np.where(warm[..., None], given, instead)
             for given, instead in ((before, nobody), (self.moments, nobody), (self.rates, 0.0))
@@ -123,14 +127,16 @@ class Exchange:
         return np.where(warm[..., None], plasma.moments(found).reshape(before.shape), before)
 
     def _warm(self, moments: np.ndarray) -> np.ndarray:
-        """Whether species have a temperature in a block [blocks, species]."""
+        """Whether the species have a temperature in a block [blocks, species]."""
         energy, inertia = moments[..., 0], self.masses * self.densities
         return thermal_energy(moments, inertia) > SPREAD * energy
 
 
 @dataclass(frozen=True)
 class _Maxwellians:
-    """Species of densities [blocks, species] and masses [species]; λ and X of a block in one row."""
+    """Maxwellian species of densities [blocks, species] and masses [species]. The numbers λ, or X, of a block are one
+    row.
+    """
 
     densities: np.ndarray
     masses: np.ndarray
@@ -148,14 +154,14 @@ class _Maxwellians:
         return np.all(self._rows(natural)[0] < 0, axis=1)
 
     def natural(self, moments: np.ndarray) -> np.ndarray:
-        """λ of X."""
+        """λ from X."""
         inertia, momentum = self.masses * self.densities, self._rows(moments)[1]
         per_particle = thermal_energy(moments.reshape(*self.densities.shape, -1), inertia) / self.densities
         inverse = 0.5 * momentum.shape[-1] / per_particle
         return self._joined(-inverse, inverse[..., None] * momentum / inertia[..., None])
 
     def moments(self, natural: np.ndarray) -> np.ndarray:
-        """X of λ."""
+        """X from λ."""
         first, others = self._rows(natural)
         temperature = -1 / first
         velocity = temperature[..., None] * others
@@ -179,13 +185,15 @@ class _Maxwellians:
 
 
 def thermal_energy(moments: np.ndarray, inertia: np.ndarray) -> np.ndarray:
-    """The energy beside that of the mean velocity, by X [..., d + 1] and the density of mass [...]."""
+    """The thermal energy, which is the energy without that of the mean velocity, from X [..., d + 1] and the mass
+    density [...].
+    """
     square = (moments[..., 1:] ** 2).sum(-1)
     return moments[..., 0] - np.divide(0.5 * square, inertia, out=np.zeros_like(square), where=inertia > 0)
 
 
 def moments_of(meeting: Meeting, v: Sequence[np.ndarray]) -> np.ndarray:
-    """X of each species in each block, with these velocities [n, d] of its particles: [blocks, species, d + 1]."""
+    """X of each species in each collision block, at velocities [n, d]: [blocks, species, d + 1]."""
     terms = [np.concatenate([0.5 * _along(one, one), one], axis=1) for one in v]
     return np.array(meeting.masses)[:, None] * _of_blocks(meeting, terms)
 
@@ -193,8 +201,10 @@ def moments_of(meeting: Meeting, v: Sequence[np.ndarray]) -> np.ndarray:
 def given_moments(
     meeting: Meeting, v: Sequence[np.ndarray], moments: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """What velocities of each species are to be changed by such that it has the moments X in each block [n, d + 1], and
-    last what they are scaled with about their mean; and whether X has positive temperatures [blocks]."""
+    """The changes of the velocities of each species [n, d + 1] that give it the moments X in each collision block. The
+    last column is the factor that scales velocities about their mean. Also returns whether X has positive temperatures
+    [blocks].
+    """
     densities = _of_blocks(meeting, [np.ones((len(one), 1)) for one in v])[..., 0]
     inertia, old = np.array(meeting.masses) * densities, moments_of(meeting, v)
     wide = thermal_energy(old, inertia) > SPREAD * old[..., 0]
@@ -213,7 +223,9 @@ def given_moments(
 
 
 def _of_blocks(meeting: Meeting, terms: Sequence[np.ndarray]) -> np.ndarray:
-    """Sums over the particles of each species in each block, by their densities: [blocks, species, k]."""
+    """Sums over the particles of each species in each collision block, weighted by their densities: [blocks, species,
+    k].
+    """
     blocks = len(meeting.blocks.per_volume)
     given = zip(terms, meeting.densities, meeting.numbers, strict=True)
     return np.stack([_sums(part, density, number, blocks) for part, density, number in given], axis=1)
@@ -224,7 +236,7 @@ def _sums(terms: np.ndarray, density: np.ndarray, number: np.ndarray, blocks: in
 
 
 def _along(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Products of vectors [n, d], as a column."""
+    """Scalar products of vectors [n, d], as a column."""
     return (one * other).sum(1, keepdims=True)
 
 

@@ -26,13 +26,14 @@ from hpc_kjko.particles.state import BLOCK, Particles, passes
 class JKOCollision(ControlledCollision):
     """u is the minimiser of the JKO functional J (paper's eq. 18; arXiv:2603.23901).
 
-    With ``method.order = 2`` the functional sees h/2 and the particles move by h: the implicit midpoint rule, which may
-    overshoot where the step is too long for it.
+    With ``method.order = 2`` the functional has h/2 and the particles move by h. This is the implicit midpoint rule,
+    which may overshoot if the step is too long.
 
-    With ``method.solver = "regression"`` u is a gradient, and J is made with the log-density that the particles carry
-    (:mod:`~hpc_kjko.inner.solvers.regression`). Structure of log f that is finer than the fitted ψ takes no part in u,
-    nor do moments that ψ has and ψ̄, which is tied to the sample, has not. Nothing would damp them as diffusion does:
-    log f relaxes towards ψ̄, by 1 − exp(−rκh) of the difference in a step.
+    With ``method.solver = "regression"`` u is a gradient, and J uses the log-density that the particles carry
+    (:mod:`~hpc_kjko.inner.solvers.regression`). Structure of log f that is finer than the fitted ψ does not contribute
+    to u. Nor do differences between the moments of ψ and those of ψ̄, which is tied to the sample. Without relaxation
+    nothing would damp these parts of log f, as diffusion does. So log f relaxes towards ψ̄, by 1 − exp(−rκh) of the
+    difference in a step.
     """
 
     promises_decay = True
@@ -40,7 +41,8 @@ class JKOCollision(ControlledCollision):
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         super().__init__(settings, comm)
         problem, method = settings.problem, settings.method
-        if settings.control_variate and method.solver != "regression":  # log f has taken that noise
+        # the carried log f has already removed that noise
+        if settings.control_variate and method.solver != "regression":
             self.variate = ControlVariate(self.temperature, comm)
         self.control: ControlField | PotentialField
         if method.solver == "regression":
@@ -73,17 +75,17 @@ class JKOCollision(ControlledCollision):
         return self._solver.minimise(data, duration / self.order, stiffer)
 
     def fit_density(self, particles: Particles, duration: float, start: StepStart, again: bool = False) -> int:
-        """Fit ψ̄ to the log f of particles, and no control field; returns the number of iterations. Collective.
+        """Fit ψ̄ to the log f of particles, without a control field; returns the number of iterations. Collective.
 
         Args:
-            again: a further fit in a step, on the batches of the first.
+            again: whether this is a further fit in the same step. It uses the batches of the first fit.
         """
         assert isinstance(self._solver, RegressionSolver)
         data = self.training_data(self.control, particles, duration, start)
         return self._solver.fit_density(data, duration / self.order, again=again)[0]
 
     def solved_on(self) -> list[torch.Tensor]:
-        """The rows of the particles that the coefficients of the last fitted density were solved for on, by batches."""
+        """The rows of the particles, by batches, on which the last fitted density was solved for."""
         assert isinstance(self._solver, RegressionSolver) and self._folds is not None
         order, edges, masses = self._folds
         if self.held_out and not masses[-1] > 0:
@@ -93,7 +95,7 @@ class JKOCollision(ControlledCollision):
 
     @property
     def sums(self) -> LeastSquares:
-        """What adds up over the particles of all ranks."""
+        """Adds up over the particles of all ranks."""
         assert isinstance(self._solver, RegressionSolver)
         return self._solver.sums
 
@@ -140,20 +142,20 @@ class JKOCollision(ControlledCollision):
         return particles.move(particles.v, log_f), {**report, "entropy_moved": particles.total_weight * float(mean)}
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
-        control = copy.deepcopy(self.control).to(particles.v.dtype)
-        if not isinstance(control, PotentialField):
+        if not isinstance(self.control, PotentialField):
+            control = copy.deepcopy(self.control).to(particles.v.dtype)
             return lambda rows: (*control.with_jacobian(*self.inputs(control, particles, duration, start, rows)), None)
         assert isinstance(self._solver, RegressionSolver)
-        both = torch.stack([control.coefficients, self._solver.fitted.corrected])
-        return _OfPotential(control, particles, both, self.temperature)
+        both = torch.stack([self.control.coefficients, self._solver.fitted.corrected])
+        return _OfPotential(self.control, particles, both, self.temperature)
 
     def carried(self, particles: Particles, duration: float, start: StepStart) -> Carried:
-        """The same by one native pass, where there is one for the field and all that is asked of it."""
+        """The particles of this rank along h u, by one native pass if there is a kernel for this field."""
         field = self.field(particles, duration, start)
         if not isinstance(field, _OfPotential) or self.settings.exact is not None:
             return super().carried(particles, duration, start)
         network = field.control.network
-        if not network.takes(particles.v):
+        if not network.in_use:
             return super().carried(particles, duration, start)
         how = Carry(
             duration,
@@ -182,7 +184,7 @@ class _OfPotential:
     """The field of a potential at particles.
 
     Attributes:
-        control: the functions, in the particles' precision.
+        control: the functions, in the precision of the inner solver. Its rounding changes u by about 1e-7 of |u|.
         coefficients: of Φ, and of ψ̄ + ½|v|²/T [2, N].
         temperature: T.
     """
@@ -194,5 +196,6 @@ class _OfPotential:
 
     def __call__(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x, v = self.particles.x[rows], self.particles.v[rows]
-        (u, slope), (jacobian,) = self.control.slopes(self.control.features(x, v), self.coefficients, bent=1)
+        z = self.control.features(x, v).to(self.control.layers[0].weight)
+        (u, slope), (jacobian,) = (part.to(v) for part in self.control.slopes(z, self.coefficients, bent=1))
         return u, jacobian, slope - v / self.temperature

@@ -2,9 +2,10 @@
 
     ∂t f_a = Σ_b C_ab/m_a ∇v·∫ A(v − v') (f_b' ∇v f_a / m_a − f_a ∇v' f_b' / m_b) dv',    A(z) = |z|^γ (|z|² I − z zᵀ)
 
-local in x, over all species b. γ = −3 are Coulomb collisions, 0 Maxwell molecules. Particles of a cell are dealt to
-blocks, anew in each step, and every particle of a block meets every other (:mod:`~hpc_kjko.collisions.pairs`). The
-score is ∇v ψ̄ of the density that is fitted to the carried log f (:mod:`~hpc_kjko.inner.solvers.density`).
+The operator is local in x, and b runs over all species. γ = −3 are Coulomb collisions, γ = 0 Maxwell molecules. The
+particles of a cell are divided into new collision blocks in each step. Every particle of a block collides with every
+other one (:mod:`~hpc_kjko.collisions.pairs`). The score is ∇v ψ̄ of the density that is fitted to the carried log f
+(:mod:`~hpc_kjko.inner.solvers.density`).
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from hpc_kjko.collisions.split_pairs import Attempt, SplitPairCollision
 from hpc_kjko.particles.exact import in_order, summed_finely
 from hpc_kjko.particles.state import Particles
 
-#: A step that would widen a block's velocities by more than a tenth is no longer a small one.
+#: A step is too long if it would widen the velocities of a collision block by more than a tenth.
 SHRINKING = 0.9
-#: Nor is one in which particles move, with the V of its start, by more than the first part of the width of their
-#: velocities, or log f changes by more than the second, root mean square. A midpoint step of C h = 1 is just below
-#: both, from temperatures 2, ½, ½: it leaves 8 % of what they should have come closer.
+#: A step is also too long if the V of its start moves particles by more than the first fraction of the width of their
+#: velocities, or changes log f by more than the second number, root mean square. A midpoint step of C h = 1 is just
+#: below both limits, for temperatures 2, ½, ½. It leaves 8 % of the relaxation undone.
 FARTHEST, LARGEST = 0.25, 0.4
 
 
 class LandauCollision(SplitPairCollision):
-    """v ← ṽ + h V, log f ← log f̃ − h ∇v·V, then each block's momentum and energy are restored to round-off.
+    """v ← ṽ + h V, log f ← log f̃ − h ∇v·V. Then the momentum and energy of each collision block are restored to
+    round-off.
 
     With ``method.order = 2`` V is that of the midpoint, where the densities are fitted again.
     """
@@ -43,7 +45,7 @@ class LandauCollision(SplitPairCollision):
 
     @classmethod
     def promises_decay(cls, steps: Sequence[Self]) -> bool:
-        """Not of several species: log f of a particle has the noise of the unlike ones that it met."""
+        """False with several species, because log f of a particle has the noise of the unlike particles that it met."""
         return len(steps) == 1
 
     @property
@@ -82,7 +84,7 @@ class LandauCollision(SplitPairCollision):
         return Attempt(made, found=found)
 
     def _report(self, before: Particles, score: torch.Tensor, after: Particles, sparse: float) -> CollisionReport:
-        """What a step did whose V was made with these scores [n, d]. Collective."""
+        """The report of a step whose V was made with these scores [n, d]. Collective."""
         mass, mean, error, wrong, wrong_error = before.total_weight, 0.0, 0.0, 0.0, 0.0
         if self.held_out:
             gained = (after.log_f - before.log_f).double()
@@ -106,8 +108,9 @@ class LandauCollision(SplitPairCollision):
 def _too_long(
     steps: Sequence[LandauCollision], before: Sequence[Particles], there: Sequence[Particles], times: float
 ) -> str:
-    """That particles of some species would go too far, ``times`` as far as they have, in words; nothing if not.
-    Collective."""
+    """The reason to reject the step if particles of some species would move too far, or an empty string. They move
+    ``times`` as far as from ``before`` to ``there``. Collective.
+    """
     for step, old, new in zip(steps, before, there, strict=True):
         v, moved, gained = old.v.double(), (new.v - old.v).double(), (new.log_f - old.log_f).double()
         squares = [(v**2).sum(1), (moved**2).sum(1), gained**2]
@@ -132,8 +135,9 @@ def _moved(
     blocks: Blocks,
     duration: float,
 ) -> tuple[list[Particles], float]:
-    """The particles of all species moved by the V that they have ``at`` other places, where ``scores`` are theirs; and
-    the smallest factor that velocities of a block were scaled with to keep its energy. Collective."""
+    """The particles of all species, moved by the V at the places ``at``, where they have these ``scores``; and the
+    smallest factor with which velocities of a collision block were scaled to conserve its energy. Collective.
+    """
     comm, dims = steps[0].comm, plasma[0].v.shape[1]
     meeting = Meeting.of(plasma, [step.settings.mass for step in steps], blocks)
     members = meeting.members(at, scores)

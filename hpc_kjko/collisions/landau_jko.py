@@ -1,19 +1,22 @@
-"""Coulomb collisions as a minimising movement: an implicit step in Landau's own metric, for steps of any length.
+"""Coulomb collisions as minimising movements: an implicit step in the metric of the Landau operator, for steps of any
+length.
 
-Landau's operator is ∂t f = C ∇v·∫ A(v − v') (f' ∇v f − f ∇v'f') dv' (:mod:`~hpc_kjko.collisions.landau`), and with
-D = A∗f the velocity of its particles is V = −C (D ∇v log f − ∇·D). An implicit step from ṽ to v' = ṽ + h u has
-u = V' with V' that of the particles after the step. The iterate u_k of it is the minimiser of
+The Landau operator is ∂t f = C ∇v·∫ A(v − v') (f' ∇v f − f ∇v'f') dv' (:mod:`~hpc_kjko.collisions.landau`). With D =
+A∗f, its particles have the velocity V = −C (D ∇v log f − ∇·D). An implicit step from ṽ to v' = ṽ + h u has u = V',
+where V' is the velocity V of the particles after the step. A fixed-point iteration finds u. The iterate u_k is the
+minimiser of
 
     J(u)/h = mean[ ½ uᵀ((C D')⁻¹ + h/Θ) u + ((ṽ − v')/Θ + s − s' − (C D')⁻¹ V')·u + ∇v·u − (1/h) log det(I + h S) ]
 
-with D', V' and s' = ∇v ψ̄' at v' = ṽ + h u_{k−1}, s = ∇v ψ̄ at ṽ, and S the symmetric part of ∇v u
+Here D', V' and s' = ∇v ψ̄' are taken at v' = ṽ + h u_{k−1}, s = ∇v ψ̄ at ṽ, and S is the symmetric part of ∇v u
 (:mod:`~hpc_kjko.inner.solvers.free_field`). With u_0 = 0 it is the step of minimising movements in the metric of the
-frozen D, the part −(v − U)/Θ of D⁻¹∇·D in a potential and the rest as a known force. Where u_k is u_{k−1}, what
-contains Θ is gone. V' is the sum over pairs: it vanishes pair by pair if ψ̄' is a Maxwellian.
+frozen D. The part −(v − U)/Θ of D⁻¹∇·D is treated as a potential, and the rest as a known force. When u_k = u_{k−1},
+the terms with Θ cancel. V' is the sum over pairs. It vanishes for every pair if ψ̄' is a Maxwellian.
 
-Of several species each has such a functional, with Σ_b C_ab D_ab / m_a² for C D and the V' of all that it meets. They
-share the places where these are found. Before that, each species of a block is given the energy and momentum that it
-has after an implicit step of what species exchange (:mod:`~hpc_kjko.collisions.exchange`).
+With several species each has such a functional, with Σ_b C_ab D_ab / m_a² in place of C D, and with V' from all species
+with which it collides. In each round D', V' and s' of all species are computed at the same time. Before that, each
+species of a collision block gets the energy and momentum that follow from an implicit step of the exchange between
+species (:mod:`~hpc_kjko.collisions.exchange`).
 """
 
 from __future__ import annotations
@@ -41,23 +44,25 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order, summed_finely
 from hpc_kjko.particles.state import Particles, passes
 
-#: D and V are found again until that moves particles by less than this part of a thermal speed, root mean square; not
-#: at all if the whole step does so by less than that part.
+#: The iteration ends when a new D and V move the particles by less than SETTLED thermal speeds, root mean square. No
+#: second round is made if the whole step moves them by less than SMALL thermal speeds.
 SETTLED, SMALL = 0.01, 0.002
-#: They are not found again where that moves particles by no less than this part of what the time before did: what is
-#: left is the noise of the fits. So often at most, and if it then is more than that part of a thermal speed the step is
-#: split.
+#: The iteration also ends when a round moves the particles by at least STALLED times the move of the round before. Then
+#: only the noise of the fits is left. There are at most MAX_CORRECTED further rounds. If the last move is then still
+#: more than UNSETTLED thermal speeds, the step is split.
 STALLED, MAX_CORRECTED, UNSETTLED = 0.7, 8, 0.2
-#: A field that leaves I + h S a smaller eigenvalue than this at some particle, fitted or not, is multiplied by a number
-#: that leaves this much; if the number would be smaller than the second one V is left out, and else the step split.
+#: If I + h S has a smaller eigenvalue than LEAST at some particle, fitted or not, the field is multiplied by a number
+#: so that the smallest eigenvalue is LEAST. If this number is smaller than SHORTENED, V is left out of the functions.
+#: If that does not help, the step is split.
 LEAST, SHORTENED = 0.02, 0.8
-#: What is added to D, as a part of its mean eigenvalue: a particle that met few others has none along some direction.
+#: Added to D, as a fraction of its mean eigenvalue. The D of a particle that met few others may vanish along some
+#: direction.
 FLAT = 0.01
 
 
 @dataclass(frozen=True)
 class _Met:
-    """What others do to the particles of a species on this rank, in float64.
+    """The effect of collisions on the particles of a species on this rank, in float64.
 
     Attributes:
         inverse: D⁻¹ [n, d, d].
@@ -76,7 +81,7 @@ class _Field:
     Attributes:
         u: [n, d]; jacobian: ∂u_k/∂v_l [n, d, d].
         objective: J of the minimiser.
-        shortened: what it was multiplied with.
+        shortened: the factor by which the field was multiplied.
     """
 
     u: torch.Tensor
@@ -86,12 +91,14 @@ class _Field:
 
 
 class LandauJKOCollision(SplitPairCollision):
-    """v ← ṽ + h u, log f ← log f̃ − log det(I + h ∇v u), then each block's momentum and energy are restored.
+    """v ← ṽ + h u, log f ← log f̃ − log det(I + h ∇v u). Then the momentum and energy of each collision block are
+    restored.
 
-    With ``method.order = 2`` D, V and s' are those of the midpoint ṽ + ½h u, and the functional sees h/2.
+    With ``method.order = 2`` D, V and s' are those of the midpoint ṽ + ½h u, and the functional has h/2.
 
-    Where the map is not invertible at some particle, V of the start is left out of its functions, then it is shortened,
-    or the step split in two. It is split, too, where D and V do not settle. All species are split together.
+    If the map is not invertible at some particle, the field is shortened, or V of the start is left out of its
+    functions, or the step is split in two. The step is also split if the iteration for D and V does not converge. All
+    species are split together.
     """
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):
@@ -132,12 +139,15 @@ class LandauJKOCollision(SplitPairCollision):
         return self.density.control.features(particles.x, particles.v).to(self.density.dtype)
 
     def met(self, found: torch.Tensor) -> _Met:
-        """What others do to particles, by D, V and its slope as columns [n, d² + d + d²] of this rank's."""
+        """The effect of collisions on the particles of this rank, from D, V and its Jacobian as columns [n, d² + d +
+        d²].
+        """
         dims = self.settings.problem.velocity_dims
         metric, velocity, slope = found.split([dims**2, dims, dims**2], dim=1)
         metric, slope = (part.unflatten(1, (dims, dims)) for part in (metric, slope))
         mean = metric.diagonal(dim1=1, dim2=2).mean(1)
-        alone = self.operator.collision_strength * self.operator.temperature  # of one that meets nobody: any will do
+        # a particle that met no other: any value is allowed
+        alone = self.operator.collision_strength * self.operator.temperature
         flat = torch.where(mean > 0, FLAT * mean, alone)
         eye = torch.eye(dims, dtype=found.dtype, device=found.device)
         return _Met(torch.linalg.inv(metric + flat[:, None, None] * eye), velocity, slope)
@@ -151,9 +161,9 @@ class LandauJKOCollision(SplitPairCollision):
         own: _Met,
         duration: float,
     ) -> tuple[_Field, int]:
-        """The field for some force and D⁻¹, and the number of passes over the fitted particles. Collective.
+        """The field for a force and D⁻¹, and the number of passes over the fitted particles. Collective.
 
-        J is convex and 0 without a field: so what is between that and its minimiser lowers it, too.
+        J is convex, and 0 for u = 0. So a field between 0 and the minimiser lowers J, too.
         """
         fitted, temperature, rate = duration / self.order, self.operator.temperature, self.operator.collision_strength
         metric = inverse + torch.eye(force.shape[1], dtype=force.dtype, device=force.device) * (fitted / temperature)
@@ -175,7 +185,7 @@ class LandauJKOCollision(SplitPairCollision):
         return self.comm.min(float(here.min()) if len(here) else math.inf)
 
     def report(self, before: Particles, after: Particles, found: _Search, sparse: float) -> CollisionReport:
-        """What a step did that is taken. Collective."""
+        """The report of a step that is taken. Collective."""
         change, mass, field = (after.log_f - before.log_f).double(), before.total_weight, found.field
         stein = found.duration * (field.jacobian.diagonal(dim1=1, dim2=2).sum(1) + (field.u * found.score).sum(1))
         mean, error = over_certifying(change, before, self.comm) if self.held_out else (0.0, 0.0)
@@ -196,14 +206,17 @@ class LandauJKOCollision(SplitPairCollision):
 
 
 class _Search:
-    """The field of a species in a step, as it is found.
+    """The iteration for the field of a species in a step.
 
     Attributes:
-        field: the last minimiser; dissipation: mean uᵀD⁻¹u of it.
+        field: the last minimiser.
+        dissipation: mean uᵀD⁻¹u of it.
         score: s [n, d], of the density at ṽ.
-        led: where the field before the last one leads, less ṽ [n, d]; led_score: s' there.
+        led: h u [n, d] of the last field that was applied (v' − ṽ).
+        led_score: s' at v'.
         made: iterations of the fits and of Newton's method.
-        shift, last: by what part of a thermal speed the last field leads elsewhere than the one before, and that did.
+        shift: distance between the velocities v' of the last two fields, in thermal speeds.
+        last: the shift of the round before.
     """
 
     field: _Field
@@ -218,7 +231,7 @@ class _Search:
         self.made, self.shift, self.last, self.bare = 0, math.inf, math.inf, False
 
     def minimise(self, met: _Met) -> None:
-        """Find the field for what others do to the particles where the last one leads. Collective."""
+        """Find the minimiser, with the effect of collisions at the last v'. Collective."""
         pushed = (met.inverse @ met.velocity[..., None])[..., 0]
         force = self.score - self.led_score - self.led / self.step.operator.temperature - pushed
         self._minimise(force, met)
@@ -231,7 +244,7 @@ class _Search:
         self.made += made
 
     def scale(self, change: torch.Tensor, by: torch.Tensor) -> None:
-        """Change where the field leads [n, d]: about a mean that is scaled by some numbers [n]."""
+        """Add ``change`` [n, d] to v', and scale the Jacobian of the map by the factors ``by`` [n]."""
         dims = change.shape[1]
         eye = torch.eye(dims, dtype=change.dtype, device=change.device)
         whole = by[:, None, None]
@@ -239,7 +252,7 @@ class _Search:
         self.field = replace(self.field, u=self.field.u + change / self.fitted, jacobian=jacobian)
 
     def lead(self, met: _Met) -> None:
-        """Go where the field leads. Collective."""
+        """Move v' to ṽ + h u of the present field. Collective."""
         u = self.field.u
         terms = torch.stack(
             [((self.fitted * u - self.led) ** 2).sum(1), (u * (met.inverse @ u[..., None])[..., 0]).sum(1)], dim=1
@@ -250,20 +263,21 @@ class _Search:
 
     @property
     def there(self) -> Particles:
-        """The particles where the field leads."""
+        """The particles at v'."""
         log_f = self.before.log_f - tracked_log_det(self.field.jacobian, self.fitted, "exact").to(self.before.log_f)
         return self.before.move((self.before.v.double() + self.led).to(self.before.v), log_f)
 
     def ends(self, corrected: int) -> bool:
-        """Whether D and V need not be found again, after that many times."""
+        """Whether the iteration ends after this many corrections of D and V."""
         return self.shift < (SETTLED if corrected else SMALL) or STALLED * self.last < self.shift < UNSETTLED
 
 
 def _searched(
     steps: Sequence[LandauJKOCollision], meeting: Meeting, duration: float, starts: Sequence[StepStart]
 ) -> tuple[list[_Search], np.ndarray | None]:
-    """The fields that D, V and s' of all species belong to as they are where these lead; and the energy and momentum
-    that each species of several is to have after the step. Collective."""
+    """The converged fields of all species; and, with several species, the energy and momentum that each is to have
+    after the step. Collective.
+    """
     order = steps[0].order
     scores = [step.density.score(particles) for step, particles in zip(steps, meeting.plasma, strict=True)]
     met, exchange = _met(steps, meeting, meeting.plasma, scores)
@@ -298,8 +312,9 @@ def _searched(
 def _met(
     steps: Sequence[LandauJKOCollision], meeting: Meeting, there: Sequence[Particles], scores: Sequence[Score]
 ) -> tuple[list[_Met], Exchange | None]:
-    """What particles do to each other at ``there``, where ``scores`` are theirs; and what several species give each
-    other. Collective."""
+    """The effects of collisions between the particles ``there``, which have these ``scores``; and, with several
+    species, the exchange between them. Collective.
+    """
     members, dims = meeting.members(there, scores), there[0].v.shape[1]
     columns, between = [], {}
     for a, (step, own) in enumerate(zip(steps, members, strict=True)):
@@ -323,7 +338,7 @@ def _met(
 
 
 def _lead_to(moments: np.ndarray, meeting: Meeting, searches: Sequence[_Search]) -> None:
-    """Change fields such that species have these moments in each block where they lead. Collective."""
+    """Change the fields so that at v' the species have these moments in each collision block. Collective."""
     rows = meeting.gathered([(search.fitted * search.field.u,) for search in searches])
     changes, _ = given_moments(meeting, [v + change for v, change in zip(meeting.v, rows, strict=True)], moments)
     for search, back in zip(searches, meeting.returned(changes), strict=True):
@@ -334,8 +349,10 @@ def _lead_to(moments: np.ndarray, meeting: Meeting, searches: Sequence[_Search])
 def _changes(
     meeting: Meeting, searches: Sequence[_Search], aims: np.ndarray | None, comm: Communicator
 ) -> list[np.ndarray] | None:
-    """How v and log f of all species change [n, d + 1], in the order of the blocks; None where a species of several
-    would have no temperature, or the map no inverse, as a midpoint may have it. Collective."""
+    """The changes of v and log f of all species [n, d + 1], in the order of the collision blocks. None if, with several
+    species, one of them would have no temperature, or if the map has no inverse. Both are possible with the midpoint
+    rule. Collective.
+    """
     moved = []
     for search in searches:
         log_det = tracked_log_det(search.field.jacobian, search.duration, "exact")

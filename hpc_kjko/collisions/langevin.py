@@ -1,4 +1,4 @@
-"""Langevin particles: the stochastic Ornstein-Uhlenbeck kick that a particle-in-cell user would run today."""
+"""Langevin particles: the stochastic Ornstein-Uhlenbeck kick that particle-in-cell codes commonly use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from hpc_kjko.problems.quantile import normal
 class LangevinCollision(Collision):
     """v ← e^{−κh} ṽ + √(T (1 − e^{−2κh})) ξ, ξ standard normal: exact in law for any step.
 
-    The noise is counter-based, keyed by (seed, step, global particle), and drawn block by block: it does not depend on
-    the number of ranks, and a restart meets the same. The density at the particles is not known after such a kick:
-    log f becomes NaN, and the series has no entropy, free energy or KL.
+    The random numbers are counter-based, keyed by (seed, step, global particle), and drawn in row blocks of BLOCK
+    particles. So they do not depend on the number of ranks, and a restarted run gets the same ones. The density at the
+    particles is not known after such a kick. So log f becomes NaN, and the series has no entropy, free energy or KL
+    divergence.
 
     D. T. Gillespie, doi:10.1103/PhysRevE.54.2084.
     """
@@ -36,7 +37,7 @@ class LangevinCollision(Collision):
         spread = math.sqrt(self.operator.temperature * -math.expm1(-2 * self.operator.collision_strength * duration))
         v, dims = torch.empty_like(particles.v), particles.v.shape[1]
         for rows in passes(len(v), BLOCK):
-            # stream 0 of the seed drew the particles
+            # stream 0 of the seed has drawn the particles
             points = random_points(
                 self.seed, 1 + start.index, particles.shard.start + rows.start, rows.stop - rows.start, dims
             )

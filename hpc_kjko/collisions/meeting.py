@@ -1,4 +1,4 @@
-"""Particles of all species as they meet each other in the blocks of a step, and what every block keeps."""
+"""The particles of all species in the collision blocks of a step, and the moments that every block conserves."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from hpc_kjko.particles.state import Particles, passes
 
 #: ∇v log f [n, d] at particles, and its Jacobian [n, d, d].
 Score = tuple[torch.Tensor, torch.Tensor]
-#: The part of its energy that the spread of a block's velocities has at least, but for rounding.
+#: If the thermal energy of a collision block is a smaller fraction of its energy than this, it is only a rounding
+#: error.
 ROUNDING = 1e-24
-#: About how many particles are corrected at a time.
+#: The approximate number of particles that are corrected at a time.
 AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Particles of all species, each on its rank, and their rows in the blocks that are summed here.
+    """The particles of all species of this rank, and their rows in the collision blocks that are summed on this rank.
 
     Attributes:
         plasma: the particles of each species before they collide.
         masses: of a particle of each species.
-        blocks: which particles meet each other.
-        v: of each species, the velocities in the order of the blocks [n, d].
-        weights: their weights [n]; numbers: which block each is in [n].
+        blocks: which particles collide with each other.
+        v: for each species, the velocities in the order of the blocks [n, d].
+        weights: their weights [n].
+        numbers: the block of each particle [n].
     """
 
     plasma: Sequence[Particles]
@@ -43,7 +45,7 @@ class Meeting:
 
     @classmethod
     def of(cls, plasma: Sequence[Particles], masses: Sequence[float], blocks: Blocks) -> Meeting:
-        """Collective."""
+        """Distribute the particles to the collision blocks. Collective."""
         v, weights = [], []
         for particles, dealt in zip(plasma, blocks.species, strict=True):
             v.append(dealt.gathered(particles.v.cpu().numpy()).astype(float))
@@ -65,9 +67,10 @@ class Meeting:
         ]
 
     def members(self, there: Sequence[Particles], scores: Sequence[Score]) -> list[Members]:
-        """The particles where they are now, for sums over pairs. Collective.
+        """The particles at their present velocities, for sums over pairs. Collective.
 
         Args:
+            there: the particles of each species.
             scores: of the particles of each species.
         """
         found = []
@@ -84,21 +87,22 @@ class Meeting:
 
     @property
     def densities(self) -> list[np.ndarray]:
-        """What each particle adds to the density of its species in its block [n]."""
+        """The contribution of each particle to the density of its species in its block [n]."""
         per_volume = self.blocks.per_volume
         return [weight * per_volume[number] for weight, number in zip(self.weights, self.numbers, strict=True)]
 
     def among_likes(self, species: int) -> np.ndarray:
-        """What sums over the like pairs of a species are to be multiplied with [n]."""
+        """The factors of the sums over like pairs of a species [n]."""
         mean = self.blocks.density[species] / self.blocks.per_volume
         return among_likes(self.weights[species], self.numbers[species], mean)
 
     def moved(self, changes: Sequence[np.ndarray], comm: Communicator) -> tuple[list[Particles], float]:
-        """All particles moved by changes [n, d + 1] of v and log f, which are first corrected such that every block
-        keeps its momentum and energy; and the smallest factor that velocities were scaled with. Collective.
+        """All particles moved by changes [n, d + 1] of v and log f. The changes are first corrected so that every block
+        conserves its momentum and energy. Also returns the smallest factor with which velocities were scaled.
+        Collective.
 
         Raises:
-            SolverFailure: on every rank, where a velocity is not finite.
+            SolverFailure: on every rank, if a velocity is not finite.
         """
         edges = [dealt.edges for dealt in self.blocks.species]
         smallest = restore(self.v, changes, self.weights, edges, self.masses)
@@ -112,9 +116,10 @@ class Meeting:
 
 
 def among_likes(weight: np.ndarray, number: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """What the sums over like pairs are to be multiplied with [n]: a particle meets all of its block but itself, and
-    these stand, on average, for the mean mass that a block of its cell has [blocks]."""
-    # as float: without any numbers bincount counts in integers
+    """The factors of the sums over like pairs [n]. A particle collides with all others of its collision block, but not
+    with itself. The factor makes their weight, on average, equal to the mean mass of a block of its cell [blocks].
+    """
+    # astype because bincount counts in integers if it gets no numbers
     total, square = (np.bincount(number, one, len(mean)).astype(float) for one in (weight, weight**2))
     others = total**2 - square
     return np.divide(mean * total, others, out=np.zeros_like(total), where=others > 0)[number]
@@ -127,13 +132,17 @@ def restore(
     edges: Sequence[np.ndarray],
     masses: Sequence[float],
 ) -> float:
-    """Correct the changes [n, d + 1] of v and log f of all species such that the momentum and the energy of every
-    block are those of before; returns the smallest factor that velocities were scaled with.
+    """Correct the changes [n, d + 1] of v and log f of all species so that every collision block conserves momentum and
+    energy. Returns the smallest factor with which velocities were scaled.
 
     The velocities of a block are shifted, and scaled about their mean.
 
     Args:
-        edges: of the blocks in the rows of each species [blocks + 1].
+        before: velocities before the step, of each species [n, d].
+        changes: of each species [n, d + 1]; corrected in place.
+        weights: of each species [n].
+        edges: where the blocks begin in the rows of each species [blocks + 1].
+        masses: of a particle of each species.
     """
     blocks, smallest = len(edges[0]) - 1, 1.0
     largest = max(sum(len(v) for v in before) // max(1, blocks), 1)
@@ -154,14 +163,15 @@ def _restored(
     edges: Sequence[np.ndarray],
     masses: Sequence[float],
 ) -> float:
-    """The same of some blocks, so few that all of them stay in a cache."""
+    """The same as :func:`restore`, for so few collision blocks that they stay in the cache."""
     sizes = [np.diff(edge) for edge in edges]
     numbers = [np.repeat(np.arange(len(size)), size) for size in sizes]
     shares = [mass * weight for mass, weight in zip(masses, weights, strict=True)]
 
     def over_blocks(values: Sequence[np.ndarray]) -> np.ndarray:
-        """Sums [blocks, k] of values [n, k] of all species, rounded once where long double is longer than double, as on
-        x86: errors of 10⁴ steps would add up."""
+        """Sums [blocks, k] of values [n, k] of all species. On machines where long double is longer than double, such
+        as x86, they are rounded only once. Otherwise rounding errors of 10⁴ steps would add up.
+        """
         total = np.zeros((len(sizes[0]), values[0].shape[1]), np.longdouble)
         for edge, size, value in zip(edges, sizes, values, strict=True):
             if len(value):
@@ -181,8 +191,10 @@ def _restored(
     moved = [v + change[:, :-1] for v, change in zip(before, changes, strict=True)]
     mean, middle = means(before), means(moved)
     old, new = spread(before, mean), spread(moved, middle)
-    alike = old <= ROUNDING * spread(before, 0 * mean)  # velocities that differ by rounding have no width to restore
-    # √(old/new) − 1: the root of a number just below 1 is rounded down more often than up, and 10⁴ steps would show it
+    # if velocities differ only by rounding, there is no width to restore
+    alike = old <= ROUNDING * spread(before, 0 * mean)
+    # √(old/new) − 1 without cancellation. The root of a number just below 1 is rounded down more often than up, and
+    # after 10⁴ steps that would be visible.
     gain = np.divide(old - new, new + np.sqrt(old * new), out=np.zeros_like(old), where=~alike & (new > 0))
     for v, after, change, number in zip(before, moved, changes, numbers, strict=True):
         apart = after - middle[number]

@@ -1,4 +1,4 @@
-"""No collisions: particles pass through unchanged."""
+"""No collisions: particles stay unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc_kjko.particles.state import Particles, passes_over
 
 
 class NoCollision(Collision):
-    """u ≡ 0: the Vlasov equation. Also what κ = 0 means."""
+    """u ≡ 0: the Vlasov equation. It is also used if κ = 0."""
 
     has_control = False
 

@@ -1,18 +1,19 @@
-"""Sums over pairs of particles: Landau's operator on blocks in which every particle meets every other.
+"""Sums over pairs of particles: the Landau operator in collision blocks. In a block every particle collides with every
+other.
 
-A particle i of a species a moves by those j of a species b, with σ = ∇v log f / m, at V_i / m_a, and its log f changes
-by G_i / m_a in a unit of time:
+A particle i of species a collides with the particles j of species b. With σ = ∇v log f / m, its velocity is V_i / m_a,
+and its log f changes at the rate G_i / m_a:
 
     V_i = −Σ_j w_j A(z) (σ_i − σ_j),    A(z) = |z|^γ (|z|² I − z zᵀ),    z = v_i − v_j,
     G_i = Σ_j w_j [ A(z) : ∇σ_i − (d − 1) |z|^γ z·(σ_i − σ_j) ] = −∇·V_i
 
-Whatever σ is, V over both species together keeps momentum, by antisymmetry, and energy, because A z = 0;
-Σ m w σ·V = −½ Σ w w Δσᵀ A Δσ ≤ 0. J. A. Carrillo, J. Hu, L. Wang, J. Wu, doi:10.1016/j.jcpx.2020.100066; V. Ilin,
-J. Hu, Z. Wang, arXiv:2405.10392.
+For any σ, V over both species together conserves momentum, by antisymmetry, and energy, because A z = 0. Also Σ m w σ·V
+= −½ Σ w w Δσᵀ A Δσ ≤ 0. Sources: J. A. Carrillo, J. Hu, L. Wang, J. Wu, doi:10.1016/j.jcpx.2020.100066; V. Ilin, J. Hu,
+Z. Wang, arXiv:2405.10392.
 
-Between unlike species σ_i − σ_j does not vanish where z does, and that divergence has terms of which a mean over a
-sample may have no variance. There, for all γ but 0, G is an average of the same mean, by an integration by parts over
-v_j, which is bounded as A is:
+Between unlike species σ_i − σ_j does not vanish where z does. Then some terms of the divergence may have infinite
+variance over a sample. So for unlike species and all γ but 0, G is another average with the same mean. It follows by
+integration by parts over v_j, and is bounded as A is:
 
     G_i = Σ_j w_j [ A(z) : (∇σ_i − ∇σ_j) + m_b (σ_i − σ_j)ᵀ A(z) σ_j ]
 """
@@ -27,17 +28,17 @@ import torch
 
 from hpc_kjko.kernels import pairs as kernel
 
-#: Pairs of a pass in torch, and the numbers that each of them takes.
+#: The number of pairs in a pass in torch, and how many numbers each pair takes.
 PAIRS, NUMBERS = 2**18, 24
 
 
 @dataclass(frozen=True)
 class Members:
-    """The particles of a species in blocks, those of a block one after another.
+    """The particles of a species in collision blocks. Particles of the same block follow one another.
 
     Attributes:
         v: velocities [n, d]; score: σ = ∇v log f / m [n, d]; hessian: ∇σ [n, d, d].
-        weight: w [n], which add up to the density of the species in each block.
+        weight: w [n]. In each block they add up to the density of the species.
         mass: m of a particle.
         edges: where each block begins, and where the last one ends [blocks + 1].
     """
@@ -51,7 +52,7 @@ class Members:
 
     @property
     def arrays(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
-        """All but the mass."""
+        """All attributes but the mass."""
         return self.v, self.score, self.hessian, self.weight, self.edges
 
     def block(self, number: int) -> slice:
@@ -60,17 +61,19 @@ class Members:
 
 
 def pair_sums(members: Members, others: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """V and G of the members of blocks, by what they meet in the same blocks.
+    """V and G of the members of collision blocks, from collisions with the others in the same blocks.
 
-    By the native kernel where there is one and γ is not 0 (:mod:`hpc_kjko.kernels.pairs`): in float32 pair by pair, so
-    momentum and energy are kept to its rounding. Else by torch, in the precision of v.
+    The native kernel computes them if there is one and γ is not 0 (:mod:`hpc_kjko.kernels.pairs`). It works in float32
+    pair by pair, so momentum and energy are conserved to float32 rounding. Otherwise torch computes them in the
+    precision of v.
 
     Args:
-        others: the members themselves, or those of another species in as many blocks.
+        members: the particles that are moved.
+        others: the members themselves, or particles of another species in the same number of blocks.
         exponent: γ.
 
     Returns:
-        [n, d] and [n], in the precision of v.
+        V [n, d] and G [n], in the precision of v.
     """
     if kernel.take(members.v, exponent):
         met_by = None if others is members else others.arrays
@@ -99,7 +102,7 @@ def _of_pairs(
     assert isinstance(square, torch.Tensor)
     bare = torch.where(square > 0, square, 1.0) ** (0.5 * exponent) * (square > 0) * others.weight[None, met]
     along = sum(one * other for one, other in zip(z, change, strict=True))
-    pulled = [square * change[k] - z[k] * along for k in range(dims)]  # A Δσ, but for |z|^γ
+    pulled = [square * change[k] - z[k] * along for k in range(dims)]  # A Δσ, without the factor |z|^γ
     velocity = -torch.stack([(bare * one).sum(1) for one in pulled], 1)
     growth = (bare * square).sum(1) * bent.diagonal(dim1=1, dim2=2).sum(1)
     for k in range(dims):
@@ -118,7 +121,7 @@ def _of_pairs(
 
 
 def _of_moments(members: Members, rows: slice, others: Members, met: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """V and G = −∇·V of some members for γ = 0, where the sums over pairs are made of moments of the others."""
+    """V and G = −∇·V of some members for γ = 0. The sums over pairs follow from moments of the others."""
     v, score, hessian = members.v[rows], members.score[rows], members.hessian[rows]
     w, at, of_at = others.weight[met, None], others.v[met], others.score[met]
     number, first, of_score = w.sum(), (w * at).sum(0), (w * of_at).sum(0)
@@ -141,18 +144,20 @@ def _of_moments(members: Members, rows: slice, others: Members, met: slice) -> t
 
 
 def pair_fields(members: Members, others: Members, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the members of blocks, by what they meet in the same blocks: D_i = Σ_j w_j A(z) [n, d, d], V_i [n, d] and its
-    Jacobian ∂V_k/∂v_l [n, d, d], whose trace is −G_i.
+    """D_i = Σ_j w_j A(z) [n, d, d], V_i [n, d] and its Jacobian ∂V_k/∂v_l [n, d, d] for the members of collision
+    blocks, from collisions with the others in the same blocks. The trace of the Jacobian is −G_i.
 
-    The Jacobian is that of V_i with the others where they are. Between unlike species, for all γ but 0, it is an
-    average of the same mean that is bounded as A is, as G_i is there:
+    The Jacobian is that of V_i with the others at fixed velocities. Between unlike species, for all γ but 0, it is
+    another average with the same mean. This average is bounded as A is, like G_i there:
 
         ∂V_k/∂v_l = −Σ_j w_j [ A(z) (∇σ_i − ∇σ_j) + m_b A(z) (σ_i − σ_j) σ_jᵀ ]_kl
 
-    By the native kernel where there is one and γ is not 0, else by torch; both in the precision of v or better.
+    The native kernel computes them if there is one and γ is not 0, otherwise torch. Both work at least in the precision
+    of v.
 
     Args:
-        others: the members themselves, or those of another species in as many blocks.
+        members: the particles that are moved.
+        others: the members themselves, or particles of another species in the same number of blocks.
         exponent: γ.
     """
     if kernel.take_fields(members.v, exponent):
@@ -179,7 +184,7 @@ def pair_fields(members: Members, others: Members, exponent: float) -> tuple[tor
             theirs, of_score = others.hessian[met], others.mass * others.score[met]
             bending = [] if exact else [sum(z[m] * theirs[:, m, k] for m in range(dims)) for k in range(dims)]
             for k in range(dims):
-                pulled = square * change[k] - z[k] * along  # A Δσ, but for |z|^γ
+                pulled = square * change[k] - z[k] * along  # A Δσ, without the factor |z|^γ
                 velocity[rows, k] = -(bare * pulled).sum(1)
                 for m in range(dims):
                     if m <= k:

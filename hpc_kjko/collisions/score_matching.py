@@ -18,7 +18,8 @@ from hpc_kjko.particles.state import Particles
 
 
 class ScoreObjective(Objective[ControlField]):
-    """This rank's part of the implicit score-matching loss E[½|s|² + ∇v·s], minimal at s = ∇v log f.
+    """The part of the implicit score-matching loss E[½|s|² + ∇v·s] that belongs to this rank. The minimum is at s = ∇v
+    log f.
 
     A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695.
     """
@@ -30,12 +31,13 @@ class ScoreObjective(Objective[ControlField]):
 
 
 class ScoreMatchingCollision(ControlledCollision):
-    """u = −κ (v + T s), s the score learnt at the particles: explicit, so first order, and stable for κh < 1 or so.
+    """u = −κ (v + T s), where s is the score learnt at the particles. The step is explicit, so it is first order, and
+    stable for about κh < 1.
 
-    ``method.form = "split"`` is sequential score matching: s is learnt and used at the pushed state (x̃, ṽ), the
-    explicit counterpart of the JKO step. ``"nonsplit"`` is score-based transport: s is learnt and used at the state
-    (x, v) before the push, and position and velocity follow the probability flow ẋ = v, v̇ = a − κ (v + T s) together
-    (our reading of the paper's eq. 35; N. M. Boffi, E. Vanden-Eijnden, arXiv:2206.04642).
+    ``method.form = "split"`` is sequential score matching: s is learnt and used at the pushed state (x̃, ṽ). It is the
+    explicit counterpart of the JKO step. ``"nonsplit"`` is score-based transport: s is learnt and used at the state (x,
+    v) before the push. Position and velocity follow the probability flow ẋ = v, v̇ = a − κ (v + T s) together (our
+    reading of the paper's eq. 35; N. M. Boffi, E. Vanden-Eijnden, arXiv:2206.04642).
     """
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):

@@ -1,4 +1,4 @@
-"""What steps of pairs with a fitted density have in common: when a step is refused, and that it is then split."""
+"""The common parts of pair collision steps with a fitted density: when a step is rejected, and how it is then split."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hpc_kjko.particles.state import Particles
 
 @dataclass(frozen=True)
 class Attempt:
-    """A step of all species, as it came out.
+    """The result of a step of all species.
 
     Attributes:
-        iterations: that each species took.
-        trouble: what forbids to take the step, in words; nothing if it may be taken.
-        found: the particles of each species and its report, unless there is trouble.
+        iterations: of each species.
+        trouble: the reason to reject the step, or an empty string.
+        found: the particles of each species and its report, or None if the step is rejected.
     """
 
     iterations: Sequence[int]
@@ -35,11 +35,11 @@ class Attempt:
 
 
 class SplitPairCollision(PairCollision):
-    """A step of the pairs that is split in two, for all species, where it may not be taken as a whole.
+    """A pair collision step that is split in two, for all species, if it is rejected.
 
-    It may not where ∫f log f of held-out particles, summed over species, rises by more than chance has it: collisions
-    of particles with each other do not do that. Nothing is known of it where some species that collides has too few
-    particles for a certificate. What networks learnt in a step that was refused they keep.
+    It is rejected if ∫f log f of held-out particles, summed over species, rises by more than chance explains.
+    Collisions of particles with each other cannot raise it. Without enough particles in every species that collides
+    there is no certificate, and this test is omitted. Networks keep what they learnt in a rejected step.
     """
 
     fits_log_f = True
@@ -47,29 +47,29 @@ class SplitPairCollision(PairCollision):
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         assert isinstance(settings.operator, Landau)
         self.settings, self.comm, self.operator = settings, comm, settings.operator
-        #: Fits the density; its own control field is not made.
+        #: Fits the density. Its own control field is not computed.
         self.density = JKOCollision(settings, comm)
         self.held_out, self.order = self.density.held_out, settings.method.order
 
     @classmethod
     def promises_decay(cls, steps: Sequence[Self]) -> bool:
-        """Whether a step of these species that raises ∫f log f of held-out particles is refused, or only reported."""
+        """Whether a step of these species that raises ∫f log f of held-out particles is rejected, or only reported."""
         return True
 
     @property
     @abstractmethod
     def advice(self) -> str:
-        """What to do about steps that are refused however short, in words."""
+        """Advice for a step that is rejected at any length, for the message."""
 
     @classmethod
     @abstractmethod
     def attempt(
         cls, steps: Sequence[Self], plasma: Sequence[Particles], duration: float, starts: Sequence[StepStart]
     ) -> Attempt:
-        """A step of all species. Collective.
+        """Try a step of all species. Collective.
 
         Args:
-            plasma: the pushed particles of each species, with the log f that relaxation leaves.
+            plasma: the pushed particles of each species, with the log f after relaxation.
 
         Raises:
             SolverFailure: on every rank.
@@ -115,11 +115,11 @@ class SplitPairCollision(PairCollision):
         ]
 
     def fit(self, particles: Particles, duration: float, start: StepStart, again: bool = False) -> int:
-        """Fit ψ̄ to the log f of particles, as smooth as the whole step asks; returns the number of iterations.
-        Collective.
+        """Fit ψ̄ to the log f of the particles, with the smoothness for the whole step; returns the number of
+        iterations. Collective.
 
         Args:
-            again: a further fit in a piece, on the batches of the first.
+            again: whether this is a further fit in the same piece of the step. It uses the batches of the first fit.
         """
         return self.density.fit_density(particles, duration * 2**start.splits, start, again=again)
 
@@ -133,8 +133,9 @@ class SplitPairCollision(PairCollision):
 def _of_all_or_none(
     before: Sequence[Particles], found: Sequence[tuple[Particles, CollisionReport]], comm: Communicator
 ) -> list[tuple[Particles, CollisionReport]]:
-    """Certificates of a step, if all species that it moved have one: what one of them loses another may gain.
-    Collective."""
+    """The certificates of a step if all species that it moved have one, otherwise none. One certificate alone proves
+    nothing, because another species may gain what this one loses. Collective.
+    """
     for old, (new, report) in zip(before, found, strict=True):
         if comm.any(not torch.equal(old.log_f, new.log_f)) and not report.collision_free_energy_error > 0:
             return [
@@ -145,7 +146,9 @@ def _of_all_or_none(
 
 
 def _rising(reports: Sequence[CollisionReport]) -> str:
-    """That ∫f log f of held-out particles of all species rises by more than chance has it, in words; nothing if not."""
+    """The reason to reject the step if ∫f log f of held-out particles of all species rises by more than chance
+    explains, or an empty string.
+    """
     if not reports:
         return ""
     of_all = CollisionReport.together(reports)

@@ -22,10 +22,11 @@ from hpc_kjko.particles.state import Particles
 
 
 class VelocityObjective(Objective[ControlField]):
-    """This rank's part of E[½|u|² + κ v·u − κT ∇v·u], minimal at u = −κ (v + T ∇v log f).
+    """The part of E[½|u|² + κ v·u − κT ∇v·u] that belongs to this rank. The minimum is at u = −κ (v + T ∇v log f).
 
-    Integration by parts has removed the score: ½|u − u*|² less what does not depend on u. It is the limit J κ/h as
-    h → 0 of the linear functional of :class:`~hpc_kjko.inner.objective.JKOObjective`.
+    The functional is ½|u − u*|² after integration by parts, which removes the score, and without the terms that do not
+    depend on u. It is the limit of J κ/h as h → 0, with J the linear functional of
+    :class:`~hpc_kjko.inner.objective.JKOObjective`.
     """
 
     def __init__(self, control: ControlField, together: int, operator: Operator):
@@ -40,21 +41,21 @@ class VelocityObjective(Objective[ControlField]):
 
 
 class VelocityMatchingCollision(ControlledCollision):
-    """u(t, x, v), one network for all t in [0, t_end], found before the first step by a fixed-point iteration.
+    """u(t, x, v), one network for all t in [0, t_end]. A fixed-point iteration finds it before the first step.
 
-    Each outer iteration goes through the whole run with the present u, keeps the pushed states (x̃, ṽ) that the
-    collisions meet, and trains u on them, all times together; the states of the next one are those of the new u. Then
-    the run steps with v ← ṽ + h u(t^n, x̃, ṽ). The trajectories of all particles are kept while it trains: for
-    ensembles that fit in memory ``steps`` times over.
+    Each outer iteration makes all steps of the run with the present u and stores the pushed states (x̃, ṽ) before the
+    collisions. Then it trains u on these states, at all times together. The next iteration computes new states with the
+    new u. After the iteration the run steps with v ← ṽ + h u(t^n, x̃, ṽ). Training stores the trajectories of all
+    particles, so memory must hold the ensemble ``steps`` times.
 
     L. Li, S. Hurault, J. Solomon, arXiv:2301.13737.
     """
 
     def __init__(self, settings: CollisionSettings, comm: Communicator):
         super().__init__(settings, comm)
-        self.held_out = False  # a particle held out at one time would have been fitted at another
+        self.held_out = False  # a particle held out at one time would have been fitted at another time
         matching = settings.velocity_matching
-        assert matching is not None  # config has seen to it
+        assert matching is not None  # the case file was checked for this
         self.end, self.steps, self.outer_iterations = settings.end, settings.steps, matching.outer_iterations
         self.control = self.control_field(parameters=1)
         objective = VelocityObjective(self.control, self.together, self.operator)
@@ -96,14 +97,14 @@ class VelocityMatchingCollision(ControlledCollision):
         return super().step(particles, duration, start)
 
     def fit(self, particles: Particles, duration: float, start: StepStart, stiffer: int) -> int:
-        return 0  # all was done beforehand
+        return 0  # everything was done in :meth:`prepare`
 
     def field(self, particles: Particles, duration: float, start: StepStart) -> Field:
         control = copy.deepcopy(self.control).to(particles.v.dtype)
         return lambda rows: (*control.with_jacobian(self._inputs(control, particles, start, rows)), None)
 
     def _inputs(self, control: ControlField, particles: Particles, start: StepStart, rows: slice) -> torch.Tensor:
-        """Time, scaled to [−1, 1], and the features of the pushed state."""
+        """Time, scaled to [−1, 1], and the features of the pushed state [n, inputs]."""
         features = control.features(particles.x[rows], particles.v[rows])
         time = torch.full_like(features[:, :1], 2 * start.time / self.end - 1)
         return torch.cat([time, features], dim=1)

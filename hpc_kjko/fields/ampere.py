@@ -1,4 +1,6 @@
-"""E as a state of its own that follows the current (Ampère), also with the energy of particles and field exact."""
+"""Ampère's law: E is a state of its own that follows the current. A second solver also conserves the energy of
+particles and field exactly.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,13 @@ from hpc_kjko.species import Plasma, moved
 
 
 class AmpereSolver(PoissonSolver):
-    """∂t E = −(J − mean J), J = Σ q_a ∫ v f_a dv: Vlasov-Ampère-Fokker-Planck (paper's eq. 13), E carried in time.
+    """∂t E = −(J − mean J), J = Σ q_a ∫ v f_a dv: Vlasov-Ampère-Fokker-Planck (paper's eq. 13). E is advanced in time.
 
-    A drift changes E by the current of the particles half way along it: second order in the step. In two and three
-    dimensions E takes the curl-free part of J, Ê_t = −k (k·Ĵ)/|k|²: without it a curl would grow that the Poisson
-    equation does not have. Gauss's law ∇·E = ρ − ρ̄ is then kept as well as the step and the mesh allow; see
-    :meth:`gauss_residual`. No current goes with the noise that a control variate's weights take or bring as they
-    change between drifts: E changes by the field of that change of density.
+    A drift changes E by the current of the particles half way along it. This is second order in the step. In two and
+    three dimensions E takes only the curl-free part of J, Ê_t = −k (k·Ĵ)/|k|². Otherwise a curl would grow, which the
+    Poisson equation does not have. Then Gauss's law ∇·E = ρ − ρ̄ holds to the accuracy of the step and the mesh; see
+    :meth:`gauss_residual`. With a control variate, its weights change between drifts, and so does the noise that they
+    remove. No current belongs to this change. So E changes by the field of this change of density.
 
     Args:
         initial: E at t = 0: "poisson", which satisfies Gauss's law, or "zero".
@@ -99,21 +101,21 @@ class AmpereSolver(PoissonSolver):
 
 
 class ConservingAmpereSolver(AmpereSolver):
-    """Ampère's law with kinetic + field energy exact to round-off, whatever the step: E changes in the kick.
+    """Ampère's law with kinetic + field energy conserved to round-off for any step. E changes in the kick.
 
-    While x stays, particles and field are a linear oscillator: dv/dt = (q/m) E(x), dE/dt = −P J and therefore
-    dJ/dt = M E, with P the projection on curl-free fields of zero mean and M the sum of all species' mass matrices,
-    each times q²/m. A kick is its exact flow, which keeps kinetic + field energy because gather and deposit are
-    adjoint; a drift changes neither E nor any speed. So every composition of the two conserves energy, and has the
-    order that it has with other fields. Momentum is not exact: like Gauss's law (:meth:`gauss_residual`) it holds as
-    well as step and mesh allow.
+    At fixed x, particles and field are a linear oscillator: dv/dt = (q/m) E(x), dE/dt = −P J, and so dJ/dt = M E. Here
+    P is the projection on curl-free fields of zero mean. M is the sum of the mass matrices of all species, each times
+    q²/m. A kick is the exact flow of this oscillator. It conserves kinetic + field energy because gather and deposit
+    are adjoint. A drift changes neither E nor any speed. So every composition of the two conserves energy, and has the
+    same order as with other fields. Momentum is not conserved exactly: like Gauss's law (:meth:`gauss_residual`), it
+    holds to the accuracy of the step and the mesh.
 
-    The flow is summed as its Taylor series on the mesh. M is assembled once a drift, so all that the particles do in a
-    kick is to deposit J and to gather the mean of E over the kick.
+    The flow is summed as its Taylor series on the mesh. M is assembled once per drift. So in a kick the particles only
+    deposit J and gather the mean of E over the kick.
 
     The mass matrix is that of G. Lapenta's energy-conserving semi-implicit method, doi:10.1016/j.jcp.2017.01.002, which
-    takes the implicit midpoint rule where the exact flow is taken here. L. F. Ricketson, J. Hu,
-    doi:10.1016/j.jcp.2025.114098, conserve energy explicitly instead, by a correction of each particle's push.
+    uses the implicit midpoint rule instead of the exact flow. L. F. Ricketson, J. Hu, doi:10.1016/j.jcp.2025.114098,
+    conserve energy explicitly instead, by a correction of the push of each particle.
     """
 
     def start(self, plasma: Plasma) -> CoupledField:
@@ -145,14 +147,14 @@ class ConservingAmpereSolver(AmpereSolver):
         return replace(field, electric=electric, potential=potential), kicked
 
     def _coupled(self, field: MeshField, plasma: Plasma) -> CoupledField:
-        """The same E, at other positions.
+        """The same E with the mass matrix of the present positions.
 
         Raises:
-            SolverFailure: one of them is not finite (on every rank).
+            SolverFailure: a position is not finite (on every rank).
         """
         local = [self.grid.mass_matrix(one.particles.x, one.particles.weight, self.unit_of(one)) for one in plasma]
         entries = self.comm.sum(torch.stack(local).cpu().numpy())
-        one_everywhere = np.ones((*self.grid.cells, 1))  # shape functions add up to one: row sums are the density
+        one_everywhere = np.ones((*self.grid.cells, 1))  # shape functions add up to one, so row sums are the density
         densities = np.stack([(MassMatrix(self.grid, own) @ one_everywhere)[..., 0] for own in entries])
         charge = charge_density(densities, plasma)
         require_finite(charge)
@@ -162,10 +164,11 @@ class ConservingAmpereSolver(AmpereSolver):
         )
 
     def _flow(self, field: CoupledField, current: np.ndarray, duration: float) -> tuple[np.ndarray, np.ndarray]:
-        """E after ``duration`` and its mean until then, [*cells, dx] each: dE/dt = −P J, dJ/dt = M E.
+        """E after ``duration``, and its mean over this time, [*cells, dx] each, from dE/dt = −P J and dJ/dt = M E.
 
-        M has no eigenvalue above its largest row sum, that of Σ q_a² n_a / m_a: term k is within (ω t)^k / k!, where
-        ω² is that sum. In pieces of ω t ≤ 1 no term is larger than the state, and no digits are lost.
+        No eigenvalue of M is above its largest row sum, ω², which is the largest Σ q_a² n_a / m_a. So term k is at most
+        (ω t)^k / k!. The time is divided into pieces with ω t ≤ 1. Then no term is larger than the state, and no digits
+        are lost.
         """
         largest = float((field.mass_matrix @ np.ones((*self.grid.cells, 1))).max())
         angle = math.sqrt(largest) * abs(duration)

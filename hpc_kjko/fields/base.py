@@ -1,4 +1,6 @@
-"""The field that acts on particles as a value, and what a solver does with it: drift, kick, after collisions."""
+"""The field that acts on particles, as a value; and the interface of a field solver: drift, kick, change after
+collisions.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class MeshField:
         densities: n_a of each species [species, *cells].
         charge_density: Σ q_a n_a [*cells].
         potential: φ [*cells]; electric: E [*cells, dx].
-        walls: of the box, if it has any: then the mesh is that of the torus, with images.
+        walls: of the box, or None. With walls the mesh is that of the torus, which contains the mirror images.
     """
 
     grid: Grid
@@ -44,11 +46,11 @@ class MeshField:
 
     @property
     def node_volume(self) -> float:
-        """The volume inside that a node of the mesh stands for."""
+        """The volume inside the box that belongs to a node of the mesh."""
         return self.grid.cell_volume * (self.walls.part if self.walls else 1.0)
 
     def acceleration(self, x: torch.Tensor) -> torch.Tensor:
-        """E at x [n, dx]: [n, dx], the acceleration of a particle with q/m = 1."""
+        """E at x [n, dx]: [n, dx]. This is the acceleration of a particle with q/m = 1."""
         return self.grid.gather(torch.from_numpy(self.electric).to(x.device), x)
 
     def kick(self, particles: Particles, duration: float) -> Particles:
@@ -59,7 +61,7 @@ class MeshField:
 
 @dataclass(frozen=True)
 class CoupledField(MeshField):
-    """A field that particles change while it kicks them, with the mass matrix of their positions."""
+    """A field that changes in the kicks, with the mass matrix of the present positions of the particles."""
 
     mass_matrix: MassMatrix
 
@@ -69,8 +71,8 @@ class ExternalField:
     """The given potential of a problem.
 
     Attributes:
-        accelerations: −∇φ at the particles of each species where they are now, [n, dx] each: kicks before and after a
-            collision use them, and none looks at the potential again.
+        accelerations: −∇φ at the present positions of the particles of each species, [n, dx] each. Kicks before and
+            after a collision use them, so the potential is evaluated only once.
     """
 
     problem: Problem
@@ -81,7 +83,7 @@ class ExternalField:
         """−∇φ at the particles: [n, dx], by automatic differentiation of the potential.
 
         Raises:
-            UserError: it is not finite at a particle, or cannot be had.
+            UserError: it is not finite at a particle, or autograd cannot differentiate the potential.
         """
         acceleration = torch.empty_like(x)
         for rows in passes_over(x):
@@ -96,7 +98,7 @@ class ExternalField:
                 torch.neg(gradient, out=acceleration[rows])
             else:
                 acceleration[rows] = 0.0
-            if math.isfinite(float(acceleration[rows].sum())):  # so all of them are
+            if math.isfinite(float(acceleration[rows].sum())):  # then all of them are finite
                 continue
             lost = torch.isfinite(x[rows]).all(1) & ~torch.isfinite(acceleration[rows]).all(1)
             if lost.any():
@@ -108,15 +110,15 @@ class ExternalField:
         return acceleration
 
 
-#: The kind of field of a solver.
+#: The type of field of a solver.
 F = TypeVar("F", MeshField, ExternalField)
 
 
 class FieldSolver(ABC, Generic[F]):
-    """What turns particles into the field that acts on them.
+    """Computes the field that acts on the particles.
 
     Attributes:
-        magnetic_field: a uniform B [3] in which particles drift, or None without one.
+        magnetic_field: a uniform B [3] in which particles drift, or None.
     """
 
     magnetic_field: tuple[float, ...] | None = None
@@ -127,17 +129,19 @@ class FieldSolver(ABC, Generic[F]):
 
     @abstractmethod
     def drift(self, field: F, plasma: Plasma, duration: float) -> tuple[F, Plasma]:
-        """The field and the particles once these have drifted for ``duration``. Collective."""
+        """The field and the particles after the particles have drifted for ``duration``. Collective."""
 
     @abstractmethod
     def kick(self, field: F, plasma: Plasma, duration: float) -> tuple[F, Plasma]:
-        """The field and the particles once it has acted on their velocities for ``duration``, at fixed x. Collective.
+        """The field and the particles after a kick for ``duration`` at fixed x. Collective.
 
-        Most fields depend on x alone and stay as they are: v ← v + duration · (q/m) a(x).
+        Most fields depend on x alone and do not change: v ← v + duration · (q/m) a(x).
         """
 
     def free_motion(self, species: Species, duration: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean velocities of a drift, and the velocities after it, [n, dv] each: the same without a magnetic field."""
+        """The mean velocities during a drift, and the velocities after it, [n, dv] each. Both are v without a magnetic
+        field.
+        """
         v = species.particles.v
         if self.magnetic_field is None or duration == 0:
             return v, v
@@ -153,18 +157,20 @@ class FieldSolver(ABC, Generic[F]):
         return particles.arrived(drifted(particles.x, velocity, duration, particles.periods), after)
 
     def after_collision(self, field: F, before: Plasma, after: Plasma) -> tuple[F, float]:
-        """The field once velocities and log f have changed, and by how much that changed its energy. Collective.
+        """The field after velocities and log f have changed, and the change of its energy. Collective.
 
-        Only with a control variate, whose weights depend on them, does either change.
+        Both change only with a control variate, whose weights depend on v and log f.
         """
         return field, 0.0
 
     def state(self, field: F) -> dict[str, np.ndarray]:
-        """What a checkpoint must hold of a field that the positions alone do not determine, alike on every rank."""
+        """The part of a field that a checkpoint must store because positions alone do not determine it; the same on
+        every rank.
+        """
         return {}
 
     def resume(self, plasma: Plasma, arrays: dict[str, np.ndarray]) -> F:
-        """The field of a run that goes on from :meth:`state`. Collective."""
+        """The field of a run that continues from :meth:`state`. Collective."""
         return self.start(plasma)
 
 
@@ -174,8 +180,13 @@ def charge_density(densities: np.ndarray, plasma: Plasma) -> np.ndarray:
 
 
 def require_finite(density: np.ndarray) -> None:
+    """Check that a deposited density is finite.
+
+    Raises:
+        SolverFailure: it is not.
+    """
     if not np.isfinite(density).all():
         raise SolverFailure(
-            "what the particles deposit is no longer finite, for a position, a velocity or log f is not: reduce "
+            "the deposited density is no longer finite, because a position, a velocity or log f is not finite: reduce "
             "time.step, or look at the last checkpoint"
         )

@@ -1,4 +1,4 @@
-"""A driven electric field E(x, t), whatever the particles do, and the energy that it gives them."""
+"""A driven electric field E(x, t), which does not depend on the particles, and the energy that it gives them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ElectricField = Callable[[torch.Tensor, float], torch.Tensor]
 
 @dataclass(frozen=True)
 class WaveField:
-    """E(x, t) = E₀ cos(k·x − ωt) k/|k|, ramped up from t = 0 and down until it ends.
+    """E(x, t) = E₀ cos(k·x − ωt) k/|k|, ramped up from t = 0 and ramped down until it ends.
 
     Attributes:
         amplitude: E₀; wave_vector: k [dx]; frequency: ω.
-        rise: how long each ramp takes, by sin² of a quarter of a period; 0 for none.
-        until: when it ends; infinite if it does not.
+        rise: duration of each ramp, which follows sin² of a quarter of a period; 0 for no ramp.
+        until: time at which the field ends; infinite if it does not end.
     """
 
     amplitude: float
@@ -43,26 +43,27 @@ class WaveField:
         return wave[:, None] * (k / torch.linalg.vector_norm(k))
 
     def ramp(self, time: float) -> float:
-        """The part of the amplitude that is there at a time."""
+        """The fraction of the amplitude at a time."""
         if time >= self.until:
             return 0.0
-        nearest = min(abs(time), self.until - time)  # a stage of the first step may reach back before t = 0
+        nearest = min(abs(time), self.until - time)  # a stage of the first step may reach back to t < 0
         return math.sin(0.5 * math.pi * nearest / self.rise) ** 2 if nearest < self.rise else 1.0
 
 
 @dataclass(frozen=True)
 class UsersField:
-    """E(x, t) by a function of the user's own.
+    """E(x, t) from a function in the user's own code.
 
     Attributes:
-        function: takes x [n, dx] and t; given: what the case calls it.
+        function: takes x [n, dx] and t.
+        given: the name of the function in the case file.
     """
 
     function: Callable[..., Any]
     given: str
 
     def __call__(self, x: torch.Tensor, time: float) -> torch.Tensor:
-        if not len(x):  # the user's code need not know of ranks without particles
+        if not len(x):  # the user's code need not handle ranks without particles
             return torch.zeros_like(x)
         found = usercode.call(self.function, x.clone(), time, given=self.given)
         wanted = f"{self.given}: it must return a tensor of real numbers of the shape of x, {tuple(x.shape)}"
@@ -76,12 +77,12 @@ class UsersField:
 
 
 class Drive:
-    """Kicks particles by a driven field, half before and half after their own field does.
+    """Kicks particles by a driven field, half before and half after the kick by their own field.
 
-    Both halves are at the same positions and time: the time of a kick is that which the drifts before it have reached.
-    A kick by fields that depend on x alone is the sum of both, so maps keep their orders in the step. With Ampère's law
-    and exact energy the order is 2. What the two halves give the particles is then, to round-off, what kinetic and
-    field energy gain together.
+    Both halves are at the same positions and the same time, the time that the drifts before the kick have reached. If
+    both fields depend on x alone, the kick is by the sum of both fields, and the maps keep their orders. With Ampère's
+    law and exact energy the order is 2. Then the energy that the two halves give to the particles is, to round-off, the
+    gain of kinetic and field energy together.
     """
 
     def __init__(self, field: ElectricField, comm: Communicator):
@@ -91,7 +92,7 @@ class Drive:
         """E at the particles of each species, [n, dx] each. Collective.
 
         Raises:
-            UserError: on all ranks, where the field is the user's and goes wrong.
+            UserError: on all ranks, if the user's function fails.
         """
         with self.comm.together():
             found = []
@@ -104,7 +105,7 @@ class Drive:
         return found
 
     def kick(self, plasma: Plasma, electric: list[torch.Tensor], duration: float) -> tuple[Plasma, float]:
-        """The particles after v ← v + (q/m) E · duration, and the kinetic energy that they were given. Collective."""
+        """The particles after v ← v + (q/m) E · duration, and the kinetic energy that they gain. Collective."""
         kicked, shares = [], []
         for one, field in zip(plasma, electric, strict=True):
             particles = one.particles
@@ -117,6 +118,6 @@ class Drive:
                 total += summed_finely(share[rows] * given)
             kicked.append(after)
             shares.append(total.cpu().numpy())
-        totals = self.comm.sum(np.stack(shares)).sum(1)  # of rounded terms: the same bits on any number of ranks
+        totals = self.comm.sum(np.stack(shares)).sum(1)  # sum of rounded terms: the same bits on any number of ranks
         energy = sum(one.mass * one.particles.total_weight * part for one, part in zip(plasma, totals, strict=True))
         return moved(plasma, kicked), float(energy)

@@ -11,14 +11,14 @@ from hpc_kjko.species import Plasma, moved
 
 
 class ExternalSolver(FieldSolver[ExternalField]):
-    """The problem's own potential, whatever the particles do."""
+    """The problem's own potential, which does not depend on the particles."""
 
     def __init__(self, problem: Problem, comm: Communicator):
         self.problem, self.comm = problem, comm
 
     def start(self, plasma: Plasma) -> ExternalField:
         field = ExternalField(self.problem)
-        with self.comm.together():  # a potential of the user's may fail on one rank only
+        with self.comm.together():  # the user's potential may fail on one rank only
             return replace(field, accelerations=tuple(field.acceleration(one.particles.x) for one in plasma))
 
     def drift(self, field: ExternalField, plasma: Plasma, duration: float) -> tuple[ExternalField, Plasma]:

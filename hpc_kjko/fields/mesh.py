@@ -1,8 +1,8 @@
 """The periodic mesh: deposit and gather with B-spline shape functions, the mass matrix, derivatives in Fourier space.
 
-Nodes sit at cell centres, x_j = (j + ½) Δ. Deposit and gather use the same B-spline weights (order 1: cloud-in-cell,
-order 2: triangular-shaped cloud), so a particle feels no force from itself and momentum is conserved to round-off.
-C. K. Birdsall, A. B. Langdon, *Plasma Physics via Computer Simulation*, doi:10.1201/9781315275048, chapters 2 and 8.
+Nodes are at cell centres, x_j = (j + ½) Δ. Deposit and gather use the same B-spline weights (order 1: cloud-in-cell,
+order 2: triangular-shaped cloud). So a particle feels no force from itself, and momentum is conserved to round-off. C.
+K. Birdsall, A. B. Langdon, *Plasma Physics via Computer Simulation*, doi:10.1201/9781315275048, chapters 2 and 8.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ class Grid:
         return self.cells, self.lengths, self.shape_order
 
     def deposit(self, x: torch.Tensor, quantities: torch.Tensor, unit: float = 0.0) -> torch.Tensor:
-        """Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ of what this rank's particles carry.
+        """Densities n_j = Σ_i q_i S(x_j − x_i) / ∏Δ from the quantities of the particles of this rank.
 
         Args:
             x: positions [n, dx].
-            quantities: what each particle carries [m, n], such as its weight (for the density) or weight · v_1.
-            unit: a power of two that each term is rounded to, so that no order of summing changes the bits
-                (:mod:`hpc_kjko.particles.exact`); 0 rounds nothing.
+            quantities: the quantities of each particle [m, n], such as its weight (for the density) or weight · v_1.
+            unit: a power of two to which each term is rounded, so that the bits do not depend on the order of the sum
+                (:mod:`hpc_kjko.particles.exact`); 0 for no rounding.
 
         Returns:
-            [m, *cells] float64. Non-finite positions give NaN everywhere, so that every rank sees it in the sum.
+            [m, *cells] float64. Positions that are not finite give NaN at all nodes, so that every rank sees it in the
+            sum.
         """
         if kernels.take(x):
             return kernels.deposit(self._mesh, x, quantities, unit)
@@ -72,7 +73,7 @@ class Grid:
     def drift(
         self, x: torch.Tensor, v: torch.Tensor, duration: float, quantities: torch.Tensor, unit: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x + duration · v in the box [n, dx], and what :meth:`deposit` makes of the quantities [m, n] there."""
+        """x + duration · v in the box [n, dx], and the :meth:`deposit` of quantities [m, n] at these positions."""
         if kernels.take(x):
             return kernels.drift_and_deposit(self._mesh, x, v, duration, quantities, unit)
         moved = drifted(x, v, duration, self.lengths)
@@ -90,7 +91,7 @@ class Grid:
         return gathered
 
     def kick(self, values: torch.Tensor, x: torch.Tensor, v: torch.Tensor, duration: float) -> torch.Tensor:
-        """v + duration · (mesh values [*cells, dx] at the particles), on the first dx components: [n, dv]."""
+        """v + duration · (mesh values [*cells, dx] at the particles), for the first dx components: [n, dv]."""
         if kernels.take(x):
             return kernels.gather_and_kick(self._mesh, values, x, v, duration)
         kicked = v.clone()
@@ -99,13 +100,17 @@ class Grid:
 
     @property
     def offsets(self) -> list[tuple[int, ...]]:
-        """Distances l − j, in nodes, between two nodes that one particle can touch: of each pair ±, the one whose first
-        number that is not zero is positive; and no distance. [(3^dx + 1) / 2 or (5^dx + 1) / 2]"""
+        """Distances l − j, in nodes, between two nodes that one particle can touch, including zero.
+
+        Of two opposite distances it has the one whose first nonzero number is positive. That makes (3^dx + 1) / 2 or
+        (5^dx + 1) / 2 distances.
+        """
         reach, dims = range(-self.shape_order, self.shape_order + 1), len(self.cells)
         return [offset for offset in itertools.product(reach, repeat=dims) if offset >= (0,) * dims]
 
     def mass_matrix(self, x: torch.Tensor, weight: torch.Tensor, unit: float = 0.0) -> torch.Tensor:
-        """This rank's part of M_jl = Σ_i w_i S(x_j − x_i) S(x_l − x_i) / ∏Δ: what is deposited of what is gathered.
+        """The part of M_jl = Σ_i w_i S(x_j − x_i) S(x_l − x_i) / ∏Δ that belongs to this rank. M is a gather followed
+        by a deposit.
 
         Args:
             x: positions [n, dx].
@@ -113,15 +118,16 @@ class Grid:
             unit: as for :meth:`deposit`.
 
         Returns:
-            The entries with l − j = ``offsets``, [len(offsets), *cells] float64; M is symmetric. Non-finite positions
-            give NaN everywhere, as in :meth:`deposit`.
+            The entries with l − j in ``offsets``, [len(offsets), *cells] float64; M is symmetric. Positions that are
+            not finite give NaN at all nodes, as in :meth:`deposit`.
         """
         if kernels.take_mass_matrix(x):
             return kernels.mass_matrix(self._mesh, len(self.offsets), x, weight, unit)
         row_of = {offset: row for row, offset in enumerate(self.offsets)}
-        steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))  # in the stencil's order
+        # in the order of the stencil
+        steps = list(itertools.product(range(self.shape_order + 1), repeat=len(self.cells)))
         entries = torch.zeros(len(row_of), math.prod(self.cells), dtype=torch.float64, device=x.device)
-        for rows in passes(len(x)):  # many temporaries
+        for rows in passes(len(x)):  # in passes, because there are many temporary arrays
             if not torch.isfinite(x[rows]).all():
                 return entries.fill_(math.nan).reshape(-1, *self.cells)
             terms = list(zip(steps, self._stencil(x[rows]), strict=True))
@@ -135,7 +141,7 @@ class Grid:
         return entries.reshape(-1, *self.cells)
 
     def _stencil(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The nodes that each particle touches, one per term: flat index [n] and weight [n] (float64)."""
+        """The nodes that each particle touches, one after the other: flat index [n] and weight [n] (float64)."""
         per_axis = []
         for axis, (cells, spacing) in enumerate(zip(self.cells, self.spacing, strict=True)):
             position = x[:, axis].double() / spacing - 0.5
@@ -162,7 +168,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class MassMatrix:
-    """The symmetric matrix of :meth:`Grid.mass_matrix`, ``entries`` [len(grid.offsets), *cells] summed over ranks."""
+    """The symmetric matrix of :meth:`Grid.mass_matrix`; ``entries`` [len(grid.offsets), *cells] are summed over
+    ranks.
+    """
 
     grid: Grid
     entries: np.ndarray
@@ -181,8 +189,8 @@ class Spectrum:
     """Derivatives on the periodic mesh in Fourier space, for real fields (``scipy.fft.rfftn``).
 
     Attributes:
-        gradient: i k [dx, ...]; the highest mode of an even mesh has no sine partner, so the derivatives of all modes
-            that have it along some axis are zero.
+        gradient: i k [dx, ...]. On a mesh with an even number of cells, the highest mode has no sine partner. So the
+            derivatives of all modes that contain it along some axis are zero.
         inverse_laplacian: 1/|k|², 0 at k = 0 (neutrality).
     """
 
@@ -205,7 +213,7 @@ class Spectrum:
         self.gradient = 1j * wavevector
 
     def on_nodes(self, values_hat: np.ndarray) -> np.ndarray:
-        """The real field [*cells] of Fourier coefficients."""
+        """The real field [*cells] with these Fourier coefficients."""
         return scipy.fft.irfftn(values_hat, s=self.cells)
 
     def divergence(self, electric: np.ndarray) -> np.ndarray:
@@ -222,8 +230,9 @@ class Spectrum:
         return np.stack([self.on_nodes(-gradient * potential_hat) for gradient in self.gradient], axis=-1)
 
     def resolved(self, density: np.ndarray) -> np.ndarray:
-        """The part of a density [*cells] that is the divergence of something here: without the modes, mean included,
-        whose derivatives are zero."""
+        """The part of a density [*cells] that is the divergence of a field on this mesh. It omits the mean and all
+        other modes whose derivatives are zero.
+        """
         moved = (self.gradient != 0).any(0)
         return self.on_nodes(np.where(moved, scipy.fft.rfftn(density), 0))
 
@@ -232,10 +241,11 @@ class Spectrum:
 
 
 class SlabSpectrum:
-    """The Poisson equation with planes of the mesh along the first axis dealt to ranks, in two or three dimensions.
+    """The Poisson equation with the planes of the mesh along the first axis distributed over ranks, in two or three
+    dimensions.
 
-    Each rank transforms its planes along the other axes, ranks exchange what they have so that each holds some columns
-    along the first axis, and transforms these.
+    Each rank transforms its planes along the other axes. Then ranks exchange data so that each has some columns along
+    the first axis, and transforms these.
     """
 
     def __init__(self, grid: Grid, comm: Communicator):
@@ -248,7 +258,9 @@ class SlabSpectrum:
         self.gradient = whole.gradient[:, :, mine].copy()
 
     def solve(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """φ [*cells] and E = −∇φ [*cells, dx] of a density [*cells], all three whole on every rank. Collective."""
+        """φ [*cells] and E = −∇φ [*cells, dx] of a density [*cells]. All three are complete on every rank.
+        Collective.
+        """
         potential_hat = self.inverse_laplacian * self._forward(density[self.planes[self.comm.rank]])
         parts = [self._back(hat) for hat in (potential_hat, *(-gradient * potential_hat for gradient in self.gradient))]
         found = self.comm.join(np.stack(parts, axis=-1), np.empty((*self.cells, len(parts))))
@@ -270,7 +282,7 @@ class SlabSpectrum:
 
 
 def _dealt(count: int, size: int) -> list[slice]:
-    """``count`` indices in ``size`` contiguous parts as equal as they go."""
+    """``count`` indices in ``size`` contiguous parts of nearly equal length."""
     return [slice(count * rank // size, count * (rank + 1) // size) for rank in range(size)]
 
 

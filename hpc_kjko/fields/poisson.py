@@ -1,4 +1,4 @@
-"""The field from Poisson's equation, solved anew after every drift."""
+"""The field from the Poisson equation, solved after every drift."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from hpc_kjko.walls import Walls
 class PoissonSolver(FieldSolver[MeshField]):
     """−Δφ = ρ − ρ̄ on the periodic mesh, ρ = Σ q_a n_a, E = −∇φ, by FFT. A uniform background makes the box neutral.
 
-    The densities of every rank are summed by one allreduce. With ``solver = "root"`` rank 0 solves and broadcasts E;
-    with ``"replicated"`` every rank solves for itself, which saves the broadcast; with ``"distributed"`` each
-    transforms a part of the mesh. The potential stays with the ranks that solved: elsewhere it is zero.
+    One allreduce sums the densities of all ranks. With ``solver = "root"`` rank 0 solves and broadcasts E. With
+    ``"replicated"`` every rank solves the whole problem, which saves the broadcast. With ``"distributed"`` each rank
+    transforms a part of the mesh. Only the ranks that solve have the potential; on the others it is zero.
 
     Args:
-        variate: takes noise from what the particles of the only species deposit; its weights change with v and log f.
-        unit: what each particle adds to a density at a node is rounded to (:mod:`~hpc_kjko.particles.exact`); 0: not.
-        walls: of the box, if it has any; ``grid`` is that of the torus then.
+        variate: removes noise from the density of the only species. Its weights change with v and log f.
+        unit: the contribution of each particle to the density at a node is rounded to it
+            (:mod:`~hpc_kjko.particles.exact`); 0 for no rounding.
+        walls: of the box, or None. With walls ``grid`` is the mesh of the torus.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class PoissonSolver(FieldSolver[MeshField]):
         return self.summed(local, plasma)
 
     def unit_of(self, species: Species) -> float:
-        """What each particle of a species adds to a node is rounded to: as fine for any mean density as for 1."""
+        """The unit to which the contribution of each particle of a species is rounded. The relative accuracy does not
+        depend on the mean density.
+        """
         volume = math.prod(self.grid.lengths) * (self.walls.part if self.walls else 1.0)
         return self.unit * 2.0 ** round(math.log2(species.particles.total_weight / volume))
 
@@ -71,17 +74,17 @@ class PoissonSolver(FieldSolver[MeshField]):
         return self.variate.masses(species.particles) if self.variate else species.particles.weight
 
     def summed(self, local: Sequence[torch.Tensor], plasma: Plasma) -> np.ndarray:
-        """n_a [species, *cells] over all ranks, with what the control variate took: a constant, such that the total
-        is that of the particles. Collective.
+        """n_a [species, *cells] over all ranks. If a control variate is used, a constant is added so that the total is
+        that of the particles. Collective.
 
         Args:
-            local: of each species what this rank has [1, *cells].
+            local: for each species the density of this rank [1, *cells].
         """
         densities = self.comm.sum(torch.cat(list(local)).cpu().numpy())
         return self.restored(densities, plasma)
 
     def restored(self, densities: np.ndarray, plasma: Plasma) -> np.ndarray:
-        """Densities [species, *cells] with the constant that a control variate took from each."""
+        """Densities [species, *cells] with the constant that the control variate removed from each."""
         if not self.variate:
             return densities
         totals = [
@@ -97,7 +100,7 @@ class PoissonSolver(FieldSolver[MeshField]):
         arrived, local = [], []
         for one in plasma:
             particles = one.particles
-            carried = self.deposited(one)[None]  # no drift changes it
+            carried = self.deposited(one)[None]  # the drift does not change these weights
             velocity, after = self.free_motion(one, duration)
             x, density = self.grid.drift(particles.x, velocity, duration, carried, self.unit_of(one))
             arrived.append(replace(particles, x=x, v=after))
@@ -115,7 +118,7 @@ class PoissonSolver(FieldSolver[MeshField]):
         return collided, collided.energy - pushed.energy
 
     def reweighted(self, field: MeshField, plasma: Plasma) -> MeshField:
-        """The field of the same positions with the weights that the particles have now. Collective."""
+        """The field of the same positions with the present weights of the particles. Collective."""
         return self.start(plasma)
 
     def state(self, field: MeshField) -> dict[str, np.ndarray]:
@@ -130,7 +133,7 @@ class PoissonSolver(FieldSolver[MeshField]):
         """An array of :meth:`state`.
 
         Raises:
-            UserError: it is that of another mesh.
+            UserError: the array belongs to another mesh.
         """
         array = arrays[f"field/{name}"]
         if array.shape != shape:
@@ -156,10 +159,13 @@ class PoissonSolver(FieldSolver[MeshField]):
 
     @functools.cached_property
     def _uniform(self) -> np.ndarray:
-        """What a uniform density of 1 inside leaves on the nodes of the torus with images of the opposite sign."""
+        """The density at the nodes of the torus of a uniform density 1 inside the box, with mirror images of the
+        opposite sign.
+        """
         assert self.walls is not None
         found = np.ones(self.grid.cells)
-        at_wall = 3 / 4 if self.grid.shape_order == 1 else 2 / 3  # a node beside a wall sees images, by its shape
+        # the shape functions of the images reach the node beside a wall
+        at_wall = 3 / 4 if self.grid.shape_order == 1 else 2 / 3
         for axis, (number, wall) in enumerate(zip(self.grid.cells, self.walls.axes, strict=True)):
             if wall:
                 profile = np.ones(number // 2)
@@ -169,7 +175,7 @@ class PoissonSolver(FieldSolver[MeshField]):
         return found
 
     def solve(self, charge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """φ [*cells] and E [*cells, dx] of a charge density [*cells], the same on every rank."""
+        """φ [*cells] and E [*cells, dx] of a charge density [*cells]. E is the same on every rank."""
         if isinstance(self.spectrum, SlabSpectrum):
             return self.spectrum.solve(charge)
         potential, electric = np.zeros_like(charge), np.empty((*charge.shape, charge.ndim))

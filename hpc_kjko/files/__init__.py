@@ -1,1 +1,1 @@
-"""What a run writes, and what reads it again: HDF5 storage, time series, openPMD, checkpoints, run folders."""
+"""The files of a run, writing and reading: HDF5 storage, time series, openPMD, checkpoints, run folders."""

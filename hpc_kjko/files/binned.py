@@ -1,4 +1,4 @@
-"""Densities in bins, as snapshots hold them."""
+"""Binned densities in snapshots: histograms and marginals."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-#: Bins per axis of a phase-space histogram.
+#: Bins along each axis of a phase-space histogram.
 BINS = 128
-#: Bins of a marginal (the paper's number).
+#: Bins of a marginal, as in the paper.
 MARGINAL_BINS = 160
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Phase-space density of (x_i, v_i) over a window, all other coordinates integrated out.
+    """Phase-space density of (x_i, v_i) in a window, integrated over all other coordinates.
 
-    ``values`` [BINS, BINS] integrates to the mass inside the window; ``x_range`` and ``v_range`` are (low, high).
+    The integral of ``values`` [BINS, BINS] is the mass inside the window. ``x_range`` and ``v_range`` are (low, high).
     """
 
     axis: int
@@ -28,9 +28,9 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Marginal:
-    """Density of one coordinate over a window, all others integrated out.
+    """Density of one coordinate in a window, integrated over all other coordinates.
 
-    ``values`` [MARGINAL_BINS] integrates to the mass inside the window ``range``; ``kind`` is "x" or "v".
+    The integral of ``values`` [MARGINAL_BINS] is the mass inside the window ``range``. ``kind`` is "x" or "v".
     """
 
     kind: Literal["x", "v"]
@@ -41,7 +41,7 @@ class Marginal:
 
 @dataclass(frozen=True)
 class Binned:
-    """Of one species, histograms of its phase space, one for each space dimension, and marginals, x first."""
+    """Histograms (one per space dimension) and marginals (x first, then v) of one species."""
 
     histograms: list[Histogram]
     marginals: list[Marginal]

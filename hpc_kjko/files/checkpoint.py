@@ -1,14 +1,14 @@
-"""Checkpoints: the whole state of a run in one file, from which it goes on with any number of ranks.
+"""Checkpoints: the complete state of a run in one file. A run can continue from it with any number of ranks.
 
-Plain HDF5 with numbers and JSON, nothing that could be executed. Every byte that is read back is checked:
+A checkpoint is plain HDF5 with numbers and JSON, and contains nothing executable. Every byte that is read is checked:
 
     manifest           JSON: the caller's header; type, shape and checksum of every dataset below
     sha256             attribute of the manifest: its digest
     particles/SPECIES/NAME     rows of all ranks
-    block_crc32/SPECIES/NAME   CRC-32 of each global block of these rows
-    state/NAME         what all ranks hold alike (networks, optimisers)
+    block_crc32/SPECIES/NAME   CRC-32 of each row block
+    state/NAME         arrays that are equal on all ranks (networks, optimisers)
 
-A checksum belongs to a block and not to a rank's shard, so that any number of ranks can verify its own rows.
+A checksum belongs to a row block and not to the rows of one rank. So any number of ranks can verify their own rows.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rows:
-    """What a rank has of a species.
+    """The rows of one species on this rank.
 
     Attributes:
-        shard: its rows among those of all ranks.
-        arrays: these rows [stop - start, ...] by name.
+        shard: the position of these rows among those of all ranks.
+        arrays: the rows [stop - start, ...] by name.
     """
 
     shard: Shard
@@ -53,12 +53,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state read back.
+    """A state that was read from a file.
 
     Attributes:
-        header: what :func:`save` was given, as JSON keeps it (tuples become lists).
-        species: this rank's rows of each species, by its name.
-        state: arrays by name, the same on every rank.
+        header: the header that was given to :func:`save`, as JSON stores it (tuples become lists).
+        species: the rows of this rank, by the name of the species.
+        state: arrays by name, equal on every rank.
     """
 
     header: dict[str, Any]
@@ -73,22 +73,22 @@ def save(
     state: Mapping[str, np.ndarray],
     header: dict[str, Any],
 ) -> Path:
-    """Write the state into ``folder/step%08d.h5``; of the other checkpoints only the one before it stays.
+    """Write the state into ``folder/step%08d.h5``. Of the other checkpoints only the one before it is kept. Collective.
 
-    Collective. Checkpoints of later steps belong to a future that a restart has left, and go as well.
+    Checkpoints of later steps are removed too: they belong to the run before a restart.
 
     Args:
-        folder: made if missing.
+        folder: the folder; it is created if it does not exist.
         comm: the ranks of the run.
-        species: this rank's rows of each species, by its name.
-        state: arrays by name ("collisions/electrons/network/layers.0.weight"), rank 0's.
-        header: what JSON can hold, rank 0's; ``header["step"]`` names the file.
+        species: the rows of this rank, by the name of the species.
+        state: arrays of rank 0 by name ("collisions/electrons/network/layers.0.weight").
+        header: the header of rank 0, which JSON must be able to store. ``header["step"]`` gives the name of the file.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        UserError: on all ranks, when it cannot be written; earlier checkpoints are still there.
+        UserError: on all ranks, if the file cannot be written. Earlier checkpoints still exist.
     """
     particles = {
         f"{name}/{array}": (values, rows.shard)
@@ -128,13 +128,13 @@ def save(
 
 
 def load(path: Path | str, comm: Communicator, advice: str = _ANOTHER) -> Checkpoint:
-    """Read a checkpoint, verified, sharded for the ranks of ``comm``. Collective.
+    """Read and verify a checkpoint. Each rank gets its own rows. Collective.
 
     Args:
-        advice: what an error says that is to be done.
+        advice: the end of an error message, which says what to do.
 
     Raises:
-        UserError: on all ranks, when the file is missing, truncated, damaged or of another kind.
+        UserError: on all ranks, if the file is missing, truncated, damaged or not a checkpoint.
     """
     with comm.together():
         checkpoint = _read(Path(path), comm.rank, comm.size, advice)
@@ -142,21 +142,21 @@ def load(path: Path | str, comm: Communicator, advice: str = _ANOTHER) -> Checkp
 
 
 def latest(folder: Path | str) -> Path:
-    """The newest checkpoint in ``folder``, by step.
+    """The newest checkpoint in ``folder``, by its step.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no checkpoint.
     """
     return _newest_first(folder)[0]
 
 
 def load_latest(folder: Path | str, comm: Communicator) -> Checkpoint:
-    """Read the newest checkpoint that is sound; every one passed over, or never completed, is logged as a warning.
+    """Read the newest undamaged checkpoint. Collective.
 
-    Collective.
+    Damaged or incomplete checkpoints are skipped, with a warning in the log.
 
     Raises:
-        UserError: on all ranks, when there is none.
+        UserError: on all ranks, if there is no undamaged checkpoint.
     """
     with comm.together():
         paths = _newest_first(folder)
@@ -172,7 +172,7 @@ def load_latest(folder: Path | str, comm: Communicator) -> Checkpoint:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its name."""
+    """The step of a checkpoint, from its file name."""
     return int(path.stem.removeprefix("step"))
 
 
@@ -224,11 +224,11 @@ def _read_array(file: h5py.File, path: str, entry: dict[str, Any]) -> np.ndarray
 
 
 def _entry(dtype: np.dtype, shape: tuple[int, ...], checked: np.ndarray) -> dict[str, Any]:
-    """A dataset in the manifest: type, shape, and the CRC-32 of its values or of its block checksums."""
+    """The entry of a dataset in the manifest: type, shape, and CRC-32 of its values or of its row block checksums."""
     return {"dtype": dtype.str, "shape": list(shape), "crc32": zlib.crc32(np.ascontiguousarray(checked).data)}
 
 
 def _block_checksums(rows: np.ndarray) -> np.ndarray:
-    """CRC-32 of each block of BLOCK rows (the last may be shorter): [blocks] uint32."""
+    """CRC-32 of each row block: [row blocks] uint32. The last block may be shorter."""
     rows = np.ascontiguousarray(rows)
     return np.array([zlib.crc32(rows[i : i + BLOCK].data) for i in range(0, len(rows), BLOCK)], np.uint32)

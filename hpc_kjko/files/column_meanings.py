@@ -1,14 +1,14 @@
-"""What each column of the time series means: for readers of a run, and for the page docs/reference/series.md."""
+"""The meaning of each column of the time series, for readers of a run and for the page docs/reference/series.md."""
 
 from __future__ import annotations
 
 import re
 
-#: By name; columns of a direction stand here with the number 1. Sentences after the first go into details.
+#: Meanings by column name. A column for several directions has the number 1 here. The first sentence is the summary.
 MEANINGS: dict[str, str] = {
     "step": "Number of the step.",
     "time": "Time t, in 1/ω_p.",
-    "mass": "m ∫f. Where there is a mesh, it is the mass of the deposited density.",
+    "mass": "m ∫f. With a mesh it is the mass of the deposited density.",
     "momentum_1": "m ∫v f, in each direction.",
     "temperature_1": (
         "m (⟨v_i²⟩ − ⟨v_i⟩²) of all particles, in each direction. With several species there is no total, only one for "
@@ -21,9 +21,9 @@ MEANINGS: dict[str, str] = {
         "the first species that has an `amplitude`."
     ),
     "potential_energy": "∫φf of an external φ.",
-    "drive_energy": "The energy that a driven field has given the particles since t = 0.",
+    "drive_energy": "The energy that the driven field has given to the particles since t = 0.",
     "entropy": (
-        "∫f log f. Its sign is opposite to that of the physical entropy, −∫f log f: collisions make this column fall."
+        "∫f log f. Its sign is opposite to that of the physical entropy, −∫f log f, so collisions lower this column."
     ),
     "free_energy": (
         "The sum of the energies and T · `entropy` (the paper's eq. 39). Runs with `dougherty` or `landau` do not "
@@ -34,8 +34,8 @@ MEANINGS: dict[str, str] = {
         "Maxwellian of a plasma. Runs with `dougherty` do not have it."
     ),
     "marginal_l1_x_1": (
-        "L¹ distance between the position's histogram of 160 bins and the exact density (`gaussian`) or, where that is "
-        "not known, the equilibrium's. One column for each coordinate."
+        "L¹ distance between the histogram of the position, with 160 bins, and the exact density (`gaussian`). If the "
+        "exact density is not known, the equilibrium takes its place. One column for each coordinate."
     ),
     "marginal_l1_v_1": "The same for each velocity.",
     "mean_error": "Error of the mean of (x, v), in the max norm (`gaussian`).",
@@ -67,17 +67,18 @@ MEANINGS: dict[str, str] = {
     "inner_iterations": "Iterations of the inner solver.",
     "substeps": "1, or the number of pieces into which the step was split; 0 without collisions.",
     "retries": (
-        "Fits that were made again, with more regularisation: the step was not invertible, its certificate was −1, or "
-        "held-out particles disagreed with the fitted density. With `landau` and `jko` it is 1 where u was multiplied "
-        "by a number below 1."
+        "Number of repeated fits, with more regularisation. A fit is repeated if the step was not invertible, the "
+        "certificate was −1, or held-out particles disagreed with the fitted density. With `landau` and `jko` it is 1 "
+        "if u was multiplied by a number below 1."
     ),
     "collision_energy": "The kinetic energy that collisions gave to all particles in this step, exactly.",
     "collision_energy_total": (
-        "Its sum since t = 0. With `time.energy_conserving` it is the whole change of kinetic + field energy."
+        "The sum of `collision_energy` since t = 0. With `time.energy_conserving` it is the whole change of kinetic + "
+        "field energy."
     ),
     "sparse_nodes": (
-        "With `dougherty`, the fraction of the mesh's nodes with less than the mass of 4 average particles; they use "
-        "mostly U and Θ of the whole box. With `landau`, the fraction of the cells with fewer than two particles."
+        "With `dougherty`, the fraction of mesh nodes with less mass than 4 average particles; these nodes use "
+        "mostly U and Θ of the whole box. With `landau`, the fraction of cells with fewer than two particles."
     ),
     "certificate": (
         "1 if held-out particles show that the free energy fell in the collision by more than three standard "
@@ -90,37 +91,37 @@ MEANINGS: dict[str, str] = {
         "The change of the free energy that the certificate tests, times ∫f. With `dougherty` and `landau` it is the "
         "change of ∫f log f."
     ),
-    "collision_free_energy_error": "Its standard error.",
-    "collision_free_energy_total": "Sum of the changes since t = 0.",
-    "collision_free_energy_total_error": "Sum of their standard errors.",
+    "collision_free_energy_error": "The standard error of `collision_free_energy`.",
+    "collision_free_energy_total": "Sum of `collision_free_energy` since t = 0.",
+    "collision_free_energy_total_error": "Sum of `collision_free_energy_error` since t = 0.",
     "log_f_residual": (
-        "Root mean square, over all particles, of the difference between the fitted density and the log f "
-        "that they carry (`regression`). If its root mean square over the steps so far is above 0.03, the "
+        "Root mean square, over all particles, of the difference between the fitted density and the carried log f "
+        "(`regression`). If its root mean square over the steps so far is above 0.03, the "
         "entropy is not reliable, and `kjko inspect` says so."
     ),
     "log_f_moved": "Root mean square of the change of log f by relaxation in this step (`regression`).",
     "entropy_moved_total": "The change of `entropy` by relaxation since t = 0 (`regression`).",
     "disagreement": (
-        "T h ∫f times the mean of ∇·u + u·∇ψ̄ over the particles that certify (`regression`). It is 0, "
-        "except for noise, if the fitted density is that of the particles."
+        "T h ∫f times the mean of ∇·u + u·∇ψ̄ over the particles that certify (`regression`). It is 0 up to "
+        "noise if the fitted density is that of the particles."
     ),
-    "disagreement_error": "Its standard error.",
+    "disagreement_error": "The standard error of `disagreement`.",
     "wave_error": (
-        "Error of the wave's momentum and energy by collisions, divided by their largest amplitude (`jko`, a bath and "
-        "a quiet start). Above 0.01 the field energy is not reliable, and `kjko inspect` says so."
+        "Error of the wave's momentum and energy by collisions, divided by their largest amplitude (`jko` with a bath "
+        "and a quiet start). Above 0.01 the field energy is not reliable, and `kjko inspect` says so."
     ),
-    "seconds": "Wall clock of the step on rank 0, in seconds.",
-    "seconds_push": "The part of `seconds` in drifts, fields and kicks.",
-    "seconds_collide": "The part of `seconds` in collisions.",
+    "seconds": "Wall-clock time of the step on rank 0, in seconds.",
+    "seconds_push": "The part of `seconds` for drifts, fields and kicks.",
+    "seconds_collide": "The part of `seconds` for collisions.",
 }
 
 
 def meaning_of(column: str, species: tuple[str, ...] = ()) -> str:
-    """What a column means; empty for one of the user's own.
+    """The meaning of a column; empty for a column of the user's own diagnostic.
 
     Args:
-        column: its name in the series.
-        species: the names of a run's species, which columns may begin with.
+        column: the name of the column in the series.
+        species: the names of the species of the run. A column may begin with one of them.
     """
     for name in species:
         column = column.removeprefix(f"{name}_")

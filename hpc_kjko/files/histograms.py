@@ -1,4 +1,4 @@
-"""Phase-space histograms and marginals of the particles, over the window of a problem."""
+"""Phase-space histograms and marginals of the particles, in the window of a problem."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hpc_kjko.problems.density import Density
 
 
 def phase_space_histograms(particles: Particles, problem: Problem, comm: Communicator) -> list[Histogram]:
-    """The (x_i, v_i) histograms of all ranks' particles, one per space dimension. Collective."""
+    """The (x_i, v_i) histograms of the particles of all ranks, one per space dimension. Collective."""
     numbers = comm.sum(local_histograms(particles, problem))
     return histograms_of(numbers * (particles.total_weight / particles.shard.total), problem)
 
 
 def histograms_of(masses: np.ndarray, problem: Problem) -> list[Histogram]:
-    """Histograms with these masses in their bins: [dx, BINS, BINS]."""
+    """Histograms from the masses in their bins [dx, BINS, BINS]."""
     histograms = []
-    for axis, (mass, *ranges) in enumerate(zip(masses, *problem.window, strict=False)):  # dv may be more than dx
+    for axis, (mass, *ranges) in enumerate(zip(masses, *problem.window, strict=False)):  # dv may be larger than dx
         bin_area = np.prod([(high - low) / BINS for low, high in ranges])
         histograms.append(Histogram(axis, mass / bin_area, *ranges))
     return histograms
 
 
 def local_histograms(particles: Particles, problem: Problem) -> np.ndarray:
-    """How many of this rank's particles are in each bin of (x_i, v_i), by weight: [dx, BINS, BINS]."""
+    """The weighted number of particles of this rank in each bin of (x_i, v_i): [dx, BINS, BINS]."""
     (x_ranges, v_ranges), shares = problem.window, particles.shares()
     found = torch.zeros(problem.space_dims, BINS * BINS, dtype=torch.float64, device=particles.x.device)
     for axis, part in enumerate(found):
@@ -45,13 +45,13 @@ def local_histograms(particles: Particles, problem: Problem) -> np.ndarray:
 
 
 def marginals(particles: Particles, problem: Problem, comm: Communicator) -> list[Marginal]:
-    """The marginals of all ranks' particles, x_1 … then v_1 …. Collective."""
+    """The marginals of the particles of all ranks: x_1, … first, then v_1, …. Collective."""
     numbers = comm.sum(local_marginals(particles, problem))
     return marginals_of(numbers * (particles.total_weight / particles.shard.total), problem)
 
 
 def marginals_of(masses: np.ndarray, problem: Problem) -> list[Marginal]:
-    """Marginals with these masses in their bins: [dx + dv, MARGINAL_BINS]."""
+    """Marginals from the masses in their bins [dx + dv, MARGINAL_BINS]."""
     found = []
     for (kind, axis), mass in zip(coordinates(problem), masses, strict=True):
         low, high = _window_of(problem, kind, axis)
@@ -60,7 +60,7 @@ def marginals_of(masses: np.ndarray, problem: Problem) -> list[Marginal]:
 
 
 def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
-    """How many of this rank's particles are in each bin of each coordinate, by weight: [dx + dv, MARGINAL_BINS]."""
+    """The weighted number of particles of this rank in each bin of each coordinate: [dx + dv, MARGINAL_BINS]."""
     shares = particles.shares()
     found = torch.zeros(
         problem.space_dims + problem.velocity_dims, MARGINAL_BINS, dtype=torch.float64, device=particles.x.device
@@ -74,7 +74,7 @@ def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
 
 
 def marginals_of_density(problem: Problem, known: Density) -> list[Marginal]:
-    """Those of a known density, as parts of the whole: each integrates to what lies inside the window."""
+    """The marginals of a known density as fractions of its mass. Each integrates to the fraction inside the window."""
     found = []
     for kind, axis in coordinates(problem):
         low, high = _window_of(problem, kind, axis)
@@ -84,7 +84,7 @@ def marginals_of_density(problem: Problem, known: Density) -> list[Marginal]:
 
 
 def marginal_errors(parts: np.ndarray, problem: Problem, known: Density) -> tuple[float, ...]:
-    """L¹ distance of each marginal from that of a known density, with what lies outside of the window.
+    """L¹ distance of each marginal from that of a known density, including the mass outside the window.
 
     Args:
         parts: the fraction of the mass in each bin [dx + dv, MARGINAL_BINS].
@@ -98,7 +98,7 @@ def marginal_errors(parts: np.ndarray, problem: Problem, known: Density) -> tupl
 
 
 def coordinates(problem: Problem) -> list[tuple[Literal["x", "v"], int]]:
-    """Kind and axis of every coordinate, x_1 … then v_1 …."""
+    """Kind and axis of every coordinate: x_1, … first, then v_1, …."""
     return [("x", axis) for axis in range(problem.space_dims)] + [("v", axis) for axis in range(problem.velocity_dims)]
 
 

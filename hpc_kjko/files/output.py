@@ -1,15 +1,15 @@
-"""Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, an HDF5 file a step.
+"""Snapshots in the openPMD 1.1.0 standard: particles, fields and phase-space histograms, one HDF5 file per step.
 
-All numbers are in the normalised units of the code (``unitSI`` 1): time in 1/ω_p, mean density, charge and mass of the
-reference species 1; ``unitDimension`` says what kind of quantity a record is. Standard: doi:10.5281/zenodo.1167843.
+All numbers are in normalised units (``unitSI`` is 1): time in 1/ω_p; mean density, charge and mass of the reference
+species are 1. ``unitDimension`` gives the physical dimension of a record. Standard: doi:10.5281/zenodo.1167843.
 
-A case that names no species has one, ``markers``, and a mesh ``density``. Several species have a mesh
-``density_NAME`` each, and ``rho`` is the charge density.
+A case without ``[species]`` has one species, ``markers``, and a mesh ``density``. With several species each has a mesh
+``density_NAME``, and ``rho`` is the charge density.
 
-All meshes are meshes of space: other readers take the domain from any of them. Phase-space histograms and marginals
-have the attributes of meshes, but are in a group of their own, ``histograms``, which other readers pass over.
+All meshes are meshes in space, because other readers take the domain from any of them. Phase-space histograms and
+marginals have the attributes of meshes, but are in their own group ``histograms``, which other readers ignore.
 
-Momenta are m v. A tool that divides them by m c, as openPMD-viewer does, divides by c = 299792458 here.
+Momenta are m v. Some tools, such as openPMD-viewer, divide them by m c; here they divide by c = 299792458.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.binned import Binned, Histogram, Marginal
 from hpc_kjko.files.storage import ShardedFile, reading, warn_once
 
-if TYPE_CHECKING:  # these bring torch, which readers of files can do without
+if TYPE_CHECKING:  # these import torch, which programs that only read files do not need
     from hpc_kjko.fields.base import MeshField
     from hpc_kjko.parallel.comm import Communicator
     from hpc_kjko.species import Species
 
-#: The group of phase-space histograms and marginals in an iteration.
+#: The group with phase-space histograms and marginals in an iteration.
 HISTOGRAMS = "histograms"
 
 _AXES = "xyz"
-#: What to do about a damaged snapshot.
+#: Advice for a damaged snapshot.
 _ADVICE = "use another step of the run"
 
 # Powers of length, mass, time, current (and temperature, amount, luminous intensity) in SI base units.
@@ -76,24 +76,25 @@ def write_snapshot(
     meshes: MeshField | None = None,
     binned: Sequence[Binned] = (),
 ) -> Path:
-    """Write what is due at a step into ``folder/data%08d.h5``. Collective.
+    """Write the outputs that are due at a step into ``folder/data%08d.h5``. Collective.
 
     Args:
-        folder: made if missing.
+        folder: the folder; it is created if it does not exist.
         comm: the ranks of the run.
-        step: its number; time: t = step · time_step in 1/ω_p.
-        time_step: h in 1/ω_p.
-        run_attributes: what the run says of itself (strings and numbers): attributes of the file, rank 0's.
-        names: of all species of the run.
-        species: all of them with this rank's particles, if these are due.
-        meshes: the fields, rank 0's.
-        binned: of all ranks' particles of each species.
+        step: the number of the step.
+        time: t = step · time_step, in 1/ω_p.
+        time_step: h, in 1/ω_p.
+        run_attributes: texts and numbers about the run, as attributes of the file; those of rank 0 are used.
+        names: the names of all species of the run.
+        species: all species with the particles of this rank, if particles are due.
+        meshes: the fields, if they are due; those of rank 0 are used.
+        binned: histograms and marginals of each species, from the particles of all ranks.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        UserError: on all ranks, when it cannot be written.
+        UserError: on all ranks, if the file cannot be written.
     """
     path = _path(folder, step)
     iteration = f"/data/{step}"
@@ -222,7 +223,7 @@ def _mesh(quantity: str, labels: list[str], lower: Sequence[float], spacing: Seq
 
 
 def _component(dimensions: int) -> dict[str, Any]:
-    """Values belong to cell centres, half a cell from the cell's lower corner."""
+    """Attributes for values at cell centres, half a cell from the lower corner of the cell."""
     return {"unitSI": 1.0, "position": np.full(dimensions, 0.5)}
 
 
@@ -231,15 +232,19 @@ def _component(dimensions: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a file holds of one step; None, and no histograms, for what was not due.
+    """The contents of one snapshot file. What was not due is None, or an empty list of histograms or marginals.
 
     Attributes:
-        step: its number; time: in 1/ω_p.
-        attributes: what the run said of itself.
-        density, potential: at the cell centres [*cells]; electric: [*cells, dx]; spacing: cell sizes [dx].
-        histograms: one for each space dimension; marginals: one for each coordinate, x first.
-        position: [n, dx]; velocity: [n, dv]; log_f: [n], of the particles asked for.
-        weighting: the mass of each particle [n], or of any one if they are all alike.
+        step: the number of the step.
+        time: in 1/ω_p.
+        attributes: texts and numbers about the run.
+        density, potential: values at the cell centres [*cells].
+        electric: E at the cell centres [*cells, dx].
+        spacing: cell sizes [dx].
+        histograms: one for each space dimension.
+        marginals: one for each coordinate, x first.
+        position, velocity, log_f: [n, dx], [n, dv] and [n], for the particles that were asked for.
+        weighting: the mass of each particle [n], or one number if all are equal.
     """
 
     step: int
@@ -258,14 +263,14 @@ class Snapshot:
 
 
 def list_snapshots(folder: Path | str) -> list[int]:
-    """The steps of which ``folder`` holds a snapshot, ascending; none if there is no folder."""
+    """The steps with a snapshot in ``folder``, ascending; empty if the folder does not exist."""
     matches = (re.fullmatch(r"data(\d{8,})\.h5", path.name) for path in Path(folder).glob("data*.h5"))
     return sorted(int(match[1]) for match in matches if match)
 
 
 @contextlib.contextmanager
 def skipping_damaged() -> Iterator[None]:
-    """Around the reading of one snapshot of many: if it is damaged, a warning names it, and the block ends there."""
+    """Read one snapshot out of many inside this block. If it is damaged, a warning names it and the block is left."""
     try:
         yield
     except DamagedFile as failure:
@@ -273,7 +278,7 @@ def skipping_damaged() -> Iterator[None]:
 
 
 def list_contents(folder: Path | str) -> dict[int, set[str]]:
-    """What each sound snapshot of ``folder`` holds of "fields", "histograms" and "particles": by step, ascending."""
+    """The parts ("fields", "histograms", "particles") in each undamaged snapshot of ``folder``, by step, ascending."""
     contents = {}
     for step in list_snapshots(folder):
         with skipping_damaged(), open_snapshot(folder, step) as iteration:
@@ -284,15 +289,15 @@ def list_contents(folder: Path | str) -> dict[int, set[str]]:
 
 
 def species_of(iteration: h5py.Group) -> list[str]:
-    """The names of the species of a run, in the order of its case, from what a file holds of its step."""
+    """The names of the species of a run, in the order of its case, from the data of one step."""
     return [name if isinstance(name, str) else name.decode() for name in iteration.attrs["species"]]
 
 
 def _one_species(iteration: h5py.Group, wanted: str | None) -> str:
-    """The species to read: that of this name, or the first.
+    """The species with this name, or the first species if ``wanted`` is None.
 
     Raises:
-        UserError: the run has none of this name.
+        UserError: the run has no species with this name.
     """
     names = species_of(iteration)
     if wanted is not None and wanted not in names:
@@ -303,7 +308,7 @@ def _one_species(iteration: h5py.Group, wanted: str | None) -> str:
 def read_snapshots(
     folder: Path | str, steps: Sequence[int], *, fields: bool = True, species: str | None = None
 ) -> list[Snapshot]:
-    """Those of some steps that are sound, by :func:`read_snapshot`."""
+    """Read the snapshots of some steps with :func:`read_snapshot`. Damaged ones are skipped."""
     found = []
     for step in steps:
         with skipping_damaged():
@@ -322,15 +327,16 @@ def read_snapshot(
     """Read the snapshot of a step.
 
     Args:
-        folder: that of the snapshots.
+        folder: the folder of the snapshots.
         step: one of :func:`list_snapshots`.
-        particles: which rows of particles to read, as ``slice(None, None, 101)`` for every 101st. Of a quiet start take
-            every n-th with an odd n: every second point of a Sobol sequence is in the same half of phase space.
+        particles: the rows of particles to read, for example ``slice(None, None, 101)`` for every 101st particle. The
+            step should be odd: after a quiet start, every second particle is in the same half of phase space.
         fields: whether to read density, potential and E, which are large in three dimensions.
-        species: whose density, histograms, marginals and particles; by default of the first species of the case.
+        species: the species whose density, histograms, marginals and particles are read; by default the first of the
+            case.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it has no such species.
+        UserError: the file is missing or damaged, or the run has no such species.
     """
     path = _path(folder, step)
     with reading(path, "snapshot", _ADVICE) as file:
@@ -347,10 +353,12 @@ def read_snapshot(
 
 
 class ParticleFile:
-    """The particles of a snapshot, to be read in pieces.
+    """The particles of a snapshot, which can be read in pieces.
 
     Attributes:
-        time: in 1/ω_p; total: how many particles there are; has_equal_weights: whether all carry the same mass.
+        time: in 1/ω_p.
+        total: number of particles.
+        has_equal_weights: whether all particles have the same mass.
     """
 
     def __init__(self, iteration: h5py.Group, species: str | None = None):
@@ -360,21 +368,22 @@ class ParticleFile:
         self.has_equal_weights = isinstance(self._species["weighting"], h5py.Group)
 
     def rows(self, rows: slice) -> dict[str, Any]:
-        """``position`` [n, dx], ``velocity`` [n, dv], ``log_f`` [n] and ``weighting`` ([n], or one number) of some."""
+        """Read some rows: ``position`` [n, dx], ``velocity`` [n, dv], ``log_f`` [n], ``weighting`` [n] or one
+        number."""
         return _read_particles(self._species, rows)
 
 
 def list_particles(folder: Path | str) -> list[int]:
-    """The steps of which ``folder`` holds particles in sound snapshots, ascending."""
+    """The steps with particles in undamaged snapshots of ``folder``, ascending."""
     return [step for step, contents in list_contents(folder).items() if "particles" in contents]
 
 
 @contextlib.contextmanager
 def particle_file(folder: Path | str, step: int, species: str | None = None) -> Iterator[ParticleFile]:
-    """The particles of one species at a step of :func:`list_particles`, on this rank; by default of the first.
+    """Open the particles of one species at a step, on this rank. By default this is the first species of the case.
 
     Raises:
-        UserError: there is no such file or species, or it is found damaged, now or inside the block.
+        UserError: there is no such file or species, or the file is damaged. Damage may be found only inside the block.
     """
     with open_snapshot(folder, step) as iteration:
         yield ParticleFile(iteration, species)
@@ -382,11 +391,12 @@ def particle_file(folder: Path | str, step: int, species: str | None = None) -> 
 
 @contextlib.contextmanager
 def open_snapshot(folder: Path | str, step: int) -> Iterator[h5py.Group]:
-    """What a file holds of its step, on this rank: attributes ``time``, ``dt``; groups ``meshes``, ``histograms``,
-    ``particles``.
+    """Open the data of a step, on this rank.
+
+    The group has attributes ``time`` and ``dt``, and groups ``meshes``, ``histograms`` and ``particles``.
 
     Raises:
-        UserError: there is no such file, or it is found damaged, now or inside the block.
+        UserError: the file is missing or damaged. Damage may be found only inside the block.
     """
     with reading(_path(folder, step), "snapshot", _ADVICE) as file:
         yield file[f"data/{step}"]
@@ -440,6 +450,6 @@ def _path(folder: Path | str, step: int) -> Path:
 
 
 def _text(attributes: h5py.AttributeManager) -> dict[str, Any]:
-    """Attributes as plain Python values."""
+    """The attributes as plain Python values."""
     values = {name: value.item() if np.ndim(value) == 0 else value for name, value in attributes.items()}
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}

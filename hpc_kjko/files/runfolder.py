@@ -1,14 +1,14 @@
-"""The folder of a run: what is in it, where, and in which state the run is.
+"""The folder of a run: its files, and the status of the run.
 
 case.toml      the resolved case         run.json       status and provenance
 log.txt        the log                   series.h5      the time series
 snapshots/     openPMD files             checkpoints/   whole states, the last two
-figures/       made by ``kjko plot``     .lock          held while a run is going on
+figures/       made by ``kjko plot``     .lock          held while the run is running
 analysis/      made by ``kjko analyze``  code/          the user's own modules, if the case names any
-input/         what a batch job was given (jobs/job.sh); never touched here
+input/         the input of a batch job (jobs/job.sh); not changed here
 
-A restart puts aside what it replaces: ``series-before-step00000008.h5``, a series that could not be read, and
-``code-before-step00000008/``, modules that have changed since.
+A restart renames what it replaces. ``series-before-step00000008.h5`` is a series that could not be read, and
+``code-before-step00000008/`` contains modules that have changed since.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
     from hpc_kjko.parallel.comm import Communicator
 
 _SOFTWARE = "hpc_kjko"
-_HELD: dict[Path, Any] = {}  # the locks of this process
-#: States that a run does not stay in: its process ends with another one, if it can.
+_HELD: dict[Path, Any] = {}  # the locks that this process holds
+#: Statuses of a run that is not over. Its process replaces them by another one at its end, if it can.
 _AT_WORK = ("new", "running")
-#: How often a lock is tried for: whoever asks whether a run is at work holds it for a moment.
+#: Number of attempts to take a lock. Other processes hold it for a moment to find out whether a run is running.
 _LOCK_TRIES = 5
-#: So many run folders are named where one of them was meant.
+#: Largest number of run folders in a message that asks for one of them.
 _SOME = 4
-#: The name of what a restart replaces.
+#: Name for a file or folder that a restart replaces.
 _ASIDE = "{}-before-{}"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run folder, and what is done to it as a whole. Whatever writes is for rank 0 only."""
+    """The paths in a run folder, and operations on the folder as a whole. Only rank 0 may call methods that write."""
 
     path: Path
 
@@ -90,14 +90,14 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a restart has something to begin from."""
+        """Whether there is a checkpoint from which the run can continue."""
         return any(self.checkpoints.glob("step*.h5"))
 
     def require_free(self, *, force: bool) -> None:
-        """Check that a new run may have this folder.
+        """Check that a new run may use this folder.
 
         Raises:
-            UserError: it holds a run already and ``force`` is false, or it is something else.
+            UserError: it already contains a run and ``force`` is false, or it is not a run folder.
         """
         with self.writing():
             if not self.path.exists():
@@ -117,14 +117,14 @@ class RunFolder:
         raise UserError(f"{self.path}: already holds a run ({status['status']}): {advice}")
 
     def create(self, case_toml: str, code: Mapping[str, Path]) -> None:
-        """Make the folder anew with its case inside, removing no more than an earlier run of ours left.
+        """Create the folder with the case inside. Of an existing folder only the files of an earlier run are removed.
 
         Args:
             case_toml: the resolved case.
-            code: files of the user's own modules, by the path in ``code/`` of the copy that is made.
+            code: files of the user's own modules, by the path of their copy in ``code/``.
 
         Raises:
-            UserError: it cannot be written, or a run is going on in it. No half of a run folder is left.
+            UserError: the folder cannot be written, or a run is going on in it. No incomplete run folder is left.
         """
         contents = self._contents(code)
         with self.writing():
@@ -132,7 +132,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         try:
             self.claim()
-            with contextlib.suppress(DiskFailure):  # without the run before there may be room
+            with contextlib.suppress(DiskFailure):  # there may be room after the earlier run has been removed
                 require_hdf5(self.path)
         except UserError:
             self.release()
@@ -156,7 +156,7 @@ class RunFolder:
             raise
 
     def _clear(self) -> None:
-        """Remove what a run has made, and nothing else."""
+        """Remove the files that a run has made, and nothing else."""
         with self.writing():
             folders = (self.snapshots, self.checkpoints, self.figures, self.analysis, self.code)
             for old in (*folders, *self.path.glob(_ASIDE.format("code", "*"))):
@@ -167,17 +167,17 @@ class RunFolder:
                 old.unlink(missing_ok=True)
 
     def keep_code(self, code: Mapping[str, Path], step: int) -> list[Path]:
-        """Keep the modules with which a run goes on.
+        """Keep copies of the modules with which a run continues.
 
         Args:
-            code: as for :meth:`create`.
-            step: that of the restart. Modules that have changed since are put aside under a name that has it.
+            code: as in :meth:`create`.
+            step: the step of the restart. The earlier copies of changed modules are kept under a name with this step.
 
         Returns:
             The files that have changed.
 
         Raises:
-            UserError: they cannot be read or written.
+            UserError: files cannot be read or written.
         """
         contents, changed = self._contents(code), self.changed_code(code)
         if changed:
@@ -188,13 +188,13 @@ class RunFolder:
         return changed
 
     def changed_code(self, code: Mapping[str, Path]) -> list[Path]:
-        """Those files of modules that are not as the run has kept them.
+        """The files of modules that differ from the copies that the run has kept.
 
         Args:
-            code: as for :meth:`create`.
+            code: as in :meth:`create`.
 
         Raises:
-            UserError: they cannot be read.
+            UserError: files cannot be read.
         """
         contents = self._contents(code)
         with self.writing():
@@ -202,14 +202,14 @@ class RunFolder:
             return [code[name] for name, path in kept.items() if path.read_bytes() != contents[name]]
 
     def code_before(self, step: int) -> Path:
-        """Where :meth:`keep_code` puts modules that have changed."""
+        """The folder into which :meth:`keep_code` moves the earlier copies of changed modules."""
         return self.path / _ASIDE.format("code", f"step{step:08d}")
 
     def put_series_aside(self, step: int) -> Path:
-        """Rename the time series, for a restart at ``step`` to begin a new one; its new name.
+        """Rename the time series before a restart at ``step`` that begins a new one, and return the new name.
 
         Raises:
-            UserError: it cannot be renamed.
+            UserError: the file cannot be renamed.
         """
         aside = self.path / (_ASIDE.format("series", f"step{step:08d}") + ".h5")
         with self.writing():
@@ -235,7 +235,7 @@ class RunFolder:
         """Keep other jobs out of the folder until :meth:`release`, or until this process ends.
 
         Raises:
-            UserError: another one is running in it.
+            UserError: another job is running in the folder.
         """
         if self.path.resolve() in _HELD:
             return
@@ -248,20 +248,20 @@ class RunFolder:
             owner = lock.read().strip()
             raise UserError(f"{self.path}: a run is going on in it ({owner}): wait for it or stop it") from None
         except OSError:
-            pass  # a file system without locks: nothing is known of other jobs
+            pass  # the file system has no locks, so other jobs cannot be detected
         with self.writing():
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
         _HELD[self.path.resolve()] = lock
 
     def release(self) -> None:
-        """Let other jobs in again, if this one kept them out."""
+        """Release the lock of :meth:`claim`, if this process holds it."""
         lock = _HELD.pop(self.path.resolve(), None)
         if lock:
             lock.close()
 
     def clean_up(self, step: int) -> None:
-        """Remove what belongs to a future that a restart at ``step`` leaves, and halves of files."""
+        """Remove files of steps after ``step``, from which the run restarts, and incomplete files."""
         with self.writing():
             for folder in (self.snapshots, self.checkpoints):
                 for partial in unfinished(folder):
@@ -270,17 +270,18 @@ class RunFolder:
                 (self.snapshots / f"data{later:08d}.h5").unlink()
 
     def write_case(self, case_toml: str) -> None:
-        """Write the case in one piece.
+        """Write the case file atomically.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         self._replace("case.toml", case_toml)
 
     def status(self) -> dict[str, Any]:
-        """What ``run.json`` says; ``{"status": "unknown"}`` if it says nothing sensible.
+        """The contents of ``run.json``; ``{"status": "unknown"}`` if the file is missing or not valid.
 
-        Of a run that is said to be at work, and whose process on this host is not there any more, the status is "gone".
+        The status is "gone" if ``run.json`` says that the run is running, but its process on this host no longer
+        exists.
 
         Raises:
             UserError: this is not a run folder.
@@ -294,7 +295,7 @@ class RunFolder:
         return self._noted()
 
     def _noted(self) -> dict[str, Any]:
-        """What :meth:`status` returns, of whatever folder."""
+        """What :meth:`status` returns, for any folder."""
         try:
             status = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -308,20 +309,21 @@ class RunFolder:
         return status
 
     def what_now(self) -> str:
-        """What has become of a run whose process is gone, and how to go on, in a sentence."""
-        how = f"{restart_command(self.path)} goes on from the last checkpoint"
+        """A sentence about a run whose process no longer exists: what happened, and how to continue."""
+        how = f"{restart_command(self.path)} continues from the last checkpoint"
         if not self.has_checkpoint:
-            how = f"it wrote no checkpoint, and {run_command(self.path)} starts it anew"
-        return f"{self.owner()} is gone and did not finish the run: {how}"
+            how = f"it wrote no checkpoint, and {run_command(self.path)} starts it from the beginning"
+        return f"{self.owner()} no longer exists and did not finish the run: {how}"
 
     def owner(self) -> str:
-        """The process that holds the folder's lock, or held it last: "process 1234 on HOST"; empty if nobody did."""
+        """The process that holds or last held the lock, as "process 1234 on HOST"; empty if there was none."""
         with contextlib.suppress(OSError):
             return (self.path / ".lock").read_text(encoding="utf-8", errors="replace").strip()
         return ""
 
     def _is_abandoned(self) -> bool:
-        """Whether the last process that worked here, on this host, has ended. Not known of other hosts: False."""
+        """Whether the last process in this folder has ended. This is known only on its own host; elsewhere it is
+        False."""
         match = re.fullmatch(r"process (\d+) on (.*)", self.owner())
         if match is None or match[2] != platform.node():
             return False
@@ -331,28 +333,28 @@ class RunFolder:
             return True
         except BlockingIOError:
             return False
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             return not _exists(int(match[1]))
 
     def set_status(self, status: str, **details: Any) -> None:
-        """Write ``run.json`` in one piece.
+        """Write ``run.json`` atomically.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         text = json.dumps({"status": status, "software": _SOFTWARE, **details}, indent=2)
         self._replace("run.json", text + "\n")
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Around file calls: what the system refuses becomes a UserError that names the folder."""
+        """Turn errors of file operations inside this block into a UserError that names the folder."""
         try:
             yield
         except OSError as failure:
             kind = DiskFailure if failure.errno in DISK_ERRORS else UserError
             raise kind(
-                f"{self.path}: cannot use this folder ({failure.strerror or failure}): look at its "
-                "permissions and at free space, or give another"
+                f"{self.path}: cannot use this folder ({failure.strerror or failure}): check its "
+                "permissions and the free space, or give another folder"
             ) from None
 
     def _replace(self, name: str, text: str) -> None:
@@ -363,12 +365,12 @@ class RunFolder:
 
 
 def restart_command(path: Path) -> str:
-    """What to type to go on with a run, as a message gives it."""
+    """The command that continues a run, for messages."""
     return f"'kjko restart {_quoted(path)}'"
 
 
 def run_command(path: Path) -> str:
-    """What to type to start the run of a folder anew, as a message gives it."""
+    """The command that starts the run of a folder from the beginning, for messages."""
     return f"'kjko run {_quoted(path / 'case.toml')} --out {_quoted(path)} --force'"
 
 
@@ -377,7 +379,7 @@ def _exists(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # the process belongs to another user
         return True
     return True
 
@@ -388,10 +390,10 @@ def _quoted(path: Path) -> str:
 
 
 def _lock(file: IO[str]) -> None:
-    """Take a lock for this process alone.
+    """Take an exclusive lock for this process.
 
     Raises:
-        BlockingIOError: another process holds it, and longer than one that looks whether a run is at work.
+        BlockingIOError: another process holds the lock, for longer than a check of the status takes.
         OSError: the file system has no locks.
     """
     for _ in range(_LOCK_TRIES):
@@ -402,8 +404,9 @@ def _lock(file: IO[str]) -> None:
 
 
 def provenance(comm: Communicator) -> dict[str, Any]:
-    """What made a run: versions, git revision, ranks, threads, host, date, command. Written into every output file."""
-    import torch  # not with the module: who only reads a folder does without
+    """The provenance of a run: versions, git revision, ranks, threads, host, date and command, for every output
+    file."""
+    import torch  # imported here, because programs that only read a folder do not need it
 
     nodes = os.environ.get("SLURM_JOB_NODELIST")
     program = Path(sys.argv[0]).name.replace("__main__.py", "kjko")
@@ -425,18 +428,18 @@ def provenance(comm: Communicator) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes."""
+    """The largest memory that this process has used so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _as_utf8(text: str) -> str:
-    """A text in which bytes that are not UTF-8, as in names of old files, are written out as numbers."""
+    """A text in which bytes that are not UTF-8 (for example in old file names) are written as numbers."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _git_revision() -> str:
-    """The git revision of the sources, if they are in a checkout and git can tell; else why there is none."""
+    """The git revision of the sources, if they are in a git checkout; otherwise a text that says that there is none."""
     source = Path(__file__).parents[1]
     if not (source.parent / ".git").exists():
         return "installed package"

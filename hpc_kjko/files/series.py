@@ -1,7 +1,7 @@
-"""Time series of scalars: one HDF5 dataset per column, appended while the run goes on.
+"""Time series of scalars: one HDF5 dataset per column. Rows are appended while the run is running.
 
-The file is written in HDF5's single-writer multiple-reader mode (SWMR): another process can watch it grow,
-and a run that is killed loses its last second of rows at most.
+The file uses the single-writer multiple-reader mode of HDF5 (SWMR), so another process can read it while it grows.
+A run that is killed loses at most the rows of its last second.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from hpc_kjko.files.wavetheory import read_theory, theory_attributes
 
 _CHUNK_ROWS = 1024
 _FLUSH_SECONDS = 1.0
-#: Attributes of the file that hold the marginals of the equilibrium, for figures to show without the case's own code.
+#: Prefix of the file attributes with the marginals of the equilibrium. Figures then do not need the user's own code.
 _EQUILIBRIUM = "equilibrium_"
 
 
 class SeriesWriter:
-    """Appends rows of numbers to ``series.h5``; for one rank.
+    """Appends rows of numbers to ``series.h5``. Only one rank uses it.
 
     Attributes:
-        rows: how many have been appended, those still in memory included.
+        rows: number of rows that have been appended, including those still in memory.
 
     Raises:
-        UserError: here and in every method, naming the file, when it cannot be written.
+        UserError: the file cannot be written. The constructor and every method raise it, and the message names the
+            file.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class SeriesWriter:
         start: Mapping[str, np.ndarray] | None = None,
         attributes: Mapping[str, Any] | None = None,
     ):
-        """Begin a series, in place of one that may be there.
+        """Begin a new series. An existing file is replaced.
 
         Args:
-            path: the file, in a folder that exists.
-            columns: names, in the order in which :func:`read_series` returns them.
+            path: the file, in an existing folder.
+            columns: column names, in the order in which :func:`read_series` returns them.
             units: the unit of each column in words ("1/omega_p"; "1" for a pure number).
             start: values [rows] of each column to begin with.
-            attributes: what the run says of itself (strings and numbers): attributes of the file.
+            attributes: texts and numbers about the run, as attributes of the file.
         """
         start = start or {name: np.empty(0) for name in columns}
         self._path, partial = Path(path), partial_name(Path(path))
@@ -77,21 +78,21 @@ class SeriesWriter:
             partial.unlink(missing_ok=True)
             raise
         self._written = len(values)
-        self._flushed = -math.inf  # the first row goes to the file at once: there is something to see
+        self._flushed = -math.inf  # so the first row is written at once and can be seen
 
     @classmethod
     def resume(
         cls, path: Path | str, step: int, attributes: Mapping[str, Any] | None = None
     ) -> tuple[SeriesWriter, int]:
-        """Go on with the series of an earlier run after the row of a step; rows of later steps are dropped.
+        """Continue the series of an earlier run after the row of a step. Rows of later steps are removed.
 
-        It keeps its equilibrium, and the theory of its wave.
+        The marginals of the equilibrium and the theory of the wave are kept.
 
         Returns:
-            The writer, and the last step of which the series holds a row; -1 if it holds none.
+            The writer, and the last step in the series; -1 if the series has no row.
 
         Raises:
-            DamagedFile: there is no such series, or it cannot be read.
+            DamagedFile: the series does not exist or cannot be read.
         """
         advice = f"the rows up to step {step} are lost, and a new series begins"
         columns, units = read_series_and_units(path, advice)
@@ -110,15 +111,15 @@ class SeriesWriter:
         return self._written + len(self._pending)
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add one row, with a value for every column; once a second the rows in memory go to the file.
+        """Add one row, with a value for every column. The rows in memory are written to the file once per second.
 
         Raises:
-            UserError: the row has other columns, as after an update in the middle of a run.
+            UserError: the row has other columns than the file, for example after an update of hpc_kjko.
         """
         if row.keys() != self._columns.keys():
             other = ", ".join(sorted(row.keys() ^ self._columns.keys()))
             raise UserError(
-                f"{self._path} has other columns than this version of hpc_kjko writes ({other}): go on with the "
+                f"{self._path} has other columns than this version of hpc_kjko writes ({other}): continue with the "
                 "version that began the run, or start a new run"
             )
         self._pending.append(dict(row))
@@ -126,7 +127,7 @@ class SeriesWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Bring the rows in memory to the file, where readers see them."""
+        """Write the rows in memory to the file, so that readers see them."""
         with writing(self._path):
             reserve(self._path, self._file.id.get_filesize(), _space(len(self._columns), len(self._pending)))
             for name, column in self._columns.items():
@@ -138,7 +139,7 @@ class SeriesWriter:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write the remaining rows and close the file."""
         self.flush()
         with writing(self._path):
             self._file.flush()
@@ -148,10 +149,10 @@ class SeriesWriter:
 
 
 def read_series(path: Path | str) -> dict[str, np.ndarray]:
-    """The columns of a series in their order, float64 [rows] each; the run may have ended or still go on.
+    """The columns of a series in their order, float64 [rows] each. The run may be over or still running.
 
     Raises:
-        UserError: the file is missing or is no series.
+        UserError: the file is missing or is not a time series.
     """
     return read_series_and_units(path)[0]
 
@@ -159,20 +160,20 @@ def read_series(path: Path | str) -> dict[str, np.ndarray]:
 def read_series_and_units(
     path: Path | str, advice: str = "give the series.h5 of a run folder, or let 'kjko restart' begin a new one"
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns as :func:`read_series`, and the unit of each in words.
+    """The columns as in :func:`read_series`, and the unit of each in words.
 
     Args:
-        advice: what an error says that is to be done.
+        advice: the end of an error message, which says what to do.
     """
     with reading(Path(path), "time series", advice, swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}
-        rows = min(file[name].shape[0] for name in names)  # the writer may be between two columns
+        rows = min(file[name].shape[0] for name in names)  # the writer may not yet have extended all columns
         return {name: file[name][:rows] for name in names}, units
 
 
 def equilibrium_attributes(marginals: Sequence[Marginal]) -> dict[str, np.ndarray]:
-    """Attributes of a series that hold these marginals of the equilibrium."""
+    """Attributes that store the marginals of the equilibrium in a series."""
     return {
         f"{_EQUILIBRIUM}{marginal.kind}_{marginal.axis + 1}": np.append(marginal.range, marginal.values)
         for marginal in marginals
@@ -180,10 +181,10 @@ def equilibrium_attributes(marginals: Sequence[Marginal]) -> dict[str, np.ndarra
 
 
 def read_equilibrium(path: Path | str) -> list[Marginal]:
-    """The marginals of the equilibrium, each of mass 1; none where it is not known.
+    """The marginals of the equilibrium, each with mass 1; empty if the equilibrium is not known.
 
     Raises:
-        UserError: the file is missing or is no series.
+        UserError: the file is missing or is not a time series.
     """
     found = []
     with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
@@ -196,5 +197,5 @@ def read_equilibrium(path: Path | str) -> list[Marginal]:
 
 
 def _space(columns: int, rows: int) -> int:
-    """More bytes than a file takes for ``rows`` more rows: whole chunks, and HDF5's index of them."""
+    """An upper limit of the bytes for ``rows`` more rows: whole chunks, and HDF5's index of them."""
     return METADATA_BYTES + columns * (rows // _CHUNK_ROWS + 2) * 2 * 8 * _CHUNK_ROWS

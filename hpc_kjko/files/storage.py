@@ -1,9 +1,8 @@
-"""One HDF5 file written by all ranks, whole or not at all.
+"""One HDF5 file that all ranks write, either completely or not at all.
 
-:class:`ShardedFile` puts the rows of every rank's shard, and the small things around them, into one file.
-With an h5py built for MPI each rank writes its own rows (MPI-IO); with the ordinary h5py rank 0 writes and
-the others send it their rows, a bounded slab at a time. Both leave the same data behind. :func:`reading` is
-for every file of the project.
+:class:`ShardedFile` writes the rows of all ranks, and small data, into one file. If h5py was built with MPI, each rank
+writes its own rows (MPI-IO). With the ordinary h5py rank 0 writes, and the other ranks send it their rows in pieces of
+limited size. Both give the same data. :func:`reading` reads every kind of file of the project.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from hpc_kjko.errors import DamagedFile, DiskFailure, UserError
 
-if TYPE_CHECKING:  # these bring torch, which readers of files can do without
+if TYPE_CHECKING:  # these import torch, which programs that only read files do not need
     from hpc_kjko.parallel.comm import Communicator
     from hpc_kjko.particles.state import Shard
 
-#: Largest message and receive buffer when rank 0 gathers.
+#: Largest message, in bytes, when rank 0 gathers rows.
 SLAB_BYTES = 4 << 20
-#: More than HDF5 adds around the data of one call of ours.
+#: An upper limit of the bytes that HDF5 adds to the data of one call.
 METADATA_BYTES = 16 << 10
-#: Checksums of metadata and SWMR came with HDF5 1.10 (2016); nothing newer, so that older readers can follow.
+#: HDF5 1.10 (2016) introduced checksums of metadata and SWMR. No newer format is used, so older readers can read it.
 LIBVER = ("v110", "v110")
 
-# What h5py raises when the system refuses, and when a file holds other bytes than were written.
+# Exceptions of h5py if the system refuses an operation, and if a file is damaged.
 _REFUSED = (OSError, RuntimeError)
 _DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
-#: What a full disk, an exhausted quota, a limit on the size of files and a failing disk say.
+#: Error numbers for a full disk, an exhausted quota, a limit on file sizes, and a failing disk.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-#: What to do where HDF5 cannot lock a file.
+#: Advice if HDF5 cannot lock a file.
 _WITHOUT_LOCKS = (
     "HDF5 cannot lock files on this file system{}: set HDF5_USE_FILE_LOCKING=FALSE in the environment of all ranks "
     "(see docs/howto/parallel_hdf5.md), or use a folder on another file system"
@@ -56,26 +55,26 @@ logger = logging.getLogger(__name__)
 
 
 def parallel_hdf5(comm: Communicator) -> bool:
-    """True when all ranks can write one file together: an h5py built with MPI, and more than one rank."""
+    """Whether all ranks can write one file together: h5py was built with MPI, and there is more than one rank."""
     return bool(h5py.get_config().mpi) and comm.size > 1
 
 
 def partial_name(path: Path) -> Path:
-    """Where a file grows until it is whole: beside it, hidden, and with a suffix that no reader looks for."""
+    """The path of a file until it is complete: in the same folder, hidden, with a suffix that no reader looks for."""
     return path.with_name(f".{path.name}.partial")
 
 
 def unfinished(folder: Path | str) -> list[Path]:
-    """Files in a folder whose writer ended before they were whole (or is at work on them)."""
+    """Incomplete files in a folder. Their writer has ended too early, or is still writing."""
     return sorted(Path(folder).glob(".*.partial"))
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around h5py and file calls of this rank: what the system refuses becomes a UserError on ``path``.
+    """Turn errors of h5py and of file operations in this block into a UserError that names ``path``.
 
     Raises:
-        UserError: it cannot be written; a DiskFailure if the disk takes no more.
+        UserError: the file cannot be written. It is a DiskFailure if the disk accepts no more data.
     """
     try:
         yield
@@ -83,26 +82,26 @@ def writing(path: Path) -> Iterator[None]:
         if locks := _lock_advice(error):
             raise UserError(f"cannot write {path}: {locks}") from error
         if _errno(error) == errno.ENOENT and not path.parent.exists():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}: make it first") from error
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}: create it first") from error
         kind = DiskFailure if _errno(error) in DISK_ERRORS else UserError
         raise kind(
-            f"cannot write {path} ({_reason(error)}): look at free space, quota and permissions of its folder"
+            f"cannot write {path} ({_reason(error)}): check the free space, quota and permissions of its folder"
         ) from error
 
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[h5py.File]:
-    """Open ``path`` for reading on this rank; what is found wrong on opening or inside the block is named.
+    """Open ``path`` for reading on this rank. Errors on opening or inside the block name the file.
 
     Args:
         path: the file.
-        kind: what it should be, for the message ("checkpoint").
-        advice: what to do if it is not.
-        swmr: another process may be appending, or was killed while it did.
+        kind: the kind of file for the message, for example "checkpoint".
+        advice: the end of the message, which says what to do.
+        swmr: whether another process may be appending to the file, or was killed while it did.
 
     Raises:
         DamagedFile: the file is missing, truncated, damaged or of another kind.
-        UserError: the system does not let it be read.
+        UserError: the system does not allow to read the file.
     """
     if not path.is_file():
         raise DamagedFile(f"there is no {kind} {path}: {advice}")
@@ -115,12 +114,12 @@ def reading(path: Path, kind: str, advice: str, swmr: bool = False) -> Iterator[
         if locks := _lock_advice(error):
             raise UserError(f"cannot read {path}: {locks}") from error
         if isinstance(error, PermissionError):
-            raise UserError(f"cannot read {path} ({error.strerror}): ask for permission to read it") from error
+            raise UserError(f"cannot read {path} ({error.strerror}): ask its owner for read permission") from error
         raise DamagedFile(f"{path} is not a complete {kind} ({_reason(error)}): {advice}") from error
 
 
 def damage(path: Path) -> str:
-    """Why an HDF5 file cannot even be opened, as one that is truncated; empty if it can."""
+    """The reason why an HDF5 file cannot be opened, for example that it is truncated; empty if it can be opened."""
     try:
         with reading(path, "file", ""):
             return ""
@@ -129,9 +128,10 @@ def damage(path: Path) -> str:
 
 
 def _opened(path: Path, swmr: bool) -> h5py.File:
-    """The file as its last writer left it; if that one has not closed it, as a reader beside a writer (SWMR).
+    """Open the file. If its writer has not closed it, open it as a reader beside a writer (SWMR).
 
-    Only then: HDF5 waits for minutes for a damaged file to become whole when it believes that somebody is writing it.
+    SWMR is only the second attempt: if HDF5 believes that a writer is active, it waits for minutes for a damaged file
+    to become complete.
     """
     try:
         return h5py.File(path, "r")
@@ -142,10 +142,10 @@ def _opened(path: Path, swmr: bool) -> h5py.File:
 
 
 def require_hdf5(folder: Path) -> None:
-    """Check that HDF5 can write and lock a file in a folder, by making one for a moment.
+    """Check that HDF5 can write and lock a file in a folder. The test file is removed at once.
 
     Raises:
-        UserError: it cannot; a DiskFailure if the disk takes no more.
+        UserError: HDF5 cannot. It is a DiskFailure if the disk accepts no more data.
     """
     with writing(folder), tempfile.TemporaryDirectory(prefix=".kjko-", dir=folder) as scratch:
         path = Path(scratch) / "locked.h5"
@@ -155,7 +155,7 @@ def require_hdf5(folder: Path) -> None:
 
 
 def hdf5_problem(folder: Path) -> str:
-    """What :func:`require_hdf5` says of a folder; empty if nothing is wrong."""
+    """The message of :func:`require_hdf5` for a folder; empty if there is no problem."""
     try:
         require_hdf5(folder)
     except UserError as failure:
@@ -165,27 +165,27 @@ def hdf5_problem(folder: Path) -> str:
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """A warning in the log, not repeated by those who read the same files again."""
+    """Log a warning. The same text is logged only once."""
     logger.warning("%s", text)
 
 
 def reserve(path: Path, offset: int, nbytes: int) -> None:
-    """Claim disk space for the bytes [offset, offset + nbytes) of a file, made or extended to hold them.
+    """Reserve disk space for the bytes [offset, offset + nbytes) of a file. The file is created or extended.
 
-    HDF5 does not survive a refused write: it keeps what it could not write, fails again on closing and can
-    take the process down. So the system is asked first, where a refusal is an ordinary OSError and the file
-    can still be closed.
+    HDF5 does not survive a refused write. It keeps the data that it could not write, fails again when the file is
+    closed, and may crash the process. So the space is reserved first: a refusal is then an ordinary OSError, and the
+    file can still be closed.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if hasattr(os, "posix_fallocate"):  # macOS lacks it
+        if hasattr(os, "posix_fallocate"):  # not available on macOS
             os.posix_fallocate(descriptor, offset, nbytes)
     finally:
         os.close(descriptor)
 
 
 def trim(path: Path, size: int) -> None:
-    """Give back what was reserved in excess, once HDF5 has closed a file of ``size`` bytes."""
+    """Release the reserved space that is not needed, after HDF5 has closed a file of ``size`` bytes."""
     if path.stat().st_size > size:
         os.truncate(path, size)
 
@@ -193,16 +193,17 @@ def trim(path: Path, size: int) -> None:
 class ShardedFile:
     """Context manager for one HDF5 file that all ranks write together.
 
-    The file grows under a temporary name in the same folder and takes its own name, atomically, when the
-    block ends well. It is removed when any rank fails, and a file that was there before then stays as it was.
+    The file is written under a temporary name in the same folder. It gets its final name atomically if the block ends
+    without error. If a rank fails, the temporary file is removed, and an existing file with the final name is
+    unchanged.
 
-    Every method is collective: all ranks call the same methods in the same order, with equal arguments but
-    for the rows. Each begins with an agreement of all ranks, and so does the end of the block. A rank that
-    fails inside the block goes to its end; the others hear of it there or in their next method, and all raise
-    its error.
+    Every method is collective: all ranks call the same methods in the same order, with equal arguments except for the
+    rows. At the beginning of each method and at the end of the block all ranks agree whether to continue. A rank that
+    fails inside the block goes to its end. The other ranks learn of the failure there or in their next method, and all
+    ranks raise the error.
 
     Raises:
-        UserError: on all ranks, naming the file, when it cannot be written (disk full, no permission).
+        UserError: on all ranks, if the file cannot be written (disk full, no permission). The message names the file.
     """
 
     def __init__(self, path: Path | str, comm: Communicator):
@@ -210,13 +211,13 @@ class ShardedFile:
         self._comm = comm
         self._partial = partial_name(self.path)
         self._mpi_io = parallel_hdf5(comm)
-        self._file: h5py.File | None = None  # with MPI-IO on every rank, else on rank 0
-        self._claimed = 0  # bytes of disk space
+        self._file: h5py.File | None = None  # with MPI-IO on every rank, otherwise only on rank 0
+        self._claimed = 0  # reserved disk space in bytes
         self._all_failed = False
 
     @staticmethod
     def describe(comm: Communicator) -> str:
-        """How files are written, for the log."""
+        """A description of how files are written, for the log."""
         if comm.size == 1:
             return "one rank writes"
         if parallel_hdf5(comm):
@@ -226,7 +227,7 @@ class ShardedFile:
     def __enter__(self) -> ShardedFile:
         try:
             with self._together():
-                if self._comm.is_root:  # finds a folder that cannot be written before the collective call
+                if self._comm.is_root:  # detects a folder that cannot be written, before the collective call
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     reserve(self._partial, 0, METADATA_BYTES)
             with self._together():
@@ -251,7 +252,7 @@ class ShardedFile:
             with self._together():
                 if self._file is not None:
                     self._file.flush()
-                    # The MPI-IO driver cannot tell the size, but trims the file by itself.
+                    # The MPI-IO driver does not know the size, but trims the file itself.
                     size = self._claimed if self._mpi_io else self._file.id.get_filesize()
                     self._file.close()
             with self._together():
@@ -265,13 +266,13 @@ class ShardedFile:
             raise
 
     def group(self, path: str) -> None:
-        """Create a group, and those above it, unless it is there."""
+        """Create a group and its parents, if they do not exist."""
         with self._metadata(0) as file:
             if file:
                 file.require_group(path)
 
     def attributes(self, path: str, mapping: Mapping[str, Any]) -> None:
-        """Set attributes of a group or dataset that exists; strings and lists of them become fixed-length."""
+        """Set attributes of an existing group or dataset. Strings and lists of strings get a fixed length."""
         values = {name: np.asarray(value) for name, value in mapping.items()}
         with self._metadata(4 * sum(value.nbytes for value in values.values())) as file:
             if file:
@@ -280,7 +281,7 @@ class ShardedFile:
                     file[path].attrs[name] = np.char.encode(value, "utf-8") if text else value
 
     def array(self, path: str, array: ArrayLike) -> None:
-        """Write a small dataset: rank 0's values, in a shape and type on which all ranks agree."""
+        """Write a small dataset with the values of rank 0. Shape and type must be equal on all ranks."""
         array = np.asarray(array)
         with self._metadata(array.nbytes) as file:
             if file:
@@ -289,13 +290,13 @@ class ShardedFile:
                     dataset[()] = array
 
     def rows(self, path: str, local_rows: ArrayLike, shard: Shard, dtype: DTypeLike | None = None) -> None:
-        """Write a dataset [total, ...] of which this rank holds the rows ``local_rows`` [stop - start, ...].
+        """Write a dataset [total, ...], of which this rank has the rows ``local_rows`` [stop - start, ...].
 
         Args:
-            path: the dataset's name.
-            local_rows: rows of this rank; of length 0 on a rank without particles.
-            shard: which global rows they are.
-            dtype: type in the file, if not that of the rows.
+            path: the name of the dataset.
+            local_rows: the rows of this rank; length 0 on a rank without particles.
+            shard: the global indices of these rows.
+            dtype: the type in the file, if it differs from that of the rows.
         """
         with self._together():
             local = np.ascontiguousarray(local_rows, dtype)
@@ -316,7 +317,7 @@ class ShardedFile:
             in_memory, in_file = h5py.h5s.create_simple(local.shape), dataset.id.get_space()
             if local.size:
                 in_file.select_hyperslab((shard.start,) + (0,) * (local.ndim - 1), local.shape)
-            else:  # this rank must still join the call, which h5py's indexing would skip
+            else:  # this rank must still take part in the call, which h5py's indexing would skip
                 in_memory.select_none()
                 in_file.select_none()
             collective = h5py.h5p.create(h5py.h5p.DATASET_XFER)
@@ -344,7 +345,7 @@ class ShardedFile:
                         with writing(self.path):
                             assert dataset is not None
                             dataset[first:last] = part
-                except UserError as error:  # what the other ranks have yet to send must still be received
+                except UserError as error:  # the messages of the other ranks must still be received
                     failure = error
         if failure is not None:
             raise failure
@@ -353,9 +354,9 @@ class ShardedFile:
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
-        """A piece of work whose failure all ranks raise, and then need not be told of again.
+        """Do work whose failure on one rank is raised on all ranks, once.
 
-        It is local, or one collective HDF5 call that every rank enters.
+        The work is local, or one collective HDF5 call that every rank makes.
         """
         try:
             with self._comm.together(), writing(self.path):
@@ -366,7 +367,8 @@ class ShardedFile:
 
     @contextlib.contextmanager
     def _metadata(self, nbytes: int) -> Iterator[h5py.File | None]:
-        """When all ranks are here: the open file, on those that create metadata (all of them with MPI-IO)."""
+        """When all ranks have arrived, yield the open file on the ranks that create metadata (with MPI-IO on all
+        ranks)."""
         with self._together():
             self._reserve(nbytes)
         with writing(self.path):
@@ -378,7 +380,7 @@ class ShardedFile:
             self._claimed += nbytes + METADATA_BYTES
 
     def _discard(self) -> None:
-        """Leave nothing behind; what may be wrong here as well must not hide the error that is on its way."""
+        """Close and remove the temporary file. Errors here are ignored, so that they do not hide the original error."""
         if self._file is not None:
             with contextlib.suppress(*_REFUSED):
                 self._file.close()
@@ -388,16 +390,16 @@ class ShardedFile:
 
 
 def _lock_advice(error: Exception) -> str:
-    """What to do about an error, if it is that the file system has no locks; else nothing."""
+    """Advice if the error says that the file system has no locks; otherwise empty."""
     number = _errno(error)
-    signs = ("unable to lock file", "file locking disabled on this file system")  # the latter by HDF5 1.10
+    signs = ("unable to lock file", "file locking disabled on this file system")  # the second is of HDF5 1.10
     if not any(sign in str(error) for sign in signs) or number == errno.EAGAIN:  # EAGAIN: another process has the lock
         return ""
     return _WITHOUT_LOCKS.format(f" (errno {number})" if number else "")
 
 
 def _errno(error: Exception) -> int | None:
-    """The system's error number; h5py may have it in the text alone."""
+    """The error number of the system. Some h5py errors have it only in their text."""
     if found := re.search(r"errno = (\d+)", str(error)):
         return int(found[1])
     return getattr(error, "errno", None)

@@ -1,4 +1,4 @@
-"""What linear theory says of the wave that a run is about, as a run leaves it in ``series.h5`` for figures."""
+"""The linear theory of the wave of a run. The run stores it in ``series.h5``, for figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _PREFIX = "wave_"
 
 @dataclass(frozen=True)
 class Branch:
-    """Modes of one kind: wavenumbers [n], angular frequencies [n] and rates of growth of the field [n]."""
+    """Modes of one branch: wavenumbers [n] in ω_p/v_th, angular frequencies [n] and growth rates of the field [n] in
+    ω_p."""
 
     label: str
     wavenumber: np.ndarray
@@ -26,15 +27,15 @@ class Branch:
 
 @dataclass(frozen=True)
 class WaveTheory:
-    """Theory of a small wave E ~ e^{γt} cos(k·x − ωt).
+    """Linear theory of a small wave E ~ e^{γt} cos(k·x − ωt).
 
     Attributes:
         vector: k [dx], in ω_p/v_th.
-        relation: what γ and ω come from, in words; empty if there are none.
-        missing: why there are none, in a sentence; or what they leave out.
-        rate, frequency: γ and ω, in ω_p; None where the wave has no single one.
-        time, energy: of a wave that has no single rate, its energy against time [n], 1 at t = 0.
-        branches: the modes of other wavenumbers in the box.
+        relation: the dispersion relation that gives γ and ω, in words; empty if there is none.
+        missing: a sentence that says why γ and ω are not known, or what they neglect.
+        rate, frequency: γ and ω, in ω_p; None if the wave has no single γ and ω.
+        time, energy: for a wave without a single rate, its energy as a function of time [n], 1 at t = 0.
+        branches: the modes with other wavenumbers in the box.
     """
 
     vector: np.ndarray
@@ -48,12 +49,12 @@ class WaveTheory:
 
     @property
     def wavenumber(self) -> float:
-        """|k|."""
+        """|k|, in ω_p/v_th."""
         return float(np.linalg.norm(self.vector))
 
 
 def theory_attributes(theory: WaveTheory) -> dict[str, Any]:
-    """Attributes of a series that hold the theory of its wave."""
+    """Attributes that store the theory of the wave in a series."""
     words: dict[str, Any] = {
         "relation": theory.relation,
         "missing": theory.missing,
@@ -70,10 +71,10 @@ def theory_attributes(theory: WaveTheory) -> dict[str, Any]:
 
 
 def read_theory(path: Path | str) -> WaveTheory | None:
-    """The theory of a run's wave; None where the run has left none, as older versions of hpc_kjko did.
+    """The theory of the wave of a run; None if the run stored none, as in older versions of hpc_kjko.
 
     Raises:
-        UserError: the file is missing or is no series.
+        UserError: the file is missing or is not a time series.
     """
     with reading(Path(path), "time series", "give the series.h5 of a run folder", swmr=True) as file:
         if f"{_PREFIX}theory" not in file.attrs:

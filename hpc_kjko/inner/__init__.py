@@ -1,1 +1,3 @@
-"""The inner problem of a collision step: control field, density, functionals, and the solvers that minimise them."""
+"""The inner problem of a collision step: control field, fitted density, functionals, and the solvers that minimise
+them.
+"""

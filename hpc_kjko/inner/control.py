@@ -1,19 +1,21 @@
 """The control field u(x, v): a small network with its exact velocity divergence and Jacobian.
 
-Inputs are features z of (x, v): (cos 2πx/L, sin 2πx/L) for a periodic coordinate, x itself otherwise, then v. With
-W1v the columns of the first layer that multiply v, the divergence of a two-hidden-layer network is, exactly,
+Its inputs are features z of (x, v): (cos 2πx/L, sin 2πx/L) for a periodic coordinate or x itself otherwise, then v. Let
+W1v be the columns of the first layer that multiply v. Then the divergence of a network with two hidden layers is
+exactly
 
     ∇v·u = s'(a2)ᵀ [ W2 ∘ (W1v W3)ᵀ ] s'(a1)
 
-one H × H product per particle whatever dv is; no component-wise backward passes and no stochastic trace. A linear skip
-S from v (and from x, where it is not periodic) to the output adds the trace of its v columns.
+This is one H × H product per particle for any dv. It needs no backward pass for each component and no stochastic trace.
+A linear skip S from v (and from x, if it is not periodic) to the output adds the trace of its v columns.
 
-The field is linear in its output layer: u = C g with g = (s(a2), skipped inputs, 1), which :meth:`ControlField.basis`
-gives with its velocity derivatives, for solvers that find C in closed form.
+The field is linear in its output layer: u = C g with g = (s(a2), skipped inputs, 1). :meth:`ControlField.basis` returns
+g with its velocity derivatives, for solvers that find C in closed form.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -28,7 +30,7 @@ from hpc_kjko.kernels.field import field, fused
 class ControlField(nn.Module):
     """u = W3 s(W2 s(W1 z + b1) + b2) + S z + b3, linear output of size dv; ``hidden = []`` is the affine field.
 
-    The output layer starts at zero, so training starts from u ≡ 0, which is feasible for every density.
+    The output layer starts at zero. So training starts from u ≡ 0, which is feasible for every density.
 
     Args:
         periods: box lengths [dx], or None in unbounded space.
@@ -37,7 +39,8 @@ class ControlField(nn.Module):
         activation: "tanh" or "leaky_relu" (slope 0.01).
         seed: of the random first layers; the same on every rank and in every precision.
         parameters: number of further inputs that precede the features, such as time.
-        skip: whether S is there. The field of an equilibrium is linear in v: a network beside S learns the rest.
+        skip: whether S is there. The field of an equilibrium is linear in v, so with S the network learns only the
+            rest.
     """
 
     def __init__(
@@ -91,14 +94,14 @@ class ControlField(nn.Module):
         return derivative
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """u [n, dv] at features z."""
+        """u [n, dv] at features z [n, inputs]."""
         h = z
         for layer in self.layers[:-1]:
             h = self._activate(layer(h))[0]
         return self._output(h, z)
 
     def with_divergence(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """u [n, dv] and ∇v·u [n] at features z."""
+        """u [n, dv] and ∇v·u [n] at features z [n, inputs]."""
         *hidden, output = self.layers
         h, slopes = z, []
         for layer in hidden:
@@ -117,10 +120,10 @@ class ControlField(nn.Module):
         return self._output(h, z), divergence
 
     def with_jacobian(self, z: torch.Tensor, tangents: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at features z, by dv forward tangents.
+        """u [n, dv] and its Jacobian ∂u_k/∂v_j [n, k, j] at features z [n, inputs], by dv forward tangents.
 
         Args:
-            tangents: ∂z/∂v_j [n, dv, inputs], if v enters the features otherwise than as their last columns.
+            tangents: ∂z/∂v_j [n, dv, inputs], if the last inputs are not simply v.
         """
         if tangents is None and fused(self.widths, z, self.layers[0].weight):
             layers = [(layer.weight, layer.bias) for layer in self.layers]
@@ -151,7 +154,7 @@ class ControlField(nn.Module):
 
     @property
     def widths(self) -> list[int]:
-        """Of the inputs, the hidden layers and the output."""
+        """The sizes of the inputs, the hidden layers and the output."""
         return [self.layers[0].in_features, *(layer.out_features for layer in self.layers)]
 
     @property
@@ -172,7 +175,9 @@ class ControlField(nn.Module):
                 self.skip.copy_(values[:, width:-1])
 
     def _hidden(self, z: torch.Tensor, tangents: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """What the output layer sees, and its derivative along each v_j ([1, width] if the same for every particle)."""
+        """The input of the output layer, and its derivative along each v_j ([1, width] if it is the same for every
+        particle).
+        """
         if tangents is None:
             identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
             along = [row[None, :] for row in identity[-self.velocity_dims :]]
@@ -207,8 +212,14 @@ def features(x: torch.Tensor, v: torch.Tensor, periods: tuple[float, ...] | None
     """Network inputs of positions x [n, dx] and velocities v [n, dv]: cosines and sines of a periodic x, then v."""
     if periods is None:
         return torch.cat([x, v], dim=1)
-    phase = x * (2 * math.pi / torch.tensor(periods, dtype=x.dtype, device=x.device))
+    phase = x * _wave_numbers(periods, x.dtype, x.device)
     return torch.cat([torch.cos(phase), torch.sin(phase), v], dim=1)
+
+
+@functools.lru_cache(maxsize=8)
+def _wave_numbers(periods: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """2π over the lengths of a box [dx]. The result is kept, because sending it to a GPU takes time in every step."""
+    return 2 * math.pi / torch.tensor(periods, dtype=dtype, device=device)
 
 
 def determinant(matrix: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""The discrete kinetic JKO functional: what a collision step minimises.
+"""The discrete kinetic JKO functional, which a collision step minimises.
 
     J(u) = (1/N) Σ_i [ h/(2κ) |u_i|² + ½ |v_i + h u_i|² − T ℓ_i ],    ℓ_i = log det(I + h ∇v u)  or  h ∇v·u
 
-at the pushed state: the paper's eq. (18) (arXiv:2603.23901) for the linear ℓ; the exact one is needed for second order.
+It is taken at the pushed state. With the linear ℓ it is the paper's eq. (18) (arXiv:2603.23901). Second order in h
+needs the exact ℓ.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ Field = TypeVar("Field", bound=ControlField | PotentialField)
 
 
 class Objective(nn.Module, Generic[Field]):
-    """This rank's part of a functional of the control field, as the module that DistributedDataParallel wraps.
+    """The part of a functional of the control field that belongs to this rank, as the module that
+    DistributedDataParallel wraps.
 
-    ``forward`` returns the local *sum* over particles, each with its share of the whole mass, so that summing the
-    gradients of all ranks gives the gradient of the mean over all particles, however unequal the shards are. Value and
-    gradient are float64 sums of parts that are rounded first (:mod:`hpc_kjko.particles.exact`): over any ranks they
-    have the same bits as on one. What ``backward`` has found so far is in ``gradient``, which :meth:`clear_gradient`
-    empties. The parameters' own, from automatic differentiation, is that of this rank in their precision.
-    :meth:`evaluate` has both at once.
+    ``forward`` returns the *sum* over the particles of this rank. Each particle counts with its share of the total
+    mass. So the sum of the gradients of all ranks is the gradient of the mean over all particles, even if ranks have
+    unequal numbers of particles. Value and gradient are float64 sums of pieces that are rounded before they are added
+    (:mod:`hpc_kjko.particles.exact`). So they have the same bits on any number of ranks. ``gradient`` holds the
+    gradient that ``backward`` has accumulated, and :meth:`clear_gradient` clears it. The ``grad`` of the parameters,
+    from automatic differentiation, is the gradient of this rank in their precision. :meth:`evaluate` returns value and
+    gradient at once.
 
     Args:
-        control: what is trained.
-        together: particles that are added up before they are rounded.
+        control: the field or the functions that are trained.
+        together: size of a piece: the number of particles that are added before the sum is rounded.
     """
 
     def __init__(self, control: Field, together: int = BLOCK):
@@ -55,35 +58,41 @@ class Objective(nn.Module, Generic[Field]):
         self.clear_gradient()
 
     def forward(self, step: float, *rows: Any) -> torch.Tensor:
-        """The part of some particles, for a step of size ``step``; a scalar, float64.
+        """The sum over some particles, for a step of size ``step``; a scalar, float64.
 
         Args:
-            rows: what :meth:`part` takes, tensors [n, ...] or None.
+            rows: arguments of :meth:`part`, tensors [n, ...] or None.
         """
         return _Sum.apply(self, (step, *rows), torch.is_grad_enabled(), *self.trained)
 
     @abstractmethod
     def part(self, step: float, *rows: Any) -> torch.Tensor:
-        """The sum over some particles, for automatic differentiation; each objective says of which rows."""
+        """The sum over some particles, for automatic differentiation. Each objective defines its own ``rows``."""
 
     def clear_gradient(self) -> None:
-        """Clear the gradient."""
+        """Set the gradient to zero."""
         sizes, device = [parameter.numel() for parameter in self.trained], self.trained[0].device
         self.gradient = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
         self._parts = dict(zip(self.trained, self.gradient.split(sizes), strict=True))
 
     def set_gradient(self, gradient: torch.Tensor) -> None:
-        """Leave a gradient in the ``trained`` one after the other with them, in their precision."""
+        """Store a gradient in the ``trained`` parameters, in their precision. It holds the gradients of all of them,
+        one after the other.
+        """
         parts = gradient.to(self.trained[0].dtype).split([parameter.numel() for parameter in self.trained])
         for parameter, part in zip(self.trained, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
     def gradient_of(self, parameter: nn.Parameter) -> torch.Tensor:
-        """The gradient in one of the ``trained`` so far, of this rank's particles; float64."""
+        """The accumulated gradient with respect to one of the ``trained`` parameters, from the particles of this rank;
+        float64.
+        """
         return self._parts[parameter].view_as(parameter)
 
     def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Value, and gradient in the ``trained`` one after the other if it is wanted; float64."""
+        """The value and, if wanted, the gradient with respect to all ``trained`` parameters, one after the other;
+        float64.
+        """
         trained, value = self.trained, torch.zeros((), dtype=torch.float64, device=self.gradient.device)
         gradient = torch.zeros_like(self.gradient)
         with in_order(self.together):
@@ -99,7 +108,7 @@ class Objective(nn.Module, Generic[Field]):
 
 
 class _Sum(torch.autograd.Function):
-    """An objective's value as a function of the trained parameters."""
+    """The value of an objective as a function of the trained parameters."""
 
     @staticmethod
     def forward(
@@ -119,7 +128,9 @@ class _Sum(torch.autograd.Function):
 
 
 class JKOObjective(Objective[ControlField]):
-    """J(u) − J(0): the constant J(0) = mean ½|v|² would drown the differences between fields."""
+    """J(u) − J(0). The constant J(0) = mean ½|v|² is subtracted because it is much larger than the differences between
+    fields.
+    """
 
     def __init__(
         self,
@@ -136,9 +147,9 @@ class JKOObjective(Objective[ControlField]):
         """The sum over some particles.
 
         Args:
-            rows: z, the inputs of the control field [n, ...]; the pushed velocities ṽ [n, dv], with a control variate
-                its drag; the part of the whole mass that each particle is [n]; ∂z/∂ṽ_j [n, dv, inputs] where it is not
-                simply the velocity among the inputs; the part of ∇v·u that a control variate knows the average of [n].
+            rows: the inputs z of the control field [n, ...]; the pushed velocities ṽ [n, dv], or with a control variate
+                its drag; the share of the total mass that each particle has [n]; ∂z/∂ṽ_j [n, dv, inputs], or None if
+                the last inputs are the velocity; the part of ∇v·u whose average a control variate knows [n], or None.
         """
         z, v, share, tangents, known = rows
         control = self.control
@@ -159,7 +170,7 @@ class JKOObjective(Objective[ControlField]):
         return (share * (running + kinetic - self.operator.temperature * log_det)).sum()
 
     def evaluate(self, step: float, *rows: Any, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        z, v, share, tangents, known = (*rows, None, None)[:5]  # mostly there are neither
+        z, v, share, tangents, known = (*rows, None, None)[:5]  # usually there are no tangents and no control variate
         control = self.control
         if tangents is not None or not fused(control.widths, z, v, share, control.layers[0].weight):
             return super().evaluate(step, z, v, share, tangents, known, with_gradient=with_gradient)
@@ -167,7 +178,7 @@ class JKOObjective(Objective[ControlField]):
         return fused_objective((z, v, share, known), self.trained, settings, with_gradient=with_gradient)
 
     def settings(self, step: float, unit: float, finer: float = 0.0) -> Settings:
-        """What a kernel is told of the functional, whose sums are rounded to ``unit``."""
+        """The settings of the functional for a kernel, whose sums are rounded to ``unit``."""
         return Settings(
             self.control.activation,
             self.logdet,
@@ -181,12 +192,13 @@ class JKOObjective(Objective[ControlField]):
 
 
 class DensityObjective(Objective[PotentialField]):
-    """½ of the mean square of what ψ = Σ_m c_m g_m leaves of the log-density that the particles carry, for its hidden
-    layers, at the c that is best for them: so its derivative along c is 0, and the gradient that at fixed c.
+    """Half the mean square of log f − ψ, for ψ = Σ_m c_m g_m and the log f that the particles carry. Its hidden layers
+    are trained. c is the best fit for these layers, so the derivative along c is 0, and the gradient is the one at
+    fixed c.
 
     Args:
         mass: ∫f.
-        lengths: of the box in which particles are [dx], inside its walls, or None in unbounded space.
+        lengths: of the box in which particles are [dx], inside its walls; None in unbounded space.
     """
 
     def __init__(
@@ -205,8 +217,8 @@ class DensityObjective(Objective[PotentialField]):
         """The sum over some particles.
 
         Args:
-            rows: z, the inputs of ψ [n, inputs]; what ψ is to be [n]; the weight of each particle [n]; its
-                coefficients [M].
+            rows: the inputs z of ψ [n, inputs]; the target values of ψ [n]; the weight of each particle [n]; the
+                coefficients of ψ [M].
         """
         z, wanted, share, c = rows
         missed = self.control.functions(z).double() @ c - wanted
@@ -239,17 +251,18 @@ class DensityObjective(Objective[PotentialField]):
 
 
 def in_pieces(rows: torch.Tensor, together: int) -> torch.Tensor:
-    """Rows [n, k] as matrices of those that are added up together [pieces, together, k], the last filled with zeros."""
-    if together > BLOCK:  # not meant to have the same bits on any ranks
+    """Rows [n, k] as pieces that are added before rounding [pieces, together, k]; zeros fill up the last piece."""
+    if together > BLOCK:  # too large a piece for the same bits on any number of ranks
         together = min(together, max(len(rows), 1))
     return filled(rows, together).view(-1, together, rows.shape[1])
 
 
 def continued_log(determinants: torch.Tensor) -> torch.Tensor:
-    """log d, continued below d = 0.1 by its second-order Taylor polynomial there: C², concave, finite for any d.
+    """log d. Below d = 0.1 it is continued by its second-order Taylor polynomial at that point: C², concave, finite for
+    any d.
 
-    So an optimiser that overshot finds back. Only the objective does this: a step that is taken has its true
-    determinant, checked for every particle.
+    So an optimiser that overshot can return. Only the objective uses this continuation. A step that is taken has its
+    true determinant, which is checked for every particle.
     """
     d0 = CONTINUE_BELOW
     below = (determinants - d0) / d0
@@ -263,9 +276,9 @@ def linear_part(jacobian: torch.Tensor, step: float) -> torch.Tensor:
 
 
 def tracked_log_det(jacobian: torch.Tensor, step: float, logdet: Literal["exact", "linear"]) -> torch.Tensor:
-    """ℓ as a step that is taken has it, by which log f falls: log det(I + h ∇v u) or h ∇v·u, [n].
+    """ℓ of a step that is taken: log det(I + h ∇v u) or h ∇v·u, [n]. log f falls by ℓ.
 
-    NaN where the map is not orientation-preserving: such a step must not be taken.
+    It is NaN where the map reverses orientation. Such a step must not be taken.
     """
     if logdet == "linear":
         return step * jacobian.diagonal(dim1=1, dim2=2).sum(1)

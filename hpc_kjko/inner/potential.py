@@ -2,10 +2,13 @@
 
     ψ = Σ_m c_m g_m(x, v),    u = ∇v Φ,    Φ = Σ_m k_m g_m(x, v)
 
-with the same g, the last hidden layer of a small tanh network and some monomials of v alone and times what x enters as;
-ψ has functions of x alone besides, and Φ has v_k³/6 and v_k⁴/24: their averages tie it to the sample, but a ψ that is
-fitted with them follows log f no better and E5's entropy is worse (docs/research.md). The exact control field
-−κ (v + T ∇v log f) is a gradient in v, and a gradient's Jacobian is symmetric: −log det(I + h ∇v u) is convex in k.
+Both use the same functions g. These are the last hidden layer of a small tanh network, monomials of v, and products of
+v with the inputs made from x. ψ also has functions of x alone. Φ also has v_k³/6 and v_k⁴/24. The averages of these two
+tie Φ to the sample. But a ψ that is fitted with them follows log f no better, and the entropy of experiment E5 is worse
+(docs/research.md).
+
+The exact control field −κ (v + T ∇v log f) is a gradient in v. The Jacobian of a gradient is symmetric, so −log det(I +
+h ∇v u) is convex in k.
 """
 
 from __future__ import annotations
@@ -22,21 +25,23 @@ from hpc_kjko.inner.control import features
 from hpc_kjko.kernels.potential import Network
 from hpc_kjko.particles.state import at_once
 
-#: Networks see multiples of so many rows: products of a few rows add up in another order than of many.
+#: The number of rows that a network sees is a multiple of this. A product of few rows is added in another order than a
+#: product of many.
 ROWS = 128
-#: The functions and derivatives of so many particles fit into a core's cache; on a GPU many more are handled at once.
+#: The functions and derivatives of this many particles fit into the cache of a core. A GPU handles many more at once.
 CACHED = 2048
-#: And where a kernel keeps these, numbers of so many.
+#: Particles at a time where a kernel keeps the functions to itself and returns a few numbers for each particle.
 FUSED = 8192
-#: How many times wider than a later one the first layer is drawn: beams are narrower than the bath's thermal speed.
+#: The weights of the first layer are drawn this much wider than those of later ones: beams are narrower than the
+#: thermal speed of the bath.
 FIRST_LAYER = 3.0
 
 
 class PotentialField(nn.Module):
     """The functions g, and the control field u = ∇v Φ.
 
-    ψ's functions are those that depend on v, ``shared`` in number, then those of x alone. Φ's are the shared ones, then
-    powers of v.
+    The functions of ψ are those that depend on v, ``shared`` in number, then those of x alone. The functions of Φ are
+    the shared ones, then the powers v_k³/6 and v_k⁴/24.
 
     Args:
         periods: box lengths [dx], or None in unbounded space.
@@ -45,11 +50,11 @@ class PotentialField(nn.Module):
         seed: of the random layers; the same on every rank and in every precision.
     """
 
-    #: k of Φ's functions [shared + 2 dv], float64. No buffer, which DistributedDataParallel would
-    #: broadcast before every one of Adam's steps.
+    #: k of the functions of Φ [shared + 2 dv], float64. It is no buffer, because DistributedDataParallel would
+    #: broadcast buffers before every Adam step.
     coefficients: torch.Tensor
     layers: Sequence[nn.Linear]
-    #: As a control field has it: nothing leads past the hidden layers but the monomials.
+    #: The attribute exists as in a control field. Only the monomials bypass the hidden layers.
     skip = None
 
     def __init__(
@@ -79,31 +84,31 @@ class PotentialField(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of the last hidden layer: the first of the functions."""
+        """The width of the last hidden layer, whose outputs are the first functions."""
         return self.layers[-1].out_features
 
     @property
     def shared(self) -> int:
-        """How many functions ψ and Φ share: the hidden layer, v_k, v_k v_m, then monomials of v and x."""
+        """The number of functions that ψ and Φ share: the hidden layer, v_k, v_k v_m, then monomials of v and x."""
         dv, beside = self.velocity_dims, self._beside
         return self.width + dv + dv * (dv + 1) // 2 + dv * beside + (beside if self.periods else 0)
 
     @property
     def of_density(self) -> int:
-        """How many functions ψ has."""
+        """The number of functions of ψ."""
         beside = self._beside
         return self.shared + beside + (0 if self.periods else beside * (beside + 1) // 2) + 1
 
     @property
     def of_velocity(self) -> np.ndarray:
-        """Where among Φ's functions the monomials of v alone are: v_k, v_k v_m, v_k³/6 and v_k⁴/24."""
+        """The indices of the monomials of v alone among the functions of Φ: v_k, v_k v_m, v_k³/6 and v_k⁴/24."""
         dv, width, shared = self.velocity_dims, self.width, self.shared
         low = np.arange(width, width + dv + dv * (dv + 1) // 2)
         return np.concatenate([low, np.arange(shared, shared + 2 * dv)])
 
     @property
     def _beside(self) -> int:
-        """Inputs beside v."""
+        """The inputs that precede v."""
         return self.layers[0].in_features - self.velocity_dims
 
     def features(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -111,7 +116,7 @@ class PotentialField(nn.Module):
         return features(x, v, self.periods)
 
     def hidden_layers(self, z: torch.Tensor) -> list[torch.Tensor]:
-        """Every hidden layer at inputs z, the last of them last: [n, width of the layer]."""
+        """All hidden layers at inputs z, from the first to the last: [n, width of the layer] each."""
         h, layers = padded(z), []
         for layer in self.layers:
             h = _tanh(layer(h))
@@ -123,12 +128,12 @@ class PotentialField(nn.Module):
         return self.hidden_layers(z)[-1]
 
     def velocity_monomials(self, z: torch.Tensor) -> torch.Tensor:
-        """Φ's functions of v alone at inputs z, in the order of :attr:`of_velocity`."""
+        """The functions of Φ that depend on v alone, at inputs z, in the order of :attr:`of_velocity`."""
         v = z[:, self._beside :]
         return torch.cat([v, _products(v), v**3 / 6, v**4 / 24], dim=1)
 
     def monomials(self, z: torch.Tensor) -> torch.Tensor:
-        """The rest of ψ's functions at inputs z: those of v, then those of x alone, the last of which is 1."""
+        """The other functions of ψ at inputs z: those of v, then those of x alone. The last one is 1."""
         x, v = z[:, : self._beside], z[:, self._beside :]
         parts = [v, _products(v), (v[:, :, None] * x[:, None]).flatten(1)]
         if self.periods:
@@ -138,37 +143,38 @@ class PotentialField(nn.Module):
         return torch.cat([*parts, torch.ones_like(z[:, :1])], dim=1)
 
     def functions(self, z: torch.Tensor) -> torch.Tensor:
-        """All of ψ's g [n, M] at inputs z."""
+        """All functions g of ψ [n, M] at inputs z."""
         return torch.cat([self.hidden(z), self.monomials(z)], dim=1)
 
     def derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """∂g/∂v_j [n, dv, shared + 2 dv] and ∂²g/∂v_k∂v_m [n, pairs, shared + 2 dv] of Φ's functions."""
+        """∂g/∂v_j [n, dv, shared + 2 dv] and ∂²g/∂v_k∂v_m [n, pairs, shared + 2 dv] of the functions of Φ."""
         along, bent = self._hidden_derivatives(z)
         first, second = self.monomial_derivatives(z)
         return torch.cat([along, first], -1), torch.cat([bent, second], -1)
 
     def first_derivatives(self, z: torch.Tensor) -> torch.Tensor:
-        """∂g/∂v_j [n, dv, shared + 2 dv] of Φ's functions."""
+        """∂g/∂v_j [n, dv, shared + 2 dv] of the functions of Φ."""
         return torch.cat([self._hidden_slopes(z)[0][-1][: len(z)], self.monomial_derivatives(z)[0]], -1)
 
     @property
     def network(self) -> Network:
-        """The functions as native kernels take them."""
+        """The functions in the form that native kernels take."""
         layers = [(layer.weight, layer.bias) for layer in self.layers]
         return Network(layers, self.velocity_dims, self.periods is not None)
 
     @property
     def at_once(self) -> int:
-        """Particles to be handled at a time where only numbers of each are wanted."""
+        """The number of particles handled at a time if only a few numbers of each are wanted."""
         weight = self.layers[0].weight
         return at_once(FUSED if self.network.takes(weight) else CACHED, weight.device)
 
     @torch.no_grad()
     def values(self, z: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """Σ c_m g_m at inputs z, of one set of coefficients after the other: [sets, n], float64.
+        """Σ c_m g_m at inputs z, for each set of coefficients: [sets, n], float64.
 
         Args:
-            coefficients: of ψ's functions, then of v_k³/6 and v_k⁴/24 [sets, M + 2 dv]; or of ψ's alone [sets, M].
+            coefficients: of the functions of ψ, then of v_k³/6 and v_k⁴/24 [sets, M + 2 dv]; or of those of ψ alone
+                [sets, M].
         """
         missing = self.of_density + 2 * self.velocity_dims - coefficients.shape[1]
         coefficients = nn.functional.pad(coefficients, (0, missing))
@@ -180,8 +186,10 @@ class PotentialField(nn.Module):
 
     @torch.no_grad()
     def slopes(self, z: torch.Tensor, coefficients: torch.Tensor, bent: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """∇v Φ at inputs z, of one set of coefficients [shared + 2 dv] after the other: [sets, n, dv]; and ∇v∇v Φ of
-        the first ``bent`` sets [bent, n, dv, dv]. In the precision of z, without the derivatives of each function."""
+        """∇v Φ at inputs z for each set of coefficients [shared + 2 dv]: [sets, n, dv]; and ∇v∇v Φ for the first
+        ``bent`` sets [bent, n, dv, dv]. Both are in the precision of z. The derivatives of the single functions are not
+        formed.
+        """
         if (network := self.network).takes(z):
             return network.slopes(z, coefficients, bent)
         layers, gradients = self.hidden_layers(z), []
@@ -198,13 +206,17 @@ class PotentialField(nn.Module):
 
     @property
     def pairs(self) -> torch.Tensor:
-        """k and m ≤ k of the second derivatives that are not alike [2, pairs]: by v_1² to v_dv², then the mixed."""
+        """The index pairs (k, m), m ≤ k, of the second derivatives [2, pairs]: first v_1² to v_dv², then the mixed
+        ones.
+        """
         dv = self.velocity_dims
         axes = torch.arange(dv)
         return torch.cat([torch.stack([axes, axes]), torch.tril_indices(dv, dv, -1)], dim=1)
 
     def monomial_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of all but the hidden layer: [n, dv, shared + 2 dv − width] and [n, pairs, shared + 2 dv − width]."""
+        """The derivatives of all functions but the hidden layer: [n, dv, shared + 2 dv − width] and [n, pairs, shared +
+        2 dv − width].
+        """
         dv, (later, earlier) = self.velocity_dims, self.pairs.tolist()
         first = torch.zeros(len(z), dv, len(self.coefficients) - self.width, dtype=z.dtype, device=z.device)
         second = torch.zeros(len(z), len(later), first.shape[2], dtype=z.dtype, device=z.device)
@@ -231,8 +243,9 @@ class PotentialField(nn.Module):
         return first, second
 
     def _hidden_slopes(self, z: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-        """Of every hidden layer, at padded inputs: its first derivatives [n, dv, width], those of what tanh is taken
-        of, and the layer itself [n, width]."""
+        """For every hidden layer, at padded inputs: its first derivatives [n, dv, width], the first derivatives of the
+        argument of tanh, and the layer itself [n, width].
+        """
         h = padded(z)
         along = torch.eye(h.shape[1], dtype=z.dtype, device=z.device)[None, -self.velocity_dims :]
         first, inner, layers = [], [], []
@@ -245,7 +258,7 @@ class PotentialField(nn.Module):
         return first, inner, layers
 
     def _hidden_derivatives(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the last hidden layer: [n, dv, width] and [n, pairs, width]."""
+        """The derivatives of the last hidden layer: [n, dv, width] and [n, pairs, width]."""
         later, earlier = self.pairs.to(z.device)
         second: torch.Tensor | None = None
         for layer, along, inner, h in zip(self.layers, *self._hidden_slopes(z), strict=True):
@@ -256,7 +269,7 @@ class PotentialField(nn.Module):
         return along[: len(z)], second[: len(z)]
 
     def matrix(self, values: torch.Tensor) -> torch.Tensor:
-        """Symmetric matrices [n, dv, dv] from what they have at the pairs [n, pairs]."""
+        """Symmetric matrices [n, dv, dv] from their entries at the index pairs [n, pairs]."""
         later, earlier = self.pairs.to(values.device)
         found = values.new_empty(len(values), self.velocity_dims, self.velocity_dims)
         found[:, later, earlier] = values
@@ -265,19 +278,19 @@ class PotentialField(nn.Module):
 
 
 def number_of_functions(width: int, space_dims: int, velocity_dims: int, periodic: bool) -> int:
-    """How many functions ψ and Φ have together, with a last hidden layer of some width."""
+    """The number of different functions in ψ and Φ together, for a last hidden layer of this width."""
     dv, beside = velocity_dims, (2 if periodic else 1) * space_dims
     of_x = 2 * beside if periodic else beside * (beside + 3) // 2
     return width + dv * (3 + beside) + dv * (dv + 1) // 2 + of_x + 1
 
 
 def padded(z: torch.Tensor) -> torch.Tensor:
-    """Rows of zeros below z, up to a multiple of ROWS."""
+    """z with rows of zeros appended, up to a multiple of ROWS."""
     return filled(z, ROWS)
 
 
 def filled(rows: torch.Tensor, together: int) -> torch.Tensor:
-    """Rows of zeros below rows [n, k], up to a multiple of ``together``: at least so many."""
+    """Rows [n, k] with rows of zeros appended, up to a multiple of ``together``, and to at least that number."""
     missing = -len(rows) % together if len(rows) else together
     return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
@@ -289,10 +302,12 @@ def _products(y: torch.Tensor) -> torch.Tensor:
 
 
 def _tanh(a: torch.Tensor) -> torch.Tensor:
-    """tanh to absolute rounding errors, in a third of the time that torch takes for relative ones."""
+    """tanh to an absolute rounding error, in a third of the time that torch takes for a relative one."""
     return 2 * torch.sigmoid(2 * a) - 1
 
 
 def combined(functions: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-    """Σ_m c_m g_m [n, ...] from functions [n, ..., M]: each row by itself, so that its bits depend on no other."""
+    """Σ_m c_m g_m [n, ...] from functions [n, ..., M]. Each row is computed by itself, so its bits do not depend on
+    other rows.
+    """
     return (functions * coefficients.to(functions.dtype)).sum(-1)

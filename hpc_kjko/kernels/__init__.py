@@ -1,9 +1,9 @@
-"""Native kernels and the choice between them and their torch twins.
+"""Native kernels, and the choice between them and their torch twins.
 
-The compiled module `_kernels` is optional: an install without a C++ compiler has none, and everything then
-runs in torch. The environment variable KJKO_KERNELS decides, read at each call: unset takes the native
-kernels where there are any, `torch` never, `native` always (an error where there are none). On a GPU the native
-kernels are those of `cuda`, which need no compiled module but CuPy.
+The compiled module `_kernels` is optional. An installation without a C++ compiler lacks it, and torch then does
+everything. The environment variable KJKO_KERNELS selects the kernels, and is read at each call. If it is not set,
+native kernels are used if there are any. `torch` never uses them. `native` always uses them, and is an error if there
+are none. The native kernels for a GPU are those of `cuda`, which need CuPy but no compiled module.
 """
 
 import importlib
@@ -17,18 +17,18 @@ from typing import Any
 from hpc_kjko.kernels.constants import MOST_INPUTS, MOST_VELOCITY_DIMS, WIDTHS
 
 _VARIABLE = "KJKO_KERNELS"
-_NOTE = Path(__file__).with_name("_not_built.txt")  # written by setup.py when the build fell back
+_NOTE = Path(__file__).with_name("_not_built.txt")  # setup.py writes it if the build failed
 
 
 class Backend(Enum):
-    """Where the kernels come from."""
+    """Which kernels are used."""
 
     NATIVE = "native"
     TORCH = "torch"
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    """The compiled module, or None and the reason why there is none."""
+    """The compiled module, or None and the reason why it is missing."""
     name = f"{__name__}._kernels"
     try:
         return importlib.import_module(name), ""
@@ -38,7 +38,7 @@ def _load() -> tuple[ModuleType | None, str]:
         if _NOTE.is_file():
             return None, _NOTE.read_text(encoding="utf-8").strip()
         return None, "not built for this Python; pip install builds it"
-    except ImportError as error:  # it is there but does not load: a shared library is missing, say
+    except ImportError as error:  # the file exists but does not load, for example because a shared library is missing
         return None, f"it does not load: {error}"
 
 
@@ -51,7 +51,7 @@ def available() -> bool:
 
 
 def backend() -> Backend:
-    """The backend in use: KJKO_KERNELS where it is set, else native where available."""
+    """The backend in use: that of KJKO_KERNELS if it is set, otherwise native if available."""
     if "KJKO_ISA=" in _why_not:
         raise ValueError(_why_not.removeprefix("it does not load: "))
     wanted = _wanted()
@@ -63,8 +63,8 @@ def backend() -> Backend:
 
 
 def has_network(widths: Sequence[int]) -> bool:
-    """Whether a network of such widths (inputs, hidden layers, dv) has the kernels that are compiled for each width: of
-    the objective, of the moments and, on a GPU, of the field.
+    """Whether a network of these widths (inputs, hidden layers, dv) has the kernels that are compiled for each width:
+    those of the objective, of the moments and, on a GPU, of the field.
     """
     if len(widths) != 4:
         return False
@@ -73,8 +73,11 @@ def has_network(widths: Sequence[int]) -> bool:
 
 
 def cuda_wanted(possible: bool) -> bool:
-    """Whether a GPU's kernels are in use, where they are possible; ImportError where they are not but KJKO_KERNELS
-    asks for them."""
+    """Whether the kernels for a GPU are used, if ``possible``.
+
+    Raises:
+        ImportError: they are not possible, but KJKO_KERNELS asks for them.
+    """
     wanted = _wanted()
     if wanted is Backend.NATIVE and not possible:
         raise ImportError(
@@ -86,7 +89,7 @@ def cuda_wanted(possible: bool) -> bool:
 
 
 def _wanted() -> Backend | None:
-    """What KJKO_KERNELS says."""
+    """The value of KJKO_KERNELS."""
     wanted = os.environ.get(_VARIABLE)
     if wanted and wanted not in {b.value for b in Backend}:
         raise ValueError(f"{_VARIABLE}={wanted!r} is not known: use 'native' or 'torch', or unset it.")
@@ -94,7 +97,11 @@ def _wanted() -> Backend | None:
 
 
 def require() -> ModuleType:
-    """The compiled module; ImportError with advice where there is none."""
+    """The compiled module.
+
+    Raises:
+        ImportError: there is none; the message says how to get it.
+    """
     if _kernels is None:
         raise ImportError(
             f"The native kernels were asked for, but hpc_kjko has no native module: {_why_not}. "
@@ -105,12 +112,16 @@ def require() -> ModuleType:
 
 
 def build_info() -> dict[str, Any]:
-    """How the compiled module was built and what it finds here; ImportError where there is none."""
+    """How the compiled module was built, and the instruction sets of this CPU.
+
+    Raises:
+        ImportError: there is no compiled module.
+    """
     return require().build_info()
 
 
 def describe() -> str:
-    """One phrase for logs: which kernels run and, for the fallback, why."""
+    """A short text for logs: which kernels run and, without native ones, why."""
     if backend() is Backend.NATIVE:
         info = build_info()
         threads = info["max_threads"]

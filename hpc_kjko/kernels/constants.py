@@ -1,4 +1,6 @@
-"""Numbers that kernels, their launch and their torch twins agree on: read from math/constants.hpp, where they stand."""
+"""Constants shared by kernels, their launch and their torch twins. They are defined in math/constants.hpp and read from
+it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ _TEXT = Path(__file__).with_name("math").joinpath("constants.hpp").read_text(enc
 
 
 def _values(name: str) -> tuple[float, ...]:
-    """What the header says of a name: numbers as C++ writes them, one or several in braces."""
+    """The values of a name in the header, which C++ writes as one number, or as several in braces."""
     found = re.search(rf"^constexpr \w+ {name}(?:\[\])? = {{?([^;}}]+)}}?;$", _TEXT, re.MULTILINE)
     if found is None:
         raise ValueError(f"math/constants.hpp has no {name}")
@@ -21,18 +23,19 @@ def _integer(name: str) -> int:
     return int(_values(name)[0])
 
 
-#: Widths of hidden layers that there are kernels of the objective for; the most inputs and velocity dimensions.
+#: Widths of hidden layers for which the objective has kernels; the largest numbers of inputs and of velocity
+#: dimensions.
 WIDTHS = tuple(map(int, _values("WIDTHS")))
 MOST_INPUTS, MOST_VELOCITY_DIMS = _integer("MOST_INPUTS"), _integer("MOST_VELOCITY_DIMS")
-#: The most layers and the largest width of the networks that the CPU's kernel of the field takes.
+#: The largest number of layers, and the largest width, of networks that the CPU kernel of the field takes.
 MOST_FIELD_LAYERS, MOST_FIELD_WIDTH = _integer("MOST_FIELD_LAYERS"), _integer("MOST_FIELD_WIDTH")
-#: Of leaky_relu below 0.
+#: The slope of leaky_relu below 0.
 LEAKY_SLOPE = _values("LEAKY_SLOPE")[0]
 #: Below this determinant the objective continues log det smoothly.
 CONTINUE_BELOW = _values("CONTINUE_BELOW")[0]
-#: So many units added and subtracted again round a number of float64 to whole ones.
+#: Adding and then subtracting this many units rounds a float64 number to whole units.
 ROUNDING_SHIFT = _values("ROUNDING_SHIFT")[0]
-#: The most particles to a sum in single precision, and to one of moments.
+#: The largest number of particles in a sum in single precision, and in a sum of moments.
 CHUNK, MOMENTS_CHUNK = _integer("CHUNK"), _integer("MOMENTS_CHUNK")
-#: Threads of a block on a GPU that take a particle each.
+#: Number of threads of a CUDA thread block that handle one particle each.
 PARTICLE_THREADS = _integer("PARTICLE_THREADS")

@@ -1,4 +1,6 @@
-"""The control field and its Jacobian from one fused pass over the particles; hpc_kjko/inner/control.py is its twin."""
+"""The control field and its Jacobian from one fused pass over the particles; hpc_kjko/inner/control.py is its torch
+twin.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from hpc_kjko.kernels.cuda import network as cuda_network
 
 
 def fused(widths: Sequence[int], z: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether the kernel is in use for a network of such widths (inputs, hidden layers, dv) at inputs z.
+    """Whether the kernel is used for a network of these widths (inputs, hidden layers, dv) at inputs z.
 
-    It knows no automatic differentiation.
+    The kernel has no automatic differentiation.
     """
     if torch.is_grad_enabled() or z.dtype != weight.dtype or z.dtype not in (torch.float32, torch.float64):
         return False
@@ -33,7 +35,8 @@ def field(
     *,
     activation: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """u [n, dv] and its Jacobian [n, dv, dv] in the last dv of the inputs z [n, inputs]. Bits are each particle's own.
+    """u [n, dv] and its Jacobian [n, dv, dv] with respect to the last dv of the inputs z [n, inputs]. The bits of a
+    particle do not depend on the others.
 
     Args:
         layers: weights and biases.

@@ -1,4 +1,6 @@
-"""The JKO functional with its gradient from one fused pass over the particles: twin of hpc_kjko/inner/objective.py."""
+"""The JKO functional with its gradient from one fused pass over the particles; hpc_kjko/inner/objective.py is its torch
+twin.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from hpc_kjko.kernels.settings import Settings
 
 
 def fused(widths: Sequence[int], *tensors: torch.Tensor) -> bool:
-    """Whether a kernel is in use for a network of such widths (inputs, hidden layers, dv) and such tensors."""
+    """Whether a kernel is used for a network of these widths (inputs, hidden layers, dv) and for such tensors."""
     if any(tensor.dtype != torch.float32 for tensor in tensors) or not has_network(widths):
         return False
     return cuda.take(*tensors) or (_on_cpu(*tensors) and backend() is Backend.NATIVE)
@@ -25,16 +27,20 @@ def _on_cpu(*tensors: torch.Tensor) -> bool:
 
 
 def _arguments(particles: Particles, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-    """Particles and parameters as the module takes them: weights and biases of three layers, then a skip or None."""
+    """Particles and parameters in the form that the module takes: weights and biases of three layers, then a skip or
+    None.
+    """
     z, v, share, known = particles
     skip = [None] if len(parameters) == 6 else []
-    return [z, v, share.contiguous(), known, *(p.detach() for p in parameters), *skip]  # equal shares are one number
+    # equal shares are stored as one number
+    return [z, v, share.contiguous(), known, *(p.detach() for p in parameters), *skip]
 
 
 def moments(
     particles: Particles, parameters: Sequence[torch.Tensor], settings: Settings, *, whole: bool
 ) -> torch.Tensor:
-    """What :class:`hpc_kjko.inner.solvers.varpro.VarproSolver` sums over some particles, flat, in its order; float64.
+    """The sums over some particles that :class:`hpc_kjko.inner.solvers.varpro.VarproSolver` needs, flat, in its order;
+    float64.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
@@ -50,7 +56,8 @@ def moments(
 def objective(
     particles: Particles, parameters: Sequence[torch.Tensor], settings: Settings, *, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """J's part of some particles, and its gradient in all parameters one after the other if it is wanted; float64.
+    """The part of J from some particles and, if wanted, its gradient with respect to all parameters, one after the
+    other; float64.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.

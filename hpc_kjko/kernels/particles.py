@@ -1,6 +1,6 @@
 """Native passes over particles on the periodic mesh: drift, deposit, gather, kick. Their torch twins are in `mesh`.
 
-On a GPU they are those of `cuda.particles`, all but the mass matrix.
+On a GPU they are those of `cuda.particles`. There is no mass matrix on a GPU.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 from hpc_kjko.kernels import Backend, backend, cuda, require
 from hpc_kjko.kernels.cuda import particles as cuda_particles
 
-#: A mesh as the kernels take it: cells, lengths, order of the shape functions.
+#: A mesh in the form that the kernels take: cells, lengths, order of the shape functions.
 Mesh = tuple[Sequence[int], Sequence[float], int]
 
 
 def take(x: torch.Tensor) -> bool:
-    """Whether the kernels are in use and made for these positions."""
+    """Whether the kernels are used for these positions."""
     return x.dtype in (torch.float32, torch.float64) and (_take_on_cpu(x) or cuda.take(x))
 
 
 def take_mass_matrix(x: torch.Tensor) -> bool:
-    """The same for :func:`mass_matrix`, which there is no kernel of a GPU for."""
+    """Whether :func:`mass_matrix` is used for these positions. It has no kernel for a GPU."""
     return take(x) and _take_on_cpu(x)
 
 
@@ -42,7 +42,7 @@ def drift(x: torch.Tensor, v: torch.Tensor, duration: float, lengths: Sequence[f
 
 
 def deposit(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, unit: float) -> torch.Tensor:
-    """Densities [m, *cells] of quantities [m, n]; NaN everywhere if a position is not finite."""
+    """Densities [m, *cells] of quantities [m, n]; NaN at all nodes if a position is not finite."""
     return _deposited(mesh, x, quantities, unit)
 
 
@@ -64,7 +64,7 @@ def _deposited(mesh: Mesh, x: torch.Tensor, quantities: torch.Tensor, unit: floa
 
 
 def mass_matrix(mesh: Mesh, distances: int, x: torch.Tensor, weight: torch.Tensor, unit: float) -> torch.Tensor:
-    """Entries [distances, *cells] of the mass matrix; NaN everywhere if a position is not finite."""
+    """Entries [distances, *cells] of the mass matrix; NaN at all nodes if a position is not finite."""
     entries = torch.empty(distances, math.prod(mesh[0]), dtype=torch.float64)
     if require().mass_matrix(*mesh, x.contiguous(), weight.double()[None], unit, entries):
         entries.fill_(math.nan)

@@ -1,4 +1,4 @@
-"""What kernels are told of the functional, as one frozen value."""
+"""The settings of the functional for kernels, as one frozen value."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for every particle: ``Settings`` of math/settings.hpp has the same, and says the same of it.
+    """Settings that are the same for every particle. ``Settings`` of math/settings.hpp has the same attributes.
 
     Attributes:
-        activation: of the control field's hidden layers.
-        logdet: what ℓ in the functional is: log det(I + h ∇v u) or h ∇v·u.
+        activation: of the hidden layers of the control field.
+        logdet: ℓ in the functional: log det(I + h ∇v u) or h ∇v·u.
         step: h.
-        collision_strength: κ, which has no part in moments.
+        collision_strength: κ, which moments do not use.
         temperature: T.
-        together: particles that are added up before their sum is rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`).
-        unit: 0 rounds nothing.
-        finer: of moments: part of the unit that what this leaves of log det is rounded to.
+        together: size of a piece: the number of particles that are added before their sum is rounded to ``unit``
+            (:mod:`hpc_kjko.particles.exact`).
+        unit: 0 for no rounding.
+        finer: for moments: the fraction of the unit to which the remainder of log det is rounded.
     """
 
     activation: Literal["tanh", "leaky_relu"]
@@ -31,13 +32,15 @@ class Settings:
     finer: float = 0.0
 
     def within(self, most: int) -> Settings:
-        """The same with no more than so many particles added up together."""
+        """The same settings, with at most ``most`` particles in a piece."""
         return replace(self, together=min(self.together, most))
 
     @property
     def tanh(self) -> bool:
+        """Whether the activation is tanh; otherwise it is leaky_relu."""
         return self.activation == "tanh"
 
     @property
     def exact(self) -> bool:
+        """Whether ℓ is log det(I + h ∇v u); otherwise it is h ∇v·u."""
         return self.logdet == "exact"

@@ -1,1 +1,1 @@
-"""Ranks, devices, and what a node allows."""
+"""MPI ranks, devices, and the memory limits of a node."""

@@ -1,8 +1,8 @@
-"""Ranks, devices and collective operations: every MPI and torch.distributed call of the project lives here.
+"""Ranks, devices and collective operations. All MPI and torch.distributed calls of the project are in this module.
 
-MPI is initialised when :meth:`Communicator.world` is called, never on import. Ranks form one torch process group
-(NCCL when every rank has its own GPU, gloo otherwise) which DistributedDataParallel needs; on the CPU the gradients
-themselves travel through MPI, which is several times faster than gloo and gives every rank the same bits.
+MPI is initialised by :meth:`Communicator.world`, not on import. The ranks form one torch process group, which
+DistributedDataParallel needs: NCCL if every rank has its own GPU, otherwise gloo. On CPUs the gradients are summed by
+MPI, which is several times faster than gloo and gives the same bits on every rank.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import torch
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.parallel.launcher import promised_ranks
 
-#: Most elements of one message: MPI counts them in 32 bits, and its displacements too. Longer arrays go in pieces.
+#: Largest number of elements in one message, because MPI counts them in 32 bits. Longer arrays are sent in pieces.
 MOST_ELEMENTS = 2**28
 _EXCHANGE_TAG = 7
 
 
 class Communicator:
-    """The ranks of a run, the device of this rank, and the few collectives that the method needs.
+    """The ranks of a run, the device of this rank, and the collective operations of the method.
 
-    Attributes: ``rank``, ``size``; ``local_rank``, ``local_size`` (ranks of the same node); ``device``
-    (a GPU or ``cpu``); ``library`` (the MPI library's own words, or why there is none).
+    Attributes: ``rank``, ``size``; ``local_rank``, ``local_size`` (ranks on the same node); ``device`` (a GPU or
+    ``cpu``); ``library`` (the name that the MPI library gives itself, or the reason why there is none).
     """
 
     def __init__(self, mpi_comm: Any = None, library: str = "no MPI: one rank"):
@@ -55,7 +55,8 @@ class Communicator:
         Raises:
             UserError: the launcher started several processes but this MPI sees only one.
         """
-        promised = promised_ranks()  # so that ranks started by another MPI's mpirun do not run as N copies
+        # otherwise ranks started by the mpirun of another MPI would run as independent copies
+        promised = promised_ranks()
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as failure:
@@ -75,26 +76,26 @@ class Communicator:
 
     @property
     def is_root(self) -> bool:
-        """True on rank 0, which alone prints, solves the field and owns small files."""
+        """True on rank 0, the only rank that prints and writes small files."""
         return self.rank == 0
 
     @property
     def mpi(self) -> Any:
-        """The mpi4py communicator for MPI-IO, or None when running without MPI."""
+        """The mpi4py communicator for MPI-IO, or None without MPI."""
         return self._comm
 
     def select_device(self, wanted: Literal["auto", "cpu", "cuda"]) -> None:
-        """Take a GPU of this rank's own, if every rank has one; else the CPU. Collective.
+        """Use a GPU of this rank's own if every rank has one, otherwise the CPU. Collective.
 
-        It is the one of this rank's number on its node, or the only one where the launcher shows each rank one.
+        The rank uses the GPU with its number on the node, or the only GPU if the launcher shows each rank only one.
 
         Raises:
-            UserError: ``wanted`` is "cuda" and a rank has no GPU of its own (on every rank).
+            UserError: on every rank, if ``wanted`` is "cuda" and a rank has no GPU of its own.
         """
         gpus = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
         index = self.local_rank if gpus > 1 else 0
         mine = None
-        if index < gpus:  # torch 2.4 does not tell the uuid
+        if index < gpus:  # torch 2.4 does not give the uuid
             mine = socket.gethostname(), str(getattr(torch.cuda.get_device_properties(index), "uuid", index))
         taken = self.allgather(mine)
         without = [rank for rank, gpu in enumerate(taken) if gpu is None or gpu in taken[:rank]]
@@ -111,22 +112,22 @@ class Communicator:
 
     @property
     def is_cuda_aware(self) -> bool:
-        """Whether the MPI says that it takes buffers on a GPU: Open MPI and MPICH do, by an extension of the standard.
+        """Whether the MPI library says that it accepts buffers on a GPU. Open MPI and MPICH have an extension for this.
 
-        Nothing here depends on it: the field is solved on the host, so what is deposited goes there anyway.
+        Nothing here depends on it: the field is solved on the host, so deposited densities are copied there anyway.
         """
         if self._comm is None:
             return False
         from mpi4py import MPI
 
-        with contextlib.suppress(AttributeError):  # no such extension
+        with contextlib.suppress(AttributeError):  # this MPI library does not have the extension
             return bool(ctypes.CDLL(MPI.__file__).MPIX_Query_cuda_support())
         return False
 
     # -- collectives ---------------------------------------------------------------------------------------------
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum of a float64 or int64 array over ranks, on every rank."""
+        """Sum of a float64 or int64 array over all ranks, on every rank."""
         values = np.ascontiguousarray(values)
         if self.size == 1:
             return values
@@ -136,30 +137,31 @@ class Communicator:
         return total
 
     def min(self, value: float) -> float:
-        """Smallest value over ranks, on every rank; NaN if any rank holds NaN (MPI_MIN alone would lose it)."""
+        """Smallest value over all ranks, on every rank; NaN if any rank has NaN (MPI_MIN alone would ignore it)."""
         return value if self.size == 1 else float(np.min(self._comm.allgather(value)))
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank's flag is set, on every rank."""
+        """Whether the flag of any rank is set, on every rank."""
         return bool(self.sum(np.array([float(flag)]))[0])
 
     def bcast(self, value: Any) -> Any:
-        """Rank 0's Python object, on every rank (small objects)."""
+        """The Python object of rank 0, on every rank (for small objects)."""
         return value if self.size == 1 else self._comm.bcast(value)
 
     def bcast_array(self, array: np.ndarray, root: int = 0) -> np.ndarray:
-        """The array of one rank, in place, on every rank; contiguous."""
+        """Copy the contiguous array of one rank into ``array`` on every rank, and return it."""
         if self.size > 1:
             for piece in _pieces(array):
                 self._comm.Bcast(piece, root)
         return array
 
     def allgather(self, value: Any) -> list[Any]:
-        """Every rank's Python object, on every rank (small objects)."""
+        """The Python objects of all ranks, on every rank (for small objects)."""
         return [value] if self.size == 1 else self._comm.allgather(value)
 
     def exchange(self, parts: list[np.ndarray], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """``parts[r]`` of this rank for that of rank r: what every rank has for this one, of the given shapes."""
+        """Send ``parts[r]`` to each rank r, and return the arrays that all ranks sent to this one, of the given
+        shapes."""
         if self.size == 1:
             return parts
         found = [np.empty(shape, parts[0].dtype) for shape in shapes]
@@ -174,7 +176,7 @@ class Communicator:
         return found
 
     def join(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        """Every rank's rows, one after the other, in ``whole`` on every rank."""
+        """Collect the rows of all ranks, in the order of the ranks, in ``whole`` on every rank."""
         if self.size == 1:
             whole[...] = part
             return whole
@@ -206,9 +208,9 @@ class Communicator:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Make one rank's failure inside the block everybody's: the first failing rank's error is raised on all.
+        """If a rank fails inside this block, raise the error of the first failing rank on all ranks.
 
-        The block must hold no collective call, or the ranks that did not fail would wait in it for ever.
+        The block must contain no collective call, because the ranks that did not fail would wait in it forever.
         """
         if self.size == 1:
             yield
@@ -216,7 +218,7 @@ class Communicator:
         failure = None
         try:
             yield
-        except Exception as mine:  # noqa: BLE001  (whatever it is, the other ranks must hear of it)
+        except Exception as mine:  # noqa: BLE001  (the other ranks must learn of any error)
             failure = mine
         for error in self.allgather(failure if failure is None else _portable(failure)):
             if error is not None:
@@ -224,16 +226,17 @@ class Communicator:
                 raise error from failure
 
     def abort(self, code: int = 1) -> None:
-        """End the whole job now, whatever the other ranks are waiting for."""
+        """End the whole job at once, whatever the other ranks are doing."""
         sys.stdout.flush()
         sys.stderr.flush()
         if self.size > 1:
             self._comm.Abort(code)
 
     def all_leave(self, patience: float = 5.0) -> bool:
-        """Whether all ranks end early, as this one does: they have a while to say so.
+        """Whether all ranks leave early, as this one does. The other ranks have ``patience`` seconds to say so.
 
-        If not, abort: an error that was meant to reach every rank but did not must not leave the others waiting.
+        If the result is false, call :meth:`abort`: the error did not reach every rank, and the others would wait
+        forever.
         """
         if self.size == 1:
             return True
@@ -249,8 +252,9 @@ class Communicator:
     def distribute(self, module: torch.nn.Module) -> torch.nn.Module:
         """Wrap an :class:`~hpc_kjko.inner.objective.Objective` in DistributedDataParallel.
 
-        Its float64 gradients (``gradient_of``), local sums of shares of the whole, are then summed over ranks, which
-        weights unequal (and empty) shards exactly. With one rank the module is returned as it is.
+        Its float64 gradients (``gradient_of``) are sums over the particles of a rank, with weights that add up to 1
+        over all ranks. They are summed over ranks, so unequal and empty shards are weighted exactly. With one rank the
+        module is returned unchanged.
         """
         if self.size == 1:
             return module
@@ -262,13 +266,13 @@ class Communicator:
 
     @staticmethod
     def no_sync(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Accumulate gradients locally: for every chunk of a rank's particles but the last."""
+        """Accumulate gradients locally. Used for every chunk of a rank's particles except the last."""
         if isinstance(module, torch.nn.parallel.DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Take the process group down (MPI itself is finalised by mpi4py at exit)."""
+        """Close the process group. (mpi4py finalises MPI itself at exit.)"""
         if self._process_group:
             torch.distributed.destroy_process_group()
             self._process_group = False
@@ -292,7 +296,7 @@ class Communicator:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         excepthook = sys.excepthook
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
-        sys.excepthook = excepthook  # torch's own hides which rank failed; ours aborts the job
+        sys.excepthook = excepthook  # torch's hook hides which rank failed; this one aborts the job
         self._process_group = True
 
     # -- where this rank runs ------------------------------------------------------------------------------------
@@ -305,9 +309,10 @@ class Communicator:
         return mine.index(self.rank), len(mine)
 
     def _cores_of_its_own(self) -> int:
-        """This rank's part of the cores that it may use, at least 1. Ranks that may use the same core share it.
+        """The number of cores for this rank, at least 1. Ranks that may use the same cores divide them among each
+        other.
 
-        So a rank that the launcher has bound to cores of its own has all of these; unbound ranks divide the node.
+        So a rank that the launcher has bound to cores uses all of these; unbound ranks divide the cores of the node.
         """
         mine = [(socket.gethostname(), core) for core in os.sched_getaffinity(0)]
         users = Counter(core for cores in self.allgather(mine) for core in cores)
@@ -315,15 +320,15 @@ class Communicator:
 
 
 def _pieces(array: np.ndarray) -> list[np.ndarray]:
-    """Views of a contiguous array, one after the other, that MPI can take; one empty view of an empty array."""
+    """Consecutive views of a contiguous array that are small enough for MPI; one empty view for an empty array."""
     assert array.flags.c_contiguous
     flat = array.reshape(-1)
     return [flat[start : start + MOST_ELEMENTS] for start in range(0, max(flat.size, 1), MOST_ELEMENTS)]
 
 
-@no_type_check  # DDP compares annotations with its own types, and postponed ones are strings
+@no_type_check  # DDP compares annotations with its own types, but postponed annotations are strings
 def _sum_bucket(state, bucket):
-    """DDP communication hook: float64 gradients are summed, by MPI on the CPU and by NCCL on GPUs."""
+    """DDP communication hook: sums float64 gradients, by MPI on CPUs and by NCCL on GPUs."""
     comm, objective = state
     buffer, parameters = bucket.buffer(), bucket.parameters()
     total = torch.cat([objective.gradient_of(parameter).flatten() for parameter in parameters])
@@ -340,12 +345,12 @@ def _sum_bucket(state, bucket):
 
 
 def _library(mpi: Any) -> str:
-    """Name and version of the MPI library, of the much that it says of itself."""
+    """Name and version of the MPI library, from its long description of itself."""
     return mpi.Get_library_version().splitlines()[0].split(",")[0].strip(" \0")
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself where its kind matters to the caller, else its text: any exception must survive pickling."""
+    """The error itself if its type matters to the caller, otherwise its text, because the error must be pickled."""
     if isinstance(error, UserError | SolverFailure):
         return type(error)(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")

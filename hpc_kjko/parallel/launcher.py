@@ -1,4 +1,4 @@
-"""What the program that started this process (mpirun, srun) says of it, without loading MPI."""
+"""Information from the launcher of this process (mpirun, srun), without loading MPI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what its node has, its control groups allow and its resource limits."""
+"""The memory that this process may still use: limits of its node, of control groups and of resource limits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Groups without a limit show a number near 2^63 (version 1).
+#: Control groups (version 1) without a limit report a number near 2^63.
 _UNLIMITED = 2**60
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Memory that some processes share.
+    """A memory that some processes share.
 
     Attributes:
-        scope: the same text for all processes that share it.
-        name: what it is, for messages: "node abc".
-        free: bytes that are left.
+        scope: a text that is equal for all processes that share the memory.
+        name: a description for messages, for example "node abc".
+        free: free bytes.
     """
 
     scope: str
@@ -29,10 +29,10 @@ class Limit:
 
 
 def memory_limits(system: Path = Path("/")) -> list[Limit]:
-    """All limits of this process; none where the system says nothing of them (it is not Linux).
+    """All memory limits of this process; empty if the system does not report them (it is not Linux).
 
     Args:
-        system: the folder that holds ``proc`` and ``sys``; another than the root in tests.
+        system: the folder that contains ``proc`` and ``sys``. Tests use another folder than the root.
     """
     host = socket.gethostname()
     found = [Limit(f"{host}:node", f"node {host}", free) for free in _of_the_node(system / "proc/meminfo")]
@@ -46,7 +46,7 @@ def memory_limits(system: Path = Path("/")) -> list[Limit]:
 
 
 def resident(system: Path = Path("/")) -> int:
-    """Bytes of memory that this process holds now; 0 where the system does not say."""
+    """Bytes of memory that this process holds now; 0 if the system does not report it."""
     return _pages(system)[1]
 
 
@@ -58,7 +58,7 @@ def _pages(system: Path) -> tuple[int, int]:
 
 
 def _of_the_node(meminfo: Path) -> Iterator[int]:
-    """What the node could give to new processes without swapping."""
+    """The bytes that the node could give to new processes without swapping."""
     for line in _text(meminfo).splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
@@ -66,7 +66,7 @@ def _of_the_node(meminfo: Path) -> Iterator[int]:
 
 
 def _of_the_groups(system: Path) -> Iterator[tuple[Path, int]]:
-    """Folder and free memory of each control group with a limit that this process is in, by version 1 or 2."""
+    """Folder and free bytes of each control group of this process that has a limit, for versions 1 and 2."""
     mounts = system / "sys/fs/cgroup"
     for line in _text(system / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -87,7 +87,7 @@ def _of_the_groups(system: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _text(path: Path) -> str:
-    """What a file of the system says; nothing if it is not there."""
+    """The contents of a system file; empty if it does not exist."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

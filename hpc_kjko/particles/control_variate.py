@@ -1,20 +1,20 @@
 """The Stein control variate: less sampling noise from particles that know their own density.
 
-Every particle carries f at its place in phase space, and the Maxwellian f_M of the bath is known everywhere. With
-r = f_M/f, particles that sample f give Σ m_i r_i φ(z_i) ≈ ∫ f_M φ for any φ: an average that is known beforehand. So a
-multiple β(|v|) of it may be taken from any sum over particles, and its exact value added again:
+Every particle carries f at its place in phase space, and the Maxwellian f_M of the bath is known everywhere. Let r =
+f_M/f. Then particles that sample f give Σ m_i r_i φ(z_i) ≈ ∫ f_M φ for any φ. The exact value of this average is known.
+So a multiple β(|v|) of it may be subtracted from any sum over particles, and its exact value added again:
 
     Σ m_i w_i φ(z_i) + ∫ β f_M φ,    w_i = 1 − β(|v_i|) r_i
 
-has the same expectation for every β that does not depend on x, and little noise where w is small. As β f_M is
-homogeneous and even in v, what is added is a constant to the density and nothing to the current.
+This has the same expectation for every β that does not depend on x, and little noise where w is small. β f_M is
+homogeneous and even in v. So the added term is a constant in the density, and nothing in the current.
 
-β is continuous and piecewise linear in |v|. A single number for all speeds, E[r]/E[r²], is ruined by a single particle
-in the tail whose log f went wrong: r may be thousands there, and β falls to zero for all. Here it falls to zero at that
-speed only. Where f is homogeneous but not Maxwellian yet, β f_M follows its mean over x.
+β is continuous and piecewise linear in |v|. A single number for all speeds, E[r]/E[r²], could be spoilt by one particle
+in the tail with a wrong log f. There r may be thousands, and β would fall to zero for all particles. With β(|v|) it
+falls to zero at that speed only. If f is homogeneous but not yet Maxwellian, β f_M follows its mean over x.
 
 The estimator: A. B. Owen, *Monte Carlo theory, methods and examples*, section 8.9. In particle-in-cell codes it is
-known as δf: S. J. Allfrey, R. Hatzky, doi:10.1016/S0010-4655(03)00288-0. β by speed is ours.
+known as δf: S. J. Allfrey, R. Hatzky, doi:10.1016/S0010-4655(03)00288-0. β as a function of speed is ours.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ import torch
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import Particles, passes, passes_over
 
-#: Distance of β's nodes, and the speed from which on β = 0, in units of √T: few particles are there.
+#: Distance of the nodes of β, and the speed from which on β = 0, in units of √T. Few particles are faster.
 SPACING, LAST = 0.125, 6.0
 NODES = np.arange(0.0, LAST, SPACING)
-#: The window of an objective's β: 1 up to the first speed, 0 from the second on. Far out log f is known worst.
+#: The window of the β of an objective: 1 up to the first speed, 0 from the second on. log f is least accurate in the
+#: tail.
 WINDOW = np.interp(NODES, (3.0, 4.0), (1.0, 0.0))
-#: The largest mean w² with which it is used.
+#: β is used in objectives if the mean of w² is at most this.
 NEAR = 0.05
-#: log r is taken to be at most this: the square of r must be a number.
+#: log r is limited to this, so that the square of r does not overflow.
 LARGEST = 300.0
 
 
@@ -44,9 +45,10 @@ class Beta:
     """β(|v|) as its values at the NODES [m].
 
     Attributes:
+        values: β at the NODES [m].
         temperature: T of the bath.
-        weight_variance: mean w² of the particles it was found for, by m²: what is left of the energy of independent
-            particles' noise.
+        weight_variance: mean of w² over the particles for which β was found, weighted by m². The noise energy of
+            independent particles is reduced by this factor.
     """
 
     values: np.ndarray
@@ -54,10 +56,10 @@ class Beta:
     weight_variance: float
 
     def mean(self, velocity_dims: int) -> float:
-        """∫ β f_M dv / ∫ f_M dv: the part of the mean density that is known instead of sampled."""
+        """∫ β f_M dv / ∫ f_M dv: the fraction of the mean density that is known instead of sampled."""
         speed = np.linspace(0, LAST, 64 * len(NODES))
         maxwellian = speed ** (velocity_dims - 1) * np.exp(-0.5 * speed**2)
-        beta = np.interp(speed, NODES, self.values)  # 0 at LAST matters to nothing here
+        beta = np.interp(speed, NODES, self.values)  # beyond the last node the Maxwellian is negligible
         return float(np.sum(beta * maxwellian) / np.sum(maxwellian))
 
     def weights(self, particles: Particles, rows: slice) -> torch.Tensor:
@@ -67,9 +69,10 @@ class Beta:
         return 1 - ratio * torch.lerp(below, above, right)
 
     def drag(self, particles: Particles, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """What becomes of the mean of v·g − T ∇v·g over particles, for any vector field g of phase space.
+        """The quantities that replace v and 1 in the mean of v·g − T ∇v·g over particles, for any vector field g of
+        phase space.
 
-        By Stein's identity ∫ f_M (v·βg − T ∇v·βg) = 0, so that mean is also the one of
+        By Stein's identity ∫ f_M (v·βg − T ∇v·βg) = 0. So the mean of v·g − T ∇v·g equals the mean of
 
             drag·g − (1 − known) T ∇v·g,    drag = w v + T r ∇v β,    known = β r = 1 − w
 
@@ -95,9 +98,10 @@ class ControlVariate:
         self.temperature, self.comm = temperature, comm
 
     def masses(self, particles: Particles) -> torch.Tensor:
-        """What the particles deposit instead of their masses: m w [n], float64, with the β of least noise. Collective.
+        """The weights that particles deposit instead of their masses: m w [n], float64, with the β of least noise.
+        Collective.
 
-        What they lack is homogeneous.
+        The difference to the masses is a homogeneous density.
         """
         beta = self.least_noise(self.comm.sum(self.moments(particles)))
         return torch.cat([particles.weight[rows] * beta.weights(particles, rows) for rows in passes_over(particles.v)])
@@ -110,12 +114,12 @@ class ControlVariate:
         return torch.cat(drag), torch.cat(known)
 
     def moments(self, particles: Particles) -> np.ndarray:
-        """This rank's sums that β is made of, with h_j the hat functions of the nodes.
+        """The sums of this rank from which β is found. h_j are the hat functions of the nodes.
 
         Returns:
-            [4, m]: Σ m² r h_j, Σ m² r² h_j², Σ m² r² h_j h_{j+1}, and Σ m² in all of the last row.
+            [4, m]: Σ m² r h_j, Σ m² r² h_j², Σ m² r² h_j h_{j+1}, and Σ m² in all entries of the last row.
         """
-        size = len(NODES) + 2  # those at LAST and beyond it are dropped
+        size = len(NODES) + 2  # entries at LAST and beyond are dropped
         sums = torch.zeros(4, size, dtype=torch.float64, device=particles.v.device)
         for rows in passes_over(particles.v):
             square = particles.weight[rows] ** 2
@@ -135,18 +139,19 @@ class ControlVariate:
     def least_noise(self, moments: np.ndarray) -> Beta:
         """The β that minimises Σ (m w)², from the :meth:`moments` of all ranks."""
         load, diagonal, beside, _ = moments
-        # In units of the diagonal: at a node beside a particle with a wrong log f it is larger by orders of magnitude.
+        # In units of the diagonal, which is larger by orders of magnitude at a node beside a particle with a wrong log
+        # f.
         unit = np.sqrt(np.where(diagonal > 0, diagonal, math.inf))
         coupling = beside[:-1] / (unit[:-1] * unit[1:])
         matrix = (1 + 1e-10) * np.eye(len(unit)) + np.diag(coupling, 1) + np.diag(coupling, -1)
         return self._beta(np.linalg.solve(matrix, load / unit) / unit, moments)
 
     def near_equilibrium(self, moments: np.ndarray) -> Beta:
-        """A multiple of the WINDOW, with the least Σ (m w)²; 0 where that leaves more than NEAR of it.
+        """The multiple of the WINDOW with the least Σ (m w)², or 0 if the remaining mean of w² is at least NEAR.
 
-        For objectives. They see ∇β, so a β that follows the noise of its nodes would bring more than it takes. And far
-        from equilibrium r is large just where particles are few: what the field learns there got worse for the sake of
-        all others, and so did log f for good.
+        This β is for objectives, which use ∇β. A β that follows the noise at its nodes would add more noise than it
+        removes. Far from equilibrium r is large where particles are few. There the field would get worse in favour of
+        all other places, and the error of log f would be permanent.
         """
         load, diagonal, beside, _ = moments
         square = WINDOW @ (diagonal * WINDOW) + 2 * WINDOW[:-1] @ (beside[:-1] * WINDOW[1:])
@@ -162,7 +167,9 @@ class ControlVariate:
 def _ratio_and_place(
     particles: Particles, rows: slice, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """r = f_M/f [n] of some particles, the node below each one's speed [n], and its way from there to the next [n]."""
+    """r = f_M/f [n] of some particles; the node below the speed of each [n]; and the fraction of the way from there to
+    the next node [n].
+    """
     v = particles.v[rows].double()
     energy = 0.5 * (v * v).sum(1) / temperature
     normalisation = 0.5 * v.shape[1] * math.log(2 * math.pi * temperature)

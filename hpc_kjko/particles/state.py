@@ -17,24 +17,24 @@ from hpc_kjko.problems import PeriodicProblem, Problem
 from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.walls import Walls
 
-#: Particles per global block: the unit in which particles are dealt to ranks and checksummed in files.
+#: Particles in a row block. Row blocks are the unit in which particles are dealt to ranks and checksummed in files.
 BLOCK = 1024
 #: Particles drawn at a time.
 DRAWN = 16 * BLOCK
-#: Parts of the ensemble in an inner solve: one to choose between fits, one to certify, the rest to fit.
+#: Parts of the ensemble in an inner solve: one chooses between fits, one certifies, and the rest are fitted.
 FOLDS, SELECT, CERTIFY = 8, 3, 7
-#: Particles of a batch, or somewhat more: enough for the shape of a log-density without noise.
+#: Particles in a batch, or slightly more: enough for the shape of a log-density without noise.
 BATCH = 2048
-#: The ends of what is strictly inside (0, 1).
+#: The smallest and largest number strictly inside (0, 1).
 _SMALLEST, _LARGEST = 2.0**-64, 1 - 2.0**-53
-#: Particles handled at a time by full passes, so that temporaries stay in cache and memory stays flat; and how many
-#: times as many on a GPU, which would be idle with less.
+#: Particles handled at a time by full passes, so that temporary arrays stay in the cache and memory stays bounded; and
+#: the factor for a GPU, which needs more particles to be busy.
 PASS, ON_GPU = 65536, 64
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The contiguous rows [start, stop) of ``total`` global particles that one rank holds: whole blocks."""
+    """The contiguous rows [start, stop) of ``total`` global particles that one rank holds: whole row blocks."""
 
     start: int
     stop: int
@@ -42,7 +42,7 @@ class Shard:
 
     @classmethod
     def of(cls, total: int, rank: int, size: int) -> Shard:
-        """Deal whole blocks to ranks as evenly as they go; a rank may be left without particles."""
+        """Deal whole row blocks to ranks as evenly as possible. A rank may get no particles."""
         blocks = -(-total // BLOCK)
         first, last = blocks * rank // size, blocks * (rank + 1) // size
         return cls(min(first * BLOCK, total), min(last * BLOCK, total), total)
@@ -53,17 +53,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Particles:
-    """One rank's particles. Moving them makes a new object: the state of the last good step survives a failure.
+    """The particles of one rank. Moving them makes a new object, so the state of the last good step survives a failure.
 
     Attributes:
         x: positions [n, dx]; v: velocities [n, dv]; log_f: log-density at the particles [n].
-        weight: the part of ∫f that each particle carries [n], float64; over all ranks they add up to ``total_weight``
-            (weights by density as well as the positions sample it). Equal weights are one number seen n times,
-            which takes no memory (:func:`equal_weights`).
-        shard: which global rows these are.
+        weight: the part of ∫f that each particle carries [n], float64. Over all ranks they add up to ``total_weight``.
+            With weights by density the particles are a weighted sample of f. Equal weights are one number in memory
+            that appears n times (:func:`equal_weights`).
+        shard: the global rows of these particles.
         total_weight: ∫f of the whole ensemble.
-        periods: of the torus that they live on [dx], or None in unbounded space.
-        walls: of their box, if it has any.
+        periods: of the torus on which they live [dx], or None in unbounded space.
+        walls: of their box, or None.
         has_equal_weights: whether all particles of all ranks carry ``total_weight / shard.total``.
     """
 
@@ -78,7 +78,7 @@ class Particles:
     walls: Walls | None = None
 
     def shares(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """The part of ∫f that each particle is: [n]. An ensemble mean is the sum of share · quantity."""
+        """The fraction of ∫f that each particle carries: [n]. An ensemble mean is the sum of share · quantity."""
         if self.has_equal_weights:
             return equal_weights(1.0, self.shard, self.weight.device, dtype)
         return (self.weight / self.total_weight).to(dtype)
@@ -88,19 +88,19 @@ class Particles:
         return self.arrived(drifted(self.x, self.v, duration, self.periods), self.v)
 
     def arrived(self, x: torch.Tensor, v: torch.Tensor) -> Particles:
-        """The particles at x on the torus [n, dx] with velocities v [n, dv], those beyond a wall turned back."""
+        """The particles at x on the torus [n, dx] with velocities v [n, dv]. Particles beyond a wall are reflected."""
         if self.walls and self.periods:
             x, v = self.walls.reflected(x, v, self.periods)
         return replace(self, x=x, v=v)
 
     def kick(self, duration: float, acceleration: torch.Tensor) -> Particles:
-        """v ← v + duration · acceleration [n, dx], on the first dx velocity components."""
+        """v ← v + duration · acceleration [n, dx], for the first dx velocity components."""
         v = self.v.clone()
         v[:, : self.x.shape[1]].add_(acceleration, alpha=duration)
         return replace(self, v=v)
 
     def move(self, v: torch.Tensor, log_f: torch.Tensor) -> Particles:
-        """Velocities and log-density after a collision step."""
+        """The particles with the velocities and log-density after a collision step."""
         return replace(self, v=v, log_f=log_f)
 
 
@@ -112,7 +112,7 @@ def drifted(x: torch.Tensor, v: torch.Tensor, duration: float, periods: tuple[fl
     if periods:
         box = torch.tensor(periods, dtype=x.dtype, device=x.device)
         x = torch.remainder(x, box)
-        x = torch.where(x >= box, torch.zeros_like(x), x)  # remainder of -1e-20 rounds up to the length itself
+        x = torch.where(x >= box, torch.zeros_like(x), x)  # the remainder of -1e-20 rounds up to the length itself
     return x
 
 
@@ -124,50 +124,55 @@ def equal_weights(
 
 
 def folds(shard: Shard, device: torch.device | None = None) -> torch.Tensor:
-    """Which of the FOLDS each particle of a rank is in: [n], by its global row alone.
+    """The fold, from 0 to FOLDS − 1, of each particle of a rank: [n]. It depends on the global row alone.
 
-    A fold is made of contiguous, aligned blocks of a power of two, dealt in turn: each such block of a Sobol sequence
-    is itself evenly spread. (A stride of 8 through the sequence would confine x to part of the box.)
+    A fold consists of contiguous, aligned segments of rows, whose length is a power of two. Segments are dealt to the
+    folds in turn. Each segment of a Sobol sequence is itself evenly spread. (A stride of 8 through the sequence would
+    confine x to part of the box.)
     """
     return torch.arange(shard.start, shard.stop, device=device) // fold_rows(shard.total) % FOLDS
 
 
 def batches(shard: Shard, device: torch.device | None = None) -> tuple[torch.Tensor, int]:
-    """Which batch of its fold each particle of a rank is in [n], by its global row alone, and how many a fold has."""
+    """The batch within its fold of each particle of a rank [n], which depends on its global row alone; and the number
+    of batches of a fold.
+    """
     parts = max(1, shard.total // (FOLDS * BATCH))
     return torch.arange(shard.start, shard.stop, device=device) // (fold_rows(shard.total) * FOLDS) % parts, parts
 
 
 def fold_rows(total: int) -> int:
-    """Rows of such a block, in an ensemble of ``total`` particles: at most a block, and at least two in each fold."""
+    """The length of a segment of a fold (:func:`folds`) for ``total`` particles: at most BLOCK rows, and so short that
+    each fold has at least two segments.
+    """
     return min(BLOCK, 2 ** max(0, (total // (2 * FOLDS)).bit_length() - 1))
 
 
 def passes(count: int, size: int = PASS) -> list[slice]:
-    """Slices that cover ``count`` particles in pieces of ``size``; one empty slice for an empty shard."""
+    """Slices of at most ``size`` that cover ``count`` particles; one empty slice if there are none."""
     return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
 def passes_over(rows: torch.Tensor) -> list[slice]:
-    """Slices that cover the rows of a tensor, on its device: see :func:`passes`."""
+    """Slices that cover the rows of a tensor, of a size that suits its device: see :func:`passes`."""
     return passes(len(rows), at_once(PASS, rows.device))
 
 
 def at_once(count: int, device: torch.device) -> int:
-    """How many particles to handle at a time on a device: ``count``, on a GPU ON_GPU times as many."""
+    """How many particles to handle at a time on a device: ``count``, or ON_GPU times as many on a GPU."""
     return ON_GPU * count if device.type == "cuda" else count
 
 
 def uniform_points(
     start: Literal["quiet", "random", "grid"], seed: int, first: int, count: int, dims: int
 ) -> np.ndarray:
-    """Rows [first, first + count) of the global sequence of uniform points, whoever asks for them.
+    """Rows [first, first + count) of the global sequence of uniform points, the same on any rank.
 
-    ``quiet`` is one scrambled Sobol sequence; the others are the counter-based Philox generator, advanced by a fixed
-    number of counters per particle.
+    ``quiet`` is one scrambled Sobol sequence. The other starts use the counter-based Philox generator, advanced by a
+    fixed number of counters per particle.
 
     Returns:
-        [count, dims] float64, strictly inside (0, 1); the numbers of each axis are contiguous in memory.
+        [count, dims] float64, strictly inside (0, 1). The numbers of each axis are contiguous in memory.
     """
     if start == "quiet":
         return np.clip(_sobol(dims, seed).points(first, count), _SMALLEST, _LARGEST)
@@ -175,7 +180,8 @@ def uniform_points(
 
 
 def random_points(seed: int, stream: int, first: int, count: int, dims: int) -> np.ndarray:
-    """Rows [first, first + count) of a sequence of independent uniform points, one sequence for each (seed, stream).
+    """Rows [first, first + count) of a sequence of independent uniform points. Each (seed, stream) has its own
+    sequence.
 
     Returns:
         [count, dims] float64, strictly inside (0, 1).
@@ -192,7 +198,9 @@ _sobol = functools.cache(Sobol)
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: with more it may add in another order, and divides arrays at other places."""
+    """A context with torch on one thread. With more threads torch may add in another order, and divides arrays at other
+    places.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -214,16 +222,17 @@ def draw(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Particles:
-    """Draw a rank's part of the ensemble from a problem's initial density, log-density included.
+    """Draw the part of the ensemble that belongs to a rank from the initial density of a problem, including log f.
 
-    Always the same DRAWN rows at a time, if need be with some of another rank, on one thread: vectorised functions may
-    round differently at another place in an array, and the ensemble must have the same bits on any number of ranks.
-    Whatever the start, log f is the analytic log f0 at the particles.
+    Always the same DRAWN rows are drawn at a time, on one thread. They may include rows of another rank. This is
+    necessary because vectorised functions may round differently at another place in an array, and the ensemble must
+    have the same bits on any number of ranks. For every start, log f is the analytic log f0 at the particles.
 
     Args:
-        start: "quiet" (Sobol) or "random" (Philox) points mapped to phase space; "grid" is the paper's: random, with
-            positions by inverse transform of the mass in each of the ``cells`` and uniform jitter inside the cell.
-        weights: "equal", or "density": positions uniform over the box and weights in proportion to the density there.
+        start: "quiet" (Sobol) or "random" (Philox) points mapped to phase space. "grid" is the start of the paper:
+            random, with positions by inverse transform of the mass in each of the ``cells`` and a uniform jitter inside
+            the cell.
+        weights: "equal", or "density": positions are uniform over the box, and weights are proportional to the density.
         cells: mesh of the grid start [dx].
     """
     dx, dv = problem.space_dims, problem.velocity_dims
@@ -248,7 +257,7 @@ def draw(
             assert isinstance(problem, PeriodicProblem)
             x_drawn, v_drawn = place(points[:, :dx]), problem.velocities(points[:, dx:], temperature)
         x_rows, v_rows = torch.from_numpy(x_drawn), torch.from_numpy(v_drawn)
-        with torch.no_grad():  # a density of the user's may have parameters to train
+        with torch.no_grad():  # a user's density may have trainable parameters
             own = problem.log_density(x_rows, v_rows, temperature) + math.log(problem.mean_density)
         begin, end = max(first, shard.start), min(last, shard.stop)
         mine, rows = slice(begin - first, end - first), slice(begin - shard.start, end - shard.start)
@@ -262,10 +271,11 @@ def draw(
 
 
 class CellSampler:
-    """The paper's start: a cell by inverse transform of the mesh's mass function, then uniform inside the cell.
+    """The start of the paper: a cell by inverse transform of the mass function of the mesh, then a uniform position
+    inside the cell.
 
-    The mass of a cell is its volume times the density at its centre. What is left of the uniform number that chose the
-    cell is itself uniform, and serves as the jitter along the last axis: n uniform numbers place n coordinates.
+    The mass of a cell is its volume times the density at its centre. The remainder of the uniform number that chose the
+    cell is itself uniform. It is the jitter along the last axis, so n uniform numbers give n coordinates.
     """
 
     def __init__(self, problem: PeriodicProblem, cells: tuple[int, ...]):

@@ -1,1 +1,1 @@
-"""What is made of run folders: analysis, labelled arrays, figures, reports, comparisons, sweeps."""
+"""What can be made from run folders: analysis, labelled arrays, figures, reports, comparisons, sweeps."""

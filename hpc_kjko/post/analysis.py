@@ -1,8 +1,8 @@
-"""What the snapshots of a run say of its density: moments, marginals, histograms, distances from what is known.
+"""Measures f from the snapshots of a run: moments, marginals, histograms, and distances from known densities.
 
-All ranks read, each its own blocks, a bounded slab at a time. The numbers have the same bits on any number of ranks:
-a block of BLOCK particles gives the same float64 sums whoever reads it, and these are rounded before they are added up
-(``exact``).
+Each rank reads its own row blocks, in slabs of limited size. The results are equal, bit for bit, on any
+number of ranks: the float64 sums of a row block do not depend on the rank, and they are rounded before
+they are added (see ``exact``).
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ from hpc_kjko.running.diagnostics import unit_of
 from hpc_kjko.running.extensions import collision_class
 from hpc_kjko.species import ONLY
 
-#: Averages of logarithms of densities: the particles' own, and those that are known.
+#: Number of averaged logarithms of densities: that of the particles, and those that are known.
 LOGS = 4
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured of one snapshot: a row of numbers by name, and densities."""
+    """The measurements of one snapshot: a row of numbers by name, and densities."""
 
     row: dict[str, float]
     binned: Binned
 
 
 class Analysis:
-    """Measures the particles of one species in a run's snapshots.
+    """Measures the particles of one species in the snapshots of a run.
 
-    The known density is the exact solution where the problem has one, else a reference if there is one, else the
-    equilibrium; of what a run cannot have there is no column, as in its time series.
+    The known density is the exact solution if there is one, otherwise a reference if there is one, otherwise the
+    equilibrium. Columns that a run cannot have are left out, as in its time series.
 
     Args:
-        species: its name; None in a case that names none.
-        references: other densities to measure against, by step.
+        species: the name of the species; None in a case without ``[species]``.
+        references: other known densities, by step.
 
     Raises:
-        UserError: code of the user's that the case names cannot be had.
+        UserError: the user's own code that the case names cannot be loaded.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Analysis:
         """Measure the snapshot of a step. Collective.
 
         Returns:
-            The same on every rank.
+            The measurements, equal on every rank.
 
         Raises:
-            DamagedFile: on all ranks, when the file is damaged.
-            UserError: on all ranks, when it holds numbers that are not finite.
+            DamagedFile: on all ranks, if the file is damaged.
+            UserError: on all ranks, if the file has numbers that are not finite.
         """
         dims = len(self._coordinates)
         with self.comm.together():
@@ -153,9 +153,9 @@ class Analysis:
         return Particles(x, v, log_f, weight, shard, problem.mass, problem.periods, has_equal_weights=equal)
 
     def _block_sums(self, particles: Particles, rows: slice, known: dict[str, Density]) -> np.ndarray:
-        """Sums over a block of share · (1, y, y yᵀ, log f, log of each known density); zeros fill up.
+        """Sums over a row block of share · (1, y, y yᵀ, log f, log of each known density). Unused entries are zero.
 
-        y is (x, v) as a fraction of the window: its averages are numbers of order 1, of which ``exact`` rounds little.
+        y is (x, v) as a fraction of the window. So its averages are of order 1, and rounding in ``exact`` loses little.
         """
         x, v, log_f = (getattr(particles, name)[rows] for name in ("x", "v", "log_f"))
         y = (torch.cat([x, v], dim=1).double() - self._centre) / self._reach
@@ -166,7 +166,7 @@ class Analysis:
         return summed(particles.shares()[rows, None] * columns).numpy()
 
     def _moments(self, sums: np.ndarray, known: dict[str, Density]) -> dict[str, float]:
-        """Columns made of the sums of all blocks."""
+        """The columns that follow from the sums of all row blocks."""
         names, dims, mass = self._coordinates, len(self._coordinates), self.problem.mass
         share, first, second, logs = (
             sums[0],
@@ -196,22 +196,24 @@ class Analysis:
 def analyse(
     folder: RunFolder, case: Case, comm: Communicator, header: dict[str, Any], *, against_grid: bool = False
 ) -> list[Path]:
-    """Measure all snapshots with particles into ``folder.analysis``. Collective. Damaged ones are skipped and named.
+    """Measure all snapshots with particles and write the results into ``folder.analysis``. Collective.
 
-    ``moments.h5`` and ``moments.csv`` have a row for each snapshot; ``data%08d.h5``, in the openPMD standard, its
-    histograms and marginals; ``marginals.csv`` all marginals. With several species each has a folder of these, by its
-    name.
+    ``moments.h5`` and ``moments.csv`` have one row per snapshot. ``data%08d.h5``, in the openPMD standard, has the
+    histograms and marginals of a snapshot, and ``marginals.csv`` has all marginals. With several species each has its
+    own folder of these files. Damaged snapshots are skipped with a warning.
 
     Args:
-        folder: the run's; case: its case.
-        header: what the analysis says of itself, into every HDF5 file, rank 0's.
-        against_grid: measure against the grid solver's f too, which rank 0 finds (where it can).
+        folder: the run folder.
+        case: the case of the run.
+        comm: the ranks.
+        header: provenance of the analysis for every HDF5 file; that of rank 0 is used.
+        against_grid: measure also the distance from f of the grid solver, which rank 0 computes if it can.
 
     Returns:
-        The files.
+        The files that were written.
 
     Raises:
-        UserError: on all ranks, when there are no particles in any sound file, or the results cannot be written.
+        UserError: on all ranks, if no undamaged snapshot has particles, or the results cannot be written.
     """
     with comm.together():
         steps = list_particles(folder.snapshots) if comm.is_root else []
@@ -234,7 +236,7 @@ def analyse(
 def _analysed(
     analysis: Analysis, folder: RunFolder, into: Path, steps: list[int], time_step: float, header: dict[str, Any]
 ) -> list[Path]:
-    """The files of one analysis of all steps. Collective."""
+    """Write the files of one analysis for all steps. Collective."""
     comm, name = analysis.comm, analysis.species
     files, rows, lines = [], [], []
     for step in steps:
@@ -267,7 +269,7 @@ def _analysed(
 
 
 def _marginal_lines(measured: Measured) -> list[list[Any]]:
-    """Lines of marginals.csv: step, time, coordinate, centre of the bin, density."""
+    """The lines of marginals.csv: step, time, coordinate, centre of the bin, density."""
     lines = []
     for marginal in measured.binned.marginals:
         (low, high), bins = marginal.range, len(marginal.values)

@@ -1,4 +1,4 @@
-"""The grid solver on a run's own case: columns to compare a run with, and its density f at some times."""
+"""The grid solver for the case of a run: columns to compare with the run, and f at some times."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.reference.grid_1d1v import GridSolution, TooNarrow, solve
 from hpc_kjko.running.assembly import collision_strength
 
-#: Cells beyond both ends of x that a spline knows; log f is not followed further down than this part of the largest f.
+#: Cells of the spline beyond both ends of x, and the smallest f (relative to the largest) at which log f is used.
 AROUND, FAINTEST = 8, 1e-13
 
-#: The grid reaches as far as this times the problem's window, and at least to 8.
+#: The grid reaches as far as the problem's window times these factors (x, v), and in v at least to _REACH.
 _REACH_X, _REACH_V, _REACH = 1.45, 1.15, 8.0
-#: How often the grid is made half as wide again, at the same spacing, while f is not negligible where it ends in v.
+#: How often the grid may be enlarged by a half, at the same spacing, if f is not negligible at its ends in v.
 _WIDENINGS = 6
 
 
 def grid_columns(folder: RunFolder) -> Columns:
-    """Columns of the grid's solution, as far as the run has come.
+    """The columns of the grid solution, up to the time that the run has reached.
 
     Raises:
-        UserError: the grid solver cannot do the case.
+        UserError: the grid solver cannot solve this case.
     """
     usercode.look_in(folder.code)
-    case = config.load(folder.case)  # which calls the user's code: only then is it known which files it is from
+    case = config.load(folder.case)  # imports the user's code; its files are known only afterwards
     say_changed_code(folder, case)
     reached = read_series(folder.series)["time"]
     solution = _solved(folder, case, end=float(reached[-1]) if len(reached) else case.time.end)
@@ -50,13 +50,13 @@ def grid_columns(folder: RunFolder) -> Columns:
 
 
 def say_changed_code(folder: RunFolder, case: config.Case) -> None:
-    """Warn of modules of the user's own, needed to look at a run, that are not those of the run."""
+    """Warn if the user's own modules, which are needed to read a run, have changed since the run."""
     for file in folder.changed_code(usercode.files_of(case.table())):
-        warn_once(f"{file} has changed since the run began (the copy in {folder.code}): it is used as it is now")
+        warn_once(f"{file} has changed since the run began (the copy is in {folder.code}): the changed file is used")
 
 
 def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSolution:
-    """The grid's solution of a run's own case; settings as for :func:`grid_solution`."""
+    """The grid solution for the case of a run. The settings are those of :func:`grid_solution`."""
     for there, what in (
         (case.species, "several species"),
         (case.physics.drive is not None, "a drive"),
@@ -79,16 +79,17 @@ def _solved(folder: RunFolder, case: config.Case, **settings: Any) -> GridSoluti
     try:
         return grid_solution(case, **settings)
     except ValueError as failure:
-        raise UserError(f"{folder.path}: the grid solver cannot do this case: {failure}") from None
+        raise UserError(f"{folder.path}: the grid solver cannot solve this case: {failure}") from None
 
 
 class GridDensity(Density):
-    """f of the grid solver at one time, between its cells: a cubic spline of log f.
+    """f of the grid solver at one time, interpolated by a cubic spline of log f.
 
     Args:
-        snapshot: which of the solution's.
-        is_periodic: whether x is; else f is what it is at the border outside.
-        others: mean and variance of v_2, … at that time, [m] each: they are normal and independent.
+        solution: the grid solution.
+        snapshot: the index of the time in the solution.
+        is_periodic: whether x is periodic. If not, f outside the grid has its value at the border.
+        others: mean and variance of v_2, … at that time, [m] each. These velocities are normal and independent.
     """
 
     def __init__(self, solution: GridSolution, snapshot: int, is_periodic: bool, others: tuple[np.ndarray, np.ndarray]):
@@ -121,7 +122,7 @@ class GridDensity(Density):
         return np.diff(np.interp(edges, np.append(centres - half, centres[-1] + half), cumulative))
 
     def _between_cells(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """log f of x_1 and v_1 alone: [n]."""
+        """log f as a function of x_1 and v_1 only: [n]."""
         places = [self._place("x", x) + AROUND, self._place("v", v)]
         found = scipy.ndimage.map_coordinates(self._spline, places, order=3, mode="nearest", prefilter=False)
         return torch.from_numpy(found).to(x)
@@ -130,15 +131,15 @@ class GridDensity(Density):
         return float(self._axes[kind][1] - self._axes[kind][0])
 
     def _place(self, kind: str, at: torch.Tensor) -> np.ndarray:
-        """First coordinates of [n, d] in units of cells, from the first one's centre: [n]."""
+        """First coordinates of ``at`` [n, d] in units of cells, measured from the centre of the first cell: [n]."""
         return (at[:, 0].double().cpu().numpy() - self._axes[kind][0]) / self._spacing(kind)
 
 
 def grid_densities(folder: RunFolder, case: config.Case, times: Sequence[float]) -> list[GridDensity]:
-    """The grid solver's f on a run's own case at some times.
+    """f of the grid solver at some times, for the case of a run.
 
     Raises:
-        UserError: the solver cannot do this case.
+        UserError: the grid solver cannot solve this case.
     """
     end = max(case.time.step, *times)
     solution = _solved(folder, case, end=end, snapshot_times=tuple(times))
@@ -148,9 +149,9 @@ def grid_densities(folder: RunFolder, case: config.Case, times: Sequence[float])
 
 
 def _others_at_start(case: config.Case) -> list[tuple[float, float]] | None:
-    """Mean and variance of v_2, …, where they stay normal and independent of x_1, v_1 and each other.
+    """Mean and variance of v_2, … at the start, if they stay normal and independent of x_1, v_1 and each other.
 
-    None where the grid solver cannot do without them. The Dougherty operator's temperature is that of all directions.
+    None if the grid solver needs them (with the Dougherty operator, whose temperature includes all directions).
     """
     problem = case.problem
     physics = case.physics
@@ -164,9 +165,9 @@ def _others_at_start(case: config.Case) -> list[tuple[float, float]] | None:
 
 
 def _others_at(case: config.Case, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance [n, m] of v_2, … at times [n]: no force acts on them, and the bath relaxes them."""
+    """Mean and variance [n, m] of v_2, … at times [n]. No force acts on these velocities, and the bath relaxes them."""
     others = _others_at_start(case)
-    assert others is not None  # else the grid solver has nothing to say of this case
+    assert others is not None  # otherwise the grid solver has refused the case
     start = np.array(others).reshape(-1, 2)
     left = np.exp(-collision_strength(case) * times)[:, None]
     temperature = case.physics.temperature
@@ -174,7 +175,7 @@ def _others_at(case: config.Case, times: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _with_others(solution: GridSolution, case: config.Case) -> GridSolution:
-    """A solution for x_1 and v_1 with the energy and the entropy that v_2, … have beside them in its series."""
+    """A solution for x_1 and v_1, with the energy and the entropy of v_2, … added to its series."""
     temperature = case.physics.temperature
     mean, variance = _others_at(case, solution.times)
     energy = 0.5 * solution.mass * (mean**2 + variance).sum(1)
@@ -199,27 +200,29 @@ def grid_solution(
 ) -> GridSolution:
     """An independent solution of a 1D1V case, by the grid solver of ``hpc_kjko.reference``.
 
-    The case may have v_2, … as well where they stay normal and independent: they count in the series of the energies
-    and entropies, and f is that of x_1 and v_1.
+    The case may also have v_2, … if these stay normal and independent. They count in the energies and entropies of the
+    series, and f is that of x_1 and v_1.
 
     Args:
-        end: a whole number of steps (default ``time.end``).
-        cells: of x and v.
-        substeps: steps of the solver for each of the case.
+        case: the case.
+        end: the end time, a whole number of steps (default ``time.end``).
+        snapshot_times: the times at which f is kept.
+        cells: number of cells in x and in v.
+        substeps: number of solver steps for each step of the case.
 
     Raises:
-        ValueError: f is not negligible where even a wider grid ends, or a time is no whole number of steps.
-        UserError: the problem is the user's own, and it cannot be had.
+        ValueError: f is not negligible at the ends of even a larger grid, or a time is not a whole number of steps.
+        UserError: the problem is the user's own and cannot be loaded.
     """
     problem, physics = case.problem, case.physics
     if problem.velocity_dims > 1:
-        assert isinstance(problem, PerturbedWave)  # as only such a problem has known others
+        assert isinstance(problem, PerturbedWave)  # only such a problem has other velocities that are known
         problem = problem.first_direction()
     (window_x,), (window_v,) = problem.window
     velocity_max = max(_REACH, _REACH_V * window_v[1], _REACH * math.sqrt(physics.temperature))
     is_local = OPERATORS[physics.collision_operator].frame == "local"
     if is_local and isinstance(problem, PerturbedWave):
-        # beams end in one Maxwellian as hot as their energy has it
+        # beams end as one Maxwellian with the temperature that follows from their energy
         velocity_max = max(velocity_max, _REACH * math.sqrt(problem.variances(physics.temperature)[0]))
     if problem.periods is None:
         half = max(_REACH, _REACH_X * window_x[1])

@@ -1,4 +1,4 @@
-"""A run against a reference, column by column: another run, a table of the user's, or the grid solver on its case."""
+"""Compares a run with a reference, column by column: another run, the user's table, or the grid solver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hpc_kjko.post.figures.runfiles import TIME
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 from hpc_kjko.post.summary import COMPARED, Columns
 
-#: The word that stands for the grid solver in place of a reference.
+#: The word for the grid solver as a reference.
 GRID = "grid"
 
 
@@ -30,9 +30,10 @@ class Difference:
     """A column of a run and of its reference at the same times.
 
     Attributes:
-        time, values, reference: [n].
-        relative_l2: ‖values − reference‖ / ‖reference‖; infinite if only the reference vanishes.
-        largest: the largest |values − reference|; at: its time.
+        time, values, reference: arrays [n].
+        relative_l2: ‖values − reference‖ / ‖reference‖; infinite if only the reference is zero.
+        largest: the largest |values − reference|.
+        at: the time of the largest difference.
     """
 
     column: str
@@ -58,13 +59,13 @@ def reference_of(folder: RunFolder, other: str) -> Columns:
     """The columns of a reference for the run in ``folder``.
 
     Args:
-        other: a run folder, a CSV file with a column ``time``, or "grid" for the grid solver on the run's own case.
+        other: a run folder, a CSV file with a column ``time``, or "grid" for the grid solver with the case of the run.
 
     Raises:
-        UserError: there is no such thing, it is damaged, or the grid solver cannot do the case.
+        UserError: the reference does not exist or is damaged, or the grid solver cannot solve the case.
     """
     if other == GRID:
-        from hpc_kjko.post.compare import grid_columns  # brings torch, scipy and the models of a case
+        from hpc_kjko.post.compare import grid_columns  # imports torch, scipy and the models of a case
 
         return grid_columns(folder)
     path = Path(other)
@@ -78,12 +79,13 @@ def reference_of(folder: RunFolder, other: str) -> Columns:
 
 
 def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> list[Difference]:
-    """Columns of a run and of its reference where both have times, at the times of the coarser of the two.
+    """Compare columns of a run and of its reference at common times, which are those of the series with fewer rows.
 
-    The finer one is interpolated between its rows. Columns that nobody named and that vanish in both are left out.
+    The other series is interpolated linearly. Columns that are zero in both are left out, unless ``names`` asks for
+    them.
 
     Raises:
-        UserError: they have no such column in common, or no times.
+        UserError: they have no such column in common, or no common times.
     """
     for name in names:
         for columns, whose in ((ours, "the run"), (theirs, "the reference")):
@@ -111,16 +113,17 @@ def picture(
     floors: Mapping[str, np.ndarray],
     case: RunCase,
 ) -> Picture:
-    """A run over its reference: a panel for each column, and what they differ by below it.
+    """A picture of a run and its reference: a panel for each column, with their difference below.
 
-    On a logarithmic axis stands the size of the difference, and with both the noise floor: differences that do not rise
-    above it say nothing.
+    On a logarithmic axis the absolute difference is shown, together with the noise floor. A difference below the noise
+    floor means nothing.
 
     Args:
-        units: of the columns, in words.
-        labels: what the run and the reference are called.
-        floors: levels [n] of the particles' noise at the times of the differences, by column, as far as they are known.
-        case: that of the run.
+        found: the differences.
+        units: units of the columns, in words.
+        labels: the names of the run and of the reference.
+        floors: noise of the particles [n] at the times of the differences, by column, if it is known.
+        case: the case of the run.
     """
     panels, (ours, theirs) = [], map(verbatim, labels)
     for one in found:
@@ -137,11 +140,11 @@ def picture(
         lower = Panel(TIME, Axis(name, log=axis.log), curves=tuple(below))
         panels.append(Panel(TIME, of_unit(axis), axis.label, tuple(curves), below=lower))
     title = f"{ours} and {theirs}"
-    return Picture("comparison", title, f"Columns of {title} against time, and what they differ by", tuple(panels))
+    return Picture("comparison", title, f"Columns of {title} against time, and their differences", tuple(panels))
 
 
 def _common_times(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Times of the one with fewer of them where both are."""
+    """The times of the series with fewer rows, in the interval that both series cover."""
     if not (len(first) and len(second)):
         raise UserError("a series has no rows yet: wait for the first step of the run")
     slack = 1e-9 * max(abs(first[-1]), abs(second[-1]))
@@ -157,7 +160,7 @@ def _common_times(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _read_csv(path: Path) -> Columns:
-    """The columns of a table with a header line, one of them ``time``, which increases."""
+    """The columns of a CSV table with a header line. One of them is ``time``, which increases."""
     try:
         lines = [line for line in csv.reader(_text_of_table(path.read_bytes()).splitlines()) if line]
     except OSError as failure:
@@ -166,7 +169,7 @@ def _read_csv(path: Path) -> Columns:
         raise UserError(f"{path}: is not a CSV table ({failure})") from None
     header = [name.strip() for name in lines[0]] if lines else []
     if "time" not in header or len(lines) < 2:
-        raise UserError(f'{path}: needs a header line with a column "time", and rows below it')
+        raise UserError(f'{path}: needs a header line with a column "time", and rows of numbers below it')
     rows = []
     for number, line in enumerate(lines[1:], 1):
         try:
@@ -183,10 +186,11 @@ def _read_csv(path: Path) -> Columns:
 
 
 def _text_of_table(raw: bytes) -> str:
-    """The text of a table in the encodings that spreadsheets write: UTF-8, UTF-16 with a mark, or else Latin-1."""
+    """The text of a table in the encodings of spreadsheet programs: UTF-8, UTF-16 with a mark, or else Latin-1."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return raw.decode("latin-1")  # numbers are the same in it, and names of columns are not likely to matter
+        # numbers are the same in any such encoding, and column names are usually plain letters
+        return raw.decode("latin-1")

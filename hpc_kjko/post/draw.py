@@ -1,6 +1,6 @@
-"""Pictures with matplotlib: what ``panels`` holds, as figures in files.
+"""Draws the pictures of ``panels`` into files with matplotlib.
 
-Figures are made without pyplot, so the backend of a notebook, or of MPLBACKEND, neither matters nor changes.
+Figures are made without pyplot, so the backend of a notebook or of MPLBACKEND has no effect and is not changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from matplotlib.ticker import AutoLocator, LogFormatterSciNotation, LogLocator, 
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
-#: Panels in a row.
+#: Number of panels in a row.
 ACROSS = 3
 
 STYLE: dict[Any, Any] = {
@@ -37,31 +37,33 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
-#: Colour scales: from nothing to much, and with zero in the middle.
+#: Colour maps: for values from zero up, and for values of both signs.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
-#: The most intervals on the x axis of one of several panels.
+#: Largest number of intervals on the x axis, if a figure has several panels.
 _TICKS = 6
-#: The width of a colour bar beside panels, whose width is 1, and how often its height has its width.
+#: Width of the colour bar relative to that of all panels, and its height relative to its width.
 _BAR, _TALL = 0.02, 30
-#: Heights of a panel and of the one below it.
+#: Relative heights of a panel and of the lower panel below it.
 _HEIGHTS = (2.4, 1.0)
-#: Lines of what is not the run's own: theory, a reference, a noise floor.
+#: Line styles of curves that are not results of the run: theory, a reference, a noise floor.
 _DASHES = ("--", ":", "-.")
-#: Letters of a line of a note, and of a panel's title.
+#: Characters in a line of a note, and in a line of the title of a panel.
 _NOTE, _TITLE = 72, 60
-#: Names in a row of a legend below the panels.
+#: Largest number of names in a row of a legend below the panels.
 _ACROSS_LEGEND = 6
-#: A logarithmic axis of fewer decades has numbers between the powers of ten.
+#: A logarithmic axis with fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
-#: One that goes up by less than this factor has the numbers of a linear one.
+#: A logarithmic axis that spans less than this factor has the numbers of a linear axis.
 _LITTLE = 2.0
 
 
 def save(picture: Picture, path: Path, subtitle: str = "") -> None:
-    """Draw a picture into a file, whose ending says what kind of file it is.
+    """Draw a picture into a file. The suffix of the file name gives the format.
 
     Args:
-        subtitle: a line below the title, for instance of which run it is.
+        picture: the picture.
+        path: the file.
+        subtitle: a line below the title, for example the name of the run.
 
     Raises:
         UserError: the file cannot be written.
@@ -73,7 +75,7 @@ def save(picture: Picture, path: Path, subtitle: str = "") -> None:
 
 
 def figure_of(picture: Picture, subtitle: str = "") -> Figure:
-    """The figure of a picture, in the style that matplotlib has at the time."""
+    """The matplotlib figure of a picture, in the present style of matplotlib."""
     panels = picture.panels
     across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     rows = -(-len(panels) // across)
@@ -96,7 +98,7 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
         if panel.below:
             axes = _with_below(axes, panel.below)
         if len(panels) > 1 and not panel.x.log:
-            axes.locator_params(axis="x", nbins=_TICKS)  # the last of a panel and the first of the next do not meet
+            axes.locator_params(axis="x", nbins=_TICKS)  # numbers of neighbouring panels must not overlap
         colours = _draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend)
         if one_legend and panel is most and any(_labels(panel)):
             handles, labels = axes.get_legend_handles_labels()
@@ -118,7 +120,7 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
 
 
 def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
-    """Places of panels in rows; those of a last row that is not full are in the middle, so that no place is empty."""
+    """Return the places of the panels, row by row. If the last row is not full, its panels are centred."""
     rows, over = -(-panels // across), panels % across
     if not over:
         grid = whole.subgridspec(rows, across)
@@ -135,19 +137,19 @@ def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
 
 
 def typeset(text: str) -> str:
-    """Plain text with its subscripts as matplotlib sets them: v_th is "v$_{th}$". Only single letters have some."""
+    """Plain text with subscripts for matplotlib: v_th becomes "v$_{th}$". Only single letters have subscripts."""
     return SUBSCRIPT.sub(r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
 
 
 def label_of(axis: Axis) -> str:
-    """The label of an axis with its unit."""
+    """The label of an axis, with its unit."""
     return typeset(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label)
 
 
 def _with_below(axes: Axes, below: Panel) -> Axes:
-    """Divide axes in two with the same x, draw into the lower ones, and return the upper ones."""
+    """Divide axes into two with the same x, draw into the lower ones, and return the upper ones."""
     place = axes.get_subplotspec()
-    assert place is not None  # it is one of subplots
+    assert place is not None  # the axes were made by subplots
     upper, lower = place.subgridspec(2, 1, height_ratios=_HEIGHTS).subplots(sharex=True)  # type: ignore[misc]
     axes.remove()
     _draw(lower, below, with_bar=False)
@@ -159,7 +161,7 @@ def _labels(panel: Panel) -> tuple[str, ...]:
 
 
 def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) -> Any:
-    """Draw a panel, and return what has its colours."""
+    """Draw a panel. Return the object that needs a colour bar, if there is one."""
     mesh = None
     if panel.image:
         mesh = _draw_image(axes, panel.image)
@@ -218,7 +220,14 @@ def _draw_image(axes: Axes, image: Image) -> Any:
 
 
 def _bar(figure: Any, mesh: Any, images: Sequence[Image], **place: Any) -> None:
-    """A bar of the colours of images, in a place as matplotlib has it. It says so if these are logarithmic."""
+    """Draw the colour bar of the images. Its label says whether the scale is logarithmic.
+
+    Args:
+        figure: the figure.
+        mesh: what matplotlib drew for one of the images, with the colours of all.
+        images: the images that share the colours.
+        place: where to put the bar: keyword arguments of ``Figure.colorbar``.
+    """
     image = images[0]
     low, high = image.ends
     values = np.concatenate([one.values.ravel() for one in images])
@@ -236,7 +245,10 @@ def _set_log(axes: Axes, name: str) -> None:
 
 
 def _number_log(axes: Axes, name: str) -> None:
-    """Numbers between the powers of ten, where these are few; within a factor of two those of a linear axis."""
+    """Write numbers between the powers of ten on an axis with few decades.
+
+    An axis that spans less than a factor of two gets the numbers of a linear axis.
+    """
     low, high = getattr(axes, f"get_{name}lim")()
     axis = getattr(axes, f"{name}axis")
     if high / low < _LITTLE:
@@ -255,17 +267,20 @@ def _ink() -> str:
 
 
 def movie(frames: Sequence[Picture], path: Path, subtitle: str = "", per_second: float = 6.0) -> None:
-    """Draw pictures, one after the other, into an animated GIF, which every browser and presentation shows.
+    """Draw pictures, one after the other, into an animated GIF.
 
     All frames have the same palette: up to 255 colours of the first, the middle and the last frame.
 
     Args:
-        frames: one at least, of the same size.
+        frames: at least one picture; all have the same size.
+        path: the file.
+        subtitle: a line below the title.
+        per_second: frames per second.
 
     Raises:
         UserError: the file cannot be written.
     """
-    from PIL import Image as Bitmap  # matplotlib needs it, so it is there
+    from PIL import Image as Bitmap  # always available, because matplotlib needs it
 
     bitmaps = []
     for frame in frames:

@@ -1,6 +1,6 @@
-"""Figures of a page that can be zoomed and read with the mouse: what ``panels`` holds, as Plotly draws it.
+"""Figures of an HTML page that can be zoomed and read with the mouse: the pictures of ``panels`` for Plotly.
 
-Nothing but JSON is made here, so Python needs no library for it. The page brings plotly.js along and draws
+This module makes only JSON, so Python needs no library for it. The page contains plotly.js and draws the figures
 (``templates/page.js``). It also sets the colours of text and lines, which depend on whether the page is dark.
 """
 
@@ -17,42 +17,42 @@ import numpy as np
 
 from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
 
-#: An image of more cells along an axis is drawn by means over some of them: it has no more pixels.
+#: Largest number of cells of an image along an axis. Larger images are averaged over neighbouring cells.
 CELLS = 400
-#: A curve of more points is drawn by its smallest and largest values in pieces: no screen shows more.
+#: Largest number of points of a curve. Longer curves are reduced to the minima and maxima of short pieces.
 POINTS = 3000
-#: The colour of the text around, which the page fills in.
+#: The name of the text colour of the page. The script of the page replaces it.
 INK = "ink"
-#: Colour of a line over an image, which a legend on the page shows, too.
+#: Colour of a line over an image. The legend of the page uses it too.
 _ON_IMAGE = "#2ec4b6"
-#: Colours that can be read on a white page and on a dark one.
+#: Colours that can be seen on a white and on a dark page.
 _COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
-#: Lines of what is not the run's own: theory, a reference, a noise floor.
+#: Line styles of curves that are not results of the run: theory, a reference, a noise floor.
 _DASHES = ("dash", "dot", "dashdot")
-#: Colours from nothing to much, and with zero in the middle: magma and RdBu_r of matplotlib.
+#: Colour maps for values from zero up, and for values of both signs: magma and RdBu_r of matplotlib.
 _MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
 _SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
-#: A logarithmic axis of more decades has no numbers between the powers of ten.
+#: A logarithmic axis with more decades has no numbers between the powers of ten.
 _FEW_DECADES = 2.5
-#: Numbers for zero and NaN in images; a scale of 65534 steps lies between them.
+#: Integer codes for zero and for NaN in images. A scale of 65534 steps lies below them.
 _TOP, _NOTHING = 65534, 65535
-#: So much of the height of a panel is its lower part, where it has one, and the gap above that.
+#: Fraction of the height of a panel for its lower part, and for the gap above that part.
 _BELOW, _GAP = 0.3, 0.06
-#: A logarithmic colour scale goes down to this part of its top.
+#: A logarithmic colour scale ends at this fraction of its largest value.
 _FAINTEST = 1e-4
 
 
 def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
-    """A panel of a picture as the page draws it, or of a series of pictures, which a slider moves through.
+    """A panel as the page draws it. For a series of pictures, a slider on the page moves through them.
 
     Args:
-        pictures: alike, but for the titles of their panels, if there are several.
-        number: of the panel in each of them.
+        pictures: one picture, or several that differ only in data and in the titles of their panels.
+        number: the index of the panel in each picture.
 
     Returns:
-        ``data`` and ``layout`` of Plotly; ``log``: whether the page offers a logarithmic scale, and ``is_log``: whether
-        it begins with one; ``title``, ``note`` and ``text`` around it; with several pictures ``labels`` and
-        ``frames``, the data of each.
+        ``data`` and ``layout`` of Plotly. ``log`` says whether the page offers a logarithmic scale, and ``is_log``
+        whether it begins with one. ``title``, ``note`` and ``text`` are shown around the figure. With several pictures
+        also ``labels`` and ``frames``, the data of each picture.
     """
     picture, panel = pictures[-1], pictures[-1].panels[number]
     found: dict[str, Any] = {
@@ -74,32 +74,32 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
 
 
 def _title(picture: Picture, panel: Panel) -> str:
-    """What stands above a panel that is shown by itself."""
+    """The title of a panel that is shown alone."""
     if len(picture.panels) == 1 and not panel.title:
         return picture.title
     return f"{picture.title}: {panel.title or panel.x.label}"
 
 
 def packed(content: Any) -> str:
-    """JSON, or a text as it is, compressed, as a text that can stand in a page."""
+    """JSON of an object, or a text, compressed and encoded as text that can be part of a page."""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def numbers(values: np.ndarray) -> dict[str, Any]:
-    """Numbers as the page reads them: seven digits of each."""
+    """Numbers in the form that the page reads, with seven digits each."""
     with np.errstate(over="ignore"):
         return {"f4": _base64(np.asarray(values, "<f4"))}
 
 
 def html_of(text: str) -> str:
-    """Plain text with its subscripts as a page sets them: v_th is v<sub>th</sub>."""
+    """Plain text with subscripts for a page: v_th becomes v<sub>th</sub>."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escaped)
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points [n] a screen needs of a curve: all, or the smallest and the largest of each of many pieces."""
+    """Indices [n] of the points of a curve that are needed: all, or the minima and maxima of many short pieces."""
     if len(x) <= POINTS:
         return np.arange(len(x))
     edges = np.linspace(0, len(x), POINTS // 2 + 1).astype(int)
@@ -112,7 +112,7 @@ def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def axis_layout(axis: Axis) -> dict[str, Any]:
-    """An axis as Plotly has it."""
+    """An axis in the form of Plotly."""
     found: dict[str, Any] = {
         "title": {
             "text": html_of(f"{axis.label}  [{axis.unit}]" if axis.unit else axis.label),
@@ -129,7 +129,7 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
     if axis.ends:
         found["range"] = [float(end) for end in (np.log10(axis.ends) if axis.log else axis.ends)]
         if axis.log and (decades := abs(found["range"][1] - found["range"][0])) > _FEW_DECADES:
-            found["dtick"] = float(-(-decades // 6))  # powers of ten alone
+            found["dtick"] = float(-(-decades // 6))  # only powers of ten
     return found
 
 
@@ -192,7 +192,7 @@ def _image(image: Image) -> dict[str, Any]:
         "z": _cells(values, image.log),
         "zmin": float(low),
         "zmax": float(high),
-        "log": image.log,  # the page takes logarithms, and puts them back when it is asked to
+        "log": image.log,  # the page takes logarithms, and can return to the values
         "faintest": float(low if image.log else _FAINTEST * high),
         "colorscale": [[number / (len(scale) - 1), f"#{colour}"] for number, colour in enumerate(scale)],
         "colorbar": {"title": {"text": html_of(image.label), "side": "right"}, "thickness": 12, "outlinewidth": 0},
@@ -200,7 +200,7 @@ def _image(image: Image) -> dict[str, Any]:
 
 
 def _coarser(image: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges and values of an image of no more cells than a page shows, by means of neighbours."""
+    """Edges and values of an image that is averaged over neighbours, until it has no more cells than a page shows."""
     edges, values = [image.x_edges, image.y_edges], np.asarray(image.values, float)
     for axis, cells in enumerate(image.values.shape):
         first = np.arange(0, cells, -(-cells // CELLS))
@@ -212,9 +212,9 @@ def _coarser(image: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _cells(values: np.ndarray, log: bool) -> dict[str, Any]:
-    """Values [nx, ny] by rows of y, each by one of 65535 numbers between the smallest and the largest.
+    """Values [nx, ny] by rows of y, each as an integer from 0 to 65534 between the smallest and the largest value.
 
-    On a logarithmic scale, where these would be too far apart for the small values, seven digits of each.
+    On a logarithmic scale such steps would be too large for small values, so there they are numbers with seven digits.
     """
     rows = np.asarray(values, float).T
     if log:
@@ -244,7 +244,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
 
 
 def _may_be_log(panel: Panel) -> bool:
-    """Whether a logarithmic scale would show something: of y, or of the colours."""
+    """Whether a logarithmic scale makes sense, of y or of the colours."""
     if panel.image:
         return not panel.image.signed and panel.image.ends[1] > 0
     if panel.y.log:

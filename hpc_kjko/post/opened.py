@@ -1,7 +1,7 @@
-"""A run folder as labelled arrays of xarray, read from its files when they are looked at.
+"""A run folder as labelled arrays of xarray. Data are read from the files when they are used.
 
-Names are those of the time series: coordinates x_1 …, v_1 …; units are words in the attribute ``units``, those of the
-normalisation (docs/reference/case_file.md).
+Names are those of the time series: the coordinates are x_1, …, v_1, …. The attribute ``units`` has the normalised unit
+in words (docs/reference/case_file.md).
 """
 
 from __future__ import annotations
@@ -45,27 +45,33 @@ _UNITS = {
 
 
 def open_run(folder: Path | str) -> Run:
-    """Open a run folder for reading; the run may still be going on.
+    """Open a run folder for reading. The run may still be running.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The run.
 
     Raises:
-        UserError: it is not a run folder.
+        UserError: this is not a run folder.
     """
     return Run(folder)
 
 
 class Run:
-    """A run, read from its folder.
+    """A run that is read from its folder.
 
-    Large data are read when their values are asked for, and then no more than what was selected: slice first
-    (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 101))``), compute then. What a running run has written
-    since is seen by opening it anew. A snapshot that is damaged is left out, and a warning names it.
+    Large data are read only when their values are needed, and then only the selected part. So select first
+    (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 101))``) and compute afterwards. Open a running run
+    again to see its new data. A damaged snapshot is left out, and a warning names it.
 
     Attributes:
-        path: the folder.
+        path: the run folder.
 
     Raises:
-        UserError: in every attribute below, where the run has no such data, its time series is damaged, or xarray is
-            not installed.
+        UserError: the run does not have the data, its time series is damaged, or xarray is not installed. Every
+            attribute below may raise it.
     """
 
     def __init__(self, folder: Path | str, species: str | None = None):
@@ -79,23 +85,25 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "finished", "stopped", "running", "failed", "gone" or "unknown", as it is now.
+        """ "finished", "stopped", "running", "failed", "gone" or "unknown": the status at the moment.
 
-        "gone": the process that was at work on this host has ended without a word, as one that was killed.
+        A run is "gone" if its process on this host has ended without writing a status, for example because it was
+        killed.
         """
         return self._folder.status()["status"]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What made the run: versions, git revision, ranks, host, date, step and time reached."""
+        """The provenance of the run: versions, git revision, ranks, host, date, and the step and time that it has
+        reached."""
         return self._folder.status()
 
     @functools.cached_property
     def case(self) -> config.Case:
         """The resolved case.
 
-        If its problem is a class of the user's own, this imports it, at last from the copy that the run keeps. Nothing
-        else that is read here needs it.
+        If the problem is a class of the user's own, this imports it, if necessary from the copy in the run folder. No
+        other attribute needs this class.
         """
         usercode.look_in(self._folder.code)
         return config.load(self._folder.case, of_a_run=True)
@@ -106,11 +114,11 @@ class Run:
         return RunCase(self._folder.case).species or [ONLY]
 
     def of(self, species: str) -> Run:
-        """The same run, where ``particles``, ``histograms`` and ``marginals`` are those of another species than the
-        first.
+        """The same run with ``particles``, ``histograms`` and ``marginals`` of the given species instead of the first
+        one.
 
         Raises:
-            UserError: the run has none of this name.
+            UserError: the run has no species with this name.
         """
         if species not in self.species:
             raise UserError(f'the run has no species "{species}": it has {", ".join(self.species)}')
@@ -122,9 +130,9 @@ class Run:
 
     @property
     def series(self) -> xarray.Dataset:
-        """The time series: every column over ``time``, with ``step`` as a second coordinate. In memory.
+        """The time series in memory: every column over ``time``, with ``step`` as a second coordinate.
 
-        A column's attributes are its ``units`` and, but for those of your own, its ``description``.
+        A column has the attributes ``units`` and ``description``; columns of your own diagnostics have no description.
         """
         xr = _xarray()
         columns, units = read_series_and_units(self._folder.series)
@@ -139,7 +147,7 @@ class Run:
 
     @property
     def fields(self) -> xarray.Dataset:
-        """``density``, ``potential``, ``E_1`` … over ``time`` and the cell centres ``x_1`` ….
+        """``density``, ``potential``, ``E_1``, … over ``time`` and the cell centres ``x_1``, …, in normalised units.
 
         With several species each has a ``density_NAME``, and ``rho`` is the charge density.
         """
@@ -151,7 +159,8 @@ class Run:
 
     @property
     def histograms(self) -> xarray.Dataset:
-        """Phase-space densities ``f_x_1_v_1`` … over ``time`` and bin centres, all other coordinates integrated out."""
+        """Phase-space densities ``f_x_1_v_1``, … over ``time`` and bin centres, integrated over all other
+        coordinates."""
         meshes = [
             (f"phase_space_{label}_v{label}", f"f_x_{axis}_v_{axis}", "f_x_v") for axis, label in enumerate(_AXES, 1)
         ]
@@ -161,7 +170,7 @@ class Run:
 
     @property
     def marginals(self) -> xarray.Dataset:
-        """Densities ``f_x_1`` …, ``f_v_1`` … of one coordinate over ``time`` and bin centres."""
+        """Densities ``f_x_1``, …, ``f_v_1``, … of one coordinate over ``time`` and bin centres."""
         meshes = [
             (f"marginal_{'v' * (kind == 'v')}{label}", f"f_{kind}_{axis}", f"f_{kind}")
             for kind in "xv"
@@ -173,11 +182,11 @@ class Run:
 
     @property
     def particles(self) -> xarray.Dataset:
-        """``x_1`` …, ``v_1`` …, ``log_f`` over ``time`` and ``particle``, and ``weight``, the ∫f that each carries.
+        """``x_1``, …, ``v_1``, …, ``log_f`` over ``time`` and ``particle``, and ``weight``, the ∫f of each particle.
 
-        Equal weights are a number for each time. A particle keeps its place from snapshot to snapshot, and its ``id``,
-        by which other readers follow it. The last time is that of the end of the run; at each of these times there are
-        fields, histograms and marginals too.
+        Equal weights are one number for each time. A particle has the same index in all snapshots, and an ``id`` for
+        other programs. The last time is the end of the run. At each of these times there are also fields, histograms
+        and marginals.
         """
         species = f"particles/{self._name}"
         records = [("position", "x"), ("momentum", "v")]
@@ -192,7 +201,7 @@ class Run:
         for path, item in found.items():
             name, unit = names[path]
             dims = ("time", "particle")[: len(item.shape) + 1]
-            mass = f"{species}/mass" if name.startswith("v_") else None  # files have momenta
+            mass = f"{species}/mass" if name.startswith("v_") else None  # the files contain momenta
             variables[name] = (dims, _lazy(self._folder.snapshots, path, item, mass), {"units": unit})
         xr, coordinates = _xarray(), _times(found)
         if f"{species}/id" in self._contents:
@@ -201,7 +210,7 @@ class Run:
         return xr.Dataset(variables, coordinates, self._attributes())
 
     def _meshes(self, group: str, meshes: Sequence[tuple[str, str, str]], missing: str) -> xarray.Dataset:
-        """Those of (name in a group of the file, variable, unit's key) that the snapshots hold."""
+        """The given meshes that the snapshots contain: (name in the group of the file, variable, key of the unit)."""
         names = {f"{group}/{path}": (variable, unit) for path, variable, unit in meshes}
         found = self._found(missing, names)
         variables, coordinates = {}, _times(found)
@@ -216,7 +225,7 @@ class Run:
         return _xarray().Dataset(variables, coordinates, self._attributes())
 
     def _found(self, missing: str, names: Sequence[str] | dict[str, Any]) -> dict[str, _Item]:
-        """Those of some datasets that the snapshots hold, all at the same steps."""
+        """The given datasets that the snapshots contain. All must be at the same steps."""
         found = {path: self._contents[path] for path in names if path in self._contents}
         if not found:
             raise UserError(f"{self._folder.snapshots}: holds no {missing}")
@@ -224,7 +233,7 @@ class Run:
 
     @functools.cached_property
     def _contents(self) -> dict[str, _Item]:
-        """What the snapshots hold, by its path in the file."""
+        """All datasets of the snapshots, by their path in the file."""
         items: dict[str, _Item] = {}
         for step in list_snapshots(self._folder.snapshots):
             with skipping_damaged(), open_snapshot(self._folder.snapshots, step) as iteration:
@@ -237,14 +246,14 @@ class Run:
         return items
 
     def _attributes(self) -> dict[str, str]:
-        """Provenance, as attributes that every file format takes."""
+        """The provenance as attributes that every file format accepts."""
         status = {name: value for name, value in self.provenance.items() if name != "status"}
         return {"case": self._folder.case.read_text(encoding="utf-8"), "provenance": json.dumps(status)}
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A dataset of the snapshots: the steps that hold it, its shape and type in each, the coordinates of a mesh."""
+    """A dataset of the snapshots: its steps, its shape and type in each step, and the coordinates of a mesh."""
 
     steps: list[int]
     times: list[float]
@@ -254,7 +263,7 @@ class _Item:
 
 
 class _Constant:
-    """An openPMD constant component, which is a group with a value, as a dataset of no dimension."""
+    """A constant component of openPMD (a group with a value), as a dataset without dimensions."""
 
     shape, dtype = (), np.dtype(np.float64)
 
@@ -271,7 +280,7 @@ def _dataset(iteration: h5py.Group, path: str) -> h5py.Dataset | _Constant:
 
 
 def _datasets(iteration: h5py.Group) -> Iterator[tuple[str, h5py.Dataset | _Constant]]:
-    """All datasets and constants of a snapshot, by their path."""
+    """Yield all datasets and constants of a snapshot, with their paths."""
     paths: list[str] = []
     iteration.visit(paths.append)
     for path in paths:
@@ -281,8 +290,9 @@ def _datasets(iteration: h5py.Group) -> Iterator[tuple[str, h5py.Dataset | _Cons
 
 
 def _axes(dataset: h5py.Dataset | _Constant) -> dict[str, np.ndarray]:
-    """The centres of a mesh's cells, by the name of the coordinate; of particles nothing."""
-    record = dataset if "axisLabels" in dataset.attrs else dataset.parent  # components share their record's
+    """The centres of the cells of a mesh, by the name of the coordinate; empty for particles."""
+    # components have the attributes of their record
+    record = dataset if "axisLabels" in dataset.attrs else dataset.parent
     if "axisLabels" not in record.attrs:
         return {}
     names = []
@@ -299,10 +309,13 @@ def _times(found: dict[str, _Item]) -> dict[str, Any]:
 
 
 def _lazy(folder: Path, path: str, item: _Item, divisor: str | None = None) -> Any:
-    """A dataset of all snapshots as one array [steps, ...] that reads what is selected of it, when it is needed.
+    """A dataset of all snapshots as one array [steps, ...]. Only selected values are read, when they are needed.
 
     Args:
-        divisor: the path of a constant that its values are divided by.
+        folder: the folder of the snapshots.
+        path: the path of the dataset in a file.
+        item: the dataset.
+        divisor: the path of a constant by which the values are divided.
     """
     _xarray()
     from xarray.backends import BackendArray
@@ -312,7 +325,7 @@ def _lazy(folder: Path, path: str, item: _Item, divisor: str | None = None) -> A
         shape, dtype = (len(item.steps), *item.shape), item.dtype
 
         def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-            support = indexing.IndexingSupport.OUTER_1VECTOR  # as HDF5: at most one list of indices
+            support = indexing.IndexingSupport.OUTER_1VECTOR  # as in HDF5: at most one list of indices
             return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
 
         def _read(self, key: tuple[Any, ...]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what their cases differ in, what came out, their curves over each other."""
+"""Compares several runs: the keys in which their cases differ, their results, and their curves in common figures."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
 from hpc_kjko.post.interactive import html_of, numbers, thinned
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 
-#: The name of the page of the runs in a folder.
+#: The file name of the page about the runs in a folder.
 INDEX = "index.html"
-#: Columns of the table for keys that differ; the others are named below it.
+#: Number of differing keys that are columns of the table; the others are named below it.
 _KEYS = 6
-#: What is shown of every run, as far as it has it; on the page, other columns can be chosen.
+#: The columns that are shown for every run that has them. Others can be chosen on the page.
 SHOWN = ("wave_energy", *summary.COMPARED)
-#: Sections of a case in the order in which their keys are shown; what only says where and how to write is left out.
+#: Sections of a case in the order of their keys on the page. Sections that concern only output and run are left out.
 _SECTIONS = ("physics", "particles", "time", "method", "grid", "species", "problem")
-#: Keys that the table shows as what the case is.
+#: Keys that the table shows in its column "case".
 _OF_CASE = ("problem.kind", "problem.space_dims", "problem.velocity_dims")
-#: So many keys that differ distinguish the runs in a legend; where there are more, their names do.
+#: Up to this number of differing keys the legend shows their values; with more keys it shows the names of the runs.
 _FEW = 3
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the others see it.
+    """A run in a comparison.
 
     Attributes:
-        keys: what its case holds, by ``section.key``.
-        series: the columns of its time series [rows]; empty without one row.
-        units: of the columns, in words.
-        trouble: why the series could not be read; empty if it could.
+        keys: the values of its case, by ``section.key``.
+        series: the columns of its time series [rows]; empty if there is no row.
+        units: units of the columns, in words.
+        trouble: the reason why the series could not be read; empty if it could.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Run:
 
     @classmethod
     def of(cls, folder: RunFolder, name: str) -> Run:
-        """The run of a folder, which may have ended in any way.
+        """The run in a folder. It may be running, or over for any reason.
 
         Raises:
             UserError: this is not a run folder, or its case cannot be read.
@@ -80,18 +80,18 @@ class Run:
 
 
 def holds_runs(path: Path) -> bool:
-    """Whether a folder is none of a run, but holds such."""
+    """Whether a folder is not a run folder but contains run folders."""
     return not (path / "case.toml").exists() and any(path.glob("*/case.toml"))
 
 
 def runs_in(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs of some folders, and a sentence for each that cannot be read.
+    """The runs in some folders, and a sentence for each run that cannot be read.
 
     Args:
-        paths: each holds a run, or folders that do.
+        paths: run folders, or folders that contain run folders.
 
     Raises:
-        UserError: one holds neither, or no run can be read.
+        UserError: a folder is neither of these, or no run can be read.
     """
     folders: list[Path] = []
     for path in paths:
@@ -114,14 +114,14 @@ def runs_in(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """Keys in which the cases are not all the same: those that all have first."""
+    """The keys in which the cases differ. Keys that all cases have come first."""
     found = {key: None for section in _SECTIONS for run in runs for key in run.keys if key.startswith(f"{section}.")}
     differ = [key for key in found if any(run.keys.get(key) != runs[0].keys.get(key) for run in runs)]
     return sorted(differ, key=lambda key: not all(key in run.keys for run in runs))
 
 
 def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
-    """The columns that more than nothing is known of, in words, those that are mostly looked at first."""
+    """The columns that differ from zero in some run, with their axes. Usual ones come first."""
     found: dict[str, Axis] = {}
     for run in runs:
         for name, values in run.series.items():
@@ -134,14 +134,15 @@ def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
 
 
 def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = FROM_THE_START) -> Iterator[Picture]:
-    """Curves over each other, and the last values of finished runs against each key that is a number.
+    """Curves of all runs, and the last values of finished runs against each differing key that is a number.
 
     Args:
-        columns: those to draw in place of the usual ones.
+        runs: the runs.
+        columns: the columns to draw instead of the usual ones.
         window: the first and the last time shown.
 
     Raises:
-        UserError: no run has such a column, or rows at these times.
+        UserError: no run has such a column, or no run has rows at these times.
     """
     known, keys = columns_of(runs), differing_keys(runs)
     for name in columns:
@@ -149,18 +150,18 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
             raise UserError(f"--column {name}: no run has such a column: {one_of(name, known)}")
     series = {}
     for run in runs:
-        with contextlib.suppress(UserError):  # it has no row at these times
+        with contextlib.suppress(UserError):  # this run has no row at these times
             if run.series:
                 series[run.name] = within(run.series, window)
     runs = [run for run in runs if run.name in series]
     if not runs:
         raise UserError(
-            "no run has a row of its time series at these times: wait for the first step, or ask for others"
+            "no run has a row of its time series at these times: wait for the first step, or choose other times"
         )
     shown = list(columns) or [name for name in SHOWN if name in known]
     yield Picture(
         "curves",
-        "All runs over each other",
+        "All runs in one figure",
         "Columns of all runs against time",
         tuple(
             _panel(
@@ -188,17 +189,17 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
 
 
 def label_of(run: Run, keys: Sequence[str]) -> str:
-    """What distinguishes a run: its values of the keys that differ, or its name if these are many."""
+    """The label of a run: its values of the differing keys, or its name if there are many such keys."""
     return verbatim(_settings(run, keys) if 0 < len(keys) <= _FEW else run.name)
 
 
 def _settings(run: Run, keys: Sequence[str]) -> str:
-    """The values that a run has of some keys."""
+    """The values of some keys in a run, as text."""
     return ", ".join(f"{key.partition('.')[2]} = {value_text(run.keys.get(key))}" for key in keys)
 
 
 def value_text(value: Any) -> str:
-    """A value of a case in a few letters."""
+    """A value of a case as a short text."""
     if value is None:
         return "–"
     if isinstance(value, list):
@@ -209,7 +210,7 @@ def value_text(value: Any) -> str:
 def _against(
     key: str, axis: Axis, runs: Sequence[Run], series: dict[str, summary.Columns], name: str, keys: Sequence[str]
 ) -> Panel:
-    """The last values of a column against a key: a curve for each combination of the other keys that differ."""
+    """The last values of a column against a key, with a curve for each combination of the other differing keys."""
     groups: dict[str, list[tuple[float, float]]] = {}
     others = [other for other in keys if other != key]
     for run in runs:
@@ -229,14 +230,14 @@ def _panel(x: Axis, y: Axis, curves: Sequence[Curve]) -> Panel:
 
 
 def write_overview(paths: Sequence[Path], out: Path) -> Path:
-    """Write a page with a table of the runs of some folders, and figures of those that are chosen on the page.
+    """Write a page with a table of the runs in some folders, and figures of the runs that the reader selects.
 
     Args:
-        paths: as for :func:`runs_in`.
+        paths: as in :func:`runs_in`.
         out: the file.
 
     Raises:
-        UserError: as for :func:`runs_in`, or the page cannot be written.
+        UserError: as in :func:`runs_in`, or the page cannot be written.
     """
     page.require_folder(out)
     runs, unreadable = runs_in(paths)
@@ -268,7 +269,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
 
 
 def _row(run: Run, keys: Sequence[str], out: Path) -> dict[str, Any]:
-    """What the table says of a run; numbers with what they are sorted by."""
+    """The cells of a run in the table. Numbers have a second value by which they are sorted."""
     series, report = run.series, run.folder.path / "report.html"
     tally = summary.tally(series) if series else None
     final = {name: float(series[name][-1]) for name in ("field_energy", "kl") if series and name in series}
@@ -296,7 +297,7 @@ def _case_of(run: Run) -> str:
 
 
 def _for_page(run: Run, keys: Sequence[str], columns: dict[str, Axis]) -> dict[str, Any]:
-    """A run as the script of the page has it: no more points of a column than a screen shows."""
+    """The data of a run for the script of the page. Columns have at most as many points as a screen shows."""
     found: dict[str, Any] = {}
     last: dict[str, float] = {}
     held = {key: run.keys.get(key) for key in keys}
@@ -319,7 +320,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _flat(table: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by their keys, as ``section.key``; a list of one number is that number."""
+    """Yield the values of nested tables with their keys as ``section.key``. A list of one number becomes that
+    number."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{key}.")

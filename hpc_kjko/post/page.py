@@ -1,4 +1,4 @@
-"""Pages of one HTML file each, with figures that can be zoomed. To look at one takes neither a server nor a network."""
+"""HTML pages with figures that can be zoomed. Each page is one file, and needs neither a server nor a network."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from hpc_kjko.post.differences import Difference
 from hpc_kjko.post.interactive import figure, html_of, packed
 from hpc_kjko.post.panels import Picture
 
-#: plotly.js of the npm package plotly.js-cartesian-dist-min: its part for curves and images, under the MIT licence.
+#: plotly.js from the npm package plotly.js-cartesian-dist-min (curves and images only), under the MIT licence.
 _LIBRARY = "plotly-cartesian.min.js"
 
 
 def require_folder(out: Path) -> None:
-    """Check that a page can be put there, before the work that it takes.
+    """Check that a page can be written to this path, before the work begins.
 
     Raises:
-        UserError: there is no such folder, or it is no name of a file.
+        UserError: the folder does not exist, or the path is a folder.
     """
     if not out.parent.is_dir():
-        raise UserError(f"cannot write {out}: there is no folder {out.parent}: make it first")
+        raise UserError(f"cannot write {out}: there is no folder {out.parent}: create it first")
     if out.is_dir():
         raise UserError(f"cannot write {out}: it is a folder: give the name of a file, such as {out / 'report.html'}")
 
 
 def write(template: str, out: Path, figures: Mapping[str, Any], content: Mapping[str, Any], **words: Any) -> Path:
-    """Write a page in one piece.
+    """Write a page atomically.
 
     Args:
-        template: its name in ``templates``.
-        figures: of :func:`interactive.figure`, by the names that the template shows them by.
-        content: what else the page's own script reads, as JSON.
-        words: what the template shows.
+        template: the name of the template in ``templates``.
+        out: the file.
+        figures: figures from :func:`interactive.figure`, by their names in the template.
+        content: other data for the script of the page, as JSON.
+        words: the values that the template shows.
 
     Returns:
-        The file.
+        The file that was written.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the page cannot be written.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpc_kjko.post", "templates"),
@@ -70,16 +71,16 @@ def write(template: str, out: Path, figures: Mapping[str, Any], content: Mapping
     )
     with writing(out):
         partial = partial_name(out)
-        partial.write_text(page, encoding="utf-8", errors="replace")  # the folder's name may be in another encoding
+        partial.write_text(page, encoding="utf-8", errors="replace")  # a folder name may have another encoding
         partial.replace(out)
     return out
 
 
 def write_comparison(found: Sequence[Difference], picture: Picture, out: Path) -> Path:
-    """Write the page of ``kjko compare``: a table of the differences, and their figures.
+    """Write the page of ``kjko compare``: a table of the differences, and figures.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the page cannot be written.
     """
     require_folder(out)
     drawn = {
@@ -91,7 +92,7 @@ def write_comparison(found: Sequence[Difference], picture: Picture, out: Path) -
 
 
 def anchor(name: str) -> str:
-    """A name as the id of an element."""
+    """A name in a form that can be the id of an HTML element."""
     return re.sub(r"\W+", "-", name)
 
 

@@ -1,9 +1,9 @@
-"""What a figure shows, as data: curves and images over labelled axes.
+"""The content of figures as data: curves and images over labelled axes.
 
-``draw.py`` makes pictures of it with matplotlib, ``interactive.py`` figures of a page, which can be zoomed. So it is
-decided once what a run has to show, and it looks the same wherever it is shown.
+``draw.py`` draws them with matplotlib, and ``interactive.py`` makes figures of a page that can be zoomed. So each
+figure is defined once and looks the same everywhere.
 
-Units on the axes are those of the normalisation: time in 1/ω_p, lengths in v_th/ω_p, velocities in v_th (the thermal
+Axes have normalised units: time in 1/ω_p, lengths in v_th/ω_p, velocities in v_th (the thermal
 speed at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_th/ω_p)^dx.
 """
 
@@ -15,30 +15,30 @@ from typing import Literal
 
 import numpy as np
 
-#: How a curve is drawn: what was computed; what it is held against (theory, a reference); single points.
+#: The look of a curve: a result of the run, something to compare with (theory, a reference), or single points.
 Look = Literal["line", "reference", "points"]
 
-#: A symbol and its subscript in plain text: v_th, not a name such as two_stream.
+#: A symbol with a subscript in plain text: v_th, but not a name such as two_stream.
 SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")
 
-#: A logarithmic colour scale whose lower end is not above zero goes down to this part of its upper end.
+#: If the lower end of a logarithmic colour scale is not above zero, it becomes this fraction of the upper end.
 _FAINTEST = 1e-5
 
 
 def verbatim(name: str) -> str:
-    """A name of the user's for a label, as it is: its underscores make no subscripts."""
+    """The user's own name for a label. Its underscores do not make subscripts."""
     return name.replace("_", "\u2060_")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis.
+    """An axis of a panel.
 
     Attributes:
         label: the quantity in words and symbols, as plain text: "field energy ½∫|E|²dx".
-        unit: of the normalisation, as plain text: "1/ω_p"; empty if there is none.
-        log: a logarithmic scale.
-        limits: the first and last value shown; None leaves it to the data.
+        unit: the normalised unit, as plain text: "1/ω_p"; empty if there is none.
+        log: whether the scale is logarithmic.
+        limits: the first and last value shown; None means that the data decide.
     """
 
     label: str
@@ -48,7 +48,7 @@ class Axis:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The limits, where an axis can have them: finite ones, and above zero on a logarithmic scale."""
+        """The limits if they are valid: finite, and above zero on a logarithmic scale. Otherwise None."""
         if self.limits is None or not np.isfinite(self.limits).all() or (self.log and min(self.limits) <= 0):
             return None
         return self.limits
@@ -56,11 +56,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y), both [n]; NaN leaves a gap.
+    """Points (x, y), arrays [n]. NaN leaves a gap.
 
     Attributes:
+        x, y: the coordinates [n].
+        label: the name in the legend.
+        look: how the curve is drawn.
         error: one standard error of y [n].
-        raw: y with its noise [n], which is drawn thin behind a y without it.
+        raw: the values with noise [n], if y is without noise. They are drawn as a thin line behind y.
     """
 
     x: np.ndarray
@@ -73,13 +76,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Image:
-    """Values [nx, ny] in cells between edges [nx + 1] and [ny + 1].
+    """Values [nx, ny] in cells with the edges [nx + 1] and [ny + 1].
 
     Attributes:
-        label: what the colour means, with its unit.
-        log: a logarithmic colour scale.
-        limits: values of the darkest and the brightest colour.
-        signed: the values are differences: zero is the middle of a colour scale with two ends.
+        label: the quantity that the colour shows, with its unit.
+        log: whether the colour scale is logarithmic.
+        limits: the values at the two ends of the colour scale.
+        signed: whether the values have both signs; the middle of the colour scale is then zero.
     """
 
     x_edges: np.ndarray
@@ -92,7 +95,7 @@ class Image:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The limits, or those of the finite values where the limits are not finite, with a range between them."""
+        """The limits, or the range of the finite values if the limits are not finite. The two ends always differ."""
         low, high = self.limits
         if not np.isfinite(self.limits).all():
             inside = self.values[np.isfinite(self.values)]
@@ -108,12 +111,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
+    """One pair of axes with curves or an image.
 
     Attributes:
-        window: the part of x that is shaded, for instance where a rate was fitted.
-        note: a sentence that stands inside the panel, for instance the rate.
-        below: a low panel under it with the same x, for instance what two curves differ by.
+        window: the interval of x that is shaded, for example that of a fit.
+        note: a sentence inside the panel, for example the fitted rate.
+        below: a lower panel with the same x, for example for the difference of two curves.
     """
 
     x: Axis
@@ -128,14 +131,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """Panels beside each other, wrapped after three (four of them after two), with a name for its file.
+    """Panels side by side, three in a row (four panels: two in a row), with a name for the file.
 
     Attributes:
-        name: of the file, without its ending.
-        title: what is shown, as a heading.
-        text: one sentence for those who cannot see it: what is drawn against what.
-        time: when it is, for pictures that belong to one time; None otherwise.
-        shared: all panels have the same axes and, for images, the same colours.
+        name: the file name without suffix.
+        title: the heading.
+        text: a sentence for readers who cannot see the picture: what is drawn against what.
+        time: the time, for pictures that belong to one time; otherwise None.
+        shared: whether all panels have the same axes and, for images, the same colours.
     """
 
     name: str

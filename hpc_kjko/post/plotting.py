@@ -1,4 +1,4 @@
-"""``kjko plot``: figures as files."""
+"""``kjko plot``: writes figures to files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpc_kjko.post.figures.runfiles import FROM_THE_START, RunFiles, Window
 from hpc_kjko.post.panels import Picture
 
 Format = Literal["png", "pdf", "svg"]
-#: Pictures of a movie.
+#: Number of pictures in a movie.
 MOVIE_FRAMES = 60
 
 
@@ -34,24 +34,26 @@ def plot_run(
     against: RunFolder | None = None,
     movie: bool = False,
 ) -> Iterator[Path]:
-    """Draw the figures that the run has data for, or those that are asked for.
+    """Draw all figures for which the run has data, or those that are asked for.
 
     Args:
-        columns: of the time series, to draw a figure of each instead of all figures.
+        folder: the run folder.
+        columns: columns of the time series. If given, one figure for each is drawn instead of all figures.
         window: the first and the last time shown.
-        out: the folder for the figures, made if missing (default ``figures/`` in the run folder).
-        log: logarithmic scales of f.
+        file_format: "png", "pdf" or "svg".
+        out: the folder for the figures, which is created if necessary (default ``figures/`` in the run folder).
+        log: use logarithmic scales for f.
         places: x of the cuts through phase space.
-        planes: pairs of coordinates, to draw the density of each pair instead of all figures.
-        against: another run, to draw the difference of f from it instead of all figures.
+        planes: pairs of coordinates. If given, the density of each pair is drawn instead of all figures.
+        against: another run. If given, the difference of f from that of this run is drawn instead of all figures.
         movie: write movies over time instead of all figures.
 
     Yields:
-        Each file, once it is written.
+        The path of each file, after it has been written.
 
     Raises:
-        UserError: the folder holds no readable time series, or none of the columns or times that are asked for, or a
-            figure cannot be written.
+        UserError: the folder has no readable time series, the run does not have the columns or times that are asked
+            for, or a figure cannot be written.
     """
     series, units = read_series_and_units(folder.series)
     for name in columns:
@@ -75,10 +77,10 @@ def plot_run(
 
 
 def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtitle: str) -> Iterator[Path]:
-    """Draw pictures into files of a folder, which is made if missing.
+    """Draw pictures into files of a folder, which is created if necessary.
 
     Yields:
-        Each file, once it is written.
+        The path of each file, after it has been written.
 
     Raises:
         UserError: a figure cannot be written.
@@ -92,7 +94,7 @@ def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtit
 
 
 def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
-    """Refuse cuts that cannot be had."""
+    """Refuse cuts that the run cannot have."""
     if not run.steps_with("particles"):
         raise UserError("--at: the snapshots hold no particles: run with output.particles_every above 0")
     if not any(distributions.can_interpolate(run, species) for species in run.species):
@@ -111,7 +113,7 @@ def _differences(run: RunFiles, other: RunFiles) -> Iterator[Picture]:
                 yield picture
     if not found:
         raise UserError(
-            f"--against {other.folder.path}: the runs have no two times of phase space of the same box in common: run "
+            f"--against {other.folder.path}: the runs have no two common times with phase space in the same box: run "
             "both with the same problem and output.particles_every or output.histogram_every"
         )
 
@@ -124,4 +126,4 @@ def _movies(run: RunFiles, out: Path, log: bool) -> Iterator[Path]:
         found += 1
         yield path
     if not found:
-        raise UserError("--movie: the run has no two snapshots of phase space: run with output.histogram_every above 0")
+        raise UserError("--movie: needs two or more snapshots of phase space: run with output.histogram_every above 0")

@@ -1,24 +1,27 @@
-"""Growth and damping rates of a wave, fitted to its energy, with a window and a standard error found by one rule.
+"""Growth and damping rates of a wave, fitted to its energy. One rule finds the window and the standard error.
 
-The rule, for an energy W ~ e^{2γt} whatever comes before and after:
+The rule, for an energy that follows W ~ e^{2γt} in some interval:
 
-1. The logarithm of the amplitude, ½ log W, is fitted by straight lines over many windows, to two kinds of points. One
-   is all rows, as for a wave that grows. A window of rows holds one deep maximum at most, and is longer than the
-   distance of maxima, or twice that if there are four. The other kind is the maxima of W between deep minima, as of a
-   standing wave that oscillates. The maxima are those of parabolas through three points, and follow each other at
-   regular distances. Of growth that has saturated, rows count up to a third of the largest amplitude.
-2. The best windows have lines that cover the largest range in units of what they miss:
-   |slope| · length / (s + s₀), with the root mean square residual s and s₀ = 0.015. A start that is not yet one mode,
-   saturation and a noise floor bend the curve, so they fall out. They also make it flatter. So of all windows with four
-   fifths of the best score the steepest is taken.
-3. The standard error is the largest of three. One is that of a jackknife: the window is cut into up to ten pieces, and
-   the fit is repeated without each, so residuals may be correlated in time. One is a quarter of the difference of the
-   slopes of the window's halves. For independent residuals it is as large, and larger if the curve is bent. One is the
-   scatter of the slopes of the windows with four fifths of the best score. In waves that were made up single rates are
-   off by up to 1.7 times the standard error (root mean square).
-4. If the line covers less than eight times s, or less than a factor of two in the amplitude, there is no growth or
-   damping to be seen; nor if a wave that was damped comes back, or was there before it grew, at more than the amplitude
-   in the middle of the window: beats do so. Then the line is fitted to the whole series, as an upper limit.
+1. The logarithm of the amplitude, ½ log W, is fitted by straight lines over many windows. There are two kinds of
+points.
+   The first kind is all rows, for a wave that grows. Such a window contains at most one maximum between deep minima. It
+   is longer than the distance of the maxima, or twice that distance if there are four maxima. The second kind is the
+   maxima of W between deep minima, for a standing wave that oscillates. Their times and heights are those of parabolas
+   through three points, and their distances must be regular. If growth has saturated, only rows up to a third of the
+   largest amplitude count.
+2. The score of a window is the range of its line in units of the residual: |slope| · length / (s + s₀), with the root
+   mean square residual s and s₀ = 0.015. A start with several modes, saturation and a noise floor bend the curve, so
+   such windows have low scores. Bending also makes the line flatter. So the steepest line is taken among the windows
+   with at least four fifths of the best score.
+3. The standard error is the largest of three estimates. (a) A jackknife: the window is divided into up to ten pieces,
+   and the fit is repeated without each piece, so the residuals may be correlated in time. (b) A quarter of the
+   difference between the slopes of the two halves of the window. For independent residuals this is as large as (a), and
+   it is larger if the curve is bent. (c) The scatter of the slopes of the windows with four fifths of the best score.
+   In tests with synthetic waves the errors of single rates were up to 1.7 standard errors (root mean square).
+4. If the line covers less than eight times s, or less than a factor of two in the amplitude, no growth or damping can
+be
+   seen. The same holds if the wave is larger after damping, or before growth, than in the middle of the window, as
+   beats are. The line is then fitted to the whole series, as an upper limit.
 """
 
 from __future__ import annotations
@@ -31,25 +34,25 @@ import numpy as np
 
 from hpc_kjko.files.wavetheory import WaveTheory
 
-#: Added to the residual, so that a short window of smooth data does not win.
+#: Added to the residual. Otherwise short windows of smooth data would have the best score.
 _TOLERANCE = 0.015
-#: Windows begin and end at so many different times.
+#: Number of different times at which windows begin and end.
 _ENDS = 48
-#: A window has so many rows at least, or so many maxima.
+#: Smallest number of rows, or of maxima, in a window.
 _FEWEST_ROWS, _FEWEST_MAXIMA = 12, 4
-#: Minima between maxima of a standing wave are below their neighbours by this factor in energy at least.
+#: The minima between maxima of a standing wave are lower in energy by at least this factor.
 _DEEP = 3.0
-#: Distances of the maxima of one wave differ by less than this, as a standard deviation over their mean.
+#: Largest standard deviation of the distances of the maxima, divided by their mean, for a regular wave.
 _IRREGULAR = 0.25
-#: Growth is fitted up to the largest amplitude over this, if the wave has saturated.
+#: If a wave has saturated, its growth is fitted up to the largest amplitude divided by this number.
 _BELOW = 3.0
-#: Pieces of the jackknife.
+#: Largest number of pieces of the jackknife.
 _PIECES = 10
-#: A range of so many residuals, and of so large a factor, is a rate.
+#: A rate is clear if the line covers so many residuals, and the amplitude changes by at least this factor.
 _CLEAR, _FACTOR = 8.0, 2.0
-#: A window is at least this part of the series.
+#: Smallest length of a window, as a fraction of the series.
 _SHORTEST = 1 / 16
-#: Windows whose score is at least this part of the best are as good.
+#: Windows with at least this fraction of the best score are considered equally good.
 _AS_GOOD = 0.8
 
 
@@ -58,12 +61,13 @@ class Rate:
     """A fitted rate.
 
     Attributes:
-        rate, error: γ of the field, and its standard error, in ω_p.
-        window: the first and the last time fitted.
-        height: log of the line's amplitude √W at the middle of the window.
-        points: what was fitted: all rows of the window, or maxima.
-        frequency, frequency_error: ω from the distance of maxima, in ω_p; None where the wave does not oscillate.
-        is_clear: whether the amplitude changes by more than the line misses.
+        rate, error: γ of the field and its standard error, in ω_p.
+        window: the first and the last time of the fit.
+        height: log of the amplitude √W of the line at the middle of the window.
+        points: the points of the fit: all rows of the window, or maxima.
+        frequency, frequency_error: ω from the distances of maxima, and its standard error, in ω_p. None if the wave
+            does not oscillate.
+        is_clear: whether growth or damping can be seen.
     """
 
     rate: float
@@ -76,25 +80,25 @@ class Rate:
     is_clear: bool
 
     def text(self, expected: float | None = None, digits: int = 2) -> str:
-        """γ with its error in as many digits as it has, and what is expected."""
+        """γ with its error, with as many digits as the error justifies, and the expected value."""
         places = max(0, digits - 1 - math.floor(math.log10(self.error))) if self.error > 0 else 4
         places = min(places, 5)
         theory = "" if expected is None else f", theory {expected:.{max(places, 4)}f}"
         return f"γ = {self.rate:.{places}f} ± {self.error:.{places}f}{theory}".replace("-", "−")
 
     def energy(self, time: np.ndarray) -> np.ndarray:
-        """W of the fitted line at times [n]."""
+        """W of the fitted line at times [n]: [n]."""
         return np.exp(2 * (self.height + self.rate * (time - sum(self.window) / 2)))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The rate of a run's wave beside that of theory.
+    """The measured rate of the wave of a run, and that of theory.
 
     Attributes:
-        rate: what was fitted.
-        theory: what the run knows of the wave; None where it knows nothing.
-        expected: γ of theory; of a wave without a single rate, that of the same fit to theory's wave.
+        rate: the fitted rate.
+        theory: the linear theory of the wave; None if the run has none.
+        expected: γ of theory. If theory has no single rate, the result of the same fit to the wave of theory.
     """
 
     rate: Rate
@@ -103,14 +107,14 @@ class Measured:
 
     @property
     def text(self) -> str:
-        """One line: γ, its error, theory, and what theory."""
+        """One line with γ, its error, and γ of theory."""
         if not self.rate.is_clear:
             return f"no exponential growth or damping to be seen ({self.rate.text(self.expected)})"
         return self.rate.text(self.expected)
 
     @property
     def frequency_text(self) -> str:
-        """ω, its error and theory's; empty where the wave does not oscillate regularly."""
+        """ω, its error and ω of theory; empty if the wave does not oscillate regularly."""
         rate = self.rate
         if rate.frequency is None or rate.frequency_error is None:
             return ""
@@ -119,7 +123,7 @@ class Measured:
 
     @property
     def remark(self) -> str:
-        """What the theory is, or why there is none, in a sentence."""
+        """A sentence that names the theory, or says why there is none."""
         if self.theory is None:
             return "The run has left no theory of its wave."
         parts = [part for part in (self.theory.relation, self.theory.missing) if part]
@@ -128,10 +132,11 @@ class Measured:
 
 
 def measured(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> Measured | None:
-    """The rate of a run's wave; None where it has no field, or too few rows.
+    """The rate of the wave of a run; None if it has no field or too few rows.
 
     Args:
-        columns: of the time series.
+        columns: the columns of the time series.
+        theory: the linear theory of the wave.
     """
     time, energy = columns["time"], wave_energy(columns)
     found = fit(time, energy) if energy.any() else None
@@ -146,15 +151,16 @@ def measured(columns: dict[str, np.ndarray], theory: WaveTheory | None) -> Measu
 
 
 def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """The energy of the wave that a run is about; that of the whole field where the run does not measure it."""
+    """The energy of the wave of a run [rows]; the energy of the whole field if the run does not measure the wave."""
     return columns.get("wave_energy", columns["field_energy"])
 
 
 def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
-    """The rate of a wave; None if there are too few rows.
+    """Fit the rate of a wave. None if there are too few rows.
 
     Args:
-        time: [n], rising; energy: W [n].
+        time: ascending times [n].
+        energy: W [n].
     """
     kept = (energy > 0) & np.isfinite(energy)
     if kept.sum() < _FEWEST_ROWS:
@@ -162,7 +168,7 @@ def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
     time, log = time[kept], 0.5 * np.log(energy[kept])
     peaks = maxima(time, log)
     linear = _linear(log)
-    # the maximum of a wave that has saturated says nothing of how far apart those before it are
+    # the last maximum of a saturated wave says nothing about the distances of the maxima before it
     before = peaks[0][peaks[0] < time[linear - 1]]
     candidates = [
         (score, "rows", first, last)
@@ -203,9 +209,9 @@ def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, *, is_c
 
 
 def _linear(log: np.ndarray) -> int:
-    """The row at which a wave that saturates is about to; the number of rows if it does not.
+    """The row at which a wave begins to saturate; the number of rows if it does not saturate.
 
-    It saturates if it comes within a twentieth of its largest amplitude before the last twentieth of the rows.
+    A wave saturates if it is within a twentieth of its largest amplitude before the last twentieth of the rows.
     """
     top = int(np.flatnonzero(log > log.max() - 0.05)[0])
     if top >= 0.95 * len(log):
@@ -214,22 +220,22 @@ def _linear(log: np.ndarray) -> int:
 
 
 def _is_regular(time: np.ndarray) -> bool:
-    """Whether maxima follow each other as those of one wave do."""
+    """Whether the distances of the maxima are as regular as those of one wave."""
     return bool(np.diff(time).std() < _IRREGULAR * np.diff(time).mean())
 
 
 def _comes_back(time: np.ndarray, log: np.ndarray, first: int, last: int) -> bool:
-    """Whether there is more outside a window than in its middle: after damping, or before growth."""
+    """Whether the wave is larger outside the window (after damping, or before growth) than in its middle."""
     slope, middle, _ = _line(time[first:last], log[first:last])
     outside = log[last:] if slope < 0 else log[:first]
     return bool((outside > middle).any())
 
 
 def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> float | None:
-    """γ of another wave's energy [n] by the same fit: in the window of a rate, of rows or maxima.
+    """γ of the energy [n] of another wave, by the same fit: same window, and rows or maxima as in ``like``.
 
     Returns:
-        None if it has fewer than three points there.
+        γ in ω_p; None if there are fewer than three points in the window.
     """
     kept = (energy > 0) & np.isfinite(energy)
     time, log = time[kept], 0.5 * np.log(energy[kept])
@@ -241,7 +247,7 @@ def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> float | No
 
 
 def maxima(time: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Times and heights of the maxima of a logarithm of amplitudes that have deep minima beside them."""
+    """Times and heights of the maxima of log amplitudes [n] that have deep minima on both sides."""
     inner = np.arange(1, len(log) - 1)
     peaks = inner[(log[1:-1] >= log[:-2]) & (log[1:-1] > log[2:])]
     deep = 0.5 * math.log(_DEEP)
@@ -250,7 +256,7 @@ def maxima(time: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low = log[kept[-1] : peak].min() if kept else log[:peak].min()
         if log[peak] - low < deep:
             if kept and log[peak] > log[kept[-1]]:
-                kept[-1] = peak  # noise on the way up to it
+                kept[-1] = peak  # the earlier one was noise on the way up to this maximum
         elif not kept or log[kept[-1]] - low >= deep:
             kept.append(peak)
         elif log[peak] > log[kept[-1]]:
@@ -266,17 +272,20 @@ def maxima(time: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _scores(
     time: np.ndarray, log: np.ndarray, fewest: int, apart: np.ndarray | None = None
 ) -> list[tuple[float, int, int]]:
-    """Of windows [first, last): how much of a range their line covers, in units of what it misses.
+    """Scores of windows [first, last): the range of the line in units of its residual.
 
     Args:
-        apart: times of maxima, of which no two may be in a window, and two of whose distances are less than its length.
+        time, log: times and log amplitudes [n].
+        fewest: smallest number of points in a window.
+        apart: times of maxima. A window contains at most one of them and is longer than their distance (twice the
+            distance if there are four maxima).
     """
     n = len(time)
     if n < fewest:
         return []
     apart = np.empty(0) if apart is None else apart
     shortest = _SHORTEST * float(time[-1] - time[0])
-    if len(apart) > 1:  # few maxima may be of what a wave starts with
+    if len(apart) > 1:  # one maximum alone may belong to the start of the wave
         distance = float(np.median(np.diff(apart)))
         shortest = max(shortest, distance * (2 if len(apart) >= _FEWEST_MAXIMA else 1))
     ends = np.unique(np.linspace(0, n, min(n, _ENDS) + 1).round().astype(int))
@@ -299,7 +308,7 @@ def _scores(
 
 
 def _line(time: np.ndarray, log: np.ndarray) -> tuple[float, float, float]:
-    """Slope, height at the middle of the window, and root mean square residual."""
+    """Slope of the line, its height at the middle of the window, and the root mean square residual."""
     middle = 0.5 * (time[0] + time[-1])
     slope, height = np.polyfit(time - middle, log, 1)
     residual = log - height - slope * (time - middle)
@@ -307,7 +316,7 @@ def _line(time: np.ndarray, log: np.ndarray) -> tuple[float, float, float]:
 
 
 def _error(time: np.ndarray, log: np.ndarray) -> float:
-    """The standard error of the slope: of a jackknife, or of the slopes of both halves."""
+    """The standard error of the slope: the larger of the jackknife estimate and that of the two halves."""
     pieces = np.array_split(np.arange(len(time)), min(_PIECES, len(time)))
     slopes = np.array([np.polyfit(np.delete(time, piece), np.delete(log, piece), 1)[0] for piece in pieces])
     jackknife = float(math.sqrt((len(pieces) - 1) / len(pieces) * ((slopes - slopes.mean()) ** 2).sum()))

@@ -1,4 +1,4 @@
-"""A page about a run: one HTML file with everything in it, from the files of the run only."""
+"""The report page of a run: one self-contained HTML file, made only from the files of the run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hpc_kjko.post.figures.runfiles import RunFiles
 from hpc_kjko.post.interactive import figure
 from hpc_kjko.running.remarks import IN_CHANCE
 
-#: Lines of the log that are shown, from its end.
+#: Number of log lines that are shown, from the end of the log.
 LOG_LINES = 12
 
-#: What ``run.json`` says of where a run comes from, in the order shown.
+#: Entries of ``run.json`` about the provenance of a run, in the order shown.
 PROVENANCE = {
     "command": "command",
     "version": "hpc_kjko",
@@ -34,46 +34,46 @@ PROVENANCE = {
     "host": "host of rank 0",
     "nodes": "nodes of the batch job",
     "ranks": "ranks",
-    "threads": "threads a rank",
+    "threads": "threads per rank",
     "device": "device",
     "mpi": "MPI",
     "torch": "torch",
     "python": "Python",
 }
 
-#: What the status of a run means.
+#: The meaning of each status of a run.
 STATUS_MEANINGS = {
     "new": "It has not begun its first step.",
-    "running": "It is going on: the page shows how far it has come.",
+    "running": "It is running: the page shows the results so far.",
     "finished": "It reached its end.",
     "stopped": "It stopped with a checkpoint: kjko restart continues it.",
     "failed": "It ended with an error.",
-    "gone": "Its process is gone without a word: it was killed, or its machine was.",
+    "gone": "Its process no longer exists and left no message: it was killed, or its machine failed.",
     "unknown": "Its run.json does not say how it ended.",
 }
 
-#: What a figure needs, for the page to say why it is missing.
+#: The title of each figure, and the reason why it may be missing.
 NEEDS = {
     "field_energy": ("Field energy", "the run has no self-consistent field"),
     "energies": ("Energies", "the time series has fewer than two rows"),
-    "free_energy": ("Free energy and entropy", "this collision method does not track log f"),
+    "free_energy": ("Free energy and entropy", "this collision method does not carry log f"),
     "relative_entropy": ("Relative entropy", "it needs log f and a known equilibrium"),
     "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
     "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
-    "field": ("Electric field against x and time", "it needs two snapshots of a field of the run's own (output.every)"),
+    "field": ("Electric field against x and time", "it needs two snapshots of a self-consistent field (output.every)"),
     "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
 }
 
 
 def write_report(folder: RunFolder, out: Path | None = None) -> Path:
-    """Write the page of a run, in one piece.
+    """Write the report page of a run, atomically.
 
     Args:
-        folder: the run's; it may have ended in any way, be going on or not have made its first step.
+        folder: the run folder. The run may be over for any reason, be running, or not have made its first step.
         out: the file (default ``report.html`` in the folder).
 
     Returns:
-        The file.
+        The file that was written.
 
     Raises:
         UserError: a file of the run is damaged, or the page cannot be written.
@@ -99,7 +99,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     elif not rows:
         missing.insert(0, "Time series: the run has not written a row of it yet")
     if columns and "certificate" not in columns:
-        missing.append("Certificates: the run held no particles out to make them (method.held_out)")
+        missing.append("Certificates: the run kept no particles out of the fit for them (method.held_out)")
     absent = [label for key, label in PROVENANCE.items() if key not in status and key != "nodes"]
     if absent:
         missing.append(f"Provenance: run.json does not say {', '.join(absent)}")
@@ -135,7 +135,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
 
 
 def _status_meaning(folder: RunFolder, status: str) -> str:
-    """What the status of a run means; of one that failed, with what its log says."""
+    """The meaning of the status of a run. For a failed run it includes the error in the log."""
     errors = [line.partition(" ERROR ")[2] for line in _log(folder) if " ERROR " in line]
     if status == "failed" and errors:
         return f"It ended with an error: {errors[-1]}"
@@ -144,7 +144,7 @@ def _status_meaning(folder: RunFolder, status: str) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that one looks for first, and what it says; ``tone`` is "good", "unsure", "bad" or empty."""
+    """One of the most important numbers, and its explanation. ``tone`` is "good", "unsure", "bad" or empty."""
 
     label: str
     value: str
@@ -153,7 +153,7 @@ class Tile:
 
 
 def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> list[Tile]:
-    """What a run comes to, in a few numbers."""
+    """The most important numbers of a run."""
     case, rows = run.case, len(columns["step"]) if columns else 0
     if not rows:
         return [Tile("time reached", f"0 of {case.number('time.end'):g}", f"0 of {case.steps} steps")]
@@ -172,7 +172,7 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
     if "kl" in columns:
         first, last = columns["kl"][[0, -1]]
         found.append(
-            Tile("KL to equilibrium", f"{first:.3g} → {last:.3g}", "how far f is from equilibrium, which has 0")
+            Tile("KL to equilibrium", f"{first:.3g} → {last:.3g}", "distance of f from the equilibrium, where KL is 0")
         )
     if tally := summary.tally(columns):
         found.append(_certificate_tile(case, tally))
@@ -181,19 +181,19 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
 
 
 def _rate_tile(measured: rates.Measured) -> Tile:
-    """How fast the wave grows or is damped, beside theory."""
+    """The growth or damping rate of the wave, with that of theory."""
     first, last = measured.rate.window
     says = f"fitted from t = {first:.3g} to {last:.3g}"
     if measured.expected is not None:
         says += f"; theory: {measured.expected:.4f}"
     if not measured.rate.is_clear:
-        return Tile("rate of the wave", "none to be seen", f"{measured.rate.text()}, {says}")
+        return Tile("rate of the wave", "not visible", f"{measured.rate.text()}, {says}")
     label = "growth rate of the wave" if measured.rate.rate > 0 else "damping rate of the wave"
     return Tile(label, measured.rate.text(), says)
 
 
 def _field_tile(status: dict[str, Any], columns: summary.Columns) -> Tile:
-    """The field's energy and the particles' noise in it."""
+    """The energy of the field, and the noise of the particles in it."""
     name = "wave_energy" if columns.get("wave_energy", np.zeros(1)).any() else "field_energy"
     values = columns[name]
     label = "energy of the wave" if name == "wave_energy" else "energy of the field"
@@ -220,7 +220,7 @@ def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
 
 
 def _energy_tile(case: RunCase, columns: summary.Columns) -> Tile:
-    """What of the energy the scheme should keep and did not."""
+    """The error of the energy: the change that the scheme should not make."""
     drift = next(one for one in summary.drifts(columns) if one.name.startswith("energy"))
     total = abs(summary.total_energy(columns)[0]) or 1.0
     says = "largest relative change"
@@ -230,7 +230,7 @@ def _energy_tile(case: RunCase, columns: summary.Columns) -> Tile:
 
 
 def _collisions(case: RunCase) -> str:
-    """What particles collide with, and how strongly; of several species, of each."""
+    """The collision operator and its strength; for several species those of each."""
     if case.species and not case.collide_together:
         each = {name: case.number(f"species.{name}.collision_strength") for name in case.species}
         operators = {name: case.word(f"species.{name}.collision_operator") for name in case.species}
@@ -263,7 +263,7 @@ def _what(case: RunCase) -> dict[str, str]:
 
 
 def _checks(case: RunCase, columns: summary.Columns) -> dict[str, str]:
-    """What tells whether the steps were sound."""
+    """Numbers that show whether the steps were accurate."""
     found = {}
     if "min_eigenvalue" in columns:
         found["smallest eigenvalue of I + h ∇v u"] = f"{columns['min_eigenvalue'].min():.4g}"
@@ -280,12 +280,12 @@ def _checks(case: RunCase, columns: summary.Columns) -> dict[str, str]:
 
 
 def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Figures by name, and a sentence for each that there is none of."""
+    """Figures by name, and a sentence for each figure that is missing."""
     found: dict[str, dict[str, Any]] = {}
     missing = []
     drawn: list[str] = []
     for pictures in figures.for_a_page(run):
-        name = re.sub(r"_\d{4}$", "", pictures[-1].name)  # without its number in a series
+        name = re.sub(r"_\d{4}$", "", pictures[-1].name)  # without the number of a picture in a series
         drawn.append(name)
         for number in range(len(pictures[-1].panels)):
             key = page.anchor(f"{name}-{number}")
@@ -308,15 +308,15 @@ def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, ro
         of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.particle_count
         timings = {
             "all steps": _duration(seconds.sum()),
-            "a step, median": f"{np.median(seconds):.3g} s",
-            "a step, fastest and slowest": f"{seconds.min():.3g} s, {seconds.max():.3g} s",
-            "a particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
+            "one step, median": f"{np.median(seconds):.3g} s",
+            "one step, fastest and slowest": f"{seconds.min():.3g} s, {seconds.max():.3g} s",
+            "one particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
     return timings | summary.memory(status, case.particle_count)
 
 
 def _times(ratio: float) -> str:
-    """How a number compares with another."""
+    """The ratio of two numbers in words: "below", or "about 3 times"."""
     return "below" if ratio < 1 else f"about {float(f'{ratio:.1g}'):g} times"
 
 
@@ -329,7 +329,7 @@ def _files(folder: RunFolder) -> dict[str, str]:
 
 
 def _log(folder: RunFolder) -> list[str]:
-    """The end of the log."""
+    """The last lines of the log."""
     try:
         return folder.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
     except OSError:
@@ -337,7 +337,7 @@ def _log(folder: RunFolder) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A duration in words."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes, seconds = divmod(round(seconds), 60)

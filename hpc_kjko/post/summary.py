@@ -1,4 +1,4 @@
-"""What the time series of a run comes to: invariants, certificates, timings. For every verb that looks at a run."""
+"""A summary of the time series of a run for all verbs that read runs: conservation, certificates, timings."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hpc_kjko.casefile import RunCase
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.running.remarks import IN_CHANCE, certificate_remarks, fit_remarks, wave_remarks
 
-#: What a certificate says, by its value in the series.
+#: The verdict of a certificate, by its value in the series.
 VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
 
-#: From so many particles of a rank on its memory is mostly theirs.
+#: With more particles per rank than this, most of the memory belongs to particles.
 _MANY = 10**6
-#: A column is mostly noise below so many times its noise floor.
+#: A column is mostly noise if it is below its noise floor times this number.
 NOISY = 2.0
 
 Columns = dict[str, np.ndarray]
-#: What of a run is compared with a reference unless columns are named. Of mass and momentum, which theory keeps,
-#: relative errors say little.
+#: The columns that are compared with a reference by default. Mass and momentum are conserved, so their relative errors
+#: mean little.
 COMPARED = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "free_energy", "kl")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a quantity that theory keeps has moved: its first and last value, the largest change."""
+    """The drift of a conserved quantity: its first and last value, and the largest change."""
 
     name: str
     first: float
@@ -36,17 +36,17 @@ class Drift:
 
     @classmethod
     def of(cls, name: str, values: np.ndarray) -> Drift:
-        """That of a column [rows], one row at least."""
+        """The drift of a column [rows] with at least one row."""
         return cls(name, float(values[0]), float(values[-1]), float(np.abs(values - values[0]).max()))
 
 
 def total_energy(columns: Columns) -> np.ndarray:
-    """Kinetic, field and potential energy together: [rows]."""
+    """Kinetic plus field plus potential energy: [rows]."""
     return columns["kinetic_energy"] + columns["field_energy"] + columns["potential_energy"]
 
 
 def missing_steps(columns: Columns) -> str:
-    """The steps before its last one of which a series has no row, as in "0 to 8"; empty if it has them all."""
+    """The steps without a row in a series, up to its last row, as in "0 to 8"; empty if none is missing."""
     steps = columns["step"].astype(int)
     before = np.concatenate([[-1], steps[:-1]])
     gaps = [(last + 1, step - 1) for last, step in zip(before, steps, strict=True) if step > last + 1]
@@ -54,7 +54,7 @@ def missing_steps(columns: Columns) -> str:
 
 
 def drifts(columns: Columns) -> list[Drift]:
-    """Mass, momentum and energy, and of the energy what no collision accounts for."""
+    """The drifts of mass, momentum and energy, and of the part of the energy that collisions do not explain."""
     found = [Drift.of("mass", columns["mass"])]
     momenta = [name for name in columns if name.startswith("momentum_")]
     found += [Drift.of(name.replace("momentum_", "momentum along v_"), columns[name]) for name in momenta]
@@ -62,13 +62,13 @@ def drifts(columns: Columns) -> list[Drift]:
     if "collision_energy_total" in columns:
         given = columns["collision_energy_total"] + columns.get("drive_energy", 0.0)
         by = "collisions and the drive" if "drive_energy" in columns else "collisions"
-        found.append(Drift.of(f"energy less what {by} gave", energy - given))
+        found.append(Drift.of(f"energy minus what {by} gave", energy - given))
     found.append(Drift.of("energy", energy))
     return found
 
 
 def tally(columns: Columns) -> dict[str, int] | None:
-    """How many steps each verdict was given to; None without certificates."""
+    """The number of steps with each verdict; None without certificates."""
     if "certificate" not in columns:
         return None
     verdicts = columns["certificate"][1:]
@@ -76,29 +76,29 @@ def tally(columns: Columns) -> dict[str, int] | None:
 
 
 def tally_text(columns: Columns) -> str:
-    """The tally in words; empty without certificates."""
+    """The numbers of steps with each verdict, as text; empty without certificates."""
     return ", ".join(f"{number} {name}" for name, number in (tally(columns) or {}).items())
 
 
 def certified_quantity(case: RunCase) -> str:
-    """What collisions must lower, in words."""
+    """The quantity that collisions must lower, in words."""
     return OPERATORS[case.collision_operator].falls
 
 
-#: What each verdict means, by its name. The particles are those that are held out of the fit.
+#: The meaning of each verdict. It follows from the particles that are held out of the fit.
 VERDICT_MEANINGS = {
     "certified": "collisions lowered it by more than three standard errors, as they must",
     "inconclusive": "the change is smaller than three times its standard error. This is normal near equilibrium, where "
-    "there is little left to lose",
-    "violated": f"it rose by more than three standard errors. Chance does this in one of {IN_CHANCE} steps; more of "
-    "them say that something is wrong",
+    "it can hardly decrease further",
+    "violated": f"it rose by more than three standard errors. By chance this happens in one of {IN_CHANCE} steps; more "
+    "such steps show that something is wrong",
 }
-#: What the least clear of the verdicts means.
+#: The verdict of a step that is not clear, and its meaning.
 INCONCLUSIVE = f"inconclusive: {VERDICT_MEANINGS['inconclusive']}."
 
 
 def fall(columns: Columns) -> str | None:
-    """By how much the collisions changed that of held-out particles; None without certificates."""
+    """The total change of the certified quantity by collisions, from held-out particles; None without certificates."""
     if "certificate" not in columns:
         return None
     change, error = (columns[f"collision_free_energy_total{suffix}"][-1] for suffix in ("", "_error"))
@@ -106,9 +106,9 @@ def fall(columns: Columns) -> str | None:
 
 
 def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarray]:
-    """The level that particles' noise keeps columns above: [rows] each, by what ``run.json`` says.
+    """The noise floors of columns, [rows] each, from the information in ``run.json``.
 
-    The noise of a quiet start grows with time, and a control variate takes off what its weights do not leave.
+    The noise of a quiet start grows with time. A control variate reduces the noise according to its weights.
     """
     floors, growth = status.get("noise_floor"), status.get("noise_growth")
     if not isinstance(floors, dict):
@@ -120,8 +120,7 @@ def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarr
 
 
 def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
-    """What a reader of the results should know: the warnings that the run began with, whether its wave is right, and
-    where its noise prevails."""
+    """Sentences for the reader of the results: the warnings at the start of the run, errors of the wave, and noise."""
     warnings = status.get("warnings")
     found = list(warnings) if isinstance(warnings, list) else []
     if columns:
@@ -135,7 +134,7 @@ def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
 
 
 def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
-    """A sentence for each column that has sunk into the particles' noise by the end."""
+    """A sentence for each column that is mostly noise at the end of the run."""
     found = []
     for name, floor in noise_floors(status, columns).items():
         above = np.flatnonzero(columns[name] > NOISY * floor)
@@ -149,7 +148,7 @@ def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
 
 
 def seconds_by_phase(columns: Columns) -> dict[str, float]:
-    """Wall clock of all steps by the phase that took it: columns ``seconds_PHASE`` of the series."""
+    """Wall-clock time of all steps by phase, from the columns ``seconds_PHASE`` of the series."""
     prefix = "seconds_"
     return {
         name.removeprefix(prefix).replace("_", " "): float(values.sum())
@@ -159,11 +158,11 @@ def seconds_by_phase(columns: Columns) -> dict[str, float]:
 
 
 def memory(status: dict[str, Any], particles: float) -> dict[str, str]:
-    """What a rank took at most, the interpreter and its libraries included, by what ``run.json`` says."""
+    """The peak memory of a rank, including Python and libraries, from the information in ``run.json``."""
     if "memory" not in status:
         return {}
     found = {"memory of rank 0": f"{status['memory'] / 1e6:.0f} MB"}
     on_each = particles / status.get("ranks", 1)
     if on_each >= _MANY:
-        found["memory of all ranks"] = f"{status['memory'] / on_each:.0f} bytes a particle"
+        found["memory of all ranks"] = f"{status['memory'] / on_each:.0f} bytes per particle"
     return found

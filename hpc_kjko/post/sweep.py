@@ -1,7 +1,7 @@
-"""A case over a grid of its keys: one run after the other, or a job of a SLURM array for each; one table of them all.
+"""A sweep: a case for all combinations of some values. The runs follow each other, or each is a job of a SLURM array.
 
-The folder of a sweep holds a run folder for each point of the grid, ``sweep.json`` (what the sweep is), ``sweep.csv``
-(the table), and for SLURM ``input/`` with the case as it was.
+The folder of a sweep has a run folder for each combination, ``sweep.json`` (the definition of the sweep), ``sweep.csv``
+(the table of results), and for SLURM ``input/`` with a copy of the case.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FINAL = ("time", "kinetic_energy", "field_energy", "potential_energy", "entropy"
 
 @dataclass(frozen=True)
 class Point:
-    """A run of a sweep: the name of its folder, and what it changes in the case, as TOML by ``section.key``."""
+    """One run of a sweep: the name of its folder, and its changes of the case as TOML by ``section.key``."""
 
     name: str
     settings: dict[str, str]
@@ -46,10 +46,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs in a folder, each in its own.
+    """The runs of a sweep, each in its own folder.
 
     Attributes:
-        changes: what all of them change in the case, as ``section.key=value``.
+        case: the case file.
+        folder: the folder of the sweep.
+        points: the runs.
+        changes: changes of the case in all runs, as ``section.key=value``.
     """
 
     folder: Path
@@ -59,22 +62,23 @@ class Sweep:
 
     @classmethod
     def plan(cls, case: Path, grids: Sequence[str], folder: Path, changes: Sequence[str] = ()) -> Sweep:
-        """The product of the grids, every case of it checked, and the folder too. Nothing is written.
+        """Make and check all combinations of the values in ``grids``, and check the folder. Nothing is written.
 
         Args:
             case: the case file.
-            grids: ``section.key=v1,v2,…``, values in TOML.
-            changes: of keys that no grid has, ``section.key=value``.
+            grids: keys with their values, ``section.key=v1,v2,…``, in TOML.
+            folder: the folder of the sweep.
+            changes: changes of keys that are not in ``grids``, ``section.key=value``.
 
         Raises:
-            UserError: a grid or one of the cases is wrong, or the folder holds something else.
+            UserError: a grid or one of the cases is wrong, or the folder contains something else.
         """
         axes = dict(_axis(text) for text in grids)
         if len(axes) < len(grids):
-            raise UserError("--grid: names a key twice: give all of its values in one")
+            raise UserError("--grid: names a key twice: give all values of a key in one --grid")
         for text in changes:
             if text.partition("=")[0].strip() in axes:
-                raise UserError(f"--set {text}: --grid gives this key its values: leave one of the two out")
+                raise UserError(f"--set {text}: --grid sets this key too: leave one of the two out")
         keys = [key.partition(".")[2] for key in axes]
         labels = {key: key if keys.count(key.partition(".")[2]) > 1 else key.partition(".")[2] for key in axes}
         points: list[Point] = []
@@ -86,17 +90,17 @@ class Sweep:
             points.append(Point(name, settings))
         sweep = cls(folder, case, points, changes)
         if folder.exists() and not (folder / "sweep.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder}: exists and is no sweep's folder: choose another --out")
+            raise UserError(f"{folder}: exists and is not the folder of a sweep: choose another --out")
         for point in points:
             sweep._require_fit(point)
         return sweep
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """The sweep that a folder holds.
+        """The sweep in a folder.
 
         Raises:
-            UserError: it holds none.
+            UserError: there is no sweep in the folder.
         """
         try:
             manifest = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
@@ -105,15 +109,17 @@ class Sweep:
                 raise ValueError("no points")
             return cls(folder, Path(manifest["case"]), points, [str(change) for change in manifest.get("changes", [])])
         except OSError:
-            raise UserError(f"{folder}: not a sweep's folder (it has no sweep.json): give the --out of one") from None
+            raise UserError(
+                f"{folder}: not a sweep's folder (it has no sweep.json): give the --out of a sweep"
+            ) from None
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{folder / 'sweep.json'}: is damaged: the command of the sweep writes it anew") from None
+            raise UserError(f"{folder / 'sweep.json'}: is damaged: run the sweep's command again to write it") from None
 
     def write(self) -> None:
-        """Make the folder and say in it what the sweep is.
+        """Create the folder, and write the definition of the sweep into it.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the folder cannot be written.
         """
         points = [asdict(point) for point in self.points]
         manifest = {
@@ -125,15 +131,15 @@ class Sweep:
         self._replace("sweep.json", json.dumps(manifest, indent=2) + "\n")
 
     def run(self, ranks: int) -> dict[str, str]:
-        """Run what has not finished, one after the other; what has a checkpoint goes on from there.
+        """Run all unfinished runs, one after the other. Runs with a checkpoint continue from it.
 
-        A signal that stops a run stops the sweep as well, once the run has written its checkpoint.
+        A signal that stops a run also stops the sweep, after the run has written its checkpoint.
 
         Returns:
-            "finished", "stopped" or "failed" for each point reached, by name.
+            "finished", "stopped" or "failed" by the name of the run, for each run that was reached.
 
         Raises:
-            UserError: there is nothing to start ranks with.
+            UserError: there is no launcher for several ranks.
         """
         launcher = _launcher(ranks)
         outcomes = {}
@@ -154,10 +160,10 @@ class Sweep:
 
     @staticmethod
     def require_free(script: Path) -> None:
-        """Check that a SLURM script may be written there.
+        """Check that a SLURM script may be written to this path.
 
         Raises:
-            UserError: ``script`` is a folder, or a file that is none of ours.
+            UserError: ``script`` is a folder, or a file that was not made by kjko sweep.
         """
         if script.is_dir():
             raise UserError(f"--slurm {script}: is a folder: give the name of a new file")
@@ -165,7 +171,7 @@ class Sweep:
             raise UserError(f"--slurm {script}: exists and was not made by kjko sweep: give the name of a new file")
 
     def write_slurm_script(self, script: Path, ranks: int) -> None:
-        """Write a SLURM array job with a job for each point, and the case beside it as it is now.
+        """Write a SLURM script with an array job for all runs, and a copy of the case.
 
         Raises:
             UserError: it cannot be written.
@@ -194,12 +200,12 @@ class Sweep:
             script.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def table(self, outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
-        """What came out, a row for each point: name, settings, status, last values, certificates, seconds.
+        """The results, one row for each run: name, settings, status, last values, certificates, seconds.
 
-        What a run does not have, or not yet, is None.
+        Values that a run does not have (yet) are None.
 
         Args:
-            outcomes: those of :meth:`run`, as far as known: one that could not start has left nothing.
+            outcomes: the results of :meth:`run`, if known. A run that could not start has left no other trace.
         """
         rows = []
         for point in self.points:
@@ -207,7 +213,7 @@ class Sweep:
             try:
                 columns = read_series(self._folder(point).series)
             except UserError:
-                pass  # not begun, or in the middle of a write
+                pass  # the run has not begun, or a file is just being written
             if columns and not len(columns["step"]):
                 columns = {}
             tally = (summary.tally(columns) if columns else None) or dict.fromkeys(summary.VERDICTS.values())
@@ -228,7 +234,7 @@ class Sweep:
         return rows
 
     def write_table(self, rows: list[dict[str, Any]]) -> Path:
-        """Write the table as ``sweep.csv``; what is None is empty.
+        """Write the table as ``sweep.csv``. Values that are None are empty there.
 
         Raises:
             UserError: it cannot be written.
@@ -247,12 +253,12 @@ class Sweep:
         return RunFolder(self.folder / point.name)
 
     def _status(self, point: Point) -> str:
-        """What the folder of a point says, "not begun" without one."""
+        """The status of a run, or "not begun" if it has no folder."""
         folder = self._folder(point)
         return folder.status()["status"] if folder.case.exists() else "not begun"
 
     def _command(self, point: Point) -> list[str]:
-        """The arguments of ``kjko`` that make a run of a point, or go on with it."""
+        """The arguments of ``kjko`` that start or continue a run."""
         folder = self._folder(point)
         if any(folder.checkpoints.glob("step*.h5")):
             return ["restart", str(folder.path)]
@@ -260,16 +266,16 @@ class Sweep:
         return ["run", str(self.case), "--out", str(folder.path), *self._options(point), *force]
 
     def _overrides(self, point: Point) -> list[str]:
-        """What the run of a point changes in the case, as ``section.key=value``."""
+        """The changes of the case in a run, as ``section.key=value``."""
         return [*self.changes, *(f"{key}={value}" for key, value in point.settings.items())]
 
     def _options(self, point: Point) -> list[str]:
-        """Those of ``kjko run`` for a point."""
+        """The options of ``kjko run`` for a run."""
         return [word for text in self._overrides(point) for word in ("--set", text)]
 
     def _require_fit(self, point: Point) -> None:
-        """Check the case of a point, and that its folder, if there is one, holds that very case."""
-        from hpc_kjko.case import config  # brings torch, which the table of a sweep can do without
+        """Check the case of a run. If its folder exists, it must contain the same case."""
+        from hpc_kjko.case import config  # imports torch, which the table of a sweep does not need
 
         try:
             case = config.Case.load(self.case, self._overrides(point))
@@ -277,7 +283,7 @@ class Sweep:
             raise UserError(f"{point.name}: {mistake}") from None
         folder = self._folder(point)
         if folder.case.exists() and config.load(folder.case, of_a_run=True) != case:
-            raise UserError(f"{folder.path}: holds a run of another case: move it away, or choose another --out")
+            raise UserError(f"{folder.path}: contains a run of another case: move it away, or choose another --out")
 
     def _replace(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -289,7 +295,7 @@ class Sweep:
 
 
 class _Child:
-    """Runs commands and hands on to them what asks for a stop: as SIGUSR2, which mpirun passes on, then as SIGTERM."""
+    """Runs commands, and passes requests to stop on to them: as SIGUSR2, which mpirun forwards, then as SIGTERM."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -305,10 +311,11 @@ class _Child:
             signal.signal(number, handler)
 
     def run(self, line: list[str]) -> int:
-        """The exit code of a command, in a session of its own: Ctrl-C reaches it through us, and once."""
-        out = None if sys.stdout.isatty() else subprocess.DEVNULL  # progress; the log has the rest
+        """Run a command in its own session and return its exit code. So Ctrl-C reaches it only through this process."""
+        # progress is shown on a terminal only; the log has all
+        out = None if sys.stdout.isatty() else subprocess.DEVNULL
         self._process = subprocess.Popen(line, stdout=out, start_new_session=True)
-        if self.is_stopped:  # while it was being started
+        if self.is_stopped:  # the signal came while the command was started
             self._process.send_signal(signal.SIGUSR2)
         try:
             return self._process.wait()
@@ -323,7 +330,7 @@ class _Child:
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
-    """A key and its values of ``section.key=v1,v2,…``."""
+    """A key and its values, from ``section.key=v1,v2,…``."""
     key, equals, values = text.partition("=")
     section, dot, name = key.strip().partition(".")
     literals = [literal.strip() for literal in _split(values)]
@@ -335,7 +342,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Parts of a text between the commas that are in no brackets and no quotes."""
+    """Split a text at its commas, except inside brackets and quotes."""
     start, depth, quote = 0, 0, ""
     for position, character in enumerate(text):
         if quote:
@@ -351,29 +358,29 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _in_a_name(literal: str) -> str:
-    """A value as a part of a folder's name: [32, 32] is 32x32."""
+    """A value as part of a folder name; for example [32, 32] becomes 32x32."""
     return re.sub(r"[^\w.+-]+", "_", re.sub(r"\s*,\s*", "x", literal).strip("[]{}\"' "))
 
 
 def _launcher(ranks: int) -> list[str]:
-    """What starts so many ranks of a command: KJKO_LAUNCH, as in batch jobs, or this environment's mpirun."""
+    """The command that starts ``ranks`` ranks: KJKO_LAUNCH, as in batch jobs, or mpirun of this environment."""
     if ranks == 1:
         return []
     own = Path(sysconfig.get_path("scripts")) / "mpirun"
     try:
         words = shlex.split(os.environ.get("KJKO_LAUNCH", "")) or [str(own) if own.exists() else "mpirun"]
     except ValueError as failure:
-        raise UserError(f"KJKO_LAUNCH: is no command ({failure}): write it as in a shell") from None
+        raise UserError(f"KJKO_LAUNCH: is not a command ({failure}): write it as in a shell") from None
     if shutil.which(words[0]) is None:
-        raise UserError(f"--ranks {ranks}: there is no {words[0]}: load the MPI, or set KJKO_LAUNCH")
+        raise UserError(f"--ranks {ranks}: there is no {words[0]}: load the MPI module, or set KJKO_LAUNCH")
     return [*words, "-n", str(ranks)]
 
 
 _SLURM = """\
 #!/usr/bin/env bash
-# The {runs} runs of a sweep, a job of an array for each. A job goes on past its time limit by itself; see
-# docs/howto/batch_jobs.md.
-# {made_by}; to be submitted from the folder that holds jobs/:
+# The {runs} runs of a sweep, each as one job of an array. A job that reaches its time limit is
+# continued automatically; see docs/howto/batch_jobs.md.
+# {made_by}; submit it from the folder that contains jobs/:
 #
 #     sbatch [sbatch options] {script}
 #

@@ -1,7 +1,7 @@
-"""A running job in the terminal, from its files only, any of which may be missing yet.
+"""Follows a running job in the terminal, from its files only. Some of the files may not exist yet.
 
-Nothing here writes or asks for the run's lock. HDF5's own, shared and for the moment of reading, is in nobody's way: a
-series is begun under another name.
+This module writes nothing and does not use the lock of the run. HDF5 locks a file for the moment of reading; this does
+not disturb the run, because a new series is begun under another name.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hpc_kjko.files.series import read_series
 from hpc_kjko.post import summary
 from hpc_kjko.terminal import show, width
 
-#: States from which a run does not go on by itself.
+#: Statuses of a run that is over.
 ENDED = ("finished", "stopped", "failed", "gone")
-#: Rows from which the pace is taken.
+#: Number of last rows from which the time per step is computed.
 RECENT = 50
-#: Without a new row for so many seconds, and so many steps, a job may be gone.
+#: If no row has come for so many seconds, and for so many times the time per step, the job may no longer exist.
 QUIET_SECONDS, QUIET_STEPS = 60.0, 20
 
-#: With fewer characters in a line a terminal is taken to have so many: no number is longer.
+#: Smallest width of the output in characters, even on a narrower terminal. No number is longer.
 NARROWEST = 20
 
 _STYLES = {
@@ -42,7 +42,7 @@ _STYLES = {
     "stopped": "bold yellow",
     "running": "bold cyan",
 }
-#: What is plotted: the column, its name, and whether by its logarithm.
+#: The plots: column, label, and whether the scale is logarithmic.
 _PLOTS = {
     "kinetic_energy": ("kinetic energy", False),
     "field_energy": ("field energy, log", True),
@@ -51,20 +51,20 @@ _PLOTS = {
     "entropy": ("∫ f log f", False),
     "kl": ("KL to equilibrium, log", True),
 }
-#: Of a braille character, the dots of its left and right column from above.
+#: Codes of the dots in a braille character: its left and right column, from the top.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def watch(path: Path, *, once: bool, interval: float) -> None:
-    """Show a run until it has ended, or Ctrl-C; on a terminal in place, elsewhere as it is at the end.
+    """Show a run until it is over, or until Ctrl-C. A terminal is updated; other outputs get the last state only.
 
     Args:
-        path: the run folder; there may be nothing yet.
-        once: show it as it is now.
-        interval: seconds between looks.
+        path: the run folder, which may not exist yet.
+        once: show the present state only.
+        interval: seconds between updates.
 
     Raises:
-        UserError: the folder is no run's, or its case is damaged.
+        UserError: the folder is not a run folder, or its case is damaged.
     """
     watched = Watched(path)
     try:
@@ -88,7 +88,7 @@ def watch(path: Path, *, once: bool, interval: float) -> None:
 
 
 class Watched:
-    """A run folder and what was last seen in it."""
+    """A run folder, and its state at the last update."""
 
     def __init__(self, path: Path):
         self.folder = RunFolder(path)
@@ -102,7 +102,7 @@ class Watched:
         """Read the files again.
 
         Returns:
-            The status of the run; "not begun" before there is one.
+            The status of the run; "not begun" if there is no run yet.
         """
         folder = self.folder
         if not folder.case.exists():
@@ -116,12 +116,12 @@ class Watched:
             self.columns = read_series(folder.series)
         except FileNotFoundError:
             self.columns = {}
-        except UserError as failure:  # it is being replaced: what was last seen will do until the next look
+        except UserError as failure:  # a file is just being replaced: keep the last state until the next update
             self._unreadable = str(failure)
         return self.status["status"]
 
     def _require_hope(self) -> None:
-        """Check that a run may yet begin in a folder that has no case."""
+        """Check that a run can still begin in a folder without a case."""
         path = self.folder.path
         found = {file.name for file in path.iterdir()} if path.is_dir() else set()
         may_begin = not found or (found & {"input", ".lock", "run.json"} and "series.h5" not in found)
@@ -130,7 +130,7 @@ class Watched:
             raise UserError(f"{path}: not a run folder: give the folder that a run makes")
 
     def view(self, columns: int) -> rich.console.RenderableType:
-        """What there is to see, for a terminal so many characters wide."""
+        """The present state, for a terminal of the given width in characters."""
         status = self.status["status"]
         title = rich.text.Text.assemble((str(self.folder.path), "bold"), "  ", (status, _STYLES.get(status, "bold")))
         if status == "gone":
@@ -151,7 +151,7 @@ class Watched:
             pace = f"{1 / mean:.3g} steps/s" if mean < 1 else f"{mean:.3g} s/step"
             if done < steps:
                 pace += f", {_clock((steps - done) * mean)} left"
-        bar = rich.table.Table.grid()  # which ends the line
+        bar = rich.table.Table.grid()  # a grid, so that the line ends after the bar
         bar.add_row(rich.progress_bar.ProgressBar(total=steps, completed=done, width=NARROWEST))
         parts: list[rich.console.RenderableType] = [
             bar,
@@ -160,19 +160,19 @@ class Watched:
         ]
         slow = QUIET_STEPS * float(seconds.mean()) if len(seconds) else 0.0
         if self.status["status"] == "running" and self._age > max(QUIET_SECONDS, slow):
-            parts.append(rich.text.Text("no new row for a while: look whether the job is still there", "yellow"))
+            parts.append(rich.text.Text("no new row for a while: check whether the job is still running", "yellow"))
         if self._unreadable:
             parts.append(rich.text.Text(self._unreadable, "yellow"))
         return parts
 
     def _plots(self, width: int) -> rich.table.Table:
-        """Small plots, two beside each other where there is room."""
+        """Small plots, two in a row if there is room."""
         beside = 2 if width >= 72 else 1
         inside = max(NARROWEST, min(48, width // beside)) - 3
         plots = []
         for name, (label, is_log) in _PLOTS.items():
             values = self.columns.get(name, np.zeros(0))
-            if name == "entropy" and "free_energy" in self.columns:  # of which it is a part
+            if name == "entropy" and "free_energy" in self.columns:  # the free energy contains it
                 continue
             if values.any():
                 head = rich.text.Text(f"{label}  {values[0]:.4g} → {values[-1]:.4g}", "bold")
@@ -203,16 +203,17 @@ class Watched:
 
 
 def braille(values: np.ndarray, width: int, height: int) -> list[str]:
-    """A plot of values [n] by their index, in braille characters.
+    """A plot of values [n] against their index, in braille characters.
 
-    Values that are not finite are gaps; between neighbours of which both are finite the line is closed.
+    Values that are not finite leave gaps. Finite neighbours are connected by a line.
 
     Args:
-        width, height: in characters, each of 2 × 4 dots.
+        values: the values [n].
+        width, height: size in characters; each has 2 × 4 dots.
     """
     columns, levels = 2 * width, 4 * height
     points = values[np.linspace(0, len(values) - 1, min(columns, len(values))).round().astype(int)]
-    if len(points) < columns and len(points) > 1:  # few values: straight lines between them
+    if len(points) < columns and len(points) > 1:  # few values: connect them by straight lines
         points = np.interp(np.linspace(0, len(points) - 1, columns), np.arange(len(points)), points)
     finite = points[np.isfinite(points)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
@@ -236,7 +237,7 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 
 def _clock(seconds: float) -> str:
-    """Seconds in the largest units that matter."""
+    """A duration in the largest suitable unit."""
     seconds = max(0, round(seconds))
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

@@ -1,4 +1,4 @@
-"""Physical problems: initial densities, potentials and domains. One file a problem, one line here."""
+"""Physical problems: initial densities, potentials and domains. Each problem has one file, and one line here."""
 
 from hpc_kjko.problems.base import PeriodicProblem, PeriodicWave, Problem
 from hpc_kjko.problems.confined import Confined
@@ -34,7 +34,7 @@ STARTS: dict[str, type[PeriodicWave]] = {
     "bi_maxwellian": BiMaxwellian,
     "kappa": Kappa,
 }
-#: What ``[problem] kind`` may be.
+#: The values of ``kind`` in ``[problem]``.
 KINDS: dict[str, type[Problem]] = {
     "two_stream": TwoStream,
     "landau_damping": LandauDamping,

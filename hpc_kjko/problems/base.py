@@ -1,4 +1,4 @@
-"""What the solver needs to know of a physical problem."""
+"""The interface of a physical problem."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hpc_kjko.walls import Walls
 
 
 class Problem(Section):
-    """An initial density f0(x, v), a potential, and the domain they live in.
+    """An initial density f0(x, v), a potential, and the domain.
 
     Positions are periodic with ``periods`` (one length per dimension) or unbounded (``periods`` is None). Densities
-    follow the normalisation of the whole code: mean density 1 and ∫f = V in a periodic box of volume V, ∫f = 1 in
-    unbounded space.
+    follow the normalisation of the whole code. In a periodic box of volume V the mean density is 1 and ∫f = V. In
+    unbounded space ∫f = 1.
     """
 
-    #: What ``physics.field`` is where the case does not say.
+    #: The default of ``physics.field``.
     default_field: ClassVar[Literal["poisson", "external"]]
 
     kind: str
@@ -33,15 +33,16 @@ class Problem(Section):
     velocity_dims: int
     """Dimensions of velocity, at least `space_dims` and at most 3.
 
-    `gaussian` and `confined` need as many as of space. That is also their default, and the default of `periodic`."""
+    `gaussian` and `confined` need the same number as `space_dims`. This is the default of both and of `periodic`."""
 
-    #: Mean density, temperature and particle mass of a species; 1 where there is one species, in the units of the code.
+    #: Mean density, temperature and particle mass of a species, in the units of the code. All are 1 if there is one
+    #: species.
     _density: float = PrivateAttr(1.0)
     _temperature: float = PrivateAttr(1.0)
     _particle_mass: float = PrivateAttr(1.0)
 
     def of_species(self, density: float, temperature: float, particle_mass: float) -> Problem:
-        """The same start for a species: of this mean density, in windows of its thermal speed.
+        """The same start for a species of this mean density. Its windows fit its thermal speed.
 
         ``log_density`` stays that of mean density 1: :func:`~hpc_kjko.particles.state.draw` adds the logarithm of
         :attr:`mean_density`.
@@ -52,7 +53,7 @@ class Problem(Section):
 
     @property
     def mean_density(self) -> float:
-        """Of its species."""
+        """The mean density of the species."""
         return self._density
 
     @property
@@ -62,19 +63,21 @@ class Problem(Section):
 
     @property
     def walls(self) -> Walls | None:
-        """The walls of its box, if it has any."""
+        """The walls of the box, or None."""
         return None
 
     @property
     def torus(self) -> tuple[float, ...] | None:
-        """Periods [dx] of what is periodic in x: of the box, or of a box with its mirror image between walls."""
+        """The periods of x [dx], or None. Between walls these are the periods of the box together with its mirror
+        image.
+        """
         if self.periods is None or self.walls is None:
             return self.periods
         return tuple(2 * length if wall else length for length, wall in zip(self.periods, self.walls.axes, strict=True))
 
     @property
     def is_homogeneous(self) -> bool:
-        """Whether f0 does not depend on x, nor is there a potential that would make it."""
+        """Whether f0 does not depend on x, and no potential would make f depend on x."""
         return False
 
     @property
@@ -88,7 +91,8 @@ class Problem(Section):
 
         Args:
             points: [n, dx + dv], strictly inside (0, 1).
-            temperature: bath temperature T, at which velocity directions without a structure of their own start.
+            temperature: bath temperature T. Velocity directions without a structure of their own start at this
+                temperature.
 
         Returns:
             x [n, dx] and v [n, dv], float64.
@@ -99,13 +103,13 @@ class Problem(Section):
         """log f0 at x [n, dx], v [n, dv]: [n]. Differentiable in v."""
 
     def potential(self, x: torch.Tensor) -> torch.Tensor:
-        """External potential φ at x [n, dx]: [n]. Zero (free streaming) unless the problem has one."""
+        """External potential φ at x [n, dx]: [n]. It is zero (free streaming) unless the problem has one."""
         return torch.zeros_like(x[:, 0])
 
     def equilibrium(self, temperature: float) -> Density | None:
-        """The stationary density in the problem's own external potential, or None if it has none.
+        """The stationary density in the problem's own external potential, or None if there is none.
 
-        It may take a second or two to find: ask once.
+        It may take a second or two to find, so store the result.
         """
         return None
 
@@ -116,10 +120,12 @@ class Problem(Section):
     @property
     @abstractmethod
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
-        """Where the density lives: (low, high) per x dimension and per v dimension, for histograms and figures."""
+        """The part of phase space with particles, for histograms and figures: (low, high) per x dimension and per v
+        dimension.
+        """
 
 
-#: What is at the ends of each axis of a box.
+#: The kind of the ends of each axis of a box.
 Boundaries = Annotated[
     tuple[Literal["periodic", "insulating", "conducting"], ...], BeforeValidator(as_tuple), Field(min_length=1)
 ]
@@ -131,10 +137,10 @@ class PeriodicBox(Problem):
     space_dims: Dimension = 1
     velocity_dims: Dimension = 1
     length: Lengths
-    """Box length, in v_th/ω_p: one number, or one per space dimension."""
+    """Box length, in Debye lengths: one number, or one per space dimension."""
     boundary: Boundaries = ("periodic",)
-    """What is at the ends of the box: `periodic`, or walls that reflect particles, `insulating` or `conducting`; one
-    for all axes, or one per space dimension.
+    """The ends of the box: `periodic`, or walls that reflect particles, `insulating` or `conducting`. One value for
+    all axes, or one per space dimension.
 
     Walls need `physics.field = "poisson"` or `"external"`, a bath and a built-in start. There is no magnetic field
     between walls."""
@@ -171,8 +177,9 @@ class PeriodicBox(Problem):
         return self.length * self.space_dims if len(self.length) == 1 else self.length
 
     def maxwellian(self, temperature: float) -> Equilibrium:
-        """The homogeneous Maxwellian of the problem's mass: stationary without a force, and in the field of a neutral
-        plasma."""
+        """The homogeneous Maxwellian with the mass of the problem. It is stationary without a force, and in the field
+        of a neutral plasma.
+        """
         flat = (np.ones(2),) * self.space_dims
         box, log_volume = tuple((0.0, length) for length in self.periods), math.log(self.mass / self._density)
         return Equilibrium(self.potential, temperature, self.velocity_dims, self.mass, log_volume, box, flat)
@@ -203,7 +210,7 @@ def _as_mode(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-#: Periods of a wave along each axis of the box; axes that are not given have none.
+#: Periods of a wave along each axis of the box. Axes that are not given have none.
 Mode = Annotated[
     tuple[Whole, ...],
     BeforeValidator(_as_mode),
@@ -211,14 +218,15 @@ Mode = Annotated[
 
 
 class PeriodicWave(PeriodicBox):
-    """A problem about one wave in a box, cos k·x with k_j = 2π mode_j / length_j, and π mode_j / length_j between
-    walls."""
+    """A problem with one wave in a box, cos k·x, with k_j = 2π mode_j / length_j, or π mode_j / length_j between
+    walls.
+    """
 
     mode: Mode = (1,)
     """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension.
 
     The first number is at least 1. The wave has k_j = 2π · mode_j / length_j, and between walls half of that. Each
-    number is less than half of the cells along its axis."""
+    number is less than half the number of cells along its axis."""
 
     @model_validator(mode="after")
     def _mode_fits(self) -> PeriodicWave:

@@ -1,4 +1,6 @@
-"""Starts of two beams: what the two-stream instability, Landau damping and the paper's Example 3 share."""
+"""The common part of the starts with two beams: the two-stream instability, Landau damping and the paper's Example
+3.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from hpc_kjko.problems.perturbed import LOG_2PI, PerturbedWave, log_maxwellian
 from hpc_kjko.problems.quantile import normal
 from hpc_kjko.schema import Positive
 
-#: The smallest of the uniform numbers that serve as a probability.
+#: The smallest uniform number that is used as a probability.
 SMALLEST = 2.0**-64
 
 
@@ -19,7 +21,7 @@ class PerturbedBeams(PerturbedWave):
     """f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)](v_∥) · Maxwellian(T) in the other velocity directions."""
 
     thermal_speed: Positive = 1.0
-    """σ, the thermal speed; with two beams, of each of them."""
+    """σ, the thermal speed; with two beams, that of each beam."""
 
     @property
     def beam_speed(self) -> float:
@@ -27,7 +29,7 @@ class PerturbedBeams(PerturbedWave):
         return 0.0
 
     def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
-        # One coordinate serves both to choose the beam and to place the particle in it: low discrepancy survives.
+        # One coordinate both chooses the beam and places the particle in it. So the points keep their low discrepancy.
         second, within = points[:, 0] >= 0.5, points.copy(order="K")
         within[:, 0] = np.clip(2 * points[:, 0] - second, SMALLEST, 1 - 2**-53)
         v = normal(within)

@@ -19,7 +19,7 @@ from hpc_kjko.schema import Dimension, Vector, Widths
 class Confined(CustomProblem):
     """`φ = Σ_j [½ x_j² + A cos(q x_j)]` ("bumpy"), or `½|x|²` ("harmonic"), and a Gaussian f0; unbounded, dv = dx.
 
-    The coordinates are independent at the start. With an f0 of your own their means and standard deviations only say
+    The coordinates are independent at the start. With your own f0, their means and standard deviations only determine
     which part of phase space histograms show.
     """
 
@@ -86,7 +86,8 @@ class Confined(CustomProblem):
 
     @property
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
-        # The mean swings between x and v; the widths relax between their start and about 1, the equilibrium's.
+        # The mean oscillates between x and v. The widths relax from their initial values to about 1, those of the
+        # equilibrium.
         mean, std = self._moments()
         reach = float(np.abs(mean).max() + 4 * max(std.max(), 1.0))
         return ((-reach, reach),) * self.space_dims, ((-reach, reach),) * self.velocity_dims
@@ -99,5 +100,5 @@ class Confined(CustomProblem):
 
 
 def _over_axes(values: torch.Tensor) -> torch.Tensor:
-    """Σ_j values_j of [n, d]: [n]. Column by column: torch is five times slower along rows of so few numbers."""
+    """Σ_j values_j of [n, d]: [n]. Added column by column, because torch is five times slower along such short rows."""
     return functools.reduce(torch.add, values.unbind(1))

@@ -17,7 +17,8 @@ from hpc_kjko.problems.density import Equilibrium, equilibrium_of
 from hpc_kjko.problems.tabulated import TabulatedDensity
 from hpc_kjko.schema import validate
 
-#: How many points the user's code is tried on. One is among them: code that squeezes loses its only axis there.
+#: How many points the user's code is tested on. A single point is one of the tests, because ``squeeze`` would remove
+#: its axis.
 _COUNTS = (4, 1)
 
 
@@ -25,14 +26,14 @@ class UserStart(Problem):
     """A problem whose initial density may be "module:name" of the user's own code, which is one of:
 
     * a function f0(x, v): x [n, dx], v [n, dv] to the density [n] up to a constant factor, in torch operations. It is
-      normalised and drawn from here (:class:`~hpc_kjko.problems.tabulated.TabulatedDensity`);
+      normalised and drawn from by :class:`~hpc_kjko.problems.tabulated.TabulatedDensity`;
     * an object with sample(points, temperature), as :meth:`Problem.sample`, and log_density(x, v, temperature), as
       :meth:`Problem.log_density`: ∫f0 must be the mass.
 
     ``config`` calls :meth:`checked` for a case that is to be run.
     """
 
-    #: The initial densities that need no code of the user's.
+    #: The initial densities that need no user code.
     named_densities: ClassVar[tuple[str, ...]] = ()
 
     initial_density: str
@@ -44,11 +45,11 @@ class UserStart(Problem):
 
     @abstractmethod
     def own_sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """The named initial density's :meth:`sample`."""
+        """:meth:`sample` of the named initial density."""
 
     @abstractmethod
     def own_log_density(self, x: torch.Tensor, v: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The named initial density's :meth:`log_density`."""
+        """:meth:`log_density` of the named initial density."""
 
     def sample(self, points: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         if not self.starts_from_user_code:
@@ -76,7 +77,7 @@ class UserStart(Problem):
         """The user's initial density, as an object with ``sample`` and ``log_density``.
 
         Raises:
-            UserError: it cannot be had, or it is neither such an object nor a function that is a density.
+            UserError: it cannot be loaded, or it is neither such an object nor a function that is a density.
         """
         found = usercode.load(self.initial_density, "problem.initial_density")
         missing = [name for name in ("sample", "log_density") if not callable(getattr(found, name, None))]
@@ -102,13 +103,13 @@ class UserStart(Problem):
         return TabulatedDensity(density, self.periods, self.space_dims, self.velocity_dims, mass, self._density_given)
 
     def checked(self) -> UserStart:
-        """The problem once the user's code has been called on a few points, with what keys follow from it filled in.
+        """The problem after the user's code was called on a few points. Keys that follow from this code are filled in.
 
-        What is not finite elsewhere is for the particles to meet.
+        Values that are not finite elsewhere are found later, at the particles.
 
         Raises:
-            UserError: a name that is not known, or code that cannot be had, raises, returns something of the wrong
-                shape, or cannot be differentiated.
+            UserError: a name is not known, or the user's code cannot be loaded, raises an error, returns a value of the
+                wrong shape, or cannot be differentiated.
         """
         self._require_known("initial_density", self.initial_density, self.named_densities)
         if self.starts_from_user_code:
@@ -131,16 +132,16 @@ class UserStart(Problem):
 
 
 class CustomProblem(UserStart):
-    """A problem with named potentials, each of which may be "module:name" instead, as its initial density may.
+    """A problem with named potentials. Like the initial density, the potential may be "module:name" instead.
 
-    A potential is a function phi(x): x [n, dx] to φ [n] in torch operations; its gradient is automatic.
+    Such a potential is a function phi(x): x [n, dx] to φ [n] in torch operations. Its gradient is automatic.
     """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "external"
-    #: The potentials that need no code of the user's.
+    #: The potentials that need no user code.
     named_potentials: ClassVar[tuple[str, ...]]
 
-    # In a case it is ``potential``: in Python that name is the function's.
+    # The key is ``potential`` in a case file. In Python this name belongs to the function.
     potential_name: str = Field(alias="potential")
 
     @model_serializer(mode="wrap")
@@ -154,14 +155,14 @@ class CustomProblem(UserStart):
     def potential(self, x: torch.Tensor) -> torch.Tensor:
         if self.potential_name in self.named_potentials:
             return self.own_potential(x)
-        if len(x) == 0:  # a rank without particles: most people's code has never met an empty array
+        if len(x) == 0:  # a rank without particles: the user's code need not handle empty arrays
             return torch.zeros_like(x[:, 0])
         given = self._given("potential", self.potential_name)
         value = usercode.call(usercode.load(self.potential_name, "problem.potential"), x, given=given)
         return _one_per_row(value, len(x), f"{given}: it must return a tensor [n] for x [n, {self.space_dims}]")
 
     def equilibrium(self, temperature: float) -> Equilibrium | None:
-        """As of any problem; None as well where the user's potential cannot be called far from the particles."""
+        """As of any problem. Also None if the user's potential cannot be called far from the particles."""
         try:
             return equilibrium_of(
                 self.potential,
@@ -193,7 +194,7 @@ class CustomProblem(UserStart):
 
 
 def is_users_own(problem: Problem) -> bool:
-    """Whether a problem's initial density is code of the user's."""
+    """Whether the initial density of a problem is user code."""
     return usercode.is_reference(problem.kind) or (isinstance(problem, UserStart) and problem.starts_from_user_code)
 
 
@@ -201,7 +202,8 @@ def own_problem(reference: str, table: dict[str, Any]) -> Problem:
     """A problem of the user's own class, from its table in a case.
 
     Raises:
-        UserError: the class cannot be had, is none of a problem, or does not do what one must; or a key is wrong.
+        UserError: the class cannot be loaded, is no problem class, or lacks a method that a problem needs; or a key is
+            wrong.
     """
     given = f'problem.kind = "{reference}"'
     kind = usercode.load(reference, "problem.kind")
@@ -214,10 +216,10 @@ def own_problem(reference: str, table: dict[str, Any]) -> Problem:
 
 
 def check_own_problem(problem: Problem) -> None:
-    """Call a problem of the user's own on a few points.
+    """Call a problem of the user's own class on a few points.
 
     Raises:
-        UserError: it raises, returns something of the wrong shape, or cannot be differentiated.
+        UserError: it raises an error, returns a value of the wrong shape, or cannot be differentiated.
     """
     given = f'problem.kind = "{problem.kind}"'
     for count in _COUNTS:
@@ -227,7 +229,7 @@ def check_own_problem(problem: Problem) -> None:
 
 
 def _check_start(problem: Problem, count: int, given: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions and velocities drawn from the initial density, once it does what it must."""
+    """Positions and velocities drawn from the initial density, after checks of its shape and values."""
     points = _scattered(count, problem.space_dims + problem.velocity_dims)
     drawn = _drawn(usercode.call(problem.sample, points, 1.0, given=given), count, problem, given)
     x, v = (torch.from_numpy(array) for array in drawn)
@@ -243,7 +245,7 @@ def _check_start(problem: Problem, count: int, given: str) -> tuple[torch.Tensor
 
 
 def _drawn(drawn: Any, count: int, problem: Problem, given: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the user's ``sample`` returned, if it is what it must be."""
+    """The result of the user's ``sample``, after a check of its shape and values."""
     dx, dv = problem.space_dims, problem.velocity_dims
     wanted = f"{given}: sample must return arrays x [n, {dx}] and v [n, {dv}]"
     if not (isinstance(drawn, tuple | list) and len(drawn) == 2):
@@ -260,7 +262,7 @@ def _drawn(drawn: Any, count: int, problem: Problem, given: str) -> tuple[np.nda
 
 
 def _scattered(count: int, dims: int) -> np.ndarray:
-    """Points [count, dims] of the unit cube, no two coordinates alike."""
+    """Points [count, dims] of the unit cube, with no two equal coordinates."""
     return np.modf(0.6180339887 * np.arange(1, count * dims + 1).reshape(count, dims))[0]
 
 
@@ -270,7 +272,7 @@ def _differentiable(value: torch.Tensor, argument: torch.Tensor) -> bool:
     try:
         with torch.enable_grad():
             return torch.autograd.grad(value.sum(), argument, allow_unused=True)[0] is not None
-    except RuntimeError:  # such as a change in place of what the gradient needs
+    except RuntimeError:  # such as an in-place change of a tensor that the gradient needs
         return False
 
 

@@ -1,4 +1,4 @@
-"""Phase-space densities that are known, to measure the particles against."""
+"""Known phase-space densities, with which the particles are compared."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import torch
 Potential = Callable[[torch.Tensor], torch.Tensor]
 Box = tuple[tuple[float, float], ...]
 
-#: Points per axis of the quadrature, by number of dimensions: spectrally accurate for a smooth potential.
+#: Points per axis of the quadrature, by number of dimensions. The quadrature has spectral accuracy for a smooth
+#: potential.
 _POINTS = {1: 4096, 2: 512, 3: 128}
-#: Points per axis in search of where the density is.
+#: Points per axis in the search for the density.
 _SCAN = {1: 4096, 2: 256, 3: 48}
-#: Points at which the potential is evaluated at a time.
+#: Number of points at which the potential is evaluated at a time.
 _CHUNK = 1 << 17
-#: exp(−this) ≈ 1e-16: where the potential is higher by this many T, there is no density.
+#: exp(−this) ≈ 1e-16. Where the potential is higher than its minimum by this many T, the density is neglected.
 _DEPTH = -math.log(1e-16)
-#: Times at most that a box is shrunk to what is occupied of it.
+#: How often a box is shrunk, at most, to the region with particles.
 _ROUNDS = 50
 
 
@@ -33,7 +34,7 @@ class Density(ABC):
 
     @abstractmethod
     def log_density(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """log f at x [n, dx], v [n, dv]: [n], comparable with the particles' ``log_f``."""
+        """log f at x [n, dx], v [n, dv]: [n]. It can be compared with ``log_f`` of the particles."""
 
     @abstractmethod
     def score_v(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -41,14 +42,14 @@ class Density(ABC):
 
     @abstractmethod
     def marginal(self, kind: Literal["x", "v"], axis: int, edges: np.ndarray) -> np.ndarray:
-        """Fraction of the mass in each bin of one coordinate, all others integrated out.
+        """Fraction of the mass in each bin of one coordinate, integrated over all others.
 
         Args:
             kind: position or velocity; axis: which of its components.
             edges: [m + 1] bin edges, increasing.
 
         Returns:
-            [m] probabilities; they add up to what the bins cover.
+            [m] probabilities. Their sum is the fraction of the mass that the bins cover.
         """
 
 
@@ -86,12 +87,12 @@ class GaussianDensity(Density):
 class Equilibrium(Density):
     """f∞ = mass · exp(−(½|v|² + φ)/T) / Z, stationary in the potential φ at the bath temperature T.
 
-    Build it with :func:`equilibrium_of`, which finds the normaliser.
+    Create it with :func:`equilibrium_of`, which finds the normaliser.
 
     Attributes:
         log_integral: log ∫ exp(−φ/T) dx.
-        box: (low, high) per axis: outside there is no density.
-        profiles: per axis, values at cell centres of ``box`` that the x-marginal is proportional to.
+        box: (low, high) per axis. Outside the density is neglected.
+        profiles: per axis, values at cell centres of ``box`` that are proportional to the x-marginal.
     """
 
     potential: Potential
@@ -119,18 +120,18 @@ class Equilibrium(Density):
 def equilibrium_of(
     potential: Potential, box: Box, temperature: float, velocity_dims: int, mass: float, *, periodic: bool
 ) -> Equilibrium | None:
-    """The equilibrium in a potential, its normaliser by quadrature on a tensor grid.
+    """The equilibrium in a potential. Its normaliser comes from quadrature on a tensor grid.
 
     Args:
         potential: φ at x [n, dx], float64 on the CPU: [n]. NaN counts as infinite.
-        box: (low, high) per axis: the whole periodic box, or in unbounded space about where the density is.
+        box: (low, high) per axis: the whole periodic box, or in unbounded space roughly the region with particles.
         temperature: T > 0.
         velocity_dims: dv; mass: ∫f.
         periodic: whether ``box`` is periodic.
 
     Returns:
-        None where there is no equilibrium: φ does not confine the particles within |x_j| ≤ 1e3 √T (or twice the box,
-        where that is more), or jumps across the seam of a periodic box.
+        The equilibrium, or None if there is none. Then φ does not confine the particles within |x_j| ≤ 1e3 √T (or
+        within twice the box, if that is larger), or it jumps across the seam of a periodic box.
     """
     if periodic and not _closes(potential, box):
         return None
@@ -153,12 +154,12 @@ def equilibrium_of(
 
 
 def _confining_box(potential: Potential, reach: float, temperature: float, dims: int) -> Box | None:
-    """A box, not much larger than it must be, outside which exp(−(φ − min φ)/T) < 1e-16; None if there is none."""
+    """A box, not much larger than necessary, outside which exp(−(φ − min φ)/T) < 1e-16; None if there is none."""
     depth, points = _DEPTH * temperature, _SCAN[dims]
     lowest, confined = math.inf, None
     limit = max(1e3 * math.sqrt(temperature), 2 * reach)
     radii = [reach * 2.0**k for k in range(math.ceil(math.log2(limit / reach)))]
-    # Outward to the limit, even past a box that seems to do: there may be another well behind the hill.
+    # Extend the box up to the limit, even if a smaller one seems enough: there may be another well behind the hill.
     for radius in [*radii, limit]:
         phi = _on_grid(potential, ((-radius, radius),) * dims, points)
         lowest = min(lowest, float(phi.min()))
@@ -172,7 +173,7 @@ def _confining_box(potential: Potential, reach: float, temperature: float, dims:
             confined = radius if confined is None or farthest > confined else confined
     if confined is None or lowest == math.inf:
         return None
-    # Inward again: a grid finer than the wells is what the quadrature lives on.
+    # Shrink it again, because the quadrature needs a grid that is finer than the wells.
     box: Box = ((-confined, confined),) * dims
     for _ in range(_ROUNDS):
         phi = _on_grid(potential, box, points)
@@ -194,7 +195,7 @@ def _closes(potential: Potential, box: Box) -> bool:
     for axis, (low, high) in enumerate(box):
         sheet = tuple((low, low) if j == axis else ends for j, ends in enumerate(box))
         opposite = tuple((high, high) if j == axis else ends for j, ends in enumerate(box))
-        # The last position inside the box: that is as far as wrapped particles get.
+        # The last position inside the box: wrapped particles come no closer to its end.
         opposite = tuple((np.nextafter(b, a), np.nextafter(b, a)) if a == b else (a, b) for a, b in opposite)
         here, there = (_on_grid(potential, ends, 16) for ends in (sheet, opposite))
         if not np.allclose(here, there, rtol=1e-6, atol=1e-6, equal_nan=True):
@@ -219,14 +220,15 @@ def normal_bins(edges: np.ndarray, mean: float, width: float) -> np.ndarray:
     """Probabilities of N(mean, width²) in bins: [m]."""
     scaled = torch.from_numpy((np.asarray(edges) - mean) / width)
     below, above = torch.special.ndtr(scaled), torch.special.ndtr(-scaled)
-    # Differences of the smaller tail: far out on the right the distribution function is 1 to rounding.
+    # Differences of the smaller tail: far out on the right, the distribution function is 1 to rounding.
     return torch.where(scaled[1:] > 0, above[:-1] - above[1:], below[1:] - below[:-1]).numpy()
 
 
 def _fourier_bins(profile: np.ndarray, low: float, high: float, edges: np.ndarray) -> np.ndarray:
-    """Probabilities in bins [m] of a density known up to a factor at the cell centres of [low, high].
+    """Probabilities in bins [m] of a density that is known up to a factor at the cell centres of [low, high].
 
-    The density is periodic there or gone at both ends: its Fourier series integrates it to spectral accuracy.
+    The density is periodic there, or negligible at both ends. So its Fourier series gives the integrals to spectral
+    accuracy.
     """
     n, width = len(profile), high - low
     modes = np.arange(1, (n + 1) // 2)

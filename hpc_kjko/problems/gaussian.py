@@ -88,7 +88,8 @@ class Gaussian(Problem):
 
     @property
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
-        # The mean swings with the amplitude |mean|; the width relaxes between its start and the equilibrium's.
+        # The mean oscillates with the amplitude |mean|. The width relaxes from its initial value to that of the
+        # equilibrium.
         widths = np.sqrt(np.diag(self.covariance))
         reach = float(np.abs(self.mean).max() + 4 * max(widths.max(), 1.0))
         return ((-reach, reach),) * self.space_dims, ((-reach, reach),) * self.velocity_dims

@@ -16,8 +16,9 @@ from hpc_kjko.schema import Dimension, Lengths, NonNegative
 
 
 class Periodic(CustomProblem, PerturbedBeams):
-    """`A Σ_j cos(2π x_j/L_j)` ("cosine") or `A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)]` ("ratchet"), from two
-    beams."""
+    """Two beams in the potential `A Σ_j cos(2π x_j/L_j)` ("cosine") or `A Σ_j [sin(2π x_j/L_j) + ½ sin(4π x_j/L_j)]`
+    ("ratchet").
+    """
 
     named_potentials: ClassVar[tuple[str, ...]] = ("cosine", "ratchet")
     named_densities: ClassVar[tuple[str, ...]] = ("beams",)

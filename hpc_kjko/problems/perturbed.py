@@ -1,4 +1,4 @@
-"""What the starts with a cosine in space share, whatever their velocities are."""
+"""The common part of the starts with a cosine in space, for any velocity distribution."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Amplitude = Annotated[float, Field(gt=-1, lt=1)]
 class PerturbedWave(PeriodicWave, PeriodicProblem):
     """f0 = (1 + α cos k·x) · g(v).
 
-    g may know the direction of the wave: v_∥ is the velocity along k, whose first component is positive. Oblique waves
-    are those along x_1, turned.
+    g may depend on the direction of the wave: v_∥ is the velocity along k, and the first component of k is positive. An
+    oblique wave is a wave along x_1, turned.
     """
 
     amplitude: Amplitude
@@ -32,7 +32,9 @@ class PerturbedWave(PeriodicWave, PeriodicProblem):
 
     @abstractmethod
     def variances(self, temperature: float) -> np.ndarray:
-        """Variance of the velocity [dv]: along the wave and across it, or along x_1, … where g knows no wave."""
+        """Variances of the velocity components [dv]: along the wave and across it, or along x_1, x_2, … if g does not
+        depend on the direction of the wave.
+        """
 
     @abstractmethod
     def coldest(self, temperature: float) -> float:
@@ -40,13 +42,15 @@ class PerturbedWave(PeriodicWave, PeriodicProblem):
 
     @abstractmethod
     def other_directions(self, temperature: float) -> list[tuple[float, float]] | None:
-        """Mean and variance of v_2, … with a wave along x_1, where each is normal and independent of all else.
+        """Mean and variance of v_2, … for a wave along x_1, if each is normal and independent of all other coordinates.
 
-        None where they are not.
+        None if they are not.
         """
 
     def first_direction(self) -> PerturbedWave:
-        """The start of x_1 and v_1 alone, all other velocities integrated out, with a wave along x_1 in 1DvV."""
+        """The start of x_1 and v_1 alone, integrated over all other velocities, for a wave along x_1 with one space
+        dimension.
+        """
         return self.model_copy(update={"velocity_dims": 1})
 
     @property
@@ -102,10 +106,11 @@ def log_maxwellian(v: torch.Tensor, temperature: float) -> torch.Tensor:
 def _perturbed_position(uniform: np.ndarray, length: float, wavenumber: float, amplitude: float) -> np.ndarray:
     """Invert the cumulative density (x + (α/k) sin kx) / L: θ + α sin θ = m by Newton's method, with θ = kx, m = kuL.
 
-    θ and m are in the same half period, where the left side is convex or concave: from the second step on Newton's
-    method comes from one side and cannot miss. An error e leaves at most |α| e² / 2 (1 − |α|) after a step.
+    θ and m are in the same half period, where the left side is convex or concave. So from the second step on Newton's
+    method approaches the root from one side, and converges. After a step an error e becomes at most |α| e² / 2 (1 −
+    |α|).
     """
-    mean = torch.from_numpy(wavenumber * length * uniform)  # sine and cosine of torch are vectorised, numpy's are not
+    mean = torch.from_numpy(wavenumber * length * uniform)  # torch has vectorised sine and cosine, and numpy has not
     half_period = math.pi * torch.floor(mean / math.pi)
     low = torch.maximum(half_period, mean - abs(amplitude))
     high = torch.minimum(half_period + math.pi, mean + abs(amplitude))

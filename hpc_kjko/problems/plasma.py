@@ -22,7 +22,8 @@ from hpc_kjko.schema import Lengths, NonNegative, Positive
 class TwoStream(PerturbedBeams):
     """Two counter-streaming beams: the two-stream instability (paper's section 4.2).
 
-    f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)] along the wave. Further velocities start Maxwellian at T.
+    f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)] along the wave. The other velocity components start Maxwellian at
+    T.
     """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
@@ -41,7 +42,7 @@ class TwoStream(PerturbedBeams):
 class LandauDamping(PerturbedBeams):
     """A perturbed Maxwellian: Landau damping of a Langmuir wave.
 
-    f0 = (1 + α cos k·x) · N(0, σ²) along the wave. Further velocities start Maxwellian at T.
+    f0 = (1 + α cos k·x) · N(0, σ²) along the wave. The other velocity components start Maxwellian at T.
     """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
@@ -52,7 +53,7 @@ class LandauDamping(PerturbedBeams):
 
 
 class Plasma(PeriodicWave, UserStart):
-    """A plasma that starts from an initial density of your own, f0(x, v), or from the Maxwellian at T.
+    """A plasma that starts from your own initial density f0(x, v), or from the Maxwellian at T.
 
     With several species it is the box that they share.
     """
@@ -63,7 +64,7 @@ class Plasma(PeriodicWave, UserStart):
     kind: Literal["plasma"]
     length: Lengths = (4 * math.pi,)
     initial_density: str = "maxwellian"
-    """The start: `maxwellian`, homogeneous at the bath's temperature, or `module:name` of an f0 of your own."""
+    """The start: `maxwellian`, homogeneous at the temperature of the bath, or `module:name` of your own f0."""
     velocity_max: Positive | None = None
     """The largest velocity that histograms and figures show.
 
@@ -93,7 +94,7 @@ class Plasma(PeriodicWave, UserStart):
         return tuple((0.0, length) for length in self.periods), ((-reach, reach),) * self.velocity_dims
 
     def _reach(self) -> float:
-        """The largest speed that figures show: as given, or as far as f0 can be seen."""
+        """The largest speed that figures show: the given one, or the largest with a visible f0."""
         if self.velocity_max is not None:
             return self.velocity_max
         thermal = self._temperature / self._particle_mass

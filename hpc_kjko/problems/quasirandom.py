@@ -1,7 +1,8 @@
-"""A scrambled Sobol sequence with random access: any row range at the cost of that range, up to 2^64 points.
+"""A scrambled Sobol sequence with random access: any range of rows at the cost of this range, up to 2^64 points.
 
-SciPy's ``qmc.Sobol`` cannot fast-forward its 64-bit sequence and walks through every point it skips; a rank whose
-particles start at row 10⁹ needs neither. Unscrambled, the points are SciPy's (a test compares them bit for bit).
+SciPy's ``qmc.Sobol`` cannot fast-forward its 64-bit sequence, and computes every point that it skips. That is too slow
+for a rank whose particles start at row 10⁹. Unscrambled, the points are those of SciPy (a test compares them bit for
+bit).
 
 S. Joe, F. Y. Kuo, doi:10.1137/070709359 (direction numbers); J. Matoušek, doi:10.1006/jcom.1998.0489 (scrambling).
 """
@@ -13,7 +14,7 @@ import functools
 import numpy as np
 
 BITS = 64
-#: Rows that share all but the last bits of their number.
+#: Number of rows whose numbers differ in the last bits only.
 SPAN = 1024
 
 # Joe and Kuo's primitive polynomials (degree, coefficients) and initial direction numbers of dimensions 2 to 6.
@@ -36,7 +37,7 @@ class Sobol:
             self._directions = _scramble(self._directions, rows)
 
     def points(self, first: int, count: int) -> np.ndarray:
-        """Rows [first, first + count) of the sequence: [count, dims] float64 in [0, 1], axis by axis in memory."""
+        """Rows [first, first + count) of the sequence: [count, dims] float64 in [0, 1], stored axis by axis."""
         digits = np.empty((len(self._shift), count), dtype=np.uint64)
         at = first
         while at < first + count:
@@ -49,7 +50,7 @@ class Sobol:
 
     @functools.cached_property
     def _low(self) -> np.ndarray:
-        """What the last bits of a row's number add to its digits [dims, SPAN]."""
+        """The contribution of the last bits of the number of a row to its digits [dims, SPAN]."""
         index = np.arange(SPAN, dtype=np.uint64)
         gray = index ^ (index >> np.uint64(1))
         digits = np.zeros((len(self._shift), SPAN), dtype=np.uint64)
@@ -58,7 +59,7 @@ class Sobol:
         return digits
 
     def _high(self, begin: int) -> np.ndarray:
-        """The digits of a row whose number is a multiple of SPAN [dims]: Gray codes add up as these numbers do."""
+        """The digits [dims] of a row whose number is a multiple of SPAN. Gray codes add up as these numbers do."""
         gray = begin ^ (begin >> 1)
         chosen = [bit for bit in range(gray.bit_length()) if gray >> bit & 1]
         return np.bitwise_xor.reduce(self._directions[:, chosen], axis=1) ^ self._shift

@@ -1,7 +1,7 @@
-"""Starts of a periodic plasma: a wave in the density, and one of several velocity distributions.
+"""Initial densities of a periodic plasma: a wave in the density, and one of several velocity distributions.
 
-The ``temperature`` that a start is given stands for T/m, the variance of a velocity of particles in equilibrium. The
-mass m is 1 where there is one species.
+The ``temperature`` that a start gets is T/m, the variance of a velocity component of particles in equilibrium. The mass
+m is 1 if there is one species.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its parts are loaded when they are first used
 import torch
 from pydantic import Field, model_validator
 
@@ -21,16 +21,16 @@ from hpc_kjko.problems.perturbed import LOG_2PI, Amplitude, PerturbedWave, log_m
 from hpc_kjko.problems.quantile import normal
 from hpc_kjko.schema import Lengths, NonNegative, Positive, Vector
 
-#: Thermal speeds beyond its mean that a window shows of a Gaussian.
+#: A window shows a Gaussian up to this many thermal speeds from its mean.
 _WIDTHS = 4.5
-#: The part of the particles, on both sides together, that a window does not show of a distribution with tails.
+#: The fraction of the particles, on both sides together, that lies outside the window of a distribution with tails.
 _OUTSIDE = 1e-4
 
 
 class PerturbedStart(PerturbedWave):
-    """f0 = (1 + α cos k·x) · g(v − u): what the starts of a plasma share.
+    """f0 = (1 + α cos k·x) · g(v − u): the common part of the starts of a plasma.
 
-    A subclass says what g is, a density of the peculiar velocity w = v − u [n, dv] whose integral is 1.
+    A subclass defines g, a density of the peculiar velocity w = v − u [n, dv] whose integral is 1.
     """
 
     default_field: ClassVar[Literal["poisson", "external"]] = "poisson"
@@ -61,7 +61,7 @@ class PerturbedStart(PerturbedWave):
 
     @abstractmethod
     def reach(self, temperature: float) -> float:
-        """The largest component of w that is worth showing."""
+        """The largest component of w that figures need to show."""
 
     def velocities(self, points: np.ndarray, temperature: float) -> np.ndarray:
         return self.peculiar(points, temperature) + self._shift
@@ -75,7 +75,7 @@ class PerturbedStart(PerturbedWave):
 
     @property
     def window(self) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
-        # The bath of its species, or one of T = 1: the window is asked for without one.
+        # The temperature of the species' bath, or 1, because the window is requested without a temperature.
         thermal = self._temperature / self._particle_mass
         reach = max(self.reach(thermal), _WIDTHS * math.sqrt(thermal))
         ends = [reach + abs(float(shift)) for shift in self._shift]
@@ -89,12 +89,12 @@ class PerturbedStart(PerturbedWave):
         return shift
 
     def _first_of_own(self) -> dict[str, Any]:
-        """Keys of the kind's own that differ for the direction x_1 alone."""
+        """The keys of this kind that are different in :meth:`first_direction`."""
         return {}
 
 
 class Stream(NamedTuple):
-    """A part of the particles: N(mean, width²) along the wave. The fractions of all add up to 1."""
+    """A fraction of the particles: N(mean, width²) along the wave. The fractions of all streams add up to 1."""
 
     fraction: float
     mean: float
@@ -102,7 +102,7 @@ class Stream(NamedTuple):
 
 
 class Streams(PerturbedStart):
-    """g is a sum of Gaussians along the wave, and Maxwellian at the bath's temperature across it."""
+    """g is a sum of Gaussians along the wave, and Maxwellian at the temperature of the bath across it."""
 
     @abstractmethod
     def streams(self, temperature: float) -> list[Stream]:
@@ -112,7 +112,8 @@ class Streams(PerturbedStart):
         fraction, mean, width = np.array(self.streams(temperature)).T
         first = np.append(0.0, np.cumsum(fraction)[:-1])  # of the uniform numbers that belong to each stream
         chosen = np.searchsorted(first[1:], points[:, 0], side="right")
-        # One coordinate serves both to choose the stream and to place the particle in it: low discrepancy survives.
+        # One coordinate both chooses the stream and places the particle in it. So the points keep their low
+        # discrepancy.
         within = points.copy(order="K")
         within[:, 0] = np.clip((points[:, 0] - first[chosen]) / fraction[chosen], SMALLEST, 1 - 2**-53)
         w = normal(within)
@@ -145,7 +146,7 @@ class Streams(PerturbedStart):
 
 
 class Maxwellian(Streams):
-    """A Maxwellian at the bath's temperature, with a wave in the density: a plasma at rest, or one that streams.
+    """A Maxwellian at the temperature of the bath, with a wave in the density: a plasma at rest, or one that streams.
 
     f0 = (1 + α cos k·x) · N(u, T).
     """
@@ -174,7 +175,7 @@ class Beams(Streams):
 
 
 class BumpOnTail(Streams):
-    """A Maxwellian at the bath's temperature with a bump on its tail: the bump-on-tail instability.
+    """A Maxwellian at the temperature of the bath with a bump on its tail: the bump-on-tail instability.
 
     f0 = (1 + α cos k·x) · [(1 − b) N(u, T) + b N(u + v_b, σ²)] along the wave. Across it f0 is Maxwellian at T. The
     mean velocity of all particles is u + b v_b k/|k|.
@@ -182,7 +183,7 @@ class BumpOnTail(Streams):
 
     kind: Literal["bump_on_tail"]
     bump_density: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """b, the part of the particles that is in the bump; the others are in the bulk."""
+    """b, the fraction of the particles in the bump; the others are in the bulk."""
     bump_velocity: float = 4.5
     """v_b, the mean velocity of the bump along the wave, relative to that of the bulk."""
     bump_thermal_speed: Positive = 0.5
@@ -194,9 +195,9 @@ class BumpOnTail(Streams):
 
 
 class BiMaxwellian(PerturbedStart):
-    """A Maxwellian with a temperature of its own along each axis.
+    """A Maxwellian with its own temperature along each axis.
 
-    f0 = (1 + α cos k·x) times a Gaussian of the velocities. An oblique wave does not turn the Gaussian.
+    f0 = (1 + α cos k·x) times a Gaussian of the velocities. The axes of the Gaussian do not turn with an oblique wave.
     """
 
     kind: Literal["bi_maxwellian"]
@@ -243,23 +244,25 @@ class BiMaxwellian(PerturbedStart):
 
 
 class Kappa(PerturbedStart):
-    """A kappa distribution: isotropic, of the bath's temperature, with tails that fall as a power of the velocity.
+    """A kappa distribution: isotropic, of the temperature of the bath, with tails that fall as a power of the velocity.
 
-    g ∝ (1 + |w|²/((2κ − 3) T))^(−κ − (d − 1)/2) in d dimensions, a multivariate Student t with ν = 2κ − 1 degrees of
-    freedom and the variance T in each direction, for any κ. Its marginals are of the same form with the same κ.
+    g ∝ (1 + |w|²/((2κ − 3) T))^(−κ − (d − 1)/2) in d dimensions. This is a multivariate Student t with ν = 2κ − 1
+    degrees of freedom and the variance T in each direction, for any κ. Its marginals are of the same form with the same
+    κ.
     """
 
     kind: Literal["kappa"]
     kappa_index: Annotated[float, Field(gt=1.5, le=1e6)] = 3.0
-    """κ of the tails; the smaller, the more fast particles, and for large κ the distribution is Maxwellian.
+    """κ of the tails. The smaller it is, the more particles are fast. For large κ the distribution is Maxwellian.
 
-    More than 1.5. Up to 2.5 the mean of v⁴ is infinite, so the kinetic energy of a sample depends on its few fastest
-    particles."""
+    It is more than 1.5. Up to 2.5 the mean of v⁴ is infinite, so the kinetic energy of a sample depends on its few
+    fastest particles."""
 
     def peculiar(self, points: np.ndarray, temperature: float) -> np.ndarray:
-        """Direction by direction: given those before it, a component is a Student t again.
+        """The directions are drawn one after the other. Given the components before it, a component is again a Student
+        t.
 
-        With n components known, it has ν + n degrees of freedom and the scale² (ν s² + w_1² + … + w_n²)/(ν + n).
+        With n known components, it has ν + n degrees of freedom and the scale² (ν s² + w_1² + … + w_n²)/(ν + n).
         """
         w, freedom = np.empty_like(points), self._freedom
         square = np.full(len(points), self._square(temperature))
@@ -270,7 +273,7 @@ class Kappa(PerturbedStart):
 
     def log_peculiar(self, w: torch.Tensor, temperature: float) -> torch.Tensor:
         dims, freedom, square = w.shape[1], self._freedom, self._square(temperature)
-        # Γ((ν + d)/2)/Γ(ν/2) by the beta function: for large ν the two are far larger than their ratio.
+        # The beta function gives Γ((ν + d)/2)/Γ(ν/2) directly: for large ν both are far larger than their ratio.
         log_ratio = float(scipy.special.gammaln(0.5 * dims) - scipy.special.betaln(0.5 * freedom, 0.5 * dims))
         log_peak = log_ratio - 0.5 * dims * math.log(math.pi * square)
         return log_peak - 0.5 * (freedom + dims) * torch.log1p((w**2).sum(1) / square)
@@ -279,7 +282,7 @@ class Kappa(PerturbedStart):
         return np.full(self.velocity_dims, temperature)
 
     def coldest(self, temperature: float) -> float:
-        # The core is a Gaussian of the curvature that log g has at its maximum.
+        # The core is a Gaussian with the curvature that log g has at its maximum.
         return math.sqrt(self._square(temperature) / (self._freedom + self.velocity_dims))
 
     def other_directions(self, temperature: float) -> list[tuple[float, float]] | None:
@@ -295,5 +298,5 @@ class Kappa(PerturbedStart):
         return 2 * self.kappa_index - 1
 
     def _square(self, temperature: float) -> float:
-        """ν s² = (2κ − 3) T, s being the scale of the Student t."""
+        """ν s² = (2κ − 3) T, where s is the scale of the Student t."""
         return (2 * self.kappa_index - 3) * temperature

@@ -1,4 +1,4 @@
-"""A start from a function f0(x, v) alone: its normaliser, and positions and velocities drawn from it."""
+"""A start from a function f0(x, v) alone: its normaliser, and the drawing of positions and velocities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its parts are loaded when they are first used
 import torch
 
 from hpc_kjko.errors import UserError
@@ -15,51 +15,53 @@ from hpc_kjko.problems.quasirandom import Sobol
 
 #: Nodes of a table along each of its axes, by the number of axes.
 _NODES = {1: 16384, 2: 2048, 3: 224}
-#: Points at which f0 is evaluated at a time.
+#: Number of points at which f0 is evaluated at a time.
 _CHUNK = 1 << 17
-#: Nodes along an axis, and places of the other coordinates, from which the extent of f0 is found.
+#: The extent of f0 is found from this many nodes along an axis, at this many places of the other coordinates.
 _SCAN, _PLACES = 2048, 64
-#: An axis ends where f0 is below this part of its largest value; one that figures show, where it is below the second.
+#: An axis ends where f0 is below the first fraction of its maximum. In figures it ends where f0 is below the second
+#: one.
 _NEGLIGIBLE, _INVISIBLE = 1e-13, 1e-5
-#: f0 is looked for within these distances of 0: a beam may be far from the rest, with nothing between.
+#: f0 is searched for within these distances of 0, because a beam may be far from the rest, with nothing in between.
 _REACHES = (8.0, 32.0, 128.0)
-#: Whether f0 is a product is looked at where it is above this part of its largest value.
+#: Whether f0 is a product is tested where it is above this fraction of its maximum.
 _FAINT = 1e-8
-#: The farthest that an unbounded axis may reach.
+#: The largest coordinate that an unbounded axis may reach.
 _FARTHEST = 1e4
 #: Largest root mean square of the relative error between the nodes.
 _ROUGH = 0.01
-#: What single precision may leave of the difference between both ends of a period.
+#: Single precision may cause this relative difference between both ends of a period.
 _ROUND_OFF = 3e-7
 
 _SAMPLER = "give an object with sample(points, temperature) and log_density(x, v, temperature) in its place"
 
 Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-#: Nodes around each of n points, by index along some axes, and their shares in what lies between them.
+#: Nodes around each of n points, as indices along some axes, and the weights of these nodes in the interpolation.
 _Corners = list[tuple[tuple[np.ndarray, ...], np.ndarray]]
 
 
 class TabulatedDensity:
     """The density f0(x, v), known up to a factor, as an initial density with ``sample`` and ``log_density``.
 
-    f0 is tabulated on a mesh and drawn from exactly as the multilinear interpolant of the table: the first axis by
-    its marginal, each further one by its conditional density, each by inversion of its cumulative, so that evenly
-    spread uniform points stay evenly spread. Axes of which f0 is a product are found and have tables of their own; a
-    table has at most three axes. log f0 is the function's own, less the logarithm of its integral.
+    f0 is tabulated on a mesh. Particles are drawn exactly from the multilinear interpolant of the table. The first axis
+    is drawn from its marginal, each further one from its conditional density, each by inversion of its cumulative. So
+    evenly spread uniform points stay evenly spread. If f0 is a product of functions of different axes, each factor has
+    its own table. A table has at most three axes. log f0 is the logarithm of the function itself, minus the logarithm
+    of its integral.
 
     Args:
         function: f0(x, v) for x [n, dx], v [n, dv]: [n], not negative.
         periods: box lengths [dx], or None in unbounded space.
         space_dims: dx; velocity_dims: dv.
         mass: ∫f0 after normalisation.
-        given: which key holds the function and what it says, for messages.
+        given: the key that holds the function, and its value, for messages.
 
     Attributes:
-        reach: how far figures should show velocities: f0 is below 1e-5 of its maximum for any |v_j| above.
+        reach: largest speed that figures should show: f0 is below 1e-5 of its maximum for any larger |v_j|.
 
     Raises:
-        UserError: f0 is negative or not finite somewhere, or zero everywhere; it does not fall off, or is not
-            periodic; or it varies too fast, or in too many dimensions together, for a table.
+        UserError: f0 is negative or not finite somewhere, or zero everywhere; it does not fall off, or is not periodic;
+            or it varies too fast, or in too many dimensions together, for a table.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class TabulatedDensity:
         return value
 
     def _on_mesh(self, axes: Sequence[int], grid: list[np.ndarray], base: np.ndarray) -> np.ndarray:
-        """f0 at the nodes of a mesh over some of the axes, the other coordinates as in ``base``."""
+        """f0 at the nodes of a mesh over some of the axes. The other coordinates are those of ``base``."""
         shape = tuple(map(len, grid))
         values = np.empty(math.prod(shape))
         for start in range(0, values.size, _CHUNK):
@@ -179,16 +181,18 @@ class TabulatedDensity:
         return boxes
 
     def _scanned(self, boxes: list[tuple[float, float]]) -> list[tuple[float, float] | None]:
-        """(low, high) of each axis around what is seen of f0 in some boxes, wider where it goes on at their ends.
+        """For some boxes, the new ends (low, high) of each axis: around the visible part of f0, and wider if f0 does
+        not end inside.
 
-        None where nothing is seen. Notes where f0 is largest, as far as is known, and where it is visible.
+        None for an axis where f0 is not visible. Also stores the places where f0 is largest, as far as known, and its
+        visible extent.
         """
         periodic = len(self._periods or ())
         low, high = np.array(boxes).T
         scattered = low + (high - low) * Sobol(len(boxes), seed=0).points(0, 16 * _SCAN)
         values = self._values(scattered)
         self._visible = list(boxes)
-        # through the likeliest of all points so far and of these: narrow beams fill little of the box
+        # through the points with the largest f0 so far, and of these: narrow beams fill little of the box
         self._best = np.concatenate([self._best, scattered[np.argsort(values)[-_PLACES:]]])
         self._best = self._best[np.argsort(self._values(self._best))[-_PLACES:]]
         self._typical = self._best[-1]
@@ -220,9 +224,9 @@ class TabulatedDensity:
         return wider
 
     def _require_periodic(self) -> None:
-        """Compare f0 at both ends of each period, on lines through where it is largest and all over it.
+        """Compare f0 at both ends of each period, on lines through its largest values and through other places.
 
-        What is steep also changes between neighbouring places on a line: only a larger difference is none of its own.
+        A steep f0 also changes between neighbouring places on a line. Only a difference larger than that is an error.
         """
         if not self._periods:
             return
@@ -243,23 +247,25 @@ class TabulatedDensity:
                 )
 
     def _likely(self) -> np.ndarray:
-        """Places [n, dx + dv] where f0 is largest, as far as is known, and as many all over it."""
+        """Places [n, dx + dv]: those where f0 is largest, as far as known, and as many others where it is not
+        negligible.
+        """
         low, high = np.array(self._boxes).T
         cloud = low + (high - low) * Sobol(len(self._names), seed=3).points(0, _SCAN)
         values = self._values(cloud)
         return np.concatenate([self._best, cloud[values > _FAINT * values.max()][:_PLACES]])
 
     def _factors(self) -> list[list[int]]:
-        """The axes in groups: f0 is a product of one function of each group.
+        """The axes in groups, such that f0 is a product of one function of each group.
 
-        It is one where every mixed second difference of log f0 between axes of different groups vanishes.
+        f0 is such a product if every mixed second difference of log f0 between axes of different groups vanishes.
         """
         dims = len(self._names)
         low, high = np.array(self._boxes).T
         points = Sobol(dims, seed=1).points(0, 16 * _SCAN)
         cloud = low + (high - low) * points
         values = self._values(cloud)
-        # all over f0: a beam of few particles may depend on x where the core does not
+        # also where f0 is small: a beam of few particles may depend on x where the core does not
         likely = cloud[values > _FAINT * values.max()][: 64 * _PLACES]
         likely = np.concatenate([cloud[np.argsort(values)[-4 * _PLACES :]], likely[: len(likely) // 2 * 2]])
         first, second = likely[::2], likely[1::2]
@@ -278,7 +284,7 @@ class TabulatedDensity:
         return [[j for j in range(dims) if group[j] == label] for label in sorted(set(group))]
 
     def _require_resolved(self, largest: float) -> None:
-        """Compare f0 with the tables between their nodes, where particles are drawn."""
+        """Compare f0 with the tables between their nodes, at drawn particles."""
         z = np.concatenate(self.sample(Sobol(len(self._names), seed=2).points(0, 4096), 1.0), axis=1)
         drawn = math.prod((table(z[:, table.axes]) for table in self._tables), start=largest)
         error = self._values(z) / drawn - 1
@@ -290,24 +296,24 @@ class TabulatedDensity:
 
 
 class _Table:
-    """Values at the nodes of a mesh, as the multilinear function between them.
+    """A multilinear function between its values at the nodes of a mesh.
 
     Args:
-        axes: which coordinates of phase space these are.
+        axes: indices of its coordinates in phase space.
         grid: nodes per axis, evenly spaced.
         values: at the nodes.
     """
 
     def __init__(self, axes: tuple[int, ...], grid: list[np.ndarray], values: np.ndarray):
         self.axes, self._grid, self._values = axes, grid, values
-        # marginals over the last axes: the first axis', then the first two axes' …, the table itself
+        # marginals over the last axes: of the first axis, then of the first two axes, …, then the table itself
         self._marginals = [values]
         for nodes in grid[:0:-1]:
             self._marginals.insert(0, scipy.integrate.trapezoid(self._marginals[0], nodes, axis=-1))
         self._cumulatives = [
             scipy.integrate.cumulative_trapezoid(marginal, axis=-1, initial=0) for marginal in self._marginals
         ]
-        #: ∫ of the function over the mesh.
+        #: The integral of the function over the mesh.
         self.integral = float(scipy.integrate.trapezoid(self._marginals[0], grid[0]))
 
     def draw(self, points: np.ndarray) -> np.ndarray:
@@ -319,7 +325,7 @@ class _Table:
         ):
 
             def blended(table: np.ndarray, index: np.ndarray, corners: _Corners = corners) -> np.ndarray:
-                """A table at nodes of this axis, between the nodes of those before."""
+                """A table at nodes of this axis, interpolated between the nodes of the axes before it."""
                 return np.sum([share * table[(*corner, index)] for corner, share in corners], axis=0)
 
             last = np.full(len(points), len(nodes) - 1)
@@ -331,7 +337,7 @@ class _Table:
                 below, above = np.where(left, middle, below), np.where(left, above, middle)
             rest = target - blended(cumulative, below)
             start, end = blended(marginal, below), blended(marginal, below + 1)
-            # start s + (end − start) s²/2 = rest, in the form that does not cancel
+            # start s + (end − start) s²/2 = rest, in the form without cancellation
             root = np.sqrt(np.maximum(start**2 + 2 * (end - start) * rest, 0.0))
             within = np.clip(2 * rest / np.maximum(start + root, 1e-300), 0.0, 1.0)
             places[:, axis] = nodes[below] + within * (nodes[1] - nodes[0])

@@ -1,1 +1,1 @@
-"""The conservative part of a step: stages, their compositions, the gyration in a magnetic field."""
+"""The collisionless part of a step: stages, their compositions, the gyration in a magnetic field."""

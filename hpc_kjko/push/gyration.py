@@ -14,14 +14,15 @@ from hpc_kjko.particles.state import passes_over
 
 @dataclass(frozen=True)
 class Gyration:
-    """dv/dt = v × Ω for some time, Ω = (q/m) B.
+    """dv/dt = v × Ω for a given time, Ω = (q/m) B.
 
-    v turns about Ω by the angle −|Ω| t. The map of (x, v) is linear, symplectic with the field's vector potential, and
-    its determinant is 1: log f does not change. A drift that is this map leaves the order of a composition as it is.
-    A straight drift with a rotation beside it has an E × B velocity that is wrong by (Ωh/2) cot(Ωh/2) − 1.
+    v turns about Ω by the angle −|Ω| t. The map of (x, v) is linear, and symplectic with the vector potential of the
+    field. Its determinant is 1, so log f does not change. With this map as the drift, a composition keeps its order. A
+    straight drift followed by a rotation would have an E × B velocity with the relative error (Ωh/2) cot(Ωh/2) − 1.
 
     Attributes:
-        mean: v to the mean velocity of the time [dv, dv]; turn: v to the velocity after it [dv, dv].
+        mean: maps v to the mean velocity during the time [dv, dv].
+        turn: maps v to the velocity after the time [dv, dv].
     """
 
     mean: np.ndarray
@@ -42,7 +43,7 @@ class Gyration:
         along = np.outer(b, b)
         across = np.eye(3) - along
         cross = np.array([[0.0, b[2], -b[1]], [-b[2], 0.0, b[0]], [b[1], -b[0], 0.0]])  # v to v × b
-        # (1 − cos)/angle by half the angle: the difference would lose its digits for a short step
+        # (1 − cos)/angle from half the angle: the difference would lose digits for a short step
         sine = math.sin(0.5 * angle)
         mean = along + (math.sin(angle) / angle) * across + (2 * sine * sine / angle) * cross
         turn = along + math.cos(angle) * across + math.sin(angle) * cross
@@ -50,12 +51,12 @@ class Gyration:
         return cls(mean[part, part], turn[part, part])
 
     def velocities(self, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean velocities of the time and the velocities after it, [n, dv] each, in the type of v [n, dv]."""
+        """The mean velocities during the time, and the velocities after it, [n, dv] each, in the type of v [n, dv]."""
         mean, after = torch.empty_like(v), torch.empty_like(v)
         for rows in passes_over(v):
             before = v[rows].double()
             for found, matrix in ((mean, self.mean), (after, self.turn)):
-                # term by term: the sums of a matrix product would depend on how many particles there are
+                # Term by term: the bits of a matrix product would depend on the number of particles.
                 for axis, row in enumerate(matrix):
                     total = before[:, 0] * row[0]
                     for other in range(1, len(row)):

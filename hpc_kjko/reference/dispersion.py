@@ -1,22 +1,23 @@
-"""Growth and damping rates of electrostatic waves, d_t f + v d_x f + E d_v f = kappa d_v( v f + T d_v f ).
+"""Growth and damping rates of electrostatic waves, ∂t f + v ∂x f + E ∂v f = κ ∂v( v f + T ∂v f ).
 
-Perturbations exp(ikx - i omega t) of a homogeneous state over a fixed neutralising background.
-Units: omega_p = 1, mean density 1; k is in omega_p/velocity, and thermal speeds are standard deviations of v.
+Perturbations exp(ikx - i ω t) of a homogeneous state over a fixed neutralising background. Units: ω_p = 1, mean
+density 1; k is in ω_p/velocity, and thermal speeds are standard deviations of v.
 
-Without collisions the state is a sum of Maxwellian beams and omega is a zero of the dielectric function,
-continued below the real axis (Landau 1946) by the plasma dispersion function (Fried & Conte 1961)
+Without collisions the state is a sum of Maxwellian beams, and ω is a zero of the dielectric function. The function
+is continued below the real axis (Landau 1946) by the plasma dispersion function (Fried & Conte 1961)
 
-    Z(zeta) = i sqrt(pi) w(zeta),   w the Faddeeva function.
+    Z(ζ) = i √π w(ζ),   w the Faddeeva function.
 
-Several species enter as one :class:`SpeciesTerm` for each Maxwellian. Charges, masses and densities are then in
-units of a species with omega_p = 1, as a rule the electrons; with T = 1 its Debye length is 1. Across a uniform
-magnetic field the waves are Bernstein's, undamped, with frequencies between the gyrofrequencies' harmonics.
+With several species there is one :class:`SpeciesTerm` for each Maxwellian. Charges, masses and densities are then in
+units of a species with ω_p = 1, usually the electrons. If its T is 1, its Debye length is 1. Across a uniform
+magnetic field the waves are Bernstein waves. They are undamped, with frequencies between the harmonics of the
+gyrofrequencies.
 
-With collisions (Lenard & Bernstein 1958, doi:10.1103/PhysRev.112.1456: a fixed bath, which keeps neither
-momentum nor energy) the state is the Maxwellian of the bath. Hermite functions of v turn the linearised
-equation into an eigenvalue problem with -n kappa on the diagonal. For kappa > 0 the eigenmodes are discrete
-and complete, and Landau's roots are limits of eigenvalues as kappa -> 0 (Ng, Bhattacharjee & Skiff 1999,
-doi:10.1103/PhysRevLett.83.1974); at kappa = 0 itself any finite number of Hermite functions is undamped.
+With collisions (Lenard & Bernstein 1958, doi:10.1103/PhysRev.112.1456: a fixed bath, which conserves neither momentum
+nor energy) the state is the Maxwellian of the bath. In Hermite functions of v the linearised equation is an eigenvalue
+problem with -n κ on the diagonal. For κ > 0 the eigenmodes are discrete and complete, and the roots of Landau
+are limits of eigenvalues as κ → 0 (Ng, Bhattacharjee & Skiff 1999, doi:10.1103/PhysRevLett.83.1974). At κ = 0
+itself any finite number of Hermite functions is undamped.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ MAX_MODES = 1500
 class SpeciesTerm:
     """One Maxwellian of a homogeneous plasma. A species that is a sum of Maxwellians has a term for each.
 
-    The thermal speed is sqrt(T/m), the plasma frequency is |q| sqrt(n/m). A fixed background neutralises the sum.
+    The thermal speed is √(T/m), the plasma frequency is |q| √(n/m). A fixed background neutralises the sum.
     """
 
     charge: float  #: q; electrons have -1 where they are the unit species
@@ -49,10 +50,12 @@ class SpeciesTerm:
 
     @property
     def thermal_speed(self) -> float:
+        """√(T/m)."""
         return float(np.sqrt(self.temperature / self.mass))
 
     @property
     def plasma_frequency(self) -> float:
+        """|q| √(n/m)."""
         return float(abs(self.charge) * np.sqrt(self.density / self.mass))
 
 
@@ -61,13 +64,16 @@ def dielectric_function(
 ) -> complex | np.ndarray:
     """Dielectric function of a collisionless sum of Maxwellian beams; its zeros are the modes.
 
-    epsilon = 1 + sum_s n_s / (k sigma_s)^2 [ 1 + zeta_s Z(zeta_s) ],
-    zeta_s = (omega/k - v_s) / (sqrt 2 sigma_s)
+        ε = 1 + Σ_s n_s / (k σ_s)² [ 1 + ζ_s Z(ζ_s) ],
+        ζ_s = (ω/k - v_s) / (√2 σ_s)
 
     Args:
-        frequency: complex omega, any shape; so is the result.
+        frequency: complex ω, of any shape.
         wavenumber: k > 0.
-        beams: (density n_s, mean velocity v_s, thermal speed sigma_s) of each beam; densities sum to 1.
+        beams: (density n_s, mean velocity v_s, thermal speed σ_s) of each beam; densities sum to 1.
+
+    Returns:
+        ε, complex, in the shape of ``frequency``.
     """
     epsilon = 1.0 + 0.0j
     for density, velocity, thermal_speed in beams:
@@ -77,17 +83,17 @@ def dielectric_function(
 
 
 def two_stream_growth_rate(wavenumber: float, beam_velocity: float, thermal_speed: float) -> float:
-    """Growth rate of the two-stream instability of f0 = 1/2 [ N(v0, sigma^2) + N(-v0, sigma^2) ].
+    """Growth rate of the two-stream instability of f0 = 1/2 [ N(v0, σ²) + N(-v0, σ²) ].
 
-    The unstable mode is unique and purely growing: f0 has one minimum, so the Nyquist contour encircles the
-    origin at most once (Penrose 1960, doi:10.1063/1.1706024), and the symmetry omega -> -conj(omega) puts
-    that one zero on the imaginary axis, where epsilon is real. There epsilon >= 1 - 1/(8 gamma^2) for every
-    f0, because (1 - s)/(1 + s)^2 >= -1/8 for s >= 0: hence gamma <= 1/sqrt 8, the growth rate of cold beams.
+    The unstable mode is unique and purely growing. f0 has one minimum, so the Nyquist contour encircles the origin at
+    most once (Penrose 1960, doi:10.1063/1.1706024). By the symmetry ω → -conj(ω) this zero is on the imaginary
+    axis, where ε is real. There ε ≥ 1 - 1/(8 γ²) for every f0, because (1 - s)/(1 + s)² ≥ -1/8 for
+    s ≥ 0. So γ ≤ 1/√8, the growth rate of cold beams.
 
     Args:
         wavenumber: k > 0.
-        beam_velocity: v0, its sign does not matter.
-        thermal_speed: sigma > 0 of each beam.
+        beam_velocity: v0; its sign does not matter.
+        thermal_speed: σ > 0 of each beam.
 
     Raises:
         ValueError: no growing mode, or arguments out of range.
@@ -111,13 +117,16 @@ def species_dielectric_function(
 ) -> complex | np.ndarray:
     """Dielectric function of a collisionless plasma of several species; its zeros are the modes.
 
-    epsilon = 1 + sum_a omega_a^2 / (k sigma_a)^2 [ 1 + zeta_a Z(zeta_a) ],
-    zeta_a = (omega/k - u_a) / (sqrt 2 sigma_a),   omega_a^2 = q_a^2 n_a / m_a,   sigma_a^2 = T_a / m_a
+        ε = 1 + Σ_a ω_a² / (k σ_a)² [ 1 + ζ_a Z(ζ_a) ],
+        ζ_a = (ω/k - u_a) / (√2 σ_a),   ω_a² = q_a² n_a / m_a,   σ_a² = T_a / m_a
 
     Args:
-        frequency: complex omega, any shape; so is the result.
+        frequency: complex ω, of any shape.
         wavenumber: k > 0.
         terms: the Maxwellians of all species.
+
+    Returns:
+        ε, complex, in the shape of ``frequency``.
     """
     epsilon: complex | np.ndarray = 1.0 + 0.0j
     for term in terms:
@@ -127,21 +136,22 @@ def species_dielectric_function(
 
 
 def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex | None = None) -> complex:
-    """Complex frequency of a mode of several species: ion-acoustic waves, Buneman's and beam instabilities.
+    """Complex frequency of a mode of several species: ion-acoustic waves, Buneman and beam instabilities.
 
-    Newton's method from a grid of starts around every drift, as wide as every thermal and plasma frequency.
-    Without a guess the mode is the fastest growing or least damped one. The argument principle then confirms that
-    no zero lies above it. Of a pair with the same growth rate it is the one of larger Re omega.
+    Newton's method starts from a grid of points around every drift, as wide as every thermal and plasma frequency.
+    Without a guess the mode is the fastest growing or least damped one. The argument principle then confirms that no
+    zero lies above it. If two modes have the same growth rate, it is the one with the larger Re ω.
 
     Sources: Buneman 1959, doi:10.1103/PhysRev.115.503; Fried & Gould 1961, Phys. Fluids 4, 139.
 
     Args:
         wavenumber: k > 0.
         terms: the Maxwellians of all species.
-        guess: omega near the wanted mode. Then the mode is the nearest one found, which may be far from a poor guess.
+        guess: ω near the wanted mode. Then the mode is the nearest one that is found, which may be far from a poor
+            guess.
 
     Raises:
-        ValueError: k not positive, no charged species, or the search has missed a zero above the found one.
+        ValueError: k not positive, no charged species, or the search has missed a zero above the one that it found.
     """
     _require_positive(wavenumber=wavenumber)
     terms = [term for term in terms if term.charge]
@@ -157,7 +167,7 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
     if guess is not None:
         return complex(roots[np.argmin(np.abs(roots - guess))])
     highest = roots[np.argmax(roots.imag)]
-    # What rounding may put between the growth rates of a pair, far less than what is between different modes.
+    # Rounding may cause this difference between the growth rates of a pair. Different modes differ by far more.
     margin = 1e-6 * min(term.plasma_frequency for term in terms) + 1e-9 * abs(highest)
     pair = roots[roots.imag > highest.imag - margin]
     root = complex(pair[np.argmax(pair.real)])
@@ -167,17 +177,17 @@ def species_root(wavenumber: float, terms: Sequence[SpeciesTerm], guess: complex
 
 
 def landau_root(wavenumber: float, thermal_speed: float = 1.0) -> complex:
-    """Complex frequency, Re omega > 0, of the least damped mode of a collisionless Maxwellian plasma.
+    """Complex frequency, Re ω > 0, of the least damped mode of a collisionless Maxwellian plasma.
 
-    Newton's method on 1 + [1 + zeta Z(zeta)] / (k sigma)^2 = 0, from the Bohm-Gross frequency at a small
-    k sigma, then along the branch in steps so small that it is not lost.
+    Newton's method solves 1 + [1 + ζ Z(ζ)] / (k σ)² = 0. It starts from the Bohm-Gross frequency at a small
+    k σ. Then it follows the branch in small steps, so that it is not lost.
 
     Args:
         wavenumber: k > 0.
-        thermal_speed: sigma = sqrt(T) > 0.
+        thermal_speed: σ = √T > 0.
 
     Raises:
-        ValueError: k sigma outside (0, 10].
+        ValueError: k σ outside (0, 10].
     """
     _require_positive(wavenumber=wavenumber, thermal_speed=thermal_speed)
     target = wavenumber * thermal_speed  # in units of the inverse Debye length
@@ -190,7 +200,7 @@ def landau_root(wavenumber: float, thermal_speed: float = 1.0) -> complex:
         for _ in range(50):
             z = _plasma_dispersion(zeta)
             susceptibility = 1 + zeta * z
-            correction = (k**2 + susceptibility) / (z - 2 * zeta * susceptibility)  # Z' = -2 (1 + zeta Z)
+            correction = (k**2 + susceptibility) / (z - 2 * zeta * susceptibility)  # Z' = -2 (1 + ζ Z)
             zeta -= correction
             if abs(correction) < 1e-13 * abs(zeta):
                 break
@@ -200,27 +210,27 @@ def landau_root(wavenumber: float, thermal_speed: float = 1.0) -> complex:
 def hermite_eigenvalues(
     wavenumber: float, collision_strength: float, temperature: float = 1.0, modes: int | None = None
 ) -> np.ndarray:
-    """Eigenvalues lambda (perturbations ~ e^{lambda t}) of the collisional plasma about its Maxwellian.
+    """Eigenvalues λ (perturbations ~ e^{λ t}) of the collisional plasma about its Maxwellian.
 
-    With f = M(v) [ 1 + e^{ikx} sum_n c_n He_n(v/s) / sqrt(n!) ], s = sqrt T, and ikE = c_0 (Gauss),
+    With f = M(v) [ 1 + e^{ikx} Σ_n c_n He_n(v/s) / √(n!) ], s = √T, and ikE = c_0 (Gauss),
 
-        dc_n/dt = -iks ( sqrt(n) c_{n-1} + sqrt(n+1) c_{n+1} ) - n kappa c_n - delta_{n1} i c_0 / (ks).
+        dc_n/dt = -iks ( √n c_{n-1} + √(n+1) c_{n+1} ) - n κ c_n - δ_{n1} i c_0 / (ks).
 
-    Scaling c_0 makes the matrix symmetric; the field turns the first coupling, ks, into sqrt((ks)^2 + 1).
+    Scaling c_0 makes the matrix symmetric. The field changes the first coupling from ks to √((ks)² + 1).
 
     Args:
         wavenumber: k > 0.
-        collision_strength: kappa > 0.
+        collision_strength: κ > 0.
         temperature: T > 0.
-        modes: number of Hermite functions, the rest is set to zero. An eigenvector of damping rate gamma
-            grows with n like exp(2 gamma n^{1/2} / (ks)) and then decays like exp(-2/3 kappa n^{3/2} / (ks));
-            the default lets it decay to e^-40 at Landau's gamma. More strongly damped ones may not converge.
+        modes: number of Hermite functions; the others are set to zero. An eigenvector of damping rate γ grows with
+            n like exp(2 γ n^{1/2} / (ks)) and then decays like exp(-2/3 κ n^{3/2} / (ks)). With the default it
+            decays to e^-40 at Landau's γ. More strongly damped ones may not converge.
 
     Returns:
         Complex eigenvalues, shape (modes,), least damped first.
 
     Raises:
-        ValueError: kappa = 0, or so small that too many modes are needed.
+        ValueError: κ = 0, or so small that too many modes are needed.
     """
     _require_positive(wavenumber=wavenumber, collision_strength=collision_strength, temperature=temperature)
     if modes is None:
@@ -239,19 +249,19 @@ def hermite_eigenvalues(
 
 
 def landau_rate(wavenumber: float, collision_strength: float, temperature: float = 1.0) -> tuple[float, float]:
-    """(gamma, omega) of the least damped oscillating mode ~ e^{gamma t} cos(omega t), any kappa >= 0.
+    """(γ, ω) of the least damped oscillating mode ~ e^{γ t} cos(ω t), any κ ≥ 0.
 
-    From ``landau_root`` for kappa = 0, else from ``hermite_eigenvalues``, if two thirds of the modes give the
-    same to 1e-8. Wave energies decay at the rate 2 gamma. Modes that do not oscillate are passed over.
+    For κ = 0 it comes from ``landau_root``. Otherwise it comes from ``hermite_eigenvalues``, if two thirds of the
+    modes give the same to 1e-8. Wave energies decay at the rate 2 γ. Modes that do not oscillate are ignored.
 
     Args:
         wavenumber: k > 0.
-        collision_strength: kappa >= 0.
+        collision_strength: κ ≥ 0.
         temperature: T > 0.
 
     Raises:
-        ValueError: no converged oscillating mode: overdamped (kappa above about 2 at small k), or Landau
-            damping so strong or kappa > 0 so small that the Hermite series fails in double precision.
+        ValueError: there is no converged oscillating mode. It is overdamped (κ above about 2 at small k), or Landau
+            damping is so strong or κ > 0 so small that the Hermite series fails in double precision.
     """
     _require_positive(wavenumber=wavenumber, temperature=temperature)
     if collision_strength == 0:
@@ -281,31 +291,30 @@ def linear_field_history(
     times: Sequence[float],
     modes: int = 400,
 ) -> np.ndarray:
-    """|E_k(t)| / |E_k(0)| of a small wave on collisional beams, f = f0(v, t) + alpha g(v, t) e^{ikx}, g = f0 at t = 0.
+    """|E_k(t)| / |E_k(0)| of a small wave on collisional beams, f = f0(v, t) + α g(v, t) e^{ikx}, g = f0 at t = 0.
 
-    Collisions with a bath relax the beams while the wave grows, so there is no single growth rate: with
-    a_n = int f0 He_n(v/s) / sqrt(n!) dv, s = sqrt T, the background is a_n(t) = a_n(0) e^{-n kappa t},
-    and the wave obeys
+    Collisions with a bath relax the beams while the wave grows, so there is no single growth rate. With a_n = ∫ f0
+    He_n(v/s) / √(n!) dv, s = √T, the background is a_n(t) = a_n(0) e^{-n κ t}, and the wave obeys
 
-        dc_n/dt = -iks ( sqrt(n) c_{n-1} + sqrt(n+1) c_{n+1} ) - n kappa c_n - i sqrt(n) a_{n-1}(t) c_0 / (ks),
+        dc_n/dt = -iks ( √n c_{n-1} + √(n+1) c_{n+1} ) - n κ c_n - i √n a_{n-1}(t) c_0 / (ks).
 
-    for a Maxwellian that of :func:`hermite_eigenvalues`.
+    For a Maxwellian this is the equation of :func:`hermite_eigenvalues`.
 
     Args:
         wavenumber: k > 0.
-        collision_strength: kappa > 0.
+        collision_strength: κ > 0.
         temperature: T > 0 of the bath.
-        beams: (density n_s, mean velocity v_s, thermal speed sigma_s) of each beam; densities sum to 1.
+        beams: (density n_s, mean velocity v_s, thermal speed σ_s) of each beam; densities sum to 1.
         times: increasing, from 0.
-        modes: number of Hermite functions; the rest is set to zero.
+        modes: number of Hermite functions; the others are set to zero.
 
     Returns:
         Shape (len(times),).
     """
     _require_positive(wavenumber=wavenumber, collision_strength=collision_strength, temperature=temperature)
     s, n = np.sqrt(temperature), np.arange(modes)
-    # E[He_n(v/s)] / sqrt(n!) over a Gaussian by the recurrence e_n = (m e_{n-1} + (q - 1) sqrt(n-1) e_{n-2}) / sqrt(n),
-    # m = v_s/s its mean and q = sigma_s^2/T its variance, from the generating function exp(m t + (q - 1) t^2/2).
+    # E[He_n(v/s)] / √(n!) over a Gaussian by the recurrence e_n = (m e_{n-1} + (q - 1) √(n-1) e_{n-2}) / √n,
+    # m = v_s/s its mean and q = σ_s²/T its variance, from the generating function exp(m t + (q - 1) t²/2).
     background = np.zeros(modes)
     for density, velocity, thermal_speed in beams:
         mean, excess = velocity / s, thermal_speed**2 / temperature - 1
@@ -333,16 +342,16 @@ def linear_field_history(
 def bernstein_frequencies(
     wavenumber: float, magnetic_field: float, terms: Sequence[SpeciesTerm], count: int = 4
 ) -> np.ndarray:
-    """Real frequencies of electrostatic waves across a uniform magnetic field, k at right angles to B.
+    """Real frequencies of electrostatic waves across a uniform magnetic field, k perpendicular to B.
 
     They are the zeros of
 
-        epsilon = 1 - sum_a omega_a^2 / (k sigma_a)^2 sum_{n>0} e^-l I_n(l) 2 n^2 Omega_a^2 / (omega^2 - n^2 Omega_a^2),
-        l = (k sigma_a / Omega_a)^2,   Omega_a = |q_a| B / m_a.
+        ε = 1 - Σ_a ω_a² / (k σ_a)² Σ_{n>0} e^-l I_n(l) 2 n² Ω_a² / (ω² - n² Ω_a²),
+        l = (k σ_a / Ω_a)²,   Ω_a = |q_a| B / m_a.
 
-    Between poles epsilon rises with omega^2 from -infinity to infinity. So each gap between successive harmonics
-    n Omega_a of any species holds one frequency, and below the lowest harmonic there is none. For k -> 0 one
-    species has its upper hybrid frequency, sqrt(omega_a^2 + Omega_a^2), and the harmonics n Omega_a with n > 1.
+    Between poles ε rises with ω² from -∞ to ∞. So each gap between successive harmonics n
+    Ω_a of any species contains one frequency. Below the lowest harmonic there is none. For k → 0 one species has
+    its upper hybrid frequency, √(ω_a² + Ω_a²), and the harmonics n Ω_a with n > 1.
 
     Sources: Bernstein 1958, doi:10.1103/PhysRev.109.10; T. H. Stix, Waves in Plasmas (1992).
 
@@ -350,10 +359,10 @@ def bernstein_frequencies(
         wavenumber: k > 0.
         magnetic_field: B > 0, in units where a unit charge of unit mass gyrates at the frequency B.
         terms: the Maxwellians of all mobile species, without drift.
-        count: how many frequencies. With ions and electrons many of the lowest lie between harmonics of the ions.
+        count: number of frequencies. With ions and electrons many of the lowest lie between harmonics of the ions.
 
     Returns:
-        Shape (count,), rising.
+        Frequencies, shape (count,), in rising order.
 
     Raises:
         ValueError: arguments out of range, no charged species, or a drift, which B would turn.
@@ -369,12 +378,12 @@ def bernstein_frequencies(
         gyrofrequency = abs(term.charge) * magnetic_field / term.mass
         thermal = wavenumber * term.thermal_speed
         gyration = (thermal / gyrofrequency) ** 2
-        # e^-l I_n(l) falls like exp(-n^2/2l) for large l and like (l/2)^n/n! for small l.
+        # e^-l I_n(l) falls like exp(-n²/2l) for large l and like (l/2)^n/n! for small l.
         n = np.arange(1, count + 31 + int(9 * np.sqrt(gyration)))
         poles_of.append((n * gyrofrequency) ** 2)
         strengths_of.append(2 * (term.plasma_frequency / thermal) ** 2 * poles_of[-1] * ive(n, gyration))
     poles, strengths = np.concatenate(poles_of), np.concatenate(strengths_of)
-    # Harmonics that coincide but for rounding leave no gap.
+    # Harmonics that differ only by rounding leave no gap.
     distinct = np.unique(poles)
     distinct = distinct[np.append(True, np.diff(distinct) > 1e-12 * distinct[1:])]
 
@@ -384,7 +393,7 @@ def bernstein_frequencies(
     squares = np.empty(count)
     for i, (low, high) in enumerate(zip(distinct[:count], distinct[1 : count + 1], strict=True)):
         margin = 1e-11 * (high - low)
-        # A harmonic that hardly couples has its zero within the margin.
+        # The zero of a harmonic that is hardly coupled lies within the margin.
         if epsilon(low + margin) >= 0:
             squares[i] = low
         elif epsilon(high - margin) <= 0:
@@ -398,7 +407,7 @@ def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm])
     """Zeros of the dielectric function that Newton's method reaches from the starts, with repetitions."""
     frequency = starts.astype(complex)
     found = []
-    # Far below the axis Z overflows; starts that run off there become nan.
+    # Far below the axis Z overflows. Starts that move there become nan.
     with np.errstate(all="ignore"):
         for _ in range(60):
             epsilon, slope = np.ones_like(frequency), np.zeros_like(frequency)
@@ -408,7 +417,7 @@ def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm])
                 response = _thermal_response(zeta)
                 strength = 2 * (term.plasma_frequency / width) ** 2
                 epsilon += strength * response
-                # (1 + zeta Z)' with Z' = -2 (1 + zeta Z)
+                # (1 + ζ Z)' with Z' = -2 (1 + ζ Z)
                 slope += strength * ((response - 1) / zeta - 2 * zeta * response) / width
             correction = epsilon / slope
             frequency = frequency - correction
@@ -422,9 +431,9 @@ def _newton(starts: np.ndarray, wavenumber: float, terms: Sequence[SpeciesTerm])
 
 
 def _zeros_above(floor: float, wavenumber: float, terms: Sequence[SpeciesTerm]) -> int:
-    """Number of zeros of the dielectric function with Im omega > floor, by the argument principle.
+    """Number of zeros of the dielectric function with Im ω > floor, by the argument principle.
 
-    The function has no poles and tends to 1 far away, so the line Im omega = floor is the whole contour.
+    The function has no poles and tends to 1 far away, so the line Im ω = floor is the whole contour.
     """
     widths = {np.sqrt(2) * wavenumber * term.thermal_speed for term in terms}
     widths |= {term.plasma_frequency for term in terms}
@@ -450,10 +459,10 @@ def _zeros_above(floor: float, wavenumber: float, terms: Sequence[SpeciesTerm]) 
 
 
 def _thermal_response(zeta: complex | np.ndarray) -> complex | np.ndarray:
-    """1 + zeta Z(zeta), also for cold species, where 1 and zeta Z(zeta) cancel but for -1/(2 zeta^2).
+    """1 + ζ Z(ζ), also for cold species, where 1 and ζ Z(ζ) cancel except for -1/(2 ζ²).
 
-    There it is the asymptotic series -sum_n (2n - 1)!! / (2 zeta^2)^n, ten terms of it. Below the real axis
-    Landau's continuation adds 2 i sqrt(pi) zeta exp(-zeta^2).
+    There it is the asymptotic series -Σ_n (2n - 1)!! / (2 ζ²)^n, with ten terms. Below the real axis Landau's
+    continuation adds 2 i √π ζ exp(-ζ²).
     """
     far = np.abs(zeta) > 12  # so that the eleventh term is below 1e-14 of the first
     square = np.where(far, zeta, 1.0) ** 2
@@ -470,7 +479,7 @@ def _plasma_dispersion(zeta: complex | np.ndarray) -> complex | np.ndarray:
 
 
 def _enough_modes(wavenumber: float, collision_strength: float, temperature: float) -> int:
-    """n with 2/3 kappa n^{3/2} - 2 gamma n^{1/2} > 40 ks at Landau's gamma (see hermite_eigenvalues)."""
+    """n with 2/3 κ n^{3/2} - 2 γ n^{1/2} > 40 ks at Landau's γ (see hermite_eigenvalues)."""
     thermal_rate = wavenumber * np.sqrt(temperature)
     damping = abs(landau_root(thermal_rate).imag) + collision_strength
     diffusive = (60 * thermal_rate / collision_strength) ** (2 / 3)

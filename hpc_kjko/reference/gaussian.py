@@ -1,16 +1,16 @@
 """Exact solutions of the linear Vlasov-Fokker-Planck equation in a quadratic potential.
 
-For a = -Lambda x (phi = 1/2 x^T Lambda x) a Gaussian density of z = (x, v) stays Gaussian, with
+For a = -Λ x (φ = 1/2 x^T Λ x) a Gaussian density of z = (x, v) stays Gaussian, with
 
-    d mu/dt = A mu,   d Sigma/dt = A Sigma + Sigma A^T + D,
-    A = [[0, I], [-Lambda, -kappa I]],   D = diag(0, 2 kappa T I).
+    d μ/dt = A μ,   d Σ/dt = A Σ + Σ A^T + D,
+    A = [[0, I], [-Λ, -κ I]],   D = diag(0, 2 κ T I).
 
 Arrays of z hold the d positions first, then the d velocities. Densities integrate to 1. Source: H. Risken,
 The Fokker-Planck Equation (2nd ed., 1996), section 3.2, doi:10.1007/978-3-642-61544-3.
 """
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its parts are loaded when they are first used
 
 
 def gaussian_moments(
@@ -23,16 +23,16 @@ def gaussian_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of z = (x, v) at the given times, exact to rounding.
 
-    With Phi = e^{At}, mu(t) = Phi mu(0) and Sigma(t) = Phi Sigma(0) Phi^T + Q, Q = int_0^t e^{As} D e^{A^T s}
-    ds; Phi and Q come from one matrix exponential (Van Loan 1978, doi:10.1109/TAC.1978.1101743).
+    With Φ = e^{At}, μ(t) = Φ μ(0) and Σ(t) = Φ Σ(0) Φ^T + Q, Q = ∫_0^t e^{As} D e^{A^T s}
+    ds; Φ and Q come from one matrix exponential (Van Loan 1978, doi:10.1109/TAC.1978.1101743).
 
     Args:
         mean0: (2d,) initial mean.
         covariance0: (2d, 2d) initial covariance.
-        stiffness: (d, d) symmetric Lambda, or a number for d = 1; in omega_p^2.
-        collision_strength: kappa >= 0, in omega_p.
+        stiffness: (d, d) symmetric Λ, or a number for d = 1; in ω_p².
+        collision_strength: κ ≥ 0, in ω_p.
         temperature: T of the bath, as a velocity squared.
-        times: (n,) times >= 0, in any order, in 1/omega_p.
+        times: (n,) times ≥ 0, in any order, in 1/ω_p.
 
     Returns:
         Means, (n, 2d), and covariances, (n, 2d, 2d).
@@ -66,7 +66,7 @@ def gaussian_moments(
 
 
 def gaussian_equilibrium(stiffness: np.ndarray | float, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (2d,), zero, and covariance (2d, 2d), diag(T Lambda^-1, T I), of the equilibrium.
+    """Mean (2d,), zero, and covariance (2d, 2d), diag(T Λ^-1, T I), of the equilibrium.
 
     Raises:
         ValueError: stiffness that is not symmetric positive definite: then there is no equilibrium.
@@ -94,7 +94,7 @@ def gaussian_log_density(z: np.ndarray, mean: np.ndarray, covariance: np.ndarray
 
 
 def gaussian_entropy(covariance: np.ndarray) -> float:
-    """int f log f = -1/2 log det(2 pi e Sigma), minus Shannon's entropy, for a covariance (m, m)."""
+    """∫ f log f = -1/2 log det(2 π e Σ), minus Shannon's entropy, for a covariance (m, m)."""
     _, log_det = np.linalg.slogdet(2 * np.pi * np.e * np.atleast_2d(covariance))
     return -0.5 * log_det
 
@@ -102,9 +102,9 @@ def gaussian_entropy(covariance: np.ndarray) -> float:
 def gaussian_relative_entropy(
     mean: np.ndarray, covariance: np.ndarray, reference_mean: np.ndarray, reference_covariance: np.ndarray
 ) -> float:
-    """Kullback-Leibler divergence int f log(f/g) of a Gaussian f from a Gaussian g (the reference).
+    """Kullback-Leibler divergence ∫ f log(f/g) of a Gaussian f from a Gaussian g (the reference).
 
-    1/2 [ tr(S_g^-1 S_f) + (mu_g - mu_f)^T S_g^-1 (mu_g - mu_f) - m + log(det S_g / det S_f) ].
+    1/2 [ tr(S_g^-1 S_f) + (μ_g - μ_f)^T S_g^-1 (μ_g - μ_f) - m + log(det S_g / det S_f) ].
 
     Raises:
         numpy.linalg.LinAlgError: reference covariance that is not positive definite.
@@ -120,10 +120,10 @@ def gaussian_relative_entropy(
 
 
 def _transition(drift: np.ndarray, diffusion: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-    """Phi = e^{At} and Q = int_0^t e^{As} D e^{A^T s} ds.
+    """Φ = e^{At} and Q = ∫_0^t e^{As} D e^{A^T s} ds.
 
-    Van Loan's block exponential holds e^{-At}, which swamps Q once |A| t is large: take it over t/2^m with
-    |A| t/2^m < 1, then double with Q(2s) = Phi(s) Q(s) Phi(s)^T + Q(s).
+    Van Loan's matrix exponential contains e^{-At}, which is much larger than Q if |A| t is large. So it is computed for
+    t/2^m with |A| t/2^m < 1. Then the time is doubled by Q(2s) = Φ(s) Q(s) Φ(s)^T + Q(s).
     """
     m = len(drift)
     doublings = max(0, int(np.ceil(np.log2(max(float(np.linalg.norm(drift, 1)) * time, 1.0)))))

@@ -1,33 +1,33 @@
 """Vlasov-Poisson-Fokker-Planck on a grid, one position and one velocity.
 
-    d_t f + v d_x f + a d_v f = kappa d_v( v f + T d_v f ),   x periodic with length L,   |v| < velocity_max
+    ∂t f + v ∂x f + a ∂v f = κ ∂v( v f + T ∂v f ),   x periodic with length L,   |v| < velocity_max
 
-a is either the self-consistent field E = -phi', -phi'' = n - 1, n = int f dv, or a given static a(x). Or, with the
-Dougherty operator of like-particle collisions, kappa d_v( (v - U) f + Theta d_v f ) with the local mean velocity
-U(x) and temperature Theta(x) of f itself.
-Units: omega_p = 1, mean density 1; T is a velocity squared, the square of the bath's thermal speed.
+a is either the self-consistent field E = -φ', with -φ'' = n - 1 and n = ∫ f dv, or a given static a(x). With the
+Dougherty operator for like-particle collisions, the right-hand side is κ ∂v( (v - U) f + Θ ∂v f ), with the
+local mean velocity U(x) and temperature Θ(x) of f itself. Units: ω_p = 1, mean density 1. T is a velocity
+squared, the square of the thermal speed of the bath.
 
 :func:`solve_species` has several species of charge q, mass m and mean density, each with its own grid of v:
 
-    d_t f + v d_x f + (q/m) E d_v f = kappa d_v( v f + (T/m) d_v f ),   dE/dx = sum q n minus its mean
+    ∂t f + v ∂x f + (q/m) E ∂v f = κ ∂v( v f + (T/m) ∂v f ),   dE/dx = Σ q n minus its mean
 
-in units of the species with q^2 n = m = 1; T is m times a velocity squared. The box may have reflecting walls.
+Units are those of a species with q² n = m = 1. T is m times a velocity squared. The box may have reflecting walls.
 
 One step of length h is the Strang composition (second order in h; Strang 1968, doi:10.1137/0705041)
 
     drift h/2 | kick h/2 | collide h | kick h/2 | drift h/2
 
-of three exact sub-flows: drift and kick are translations, done by Fourier interpolation (after Cheng & Knorr
-1976, doi:10.1016/0021-9991(76)90053-X); collide is the matrix exponential of the Chang-Cooper discretisation
-(1970, doi:10.1016/0021-9991(70)90001-X), second order in the velocity spacing, which keeps the mass, f >= 0
-and the Maxwellian. Kick and collide leave n alone, so one field serves the whole inner part of the step. The
-Dougherty operator keeps U and Theta too, so that its flow is that of an Ornstein-Uhlenbeck process with constants:
-exact in Fourier space, f^(k) -> f^(k e^(-kappa h)) times the transform of a Gaussian.
+of three exact sub-flows. Drift and kick are translations, done by Fourier interpolation (after Cheng & Knorr 1976,
+doi:10.1016/0021-9991(76)90053-X). Collide is the matrix exponential of the Chang-Cooper discretisation (1970,
+doi:10.1016/0021-9991(70)90001-X). It is second order in the velocity spacing, and conserves the mass, f ≥ 0 and the
+Maxwellian. Kick and collide do not change n, so one field is enough for the inner part of the step. The Dougherty
+operator also conserves U and Θ. So its flow is that of an Ornstein-Uhlenbeck process with constant coefficients. It
+is exact in Fourier space: f^(k) → f^(k e^(-κ h)) times the transform of a Gaussian.
 
-Without collisions f filaments without end (in free flight f ~ exp(-ikvt)). Filaments that reach the grid
-spacing would alias back as noise, so each translation also filters the shortest waves away. This keeps mass,
-momentum and energy but lowers int f log f, which the collisionless equation keeps: trust the entropy as far
-as more cells agree.
+Without collisions f forms ever finer filaments (in free flight f ~ exp(-ikvt)). Filaments that reach the grid spacing
+would return as noise by aliasing. So each translation also removes the shortest waves. This conserves mass, momentum
+and energy but lowers ∫ f log f, which the collisionless equation conserves. Trust the entropy only as far as more
+cells give the same result.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ BOUNDARY_TOLERANCE = 1e-5
 
 
 class TooNarrow(ValueError):
-    """f is not negligible where the grid ends in v."""
+    """f is not negligible at the ends of the velocity grid."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class GridSolution:
     x: np.ndarray  #: (cells[0],) cell centres
     v: np.ndarray  #: (cells[1],) cell centres
     times: np.ndarray
-    mass: np.ndarray  #: int f
-    momentum: np.ndarray  #: int v f
-    kinetic_energy: np.ndarray  #: int v^2/2 f
-    field_energy: np.ndarray  #: 1/2 int E^2 dx of the self-consistent field; 0 in a given field
-    potential_energy: np.ndarray  #: int phi f in a given field, nan if phi was not given; else 0
-    entropy: np.ndarray  #: int f log f, where undershoots f < 0 count as f = 0
+    mass: np.ndarray  #: ∫ f
+    momentum: np.ndarray  #: ∫ v f
+    kinetic_energy: np.ndarray  #: ∫ v²/2 f
+    field_energy: np.ndarray  #: 1/2 ∫ E² dx of the self-consistent field; 0 in a given field
+    potential_energy: np.ndarray  #: ∫ φ f in a given field, nan if φ was not given; else 0
+    entropy: np.ndarray  #: ∫ f log f, where undershoots f < 0 count as f = 0
     free_energy: np.ndarray  #: kinetic + field + potential energy + T entropy
-    relative_entropy: np.ndarray  #: int f log(f/f_inf), f_inf ~ exp(-(v^2/2 + phi)/T) of the same mass
+    relative_entropy: np.ndarray  #: ∫ f log(f/f_inf), f_inf ~ exp(-(v²/2 + φ)/T) of the same mass
     final: np.ndarray  #: (cells[0], cells[1]) f at ``end``
     snapshots: np.ndarray  #: (len(snapshot_times), cells[0], cells[1]) f at the snapshot times
 
@@ -79,9 +79,9 @@ class GridSpecies:
     density: float = 1.0  #: mean density, which f must have on the grid
     velocity_range: tuple[float, float] = (-8.0, 8.0)  #: where f must stay negligible at both ends
     velocity_cells: int = 512
-    collision_strength: float = 0.0  #: kappa >= 0, in omega_p. 0 skips the collision step.
+    collision_strength: float = 0.0  #: κ ≥ 0, in ω_p. 0 skips the collision step.
     temperature: float = 1.0  #: T > 0 of the bath
-    collision_operator: Literal["bath", "dougherty"] = "bath"  #: Dougherty's knows no bath
+    collision_operator: Literal["bath", "dougherty"] = "bath"  # not used by Dougherty's operator, which has no bath
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class SpeciesSolution:
     x: np.ndarray  #: (cells_x,) cell centres
     v: tuple[np.ndarray, ...]  #: (velocity_cells,) cell centres of each species
     times: np.ndarray
-    number: np.ndarray  #: int f
-    momentum: np.ndarray  #: m int v f
-    kinetic_energy: np.ndarray  #: m/2 int v^2 f
-    entropy: np.ndarray  #: int f log f, where undershoots f < 0 count as f = 0
-    field_energy: np.ndarray  #: 1/2 int E^2 dx
+    number: np.ndarray  #: ∫ f
+    momentum: np.ndarray  #: m ∫ v f
+    kinetic_energy: np.ndarray  #: m/2 ∫ v² f
+    entropy: np.ndarray  #: ∫ f log f, where undershoots f < 0 count as f = 0
+    field_energy: np.ndarray  #: 1/2 ∫ E² dx
     total_energy: np.ndarray  #: field energy + kinetic energy of all species
     final: tuple[np.ndarray, ...]  #: (cells_x, velocity_cells) f of each species at ``end``
     snapshots: tuple[np.ndarray, ...]  #: (len(snapshot_times), cells_x, velocity_cells) f of each species
@@ -107,7 +107,7 @@ class SpeciesSolution:
 
 @dataclass(frozen=True)
 class _GivenField:
-    """A static field in place of the Poisson equation: its a(x) and phi(x) at the cell centres."""
+    """A static field in place of the Poisson equation: its a(x) and φ(x) at the cell centres."""
 
     acceleration: np.ndarray
     potential: np.ndarray
@@ -135,21 +135,21 @@ def solve(
         initial_density: f(x, v, t = 0) for arrays x of shape (cells[0], 1), v of shape (1, cells[1]).
             The self-consistent problem needs a mean density of 1, the linear one takes any normalisation.
         length: period L of x. To treat x in R, choose it so wide that f is negligible at both ends.
-        collision_strength: kappa >= 0, in omega_p. 0 skips the collision step.
+        collision_strength: κ ≥ 0, in ω_p. 0 skips the collision step.
         temperature: T > 0 of the bath, as a velocity squared.
-        end: final time, in 1/omega_p, a multiple of ``step``.
-        step: time step h, in 1/omega_p.
+        end: final time, in 1/ω_p, a multiple of ``step``.
+        step: time step h, in 1/ω_p.
         cells: number of cells in x and v.
         velocity_max: v runs over (-velocity_max, velocity_max), where f must stay negligible at the ends.
         collision_operator: the bath's, or Dougherty's, for which T is only that of ``free_energy`` and
             ``relative_entropy``.
         acceleration: a(x) of a given static field, in place of the Poisson equation.
-        potential: phi(x) with a = -phi', for the energies and the relative entropy in a given field.
+        potential: φ(x) with a = -φ', for the energies and the relative entropy in a given field.
         left: x runs over (left, left + length).
         snapshot_times: multiples of ``step`` in [0, end] at which f is kept.
 
     Raises:
-        TooNarrow: f is not negligible at v = +-velocity_max, at any time.
+        TooNarrow: f is not negligible at v = ±velocity_max, at any time.
         ValueError: inconsistent arguments.
     """
     if length <= 0 or temperature <= 0 or velocity_max <= 0 or step <= 0 or end < 0:
@@ -209,19 +209,22 @@ def solve_species(
 ) -> SpeciesSolution:
     """Solve the 1D1V Vlasov-Poisson-Fokker-Planck equations of several species in their common field.
 
-    What the charges lack to neutrality is made up by a fixed uniform background.
+    A fixed uniform background makes the charges neutral.
 
     Args:
         species: the mobile species.
         length: L of the box in x.
-        end: final time, in 1/omega_p, a multiple of ``step``.
-        step: time step h, in 1/omega_p.
+        end: final time, in 1/ω_p, a multiple of ``step``.
+        step: time step h, in 1/ω_p.
         cells_x: number of cells in x.
         left: x runs over (left, left + length).
-        walls: the box ends in walls that reflect particles and carry no charge, so that E = 0 there; else x is
-            periodic. The box and its mirror image, f(-x, -v) for a wall at 0, are solved as one periodic box. So
-            velocity ranges must be symmetric, and f even in v at the walls, else its jump there is smeared.
+        walls: whether walls at the ends of the box reflect particles. They carry no charge, so E = 0 there. Otherwise x
+            is periodic. The box and its mirror image, f(-x, -v) for a wall at 0, are solved as one periodic box. So
+            velocity ranges must be symmetric. f must be even in v at the walls, because a jump there would be smeared.
         snapshot_times: multiples of ``step`` in [0, end] at which f is kept.
+
+    Returns:
+        The solution at all steps, and f at the end and at the snapshot times.
 
     Raises:
         TooNarrow: f of a species is not negligible at the ends of its velocity range, at any time.
@@ -250,7 +253,7 @@ def solve_species(
 
 
 class _Phase:
-    """f of one species on its grid, and the sub-flows that one step is made of."""
+    """f of one species on its grid, and the sub-flows of one step."""
 
     def __init__(self, species: GridSpecies, x: np.ndarray, wavenumber_x: np.ndarray, step: float) -> None:
         (low, high), n_v = species.velocity_range, species.velocity_cells
@@ -302,8 +305,8 @@ def _evolve(
 ) -> tuple[SpeciesSolution, np.ndarray]:
     """The solution in the periodic box of x, and the potential energy in a given field.
 
-    Integrals and kept arrays are of the first ``inside`` cells, of all by default. Messages call the velocity range
-    ``range_name``.
+    Integrals and stored arrays are those of the first ``inside`` cells, by default of all cells. Messages call the
+    velocity range ``range_name``.
     """
     n_steps = _step_index(end, step)
     snapshot_steps = [_step_index(t, step) for t in snapshot_times]
@@ -318,7 +321,7 @@ def _evolve(
         missing = 1 - relative
         if abs(missing) > 1e-5:
             at_ends = np.abs(phase.f[:, [0, -1]]).max()
-            # Beyond the ends a tail that falls faster than 1/v^3 holds less than this.
+            # Beyond the ends, a tail that falls faster than 1/v³ contains less than this.
             in_tails = 0.5 * (high - low) * at_ends / phase.species.density
             is_cut_off = at_ends > BOUNDARY_TOLERANCE * phase.f.max() or 0 < missing < in_tails
             raise (TooNarrow if is_cut_off else ValueError)(
@@ -427,7 +430,7 @@ def _poisson(density: np.ndarray, wavenumber: np.ndarray) -> np.ndarray:
 
 
 def _chang_cooper(v: np.ndarray, temperature: float) -> np.ndarray:
-    """Matrix of f -> d_v( v f + T d_v f ), shape (n_v, n_v), no flux through the ends.
+    """Matrix of f → ∂v( v f + T ∂v f ), shape (n_v, n_v), no flux through the ends.
 
     The flux at v_{j+1/2} is T/dv ( B(-w) f_{j+1} - B(w) f_j ), w = v_{j+1/2} dv/T, B(w) = w/(e^w - 1) (the
     Chang-Cooper weights in Scharfetter & Gummel's form). It vanishes on the Maxwellian, f_{j+1}/f_j = e^-w.
@@ -445,10 +448,10 @@ def _chang_cooper(v: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _dougherty(v: np.ndarray, wavenumber: np.ndarray, duration: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The flow f -> f of the Dougherty operator for kappa h = ``duration``, as a function of f (n_x, n_v).
+    """The flow f → f of the Dougherty operator for κ h = ``duration``, as a function of f (n_x, n_v).
 
-    With g = e^(-kappa h), v goes to U + g (v - U) + sqrt(Theta (1 - g^2)) times a standard normal number, and so
-    f^(k) = int f e^(-i k v) dv to f^(g k) exp( -i k U (1 - g) - k^2 Theta (1 - g^2)/2 ).
+    With g = e^(-κ h), v becomes U + g (v - U) + √(Θ (1 - g²)) times a standard normal number. So f^(k) =
+    ∫ f e^(-i k v) dv becomes f^(g k) exp( -i k U (1 - g) - k² Θ (1 - g²)/2 ).
     """
     damping = np.exp(-duration)
     transform = np.exp(-1j * damping * np.outer(v, wavenumber))

@@ -2,25 +2,26 @@
 
 For particles of unit mass in d velocity dimensions
 
-    d_t f = C div int A(v - v') ( f' grad f - f grad' f' ) dv',   A(z) = |z|^gamma ( |z|^2 I - z z^T ),
+    ∂t f = C div ∫ A(v - v') ( f' ∇f - f ∇' f' ) dv',   A(z) = |z|^γ ( |z|² I - z z^T ),
 
-with gamma = -3 for Coulomb collisions and gamma = 0 for Maxwell molecules. With s = grad log f this moves particles at
+with γ = -3 for Coulomb collisions and γ = 0 for Maxwell molecules. With s = ∇log f, particles have the
+velocity
 
-    V(v) = -C int A(v - v') ( s - s' ) f' dv',   d log f/dt = -div V along their paths.
+    V(v) = -C ∫ A(v - v') ( s - s' ) f' dv',   d log f/dt = -div V along their paths.
 
-Several species of masses m, charges q and densities n, one strength C for all:
+Several species have masses m, charges q and densities n, and one strength C for all:
 
-    V_a = -sum_b C q_a^2 q_b^2 / m_a int A(v - v') ( s_a / m_a - s_b' / m_b ) f_b' dv',   int f_b dv = n_b.
+    V_a = -Σ_b C q_a² q_b² / m_a ∫ A(v - v') ( s_a / m_a - s_b' / m_b ) f_b' dv',   ∫ f_b dv = n_b.
 
-Units: omega_p, Debye length and thermal speed of a reference species are 1, and so are its charge, mass, density and
-temperature. There C = log(Lambda) / (8 pi N_D), N_D the number of particles in a cube of the Debye length.
-A temperature is m times the variance of one component of v. Times are in 1/omega_p and C is in omega_p.
-For one species of density n and mass m, give C n / m^2 as strength and T/m as temperatures.
+Units: ω_p, Debye length and thermal speed of a reference species are 1, and so are its charge, mass, density and
+temperature. In these units C = log(Λ) / (8 π N_D), where N_D is the number of particles in a cube of the Debye
+length. A temperature is m times the variance of one component of v. Times are in 1/ω_p and C is in ω_p. For one
+species of density n and mass m, use C n / m² as strength and T/m as temperatures.
 
-What is exact: for gamma = 0 both the solution of Bobylev, Krook and Wu and the relaxation of the covariance.
-For Coulomb collisions the rates of temperatures are exact for (bi-)Maxwellians, but these do not keep their shape.
-Relaxations that integrate such rates are closures. `reference.landau_linear` has none:
-there relaxations take longer, in the integral over time by 16 %, and by 43 % between equal species.
+For γ = 0 two results are exact: the solution of Bobylev, Krook and Wu, and the relaxation of the covariance. For
+Coulomb collisions the rates of temperatures are exact for (bi-)Maxwellians, but these do not keep their shape.
+Relaxations that integrate such rates are closures. `reference.landau_linear` has no closure. There relaxations take
+longer: in the integral over time by 16 %, and between equal species by 43 %.
 
 Sources: L. D. Landau, Phys. Z. Sowjetunion 10, 154 (1936); L. Spitzer, Physics of Fully Ionized Gases (2nd ed., 1962),
 chapter 5; M. Krook, T. T. Wu, doi:10.1063/1.861780; C. Villani, doi:10.1142/S0218202598000433.
@@ -36,10 +37,10 @@ from scipy.special import gammaln
 COULOMB = -3.0
 MAXWELL = 0.0
 
-# Below this |T_perp/T_par - 1| the closed form of the rate loses digits; the series then has all in 60 terms.
+# Below this |T⊥/T∥ - 1| the closed form of the rate loses digits. Then 60 terms of the series give all digits.
 _SERIES_LIMIT = 0.4
 _SERIES_TERMS = 60
-# Numbers in one array of the pair sum.
+# Size of an array in the pair sum.
 _PAIRS_AT_ONCE = 1 << 19
 
 
@@ -49,19 +50,19 @@ _PAIRS_AT_ONCE = 1 << 19
 def isotropisation_rate(
     parallel: float | np.ndarray, perpendicular: float | np.ndarray, strength: float
 ) -> float | np.ndarray:
-    """dT_par/dt of a bi-Maxwellian in 3 velocity dimensions with Coulomb collisions; dT_perp/dt is -1/2 of it.
+    """dT∥/dt of a bi-Maxwellian in 3 velocity dimensions with Coulomb collisions; dT⊥/dt is -1/2 of it.
 
-    dT_par/dt = 2 nu (T_perp - T_par), with a = T_perp/T_par - 1 and
+    dT∥/dt = 2 ν (T⊥ - T∥), with a = T⊥/T∥ - 1 and
 
-        nu = C [ (a + 3) atan(sqrt a) / sqrt a - 3 ] / ( sqrt(pi) T_par^(3/2) a^2 ),
+        ν = C [ (a + 3) atan(√a) / √a - 3 ] / ( √π T∥^(3/2) a² ),
 
-    where atanh(sqrt -a) / sqrt -a stands for the quotient if a < 0. Exact at the moment of the bi-Maxwellian.
+    where atanh(√(-a)) / √(-a) stands for the quotient if a < 0. Exact at the moment of the bi-Maxwellian.
     Source: the NRL Plasma Formulary (J. D. Huba), "Thermal equilibration, temperature isotropization".
 
     Args:
-        parallel: T_par > 0 along the axis, a number or an array.
-        perpendicular: T_perp > 0 of each direction across; broadcast with parallel.
-        strength: C >= 0, for unit density and mass.
+        parallel: T∥ > 0 along the axis, a number or an array.
+        perpendicular: T⊥ > 0 of each direction across; broadcast with parallel.
+        strength: C ≥ 0, for unit density and mass.
 
     Raises:
         ValueError: a temperature that is not positive, or a negative strength.
@@ -76,16 +77,16 @@ def isotropisation_rate(
 def bi_maxwellian_relaxation(
     parallel: float, perpendicular: float, strength: float, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """T_par(t) and T_perp(t), each (n,), if a bi-Maxwellian kept its shape under Coulomb collisions in 3 dimensions.
+    """T∥(t) and T⊥(t), each (n,), if a bi-Maxwellian kept its shape under Coulomb collisions in 3 dimensions.
 
-    The energy T_par + 2 T_perp is constant to round-off. The rate is exact at t = 0. Later it is a closure: the slow
-    particles become isotropic first, so that the true relaxation is slower. `small_anisotropy` says by how much.
+    The energy T∥ + 2 T⊥ is constant to round-off. The rate is exact at t = 0. Later it is a closure: the slow
+    particles become isotropic first, so the true relaxation is slower. `small_anisotropy` shows by how much.
 
     Args:
-        parallel: T_par(0) > 0.
-        perpendicular: T_perp(0) > 0.
-        strength: C >= 0, for unit density and mass.
-        times: (n,) times >= 0, in any order.
+        parallel: T∥(0) > 0.
+        perpendicular: T⊥(0) > 0.
+        strength: C ≥ 0, for unit density and mass.
+        times: (n,) times ≥ 0, in any order.
 
     Raises:
         ValueError: a temperature that is not positive, a negative strength or time.
@@ -107,22 +108,22 @@ def bi_maxwellian_relaxation(
 
 @dataclass(frozen=True)
 class Bkw:
-    """The solution of Bobylev, Krook and Wu for gamma = 0: isotropic, of density 1, temperature 1 and mean 0.
+    """The solution of Bobylev, Krook and Wu for γ = 0: isotropic, of density 1, temperature 1 and mean 0.
 
-        f = (2 pi K)^(-d/2) exp(-v^2/2K) ( P + Q v^2 ),   P = ((d + 2) K - d) / 2K,   Q = (1 - K) / 2K^2,
+        f = (2 π K)^(-d/2) exp(-v²/2K) ( P + Q v² ),   P = ((d + 2) K - d) / 2K,   Q = (1 - K) / 2K²,
         K = 1 - c exp(-2 C (d - 1) t).
 
-    It is a mixture: v^2/K has the chi-squared law of d degrees of freedom with probability P, else that of d + 2.
-    It is a density while P >= 0, that is c exp(-2 C (d - 1) t) <= 2 / (d + 2). At equality f(0) = 0, log f(0) = -inf.
-    In the literature C = 1/16, c = 1/2 in two dimensions, and C = 1/24, c = 1, t >= 5.5 in three.
+    It is a mixture: v²/K has the chi-squared law of d degrees of freedom with probability P, and of d + 2 otherwise.
+    It is a density while P ≥ 0, that is c exp(-2 C (d - 1) t) ≤ 2 / (d + 2). At equality f = 0 and log f = -inf at v
+    = 0. In the literature C = 1/16, c = 1/2 in two dimensions, and C = 1/24, c = 1, t ≥ 5.5 in three.
 
     Raises:
-        ValueError: dims other than 2 and 3, a negative strength or amplitude; on use, a time before f is a density.
+        ValueError: dims other than 2 and 3, a negative strength or amplitude; later, a time before f is a density.
     """
 
     dims: int  #: d, 2 or 3
-    strength: float  #: C >= 0
-    amplitude: float  #: c >= 0, which is 1 - K(0)
+    strength: float  #: C ≥ 0
+    amplitude: float  #: c ≥ 0, which is 1 - K(0)
 
     def __post_init__(self) -> None:
         if self.dims not in (2, 3):
@@ -134,7 +135,7 @@ class Bkw:
     def width(self, time: float) -> float:
         """K(t), the variance of one component in the Gaussian factor; it tends to 1."""
         width = 1 - self.amplitude * float(np.exp(-2 * self.strength * (self.dims - 1) * time))
-        # A start at equality must not fail for a rounded exponential.
+        # A start at equality must not fail because of a rounded exponential.
         if width < self.dims / (self.dims + 2) * (1 - 1e-14):
             raise ValueError(
                 f"at t = {time} this is no density: K = {width} is below {self.dims}/{self.dims + 2}; "
@@ -149,7 +150,7 @@ class Bkw:
         return np.exp(-square / (2 * width)) * (constant + quadratic * square) / (2 * np.pi * width) ** (self.dims / 2)
 
     def log_density(self, v: np.ndarray, time: float) -> np.ndarray:
-        """log f at v, shape (..., d), also where f underflows; returns shape (...)."""
+        """log f at v, shape (..., d), also if f underflows; returns shape (...)."""
         width, constant, quadratic = self._coefficients(time)
         square = self._square(v)
         with np.errstate(divide="ignore"):
@@ -157,14 +158,14 @@ class Bkw:
         return factor - square / (2 * width) - 0.5 * self.dims * np.log(2 * np.pi * width)
 
     def score(self, v: np.ndarray, time: float) -> np.ndarray:
-        """s = grad log f at v, shape (..., d); returns the same shape. Infinite where f = 0."""
+        """s = ∇log f at v, shape (..., d); returns the same shape. It is infinite where f = 0."""
         width, constant, quadratic = self._coefficients(time)
         v = np.asarray(v, dtype=np.float64)
         factor = (constant + quadratic * self._square(v))[..., None]
         return v * (2 * quadratic / factor - 1 / width)
 
     def hessian(self, v: np.ndarray, time: float) -> np.ndarray:
-        """H = grad grad log f at v, shape (..., d); returns shape (..., d, d)."""
+        """H = ∇∇log f at v, shape (..., d); returns shape (..., d, d)."""
         width, constant, quadratic = self._coefficients(time)
         v = np.asarray(v, dtype=np.float64)
         factor = (constant + quadratic * self._square(v))[..., None, None]
@@ -182,7 +183,7 @@ class Bkw:
         return width_rate * (factor_rate + square / (2 * width**2) - 0.5 * self.dims / width)
 
     def fourth_moment(self, time: float) -> float:
-        """int |v|^4 f dv = d (d + 2) K (2 - K)."""
+        """∫ |v|^4 f dv = d (d + 2) K (2 - K)."""
         width = self.width(time)
         return self.dims * (self.dims + 2) * width * (2 - width)
 
@@ -200,17 +201,20 @@ class Bkw:
 
 
 def maxwell_covariance(covariance0: np.ndarray, strength: float, times: np.ndarray) -> np.ndarray:
-    """Covariance of v at the times, (n, d, d), of any f under Maxwell molecules (gamma = 0): exact, for any shape of f.
+    """Covariance of v at the times, (n, d, d), under Maxwell molecules (γ = 0): exact for an f of any shape.
 
-    Sigma(t) = Sigma_inf + (Sigma_0 - Sigma_inf) exp(-4 d C t), with Sigma_inf = tr(Sigma_0) / d I. For a test
-    function p the operator gives d<p>/dt = C <A : grad grad p + 2 (div A) . grad p> over pairs, with
-    div A = -(d - 1) z. Products of two components, with <z z^T> = 2 Sigma, give
-    dSigma/dt = 4 C ( tr(Sigma) I - d Sigma ).
+        Σ(t) = Σ_inf + (Σ_0 - Σ_inf) exp(-4 d C t),   Σ_inf = tr(Σ_0) / d I.
+
+    For a test function p and averages over pairs, the operator gives
+
+        d<p>/dt = C <A : ∇∇p + 2 (div A) . ∇p>,   div A = -(d - 1) z.
+
+    Products of two components, with the covariance 2 Σ of z, give dΣ/dt = 4 C ( tr(Σ) I - d Σ ).
 
     Args:
-        covariance0: (d, d) symmetric, d >= 2.
-        strength: C >= 0, for unit density and mass.
-        times: (n,) times >= 0, in any order.
+        covariance0: (d, d) symmetric, d ≥ 2.
+        strength: C ≥ 0, for unit density and mass.
+        times: (n,) times ≥ 0, in any order.
 
     Raises:
         ValueError: a covariance that is not symmetric or too small, a negative strength or time.
@@ -241,26 +245,27 @@ def two_temperature_rate(
 ) -> np.ndarray:
     """(dT_a/dt, dT_b/dt) of two Maxwellians of the same mean velocity: exact at that moment.
 
-    A Gaussian pair has z = v - v' and the centre of mass W independent, and A z = 0. Hence only <W^T A W> remains:
+    For a pair of Gaussians, z = v - v' and the centre of mass W are independent, and A z = 0. So only the average of
+    W^T A W remains:
 
-        dT_a/dt = 2 (d - 1)/d C q_a^2 q_b^2 n_b <|z|^(gamma + 2)> ( T_b - T_a ) / ( m_a m_b S^2 ),
+        dT_a/dt = 2 (d - 1)/d C q_a² q_b² n_b <|z|^(γ + 2)> ( T_b - T_a ) / ( m_a m_b S² ),
 
-    with S^2 = T_a/m_a + T_b/m_b the variance of a component of z. Coulomb collisions in three dimensions have
-    <1/|z|> = sqrt(2/pi) / S, which is Spitzer's formula:
+    where S² = T_a/m_a + T_b/m_b is the variance of a component of z. For Coulomb collisions in three dimensions the
+    average of 1/|z| is √(2/π) / S. This gives Spitzer's formula:
 
-        dT_a/dt = 4/3 sqrt(2/pi) C q_a^2 q_b^2 n_b ( T_b - T_a ) / ( m_a m_b S^3 ).
+        dT_a/dt = 4/3 √(2/π) C q_a² q_b² n_b ( T_b - T_a ) / ( m_a m_b S³ ).
 
     Args:
         temperatures: (T_a, T_b), positive.
         masses: (m_a, m_b), positive.
         densities: (n_a, n_b), positive.
         charges: (q_a, q_b); their signs do not matter.
-        strength: C >= 0, of unit charges.
-        exponent: gamma > -2 - dims.
-        dims: d >= 2.
+        strength: C ≥ 0, of unit charges.
+        exponent: γ > -2 - dims.
+        dims: d ≥ 2.
 
     Raises:
-        ValueError: other than two numbers each, or numbers out of range.
+        ValueError: not two numbers for each argument, or numbers out of range.
     """
     now = pair(temperatures, "temperatures")
     frequencies = _two_temperature_frequencies(now, masses, densities, charges, strength, exponent, dims)
@@ -277,14 +282,19 @@ def two_temperature_relaxation(
     exponent: float = COULOMB,
     dims: int = 3,
 ) -> np.ndarray:
-    """T_a(t) and T_b(t), (n, 2), by the rate for Maxwellians; arguments of `two_temperature_rate`, and (n,) times >= 0.
+    """T_a(t) and T_b(t), (n, 2), from the rate for Maxwellians.
 
-    The energy n_a T_a + n_b T_b is constant to round-off. For gamma = 0 this is exact for any two f
-    of one mean velocity, T the mean over directions.
-    For Coulomb collisions it is a closure, good for large mass ratios: `small_temperature_difference` says how good.
+    The energy n_a T_a + n_b T_b is constant to round-off. For γ = 0 this is exact for any two f with the same mean
+    velocity, where T is the mean over directions. For Coulomb collisions it is a closure, which is good for large mass
+    ratios: `small_temperature_difference` shows how good.
+
+    For the other arguments see `two_temperature_rate`.
+
+    Args:
+        times: (n,) times ≥ 0, in any order.
 
     Raises:
-        ValueError: other than two numbers each, numbers out of range, a negative time.
+        ValueError: not two numbers for each argument, numbers out of range, a negative time.
     """
     start, n = pair(temperatures, "temperatures"), pair(densities, "densities")
     require_positive(temperatures=start, densities=n)
@@ -311,24 +321,25 @@ def pair_sum(
     masses: np.ndarray | None = None,
     charges: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The velocities V_i, (n, d), that Landau collisions give n particles, and d log f_i/dt, (n,): all pairs, plainly.
+    """The velocities V_i, (n, d), that Landau collisions give n particles, and d log f_i/dt, (n,): the sum over all
+    pairs.
 
-        V_i = -sum_j C q_i^2 q_j^2 / m_i w_j A(z) ( s_i/m_i - s_j/m_j ),   z = v_i - v_j,
-        d log f_i/dt = sum_j C q_i^2 q_j^2 / m_i w_j [ A(z):H_i/m_i - (d - 1) |z|^gamma z . ( s_i/m_i - s_j/m_j ) ].
+        V_i = -Σ_j C q_i² q_j² / m_i w_j A(z) ( s_i/m_i - s_j/m_j ),   z = v_i - v_j,
+        d log f_i/dt = Σ_j C q_i² q_j² / m_i w_j [ A(z):H_i/m_i - (d - 1) |z|^γ z . ( s_i/m_i - s_j/m_j ) ].
 
-    The second is -div V_i with the score of i following v_i and the others fixed. It has infinite variance for unlike
-    species and gamma = -3, where s_i/m_i - s_j/m_j does not vanish with z. Particles at the same place do not collide.
-    A particle of weight 0 is acted on and does not act. The time taken is that of n^2 pairs.
+    d log f_i/dt is -div V_i, where the score of i follows v_i and the others are fixed. For unlike species and γ =
+    -3 it has infinite variance, because s_i/m_i - s_j/m_j does not vanish with z. Particles at the same place do not
+    collide. A particle of weight 0 is moved by others but does not move them. The time grows as n².
 
     Args:
-        v: (n, d) velocities, d >= 2.
-        score: (n, d), s = grad log f at each particle, f that of its species.
+        v: (n, d) velocities, d ≥ 2.
+        score: (n, d), s = ∇log f at each particle, where f is that of its species.
         weights: (n,) weights w_j; those of a species add up to its density.
-        exponent: gamma.
+        exponent: γ.
         strength: C, of unit charges.
-        hessian: (n, d, d), H = grad s at each particle; without it d log f/dt is None.
-        masses: (n,) mass of each particle; 1 without it.
-        charges: (n,) charge of each particle; 1 without it.
+        hessian: (n, d, d), H = ∇s at each particle; if None, d log f/dt is None.
+        masses: (n,) mass of each particle; None for 1.
+        charges: (n,) charge of each particle; None for 1.
 
     Raises:
         ValueError: shapes that do not match.
@@ -376,16 +387,16 @@ def pair_sum(
 
 
 def _isotropisation_frequency(parallel: np.ndarray, perpendicular: np.ndarray) -> np.ndarray:
-    """nu / C of `isotropisation_rate`."""
+    """ν / C of `isotropisation_rate`."""
     a = perpendicular / parallel - 1
     small = np.abs(a) < _SERIES_LIMIT
-    # (a + 3) atan(sqrt a) / sqrt a - 3 = a^2 sum_k (-a)^k 4 (k + 1) / ((2k + 3) (2k + 5))
+    # (a + 3) atan(√a) / √a - 3 = a² Σ_k (-a)^k 4 (k + 1) / ((2k + 3) (2k + 5))
     k = np.arange(_SERIES_TERMS)
     coefficients = (-1.0) ** k * 4 * (k + 1) / ((2 * k + 3) * (2 * k + 5))
     series = np.polynomial.polynomial.polyval(np.where(small, a, 0.0), coefficients)
     safe = np.where(small, 1.0, a)
     root = np.sqrt(np.abs(safe))
-    # atanh(r) = log((1 + r) / sqrt(1 - r^2)), and 1 - r^2 = T_perp/T_par here
+    # atanh(r) = log((1 + r) / √(1 - r²)), and 1 - r² = T⊥/T∥ here
     tangent = np.where(safe > 0, np.arctan(root), np.log1p(root) - 0.5 * np.log(perpendicular / parallel))
     closed = ((safe + 3) * tangent / root - 3) / safe**2
     return np.where(small, series, closed) / (np.sqrt(np.pi) * parallel**1.5)
@@ -400,7 +411,7 @@ def _two_temperature_frequencies(
     exponent: float,
     dims: int,
 ) -> np.ndarray:
-    """dT_a/dt / (T_b - T_a), and the same of b."""
+    """dT_a/dt / (T_b - T_a), and dT_b/dt / (T_a - T_b)."""
     t, m = pair(temperatures, "temperatures"), pair(masses, "masses")
     n, q = pair(densities, "densities"), pair(charges, "charges")
     require_positive(temperatures=t, masses=m, densities=n)
@@ -417,7 +428,7 @@ def _two_temperature_frequencies(
 def _relaxed(difference0: float, decay: Callable[[float], float], times: np.ndarray) -> np.ndarray:
     """The solution (n,) of dD/dt = -decay(D) D from D(0) = difference0 at the times.
 
-    log |D| is what is integrated, so that D has relative accuracy however small it becomes.
+    The integration is of log |D|, so D has relative accuracy even if it is small.
     """
     times = as_times(times)
     if difference0 == 0 or not times.size or times.max() == 0:
@@ -436,6 +447,11 @@ def _relaxed(difference0: float, decay: Callable[[float], float], times: np.ndar
 
 
 def as_times(times: np.ndarray) -> np.ndarray:
+    """The times, (n,), as float64.
+
+    Raises:
+        ValueError: they are not one-dimensional, or one is negative.
+    """
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or (times < 0).any():
         raise ValueError("times must be a 1D array of numbers that are not negative")
@@ -443,6 +459,11 @@ def as_times(times: np.ndarray) -> np.ndarray:
 
 
 def pair(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+    """The two values, (2,), as float64.
+
+    Raises:
+        ValueError: there are not two; the message has the name.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (2,):
         raise ValueError(f"{name} must be two numbers, has shape {array.shape}")
@@ -450,11 +471,21 @@ def pair(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
 
 
 def require_positive(**values: float | np.ndarray) -> None:
+    """Check that all values are positive.
+
+    Raises:
+        ValueError: one is not; the message has its name.
+    """
     for name, value in values.items():
         if not (np.asarray(value) > 0).all():
             raise ValueError(f"{name} must be positive, is {value}")
 
 
 def require_strength(strength: float) -> None:
+    """Check that a collision strength is finite and not negative.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not 0 <= strength < np.inf:
         raise ValueError(f"strength must not be negative, is {strength}")

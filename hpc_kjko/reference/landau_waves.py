@@ -1,36 +1,37 @@
-"""Small electrostatic waves under Landau collisions: frequency and damping, and the field in time, without a closure.
+"""Small electrostatic waves under Landau collisions: frequency, damping, and the field in time, without a closure.
 
-Conventions and units are those of `hpc_kjko.reference.landau`. The wave varies along the first component of v, over a
-fixed neutralising background. With f = M (1 + g), M the Maxwellian of temperature 1 and g ~ exp(ikx),
+Conventions and units are those of `hpc_kjko.reference.landau`. The wave varies along the first component of v. A fixed
+background neutralises the plasma. With f = M (1 + g), the Maxwellian M of temperature 1, and g ~ exp(ikx),
 
-    d_t g = -i k v_x g + E v_x + L g,   i k E = int M g dv,
+    ∂t g = -i k v_x g + E v_x + L g,   i k E = ∫ M g dv,
 
-L the linearised operator, C times that of C = 1. For a temperature T give k sqrt(T) and C T^(gamma/2).
+where L is the linearised operator, C times that of C = 1. For another temperature T use k √T and C T^(γ/2).
 
-g is expanded in harmonics of degree l about the x axis times Laguerre polynomials of degree n in y = |v|^2/2,
+g is expanded in harmonics of degree l about the x axis times Laguerre polynomials of degree n in y = |v|²/2,
 
-    phi_nl ~ (-1)^n L_n^(l + d/2 - 1)(y) |v|^l P_l(v_x/|v|),   <phi_nl^2> = 1 over M,   2n + l <= order,
+    φ_nl ~ (-1)^n L_n^(l + d/2 - 1)(y) |v|^l P_l(v_x/|v|),   <φ_nl²> = 1 over M,   2n + l ≤ order.
 
-P_l Legendre's polynomials for d = 3 and those of Chebyshev for d = 2. Streaming couples l to l - 1 and l + 1. L keeps
-l: with u = (v - v') / sqrt 2 and w = (v + v') / sqrt 2, for C = 1,
+P_l are the polynomials of Legendre for d = 3, and those of Chebyshev for d = 2. Streaming couples l to l - 1 and l + 1.
+L does not change l: with u = (v - v') / √2 and w = (v + v') / √2, for C = 1,
 
-    -(g, L h) = 2^(gamma/2 + 1) int int M(u) M(w) |u|^gamma (u x d_u G) . (u x d_u H) du dw,   G = g(v) + g(v').
+    -(g, L h) = 2^(γ/2 + 1) ∫∫ M(u) M(w) |u|^γ (u x ∂u G) . (u x ∂u H) du dw,   G = g(v) + g(v').
 
-So only the harmonics of u in G count, those of even degree q, each q (q + d - 2) times. exp(s.v - s^2/2) generates the
-phi_nl(v), and is the product of that of w and that of u, both of s / sqrt 2. That makes phi_nl(v) a sum of products
-of such polynomials of w and of u. What is left are integrals over |u|, for which L_n^(p) is a sum of
-L_j^(p + gamma/2). For gamma <= 0 all terms of an element have the same sign, so that nothing cancels at any order.
-Density, momentum and energy have no q >= 2: they are kept exactly, whatever the order.
+So only the harmonics of u in G contribute: those of even degree q, each with the factor q (q + d - 2). exp(s.v - s²/2)
+generates the φ_nl(v). It is the product of the same functions of w and u with s / √2. So φ_nl(v) is a sum of
+products of such polynomials of w and of u. The remaining integrals are over |u|. There L_n^(p) is a sum of L_j^(p +
+γ/2). For γ ≤ 0 all terms of an element have the same sign, so nothing cancels at any order. Density, momentum
+and energy have no q ≥ 2. So they are conserved exactly at any order.
 
-Collisions alone need a high order: the wave passes on to ever higher degrees, and for small C it comes back from the
-last one. There it is absorbed, by 4 k sqrt(order) ((2n + l) / order)^6 on the diagonal, as in the paper of Parker and
-Dellar. This tends to 0 at any degree as the order grows. With it Landau's damping comes out without collisions too.
+Collisions alone would need a high order. The wave moves to ever higher degrees, and for small C it would be reflected
+from the last one. So it is absorbed there, by 4 k √(order) ((2n + l) / order)^6 on the diagonal, as in the paper of
+Parker and Dellar. At any fixed degree this tends to 0 as the order grows. With it Landau damping is also correct
+without collisions.
 
-For gamma < 0 fast particles hardly collide, and there are modes of theirs that hardly decay. They are absorbed too. In
-fields to t = 90 at k = 0.5 there is no trace of them, to 1e-6 of the wave.
+For γ < 0 fast particles hardly collide, and some of their modes hardly decay. These are absorbed too. In fields up
+to t = 90 at k = 0.5 they are invisible, to 1e-6 of the wave.
 
-Sources: L. D. Landau, J. Phys. USSR 10, 25 (1946); M. Moshinsky, Nucl. Phys. 13, 104 (1959) for the sum of products;
-J. T. Parker, P. J. Dellar, doi:10.1017/S0022377814001287.
+Sources: L. D. Landau, J. Phys. USSR 10, 25 (1946); M. Moshinsky, Nucl. Phys. 13, 104 (1959) for the sum of products; J.
+T. Parker, P. J. Dellar, doi:10.1017/S0022377814001287.
 """
 
 from functools import lru_cache
@@ -46,27 +47,33 @@ from hpc_kjko.reference.landau import COULOMB, as_times, require_positive, requi
 
 # At this order building the matrix takes some seconds.
 MAX_ORDER = 200
-# What the last third of the order may change of a frequency, in units of it.
+# The last third of the order may change a frequency by at most this fraction.
 _CONVERGED = 1e-4
 
 
 def damping(wavenumber: float, strength: float, exponent: float = COULOMB, dims: int = 3, order: int = 60) -> complex:
-    """Complex frequency omega, fields ~ exp(-i omega t), of the wave that is Landau's without collisions.
+    """Complex frequency ω, fields ~ exp(-i ω t), of the wave that without collisions is the least damped one of
+    Landau.
 
-    Re omega > 0, and -Im omega > 0 is the rate at which the field decays. The mode is followed from `landau_root` as C
-    grows; wherever one was looked for, no other that oscillates is less damped. For C -> infinity it is a sound wave
-    of a charged gas, omega^2 = 1 + (d + 2)/d k^2, damped by viscosity and heat conduction, which fall as 1/C.
+    Re ω > 0, and -Im ω > 0 is the rate at which the field decays. The mode is followed from `landau_root` as C
+    grows. In all searches no other oscillating mode was less damped. For C → ∞ it is a sound wave of a charged
+    gas, ω² = 1 + (d + 2)/d k². Viscosity and heat conduction damp it, and these fall as 1/C.
 
     Args:
         wavenumber: k > 0, in inverse Debye lengths.
-        strength: C >= 0, for unit density and mass.
-        exponent: gamma.
+        strength: C ≥ 0, for unit density and mass.
+        exponent: γ.
         dims: d, 2 or 3.
-        order: highest degree of the polynomials, up to MAX_ORDER. At k = 0.5, for C from 0 to 0.4 and gamma from
-            -3 to 0, 40 has an error of at most 8e-6, 60 of 1e-6 and 80 of 3e-7. k = 1 needs up to 150: a few seconds.
+        order: highest degree of the polynomials, up to MAX_ORDER. At k = 0.5, for C from 0 to 0.4 and γ from -3 to
+            0, the error is at most 8e-6 for order 40, 1e-6 for 60 and 3e-7 for 80. k = 1 needs up to 150, which takes a
+            few seconds.
+
+    Returns:
+        ω, in ω_p.
 
     Raises:
-        ValueError: arguments out of range, or an order that is too low: two thirds of it differ by 1e-4 of omega.
+        ValueError: arguments out of range, or an order that is too low: two thirds of it change ω by more than
+            1e-4.
     """
     _require(wavenumber, strength, exponent, dims, order)
     found = [_followed(wavenumber, strength, exponent, dims, degree) for degree in (2 * order // 3, order)]
@@ -88,14 +95,14 @@ def field_history(
 ) -> np.ndarray:
     """E_k(t) / E_k(0), shape (n,) and real, from f = M (1 + a cos kx) at t = 0, for small a.
 
-    E = (a/k) sin kx times that. After two or three periods it is the wave of `damping`. A fit of the first periods
-    gives other rates, so fit this and what is compared with it over the same times. The default order has an error
-    of at most 2e-7 at k = 0.5, for C from 0 to 0.4 and gamma from -3 to 0, to t = 40.
+    E = (a/k) sin kx times this ratio. After two or three periods it is the wave of `damping`. A fit of the first
+    periods gives other rates. So if you compare it with another result, fit both over the same times. The default order
+    has an error of at most 2e-7 at k = 0.5, for C from 0 to 0.4 and γ from -3 to 0, up to t = 40.
 
-    The arguments that are not explained here are those of `damping`.
+    For the other arguments see `damping`.
 
     Args:
-        times: (n,) times >= 0, in any order.
+        times: (n,) times ≥ 0, in any order.
 
     Raises:
         ValueError: arguments out of range.
@@ -109,13 +116,13 @@ def field_history(
     grid = np.linspace(0, times.max(), count + 1)
     step = grid[1]
 
-    # Pade's approximation of exp of degrees 4 and 5, damped at infinity, in partial fractions.
+    # Padé approximation of exp of degrees 4 and 5, damped at ∞, in partial fractions.
     above = np.array([1 / 3024, 1 / 126, 1 / 12, 4 / 9, 1])
     below = np.array([-1 / 15120, 5 / 3024, -5 / 252, 5 / 36, -5 / 9, 1])
     poles = np.roots(below)
     poles = poles[poles.imag > -1e-9]
     residues = np.polyval(above, poles) / np.polyval(np.polyder(below), poles)
-    residues[poles.imag > 1e-9] *= 2  # stands for the conjugate too
+    residues[poles.imag > 1e-9] *= 2  # stands for the complex conjugate too
     one = identity(matrix.shape[0], format="csc")
     factors = [splu((step * matrix - pole * one).tocsc(), permc_spec="NATURAL") for pole in poles]
 
@@ -136,16 +143,16 @@ def field_history(
 
 @lru_cache(maxsize=16)
 def collision_blocks(exponent: float, dims: int, order: int) -> tuple[np.ndarray, ...]:
-    """-(phi_nl, L phi_ml) for C = 1, one matrix for each l from 0 to order, with n and m from 0 to (order - l) // 2.
+    """-(φ_nl, L φ_ml) for C = 1, one matrix for each l from 0 to order, with n and m from 0 to (order - l) // 2.
 
-    With t = b(n - s, q) / b(n, l), b(n, l) as in `_log_coefficients`, and R the integrals of |u|^gamma,
+    With t = b(n - s, q) / b(n, l), b(n, l) as in `_log_coefficients`, and R the integrals of |u|^γ,
 
-        2^(gamma/2 + 3) sum_qs q (q + d - 2) c(q, s) 2^(-n - m - l) sqrt(t_n t_m) R(n - s, m - s, q),
+        2^(γ/2 + 3) Σ_qs q (q + d - 2) c(q, s) 2^(-n - m - l) √(t_n t_m) R(n - s, m - s, q),
 
-    where c(q, s) is the sum over degrees p of c(p, q; l) b(s - (p + q - l)/2, p), and P_p P_q = sum_l c(p, q; l) P_l.
+    where c(q, s) is the sum over degrees p of c(p, q; l) b(s - (p + q - l)/2, p), and P_p P_q = Σ_l c(p, q; l) P_l.
 
     Args:
-        exponent: gamma, above -2 - dims and at most 1.
+        exponent: γ, above -2 - dims and at most 1.
         dims: d, 2 or 3.
         order: highest degree, from 2 to MAX_ORDER.
 
@@ -155,11 +162,11 @@ def collision_blocks(exponent: float, dims: int, order: int) -> tuple[np.ndarray
     _require(1.0, 0.0, exponent, dims, order)
     degrees, n = np.arange(order + 1), np.arange(order // 2 + 1)
     even = degrees[2::2]
-    # The scale keeps all of them far from underflow. It drops out, as all products have the same degree.
+    # The scale prevents underflow. It drops out, because all products have the same degree.
     log_b = _log_coefficients(n[:, None], degrees, dims) + (2 * n[:, None] + degrees) * np.log(order / 2)
     b = np.exp(log_b)
 
-    # L_n^(p) = sum_j (-gamma/2)_(n - j) / (n - j)! L_j^(p + gamma/2)
+    # L_n^(p) = Σ_j (-γ/2)_(n - j) / (n - j)! L_j^(p + γ/2)
     rising = np.cumprod(np.append(1.0, (n[:-1] - exponent / 2) / (n[:-1] + 1)))
     lower = np.tril(rising[np.abs(n[:, None] - n)])
     radial = np.empty((len(even), len(n), len(n)))
@@ -191,7 +198,7 @@ def collision_blocks(exponent: float, dims: int, order: int) -> tuple[np.ndarray
 
 
 def _log_coefficients(n: np.ndarray, degree: np.ndarray, dims: int) -> np.ndarray:
-    """log b(n, l) of exp(s.v) = sum_nl b(n, l) (|s||v|)^(2n + l) P_l(cos)."""
+    """log b(n, l) of exp(s.v) = Σ_nl b(n, l) (|s||v|)^(2n + l) P_l(cos)."""
     multiplicity = 2 * degree + 1 if dims == 3 else np.where(degree > 0, 2, 1)
     half = dims / 2
     logs = gammaln(half) - gammaln(n + 1) - gammaln(n + degree + half) - (2 * n + degree) * np.log(2)
@@ -199,7 +206,7 @@ def _log_coefficients(n: np.ndarray, degree: np.ndarray, dims: int) -> np.ndarra
 
 
 def _products(degree: int, even: np.ndarray, degrees: np.ndarray, dims: int) -> np.ndarray:
-    """c(p, q; l) of P_p P_q = sum_l c(p, q; l) P_l, for one l, shape (even q, p)."""
+    """c(p, q; l) of P_p P_q = Σ_l c(p, q; l) P_l, for one l, shape (even q, p)."""
     q, p = even[:, None], degrees
     if dims == 2:
         # cos p cos q = cos(p + q) / 2 + cos(p - q) / 2
@@ -215,12 +222,12 @@ def _products(degree: int, even: np.ndarray, degrees: np.ndarray, dims: int) -> 
 
 @lru_cache(maxsize=16)
 def _parts(exponent: float, dims: int, order: int) -> tuple[csc_matrix, csc_matrix, csc_matrix]:
-    """v_x from each l to l + 1, collisions for C = 1, and what is absorbed for k = 1, in the order of l, then n."""
+    """v_x from each l to l + 1; collisions for C = 1; and the absorption for k = 1. The order is l, then n."""
     blocks = collision_blocks(exponent, dims, order)
     starts = np.cumsum([0] + [len(block) for block in blocks])
     rows, columns, values = [], [], []
     for degree in range(order):
-        # v_x / |v| takes P_l, of norm 1, to this times P_(l + 1)
+        # v_x / |v| maps P_l, of norm 1, to this times P_(l + 1)
         turn = (degree + 1) / np.sqrt((2 * degree + 1) * (2 * degree + 3)) if dims == 3 else 0.5
         if dims == 2 and degree == 0:
             turn = np.sqrt(0.5)
@@ -240,10 +247,10 @@ def _parts(exponent: float, dims: int, order: int) -> tuple[csc_matrix, csc_matr
 
 
 def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, order: int) -> csc_matrix:
-    """Real A of da/dt = A a, where the coefficient of phi_nl is (-i)^l a_nl; a_00 is the density.
+    """Real A of da/dt = A a, where the coefficient of φ_nl is (-i)^l a_nl, and a_00 is the density.
 
-    a_00 counts sqrt(1 + 1/k^2) times. Then the field is in the coupling of density and momentum, as in
-    `hermite_eigenvalues`, and A is a matrix that is antisymmetric less one that is symmetric and has no rate below 0.
+    a_00 is multiplied by √(1 + 1/k²). Then the field is part of the coupling of density and momentum, as in
+    `hermite_eigenvalues`. A is an antisymmetric matrix minus a symmetric one that has no negative eigenvalue.
     """
     streaming, collisions, absorbed = _parts(float(exponent), dims, order)
     momentum = (order // 2) + 1
@@ -256,7 +263,7 @@ def _matrix(wavenumber: float, strength: float, exponent: float, dims: int, orde
 
 
 def _followed(wavenumber: float, strength: float, exponent: float, dims: int, order: int) -> complex:
-    """omega of the mode at this order; collisions grow by a third of their strength at a time."""
+    """ω of the mode at this order. It is followed while collisions grow by a third of their strength at a time."""
     rate = -1j * landau_root(wavenumber)
     first = min(strength, 0.05)
     steps = 1 + int(np.ceil(np.log(strength / first) / np.log(4 / 3))) if strength > 0 else 1
@@ -266,7 +273,9 @@ def _followed(wavenumber: float, strength: float, exponent: float, dims: int, or
 
 
 def _pole(matrix: csc_matrix, rate: complex) -> complex:
-    """Zero of 1 / e^T (s - A)^-1 e, e the density, near s = rate, by Newton's method; an eigenvalue of A."""
+    """The zero of 1 / e^T (s - A)^-1 e near s = rate, by Newton's method. e is the density, and the zero is an
+    eigenvalue of A.
+    """
     one = identity(matrix.shape[0], format="csc")
     density = np.zeros(matrix.shape[0], dtype=complex)
     density[0] = 1

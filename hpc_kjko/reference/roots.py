@@ -1,14 +1,16 @@
-"""Complex frequencies of a wave with collisions, or with a kappa distribution, by Newton's method: milliseconds each.
+"""Complex frequencies of a wave with collisions, or with a kappa distribution, by Newton's method. Each takes
+milliseconds.
 
-Conventions and units are those of `hpc_kjko.reference.dispersion`, whose eigenvalue problem in Hermite functions is
-tridiagonal. So the condition for a mode is a continued fraction in s = -i omega,
+Conventions and units are those of `hpc_kjko.reference.dispersion`. Its eigenvalue problem in Hermite functions is
+tridiagonal. So the condition for a mode is a continued fraction in s = -i ω,
 
-    s + b_1^2 / (s + d_1 + b_2^2 / (s + d_2 + b_3^2 / (s + d_3 + ...))) = 0,
-    b_1^2 = k^2 T + 1,   b_n^2 = n k^2 T,   d_n the rate at which collisions damp the n-th function.
+    s + b_1² / (s + d_1 + b_2² / (s + d_2 + b_3² / (s + d_3 + ...))) = 0,
+    b_1² = k² T + 1,   b_n² = n k² T,
 
-A bath has d_n = n kappa. Lenard and Bernstein's operator for like particles (Dougherty 1964, Phys. Fluids 7, 1788)
-gives back momentum and energy: d_1 = 0, and of the functions of degree two only the energy, He_2(v_x) + He_2(v_y) +
-..., is not damped. The functions He_n(v_x) He_2(across) form a second chain that meets the first at n = 2.
+where d_n is the rate at which collisions damp the n-th function. For a bath d_n = n κ. The operator of Lenard and
+Bernstein for like particles (Dougherty 1964, Phys. Fluids 7, 1788) conserves momentum and energy. So d_1 = 0. Of the
+functions of degree two only the energy, He_2(v_x) + He_2(v_y) + ..., is not damped. The functions He_n(v_x)
+He_2(across) form a second chain that meets the first at n = 2.
 """
 
 from collections.abc import Callable
@@ -25,15 +27,16 @@ Dielectric = Callable[[complex, float], complex]
 
 
 def bath_root(wavenumber: float, collision_strength: float, temperature: float = 1.0) -> complex:
-    """omega of the wave that is Landau's without collisions, in a plasma in equilibrium with a bath.
+    """ω of the wave in a plasma in equilibrium with a bath. Without collisions it is the least damped wave of
+    Landau.
 
     Args:
         wavenumber: k > 0.
-        collision_strength: kappa >= 0.
+        collision_strength: κ ≥ 0.
         temperature: T > 0.
 
     Raises:
-        ValueError: arguments out of range, or no such wave: it is overdamped, or kappa > 0 is too small.
+        ValueError: arguments out of range, or there is no such wave: it is overdamped, or κ > 0 is too small.
     """
     return _followed(wavenumber, collision_strength, temperature, 0)
 
@@ -41,11 +44,14 @@ def bath_root(wavenumber: float, collision_strength: float, temperature: float =
 def dougherty_root(
     wavenumber: float, collision_strength: float, temperature: float = 1.0, velocity_dims: int = 1
 ) -> complex:
-    """The same, of particles that collide with their like by the operator of Lenard, Bernstein and Dougherty.
+    """ω of the same wave, if like particles collide by the operator of Lenard, Bernstein and Dougherty.
 
-    For kappa -> infinity it is a sound wave of a charged gas, omega^2 = 1 + (d + 2)/d k^2 T.
+    For κ → ∞ it is a sound wave of a charged gas, ω² = 1 + (d + 2)/d k² T.
 
     Args:
+        wavenumber: k > 0.
+        collision_strength: κ ≥ 0.
+        temperature: T > 0.
         velocity_dims: d, the number of velocity directions that share the energy.
 
     Raises:
@@ -57,27 +63,28 @@ def dougherty_root(
 
 
 def kappa_root(wavenumber: float, kappa_index: float, temperature: float = 1.0) -> complex:
-    """omega of the least damped mode of a collisionless plasma with a kappa distribution of the velocity along k.
+    """ω of the least damped mode of a collisionless plasma with a kappa distribution of the velocity along k.
 
-    g ~ (1 + v^2/((2 kappa - 3) T))^-kappa has the variance T; for kappa -> infinity it is a Maxwellian. With a line
-    Im v = -a below the pole at omega/k the dispersion relation is
+    g ~ (1 + v²/((2 κ - 3) T))^-κ has the variance T. For κ → ∞ it is a Maxwellian. The dispersion
+    relation is
 
-        epsilon = 1 - 1/k^2 int g'(v) / (v - omega/k) dv.
+        ε = 1 - 1/k² ∫ g'(v) / (v - ω/k) dv = 0,
 
-    Source: Summers and Thorne 1991, doi:10.1063/1.859653, for the distribution and its waves.
+    integrated along a line Im v = -a below the pole at ω/k. Source: Summers and Thorne 1991, doi:10.1063/1.859653,
+    for the distribution and its waves.
 
     Args:
         wavenumber: k > 0.
-        kappa_index: kappa > 3/2.
+        kappa_index: κ > 3/2.
         temperature: T > 0.
 
     Raises:
-        ValueError: arguments out of range, or a wave that is damped so strongly that the line cannot pass below it.
+        ValueError: arguments out of range, or the damping is so strong that the line cannot pass below the pole.
     """
     if not (wavenumber > 0 and temperature > 0 and kappa_index > 1.5):
         raise ValueError("wavenumber and temperature must be positive, and kappa_index above 3/2")
     square = (2 * kappa_index - 3) * temperature
-    below = min(0.9 * np.sqrt(square), 2.5 * np.sqrt(temperature))  # g has singularities at +-i sqrt(square)
+    below = min(0.9 * np.sqrt(square), 2.5 * np.sqrt(temperature))  # g has singularities at ±i √(square)
     scale = np.sqrt(temperature)
     step = 0.002
     s = np.arange(-9, 9, step)
@@ -96,13 +103,13 @@ def kappa_root(wavenumber: float, kappa_index: float, temperature: float = 1.0) 
 
 
 def root_of(dielectric: Dielectric, wavenumber: float, guess: complex) -> complex:
-    """The zero of a dielectric function of (omega, k) near a guess, by the secant method.
+    """The zero of a dielectric function of (ω, k) near a guess, by the secant method.
 
     Raises:
-        ValueError: it does not converge.
+        ValueError: the method does not converge.
     """
     before, now = guess * (1 + 1e-4) + 1e-6j, guess
-    with np.errstate(all="ignore"):  # far below the real axis Z overflows
+    with np.errstate(all="ignore"):  # Z overflows far below the real axis
         left, right = dielectric(before, wavenumber), dielectric(now, wavenumber)
         for _ in range(60):
             if right == left or not np.isfinite(right):
@@ -115,10 +122,13 @@ def root_of(dielectric: Dielectric, wavenumber: float, guess: complex) -> comple
 
 
 def branch_of(dielectric: Dielectric, wavenumbers: np.ndarray, wavenumber: float, root: complex) -> np.ndarray:
-    """omega of one mode at other wavenumbers [n], followed from the one where it is known; NaN where it is lost.
+    """ω of one mode at other wavenumbers [n], followed from the wavenumber where it is known; NaN where it is lost.
 
     Args:
+        dielectric: a function of (ω, k).
         wavenumbers: in any order.
+        wavenumber: where ω is known.
+        root: ω there.
     """
     found = np.full(len(wavenumbers), complex(np.nan, np.nan))
     order = np.argsort(wavenumbers)
@@ -135,12 +145,14 @@ def branch_of(dielectric: Dielectric, wavenumbers: np.ndarray, wavenumber: float
             except ValueError:
                 break
             k, found[i] = target, now
-            before = None  # the next step may be of another length
+            before = None  # the next step may have another length
     return found
 
 
 def _followed(wavenumber: float, strength: float, temperature: float, dims: int) -> complex:
-    """The root from Landau's on, while collisions grow by a fourth of their strength at a time."""
+    """The root, followed from that without collisions, while collisions grow by a fourth of their strength at a
+    time.
+    """
     if not strength >= 0:
         raise ValueError(f"collision_strength must not be negative, is {strength}")
     k = wavenumber * np.sqrt(temperature)
@@ -160,15 +172,17 @@ def _followed(wavenumber: float, strength: float, temperature: float, dims: int)
 
 
 def _chain(frequency: complex, k: float, strength: float, dims: int, functions: int) -> complex:
-    """The continued fraction of a bath (dims = 0) or of like particles in so many velocity directions, T = 1."""
+    """The continued fraction for T = 1: of a bath (dims = 0), or of like particles with ``dims`` velocity
+    directions.
+    """
     s = -1j * frequency
     first = [0.0, strength] if dims == 0 else [0.0, 0.0]
     tail: complex = 0.0
-    for n in range(functions, 2, -1):  # what stands below b_n^2
+    for n in range(functions, 2, -1):  # the part of the fraction below b_n²
         tail = n * k**2 / (s + n * strength + tail)
     second: complex = s + 2 * strength
     if dims:
-        energy = 1 / dims  # cos^2 of the angle between He_2(v_x) and the energy
+        energy = 1 / dims  # cos² of the angle between He_2(v_x) and the energy
         across: complex = 0.0
         for n in range(functions, 0, -1):
             across = n * k**2 / (s + (n + 2) * strength + across)

@@ -1,1 +1,1 @@
-"""A run from its case to its end: the objects, the step, diagnostics, memory and time told before."""
+"""A run from its case to its end: its objects, the time step, diagnostics, and forecasts of memory and time."""

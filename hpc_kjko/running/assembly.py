@@ -1,4 +1,4 @@
-"""The objects of a run, made from its case. What is built here knows nothing of a case."""
+"""Builds the objects of a run from its case. The objects themselves do not know the case."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ from hpc_kjko.species import ONLY, Species
 
 @dataclass(frozen=True)
 class SpeciesPart:
-    """What a species is and how it starts.
+    """A species and its start.
 
     Attributes:
         name, charge, mass: as in :class:`~hpc_kjko.species.Species`.
-        start: its initial density.
-        temperature: T/m at which the velocity directions without a structure of their own start.
-        count: particles of all ranks; seed: of their positions and velocities.
+        start: the initial density.
+        temperature: T/m of the velocity directions for which the start has no distribution of its own.
+        count: number of particles of all ranks.
+        seed: seed of their positions and velocities.
     """
 
     name: str
@@ -53,20 +54,20 @@ class SpeciesPart:
 
 @dataclass(frozen=True)
 class SpeciesPlan(SpeciesPart):
-    """What a case has for one species.
+    """A species with the settings of its collisions.
 
     Attributes:
-        collision: what its collision step is made from.
+        collision: the settings of the collision step.
     """
 
     collision: CollisionSettings
 
     def species(self, particles: Particles) -> Species:
-        """The species with these particles."""
+        """The species with the given particles."""
         return Species(self.name, self.charge, self.mass, particles)
 
     def drawn(self, case: Case, comm: Communicator) -> Species:
-        """The species as it starts, on this rank."""
+        """The species at t = 0, with the particles of this rank."""
         settings = case.particles
         particles = draw(
             self.start,
@@ -83,10 +84,10 @@ class SpeciesPlan(SpeciesPart):
 
 
 def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[SpeciesPlan, ...]:
-    """The species of a case, on its mesh. Collective.
+    """The species of a case, with their collisions. Collective.
 
     Raises:
-        UserError: on all ranks, where an operator needs a temperature that the start does not have.
+        UserError: on all ranks, if an operator needs a temperature but the start has none.
     """
     with comm.together():
         plasma = species_of(case)
@@ -97,7 +98,7 @@ def plans_of(case: Case, grid: Grid | None, comm: Communicator) -> tuple[Species
 
 
 def species_of(case: Case) -> list[SpeciesPart]:
-    """What the species of a case are and how they start."""
+    """The species of a case and their starts."""
     particles = case.particles
     if not case.species:
         one = case.problem, case.physics.temperature, particles.count, particles.seed
@@ -111,21 +112,21 @@ def species_of(case: Case) -> list[SpeciesPart]:
 
 
 def seed_of(seed: int, name: str) -> int:
-    """The seed of a species of several: different species draw different numbers, whatever others there are."""
+    """The seed of one of several species. It depends only on the name of the species and on ``particles.seed``."""
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def collision_strength(case: Case) -> float:
-    """κ; 0 in a run without collisions."""
+    """κ, in ω_p; 0 in a run without collisions."""
     return case.physics.collision_strength if case.method.collision != "none" else 0.0
 
 
 def exact_solution(case: Case) -> Callable[[float], Density] | None:
-    """The exact density at a time, where it is known."""
+    """The exact density as a function of time; None if it is not known."""
 
     def exact(time: float) -> Density:
         density = case.problem.exact(time, collision_strength(case), case.physics.temperature)
-        assert density is not None  # known at one time, known at all
+        assert density is not None  # if it is known at one time, it is known at all times
         return density
 
     if any(case.physics.magnetic_field) or case.physics.drive is not None:
@@ -138,11 +139,11 @@ def exact_solution(case: Case) -> Callable[[float], Density] | None:
 def _collision_settings(
     case: Case, grid: Grid | None, species: SpeciesPart, number: int, operator: Operator
 ) -> CollisionSettings:
-    """What a case has for the collision step of a species, on its mesh."""
+    """The settings of the collision step of one species, on the mesh of the case."""
     wave_vector: tuple[float, ...] | None = None
     start = species.start
     if isinstance(start, PeriodicWave) and case.particles.start == "quiet" and operator.frame == "bath":
-        # a random start is too noisy for a wave, and in the local frame collisions exchange nothing with one
+        # a random start is too noisy for this correction, and collisions in the local frame do not change a wave
         wave_vector = tuple(float(k) for k in start.wave_vector)
     return CollisionSettings(
         operator=operator,
@@ -164,10 +165,10 @@ def _collision_settings(
 
 
 def operators_of(case: Case, plasma: Sequence[SpeciesPart]) -> list[Operator]:
-    """The operator of each species; in the local frame the unit of velocities is the thermal speed of the start.
+    """The collision operator of each species. In the local frame velocities are in units of the start's thermal speed.
 
     Raises:
-        UserError: all velocities of a start are alike.
+        UserError: the velocities of a start are all equal.
     """
     physics = case.physics
     if OPERATORS[physics.collision_operator] is Landau:
@@ -183,10 +184,10 @@ def operators_of(case: Case, plasma: Sequence[SpeciesPart]) -> list[Operator]:
 
 
 def _landau(physics: Physics, plasma: Sequence[SpeciesPart]) -> list[Operator]:
-    """Coulomb collisions of all species with all.
+    """Coulomb collisions between all species.
 
-    A species relaxes at the rate Σ_b C_ab n_b/m_a² z^(γ + 2)/Θ_a, z² = ½(Θ_a + Θ_b) with the variances Θ of a velocity:
-    for one species of unit density and mass C Θ^(γ/2).
+    The relaxation rate of species a is Σ_b C_ab n_b/m_a² z^(γ + 2)/Θ_a. Here z² = ½(Θ_a + Θ_b), and Θ is the variance
+    of a velocity component. For one species with n = m = 1 the rate is C Θ^(γ/2).
     """
     settings, pairs = physics.landau, physics.landau.pairs or {}
     unit = [_own_temperature(one, physics.collision_operator) for one in plasma]
@@ -206,10 +207,10 @@ def _landau(physics: Physics, plasma: Sequence[SpeciesPart]) -> list[Operator]:
 
 
 def _own_temperature(species: SpeciesPart, operator: str) -> float:
-    """The variance of a velocity of the start, over all directions.
+    """The variance of a velocity component at the start, averaged over all directions.
 
     Raises:
-        UserError: all velocities are alike.
+        UserError: all velocities are equal.
     """
     start = species.start
     points = uniform_points("quiet", 0, 0, BLOCK, start.space_dims + start.velocity_dims)
@@ -223,7 +224,7 @@ def _own_temperature(species: SpeciesPart, operator: str) -> float:
 
 
 def grid_of(case: Case) -> Grid | None:
-    """The mesh of a case, if it has one."""
+    """The mesh of a case; None if the case has none."""
     mesh, torus, walls = case.grid, case.problem.torus, case.problem.walls
     if not mesh or not torus:
         return None
@@ -233,10 +234,10 @@ def grid_of(case: Case) -> Grid | None:
 
 
 def drive_of(case: Case, comm: Communicator) -> Drive | None:
-    """The driven field of a case, if it has one. Collective.
+    """The driven field of a case; None if the case has none. Collective.
 
     Raises:
-        UserError: on all ranks, where it is the user's and cannot be had.
+        UserError: on all ranks, if the user's own field cannot be loaded.
     """
     settings = case.physics.drive
     if settings is None:
@@ -247,7 +248,7 @@ def drive_of(case: Case, comm: Communicator) -> Drive | None:
             if not callable(function):
                 raise UserError(f"{given}: it must be a function E(x, t), but it is a {type(function).__name__}")
             field = UsersField(function, given)
-            field(torch.zeros(2, case.problem.space_dims, dtype=torch.float64), 0.0)  # before anything is written
+            field(torch.zeros(2, case.problem.space_dims, dtype=torch.float64), 0.0)  # fail before any file is written
             return Drive(field, comm)
     mode = (*settings.mode, *[0] * (case.problem.space_dims - len(settings.mode)))
     k = tuple(2 * math.pi * number / length for number, length in zip(mode, case.problem.torus or (), strict=True))
@@ -256,7 +257,7 @@ def drive_of(case: Case, comm: Communicator) -> Drive | None:
 
 
 def field_solver_of(case: Case, grid: Grid | None, comm: Communicator) -> FieldSolver[Any]:
-    """The field solver that a case asks for, on its mesh."""
+    """The field solver that the case asks for, on its mesh."""
     solver = _field_solver(case, grid, comm)
     solver.magnetic_field = case.physics.magnetic_field if any(case.physics.magnetic_field) else None
     return solver
@@ -266,7 +267,7 @@ def _field_solver(case: Case, grid: Grid | None, comm: Communicator) -> FieldSol
     physics = case.physics
     if physics.field == "external":
         return ExternalSolver(case.problem, comm)
-    assert grid is not None and case.grid is not None  # config has seen to it
+    assert grid is not None and case.grid is not None  # ensured by hpc_kjko.case.config
     variate = ControlVariate(physics.temperature, comm) if case.particles.control_variate else None
     unit = UNIT if case.run.reproducible else 0.0
     if physics.field == "poisson":

@@ -1,6 +1,6 @@
-"""Columns of the time series, each group from this rank's share of sums.
+"""Columns of the time series. Each class computes a group of columns from sums over the particles of each rank.
 
-Normalisation: mean density 1 in a periodic box (∫f = V), ∫f = 1 in unbounded space. Units ω_p = 1.
+Normalisation: ∫f = V (mean density 1) in a periodic box of volume V, and ∫f = 1 in unbounded space. ω_p = 1.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from hpc_kjko.running.state import State
 
 
 class Diagnostic(Protocol):
-    """Some columns of the time series."""
+    """A group of columns of the time series."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the columns."""
         ...
 
     def local(self, state: State) -> np.ndarray:
-        """This rank's share of the sums that the columns are made of: a fixed number of float64."""
+        """The contribution of this rank to the sums: a float64 array whose length does not change."""
         ...
 
     def finish(self, sums: np.ndarray, state: State) -> tuple[float, ...]:
-        """The columns' values from the sums over all ranks."""
+        """The values of the columns, from the sums over all ranks."""
         ...
 
 
 class Invariants:
-    """mass Σ m ∫f (of the deposited densities where there is a mesh) and momentum Σ m ∫ v f; of one species alone also
-    temperatures, m (⟨v_i²⟩ − ⟨v_i⟩²) in each direction, of all its particles.
+    """Mass Σ m ∫f and momentum Σ m ∫ v f. With a mesh the mass is that of the deposited densities.
+
+    A case with one species also has the temperatures m (⟨v_i²⟩ − ⟨v_i⟩²) of all particles, for each direction i.
 
     Args:
-        of_one: whether there is one species.
+        velocity_dims: number of velocity dimensions.
+        of_one: whether the case has one species.
     """
 
     def __init__(self, velocity_dims: int, of_one: bool):
@@ -91,12 +93,16 @@ class Invariants:
 
 
 class Energies:
-    """Kinetic Σ ∫½m|v|² f, field ½∫|E|² dx, potential ∫φ f of an external φ; where log f is tracked, entropy
-    Σ ∫ f log f and, where all species are in baths, the free energy F = kinetic + field + potential + Σ T ∫ f log f
-    (the paper's discrete energy, eq. 39).
+    """The energies, summed over all species.
+
+    Kinetic energy Σ ∫½m|v|² f, field energy ½∫|E|² dx, and potential energy ∫φ f in an external potential φ. If log f
+    is carried, also entropy Σ ∫ f log f. If all species have a bath, also the free energy (the paper's discrete energy,
+    eq. 39): kinetic + field + potential + Σ T ∫ f log f.
 
     Args:
-        temperatures: T of each species' bath; None where one has none.
+        problem: the problem of the case.
+        temperatures: T of the bath of each species; None if a species has no bath.
+        tracks_log_f: whether log f is carried.
     """
 
     def __init__(self, problem: Problem, temperatures: Sequence[float] | None, tracks_log_f: bool):
@@ -131,7 +137,7 @@ class Energies:
 
 
 class SpeciesEnergies:
-    """Kinetic energy ∫½m|v|² f of the only species and, where log f is tracked, its entropy ∫ f log f."""
+    """Kinetic energy ∫½m|v|² f of one species and, if log f is carried, its entropy ∫ f log f."""
 
     def __init__(self, tracks_log_f: bool):
         self.columns = ("kinetic_energy", "entropy")[: 1 + tracks_log_f]
@@ -150,10 +156,12 @@ class SpeciesEnergies:
 
 
 class OfSpecies:
-    """A diagnostic of one species alone, of several, whose columns bear its name.
+    """A group of columns of one species among several. The column names begin with the name of the species.
 
     Args:
-        number: which species; name: its name.
+        number: index of the species.
+        name: name of the species.
+        diagnostic: the group of columns.
     """
 
     def __init__(self, number: int, name: str, diagnostic: Diagnostic):
@@ -168,7 +176,7 @@ class OfSpecies:
 
 
 class DriveEnergy:
-    """The energy that a driven field has given the particles since t = 0."""
+    """The energy that the driven field has given to the particles since t = 0."""
 
     columns = ("drive_energy",)
 
@@ -180,7 +188,7 @@ class DriveEnergy:
 
 
 class RelativeEntropy:
-    """KL divergence from the equilibrium: the ensemble mean of log f − log f∞, by the tracked log-density."""
+    """KL divergence from the equilibrium f∞: the mean of log f − log f∞ over the particles, with the carried log f."""
 
     columns = ("kl",)
 
@@ -200,8 +208,10 @@ class RelativeEntropy:
 
 
 class MarginalErrors:
-    """L¹ distance of each coordinate's marginal from that of the known density: the exact one at this time where the
-    problem has it, else the equilibrium's. Histograms of MARGINAL_BINS bins over the window, and what lies outside."""
+    """L¹ distance between the marginal of each coordinate and that of a known density.
+
+    The known density is the exact solution at this time, or else the equilibrium. The distance is computed from
+    histograms of MARGINAL_BINS bins over the window, and includes the mass outside the window."""
 
     def __init__(self, problem: Problem, known: Callable[[float], Density]):
         self.problem, self.known = problem, known
@@ -216,7 +226,7 @@ class MarginalErrors:
 
 
 class MomentErrors:
-    """Distance of the particles' mean and covariance of (x, v) from the exact ones, in the max norm."""
+    """Error of the mean and of the covariance of (x, v), in the max norm. The exact moments are known."""
 
     columns = ("mean_error", "covariance_error")
 
@@ -245,7 +255,7 @@ class MomentErrors:
 
 
 class WaveEnergy:
-    """½∫|E|² dx of the wave that the problem is about, cos(k·x) and sin(k·x): without the noise of other modes."""
+    """Field energy ½∫|E|² dx of the wave of the problem, cos(k·x) and sin(k·x), without the noise of other modes."""
 
     columns = ("wave_energy",)
 
@@ -266,7 +276,7 @@ class WaveEnergy:
 
 
 class GaussLaw:
-    """max |∇·E − (ρ − ρ̄)| of a field that is carried along in time."""
+    """max |∇·E − (ρ − ρ̄)| for a field that Ampère's law advances in time."""
 
     columns = ("gauss_residual",)
 
@@ -282,8 +292,10 @@ class GaussLaw:
 
 
 class WeightNoise:
-    """The control variate of the particles as they are: the part of the density that it knows, ∫ β f_M dv / n̄, and the
-    mean square of the weights, which is what it leaves of the field energy of independent particles' noise."""
+    """The quality of the control variate: ∫ β f_M dv / n̄, the known fraction of n, and the mean square weight.
+
+    The mean square weight is the factor by which the control variate multiplies the noise of the field energy of
+    independent particles."""
 
     columns = ("control_variate_beta", "weight_variance")
 
@@ -299,7 +311,7 @@ class WeightNoise:
 
 
 class CollisionStep:
-    """What the collision step reports of itself."""
+    """The quantities that the collision step reports."""
 
     def __init__(self, *columns: str):
         self.columns = columns

@@ -1,14 +1,15 @@
-"""Whether what a problem draws has the density that it says: a test of sample, log_density and mass together.
+"""Tests whether ``sample``, ``log_density`` and ``mass`` of an initial density agree with each other.
 
-A start is a sampler and a log-density, and everything that a run knows of entropy rests on their agreement. With q any
-density that one can draw from and evaluate, and φ any bounded function, a sample of f0/M has
+A start has a sampler and a log-density, and all results for the entropy need them to agree. Let f0/M be the normalised
+density. Let q be any density from which samples can be drawn and which can be evaluated, and φ any bounded function.
+Then
 
     E_sample[ φ q/(f0/M + q) ] = E_q[ φ (f0/M)/(f0/M + q) ]
 
-if and only if its density is f0/M where φ sees it (X.-L. Meng and W. H. Wong, Statistica Sinica 6 (1996) 831: the
-bridge between two samples). Both sides are means of bounded terms, so their standard errors can be trusted whatever
-the tails. Here q is a smoothed copy of one half of the sample, and the identity is tested on the other half; then the
-halves change places.
+holds for all φ if and only if the sample has the density f0/M (bridge sampling: X.-L. Meng and W. H. Wong, Statistica
+Sinica 6 (1996) 831). Both sides are means of bounded terms, so their standard errors are reliable for any tails of the
+density. Here q is a smoothed copy of one half of the sample, and the identity is tested on the other half. Then the two
+halves change roles.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy  # whose parts are loaded when they are first used
+import scipy  # its submodules are loaded only when they are used
 import torch
 
 from hpc_kjko.case import config
@@ -25,31 +26,34 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.particles.state import Shard, draw
 from hpc_kjko.problems import Problem, UserStart
 
-#: Particles that are drawn for the test.
+#: Number of particles that are drawn for the test.
 SAMPLE = 4096
-#: Standard errors beyond which a disagreement is no chance: one sound start in a hundred thousand would be refused.
+#: A start is refused if the disagreement is above so many standard errors. By chance this happens to one correct start
+#: in a hundred thousand.
 CERTAIN = 5.0
-#: Neighbours over which half of the sample is smoothed, and the widest smoothing, in widths of the whole sample.
+#: Number of neighbours that set the smoothing width, and the largest width in units of the width of the whole sample.
 _NEIGHBOURS, _WIDEST = 24, 0.5
-#: Farthest place, in widths of the sample, that the functions φ tell from places further out.
+#: The functions φ are constant beyond this distance, in widths of the sample.
 _FAR = 3.0
-#: Points whose distances to all others are taken at a time.
+#: Number of points whose distances to all others are computed at a time.
 _CHUNK = 256
 
 
 def require_consistent_start(case: config.Case, problem: Problem, temperature: float, key: str = "problem") -> None:
-    """Test an initial density of a case, at the temperature T/m, on particles drawn for that alone.
+    """Test an initial density at the temperature T/m, on particles that are drawn only for the test.
 
-    With 4096 particles the test finds, of a Gaussian in two to six dimensions of phase space: a mean that is off by
-    0.15 of its width, a variance that is 1.3 times or 0.8 times what is said, and a mass that is 5 % off. It knows
-    nothing of what fewer than about a hundredth of the particles do.
+    The sensitivity with 4096 particles, for a Gaussian in two to six dimensions of phase space: the test finds a mean
+    that is wrong by 0.15 of the width, a variance that is 1.3 times or 0.8 times the stated one, and a mass that is
+    wrong by 5 %. It does not see errors that concern fewer than about a hundredth of the particles.
 
     Args:
-        problem: the initial density; temperature: T/m.
-        key: the section of the case that names it.
+        case: the case.
+        problem: the initial density.
+        temperature: T/m.
+        key: the section of the case that names the initial density.
 
     Raises:
-        UserError: naming ``log_density`` or ``mass``, and the coordinate that gave it away.
+        UserError: sample and density disagree. The message names ``log_density`` or ``mass``, and the coordinate.
     """
     particles = draw(
         problem,
@@ -57,7 +61,7 @@ def require_consistent_start(case: config.Case, problem: Problem, temperature: f
         start="grid" if case.particles.start == "grid" else "random",
         weights=case.particles.weights,
         cells=case.grid.cells if case.grid else None,
-        seed=2**62,  # hardly a run's own
+        seed=2**62,  # a seed that a run is unlikely to use
         temperature=temperature,
         dtype=torch.float64,
         device=torch.device("cpu"),
@@ -66,7 +70,7 @@ def require_consistent_start(case: config.Case, problem: Problem, temperature: f
 
     def log_density(z: np.ndarray) -> np.ndarray:
         x, v = torch.from_numpy(z).split([problem.space_dims, problem.velocity_dims], dim=1)
-        with torch.no_grad():  # a density of the user's may have parameters to train
+        with torch.no_grad():  # the user's density may have trainable parameters
             found = problem.log_density(x.contiguous(), v.contiguous(), temperature)
         return np.nan_to_num(found.double().numpy() - log_mass, nan=-np.inf, posinf=np.inf)
 
@@ -94,13 +98,14 @@ def require_consistent_start(case: config.Case, problem: Problem, temperature: f
 
 
 class _Bridge:
-    """One half of a sample against a smoothed copy of the other half.
+    """Compares one half of a sample with a smoothed copy of the other half.
 
     Args:
-        fitted, tested: the halves [n, d], in widths of the whole sample; shares: their weights, which add up to 1.
-        lengths: of the leading coordinates that are periodic.
-        log_density: log f0/M at places [n, d]: [n].
-        seed: of the places drawn from the copy.
+        fitted, tested: the two halves [n, d], in widths of the whole sample.
+        shares: their weights [n], which add up to 1.
+        lengths: periods of the leading coordinates that are periodic.
+        log_density: computes log f0/M [n] at positions [n, d] in phase space.
+        seed: seed of the positions that are drawn from the copy.
     """
 
     def __init__(
@@ -119,14 +124,14 @@ class _Bridge:
         chosen = generator.choice(len(fitted), size=len(tested), p=fitted_shares)
         drawn = fitted[chosen] + self._widths[chosen, None] * generator.standard_normal(tested.shape)
         drawn[:, : len(lengths)] %= lengths
-        # logarithms of q over f0/M
+        # logarithms of q/(f0/M)
         self._tested = self._log_copy(tested) - log_density(tested)
         self._drawn = self._log_copy(drawn) - log_density(drawn)
         self._tested_shares = tested_shares
         self._seen = [self._functions(places) for places in (tested, drawn)]
 
     def difference(self, log_excess: float) -> tuple[np.ndarray, np.ndarray]:
-        """The identity's left side less its right for each φ, with f0 divided by exp(log_excess), and its variance."""
+        """Left side minus right side of the identity for each φ, with f0/exp(log_excess) for f0, and its variance."""
         weight, seen = scipy.special.expit(self._tested + log_excess), self._seen[0]
         left = self._tested_shares @ (weight[:, None] * seen)
         left_variance = self._tested_shares**2 @ (weight[:, None] * seen - left) ** 2
@@ -134,17 +139,17 @@ class _Bridge:
         return left - weighted.mean(0), left_variance + weighted.var(0) / len(weighted)
 
     def _smoothing(self) -> np.ndarray:
-        """Width of the Gaussian around each centre [n]: from the distance of its neighbours, so that narrow beams stay
+        """Width of the Gaussian around each centre [n]. It follows the distance of the neighbours, so narrow beams stay
         narrow."""
         periodic = len(self._lengths)
-        places, box = self._centres.copy(), np.zeros(self._centres.shape[1])  # 0: not periodic
+        places, box = self._centres.copy(), np.zeros(self._centres.shape[1])  # 0 means not periodic
         places[:, :periodic] %= self._lengths
         box[:periodic] = self._lengths
         farthest = scipy.spatial.KDTree(places, boxsize=box).query(places, k=_NEIGHBOURS + 1)[0][:, -1]
         return np.clip(farthest / math.sqrt(places.shape[1]), 1e-12, _WIDEST)
 
     def _log_copy(self, places: np.ndarray) -> np.ndarray:
-        """log q at places [n, d]: [n]."""
+        """log q at positions [n, d]: [n]."""
         dims, found = places.shape[1], np.empty(len(places))
         log_height = np.log(self._shares) - dims * np.log(self._widths) - 0.5 * dims * math.log(2 * math.pi)
         for start in range(0, len(places), _CHUNK):
@@ -163,7 +168,7 @@ class _Bridge:
         return found
 
     def _functions(self, places: np.ndarray) -> np.ndarray:
-        """φ at places: 1, and two for each coordinate: [n, 1 + 2d]."""
+        """The functions φ at positions [n, d]: the constant 1, and two functions of each coordinate: [n, 1 + 2d]."""
         found = [np.ones(len(places))]
         for axis, coordinate in enumerate(places.T):
             if axis < len(self._lengths):
@@ -181,7 +186,7 @@ def _bridges(
     periods: tuple[float, ...] | None,
     log_density: Callable[[np.ndarray], np.ndarray],
 ) -> list[_Bridge]:
-    """Both halves of a sample z [n, d] in turn against a copy of the other."""
+    """Compare each half of a sample z [n, d] with a copy of the other half."""
     centre, width = z.mean(0), np.maximum(z.std(0), 1e-300)
     lengths = np.asarray(periods or ())
     centre[: len(lengths)], width[: len(lengths)] = 0.0, lengths / math.sqrt(12)
@@ -198,18 +203,18 @@ def _bridges(
 
 
 def _disagreement(bridges: list[_Bridge], log_excess: float) -> np.ndarray:
-    """Of both bridges together, in standard errors, for each φ."""
+    """The difference of both sides for each φ, from both bridges together, in standard errors."""
     differences, variances = zip(*(bridge.difference(log_excess) for bridge in bridges), strict=True)
     return np.sum(differences, axis=0) / np.sqrt(np.maximum(np.sum(variances, axis=0), 1e-300))
 
 
 def _log_excess(bridges: list[_Bridge]) -> float:
-    """The logarithm of the factor by which f0 is too large, as far as the sample tells."""
+    """log of the factor by which f0 is too large, as estimated from the sample."""
 
     def excess(log_excess: float) -> float:
         return float(sum(bridge.difference(log_excess)[0][0] for bridge in bridges))
 
     try:
         return float(scipy.optimize.brentq(excess, -60.0, 60.0))
-    except ValueError:  # sample and density have nothing in common
+    except ValueError:  # the sample and the density do not overlap
         return 0.0

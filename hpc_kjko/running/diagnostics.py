@@ -1,7 +1,7 @@
-"""What is measured along a run: which columns its time series has, and how they are measured.
+"""The diagnostics of a run: the columns of its time series, and how they are measured.
 
-A diagnostic adds up this rank's share; all shares travel in one allreduce a step. A new one is a class with
-``columns``, ``local`` and ``finish``, and one line in :func:`series_diagnostics`.
+Each diagnostic adds up a sum on each rank. One allreduce per step adds the sums of all diagnostics over the ranks. To
+add a diagnostic, write a class with ``columns``, ``local`` and ``finish``, and one line in :func:`series_diagnostics`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from hpc_kjko.running.columns import (
 from hpc_kjko.running.state import State
 from hpc_kjko.species import Plasma
 
-#: Columns of a step that is certified, and of one that fits a density to log f.
+#: Columns of certified steps, and columns of steps that fit a density to log f.
 _CERTIFICATE = (
     "certificate",
     *(f"collision_free_energy{of}" for of in ("", "_error", "_total", "_total_error")),
@@ -57,11 +57,14 @@ def series_diagnostics(
 ) -> list[Diagnostic]:
     """The diagnostics of the time series, in the order of its columns.
 
-    Columns that a run cannot have are left out: those of log f where the collisions do not track it, those of a known
-    density where none is known. With several species there are totals first, then the columns of each species.
+    Columns that need log f are left out if the collisions do not carry it. Columns that need a known density are left
+    out if none is known. With several species the totals come first, then the columns of each species.
 
     Args:
-        plans, steps: of each species, and its collision step.
+        case: the case.
+        plans: the species.
+        steps: the collision step of each species.
+        field_solver: the field solver of the run.
     """
     problem = case.problem
     in_baths = all(plan.collision.operator.frame == "bath" for plan in plans)
@@ -75,7 +78,7 @@ def series_diagnostics(
     ]
     of_field: list[Diagnostic] = []
     waves = [plan.start for plan in plans if isinstance(plan.start, PeriodicWave)]
-    if len(plans) > 1:  # of those that start with one, the first
+    if len(plans) > 1:  # the wave is that of the first species that starts with one
         waves = [start for start in waves if not start.is_homogeneous]
     if isinstance(field_solver, PoissonSolver | AmpereSolver) and waves:
         of_field.append(WaveEnergy(field_solver.grid, waves[0].wave_vector))
@@ -88,14 +91,15 @@ def series_diagnostics(
     diagnostics += [*of_field, *_of_all_collisions(plans, steps)]
     for number, (plan, step) in enumerate(zip(plans, steps, strict=True)):
         own: list[Diagnostic] = [Invariants(problem.velocity_dims, of_one=True), SpeciesEnergies(step.tracks_log_f)]
-        # of particles that meet all others, what one species loses another may gain
+        # with collisions between species, one species may gain what another loses, so a certificate of one means
+        # nothing
         own += _of_species(plan, step, field_solver, [], certified=not isinstance(step, PairCollision))
         diagnostics += [OfSpecies(number, plan.name, diagnostic) for diagnostic in own]
     return diagnostics
 
 
 def _of_all_collisions(plans: Sequence[SpeciesPlan], steps: Sequence[Collision]) -> list[Diagnostic]:
-    """What the collisions of several species did together, under the names that one species has for it."""
+    """The collision columns of all species together, with the same names as for one species."""
     found: list[Diagnostic] = [CollisionStep("collision_energy", "collision_energy_total")]
     if any(step.has_control for step in steps):
         found.append(CollisionStep("min_eigenvalue", "inner_iterations", "substeps", "retries"))
@@ -111,8 +115,9 @@ def _of_all_collisions(plans: Sequence[SpeciesPlan], steps: Sequence[Collision])
 
 
 def _one_falls(plans: Sequence[SpeciesPlan]) -> bool:
-    """Whether there is one quantity of all species that collisions lower: free energy, or ∫f log f where all collide
-    with all."""
+    """Whether the collisions of all species lower one common quantity.
+
+    It is the free energy, or ∫f log f if one operator acts between all species."""
     operators = [plan.collision.operator for plan in plans]
     return all(one.frame == "bath" for one in operators) or all(one.sums_pairs for one in operators)
 
@@ -125,11 +130,14 @@ def _of_species(
     *,
     certified: bool,
 ) -> list[Diagnostic]:
-    """What is measured of one species.
+    """The diagnostics of one species.
 
     Args:
-        of_field: what is measured of the field, and stands among it.
-        certified: whether its own collisions lower what held-out particles certify.
+        plan: the species.
+        step: its collision step.
+        field_solver: the field solver of the run.
+        of_field: diagnostics of the field, which stand between the columns of the species.
+        certified: whether held-out particles certify the steps of this species alone.
     """
     problem, settings = plan.start, plan.collision
     conserving, exact = settings.operator.frame == "local", settings.exact
@@ -166,8 +174,8 @@ def _of_species(
 
 
 def measure(diagnostics: list[Diagnostic], state: State, comm: Communicator) -> dict[str, float]:
-    """One row of the time series, the same on every rank, by one allreduce."""
-    with comm.together():  # a potential of the user's may fail on one rank only
+    """One row of the time series, equal on every rank, with one allreduce. Collective."""
+    with comm.together():  # a potential of the user's may raise an error on one rank only
         shares = [diagnostic.local(state) for diagnostic in diagnostics]
     sums = np.split(comm.sum(np.concatenate(shares)), np.cumsum([len(share) for share in shares])[:-1])
     row: dict[str, float] = {}
@@ -177,10 +185,10 @@ def measure(diagnostics: list[Diagnostic], state: State, comm: Communicator) -> 
 
 
 def require_finite(row: dict[str, float]) -> None:
-    """Stop on a state that is not finite; a row is the same on every rank, so all of them stop.
+    """Stop if a value is not finite. A row is equal on every rank, so all ranks stop together.
 
     Raises:
-        SolverFailure: naming the quantity.
+        SolverFailure: the message names the column.
     """
     for name, value in row.items():
         if not math.isfinite(value):
@@ -190,10 +198,10 @@ def require_finite(row: dict[str, float]) -> None:
 def initial_report(
     particles: Particles, plan: SpeciesPlan, collision: Collision, comm: Communicator
 ) -> CollisionReport:
-    """The collision columns of a species at t = 0, where no step has been made: exact, from the initial density.
+    """The collision columns of a species at t = 0, before any step. They follow exactly from the initial density.
 
-    The dissipation is (m/κ) ∫∫ |u*|² f with u* = −κ (v + Θ ∇v log f0), in the rest frame of the collisions; the
-    objective is J(u ≡ 0) = mean ½|v|² there. Both are 0 where the operator is a sum over pairs of particles.
+    The dissipation is (m/κ) ∫∫ |u*|² f with u* = −κ (v + Θ ∇v log f0), in the rest frame of the collisions. The
+    objective is J(u ≡ 0) = mean ½|v|² in that frame. Both are 0 if the operator is a sum over pairs of particles.
     """
     velocity, unit = collision.rest_frame(particles)
     square, kinetic = 0.0, 0.0
@@ -220,10 +228,10 @@ def initial_report(
 
 
 def require_finite_potential(field_solver: FieldSolver, plasma: Plasma, comm: Communicator) -> None:
-    """Check an external potential at every particle. Collective.
+    """Check that an external potential is finite at every particle. Collective.
 
     Raises:
-        UserError: on every rank, with the first position at which it is not finite.
+        UserError: on every rank. The message has the first position at which the potential is not finite.
     """
     if not isinstance(field_solver, ExternalSolver):
         return
@@ -243,9 +251,9 @@ _UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "se
 
 
 def unit_of(column: str) -> str:
-    """The unit of a column, in words. Energies are normalised by n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
+    """The unit of a column, in words. The unit of energy is n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
     if column.endswith("_dissipation"):
-        column = "dissipation"  # of a species
+        column = "dissipation"  # the column of one species
     is_energy = "energy" in column or column.endswith("objective") or "temperature" in column
     normalised = "normalised energy" if is_energy else "1"
     return _UNITS.get(column.partition("_")[0] if column.startswith("seconds") else column, normalised)

@@ -1,6 +1,6 @@
-"""A run in its folder, from case to files: what the ``kjko`` command and :func:`hpc_kjko.run` have in common.
+"""Makes a run in its folder, from the case to the files. ``kjko`` and :func:`hpc_kjko.run` both use this module.
 
-Everything here is collective. What goes wrong is raised, after it has been noted in the folder.
+All functions are collective. An error is written to the log of the folder and then raised.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
 
-#: What a restart may change; everything else is part of the state it continues.
+#: The keys that a restart may change. All other keys belong to the state that the restart continues.
 CHANGEABLE = {
     "time": {"end"},
     "method": {"iterations", "learning_rate", "chunk"},
@@ -58,21 +58,22 @@ def start(
     """Run a case from t = 0.
 
     Args:
-        case: rank 0's; the others' are not looked at.
-        folder: where to; rank 0's.
-        force: overwrite the run that the folder holds.
-        stop: signals that end the run on all ranks after a step, with a checkpoint. They mean that from the moment
-            on at which the run is about to write its first file.
-        progress: show it on standard output (rank 0).
-        began: from when ``run.wall_time`` counts, on the clock ``time.monotonic()``; from this call if None.
+        case: the case on rank 0; the value on other ranks is ignored.
+        folder: the run folder; that of rank 0 is used.
+        comm: the ranks.
+        force: overwrite the run in this folder.
+        stop: signals that end the run on all ranks after a step, with a checkpoint. They have this effect from the
+            moment just before the run writes its first file.
+        progress: show the progress on standard output (rank 0).
+        began: the time from which ``run.wall_time`` counts, on the clock ``time.monotonic()``; if None, this call.
 
     Returns:
-        "finished", or "stopped" before the end.
+        "finished" if the run reached its end, else "stopped".
 
     Raises:
-        UserError: before anything is written, where the case cannot be run here or the folder is not free.
-        DiskFailure: the files of the run cannot be written; the sentence says how to go on.
-        SolverFailure: after a checkpoint of the last good step.
+        UserError: the case cannot be run here or the folder is not free. Nothing has been written.
+        DiskFailure: the files of the run cannot be written. The message says how to continue.
+        SolverFailure: the solver cannot continue. The folder has a checkpoint of the last good step.
     """
     began = time.monotonic() if began is None else began
     with comm.together():
@@ -83,7 +84,7 @@ def start(
     comm.select_device(case.run.device)
     memory.require(case, comm)
     with _memory_named(case, comm):
-        simulation = Simulation.start(case, comm)  # before anything is written: it may not be possible
+        simulation = Simulation.start(case, comm)  # before any file is written, because this may fail
     _begin(stop, comm)
     with _at_work_in(folder, comm), _memory_named(case, comm):
         with comm.together():
@@ -102,10 +103,10 @@ def resume(
     progress: bool = True,
     began: float | None = None,
 ) -> Outcome:
-    """Continue a run from its newest sound checkpoint; arguments, returns and errors as those of :func:`start`.
+    """Continue a run from its newest undamaged checkpoint. Other arguments, returns and errors are as in :func:`start`.
 
     Args:
-        overrides: of the keys in ``CHANGEABLE``.
+        overrides: changes of the keys in ``CHANGEABLE``.
     """
     began = time.monotonic() if began is None else began
     with _at_work_in(folder, comm):
@@ -120,7 +121,7 @@ def resume(
             if not folder.has_checkpoint:
                 raise UserError(
                     f"{folder.path}: its run wrote no checkpoint, so there is nothing to restart from: "
-                    f"{run_command(folder.path)} starts it anew"
+                    f"{run_command(folder.path)} starts the run from the beginning"
                 )
             if comm.is_root:
                 folder.claim()
@@ -133,7 +134,7 @@ def resume(
         if saved.header["step"] >= case.time.steps:
             reached = saved.header["time"]
             raise UserError(
-                f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to go on, set it "
+                f"{folder.path}: has reached t = {reached:.10g}, and time.end = {case.time.end}: to continue, set it "
                 f"higher, as in --set time.end={end_after(2 * saved.header['step'], case.time.step)}"
             )
         comm.select_device(case.run.device)
@@ -150,13 +151,13 @@ def resume(
 
 
 def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
-    """Lines that say what a run of a case would take: particles, memory, time, disk space. Nothing is written.
+    """Yield lines that say what a run of a case would need: particles, memory, time, disk space. Writes nothing.
 
     Args:
-        case: rank 0's; the others' are not looked at.
+        case: the case on rank 0; the value on other ranks is ignored.
 
     Raises:
-        UserError: the case cannot be run here; what is known until then has been said.
+        UserError: the case cannot be run here. The lines before the error have been yielded.
     """
     with comm.together():
         kernels_in_use()
@@ -171,7 +172,7 @@ def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
 
 
 def _shared(case: Case | None, comm: Communicator) -> Case:
-    """Rank 0's case, on every rank. Collective."""
+    """The case of rank 0, on every rank. Collective."""
     table = comm.bcast(case.table() if case and comm.is_root else None)
     with comm.together():
         return case if case is not None and comm.is_root else config.from_table(table)
@@ -179,10 +180,10 @@ def _shared(case: Case | None, comm: Communicator) -> Case:
 
 @contextlib.contextmanager
 def _memory_named(case: Case, comm: Communicator) -> Iterator[None]:
-    """Around what takes memory: if there is not enough of it after all, the error names the key that takes most.
+    """Within this block, an error that says that memory ran out names the key that takes most memory.
 
     Raises:
-        OutOfMemory: on the ranks that lack it.
+        OutOfMemory: on the ranks that have too little memory.
     """
     try:
         yield
@@ -193,7 +194,7 @@ def _memory_named(case: Case, comm: Communicator) -> Iterator[None]:
 
 
 def process_began() -> float:
-    """When this process started, on the clock ``time.monotonic()``; now, where the system does not say."""
+    """When this process started, on the clock ``time.monotonic()``; the present time if the system does not say."""
     now = time.monotonic()
     try:
         after_the_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
@@ -204,10 +205,10 @@ def process_began() -> float:
 
 
 def kernels_in_use() -> str:
-    """Which kernels are in use.
+    """Which kernels are in use, in words.
 
     Raises:
-        UserError: KJKO_KERNELS asks for what is not there.
+        UserError: KJKO_KERNELS asks for kernels that are not available.
     """
     try:
         return describe()
@@ -216,17 +217,17 @@ def kernels_in_use() -> str:
 
 
 def _begin(stop: StopSignals | None, comm: Communicator) -> None:
-    """From here on signals stop the run with a checkpoint. No rank goes on before that is so on all ranks."""
+    """From now on signals stop the run with a checkpoint. All ranks wait until this is true on all of them."""
     if stop:
         stop.begin()
     comm.barrier()
 
 
 def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
-    """Keep the user's own modules with which a run goes on, and say which have changed since it began."""
+    """Keep copies of the user's own modules, and log which modules have changed since the run began."""
     for file in folder.keep_code(usercode.files_of(case.table()), step):
         log.warning(
-            "%s has changed since the run began: from step %d on the run goes on with it as it is now, and the file "
+            "%s has changed since the run began: from step %d on the run uses the changed file, and the file "
             "before is kept in %s",
             file,
             step,
@@ -235,14 +236,14 @@ def _keep_code(folder: RunFolder, case: Case, step: int) -> None:
 
 
 def _require_its_own(folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
-    """Check that a checkpoint is of the folder's case, but for what restarts may change."""
+    """Check that a checkpoint belongs to the case of the folder, apart from the keys that a restart may change."""
     step = f"the checkpoint of step {saved.header['step']}"
     ours, theirs = casefile.read(folder.case), casefile.parse(saved.header["case"])
     for section, key in casefile.differing(ours, theirs):
         if key not in CHANGEABLE.get(section, ()):
             first, second = (table.get(section, {}).get(key) for table in (ours, theirs))
             raise UserError(
-                f"{folder.case}: has {section}.{key} = {first!r}, but {step} was written with {second!r}: put back the "
+                f"{folder.case}: has {section}.{key} = {first!r}, but {step} was written with {second!r}: restore the "
                 "case.toml of this run, or start a new run"
             )
 
@@ -256,7 +257,7 @@ def _drive(
     began: float,
     resumed_at: int | None = None,
 ) -> Outcome:
-    """Run a simulation to its end or to a stop, with log and progress."""
+    """Run a simulation until it ends or is stopped, with log and progress."""
     comm, case = simulation.comm, simulation.case
     header = comm.bcast({**provenance(comm), "case": case.toml()} if comm.is_root else None)
     known: dict[str, Any] = {}
@@ -280,16 +281,16 @@ def _drive(
             log.warning("%s", sentence)
 
     deadline = began + (case.run.wall_time or math.inf)
-    # sums of NumPy's linear algebra depend on its threads
+    # sums in NumPy's linear algebra depend on the number of threads
     one_thread = threadpool_limits(1, user_api="blas") if case.run.reproducible else contextlib.nullcontext()
     try:
         with one_thread:
             outcome = simulation.run(recorder, on_step=on_step, stop=requested, deadline=deadline)
         recorder.close()
         _note(simulation, folder, {**header, **known}, outcome)
-    except BaseException:  # nothing collective: this rank may be the only one that is here
+    except BaseException:  # call nothing collective here: the other ranks may still be computing
         for last in (recorder.close, lambda: _note(simulation, folder, {**header, **known}, "failed")):
-            with contextlib.suppress(UserError):  # such as that of a disk that is still full
+            with contextlib.suppress(UserError):  # for example because the disk is still full
                 last()
         raise
     finally:
@@ -307,9 +308,9 @@ def _drive(
 
 @contextlib.contextmanager
 def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
-    """Around what a job does in a folder: an error goes into the log, which is closed, and the folder is free again.
+    """Write errors inside this block to the log, close the log, and release the folder.
 
-    Not so after an error on one of many ranks: the others may still be at work, until they are ended.
+    This is not done after an error on one of several ranks, because the other ranks may still be computing.
     """
     before, failed = log.handlers[:], True
     try:
@@ -318,8 +319,8 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     except DiskFailure as failure:
         if not folder.case.exists():
             raise
-        anew = f"no checkpoint has been written: {run_command(folder.path)} starts the run anew"
-        how = f"{restart_command(folder.path)} goes on from the last checkpoint" if folder.has_checkpoint else anew
+        anew = f"no checkpoint has been written: {run_command(folder.path)} starts the run from the beginning"
+        how = f"{restart_command(folder.path)} continues from the last checkpoint" if folder.has_checkpoint else anew
         advised = DiskFailure(f"{failure}; when there is room, {how}")
         advised.shared = failure.shared
         log.error("%s", advised)
@@ -338,9 +339,9 @@ def _at_work_in(folder: RunFolder, comm: Communicator) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk ends without a word: what the run writes next says so."""
+    """A log file that raises no error when the disk is full. The next output file of the run reports the full disk."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is that of logging)
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging prescribes this name)
         pass
 
 
@@ -377,12 +378,12 @@ def _log_start(
 
 
 def _revision(git: str) -> str:
-    """A git revision in words; where there is none, the text says so itself."""
+    """The git revision in words. If there is none, the text says so itself."""
     return git if " " in git else f"git revision {git}"
 
 
 def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
-    """Say in ``run.json`` how far the run is (rank 0)."""
+    """Write to ``run.json`` how far the run is (rank 0)."""
     if simulation.comm.is_root:
         details = {name: value for name, value in header.items() if name not in ("case", "software")}
         now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}

@@ -1,6 +1,6 @@
-"""Code of the user's own as the collision method or beside the diagnostics: "module:name" in the case (``usercode``).
+"""The user's own collision methods and diagnostics, which a case names as "module:name" (see ``usercode``).
 
-What it does wrong, and Python tells of, ends a run as a mistake of the user's in one sentence; see docs/howto/index.md.
+An exception in the user's code ends the run with a message of one sentence; see docs/howto/index.md.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from hpc_kjko.running.state import State
 
 
 def collision_class(name: str) -> type[Collision]:
-    """The class of a collision method, of METHODS or of the user's own.
+    """The class of a collision method: a built-in one, or the user's own.
 
     Raises:
-        UserError: it is the user's and cannot be had, or is no collision method.
+        UserError: the user's class cannot be loaded, or it is not a collision method.
     """
     if not usercode.is_reference(name):
         return METHODS[name]
@@ -42,10 +42,10 @@ def collision_class(name: str) -> type[Collision]:
 
 
 def collision_of(settings: CollisionSettings, comm: Communicator) -> Collision:
-    """The collision step of a species; κ = 0 has none. Collective.
+    """The collision step of a species. With κ = 0 it does nothing. Collective.
 
     Raises:
-        UserError: on all ranks, where the method is the user's and cannot be had.
+        UserError: on all ranks, if the user's method cannot be loaded.
     """
     name = settings.method.collision
     given = f'method.collision = "{name}"'
@@ -66,7 +66,7 @@ def collision_of(settings: CollisionSettings, comm: Communicator) -> Collision:
 
 
 def _checked(method: Callable[..., Any], name: str, given: str, *arguments: Any) -> Any:
-    """A method of the user's collision, with what it returns looked at."""
+    """Call a method of the user's collision class and check what it returns."""
     found = usercode.call(method, *arguments, given=given)
     if name == "step":
         pushed, wanted = arguments[0], "step must return the particles, as many as before, and a CollisionReport"
@@ -89,10 +89,10 @@ def series_diagnostics(
     field_solver: FieldSolver[Any],
     comm: Communicator,
 ) -> list[Diagnostic]:
-    """The diagnostics of a run, those of the user's last. Collective.
+    """The diagnostics of a run, followed by the user's own. Collective.
 
     Raises:
-        UserError: on all ranks, where one cannot be had, is no diagnostic, or has a column that is there already.
+        UserError: on all ranks, if one cannot be loaded, is not a diagnostic, or has a column that already exists.
     """
     found = diagnostics.series_diagnostics(case, plans, steps, field_solver)
     with comm.together():
@@ -107,10 +107,10 @@ def series_diagnostics(
 
 
 class OwnDiagnostic:
-    """A diagnostic that the user wrote: ``name(case)`` has columns, local and finish, as any Diagnostic.
+    """A diagnostic of the user's: ``name(case)`` has columns, local and finish, as every Diagnostic.
 
     Raises:
-        UserError: it cannot be had, or does not do what a diagnostic must.
+        UserError: it cannot be loaded, or it does not do what a diagnostic must do.
     """
 
     def __init__(self, reference: str, case: Case):

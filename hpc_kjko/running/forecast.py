@@ -1,4 +1,4 @@
-"""What a run would take, before it is started: particles, memory, time, disk space, in lines for people."""
+"""What a run would need, before it is started: particles, memory, time and disk space, as lines of text."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hpc_kjko.particles.state import Shard
 from hpc_kjko.running.memory import amount, needs_of, parts_of, state_bytes
 from hpc_kjko.running.simulation import Simulation
 
-#: The most particles of a rank that are stepped to measure the time; with more the time is scaled.
+#: The largest number of particles of a rank for the time measurement. With more particles the time is scaled.
 MEASURED = 2**17
-#: Steps that are measured: the first is longer, as the network is new.
+#: Steps that are measured. The first one takes longer, because the network is still untrained.
 STEPS = 2
-#: Columns of the time series, about.
+#: Approximate number of columns of the time series.
 COLUMNS = 35
 
 
 def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
-    """Particles, the memory of a rank by its parts, and what there is. Collective."""
+    """Yield the particles, the memory that each part of a rank needs, and the memory that is free. Collective."""
     total, size = case.particles.count, comm.size
     yield f"particles: {total} in all; ranks: {size}, with {particles_on_each(case, size)} particles each"
     yield f"memory of a rank, about (this process holds {amount(resident())} before the run):"
@@ -41,24 +41,25 @@ def memory_of(case: Case, comm: Communicator) -> Iterator[str]:
 
 
 def particles_on_each(case: Case, size: int) -> str:
-    """How many particles each of so many ranks holds: a number, or "1024 to 2048"."""
+    """The number of particles on each rank, as text: "1024", or "1024 to 2048"."""
     counts = [species.count for species in case.species.values()] or [case.particles.count]
     shares = [sum(len(Shard.of(count, rank, size)) for count in counts) for rank in range(size)]
     return str(max(shares)) if min(shares) == max(shares) else f"{min(shares)} to {max(shares)}"
 
 
 def time_of(case: Case, comm: Communicator) -> Iterator[str]:
-    """Seconds of a step, from a few steps made now, and of the whole run. Collective.
+    """Yield the time of a step, measured in a few steps, and of the whole run. Collective.
 
     Raises:
-        UserError, SolverFailure: such a step cannot be made.
+        UserError, SolverFailure: the measured steps failed.
     """
     total, steps = case.particles.count, case.time.steps
     most = MEASURED * comm.size
     if total <= most:
         seconds, words = _measured(case, total, comm), "with the case itself"
     else:
-        _measured(case, most // 4, comm)  # takes the time for what is made once: the device's start, tables of f0
+        # the first measurement includes one-time work: the start of the device, tables of f0
+        _measured(case, most // 4, comm)
         whole, quarter = _measured(case, most, comm), _measured(case, most // 4, comm)
         slope = (whole - quarter) / (most - most // 4)
         seconds = whole + np.where(slope > 0, slope, whole / most) * (total - most)
@@ -77,7 +78,7 @@ def time_of(case: Case, comm: Communicator) -> Iterator[str]:
 
 
 def files_of(case: Case) -> Iterator[str]:
-    """Sizes of the output files."""
+    """Yield the sizes of the output files."""
     sizes = {name: (number, nbytes) for name, number, nbytes in _files(case) if number}
     yield "files, about:"
     for name, (number, nbytes) in sizes.items():
@@ -87,7 +88,7 @@ def files_of(case: Case) -> Iterator[str]:
 
 
 def _files(case: Case) -> Iterator[tuple[str, int, float]]:
-    """What, how many times, and the bytes of each."""
+    """Yield the kind of output, how often it is written, and the size of each in bytes."""
     dx, dv = case.problem.space_dims, case.problem.velocity_dims
     output, steps, count = case.output, case.time.steps, case.particles.count
     nodes = math.prod(case.grid.cells) if case.grid and case.physics.field != "external" else 0
@@ -99,19 +100,19 @@ def _files(case: Case) -> Iterator[tuple[str, int, float]]:
     histograms = 8.0 * (dx * BINS**2 + (dx + dv) * MARGINAL_BINS)
     yield "histograms in snapshots", _times(output.histogram_every, steps), histograms
     carried = nodes * 8.0 * (dx * (case.physics.field == "ampere") + case.particles.control_variate)
-    kept = min(2, max(1, _times(output.checkpoint_every, steps, last=True) - 1))  # there is none of step 0
+    kept = min(2, max(1, _times(output.checkpoint_every, steps, last=True) - 1))  # no checkpoint is written at step 0
     yield "checkpoints that are kept", kept, float(count * state + carried)
 
 
 def _times(every: int, steps: int, last: bool = False) -> int:
-    """How often something is due from step 0 on, and at the last step if that counts as well."""
+    """How often an output is due, from step 0 on, and at the last step if ``last`` is true."""
     if every == 0:
         return 0
     return steps // every + 1 + (last and steps % every > 0)
 
 
 class _Nothing:
-    """A recorder that writes nothing, and notes when the first step began."""
+    """A recorder that writes nothing. It notes when the first step began."""
 
     def __init__(self) -> None:
         self.began = math.nan
@@ -125,7 +126,8 @@ class _Nothing:
 
 
 def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
-    """Seconds to draw so many particles, to rehearse a step of velocity matching, of the first step and of a later."""
+    """Seconds to draw ``count`` particles, for a trial step of velocity matching, the first step, and a later step:
+    [4]."""
     steps = min(STEPS, case.time.steps)
     changes: dict[str, Any] = {
         "particles": case.particles.model_copy(update={"count": count}),
@@ -149,7 +151,7 @@ def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: "3.2 s", "4.5 min", "20 h", "3 days"."""
+    """A duration as text: "3.2 s", "4.5 min", "20 h", "3 days"."""
     for unit, name, upto in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172800.0)):
         if seconds < upto:
             return f"{seconds / unit:.2g} {name}" if seconds < 99.5 * unit else f"{seconds / unit:.0f} {name}"

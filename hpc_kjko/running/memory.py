@@ -1,8 +1,8 @@
-"""The memory that a run needs, told from its case before anything is allocated, and whether it is there.
+"""The memory that a run needs, predicted from its case before anything is allocated, and whether it is available.
 
-The numbers below are of what is alive at the same time in the busiest moment of each part of a step. A test compares
-their sum with the memory that runs took (tests/unit/test_memory.py). Who adds an array of particles, nodes or
-parameters to a step adds it here.
+The numbers below count the arrays that exist at the same time at the memory peak of each part of a step. A test
+compares their sum with the measured memory of runs (tests/unit/test_memory.py). If you add an array of particles, nodes
+or parameters to a step, add it here too.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from hpc_kjko.parallel.limits import Limit, memory_limits
 from hpc_kjko.particles.exact import rows_together
 from hpc_kjko.particles.state import FOLDS, ON_GPU, PASS, Shard, at_once
 
-#: What Python, torch, MPI and HDF5 take after the start, for code and small buffers.
+#: Memory of Python, torch, MPI and HDF5 after the start, for code and small buffers, in bytes.
 LIBRARIES = 35e6
 DOUBLE = 8
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of a run needs on a rank.
+    """The memory that one part of a run needs on one rank.
 
     Attributes:
-        name: for people.
-        key: of the case, that this grows with; "" for none.
-        nbytes: at its busiest.
-        on_gpu: whether this is memory of the rank's GPU.
+        name: a description for users.
+        key: the key of the case with which it grows; "" if there is none.
+        nbytes: peak memory in bytes.
+        on_gpu: whether it is memory of the GPU of the rank.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Part:
 
 
 def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Part]:
-    """The parts of a rank of ``size`` that computes on ``device``, the largest first."""
+    """The parts of one rank out of ``size``, which computes on ``device``. The largest part comes first."""
     on_gpu = device.type == "cuda"
     here = len(Shard.of(case.particles.count, rank, size))
     sizes = _Sizes(case, device)
@@ -58,7 +58,7 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
     if on_gpu:
         found.append(Part("particles on their way to files", "particles.count", here * sizes.state))
     rows = min(here, sizes.chunk)
-    passed = min(here, PASS * ON_GPU) * 12 * DOUBLE if on_gpu else 0  # on a CPU it is little
+    passed = min(here, PASS * ON_GPU) * 12 * DOUBLE if on_gpu else 0  # negligible on a CPU
     found.append(Part("chunks of particles", "method.chunk", rows * sizes.chunk_row + passed, on_gpu))
     if sizes.network:
         network = sizes.network + sizes.idle_networks + sizes.moments
@@ -70,7 +70,7 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
     if case.grid:
         nodes = math.prod(case.grid.cells)
         if walls := case.problem.walls:
-            nodes = round(nodes / walls.part)  # the mesh of the torus
+            nodes = round(nodes / walls.part)  # the mesh of the whole torus
         found.append(Part("mesh and field", "grid.cells", nodes * DOUBLE * sizes.node(size)))
         if on_gpu:
             found.append(Part("mesh", "grid.cells", nodes * DOUBLE * sizes.node_on_gpu, on_gpu))
@@ -81,7 +81,7 @@ def parts_of(case: Case, rank: int, size: int, device: torch.device) -> list[Par
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Bytes of a particle, of a row of a chunk, of the network; numbers of a node of the mesh. All of one rank."""
+    """Sizes on one rank: bytes per particle, per row of a chunk and for the network; numbers per node of the mesh."""
 
     case: Case
     device: torch.device
@@ -115,7 +115,7 @@ class _Sizes:
 
     @property
     def _folds(self) -> int:
-        """Parts that the particles of an inner solve are sorted into; 1 if they are not."""
+        """Number of groups into which the particles of an inner solve are sorted; 1 if they are not sorted."""
         method = self.case.method
         return FOLDS - 2 * method.held_out if method.held_out or method.solver != "adam" else 1
 
@@ -132,15 +132,16 @@ class _Sizes:
 
     @property
     def state(self) -> int:
-        """x, v, log f and a weight of its own."""
+        """Bytes per particle of x, v, log f, and of a weight if each particle has its own."""
         dx, dv = self._dims
         return (dx + dv + 1) * self._real + DOUBLE * (self.case.particles.weights == "density")
 
     @property
     def particle(self) -> int:
-        """The state at the beginning of the step, and the busiest of push and collision beside it."""
+        """The state at the beginning of the step, and the arrays of the push or of the collisions, whichever is
+        larger."""
         rehearsed = self.state if self._matches else 0
-        # of an external field, before and after a drift
+        # accelerations in an external field, before and after a drift
         accelerations = 2 * self._dims[0] * self._real if self.case.physics.field == "external" else 0
         return self.state + rehearsed + accelerations + max(self._push, self._collision)
 
@@ -150,8 +151,8 @@ class _Sizes:
         carried = DOUBLE * (2 * self.case.particles.control_variate + (self.case.particles.weights == "density"))
         if self.case.physics.field == "ampere":
             carried += 2 * DOUBLE * dx
-        gyrated = dv * self._real if any(self.case.physics.magnetic_field) else 0  # mean velocities of a drift
-        return (dx + 2 * dv) * self._real + gyrated + carried  # x, v of two stages
+        gyrated = dv * self._real if any(self.case.physics.magnetic_field) else 0  # mean velocities during a drift
+        return (dx + 2 * dv) * self._real + gyrated + carried  # x and v of two stages
 
     @property
     def _has_local_moments(self) -> bool:
@@ -159,7 +160,7 @@ class _Sizes:
 
     @property
     def _collision(self) -> int:
-        """The pushed x and v, and what collisions make of them."""
+        """The pushed x and v, and the arrays of the collision step."""
         dx, dv = self._dims
         case, real = self.case, self._real
         pushed = (dx + dv) * real
@@ -167,11 +168,11 @@ class _Sizes:
             return pushed
         frame = 0
         if self._has_local_moments:
-            frame = (3 * dv + 2) * real + DOUBLE * (dv + 2)  # rest frame, velocities in it, what is deposited
+            frame = (3 * dv + 2) * real + DOUBLE * (dv + 2)  # rest frame, velocities in it, deposited moments
         moved = (dv + 1) * real
         if not self._has_control:
             return pushed + frame + moved
-        row = self._trained * (self._inputs + 1)  # inputs and share
+        row = self._trained * (self._inputs + 1)  # inputs of the network, and the weight
         order = DOUBLE * (self._folds > 1)
         if case.method.form != "split":
             row += self._trained * dv * (1 + self._inputs)  # velocities and tangents
@@ -179,42 +180,42 @@ class _Sizes:
         if case.particles.control_variate:
             row += self._trained * (dv + 1)
             variate = DOUBLE * (dv + 1)
-        copies = 2 if self._folds > 1 else 1  # as they are, and sorted by folds
+        copies = 2 if self._folds > 1 else 1  # unsorted, and sorted by folds
         held_out = 4 * DOUBLE * case.method.held_out
-        row += 3 * DOUBLE * self._regresses  # log f, what ψ is to be, what it misses
+        row += 3 * DOUBLE * self._regresses  # log f, the target of ψ, and its residual
         return pushed + frame + order + max(copies * row + variate, moved + held_out) + 2 * DOUBLE
 
     @property
     def exchanged(self) -> int:
-        """Rows on their way to the blocks that collide and back, with the score and its derivatives."""
+        """Rows that are exchanged with their collision blocks, with the score and its derivatives."""
         dv = self._dims[1]
         if self.case.method.collision == "binary":
             return 4 * DOUBLE * (dv + (dv + 2) * max(1, len(self.case.species)))
         sums = 4 * DOUBLE * (3 * dv + dv**2 + 1) + (dv + dv**2) * self._real
         if self.case.method.collision == "jko":  # D, V, ∂V/∂v at the start and at the end, u and its Jacobian
-            others = max(0, len(self.case.species) - 1)  # each with a D of its own
+            others = max(0, len(self.case.species) - 1)  # each other species adds a D
             sums += DOUBLE * (4 * (2 * dv**2 + dv) + (8 + others) * dv**2 + 8 * dv)
         return sums
 
     @property
     def trajectory(self) -> float:
-        """The network's inputs at all times, as velocity matching trains on them."""
+        """The inputs of the network at all times, on which velocity matching trains."""
         return self.case.time.steps * self._inputs * self._trained if self._matches and self._has_control else 0
 
     @property
     def chunk(self) -> int:
-        """Particles in a pass."""
+        """Number of particles in one pass."""
         chunk = self.case.method.chunk
         return at_once(min(chunk, FUSED if self._fused else CACHED) if self._regresses else chunk, self.device)
 
     @property
     def _fused(self) -> bool:
-        """Whether there are kernels of a potential's functions."""
+        """Whether there are kernels for the functions of a potential."""
         return self.device.type == "cpu" and backend() is Backend.NATIVE and max(self._widths) <= MOST_FIELD_WIDTH
 
     @property
     def chunk_row(self) -> int:
-        """Of a particle in a pass over a chunk, in which the field is evaluated."""
+        """Bytes per particle in a pass over a chunk, in which the field is evaluated."""
         if not self._has_control:
             return 0
         dv, widths = self._dims[1], self.case.method.hidden
@@ -231,16 +232,16 @@ class _Sizes:
 
     @property
     def network(self) -> float:
-        """Parameters, gradients, Adam's moments, and the copies of them that are kept to go back to."""
+        """Parameters, gradients, moments of Adam, and the copies that are kept to return to the best iterate."""
         if not self._has_control:
             return 0
         parameters = self._parameters
-        together = self._folds if self.case.method.solver == "adam" else 1  # gradients that are added up
+        together = self._folds if self.case.method.solver == "adam" else 1  # gradients that are summed
         return parameters * (10 * self._trained + self._real + DOUBLE * (7 + 2 * together)) + self._pieces
 
     @property
     def idle_networks(self) -> float:
-        """Parameters, gradients and Adam's moments of the species that do not collide at the moment."""
+        """Parameters, gradients and moments of Adam of the species that do not collide at the moment."""
         species = self.case.species.values()
         together = OPERATORS[self.case.physics.collision_operator].sums_pairs
         colliding = sum(together or one.collision_strength > 0 for one in species)
@@ -248,19 +249,20 @@ class _Sizes:
 
     @property
     def _parameters(self) -> int:
-        """Numbers of a network."""
+        """Number of parameters of a network."""
         return sum((m + 1) * n for m, n in zip(self._widths, self._widths[1:], strict=False))
 
     @property
     def _pieces(self) -> float:
-        """Of the particles that are added up at a time: by torch where no kernel does, or in a kernel's workspace."""
+        """Arrays for the particles that are summed at a time: in torch if there is no kernel, else a kernel's
+        workspace."""
         case = self.case
         dv, together = self._dims[1], rows_together(case.particles.count)
         if self._regresses:
-            numbers = self._features * (1 + dv + self._pairs) * DOUBLE  # of a particle, with their derivatives
+            numbers = self._features * (1 + dv + self._pairs) * DOUBLE  # bytes per particle, with the derivatives
             pairs = OPERATORS[case.physics.collision_operator].sums_pairs
             if self._fused and not (pairs and case.method.collision == "jko"):
-                return 512 * numbers  # twice what a kernel takes at a time
+                return 512 * numbers  # twice the number of particles that a kernel takes at a time
             if not case.run.reproducible:
                 together = at_once(case.method.chunk, self.device)
             return 4 * max(at_once(CACHED, self.device), together) * numbers
@@ -270,13 +272,13 @@ class _Sizes:
 
     @property
     def _pairs(self) -> int:
-        """Second derivatives that are not alike."""
+        """Number of different second derivatives."""
         dv = self._dims[1]
         return dv * (dv + 1) // 2
 
     @property
     def _features(self) -> int:
-        """M of variable projection or of a regression's functions; 0 with another solver."""
+        """Number M of features in variable projection or regression; 0 with another solver."""
         method = self.case.method
         if method.solver == "adam" or not self._has_control:
             return 0
@@ -288,9 +290,9 @@ class _Sizes:
 
     @property
     def moments(self) -> float:
-        """Variable projection's sums, of each fold, and the matrices of Newton's steps."""
+        """The sums of variable projection for each fold, and the matrices of Newton's steps."""
         if self._regresses:
-            free = 10 * (self._dims[1] * self._features) ** 2  # of a field whose components have functions of their own
+            free = 10 * (self._dims[1] * self._features) ** 2  # of a field whose components have different functions
             pairs = OPERATORS[self.case.physics.collision_operator].sums_pairs
             return DOUBLE * (12 * self._features**2 + free * (pairs and self.case.method.collision == "jko"))
         gram, hessian = self._features**2, (self._dims[1] * self._features) ** 2
@@ -299,9 +301,9 @@ class _Sizes:
     # -- mesh --------------------------------------------------------------------------------------------------
 
     def node(self, ranks: int) -> float:
-        """Numbers of a node: two fields, derivatives in Fourier space, the wave, and what a solve needs."""
+        """Numbers per node: two fields, derivatives in Fourier space, the wave, and the arrays of a solve."""
         case, (dx, dv) = self.case, self._dims
-        shared = float(ranks > 1)  # the sum over ranks is an array of its own
+        shared = float(ranks > 1)  # the sum over ranks needs its own array
         densities = max(1, len(case.species))
         fields = 2 * (2 + densities + dx) + (1 + 2 * dx) / 2 if case.physics.field != "external" else 0.0
         solve = 2 + (2 + 2 * dx) + shared if fields else 0.0
@@ -309,7 +311,7 @@ class _Sizes:
             solve += 1 + 4 * dx + shared * dx
         if case.time.energy_conserving:
             reach = 2 * case.grid.shape_order + 1 if case.grid else 0
-            distances = (reach**dx + 1) / 2  # of nodes that one particle touches
+            distances = (reach**dx + 1) / 2  # for the nodes that one particle touches
             solve += 3 * distances + 3 * dx + shared * distances
         if case.grid and case.grid.solver == "distributed":
             solve += 2 * (1 + dx)
@@ -321,28 +323,28 @@ class _Sizes:
 
     @property
     def node_on_gpu(self) -> float:
-        """Numbers of a node on a GPU: what is deposited, and the field that is gathered."""
+        """Numbers per node on a GPU: the deposited density and the gathered field."""
         dx, dv = self._dims
         return 3 * (1 + dx) + (2 * (dv + 2) if self._has_local_moments else 0)
 
 
 def state_bytes(case: Case) -> int:
-    """Of x, v and log f of a particle, and of a weight of its own."""
+    """Bytes per particle of x, v and log f, and of a weight if each particle has its own."""
     return _Sizes(case, torch.device("cpu")).state
 
 
-# -- what there is -------------------------------------------------------------------------------------------------
+# -- available memory ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Need:
-    """What the ranks that share some memory need of it.
+    """The memory that some ranks need from a memory that they share.
 
     Attributes:
-        limit: that memory.
-        ranks: how many share it.
-        nbytes: what they need beyond what they hold, in all.
-        by_key: the same by the key that it grows with.
+        limit: the shared memory.
+        ranks: number of ranks that share it.
+        nbytes: bytes that they need in addition to what they hold.
+        by_key: the same bytes, separated by the key with which they grow.
     """
 
     limit: Limit
@@ -356,10 +358,12 @@ class Need:
 
 
 def needs_of(case: Case, comm: Communicator, held: int = 0) -> list[Need]:
-    """What a run of the case needs of each limit of its ranks, the same on every rank. Collective.
+    """The needs of a run for each memory limit of its ranks, equal on every rank. Collective.
 
     Args:
-        held: bytes of the particles' state that a rank has loaded already.
+        case: the case.
+        comm: the ranks.
+        held: bytes of the particles that a rank has already loaded.
     """
     parts = parts_of(case, comm.rank, comm.size, comm.device)
     limits = [(limit, False) for limit in memory_limits()]
@@ -387,13 +391,13 @@ def needs_of(case: Case, comm: Communicator, held: int = 0) -> list[Need]:
 
 
 def require(case: Case, comm: Communicator, held: int = 0) -> None:
-    """Refuse a case that needs more memory than there is, before any of it is taken. Collective.
+    """Refuse a case that needs more memory than is available, before it is allocated. Collective.
 
     Args:
-        held: as for :func:`needs_of`.
+        case, comm, held: as in :func:`needs_of`.
 
     Raises:
-        UserError: on every rank, naming the key that takes most.
+        UserError: on every rank. The message names the key that takes most memory.
     """
     lacking = [need for need in needs_of(case, comm, held) if not need.fits]
     if lacking:
@@ -407,7 +411,7 @@ def require(case: Case, comm: Communicator, held: int = 0) -> None:
 
 
 def advice(case: Case, comm: Communicator) -> str:
-    """What to do when memory has run out, by what this rank should have needed. Not collective."""
+    """Advice after memory has run out, from the memory that this rank was expected to need. Not collective."""
     by_key: dict[str, float] = defaultdict(float)
     for part in parts_of(case, comm.rank, comm.size, comm.device):
         if part.on_gpu == (comm.device.type == "cuda"):
@@ -421,16 +425,16 @@ def _what_takes_most(case: Case, by_key: dict[str, float], ranks: int) -> str:
     section, _, name = key.partition(".")
     value = getattr(getattr(case, section), name)
     value = list(value) if isinstance(value, tuple) else value
-    cure = "lower it, or start fewer ranks on a node" if ranks > 1 else "lower it"
+    cure = "reduce it, or start fewer ranks on a node" if ranks > 1 else "reduce it"
     if key == "particles.count":
-        cure = "lower it, or use more nodes"
+        cure = "reduce it, or use more nodes"
     elif key == "time.end":
-        cure = "velocity matching keeps every step, so raise time.step, lower particles.count, or use more nodes"
+        cure = "velocity matching keeps every step, so increase time.step, reduce particles.count, or use more nodes"
     return f"{key} = {value} takes {amount(by_key[key])} of that; {cure}"
 
 
 def amount(nbytes: float) -> str:
-    """Bytes for people: "1.5 GB"."""
+    """A number of bytes as text: "1.5 GB"."""
     for unit, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if nbytes >= unit:
             return f"{nbytes / unit:.3g} {name}"

@@ -1,4 +1,4 @@
-"""What a run writes, and when: the time series every step, snapshots and checkpoints at their cadences."""
+"""The output of a run: the time series in every step, snapshots and checkpoints at their intervals."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes a run's files into its folder. Collective, but for the series, which rank 0 writes.
+    """Writes the files of a run into its folder. All methods are collective; only rank 0 writes the series.
 
     Args:
-        folder: the run folder, made already.
-        header: the case and its provenance, into every file.
-        resumed_at: after a restart, the step of the checkpoint: later rows of the series are dropped. A series that
-            cannot be read is put aside, and a new one begins.
+        folder: the run folder, which must exist.
+        comm: the ranks.
+        header: the case and its provenance, which every file contains.
+        resumed_at: after a restart, the step of the checkpoint. Later rows of the series are removed. If the series
+            cannot be read, it is renamed and a new one begins.
     """
 
     def __init__(self, folder: RunFolder, comm: Communicator, header: dict[str, Any], resumed_at: int | None = None):
@@ -44,10 +45,10 @@ class Recorder:
                     folder.clean_up(resumed_at)
 
     def record(self, simulation: Simulation, row: dict[str, float]) -> None:
-        """Append a row to the series and write whatever is due at this step."""
+        """Append a row to the series and write the outputs that are due in this step."""
         step = simulation.step_index
         if step == self._resumed_at:
-            return  # all of it was written before the restart
+            return  # this step was written before the restart
         with self.comm.together():
             if self.comm.is_root:
                 if self._series is None:
@@ -86,7 +87,7 @@ class Recorder:
         return found
 
     def checkpoint(self, simulation: Simulation) -> Path:
-        """Write the whole state, unless this step's is there already; the series is brought up to it first."""
+        """Write the complete state, unless this step already has a checkpoint. The series is written first."""
         with self.comm.together():
             if self._series:
                 self._series.flush()
@@ -96,7 +97,8 @@ class Recorder:
         return self.folder.checkpoints / f"step{simulation.step_index:08d}.h5"
 
     def _resumed_series(self, step: int) -> SeriesWriter | None:
-        """The series of the run before a restart at ``step``; None, to begin a new one, if it cannot be read."""
+        """The series of the earlier run for a restart at ``step``; None if it cannot be read and a new one must
+        begin."""
         path = self.folder.series
         try:
             series, last = SeriesWriter.resume(path, step, self.header)
@@ -109,23 +111,24 @@ class Recorder:
         return series
 
     def close(self) -> None:
-        """Write out what is buffered. Not collective: a rank that fails closes alone."""
+        """Write buffered rows. Not collective, because a rank that fails closes alone."""
         if self._series:
             self._series.close()
 
 
 def _theory(case: Case) -> dict[str, Any]:
-    """The linear theory of a case's wave, as attributes; none where the case has no field of its own."""
+    """The linear theory of the wave, as attributes; empty if the case has no self-consistent field."""
     if case.physics.field == "external":
         return {}
-    from hpc_kjko.running.wave_theory import theory_of  # roots of dispersion relations take much of SciPy
+    from hpc_kjko.running.wave_theory import theory_of  # imported here because it loads large parts of SciPy
 
     theory = theory_of(case)
     return theory_attributes(theory) if theory is not None else {}
 
 
 def _due_outputs(simulation: Simulation) -> dict[str, bool]:
-    """What a step's snapshot holds. The last step has all that is switched on, and so has each with particles."""
+    """The outputs in the snapshot of a step. The last step has all that are switched on, and so has each step with
+    particles."""
     output, step = simulation.case.output, simulation.step_index
     every = {"meshes": output.every, "histograms": output.histogram_every, "particles": output.particles_every}
     if not isinstance(simulation.state.field, MeshField):

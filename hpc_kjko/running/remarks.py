@@ -1,4 +1,4 @@
-"""What rows of the time series say against a run: a fit that misses log f, a wave that is changed, steps in pieces."""
+"""Warnings from the time series: the fit misses log f, collisions change the wave, steps are split into pieces."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import numpy as np
 
 Columns = dict[str, np.ndarray]
 
-#: With a fit that misses log f by 0.04 all the time the entropy goes wrong by 0.05 in some time units, with 0.02 by
-#: 0.01 (docs/research.md). A single step may miss more: it is the mean of some, and of all so far, that counts.
+#: If the fit misses log f by 0.04 all the time, the entropy changes wrongly by 0.05 in some time units; with 0.02, by
+#: 0.01 (docs/research.md). A single step may miss more. So the mean over SOME steps and over all steps so far counts.
 FIT_OFF, SOME = 0.03, 10
-#: The same over SOME steps in a row: a long run may go wrong at its end.
+#: The limit for SOME steps in a row, because a long run may become wrong only at its end.
 LATELY_OFF = 0.06
-#: The part of the steps that may be made without the fitted density.
+#: The largest acceptable fraction of steps without the fitted density.
 UNUSED = 0.05
-#: One step in so many is certified to raise what it lowers by chance: by three standard errors.
+#: A certificate is wrong by chance in one step out of this number: three standard errors.
 IN_CHANCE = 741
-#: So many pieces a step, SOME steps in a row, are more than long steps need.
+#: A run is warned about if SOME steps in a row have at least this number of pieces each.
 IN_PIECES = 8
 IN_PIECES_SINCE = (
     "collision steps are split into many pieces from t = {:g} on, because the log f of particles has become rough, and "
     "the run will become very slow; do not trust it after that; use more particles or a smaller time.step"
 )
-#: A run in which collisions give the wave so large a part of its momentum or energy too much is not to be trusted:
-#: its field energy is off by several times as much (docs/explanation/checks.md).
+#: The largest acceptable relative error of the wave's momentum or energy by collisions. The field energy is then wrong
+#: by several times as much (docs/explanation/checks.md).
 WAVE_OFF = 0.01
 
 
 def fit_remarks(columns: Columns) -> list[str]:
-    """Sentences if the fitted density has missed the log f that particles carry, or could not be used."""
+    """Sentences if the fitted density misses the log f of the particles, or could not be used."""
     if "log_f_residual" not in columns:
         return []
-    none = np.zeros(len(columns["time"]))  # a sum over pairs makes no other fit, nor pieces
+    none = np.zeros(len(columns["time"]))  # for sums over pairs, which make no other fit and no pieces
     steps, unused = len(none) - 1, int((columns.get("retries", none)[1:] > 0).sum())
     found = []
     if unused > UNUSED * steps:
         found.append(
-            f"in {unused} of {steps} steps the fitted density could not be used, and the control field followed from a "
-            "few moments alone: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
+            f"in {unused} of {steps} steps the fitted density could not be used, and the control field was made from a "
+            "few moments only: do not trust the entropy; use a smaller time.step, method.order = 1 or more particles"
         )
     pieces = _means(columns.get("substeps", none)[1:])
     found += [IN_PIECES_SINCE.format(since) for since, _ in _beyond(columns, pieces, IN_PIECES)]
-    squares = columns["log_f_residual"][1:] ** 2  # the first row is of the start
+    squares = columns["log_f_residual"][1:] ** 2  # without the first row, which belongs to the start
     so_far = np.sqrt(np.cumsum(squares) / np.arange(1, len(squares) + 1))[min(SOME, len(squares)) - 1 :]
     lately = np.sqrt(_means(squares))
     missed = [
@@ -57,7 +57,7 @@ def fit_remarks(columns: Columns) -> list[str]:
 
 
 def certificate_remarks(columns: Columns) -> list[str]:
-    """Sentences if held-out particles say that collisions go the wrong way, or nothing."""
+    """Sentences if held-out particles show that collisions raise what they must lower, or could not test it."""
     if "certificate" not in columns or not len(columns["certificate"]) > 1:
         return []
     verdicts, steps = columns["certificate"][1:], len(columns["certificate"]) - 1
@@ -77,20 +77,20 @@ def certificate_remarks(columns: Columns) -> list[str]:
 
 
 def _means(values: np.ndarray) -> np.ndarray:
-    """Means over SOME values in a row, or over all of fewer."""
+    """Means over SOME consecutive values, or over all values if there are fewer."""
     number = min(SOME, len(values))
     return np.convolve(values, np.full(number, 1 / number), "valid") if number else values
 
 
 class Pieces:
-    """Tells, once in a run, that its steps are made in many pieces."""
+    """Reports, once in a run, that its steps are split into many pieces."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=SOME)
         self._told = False
 
     def __call__(self, row: dict[str, float]) -> str:
-        """The sentence at the row from which on it is so, else nothing."""
+        """The warning, in the row from which on the steps have many pieces; in all other rows an empty text."""
         self._last.append(row.get("substeps", 1.0))
         if self._told or len(self._last) < SOME or sum(self._last) <= IN_PIECES * SOME:
             return ""
@@ -99,14 +99,14 @@ class Pieces:
 
 
 def _beyond(columns: Columns, values: np.ndarray, limit: float) -> Iterator[tuple[float, float]]:
-    """When values of the last rows first exceed a limit, and the largest; nothing if they never do."""
+    """Yield the time at which the last rows first exceed a limit, and the largest value; nothing if they never do."""
     if (values > limit).any():
         since = columns["time"][-len(values) :][np.flatnonzero(values > limit)[0]]
         yield float(since), float(values.max())
 
 
 def wave_remarks(columns: Columns) -> list[str]:
-    """A sentence if collisions have changed the wave otherwise than the operator does."""
+    """A sentence if collisions have changed the wave in another way than the operator does."""
     return [
         f"collisions gave the wave up to {most:.2g} of its momentum or energy too much or too little, above "
         f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles, wider "

@@ -1,4 +1,4 @@
-"""The time loop: one run from its case to its files, on any number of ranks."""
+"""The time loop of a run, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ Outcome = Literal["finished", "stopped"]
 
 
 class Recording(Protocol):
-    """What writes a run down: a :class:`~hpc_kjko.running.recorder.Recorder`, or nothing at all in a test."""
+    """An object that records a run: a :class:`~hpc_kjko.running.recorder.Recorder`, or a dummy in tests."""
 
     def record(self, simulation: Simulation, row: dict[str, float]) -> None:
-        """Append a row to the series and write whatever is due at this step."""
+        """Append a row to the series and write the outputs that are due in this step."""
 
     def checkpoint(self, simulation: Simulation) -> Path:
-        """Write the whole state; returns its file."""
+        """Write the complete state, and return its file."""
 
 
 class Simulation:
-    """A run: its state at time t^n, and how it gets to t^{n+1}.
+    """A run: its state at time t^n, and the step to t^{n+1}.
 
     Build one with :meth:`start` or :meth:`resume`, then call :meth:`run`. All methods are collective.
     """
@@ -60,11 +60,11 @@ class Simulation:
 
     @classmethod
     def start(cls, case: config.Case, comm: Communicator) -> Simulation:
-        """A run at t = 0: particles drawn from the initial density of each species.
+        """A run at t = 0, with particles drawn from the initial density of each species.
 
         Raises:
-            UserError: that density makes no finite state, or it is the user's own and not that of the particles which
-                it draws (on every rank).
+            UserError: on every rank, if the initial state is not finite, or if the user's own density does not agree
+                with the particles that it draws.
         """
         simulation = cls(case, comm)
         with comm.together():
@@ -87,7 +87,7 @@ class Simulation:
 
     @classmethod
     def resume(cls, case: config.Case, comm: Communicator, saved: checkpoint.Checkpoint) -> Simulation:
-        """A run as a checkpoint left it, on this run's number of ranks."""
+        """A run in the state of a checkpoint. The number of ranks may have changed."""
         simulation = cls(case, comm)
         plasma = tuple(plan.species(_loaded(plan, saved, comm)) for plan in simulation.plans)
         simulation._load(saved.state)
@@ -99,7 +99,7 @@ class Simulation:
 
     @property
     def time(self) -> float:
-        """t^n = n h."""
+        """The time t^n = n h, in 1/ω_p."""
         return self.step_index * self.case.time.step
 
     def run(
@@ -110,19 +110,19 @@ class Simulation:
         stop: Callable[[], bool] = lambda: False,
         deadline: float = math.inf,
     ) -> Outcome:
-        """Step to the end, writing what is due.
+        """Make the steps to the end of the run, and write the outputs that are due.
 
         Args:
             recorder: writes series, snapshots and checkpoints.
-            on_step: told each row of the series, on every rank.
-            stop: asked on every rank after each step; one True stops all ranks, with a checkpoint.
-            deadline: from then on by rank 0's ``time.monotonic()`` the same happens.
+            on_step: called with each row of the series, on every rank.
+            stop: called on every rank after each step. If it is True on one rank, all ranks stop with a checkpoint.
+            deadline: all ranks stop with a checkpoint when ``time.monotonic()`` of rank 0 reaches this value.
 
         Returns:
-            "finished", or "stopped" before the end.
+            "finished" if the run reached its end, else "stopped".
 
         Raises:
-            SolverFailure: on every rank, after a checkpoint of the last good step.
+            SolverFailure: on every rank. A checkpoint of the last good step has been written.
         """
 
         def halted() -> bool:
@@ -142,7 +142,7 @@ class Simulation:
                 diagnostics.require_finite(row)
             except (SolverFailure, UserError) as failure:
                 if isinstance(failure, UserError) and self.comm.size > 1 and not failure.shared:
-                    raise  # the other ranks know nothing of it, and would not join in a checkpoint
+                    raise  # the other ranks do not know of this error, and would not take part in a checkpoint
                 self._load(before)
                 kept = recorder.checkpoint(self)
                 raise type(failure)(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
@@ -156,10 +156,10 @@ class Simulation:
         return "finished"
 
     def advance(self) -> State:
-        """The state at t^{n+1} from the state at t^n, which is left as it is.
+        """The state at t^{n+1}. The state at t^n is not changed.
 
-        The stages are those of the composition: drifts move x, and the field follows; kicks use it; the collision step
-        sees the pushed state (x̃, ṽ) and moves v only.
+        The stages follow the composition of the integrator: a drift moves x and updates the field, a kick applies the
+        field to v. The collision step starts from the pushed state (x̃, ṽ) and changes only v.
         """
         h, plasma, field = self.case.time.step, self.state.species, self.state.field
         reports, energy, time_reached = list(self.state.collisions), self.state.drive_energy, self.time
@@ -191,7 +191,7 @@ class Simulation:
         return State((self.step_index + 1) * h, plasma, field, tuple(following), energy)
 
     def prepare(self, halted: Callable[[], bool] = lambda: False) -> bool:
-        """What the collisions want done before the first step; False if halted before it was done."""
+        """Do the work of the collisions before the first step, such as training. False if it was halted."""
 
         def rehearse() -> bool:
             state, stopped = self.state, False
@@ -205,7 +205,7 @@ class Simulation:
         return all(collision.prepare(rehearse) for collision in self.collisions)
 
     def save(self, folder: Path, header: dict[str, Any]) -> Path:
-        """Write the whole state as a checkpoint into ``folder``; ``header`` holds the case and its provenance."""
+        """Write the complete state as a checkpoint into ``folder``. ``header`` holds the case and its provenance."""
         rows = {
             species.name: checkpoint.Rows(species.particles.shard, _saved(species)) for species in self.state.species
         }
@@ -217,7 +217,7 @@ class Simulation:
         return checkpoint.save(folder, self.comm, rows, state, {**header, **now})
 
     def _collision_state(self) -> dict[str, np.ndarray]:
-        """What the collision steps of all species depend on, by the name of the species."""
+        """The state of the collision steps of all species, with the name of the species in each key."""
         return {
             f"collisions/{plan.name}/{name}": array
             for plan, collision in zip(self.plans, self.collisions, strict=True)
@@ -225,7 +225,7 @@ class Simulation:
         }
 
     def _load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over what :meth:`_collision_state` found."""
+        """Restore the state that :meth:`_collision_state` returned."""
         for plan, collision in zip(self.plans, self.collisions, strict=True):
             prefix = f"collisions/{plan.name}/"
             collision.load(
@@ -238,14 +238,14 @@ class Simulation:
 
 
 def _saved(species: Species) -> dict[str, np.ndarray]:
-    """The rows of a species that a checkpoint holds."""
+    """The arrays of a species that a checkpoint contains."""
     particles = species.particles
     names = ["x", "v", "log_f"] + ["weight"] * (not particles.has_equal_weights)
     return {name: getattr(particles, name).cpu().numpy() for name in names}
 
 
 def _loaded(plan: SpeciesPlan, saved: checkpoint.Checkpoint, comm: Communicator) -> Particles:
-    """The particles of a species as a checkpoint holds them."""
+    """The particles of a species from a checkpoint."""
     rows, total = saved.species[plan.name], plan.start.mass
     tensors: dict[str, Any] = {name: torch.from_numpy(array).to(comm.device) for name, array in rows.arrays.items()}
     equal = "weight" not in tensors

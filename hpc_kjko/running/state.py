@@ -1,4 +1,4 @@
-"""What is known at one time level."""
+"""The state of a run at one time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hpc_kjko.species import Plasma
 
 @dataclass(frozen=True)
 class State:
-    """Everything known at one time level t^n.
+    """Everything that is known at the time t^n.
 
     Attributes:
         species: all species with their particles.
-        field: that of those very positions.
-        collisions: of each species, what the last collision step did.
-        drive_energy: what a driven field has given the particles since t = 0.
+        field: the field at the positions of these particles.
+        collisions: for each species, the report of the last collision step.
+        drive_energy: the energy that the driven field has given to the particles since t = 0.
     """
 
     time: float
@@ -30,10 +30,10 @@ class State:
 
     @property
     def particles(self) -> Particles:
-        """Those of the only species.
+        """The particles of the only species.
 
         Raises:
-            UserError: there are several.
+            UserError: the case has several species.
         """
         if len(self.species) > 1:
             names = ", ".join(one.name for one in self.species)
@@ -44,11 +44,11 @@ class State:
 
     @property
     def collision(self) -> CollisionReport:
-        """What the last collision step did, of all species together."""
+        """The report of the last collision step, for all species together."""
         return CollisionReport.together(self.collisions)
 
     def of(self, number: int) -> State:
-        """The same with one species alone, by its number."""
+        """The same state with only one species, chosen by its index."""
         part, field = slice(number, number + 1), self.field
         if isinstance(field, MeshField):
             field = replace(field, densities=field.densities[part])

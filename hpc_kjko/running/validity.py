@@ -1,6 +1,6 @@
-"""What is known before a run to be outside of the range where the method is good: warnings, not errors.
+"""Warnings before a run whose parameters are outside the range where the method is accurate. They are not errors.
 
-Units as everywhere: ω_p = 1, n̄ = 1, and so λ_D = √T for particles of temperature T.
+Units: ω_p = 1 and n̄ = 1, so λ_D = √T for particles of temperature T.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from hpc_kjko.problems.perturbed import PerturbedWave
 from hpc_kjko.problems.quasirandom import Sobol
 from hpc_kjko.running.assembly import operators_of, species_of
 
-#: Where the remarks begin: κh of the midpoint rule, and of explicit methods; hω of the push; part of a wavelength in a
-#: step; cells in Debye lengths; cells in a wavelength; particles for each coefficient that is fitted, and in a block.
+#: Limits of the warnings: κh for the midpoint rule, κh for explicit methods, hω for the push, fraction of a wavelength
+#: travelled in a step, cell size in Debye lengths, cells per wavelength, particles per fitted coefficient, particles in
+#: a collision block.
 MIDPOINT, EXPLICIT, PUSH, FLIGHT, COARSE, WAVELENGTH, FEW, SMALL_BLOCK = 1.0, 0.5, 0.5, 1.0, 3.0, 8, 8, 32
-#: The largest power of two that particles.count may be.
+#: The largest power of two that is allowed for particles.count.
 LARGEST_POWER_OF_TWO = 2**39
-#: The noise of a quiet start of N particles at time t is this times t/N of a random start's, until it is all of it
-#: (docs/explanation/particles_and_fields.md); and the time that a wave should stand above it.
+#: The noise of a quiet start with N particles at time t is MIXING · t/N times that of a random start, and at most equal
+#: to it (docs/explanation/particles_and_fields.md). The second number is the time for which a wave should exceed it.
 MIXING, WHILE = 40.0, 10.0
-#: Evenly spread particles from which the wave of a start of the user's own is found.
+#: Number of evenly spaced particles from which the wave of a user's own start is found.
 PROBES = 1 << 14
 
 
 def warnings_of(case: Case, ranks: int) -> list[str]:
-    """Sentences on what the case asks of the method that it is not good at, each with a key to change."""
+    """Sentences about settings for which the method is not accurate. Each names a key to change."""
     return [
         *case.idle,
         *_of_collisions(case),
@@ -44,12 +45,14 @@ def warnings_of(case: Case, ranks: int) -> list[str]:
 
 
 def noise_floor(case: Case) -> dict[str, float]:
-    """Columns of the time series that noise keeps above a level, and that level for independent particles.
+    """The noise floor of columns of the time series, for independent particles.
 
-    Independent particles give the two waves cos k·x and sin k·x the energy (V/N) S(k)²/(k² + 1/T) together: at thermal
-    equilibrium, their field shielded by the plasma (C. K. Birdsall, A. B. Langdon, Plasma Physics via Computer
-    Simulation, section 12-3), S being the transform of the shape function. Empty without a field on a mesh, and with
-    several species.
+    In thermal equilibrium the plasma shields the field of independent particles. Their two waves cos k·x and sin k·x
+    then have the energy (V/N) S(k)²/(k² + 1/T) together, where S is the transform of the shape function (C. K. Birdsall
+    and A. B. Langdon, Plasma Physics via Computer Simulation, section 12-3).
+
+    Returns:
+        The noise level by column. It is empty without a field on a mesh, and with several species.
     """
     if case.physics.field == "external" or case.grid is None or case.problem.periods is None or case.species:
         return {}
@@ -58,7 +61,7 @@ def noise_floor(case: Case) -> dict[str, float]:
     scale = volume / case.particles.count
 
     def energy(wave_vectors: list[np.ndarray]) -> np.ndarray:
-        """Of the wave with k = (k_1, …), whose components are broadcast."""
+        """The energy of the wave with the wave vector k = (k_1, …). The components are broadcast."""
         found = np.asarray(scale / (1 / case.physics.temperature + sum(k**2 for k in wave_vectors)))
         for k, length, number in zip(wave_vectors, periods, cells, strict=True):
             found = found * np.sinc(k * length / number / (2 * math.pi)) ** power
@@ -66,17 +69,18 @@ def noise_floor(case: Case) -> dict[str, float]:
 
     axes = [2 * math.pi * np.fft.fftfreq(n, length / n) for n, length in zip(cells, periods, strict=True)]
     total = 0.0
-    for first in axes[0] if len(axes) > 1 else axes[:1]:  # a slab at a time
+    for first in axes[0] if len(axes) > 1 else axes[:1]:  # one slab at a time
         total += float(energy([np.array(first), *np.meshgrid(*axes[1:], indexing="ij")]).sum())
     zero = float(energy([np.zeros(())] * len(axes)))
-    floor = {"field_energy": 0.5 * (total - zero)}  # each wave is there as k and as −k
+    floor = {"field_energy": 0.5 * (total - zero)}  # each wave is counted as k and as −k
     if case.physics.field == "poisson" and isinstance(case.problem, PeriodicWave):
         floor["wave_energy"] = float(energy([np.array(k) for k in case.problem.wave_vector]))
     return floor
 
 
 def noise_growth(case: Case) -> float | None:
-    """By how much of the floor the noise of a quiet start grows in a unit of time; None where it begins with all."""
+    """Growth of the noise of a quiet start per unit of time, as a fraction of the floor; None if it starts at the
+    floor."""
     return MIXING / case.particles.count if case.particles.start == "quiet" else None
 
 
@@ -142,7 +146,7 @@ def _of_collisions(case: Case) -> list[str]:
 
 
 def _of_pairs(case: Case) -> list[str]:
-    """What Coulomb collisions of several species are not good at."""
+    """Warnings about Coulomb collisions between several species."""
     found, method, plasma = [], case.method, species_of(case)
     for one, operator in zip(plasma, operators_of(case, plasma), strict=True):
         rate = operator.collision_strength * case.time.step
@@ -161,18 +165,17 @@ def _of_pairs(case: Case) -> list[str]:
 
 
 def _of_small_blocks(case: Case) -> list[str]:
-    """That particles meet so few others that what they do is noise."""
+    """A warning if each particle collides with so few others that the result is mostly noise."""
     block = case.physics.landau.block
     if block >= SMALL_BLOCK:
         return []
     return [
-        f"physics.landau.block = {block}: what so few particles do to each other is mostly noise; use {SMALL_BLOCK} or "
-        "more"
+        f"physics.landau.block = {block}: collisions with so few particles are mostly noise; use {SMALL_BLOCK} or more"
     ]
 
 
 def _of_few(case: Case, name: str, count: int) -> list[str]:
-    """That a species has too few particles for its fit."""
+    """A warning if a species has too few particles for its fit."""
     method, dims = case.method, (case.problem.space_dims, case.problem.velocity_dims)
     if method.solver == "regression":
         features = number_of_functions(method.hidden[-1], *dims, True)
@@ -187,7 +190,7 @@ def _of_few(case: Case, name: str, count: int) -> list[str]:
 
 
 def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
-    """What the collision step of one species of several is not good at."""
+    """Warnings about the collision step of one of several species."""
     method, kh, found = case.method, species.collision_strength * case.time.step, []
     thermal = species.temperature / species.mass
     if kh == 0:
@@ -215,17 +218,17 @@ def _of_a_species(case: Case, name: str, species: SpeciesSettings) -> list[str]:
 
 
 def _thermal_speed(case: Case) -> float:
-    """The smallest at the start: of a beam, or the deviation of a component of v."""
+    """The smallest thermal speed at the start: that of a beam, or the standard deviation of a component of v."""
     problem = case.problem
     if isinstance(problem, PerturbedWave):
         return problem.coldest(case.physics.temperature)
     points = uniform_points("quiet", 0, 0, BLOCK, problem.space_dims + problem.velocity_dims)
     deviation = float(problem.sample(points, case.physics.temperature)[1].std(axis=0).min())
-    return deviation or math.inf  # velocities that are all alike have no width to compare with
+    return deviation or math.inf  # if all velocities are equal, there is no width to compare with
 
 
 def _of_plasma(case: Case) -> list[str]:
-    assert case.grid is not None and case.problem.periods is not None  # config has seen to it
+    assert case.grid is not None and case.problem.periods is not None  # ensured by hpc_kjko.case.config
     found, step, (_, windows) = [], case.time.step, case.problem.window
     frequency, coldest = 1.0, math.sqrt(case.physics.temperature)
     if case.species:
@@ -244,7 +247,7 @@ def _of_plasma(case: Case) -> list[str]:
     coarse = max(length / number for length, number in zip(case.problem.periods, case.grid.cells, strict=True))
     if coarse > COARSE * coldest:
         found.append(
-            f"a cell is {coarse / coldest:.3g} Debye lengths: the mesh does not see the plasma's own screening and "
+            f"a cell is {coarse / coldest:.3g} Debye lengths: the mesh does not resolve Debye shielding and "
             "heats cold particles; use more grid.cells"
         )
     if case.particles.count < math.prod(case.grid.cells):
@@ -263,7 +266,7 @@ def _of_plasma(case: Case) -> list[str]:
 
 
 def _of_wavelength(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
-    """Whether mesh and step resolve a wave, and particles that cross it."""
+    """Warnings if the mesh or the time step does not resolve a wave, or the particles that cross it."""
     assert case.grid is not None
     found = []
     for axis, (mode, number) in enumerate(zip(problem.mode, case.grid.cells, strict=False)):
@@ -287,7 +290,7 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
     amplitude = _starting_amplitude(problem, case.physics.temperature)
     if floor and amplitude:
         energy = problem.mass * (amplitude / problem.wavenumber) ** 2 / 4
-        noise = floor * (1 + 1 / (case.physics.temperature * problem.wavenumber**2))  # not shielded yet
+        noise = floor * (1 + 1 / (case.physics.temperature * problem.wavenumber**2))  # not yet shielded
         if (growth := noise_growth(case)) is not None:
             noise = floor * min(1.0, growth * WHILE)
         if energy < noise:
@@ -300,7 +303,7 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
 
 
 def _starting_amplitude(problem: PeriodicWave, temperature: float) -> float:
-    """α of the wave α cos k·x in the density at the start; 0 if there is none that could be told from rounding."""
+    """The amplitude α of the wave α cos k·x in the density at the start; 0 if it is as small as rounding errors."""
     if isinstance(problem, PerturbedWave):
         return abs(problem.amplitude)
     if problem.is_homogeneous:
@@ -312,7 +315,7 @@ def _starting_amplitude(problem: PeriodicWave, temperature: float) -> float:
 
 
 def _of_external_force(case: Case) -> list[str]:
-    """Whether the push resolves the fastest oscillation in the potential: √ of its largest curvature."""
+    """A warning if the push does not resolve the fastest oscillation, √(largest curvature of the potential)."""
     low, high = np.array(case.problem.window[0]).T
     places = low + (high - low) * np.random.default_rng(0).random((512, len(low)))
     apart, steepest = 1e-4 * (high - low), 0.0
@@ -324,7 +327,7 @@ def _of_external_force(case: Case) -> list[str]:
             change = field.acceleration(torch.from_numpy(moved)) - field.acceleration(torch.from_numpy(places))
             slope = (change[:, axis].abs() / apart[axis]).numpy()
             steepest = max(steepest, float(slope[np.isfinite(slope)].max(initial=0.0)))
-    except Exception:  # the user's code need not work where no particle ever is
+    except Exception:  # the user's code need not work at positions that no particle reaches
         return []
     turn = case.time.step * math.sqrt(steepest)
     if turn <= PUSH:
@@ -343,8 +346,8 @@ def _of_particles(case: Case, ranks: int) -> list[str]:
         blocks, of = -(-count // BLOCK), f" of {key.split('.')[1]}" if keys else ""
         if blocks < ranks:
             found.append(
-                f"{ranks - blocks} of {ranks} ranks hold no particles{of}, which are dealt in blocks of {BLOCK}: use "
-                f"{blocks} for {count} particles"
+                f"{ranks - blocks} of {ranks} ranks hold no particles{of}, which are dealt in row blocks of {BLOCK}: "
+                f"use {blocks} for {count} particles"
             )
         if case.particles.start == "quiet" and count & (count - 1):
             nearest = min(2 ** round(math.log2(count)), LARGEST_POWER_OF_TWO)

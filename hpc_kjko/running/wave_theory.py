@@ -1,8 +1,8 @@
-"""What linear theory says of the wave that a case is about. It is found when a run begins, for readers of its files.
+"""Linear theory of the wave of a case. It is computed when a run begins and is stored for readers of its files.
 
-The velocity distribution along the wave decides which dispersion relation holds: a sum of Maxwellians, of one species
-or of several, or a kappa distribution. Then collisions and a magnetic field count. Where no relation is known, a
-sentence says why.
+The velocity distribution along the wave decides which dispersion relation applies: that of a sum of Maxwellians, of one
+or several species, or that of a kappa distribution. Collisions and a magnetic field are included if a relation with
+them is known. If no relation is known, a sentence says why.
 """
 
 from __future__ import annotations
@@ -35,32 +35,35 @@ from hpc_kjko.reference.dispersion import (
 from hpc_kjko.reference.landau_waves import damping
 from hpc_kjko.running.assembly import SpeciesPart, species_of
 
-#: Collisions whose rate is so small a part of ω_p or of the growth rate are left out where theory has no room for them.
+#: If the theory cannot include collisions, they are neglected below this fraction of ω_p or of the growth rate.
 _FEW = 0.05
-#: Times of a wave without a single rate.
+#: Number of times in the history of a wave without a single rate.
 _TIMES = 201
-#: Its last time: long after that a small wave is not small any more, and finding it takes seconds.
+#: Last time of such a history. Later the wave is no longer small, and the computation would take many seconds.
 _LATEST = 60.0
-#: Points of a dispersion curve.
+#: Number of points of a dispersion curve.
 _WAVENUMBERS = 24
-#: Bernstein's frequencies, and how many gyrations a run must see: in less a wave is damped as without a field.
+#: Number of Bernstein harmonics, and the smallest number of gyrations in a run. In a shorter run a wave is damped as
+#: without a magnetic field.
 _HARMONICS, _GYRATIONS = 6, 2
 
 
 class NoTheory(Exception):
-    """No dispersion relation is known; the sentence says why."""
+    """No dispersion relation is known. The message says why."""
 
 
 @dataclass(frozen=True)
 class _Wave:
-    """What a dispersion relation needs.
+    """The parameters of a dispersion relation.
 
     Attributes:
-        vector: k [dx]; end: the last time of the run.
-        terms: the Maxwellians of all species; none for a kappa distribution.
-        kappa: its index and its temperature.
-        strength, operator: of the collisions of the only species; strongest: the largest rate of any species.
-        temperature: T/m of its bath, or of itself; NaN where it has not the same in all directions.
+        vector: k [dx], in ω_p/v_th.
+        end: the end time of the run.
+        terms: the Maxwellians of all species; empty for a kappa distribution.
+        kappa: index and temperature of a kappa distribution.
+        strength, operator: the collisions of the only species.
+        strongest: the largest collision rate of any species.
+        temperature: T/m of the bath, or of the species itself; NaN if it depends on the direction.
     """
 
     vector: np.ndarray
@@ -79,7 +82,7 @@ class _Wave:
 
     @property
     def is_in_equilibrium(self) -> bool:
-        """Whether the only species is a Maxwellian at rest of the temperature that collisions relax it to."""
+        """Whether the only species is a Maxwellian at rest with the temperature to which collisions relax it."""
         if len(self.terms) != 1:
             return False
         own = self.terms[0].thermal_speed ** 2
@@ -87,7 +90,7 @@ class _Wave:
 
 
 def theory_of(case: Case) -> WaveTheory | None:
-    """The theory of a case's wave; None where it has no wave in a field of its own."""
+    """The linear theory of the wave of a case; None if the case has no wave or no self-consistent field."""
     starts = [one.start for one in species_of(case)]
     waves = [start for start in starts if isinstance(start, PeriodicWave)]
     if case.physics.field == "external" or not waves:
@@ -97,7 +100,7 @@ def theory_of(case: Case) -> WaveTheory | None:
         return _theory(_wave(case, vector))
     except NoTheory as why:
         return WaveTheory(vector, missing=str(why))
-    except (ValueError, ArithmeticError) as why:  # of the references
+    except (ValueError, ArithmeticError) as why:  # raised by hpc_kjko.reference
         return WaveTheory(vector, missing=f"the dispersion relation has no solution that could be found: {why}")
 
 
@@ -112,9 +115,9 @@ def _wave(case: Case, vector: np.ndarray) -> _Wave:
         if isinstance(one.start, Kappa):
             kappa = one.start.kappa_index, one.temperature
             if len(plasma) > 1 or _drift(one.start, direction):
-                raise NoTheory("no dispersion relation is known here for a kappa distribution beside other species")
+                raise NoTheory("no dispersion relation is known here for a kappa distribution with other species")
             if not math.isclose(one.charge**2 * one.start.mean_density / one.mass, 1.0):
-                raise NoTheory("of kappa distributions only those with a plasma frequency of 1 are known here")
+                raise NoTheory("for kappa distributions only those with a plasma frequency of 1 are known here")
         else:
             terms += _maxwellians(one, direction)
     physics, only = case.physics, next(iter(case.species.values())) if len(case.species) == 1 else None
@@ -123,7 +126,7 @@ def _wave(case: Case, vector: np.ndarray) -> _Wave:
     operator = settings.collision_operator
     strength = strongest = settings.collision_strength if case.method.collision != "none" else 0.0
     if len(case.species) > 1:
-        strength = 0.0  # no dispersion relation of several species knows collisions
+        strength = 0.0  # the dispersion relations of several species have no collisions
     own = plasma[0].temperature
     if OPERATORS[operator].frame == "local" and len(terms) == 1:
         own = terms[0].thermal_speed ** 2 if _is_isotropic(plasma[0]) else math.nan
@@ -131,10 +134,10 @@ def _wave(case: Case, vector: np.ndarray) -> _Wave:
 
 
 def _maxwellians(one: SpeciesPart, direction: np.ndarray) -> list[SpeciesTerm]:
-    """The Maxwellians that a species' velocity along the wave is a sum of.
+    """The Maxwellians whose sum is the distribution of the velocity along the wave.
 
     Raises:
-        NoTheory: it is no such sum.
+        NoTheory: the distribution is not such a sum.
     """
     start, density = one.start, one.start.mean_density
     if not type(start).__module__.startswith(Problem.__module__.partition(".")[0]):
@@ -158,7 +161,7 @@ def _maxwellians(one: SpeciesPart, direction: np.ndarray) -> list[SpeciesTerm]:
 
 
 def _is_isotropic(one: SpeciesPart, axes: Sequence[int] | None = None) -> bool:
-    """Whether a species has the same temperature in all directions, or along some axes."""
+    """Whether a species has the same temperature in all directions, or along the given axes."""
     start, dims = one.start, one.start.velocity_dims
     variances = start.variances(one.temperature) if isinstance(start, PerturbedWave) else np.full(dims, one.temperature)
     some = variances if axes is None else variances[[axis for axis in axes if axis < dims]]
@@ -166,7 +169,7 @@ def _is_isotropic(one: SpeciesPart, axes: Sequence[int] | None = None) -> bool:
 
 
 def _drift(start: Problem, direction: np.ndarray) -> float:
-    """Mean velocity along the wave."""
+    """Mean velocity along the wave, in v_th."""
     if not isinstance(start, PerturbedStart):
         return 0.0
     shift = np.zeros(max(len(direction), len(start.mean_velocity)))
@@ -190,19 +193,19 @@ def _theory(wave: _Wave) -> WaveTheory:
 
 
 def _across(wave: _Wave, field: np.ndarray, direction: np.ndarray) -> WaveTheory:
-    """Bernstein waves."""
+    """Bernstein waves, across the magnetic field."""
     if abs(field @ direction) > 1e-6 * np.linalg.norm(field):
         raise NoTheory("the magnetic field is oblique to the wave: its dispersion relation is not known here")
     if any(term.drift for term in wave.terms) or wave.kappa or len(wave.case.species) < 2 < len(wave.terms):
         raise NoTheory("across a magnetic field only the waves of Maxwellians at rest are known here")
     across = [axis for axis in range(3) if not field[axis]] if np.count_nonzero(field) == 1 else None
     if not all(_is_isotropic(one, across) for one in species_of(wave.case)):
-        raise NoTheory("the plasma has not the same temperature in all directions across the magnetic field")
+        raise NoTheory("the temperature across the magnetic field is not the same in all directions")
     _require_few_collisions(wave, 1.0)
     strength = float(np.linalg.norm(field))
     fastest = max(strength * abs(term.charge) / term.mass for term in wave.terms)
     if wave.end * fastest < 2 * math.pi * _GYRATIONS:
-        raise NoTheory("the run ends before its particles have gyrated twice: the magnetic field's waves are not seen")
+        raise NoTheory("the run ends before its particles have gyrated twice: it does not show these waves")
     ks = _wavenumbers(wave)
     found = np.array([bernstein_frequencies(k, strength, wave.terms, _HARMONICS) for k in ks])
     own = bernstein_frequencies(wave.k, strength, wave.terms, _HARMONICS)
@@ -221,7 +224,7 @@ def _with_kappa(wave: _Wave) -> WaveTheory:
 
 
 def _in_equilibrium(wave: _Wave) -> WaveTheory:
-    """Langmuir waves of a Maxwellian, with the collisions that there are."""
+    """Langmuir waves of a Maxwellian, with the collisions of the case."""
     (term,) = wave.terms
     ks, k, temperature = _wavenumbers(wave), wave.k, wave.temperature
     unit = term.plasma_frequency
@@ -260,7 +263,7 @@ def _in_equilibrium(wave: _Wave) -> WaveTheory:
 
 
 def _relaxing(wave: _Wave) -> WaveTheory:
-    """A wave on beams that a bath relaxes while it grows: a history in place of a rate."""
+    """A wave on beams that a bath relaxes while the wave grows. It has a history instead of a rate."""
     functions = max(100, int((60 * wave.k * math.sqrt(wave.temperature) / wave.strength) ** (2 / 3)))
     is_usual = all(abs(term.charge) == 1 and term.mass == 1 for term in wave.terms)
     if functions > 800 or not is_usual or not math.isclose(sum(term.density for term in wave.terms), 1.0):
@@ -291,7 +294,7 @@ def _root(wave: _Wave) -> complex:
         first, second = wave.terms
         alike = (first.density, first.thermal_speed) == (second.density, second.thermal_speed)
         if alike and first.drift == -second.drift and math.isclose(first.plasma_frequency, math.sqrt(0.5)):
-            with contextlib.suppress(ValueError):  # none grows
+            with contextlib.suppress(ValueError):  # no mode grows
                 return 1j * two_stream_growth_rate(wave.k, second.drift, first.thermal_speed)
     return species_root(wave.k, wave.terms)
 
@@ -313,7 +316,7 @@ def _of_root(wave: _Wave, own: complex, words: str, ks: np.ndarray, found: np.nd
 
 
 def _branch(label: str, ks: np.ndarray, found: np.ndarray) -> Branch:
-    """The modes that were found."""
+    """The modes that were found (without NaN)."""
     there = np.isfinite(found)
     return Branch(label, ks[there], found.real[there], found.imag[there])
 
@@ -331,7 +334,7 @@ def _without(wave: _Wave) -> str:
 
 
 def _wavenumbers(wave: _Wave) -> np.ndarray:
-    """Wavenumbers from half of the smallest in the box up to about an inverse Debye length: [n]."""
+    """Wavenumbers from half the smallest one of the box up to about one inverse Debye length: [n]."""
     lengths = np.asarray(wave.case.problem.torus)
     smallest = 2 * math.pi / float(lengths[np.argmax(np.abs(wave.vector))])
     debye = max((term.thermal_speed / (term.plasma_frequency or 1.0) for term in wave.terms), default=1.0)

@@ -1,13 +1,14 @@
-r"""Across a magnetic field: Bernstein waves
+r"""Bernstein waves across a magnetic field
 
-Across a uniform magnetic field an electron wave is not damped. It oscillates at frequencies near the harmonics of the
-gyrofrequency $\Omega$: the zeros of the dielectric function of Bernstein. The figure is the spectrum of $E$ at the
-wave's own wavenumber, over a long run with $\Omega = 0.5\,\omega_p$ and $k\rho = 1$.
+An electron wave that travels across a uniform magnetic field is not damped. Its frequencies lie near the harmonics of
+the gyrofrequency $\Omega$. They are the zeros of Bernstein's dielectric function. The figure shows the spectrum of $E$
+at the wavenumber of the wave, for a long run with $\Omega = 0.5\,\omega_p$ and $k\rho = 1$. Dashed lines are the
+frequencies of theory.
 
-The highest peak is at $\omega = {peak:.3f}$; the nearest frequency of theory is {theory:.3f}. The spacing of
-frequencies that a run of this length tells apart is {resolution:.3f}.
+The highest peak is at $\omega = {peak:.3f}$. The nearest frequency of theory is {theory:.3f}. A run of this length can
+distinguish frequencies that differ by {resolution:.3f}.
 
-To make it yours: `physics.magnetic_field = [0.0, 0.0, 0.5]` in any case with two or three velocity dimensions.
+**Change it.** `physics.magnetic_field = [0.0, 0.0, 0.5]` works in any case with two or three velocity dimensions.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ from hpc_kjko.reference.dispersion import SpeciesTerm, bernstein_frequencies
 
 def example(folder, quick):
     changes = {"particles.count": 4096 if quick else 32768, "time.end": 60.0 if quick else 200.0}
-    changes |= {"grid.cells": [32], "output.every": 4 if quick else 2}
+    changes |= {"grid.cells": [32], "output.every": 8 if quick else 2}
     result = run(Case.load("jobs/bernstein.toml", changes), folder / "run")
     field = result.fields.E_1
     wave = np.fft.fft(field.values, axis=1)[:, 1] / field.sizes["x_1"]

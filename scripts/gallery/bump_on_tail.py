@@ -1,12 +1,13 @@
-r"""An instability of your own: the bump on the tail
+r"""The bump-on-tail instability
 
-A small beam of fast electrons on the tail of a Maxwellian makes waves grow that move a little slower than the beam.
-The growth rate follows from the dispersion relation of two Maxwellians, $1 = \sum_s (\omega_s^2/k^2) \int \partial_v
-f_s / (v - \omega/k)\,dv$.
+A small beam of fast electrons on the tail of a Maxwellian makes waves grow. These waves move a little more slowly than
+the beam. The growth rate follows from the dispersion relation of two Maxwellians, $1 = \sum_s (\omega_s^2/k^2) \int
+\partial_v f_s / (v - \omega/k)\,dv$.
 
-The wave's energy grows at $\gamma = {rate:.4f}$ between $t = {first:g}$ and $t = {last:g}$. Theory says {theory:.4f}.
+Between $t = {first:g}$ and $t = {last:g}$ the field of the wave grows at the rate $\gamma = {rate:.4f}$. Theory gives
+{theory:.4f}. The right panel shows the vortex of the trapped particles.
 
-To make it yours: change the beam in `problem`, and give its Maxwellians to `species_root`.
+**Change it.** Change the beam in `problem`, and give its Maxwellians to `species_root`.
 """
 
 import numpy as np
@@ -43,7 +44,7 @@ def example(folder, quick):
     left.semilogy(part.time, np.exp(2 * (middle + theory * (part.time - 0.5 * (first + last)))), "k--", label="theory")
     left.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave  [n̄ m v$_{th}$³/ω$_p$]")
     left.legend()
-    # f between some of the particles, from their log f; every eighth of a quiet start would be in a part of the plane
+    # f from the log f of every fifth particle; every second one would be in the same half of phase space
     some = result.particles.isel(time=-1, particle=slice(None, None, 5))
     log_f = some.log_f / np.log(10)
     image = right.tripcolor(some.x_1, some.v_1, log_f, cmap="magma", shading="gouraud", vmin=-4, rasterized=True)

@@ -1,11 +1,13 @@
 r"""Two species: the Buneman instability
 
-Electrons stream through ions of 25 times their mass, at four times their thermal speed. The relative motion feeds a
-wave in which both species take part. Each species has its own charge, mass and particles; one field moves both.
+Electrons stream through ions at four times the electron thermal speed, and a wave grows. Here the ions are 25 times as
+heavy as the electrons. The relative motion of the species drives the wave, and both species take part in it. Each
+species has its own charge, mass and particles. One field moves both.
 
-The wave grows at $\gamma = {rate:.4f}$; the dispersion relation of both species says {theory:.4f}.
+The field of the wave grows at the rate $\gamma = {rate:.4f}$. The dispersion relation of both species gives
+{theory:.4f}.
 
-To make it yours: `[species.NAME]` sections in a case file, as many as you like (`jobs/buneman.toml`).
+**Change it.** A case file may have any number of `[species.NAME]` sections (`jobs/buneman.toml`).
 """
 
 import numpy as np

@@ -1,13 +1,14 @@
-r"""Example 2: relaxation in a bumpy potential
+r"""Example 2: relaxation in a potential with two wells
 
-Particles start as a Gaussian on one side of $V(x) = \tfrac12 x^2 + 0.3 \cos \pi x$ and collide with a bath of
-temperature $T = 1$. The equilibrium $f_\infty \propto e^{{-V(x) - v^2/2}}$ is not Gaussian in $x$. Does the solution
-reach it, and does its relative entropy $\mathrm{{KL}}(f\,|\,f_\infty)$ fall in every step, as the theory says?
+Does the solution reach the equilibrium, and does its relative entropy fall in every step, as theory says? Particles
+start as a Gaussian on one side of $V(x) = \tfrac12 x^2 + 0.3 \cos \pi x$. They collide with a bath of temperature
+$T = 1$. The equilibrium $f_\infty \propto e^{{-V(x) - v^2/2}}$ is not Gaussian in $x$.
 
-It falls from {start:.2f} to {end:.4f} by $t = {time:g}$. The particles carry $\log f$, so this number is an average
-over particles and needs no histogram. The right panel shows the density in $x$ at the start and at the end.
+The relative entropy $\mathrm{{KL}}(f\,|\,f_\infty)$ falls in every step, from {start:.2f} to {end:.4f} at $t =
+{time:g}$. The particles carry $\log f$. So KL is an average over the particles, and no histogram is needed. The right
+panel shows the density in $x$ at the start and at the end.
 
-To make it yours: give a potential of your own as `"module:name"` (see "Your own problem" in the how-to guides).
+**Change it.** Name a potential of your own as `"module:name"` ([how to](../howto/own_problem.md#a-potential-alone)).
 """
 
 import numpy as np

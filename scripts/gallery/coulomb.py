@@ -1,15 +1,14 @@
-r"""Coulomb collisions: temperatures along and across become one
+r"""Coulomb collisions: isotropisation of temperatures
 
-A plasma is hotter along one axis than across it, $T_\parallel = 2$ and $T_\perp = \tfrac12$. Coulomb collisions
-between its own electrons (the Landau operator, $\gamma = -3$) bring the temperatures together. They keep the energy
-and the momentum exactly, and the entropy grows. The dashed lines solve the equation of the temperatures of a
-bi-Maxwellian.
+Coulomb collisions between electrons make the temperatures of all directions equal. At the start the plasma is hotter
+along one axis, $T_\parallel = 2$, than across it, $T_\perp = \tfrac12$. Collisions (the Landau operator, $\gamma =
+-3$) conserve energy and momentum, and the entropy grows. The dashed lines are the solution if $f$ stays bi-Maxwellian.
 
-The early rate $dT_\parallel/dt$ is {rate:.4f} of $C$; theory says {theory:.4f}. Later the distribution is no longer
-bi-Maxwellian, and the lines part a little. The energy changes by {energy:.1e} of itself.
+The initial rate $dT_\parallel/dt$ is {rate:.4f} $C$, and theory gives {theory:.4f} $C$. Later the distribution is no
+longer bi-Maxwellian, so the lines differ a little. The relative change of the energy is {energy:.1e}.
 
-To make it yours: `physics.collision_operator = "landau"` in any case, with `kjko units` for the strength of your
-plasma.
+**Change it.** Use `physics.collision_operator = "landau"` in any case with two or three velocity dimensions.
+`kjko units` gives the collision strength of your plasma.
 """
 
 import numpy as np

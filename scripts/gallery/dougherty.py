@@ -1,14 +1,16 @@
-r"""Like-particle collisions that keep energy: two streams without a bath
+r"""Collisions of like particles: two streams without a bath
 
-With the Dougherty operator particles collide with each other and not with a bath. Momentum and energy stay, so the
-beams heat up as they merge. Together with the energy-conserving Ampère field the whole step keeps the total energy to
-round-off, while the wave grows, saturates and heats the plasma.
+With the Dougherty operator particles collide with each other and not with a bath. Momentum and energy are conserved,
+so the beams become hotter as they merge. Here collisions broaden the beams so fast that the initial wave decays
+and gives its energy to the particles. With the energy-conserving Ampère field, the total energy of the whole step is
+exact to round-off.
 
-The total energy changes by {energy:.1e} of itself over {steps:.0f} steps, the momentum by {momentum:.1e} of the
-thermal one: the energy-conserving push keeps the momentum only approximately. The entropy $-\int f\log f$ grows by
-{entropy:.3f} for each particle.
+The relative change of the total energy over {steps:.0f} steps is {energy:.1e}. The mean velocity changes by
+{momentum:.1e} of the thermal speed, because the energy-conserving push conserves momentum only approximately. The
+entropy $-\int f\log f$ grows by {entropy:.3f} per particle.
 
-To make it yours: `physics.collision_operator = "dougherty"`, and `field = "ampere"` with `energy_conserving = true`.
+**Change it.** Set `physics.collision_operator = "dougherty"`, `physics.field = "ampere"` and
+`time.energy_conserving = true`.
 """
 
 import numpy as np

@@ -1,15 +1,13 @@
 r"""Example 1: a Gaussian relaxes in a harmonic potential
 
-In the potential $V(x) = \tfrac12 x^2$ a Gaussian stays Gaussian for all times, so the exact solution of the kinetic
-Fokker–Planck equation is known. The example asks how large the error of a time step is. The control field $u$ should
-be $-\kappa\,(v + T\,\nabla_v \log f)$; the drift error is the mean square of what it misses, against the exact
-solution.
+How large is the error of a time step? In the potential $V(x) = \tfrac12 x^2$ a Gaussian stays Gaussian, so the exact
+solution of the kinetic Fokker–Planck equation is known. The exact control field is $u = -\kappa\,(v + T\,\nabla_v \log
+f)$. The figure shows the root mean square of the difference between $u$ and this exact field.
 
-The paper's scheme is of the first order: halving the step divides the error of the field by {ratio:.2f}. The
-second-order step of this package (midpoint rule, exact determinant) is {better:.0f} times more accurate at the same
-step.
+The scheme of the paper is of first order: half the step divides the error by {ratio:.2f}. The second-order step of this
+package uses the midpoint rule and the exact determinant. At the same step its error is {better:.0f} times smaller.
 
-To make it yours: change `stiffness`, `mean` and `covariance` in `jobs/e1_gaussian_1d.toml`.
+**Change it.** Change `stiffness`, `mean` and `covariance` in `jobs/e1_gaussian_1d.toml`.
 """
 
 import numpy as np

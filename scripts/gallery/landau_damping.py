@@ -1,19 +1,21 @@
 r"""Landau damping, with and without collisions
 
-A Langmuir wave with $k\lambda_D = 0.5$ in a Maxwellian plasma is damped without any collisions, by the particles that
-move with it. Collisions with a bath damp it further. Theory gives both rates: the zero of the dielectric function,
-and the least damped eigenvalue of the linearised kinetic equation. The rate of a run is that of $|A\,e^{{\gamma
-t}}\cos(\omega t + \phi)|$, fitted to the amplitude of the wave between $t = 1.5$ and $t = 8$.
+A Langmuir wave in a Maxwellian plasma is damped even without collisions, by particles that move with the wave.
+Collisions with a bath increase the damping. Theory gives both rates. Without collisions it is the zero of the
+dielectric function, with collisions the least damped eigenvalue of the linearised kinetic equation. Here
+$k\lambda_D = 0.5$. To measure a rate, $|A\,e^{{\gamma t}}\cos(\omega t + \phi)|$ is fitted to the amplitude of the wave
+between $t = 1.5$ and $t = 8$ (dashed).
 
-| | $\gamma$ | theory | $\omega$ | theory |
+| run | $\gamma$ | theory | $\omega$ | theory |
 | --- | --- | --- | --- | --- |
 | without collisions | {free:.4f} | {free_theory:.4f} | {free_frequency:.4f} | {free_frequency_theory:.4f} |
 | $\kappa = 0.1$ | {damped:.4f} | {damped_theory:.4f} | {damped_frequency:.4f} | {damped_frequency_theory:.4f} |
 
-The first period still holds other, faster damped parts of the solution. With collisions little more than that is left
-above the noise of the particles, so the fit is off by a few percent there.
+The measured damping rates are wrong by a few percent. One reason is that the first period also contains faster damped
+parts of the solution. With collisions the wave soon falls towards the noise of the particles, so a later fit would not
+be better.
 
-To make it yours: `kjko run jobs/landau_damping.toml --set problem.length=15.7` changes the wavenumber.
+**Change it.** `kjko run jobs/landau_damping.toml --set problem.length=15.7` changes the wavenumber.
 """
 
 import numpy as np

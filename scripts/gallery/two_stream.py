@@ -1,15 +1,16 @@
-r"""Section 4.2: the two-stream instability, with weak and with strong collisions
+r"""Section 4.2: the two-stream instability with weak and with strong collisions
 
-Two beams of electrons of velocities $\pm 2.4$ pass through each other. A small wave takes energy out of them and
-grows until it traps the particles: phase space rolls up into a vortex. Collisions with a bath at the rate $\kappa$
-act against this. At $\kappa = 0.01$ the wave grows and saturates. At $\kappa = 1$ the beams merge before the wave can
-grow.
+Two electron beams pass through each other, and a small wave grows until it traps the particles. The beams have the
+velocities $\pm 2.4$. The trapped particles form a vortex in phase space. Collisions with a bath at the rate $\kappa$
+act against the growth. At $\kappa = 0.01$ the wave grows and saturates. At $\kappa = 1$ the beams merge before the wave
+can grow.
 
-With weak collisions the field energy grows by a factor of {growth:.0f}. The dashed lines are a grid solver of the
-same equation. The relative difference of the field energies, over the whole run, is {error:.1%}. With strong
-collisions the wave falls until only the noise of the particles is left, at {floor:.0e}.
+With weak collisions the field energy grows by a factor of {growth:.0f}. The dashed lines are a grid solver for the
+same equation. Over the whole run the field energy differs from that of the grid solver by {error:.1%} (relative $L^2$
+norm). With strong collisions the wave decays to the noise of the particles, at {floor:.0e}. The grid solver has no such
+noise.
 
-To make it yours: `kjko run jobs/two_stream.toml --set physics.collision_strength=0.1`.
+**Change it.** `kjko run jobs/two_stream.toml --set physics.collision_strength=0.1`
 """
 
 import numpy as np
@@ -38,7 +39,7 @@ def example(folder, quick):
         if name == "weak":
             numbers["growth"] = float(energy.max() / energy[0])
             numbers["error"] = float(np.linalg.norm(energy - wanted) / np.linalg.norm(wanted))
-            # f between some of the particles, from their log f
+            # f is interpolated from the log f of every third particle
             some = result.particles.isel(time=-1, particle=slice(None, None, 3))
             f = np.exp(some.log_f)
             image = right.tripcolor(some.x_1, some.v_1, f, cmap="magma", shading="gouraud", vmin=0, rasterized=True)

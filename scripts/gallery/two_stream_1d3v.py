@@ -1,11 +1,11 @@
 r"""The two-stream instability with three velocity dimensions
 
-The same instability in 1D3V. Velocities across the wave start Maxwellian at the bath's temperature, and nothing
-couples them to the wave. So the field energy must be that of 1D1V. The control field now has three components, and
-the determinant of a step is that of a 3 × 3 matrix.
+In 1D3V the field energy must be the same as in 1D1V. Velocities across the wave are Maxwellian at the temperature of
+the bath, and nothing couples them to the wave. But the numerical problem is larger: the control field has three
+components, and each step needs the determinant of a 3 × 3 matrix.
 
-The field energies of the two runs differ by {difference:.1%} over the whole run (relative, in mean square). That is
-the noise of the particles: the two runs draw different ones.
+Over the whole run the field energies differ by {difference:.1%} (relative $L^2$ norm). This is the noise of the
+particles, which are different in the two runs.
 """
 
 import numpy as np

@@ -136,7 +136,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_says_how_to_start_anew(
     with FullDisk(300_000):  # the series fits, a snapshot does not
         code = main(["run", str(case), "--out", str(out), "--set", "particles.count=20000"])
     err = capsys.readouterr().err
-    anew = f"'kjko run {out}/case.toml --out {out} --force' starts the run anew"
+    anew = f"'kjko run {out}/case.toml --out {out} --force' starts the run from the beginning"
     assert code == 1 and err.count("kjko: ") == 1 and "no checkpoint has been written" in err and anew in err, err
     assert main(["restart", str(out)]) == 2
     assert "so there is nothing to restart from: 'kjko run" in capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_a_disk_that_is_full_later_says_that_a_restart_goes_on(small, tmp_path):
     out = tmp_path / "out"
     short = until(small, 0.4)
     run(short, out, progress=False)
-    with FullDisk(50_000), pytest.raises(DiskFailure, match=f"'kjko restart {out}' goes on from the last checkpoint"):
+    with FullDisk(50_000), pytest.raises(DiskFailure, match=f"'kjko restart {out}' continues from the last checkpoint"):
         restart(out, ["time.end=0.8"], progress=False)
     assert restart(out, ["time.end=0.8"], progress=False).status == "finished"
 

@@ -156,7 +156,7 @@ def test_a_killed_run_is_said_to_be_gone(damaged, capsys):
     for verb in ("inspect", "watch"):
         assert main([verb, str(folder.path)]) == 0
         said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert f"process {os.getpid()} on" in said and "is gone and did not finish the run" in said
+        assert f"process {os.getpid()} on" in said and "no longer exists and did not finish the run" in said
         assert "'kjko restart" in said
     assert open_run(folder.path).status == "gone"
     (folder.path / ".lock").write_text("process 1 on some other host\n")

@@ -272,8 +272,8 @@ def test_a_full_disk_ends_with_one_sentence_and_the_checkpoint_before(small_case
         often = [f"--set=output.{name}={every}" for name, every in (("histogram_every", 1), ("checkpoint_every", 2))]
         result = kjko("run", small_case, "--out", disk / "out", *often, ranks=2)
         assert result.returncode == 1, result.stderr
-        assert result.stderr.count("kjko: ") == 1 and "look at free space" in result.stderr
-        assert f"'kjko restart {disk}/out' goes on from the last checkpoint" in result.stderr
+        assert result.stderr.count("kjko: ") == 1 and "check the free space" in result.stderr
+        assert f"'kjko restart {disk}/out' continues from the last checkpoint" in result.stderr
         assert "Traceback" not in result.stderr
         step = int(latest(disk / "out/checkpoints").stem.removeprefix("step"))
         assert 2 <= step < 10

@@ -21,7 +21,7 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import BLOCK, Particles, Shard, equal_weights
 from hpc_kjko.species import ONLY, Species
 
-BAD_DISK = "look at free space"
+BAD_DISK = "check the free space"
 
 
 @pytest.fixture

@@ -360,7 +360,7 @@ def test_large_blocks_are_summed_in_parts(monkeypatch):
 
 
 def test_a_step_that_is_too_long_is_split(alone, monkeypatch):
-    simulation = Simulation.start(from_table(table_of(WARM, physics={"collision_strength": 50.0})), alone)
+    simulation = Simulation.start(from_table(table_of(WARM, physics={"collision_strength": 20.0})), alone)
     before = simulation.state.particles
     after, (report,) = collided(simulation, 1, 0.2)
     assert report.substeps > 1 and report.certificate == 1

@@ -141,7 +141,7 @@ def test_random_pairs_of_unlike_particles_relax_at_the_same_rate(density, alone)
         {"mass": 4.0, "temperature": 0.2, "density": density, "count": round(density * 24000)},
         count=24000,
         method={"collision": "binary"},
-        physics={"landau": {"exponent": 0.0, "block": 40}},
+        physics={"landau": {"exponent": 0.0, "block": 80}},
     )
     simulation = Simulation.start(from_table(table), alone)
     before = [species.particles for species in simulation.state.species]
@@ -197,7 +197,7 @@ def test_a_pair_of_species_may_have_a_strength_of_its_own(alone):
         (
             {},
             {"physics": {"collision_strength": 0.0, "landau": {"pairs": {"electrons-ions": 1.0}}}},
-            "give the pairs that do not collide the strength 0",
+            "give strength 0 to the pairs that do not collide",
         ),
         ({}, {"physics": {"temperature": 2.0}}, "physics.temperature is not allowed with"),
         ({}, {"physics": {"collision_operator": "dougherty"}}, "physics.collision_operator is not allowed with"),

@@ -249,7 +249,7 @@ def test_velocity_matching_stops_while_it_trains_and_goes_on_later(alone):
         ({"particles": {"start": "grid"}}, 'particles.start = "grid" needs a periodic box'),
         ({"particles": {"weights": "density"}}, 'particles.weights = "density" needs a periodic box'),
         ({"problem": {"kind": "periodic"}, "particles": {"start": "grid"}}, "add [grid]"),
-        ({"problem": {"kind": "periodic"}, "physics": {"field": "poisson"}}, "would ignore problem.potential"),
+        ({"problem": {"kind": "periodic"}, "physics": {"field": "poisson"}}, "does not use problem.potential"),
         ({"problem": {"kind": "two_stream"}, "physics": {"initial_field": "zero"}}, 'needs physics.field = "ampere"'),
         (
             {"problem": {"kind": "two_stream"}, "particles": {"start": "grid", "weights": "density"}},

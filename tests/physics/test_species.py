@@ -222,7 +222,7 @@ def test_like_particles_without_a_field_have_their_local_mean_where_they_have_a_
             "species.electrons.mean_velocity has 2",
         ),
         ({"species": {"electrons": {**ELECTRONS, "length": 3.0}}}, "all species share problem.length"),
-        ({"species": {"Electrons": ELECTRONS}}, "species.Electrons: a name of a species has at most 32 small letters"),
+        ({"species": {"Electrons": ELECTRONS}}, "species.Electrons: a species name has at most 32 lower-case letters"),
         ({"species": {"e": ELECTRONS, "e_hot": ELECTRONS}}, "its columns would look like those of e"),
         ({"species": {}}, ".species. is empty"),
         ({"species": {"electrons": 3}}, "species.electrons must be a table"),

@@ -41,7 +41,7 @@ def rows_of(script, *arguments):
         ("bench_objective.py", ["--count", "2000"], 16),
         ("bench_pic.py", ["--rounds", "1"], 8),
         ("bench_pairs.py", [], 12),
-        ("bench_potential.py", ["--width", "16"], 18),
+        ("bench_potential.py", ["--width", "16"], 21),
         ("bench_step.py", [], 5),
         ("bench_files.py", ["--count", "20000"], 4),
     ],
@@ -57,14 +57,16 @@ def test_a_benchmark_prints_its_lines(script, arguments, least):
 
 def test_the_benchmark_of_a_gpu_notes_what_it_finds_and_goes_on(tmp_path):
     """On the CPU, where the tests of a GPU are skipped."""
-    parts, out = ("tests", "targets", "particles"), tmp_path / "found"
+    parts, out = ("tests", "targets", "tensor", "particles"), tmp_path / "found"
     bench = quick(SCRIPTS / "bench_gpu.py", "--quick", "--device", "cpu", "--steps", "1024", "--out", out)
     said = run_command([*bench, "--parts", *parts], tmp_path)
     assert said.returncode == 0, said.stderr
     found = json.loads(out.read_text())
     assert [target["wanted"] for target in found["targets"]] == [0.5, 0.008, 0.8]
     assert all(target["met"] == (target["value"] <= target["wanted"]) for target in found["targets"][:2])
-    assert {row["table"] for row in found["rows"]} == {"tests", "steps", "network", "particles"}
+    assert {row["table"] for row in found["rows"]} == {"tests", "steps", "network", "tensor", "particles"}
+    errors = [row[name] for row in found["rows"] for name in ("error", "tensor_error") if row["table"] == "tensor"]
+    assert len(errors) == 12 and max(errors) < 1e-6
     assert not found["failures"] and found["machine"]["matmul_tflops"] > 0
 
 

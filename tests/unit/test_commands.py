@@ -76,7 +76,7 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
     assert "two_stream" in kjko_here("cases").stdout and "adam" in kjko_here("cases").stdout
     inspected = kjko_here("inspect", finished)
     assert "finished" in inspected.stdout and "step00000010.h5" in inspected.stdout
-    assert " MB\n" in inspected.stdout and "bytes a particle" not in inspected.stdout  # so few particles
+    assert " MB\n" in inspected.stdout and "bytes per particle" not in inspected.stdout  # so few particles
     assert "free_energy" in kjko_here("series", finished).stdout
     plotted = kjko_here("plot", finished)
     assert plotted.returncode == 0, plotted.stderr
@@ -98,12 +98,15 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
         (["fly"], "fly is not a verb of kjko: it may be one of run, "),
         (["rnu", "small.toml"], "did you mean run?"),
         (["series", "nowhere", "--cvs"], "did you mean --csv?"),
-        (["plot", "a", "run"], "run is one argument too many for 'kjko plot': it takes DIR; quote a name with spaces"),
+        (
+            ["plot", "a", "run"],
+            "run is one argument too many for 'kjko plot': it takes DIR; put quotes around a name",
+        ),
         (["plot", "a run", "--format", "jpg"], "--format jpg: it may be one of png, pdf, svg"),
         (["plot", "runs"], "it holds run folders, give one of them: runs/first"),
         (["report", "runs/first", "--out", "none/r.html"], "cannot write none/r.html: there is no folder none"),
         (["run", "smal.toml"], "did you mean small.toml?"),
-        (["run", "."], "(Is a directory): give the file"),
+        (["run", "."], "(Is a directory): give the case file"),
         (["run"], "CASE.toml"),
         (["run", "nowhere.toml"], "nowhere.toml: cannot read this case file"),
         (["run", "small.toml", "--set", "end=3"], "section.key=value"),

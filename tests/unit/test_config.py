@@ -221,7 +221,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "advice"),
-    [("kind = plasma # mine", 'a text needs quotes, as in kind = "plasma"$'), ("skip = True", "write skip = true$")],
+    [("kind = plasma # mine", 'put the text in quotes, as in kind = "plasma"$'), ("skip = True", "write skip = true$")],
 )
 def test_a_word_that_is_no_value_is_answered_with_what_to_write(line, advice, tmp_path):
     (tmp_path / "case.toml").write_text(f"[problem]\n{line}\n")
@@ -241,7 +241,7 @@ def test_a_case_file_may_come_from_an_editor_of_another_system(raw, tmp_path):
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (CASE_TEXT.encode("utf-16"), "case.toml: is not UTF-8 text .it looks like UTF-16.: save it as UTF-8"),
+        (CASE_TEXT.encode("utf-16"), "case.toml: is not UTF-8 text .it looks like UTF-16.: save the file as UTF-8"),
         (CASE_TEXT.encode("utf-16-le"), "it looks like UTF-16"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3" + bytes(range(256)), "is not a text file: give a case in TOML"),
         (CASE_TEXT.replace("κ", "k").encode("latin-1"), "case.toml: line 3 is not UTF-8 text: save the file as UTF-8"),
@@ -265,7 +265,7 @@ def test_an_end_that_is_advised_is_accepted(step, ratio):
     try:
         case = from_table({**two_stream, "time": {"step": step, "end": end}})
     except UserError as mistake:
-        (advised,) = re.findall(r"time.end = (\S+) would be", str(mistake))
+        (advised,) = re.findall(r"use time.end = (\S+)$", str(mistake))
         case = from_table(override({**two_stream, "time": {"step": step}}, [f"time.end={advised}"]))
     if 2 * case.time.end < LARGEST:
         advised = end_after(2 * case.time.steps, step)

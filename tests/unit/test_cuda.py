@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import DensityObjective, JKOObjective, linear_part, tracked_log_det
 from hpc_kjko.inner.potential import PotentialField
+from hpc_kjko.inner.solvers import density
 from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.potential_sums import PotentialSums
@@ -173,7 +175,7 @@ def test_sums_over_pairs_compile_and_stay_in_registers(arch, dims, alike, expone
         ("sm_80", "values", torch.float32, 3, 128, 0),
         ("sm_90", "missed", torch.float32, 3, 128, 0),
         ("sm_90", "slopes", torch.float32, 3, 128, 0),
-        ("sm_80", "carry", torch.float64, 3, 128, 200),
+        ("sm_80", "carry", torch.float32, 3, 128, 120),
         ("sm_90", "carry", torch.float64, 3, 128, 200),
         ("sm_90", "carry", torch.float32, 1, 128, 80),
         ("sm_80", "normal", torch.float32, 3, 255, 0),
@@ -277,8 +279,12 @@ def test_batches_are_gathered_when_they_are_asked_for():
     assert data.folds[2].share.tolist() == data.folds[2].share.tolist() == [2, 0, 4]
     assert gathered == [[3, 1], [2, 0, 4]]
     assert [len(one.z) for one in data.everything] == [2, 0, 3]
-    whole, parts = batches.joined()
-    assert whole.share.tolist() == [3, 1, 2, 0, 4] and parts == (2, 0, 3)
+    for most, wanted in (
+        (np.inf, [([3, 1, 2, 0, 4], (2, 0, 3))]),
+        (4, [([3, 1], (2, 0)), ([2, 0, 4], (3,))]),
+        (1, [([3, 1], (2,)), ([], (0,)), ([2, 0, 4], (3,))]),
+    ):
+        assert [(whole.share.tolist(), counts) for whole, counts in batches.joined(most)] == wanted
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -468,6 +474,58 @@ def test_a_regression_on_a_gpu_is_launched_there(launched, monkeypatch):
     assert of_gpu.collision_free_energy == pytest.approx(of_cpu.collision_free_energy, rel=1e-4)
 
 
+#: Where the host reads what may be on a GPU, and so waits until it is there.
+READS = ("cpu", "item", "tolist", "nonzero", "__float__", "__int__", "__bool__")
+
+
+@needs_module
+def test_a_step_waits_for_a_gpu_a_known_number_of_times(launched, monkeypatch):
+    """Twice in a hidden step: for the normal equations, and for what their solution misses. Else once for each sum that
+    the host needs; not for each parameter, nor again for what does not change."""
+    monkeypatch.setattr(density, "MAX_REWEIGHTED", 1)
+    reads = Counter()
+
+    def noted(name, read=None):
+        def noting(*arguments):
+            caller = sys._getframe(1)
+            if "hpc_kjko" in caller.f_code.co_filename:
+                reads[caller.f_code.co_name] += 1
+            return read(*arguments)
+
+        read = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, noting)
+
+    def reads_of(call):
+        reads.clear()
+        call()
+        return Counter(reads)
+
+    for name in READS:
+        noted(name)
+    found = []
+    for iterations in (3, 5):
+        table = {
+            "problem": {"kind": "two_stream", "amplitude": 0.3, "velocity_dims": 2},
+            "physics": {"collision_strength": 0.5},
+            "particles": {"count": 2**13, "precision": "float32"},
+            "method": {"hidden": [32, 32], "first_iterations": iterations, "iterations": iterations},
+            "time": {"step": 0.2, "end": 0.2},
+        }
+        simulation = Simulation.start(from_table(table), Communicator())
+        (collision,), particles = simulation.collisions, simulation.state.particles
+        particles = on_pretended_gpu(collision, particles, monkeypatch)
+        start = StepStart(0, 0.0, particles)
+        collision.step(particles, 0.2, start)
+        found.append(reads_of(lambda: collision.step(particles, 0.2, start)))  # noqa: B023
+        assert sum(reads_of(collision.state).values()) <= 3  # a copy for each precision, on each device
+    few, more = found
+    assert {name: more[name] - few[name] for name in more if more[name] != few[name]} == {"normal": 2, "missed": 2}
+    per_step = dict(few - Counter(normal=4, missed=4))  # those of the hidden steps, and of the solution
+    assert per_step.pop("barrier") <= 4  # of Newton's method
+    once = ("derivatives", "tied", "tie", "excess", "_fit_field", "carry", "relaxed")
+    assert per_step == {**dict.fromkeys(once, 1), "over_certifying": 2}
+
+
 @needs_module
 def test_a_gpu_without_the_memory_runs_a_regression_in_torch(launched, monkeypatch):
     field = PotentialField((1.0,), 1, 1, hidden=(64, 64))
@@ -475,9 +533,9 @@ def test_a_gpu_without_the_memory_runs_a_regression_in_torch(launched, monkeypat
     with torch.no_grad():
         for name, parameter in list(field.layers[0].named_parameters()):
             setattr(field.layers[0], name, torch.nn.Parameter(pretended(parameter.detach())))
-        assert field.network.takes(z) and field.network.joins
+        assert field.network.takes(z) and field.network.in_use
         monkeypatch.setattr(cuda_potential, "fit_on", lambda device: False)
-        assert not field.network.takes(z) and not field.network.joins
+        assert not field.network.takes(z) and not field.network.in_use
 
 
 @needs_module

@@ -251,6 +251,15 @@ def test_keys_that_are_named_exist(page):
             assert key in keys_of(section), f"{section}.{key}"
 
 
+@pytest.mark.parametrize("name", ["case_file", "species", "physics"])
+def test_cases_on_a_reference_page_can_be_run(name):
+    """Blocks of TOML with a problem are whole cases; those without one are parts of a case."""
+    whole = [text for text in blocks(DOCS / "reference" / f"{name}.md", "toml") if "[problem]" in text]
+    for text in whole:
+        assert parse(config.from_table(parse(text)).toml())["problem"]["kind"] == parse(text)["problem"]["kind"]
+    assert len(whole) == {"case_file": 1, "species": 1, "physics": 0}[name]
+
+
 FILES = sorted([*ROOT.glob("jobs/*.*"), *ROOT.glob("scripts/*.*")])
 
 
@@ -455,8 +464,11 @@ def test_every_key_is_explained_in_its_model():
             assert all(meaning(model, name) for name in model.model_fields), model
 
 
-def test_validation_is_whole():
-    """Every validation has a group of rows, and every row what the page shows of it."""
+def test_validation_is_whole(monkeypatch):
+    """Every validation has a group of rows, and every row what the page shows of it. Numbers and verdicts agree."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import reference
+
     groups = json.loads(text_of(DOCS / "validation.json"))
     source = text_of(ROOT / "scripts" / "validate.py")
     names = re.findall(r'^    "(\w+)": \w+,$', source[source.index("VALIDATIONS") :], re.MULTILINE)
@@ -465,6 +477,29 @@ def test_validation_is_whole():
     for row in (row for group in groups for row in group["rows"]):
         assert {"case", "quantity", "target", "measured", "met", "date", "commit", "machine"} == row.keys()
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and re.fullmatch(r"[0-9a-f]{7}\+?", row["commit"])
+        ratio = reference.ratio_of(row["target"], row["measured"])
+        assert ratio is None or row["met"] == (ratio <= 1), row
+
+
+@pytest.mark.parametrize(
+    ("target", "measured", "ratio"),
+    [
+        ("≤ 3 %", "2.6, 1.6, 2.9 %", 2.9 / 3),
+        ("≤ 0.02, 0.01 (half of another's)", "0.005 (0.004), 0.006 (0.001)", 0.6),
+        ("−0.15 within 2 %", "−0.153 ± 0.001 (+2 %)", 1.0),
+        ("that of the grid within 1 %", "−1.14 ± 0.20 %", 1.14),
+        ("1 ± 0.15", "0.94", 0.4),
+        ("≥ 30", "60", 0.5),
+        ("≥ −0.002", "−0.001", 0.5),
+        ("< 1e-12", "5e-14", 0.05),
+        ("round-off", "1e-16", None),
+    ],
+)
+def test_the_summary_of_validations_compares_errors_with_what_is_allowed(target, measured, ratio, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import reference
+
+    assert reference.ratio_of(target, measured) == (None if ratio is None else pytest.approx(ratio))
 
 
 def test_what_a_validation_measures_takes_the_place_of_what_stands_there(tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency():
     assert panel.image.x_edges[i] < 1.0 < panel.image.x_edges[i + 1]
     assert panel.image.y_edges[j] < 1.4 < panel.image.y_edges[j + 1]
     panel, why = waves._spectrum(waves.FieldHistory(time[:9], electric[:9], length, ones, ones), theory, None)
-    assert panel is None and "24 times or more, here are 9" in why
+    assert panel is None and "24 times or more, but there are only 9" in why
 
 
 def test_three_dimensions_have_projections_and_two_have_images(alone, tmp_path):

@@ -209,7 +209,7 @@ def test_no_row_is_lost_to_a_disk_that_was_full_for_a_while(tmp_path):
     assert_rows(read_series(path), 5001)
     with pytest.raises(UserError, match="other.h5 .*free space"), largest_file(10):
         SeriesWriter(tmp_path / "other.h5", COLUMNS, UNITS)
-    with pytest.raises(UserError, match="there is no folder .*no folder: make it first"):
+    with pytest.raises(UserError, match="there is no folder .*no folder: create it first"):
         SeriesWriter(tmp_path / "no folder/other.h5", COLUMNS, UNITS)
     assert names_in(tmp_path) == ["series.h5"]
 

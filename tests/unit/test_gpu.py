@@ -129,7 +129,7 @@ class OnGPU(Case):
         self.field.coefficients = self.field.coefficients.cuda()  # no buffer
         self.sums.sums.at_once = len(self.z)
         self.there = [(z.to(self.z.dtype).cuda(), wanted.cuda(), share.cuda()) for z, wanted, share in self.rows]
-        assert self.field.network.joins
+        assert self.field.network.on_gpu and self.field.network.in_use
 
     @property
     def bare_there(self):
@@ -188,19 +188,50 @@ def test_the_gradient_of_a_density_on_a_gpu(potential):
         potential.near(one.cpu(), other, 10)
 
 
-def test_a_step_along_a_potential_on_a_gpu(potential):
+@pytest.mark.parametrize("kept", [torch.float32, torch.float64])
+def test_a_step_along_a_potential_on_a_gpu(potential, kept):
     """Against the CPU's kernel in double precision."""
     dx, dv, generator = potential.field.space_dims, potential.field.velocity_dims, torch.Generator().manual_seed(7)
     x, v = (torch.randn(len(potential.z), dims, generator=generator, dtype=torch.float64) for dims in (dx, dv))
     how = Carry(0.2, 0.1, 1.3, True, potential.field.periods or (), tuple(0.5 + axis for axis in range(dx)), 0.7)
     wanted = potential.exact.network.carry(x, v, Terms(potential.share, 128, UNIT, FINE), potential.k, how)
-    x, v = (part.to(potential.dtype).cuda() for part in (x, v))
+    x, v = (part.to(kept).cuda() for part in (x, v))
     terms = Terms(potential.share.cuda(), 128, UNIT, FINE)
     found = potential.field.network.carry(x, v, terms, potential.k.cuda(), how)
     for one, other in zip(found[:4], wanted[:4], strict=True):
         potential.near(one.cpu(), other, 4)
     potential.near(found[4].sum(0), wanted[4].sum(0), 4)
     assert found[5] == pytest.approx(wanted[5], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [("1D1V", 32, "tanh", "exact"), ("3D3V", 32, "tanh", "exact"), ("3D3V", 32, "tanh", "linear")],
+    ids=str,
+)
+def test_the_objective_on_tensor_cores(network):
+    with cuda.on_tensor_cores():
+        test_the_objective_on_a_gpu(network)
+
+
+def test_moments_and_the_field_on_tensor_cores():
+    with cuda.on_tensor_cores():
+        test_moments_on_a_gpu(("3D3V", 32, "tanh"), "exact")
+        test_the_field_on_a_gpu(("3D3V", 32, "tanh", torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_potential_on_tensor_cores(dtype):
+    """The default's functions in 3D3V."""
+    with torch.no_grad(), cuda.on_tensor_cores():
+        potential = OnGPU((True, 3, 3, 64, dtype))
+        for test in (
+            test_functions_of_a_potential_on_a_gpu,
+            test_sums_of_a_potential_on_a_gpu,
+            test_the_gradient_of_a_density_on_a_gpu,
+            test_a_step_along_a_potential_on_a_gpu,
+        ):
+            test(potential)
 
 
 def two_stream(dims, count, **tables):

@@ -7,7 +7,8 @@ from scipy import integrate, optimize, special, stats
 from scipy.stats import qmc
 
 from hpc_kjko.case.config import from_table
-from hpc_kjko.particles.state import BLOCK, Particles, Shard, draw, uniform_points
+from hpc_kjko.collisions import certificate
+from hpc_kjko.particles.state import BLOCK, CERTIFY, Particles, Shard, draw, folds, uniform_points
 from hpc_kjko.problems import quantile
 from hpc_kjko.problems.quasirandom import Sobol
 
@@ -151,3 +152,10 @@ def test_drift_wraps_into_the_box_and_keeps_log_f():
     assert torch.allclose(moved.x[:, 0], torch.tensor([1.9, 0.1, 0.0], dtype=torch.float64))
     assert ((moved.x >= 0) & (moved.x < 2.0)).all()
     assert moved.log_f is particles.log_f and torch.equal(particles.x, x)
+
+
+@pytest.mark.parametrize("rows", [(0, 80018), (5 * BLOCK, 80018), (3 * BLOCK, 9 * BLOCK), (80018, 80018)])
+def test_rows_that_certify_are_those_of_their_fold(rows):
+    shard = Shard(*rows, 80018)
+    wanted = torch.nonzero(folds(shard) == CERTIFY).flatten()
+    assert torch.equal(certificate._rows_of_fold(CERTIFY, shard), wanted)

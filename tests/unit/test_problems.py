@@ -467,7 +467,7 @@ def test_a_mistake_in_the_keys_is_one_sentence(table, advice):
 
 
 def test_the_periodic_problem_keeps_its_potential():
-    with pytest.raises(UserError, match="would ignore problem.potential"):
+    with pytest.raises(UserError, match="does not use problem.potential"):
         from_table({"problem": {"kind": "periodic", "space_dims": 2}, "physics": {"field": "poisson"}})
     assert from_table({"problem": {"kind": "periodic"}}).physics.field == "external"
 

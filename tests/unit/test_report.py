@@ -199,7 +199,7 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     shutil.rmtree(finished / "snapshots")
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
-    for sentence in ("Relative entropy: it needs", "Field energy: the run has no", "Certificates: the run held no"):
+    for sentence in ("Relative entropy: it needs", "Field energy: the run has no", "Certificates: the run kept no"):
         assert sentence in page
     assert figures_of(page) == ["energies-0", "seconds-0"]
     assert re.search(r"collide<.*0\.55<.*25\.0 %", page)
@@ -211,7 +211,7 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     [
         (["nowhere"], "nowhere: not a run folder"),
         (["RUN", "--out", "no/such/folder.html"], "cannot write no/such/folder.html"),
-        (["RUN", "RUN"], "several runs: give the page about them a name with --out FILE.html"),
+        (["RUN", "RUN"], "several runs: give the name of the page with --out FILE.html"),
         (["RUN", "nowhere", "--out", "page.html"], "nowhere: not a run folder"),
     ],
 )
@@ -223,7 +223,7 @@ def test_mistakes(arguments, says, finished, kjko_here):
 def test_nothing_is_read_for_a_page_that_cannot_be_written(finished, kjko_here, monkeypatch):
     monkeypatch.setattr(report, "RunCase", lambda path: pytest.fail("it looks at the run"))
     result = kjko_here("report", finished, "--out", "none/page.html")
-    assert result.returncode == 2 and "there is no folder none: make it first" in result.stderr
+    assert result.returncode == 2 and "there is no folder none: create it first" in result.stderr
     assert "it is a folder" in kjko_here("report", finished, "--out", finished).stderr
 
 

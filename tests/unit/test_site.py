@@ -105,7 +105,7 @@ def test_python_is_documented_from_its_docstrings(site):
     text = html.unescape(built(site, DOCS / "reference" / "api.md"))
     for name in ("hpc_kjko.api.run", "hpc_kjko.post.opened.Run", "hpc_kjko.collisions.base.Collision"):
         assert f'id="{name}"' in text
-    assert "the folder is not free. Nothing has been written then" in text
+    assert "the solver cannot continue. The folder has a checkpoint" in text
     assert not re.search(r":(class|func|meth|attr|mod):", text)
 
 

@@ -88,7 +88,7 @@ def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on
         thread.start()
         result = kjko_here(*line)
         thread.join()
-        assert result.returncode == 75 and "the same command goes on" in result.stderr, result
+        assert result.returncode == 75 and "the same command continues" in result.stderr, result
         steps, reached = reached, len(read_series(folder / "series.h5")["step"])
         assert reached > steps
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["stopped", "not begun"]
@@ -141,14 +141,20 @@ def test_a_slurm_script_gives_each_job_its_run(kjko_here, small_case, tmp_path):
         (["small.toml", "--grid", "time.end=1.0,1.05", "--out", "out"], "end=1.05: time.end = 1.05 is not a whole"),
         (["small.toml", "--grid", "time.ent=1.0", "--out", "out"], "time.ent is not a known key: did you mean end?"),
         (["nowhere.toml", "--grid", "time.end=1.0", "--out", "out"], "nowhere.toml: cannot read this case file"),
-        (["small.toml", "--grid", "time.end=1.0", "--out", "thesis"], "thesis: exists and is no sweep's folder"),
-        (["small.toml", "--grid", "time.end=1.0", "--out", "out", "--ranks", "0"], "0 must be 1 or more"),
+        (
+            ["small.toml", "--grid", "time.end=1.0", "--out", "thesis"],
+            "thesis: exists and is not the folder of a sweep",
+        ),
+        (
+            ["small.toml", "--grid", "time.end=1.0", "--out", "out", "--ranks", "0"],
+            "0 must be a whole number, 1 or more",
+        ),
         (
             ["small.toml", "--grid", "time.end=1.0", "--out", "out", "--slurm", "small.toml"],
             "was not made by kjko sweep",
         ),
-        (["small.toml", "--grid", "time.end=0.5", "--out", "swept"], "end=0.5: holds a run of another case"),
-        (["small.toml", "--grid", "time.end=1.0", "--set", "time.end=2.0", "--out", "out"], "--grid gives this key"),
+        (["small.toml", "--grid", "time.end=0.5", "--out", "swept"], "end=0.5: contains a run of another case"),
+        (["small.toml", "--grid", "time.end=1.0", "--set", "time.end=2.0", "--out", "out"], "--grid sets this key"),
         (["small.toml", "--grid", "time.end=1.0", "--set", "time.stpe=2.0", "--out", "out"], "did you mean step?"),
         (["thesis", "--table"], "thesis: not a sweep's folder"),
     ],

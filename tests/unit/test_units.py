@@ -141,16 +141,19 @@ def test_density_comes_back_from_the_collision_strength(density, temperature, lo
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: Units(-1.0, 1.0), "density = -1: it must be a number above 0"),
+        (lambda: Units(-1.0, 1.0), "density = -1: it must be a positive number"),
         (lambda: Units(1e19, math.nan), "temperature = nan"),
         (lambda: Units(1e19, 1.0, mass=0.0), "mass = 0"),
         (lambda: Units(1e19, 1.0, charge=1e200), "charge = 1e+200"),
-        (lambda: Units(1e30, 1.0), "are not a plasma of weak collisions: N_D = 0.00041"),
+        (lambda: Units(1e30, 1.0), "are not a weakly coupled plasma: N_D = 0.00041"),
         (lambda: Units(1e19, 1e6), "a thermal speed of 1.4 c"),
         (lambda: Units(1e36, 2e4).log_lambda, "below 1, where collisions are not weak"),
         (lambda: EDGE.collision_strength(0.0), "log_lambda = 0"),
-        (lambda: Units.of_collision_strength(10.0, 100.0), "collision_strength = 10 is that of no plasma"),
-        (lambda: Units.of_collision_strength(10.0, 100.0, 15.0), "collision_strength = 10 is that of no plasma"),
+        (lambda: Units.of_collision_strength(10.0, 100.0), "collision_strength = 10 is not possible for a plasma"),
+        (
+            lambda: Units.of_collision_strength(10.0, 100.0, 15.0),
+            "collision_strength = 10 is not possible for a plasma",
+        ),
         (lambda: Units.of_collision_strength(0.0, 100.0), "collision_strength = 0"),
         (lambda: Units.of_collision_strength(1e-6, 100.0, -1.0), "log_lambda = -1"),
     ],
@@ -244,7 +247,7 @@ def test_a_case_that_gives_its_plasma_needs_no_options(kjko_here, tmp_path):
         ("--density -1 --temperature 1", "--density: -1 must be a number, 0 or more"),
         ("--density 0 --temperature 1", "--density: 0 must be more than 0"),
         ("--density much --temperature 1", "--density: much must be a number"),
-        ("--density 1e30 --temperature 1", "are not a plasma of weak collisions"),
+        ("--density 1e30 --temperature 1", "are not a weakly coupled plasma"),
         ("--density 1e36 --temperature 2e4", "lnΛ = "),
         ("--density 1e19 --temperatur 1e3 --log", "--log"),
         ("nowhere.toml --density 1e19 --temperature 100", "nowhere.toml: cannot read this case file"),
@@ -262,7 +265,7 @@ def test_a_mistake_is_one_sentence_and_exit_2(arguments, says, kjko_here, tmp_pa
 def test_ranks_say_it_once(temperature, code, kjko):
     result = kjko("units", "--density", "1e19", "--temperature", temperature, ranks=2)
     assert result.returncode == code
-    said = result.stdout.count("The reference species") + result.stderr.count("are not a plasma")
+    said = result.stdout.count("The reference species") + result.stderr.count("are not a weakly coupled plasma")
     assert said == 1 and "Traceback" not in result.stderr
 
 
@@ -324,11 +327,14 @@ def test_without_landau_the_plasma_has_no_effect():
         (with_landau(physics={"collision_strength": "much"}), "physics.collision_strength = 'much' is not the"),
         (with_landau("density"), "physics.landau.density is missing"),
         (with_landau("log_lambda", "density"), "physics.landau.log_lambda is missing"),
-        (with_landau(exponent=0.0), "physics.landau.exponent = 0.0 are not Coulomb collisions"),
+        (with_landau(exponent=0.0), "physics.landau.exponent = 0.0 is not for Coulomb collisions"),
         (with_landau(density=-1.0), "physics.landau.density = -1.0: it should be greater than 0"),
         (with_landau(density="1e19"), "physics.landau.density = '1e19': it should be a number"),
         (with_landau(densty=1.0), "did you mean density?"),
-        (with_landau(density=1e30), "physics.landau: density = 1e+30 1/m³ and temperature = 100 eV are not a plasma"),
+        (
+            with_landau(density=1e30),
+            "physics.landau: density = 1e+30 1/m³ and temperature = 100 eV are not a weakly coupled plasma",
+        ),
         (with_landau(log_lambda=1e20), "physics.landau.log_lambda = 1e+20"),
         (with_landau(density=1e-9), "physics.collision_strength = "),
     ],

@@ -43,12 +43,12 @@ def test_a_run_at_work_is_seen(running, kjko_here):
     assert seen.returncode == 0 and seen.stderr == ""
     for text in ("running", "step 5/10", "50 %", "t = 0.5 of 1", "4 steps/s", "left", "5 certified", "kinetic energy"):
         assert text in seen.stdout
-    assert "⠉" in seen.stdout and "still there" not in seen.stdout
+    assert "⠉" in seen.stdout and "still running" not in seen.stdout
     writer.append(rows[0])
     writer.flush()  # the writer is none the worse for it
     assert "step 6/10" in kjko_here("watch", folder, "--once").stdout
     os.utime(folder / "series.h5", (0, time.time() - 3600))
-    assert "look whether the job is still there" in kjko_here("watch", folder, "--once").stdout
+    assert "check whether the job is still running" in kjko_here("watch", folder, "--once").stdout
 
 
 def test_what_is_not_whole_yet_is_waited_for(running, kjko_here, tmp_path):

@@ -1,4 +1,4 @@
-"""How the inner problem of a collision step is minimised. One file a solver, one line here."""
+"""The solvers of the inner problem of a collision step. Each solver has one file, and one line here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {"adam": AdamSolver, "varpro": Varpr
 
 
 def solver_of(method: Method, objective: Objective[Any], comm: Communicator) -> Solver:
-    """The solver that a case asks for, for an objective of its collision step. Collective."""
+    """The solver that a case asks for, for the objective of its collision step. Collective."""
     return SOLVERS[method.solver](
         objective,
         comm,

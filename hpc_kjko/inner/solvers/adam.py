@@ -1,4 +1,6 @@
-"""Full-batch Adam, warm-started from the previous step (the paper's section 3.1), keeping its best iterate."""
+"""Full-batch Adam that starts from the parameters of the previous step (the paper's section 3.1) and keeps its best
+iterate.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,19 @@ from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
 from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 
-#: With "auto" iterations: how often the held-out objective is looked at, for how many iterations it may go without
-#: falling, and how many there are at most in a step that is not the first.
+#: With "auto" iterations: the number of iterations between two evaluations of the held-out objective; the number of
+#: iterations after which training stops if it has not fallen; and the maximum in every step but the first.
 AUTO_EVERY, AUTO_PATIENCE, AUTO_MOST = 5, 15, 200
 
 
 class AdamSolver(Solver):
-    """Minimises the objective over the network's parameters, gradients summed over ranks.
+    """Minimises the objective over the parameters of the network. Gradients are summed over ranks.
 
-    Parameters and Adam's moments carry over from step to step. A cold start takes
-    ``first_iterations``.
+    Parameters and the moments of Adam carry over from step to step. A cold start takes ``first_iterations``.
 
-    Adam overshoots now and then, and a single bad last iterate would be a bad time step for good: the iterate with the
-    lowest objective is kept. (Measured on the two-stream case: without this, one step in some hundred dissipated
-    several times too much.)
+    Adam sometimes overshoots. If the last iterate were taken, one overshoot would spoil the time step. So the iterate
+    with the lowest objective is kept. (Measured on the two-stream case: without this rule, about one step in a hundred
+    dissipated several times too much.)
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class AdamSolver(Solver):
             made = self._until_held_out_stalls(data, step, self.first_iterations if self.trainer.is_cold else AUTO_MOST)
         else:
             made = self._train([*data.folds], step, self.first_iterations if self.trainer.is_cold else self.iterations)
-        if stiffer and data.held_out and self.trainer.value([data.select], step) > 0:  # a field of zero does better
+        if stiffer and data.held_out and self.trainer.value([data.select], step) > 0:  # a field of zero is better
             self.control.coefficients = torch.zeros_like(self.control.coefficients)
         return made
 
@@ -61,7 +62,7 @@ class AdamSolver(Solver):
         return iterations
 
     def _until_held_out_stalls(self, data: TrainingData, step: float, most: int) -> int:
-        """Train until the held-out objective has not fallen for a while; keep the iterate where it was lowest."""
+        """Train until the held-out objective has not fallen for a while. Keep the iterate with its lowest value."""
         lowest, best, best_at, made = self.trainer.value([data.select], step), self.trainer.kept(), 0, 0
         while made < most and made - best_at < AUTO_PATIENCE:
             for _ in range(AUTO_EVERY):

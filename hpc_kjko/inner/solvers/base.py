@@ -1,4 +1,4 @@
-"""What an inner solver is given, and what it does."""
+"""The interface of an inner solver, and the data that it is given."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-#: Of some particles, what an objective takes: tensors [n, ...], or None.
+#: The arguments of an objective for some particles: tensors [n, ...], or None.
 Rows = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some particles as the objective sees them.
+    """Some particles in the form that the objective takes.
 
     Attributes:
         z: inputs of the control field [n, inputs].
         v: pushed velocities [n, dv]; with a control variate its drag.
-        share: part of the sample's whole mass, over all ranks, that each particle is [n].
-        tangents: ∂z/∂ṽ_j [n, dv, inputs] where it is not simply the velocity among the inputs.
-        known: the part of ∇v·u at each particle that a control variate knows the average of [n].
-        log_f: the carried log-density [n], float64, where the solver uses it.
+        share: the fraction of the total mass of the sample, over all ranks, that each particle has [n].
+        tangents: ∂z/∂ṽ_j [n, dv, inputs], or None if the last inputs are simply the velocity.
+        known: the part of ∇v·u at each particle whose average a control variate knows [n].
+        log_f: the carried log-density [n], float64, if the solver uses it.
     """
 
     z: torch.Tensor
@@ -44,12 +44,13 @@ class Sample:
 
 
 class Batches:
-    """Samples of a rank's particles, each gathered when it is first asked for: few of many are wanted in a step.
+    """Samples of the particles of a rank. Each is gathered when it is first used, because a step needs only a few of
+    many.
 
     Args:
-        gather: some of the particles, by their rows.
-        rows: of all samples, one after the other.
-        edges: where each begins in these, and where the last ends.
+        gather: returns the sample of the given rows of the particles.
+        rows: the rows of all samples, one sample after the other.
+        edges: where each sample begins in ``rows``, and where the last one ends.
     """
 
     def __init__(self, gather: Callable[[torch.Tensor], Sample], rows: torch.Tensor, edges: np.ndarray):
@@ -65,25 +66,34 @@ class Batches:
         return self._known[number]
 
     def __iter__(self) -> Iterator[Sample]:
-        """Each of them, which is not kept."""
+        """Iterate over the samples without keeping them in memory."""
         for begin, end in itertools.pairwise(self._edges):
             yield self._gather(self._rows[begin:end])
 
-    def joined(self) -> tuple[Sample, tuple[int, ...]]:
-        """All of them as one, one after the other, and how many particles each has."""
-        return self._gather(self._rows[self._edges[0] : self._edges[-1]]), tuple(np.diff(self._edges).tolist())
+    def joined(self, most: float) -> Iterator[tuple[Sample, tuple[int, ...]]]:
+        """Consecutive samples joined into one, and the number of particles of each of them.
+
+        Args:
+            most: particles that are joined, unless a single sample has more.
+        """
+        first, edges = 0, self._edges
+        for last in range(1, len(edges)):
+            if last + 1 == len(edges) or edges[last + 1] - edges[first] > most:
+                some = edges[first : last + 1]
+                yield self._gather(self._rows[some[0] : some[-1]]), tuple(np.diff(some).tolist())
+                first = last
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """This rank's particles for one inner solve.
+    """The particles of this rank for one inner solve.
 
     Attributes:
-        folds: those that are fitted, in disjoint parts that are each spread over phase space and over ranks like the
-            whole, with shares that add up to 1 over all of them and all ranks.
-        select: particles that choose between fits; nowhere any if none are held out for that.
-        held_out: whether some are, on some rank.
-        everything: the folds and the particles that certify, where a solver takes some averages over all.
+        folds: the particles that are fitted, in disjoint parts. Each part is spread over phase space and over ranks
+            like the whole. The shares add up to 1 over all folds and all ranks.
+        select: the particles that choose between fits. Empty on every rank if nothing is held out for this.
+        held_out: whether some particles are held out, on any rank.
+        everything: the folds and the certifying particles, for solvers that take some averages over all particles.
     """
 
     folds: Sequence[Sample] | Batches
@@ -93,31 +103,34 @@ class TrainingData:
 
     @classmethod
     def choosing(cls, folds: Sequence[Sample], select: Sample) -> TrainingData:
-        """Particles of which some choose."""
+        """Training data in which some particles are held out to choose between fits."""
         return cls(folds, select, held_out=True, everything=folds)
 
     @classmethod
     def unheld(cls, *folds: Sample) -> TrainingData:
-        """Particles of which none choose."""
+        """Training data without held-out particles."""
         return cls.in_batches(folds, folds)
 
     @classmethod
     def in_batches(cls, folds: Sequence[Sample] | Batches, everything: Sequence[Sample] | Batches) -> TrainingData:
-        """The same, with particles in averages that are not fitted."""
+        """Training data without held-out particles, whose averages over ``everything`` include particles that are not
+        fitted.
+        """
         first = folds[0]
         none = replace(first, **{name: part[:0] for name, part in vars(first).items() if part is not None})
         return cls(folds, none, held_out=False, everything=everything)
 
 
 class Solver(ABC):
-    """Minimises a functional over the control field; what it has learnt carries over from step to step."""
+    """Minimises a functional over the control field. Network and optimiser carry over from step to step."""
 
     @abstractmethod
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
         """Fit the field for a step of size ``step``. Collective.
 
         Args:
-            stiffer: 0, or how often the fit of this step has failed: then regularise more.
+            stiffer: how often the fit of this step has failed (0 at first). The larger it is, the stronger the
+                regularisation.
 
         Returns:
             The number of iterations made.
@@ -132,7 +145,7 @@ class Solver(ABC):
 
     @abstractmethod
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over a state made by :meth:`state`.
+        """Set the state to one that :meth:`state` returned.
 
         Raises:
             KeyError, RuntimeError: the arrays belong to another network.

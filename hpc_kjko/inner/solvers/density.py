@@ -1,14 +1,16 @@
-"""The log-density ψ that is fitted to the log f which particles carry, and ψ̄, which is tied to their sample.
+"""The log-density ψ is fitted to the log f that the particles carry. ψ̄ is ψ corrected to agree with the moments of the
+sample.
 
-ψ̄ is ψ corrected by monomials of v alone so that on their gradients the functional is, but for terms of the order h,
-the plain one of the sample itself (implicit score matching, A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695): nothing
-else ties the sample's moments to ψ, and temperature would drift.
+ψ̄ differs from ψ by monomials of v alone. For fields that are gradients of these monomials, the
+functional with ψ̄ equals the plain functional of the sample, up to terms of order h. This is implicit score
+matching (A. Hyvärinen, J. Mach. Learn. Res. 6 (2005) 695). Without it nothing would tie the moments of the sample to ψ,
+and the temperature would drift.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,27 +21,28 @@ from hpc_kjko.inner.objective import DensityObjective
 from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.inner.solvers.least_squares import LeastSquares
 from hpc_kjko.inner.solvers.normalisation import Normalisation
-from hpc_kjko.inner.solvers.potential_sums import PotentialSums, Rows
+from hpc_kjko.inner.solvers.potential_sums import Joined, PotentialSums, Rows
 from hpc_kjko.inner.solvers.trainer import Trainer
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import in_order
 
-#: A log f that a fit misses by more than this is an outlier to it. Its weight falls with the square of the distance.
+#: A particle whose log f differs from ψ by more than this is an outlier. Its weight falls with the square of the
+#: distance.
 OUTLYING = 0.5
 MAX_REWEIGHTED = 4
-#: The hidden layers are left as they are once ψ misses log f by no more than this, root mean square over a batch.
+#: The hidden layers are not trained further once the root mean square of ψ − log f over a batch is at most this.
 FAITHFUL = 2e-3
 
 
 @dataclass(frozen=True)
 class BestDensity:
-    """The c of penalised least squares over some particles.
+    """The coefficients c of penalised least squares over some particles.
 
     Attributes:
-        coefficients: c of all of ψ's functions, float64.
-        shares: those that c was found with, smaller where an earlier one missed by more than OUTLYING.
-        mass: the sum of those over all ranks.
-        residual: root mean square of what is missed, with these shares.
+        coefficients: c of all functions of ψ, float64.
+        shares: the shares with which c was found. They are smaller for outliers of an earlier c.
+        mass: the sum of these shares over all ranks.
+        residual: root mean square of the residuals, with these shares.
     """
 
     coefficients: torch.Tensor
@@ -52,9 +55,9 @@ class FittedDensity:
     """ψ and ψ̄, with the hidden layers of their functions.
 
     Attributes:
-        trusted: whether the last fit used ψ; else ψ̄ is made of monomials of v alone.
-        coefficients: c of ψ + ½|v|²/T, which is what is fitted: near equilibrium it is a constant.
-        corrected: that of ψ̄ + ½|v|²/T, of the functions that depend on v.
+        trusted: whether the last fit used ψ. If not, ψ̄ consists of monomials of v alone.
+        coefficients: c of ψ + ½|v|²/T. This sum is fitted, because near equilibrium it is constant.
+        corrected: the coefficients of ψ̄ + ½|v|²/T, for the functions that depend on v.
     """
 
     def __init__(self, objective: DensityObjective, comm: Communicator, sums: LeastSquares, learning_rate: float):
@@ -66,29 +69,31 @@ class FittedDensity:
         self.trainer = Trainer(objective, comm, learning_rate)
         self.trusted = True
         self.coefficients, self.corrected = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-        #: By how much ψ̄'s coefficients of monomials of v alone, and its constant, exceed ψ's.
+        #: The coefficients of ψ̄ minus those of ψ: for the monomials of v alone, and for the constant.
         self._correction, self._constant = torch.zeros(0, dtype=torch.float64), 0.0
 
     def solve(self, samples: Sequence[Sample], penalty: np.ndarray) -> None:
-        """Set c to the best on some particles. Collective.
+        """Set c to the best fit on some particles. Collective.
 
         Args:
-            penalty: of the coefficients of functions that depend on v, a quadratic form.
+            penalty: a quadratic form of the coefficients of the functions that depend on v.
         """
         fits = [(one.z, self.wanted(one), one.share) for one in samples]
         self.coefficients = self.best(fits, penalty).coefficients
 
     @torch.no_grad()
     def log_densities(self, z: torch.Tensor) -> torch.Tensor:
-        """ψ and ψ̄ [2, n] at inputs z: with the same mean over all particles, but for what is known of ∫e^ψ̄; float64."""
+        """ψ and ψ̄ [2, n] at inputs z; float64. Both have the same mean over all particles, except for the correction
+        of ∫e^ψ̄.
+        """
         return self.control.values(z, self.of_both)
 
     @property
     def of_both(self) -> torch.Tensor:
-        """The coefficients of ψ and ψ̄, −½|v|²/T among them, as :meth:`PotentialField.values` takes them."""
+        """The coefficients of ψ and ψ̄, including −½|v|²/T, as :meth:`PotentialField.values` takes them."""
         control, of_v = self.control, torch.from_numpy(self.control.of_velocity).to(self.coefficients.device)
         higher = 2 * control.velocity_dims
-        of_v[-higher:] += control.of_density - control.shared  # they follow all of ψ's
+        of_v[-higher:] += control.of_density - control.shared  # they come after all functions of ψ
         both = nn.functional.pad(self.coefficients, (0, higher)).expand(2, -1).clone()
         k, m = torch.triu_indices(control.velocity_dims, control.velocity_dims)
         squares = of_v[control.velocity_dims : -higher][(k == m).to(of_v.device)]
@@ -102,20 +107,20 @@ class FittedDensity:
         return 0.5 * (v.double() ** 2).sum(1) / self.operator.temperature
 
     def wanted(self, sample: Sample) -> torch.Tensor:
-        """log f + ½|v|²/T [n], float64."""
+        """The target values log f + ½|v|²/T [n], float64."""
         assert sample.log_f is not None
         return sample.log_f + self._energy(sample.v)
 
     def train(self, data: TrainingData, iterations: int) -> int:
-        """Adam's steps on the hidden layers, each on a batch; returns how many were made."""
+        """Make Adam steps on the hidden layers, each on one batch; returns the number of steps."""
         before = self.trainer.steps_made
         for k in range(before, before + iterations):
             fold = data.folds[k % len(data.folds)]
             log_f = self.wanted(fold)
             best = self.best([(fold.z, log_f, fold.share)])
-            if not best.mass > 0:  # a batch of few particles, all elsewhere
+            if not best.mass > 0:  # no particles in this fold, as with very few particles
                 continue
-            # by a whole number: the gradient stays a multiple of the unit that sums are rounded to
+            # A whole number as factor keeps the gradient a multiple of the unit to which sums are rounded.
             rows = (fold.z, log_f, best.shares[0], best.coefficients)
             self.trainer.backward([rows], 0.0, factor=len(data.folds))
             self.trainer.descend()
@@ -125,11 +130,13 @@ class FittedDensity:
 
     @torch.no_grad()
     def best(self, samples: Sequence[Rows], penalty: np.ndarray | None = None) -> BestDensity:
-        """The c of penalised least squares over some particles, again and again while outliers pull at it. Collective.
+        """The c of penalised least squares over some particles. The fit is repeated while there are outliers, with
+        smaller weights for them. Collective.
 
         Args:
-            samples: inputs z, what is wanted [n], float64, and shares [n] of each.
-            penalty: of the coefficients of functions that depend on v, a quadratic form; none in the fits that train.
+            samples: of each sample inputs z, target values [n], float64, and shares [n].
+            penalty: a quadratic form of the coefficients of the functions that depend on v; None in the fits that
+                train.
         """
         trusted = [share.double() for *_, share in samples]
         for attempt in range(MAX_REWEIGHTED):
@@ -153,17 +160,18 @@ class FittedDensity:
     def tie(self, samples: Sequence[Sample] | Batches) -> None:
         """Set the coefficients of ψ̄ + ½|v|²/T so that E[∇m·∇ψ̄] = −E[Δm], for every monomial m of v alone.
 
-        Without ψ, where it is not trusted, they are the coefficients of these monomials alone.
+        If ψ is not trusted, ψ̄ + ½|v|²/T consists of these monomials alone.
         """
         known = np.zeros(len(self.control.coefficients))
         if self.trusted:
             known[: self.control.shared] = self.coefficients[: self.control.shared].cpu().numpy()
-        parts: tuple[int, ...] = ()
-        if isinstance(samples, Batches) and self.control.network.joins:
-            whole, parts = samples.joined()
-            samples = [whole]
-        rows = [(sample.z, sample.share) for sample in samples]
-        found = self._of_potential.of_velocity(rows, known, parts)
+        rows: Sequence[Rows] | Iterator[Joined]
+        if isinstance(samples, Batches) and self.control.network.in_use:
+            joined = samples.joined(self._of_potential.at_once)
+            rows = (Joined((whole.z, whole.share), counts) for whole, counts in joined)
+        else:
+            rows = [(sample.z, sample.share) for sample in samples]
+        found = self._of_potential.of_velocity(rows, known)
         load = found.drag / self.operator.temperature - found.laplacian - found.along
         correction = self.sums.solved(found.gram, load)
         known[self.control.of_velocity] += correction
@@ -175,7 +183,9 @@ class FittedDensity:
             self._constant -= self._excess_mass(mean[-1, :-1], mean[:-1, :-1])
 
     def _excess_mass(self, mean: np.ndarray, square: np.ndarray) -> float:
-        """What is known of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ] of coordinates other than a box's. Collective."""
+        """The estimate of log(∫e^ψ̄/∫f), from E[y] and E[y yᵀ]. y are the coordinates that are not in a box.
+        Collective.
+        """
 
         def tied(places: torch.Tensor) -> torch.Tensor:
             x, v = places[:, : self.control.space_dims], places[:, self.control.space_dims :]

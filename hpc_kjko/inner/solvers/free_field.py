@@ -1,16 +1,18 @@
-"""The field of a step in a metric of its own for each particle: components with coefficients of their own, no gradient.
+"""The field of a step in which each particle has its own metric. The components have their own coefficients, so the
+field is not a gradient.
 
-With the displacements y = h u of the particles, metrics M_i and forces F_i that are known, u minimises
+The particles move by y = h u. With known metrics M_i and known forces F_i, u minimises
 
     J(u)/h = mean[ ½ uᵀ M u + F·u + ∇v·u − (1/h) log det(I + h S) ],    S = ½ (∇v u + (∇v u)ᵀ)
 
-over u_k = Σ_m c_km g_m(x, v) + α V_k(x, v): g are the functions of the fitted log-density, V is one more field that is
-known with its Jacobian. If F holds ∇v ψ̄ of the density ψ̄ before the step, Stein's identity E[∇v·u] = −E[u·∇v ψ̄] has
-taken the noise of the sample out of what is linear in u.
+over all u_k = Σ_m c_km g_m(x, v) + α V_k(x, v). Here g are the functions of the fitted log-density, and V is a further
+field that is known with its Jacobian. If F contains ∇v ψ̄ of the density before the step, Stein's identity E[∇v·u] =
+−E[u·∇v ψ̄] has removed the sampling noise from the part that is linear in u.
 
-det(I + h ∇v u) ≥ det(I + h S) where I + h S is positive definite (A. M. Ostrowski, O. Taussky, Indag. Math. 13 (1951)
-383): J is an upper bound of the functional with the determinant of the map, the same where ∇v u is symmetric, and
-unlike that it is convex. So its minimum is one, and lowers the other too. What it adds is of the second order in h.
+If I + h S is positive definite, det(I + h ∇v u) ≥ det(I + h S) (A. M. Ostrowski, O. Taussky, Indag. Math. 13 (1951)
+383). So J is an upper bound of the functional with the determinant of the map. Both are equal if ∇v u is symmetric. J
+is convex and the other functional is not. So J has one minimum, and the other functional is also lower there than at u
+= 0. The two differ by terms of second order in h.
 """
 
 from __future__ import annotations
@@ -29,20 +31,20 @@ from hpc_kjko.inner.solvers.base import Rows
 from hpc_kjko.inner.solvers.least_squares import ROUNDING, LeastSquares
 from hpc_kjko.parallel.comm import Communicator
 
-#: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
+#: Newton's method ends with the step that changes u by less than this fraction, in mean square.
 CONVERGED = 1e-3
 MAX_NEWTON = 40
 
 
 @dataclass(frozen=True)
 class Steered:
-    """Some particles, and what they are steered by.
+    """Some particles with the metric and the force that act on them.
 
     Attributes:
         z: inputs of the functions g [n, inputs].
         metric: M [n, d, d]; force: F [n, d].
         known, slope: V [n, d] and ∂V_k/∂v_l [n, d, d].
-        share: part of the sample's whole mass that each particle is [n].
+        share: the fraction of the total mass of the sample that each particle has [n].
     """
 
     z: torch.Tensor
@@ -69,13 +71,13 @@ class FreeField:
         return self.control.velocity_dims
 
     def slopes(self, z: torch.Tensor) -> torch.Tensor:
-        """∂g/∂v_j [n, d, M], float64; those of x alone are last, and have none."""
+        """∂g/∂v_j [n, d, M], float64. Functions of x alone come last; their derivatives are 0."""
         along = self.control.first_derivatives(z)[..., : self.control.shared].double()
         return nn.functional.pad(along, (0, self.control.of_density - self.control.shared))
 
     @torch.no_grad()
     def at(self, z: torch.Tensor, known: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """u [n, d] and ∂u_k/∂v_l [n, d, d] at inputs z, where V and its Jacobian are known; float64."""
+        """u [n, d] and ∂u_k/∂v_l [n, d, d] at inputs z, from V and its Jacobian there; float64."""
         coefficients = torch.from_numpy(self.coefficients).to(z.device)
         c, alpha = coefficients[:-1].view(self._dims, -1), coefficients[-1]
         u = self.control.values(z, c).T
@@ -85,11 +87,11 @@ class FreeField:
 
     @torch.no_grad()
     def minimise(self, samples: Sequence[Steered], step: float, unit: float) -> tuple[int, float]:
-        """Set the coefficients to those of the minimiser; returns the number of passes over the particles, and
-        J. Collective.
+        """Set the coefficients to the minimiser. Returns the number of passes over the particles, and J. Collective.
 
         Args:
-            step: h; unit: what metrics and forces are multiplied with, so that sums over particles are of the order 1.
+            step: h.
+            unit: metrics and forces are multiplied by it, so that sums over particles are of order 1.
 
         Raises:
             SolverFailure: on every rank.
@@ -105,7 +107,7 @@ class FreeField:
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
             trial = c + change
             if self.comm.bcast(bool(change @ gram @ change <= CONVERGED**2 * (c @ gram @ c))):
-                c = trial  # what is left is smaller by h |∇v u| than this was
+                c = trial  # the remaining error is smaller than this step by a factor h |∇v u|
                 break
             log_det, pull, bent = self._barrier(parts, trial, step, unit, mass)
             made += 1
@@ -120,7 +122,7 @@ class FreeField:
         return made, step / unit * lowest
 
     def _assembled(self, blocks: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """A quadratic form [d M + 1, d M + 1] from its blocks k ≤ m [pairs, M, M] and its last row."""
+        """A quadratic form [d M + 1, d M + 1] from its matrix blocks k ≤ m [pairs, M, M] and its last row."""
         dims, number = self._dims, blocks.shape[1]
         whole = np.zeros((dims, number, dims, number))
         for block, (k, m) in zip(blocks, _upper(dims), strict=True):
@@ -131,8 +133,9 @@ class FreeField:
         return form
 
     def _averages(self, parts: Sequence[Rows], unit: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """E[u M u] as a quadratic form of the coefficients, E[F·u] as a linear one, both times ``unit``; and the mass
-        of these particles."""
+        """E[u M u] as a quadratic form of the coefficients and E[F·u] as a linear form, both times ``unit``; and the
+        mass of these particles.
+        """
 
         def sums(*rows: torch.Tensor) -> list[torch.Tensor]:
             z, metric, force, known, _, share = rows
@@ -153,11 +156,11 @@ class FreeField:
     def _barrier(
         self, parts: Sequence[Rows], c: np.ndarray, step: float, unit: float, mass: float
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """(1/h) E log det(I + h S) at coefficients c, its derivative, and minus its second one, all times ``unit``; the
-        first is −∞ where I + h S is not positive definite at some particle.
+        """(1/h) E log det(I + h S) at coefficients c, its gradient, and minus its second derivative, all times
+        ``unit``. The value is −∞ if I + h S is not positive definite at some particle.
 
-        With B = (I + h S)⁻¹ the second derivative along the fields e_k g_m and e_l g_n is
-        −½ h E[(B∇g_m)_l (B∇g_n)_k + B_kl ∇g_m·B∇g_n].
+        With B = (I + h S)⁻¹ the second derivative along the fields e_k g_m and e_l g_n is −½ h E[(B∇g_m)_l (B∇g_n)_k +
+        B_kl ∇g_m·B∇g_n].
         """
         coefficients, dims = torch.from_numpy(c).to(self.control.coefficients), self._dims
 
@@ -190,7 +193,7 @@ class FreeField:
         return value, unit / mass * pull, unit * step / mass * self._assembled(blocks, last)
 
     def _total(self, values: torch.Tensor) -> torch.Tensor:
-        """Σ over particles of values [n]: [1]."""
+        """The sum over particles of values [n]: [1]."""
         return self.sums.products(values[:, None], torch.ones_like(values)[:, None])[0]
 
 
@@ -200,5 +203,5 @@ def symmetric(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _upper(dims: int) -> list[tuple[int, int]]:
-    """k ≤ m."""
+    """The index pairs k ≤ m."""
     return [(k, m) for k in range(dims) for m in range(k, dims)]

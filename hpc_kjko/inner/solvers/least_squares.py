@@ -1,4 +1,4 @@
-"""Sums over particles with the same bits on any number of ranks, and the normal equations that are made of them."""
+"""Sums over particles with the same bits on any number of ranks, and the normal equations that are made from them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import MOMENTS_UNIT, in_order, rounded
 from hpc_kjko.particles.state import at_once, passes
 
-#: For the conditioning of normal equations, in units of their diagonal: the data have no noise. The other is for what
-#: rounding may leave in sums.
+#: Both are added to the diagonal of the normal equations. RIDGE conditions them, in units of the diagonal. It is small
+#: because the data have no noise. ROUNDING covers the rounding errors of the sums.
 RIDGE, ROUNDING = 1e-8, 1e-10
 
 
 class LeastSquares:
-    """What adds up products of functions over the particles of all ranks, and solves for coefficients.
+    """Adds up products of functions over the particles of all ranks, and solves for coefficients.
 
     Args:
-        together: consecutive particles that are added up before they are rounded.
+        together: size of a piece: the number of consecutive particles that are added before the sum is rounded.
 
     Attributes:
-        at_once: particles handled at a time: whole pieces of those that are added up together.
+        at_once: number of particles handled at a time; a multiple of the size of a piece.
     """
 
     def __init__(self, comm: Communicator, together: int, device: torch.device):
@@ -39,10 +39,12 @@ class LeastSquares:
     def summed(
         self, function: Callable[..., list[torch.Tensor]], samples: Sequence[tuple[Any, ...]]
     ) -> list[np.ndarray]:
-        """Sums over the particles of all ranks, of what ``function`` returns for some of them. Collective.
+        """The sums over the particles of all ranks of the results of ``function``, which is called for some particles
+        at a time. Collective.
 
         Args:
-            samples: arguments of the function for all rows, the last a tensor [n]; some may be functions of rows.
+            samples: arguments of the function for all rows, of each sample. The last argument is a tensor [n]; the
+                others may be functions of rows.
         """
         total: list[torch.Tensor] = []
         with in_order(self.together):
@@ -54,15 +56,16 @@ class LeastSquares:
         return self.over_ranks(flat, [tuple(part.shape) for part in total])
 
     def over_ranks(self, flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-        """Sums over the ranks, of arrays that lie one after the other. Collective."""
+        """Sums over the ranks of arrays that are stored one after the other in ``flat``. Collective."""
         edges = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         parts = np.split(self.comm.sum(flat), edges)
         return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def products(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """Σ over particles (and what else each has) of products [k, m], from [n, ..., k] and [n, ..., m], float64.
+        """Σ of products [k, m] over particles (and over further axes of each particle), from [n, ..., k] and [n, ...,
+        m]; float64.
 
-        The rows of a piece are added up by one matrix product, then rounded.
+        The rows of a piece are added by one matrix product, then rounded.
         """
         pieces = [in_pieces(part.flatten(1), self.together) for part in (left, right)]
         one, other = (
@@ -79,5 +82,5 @@ class LeastSquares:
                 "log f, a velocity or the network is no longer finite: reduce time.step or method.learning_rate"
             )
         solution = np.linalg.solve(scaled, load / unit) / unit
-        self.comm.bcast_array(solution)  # last bits may differ between machines
+        self.comm.bcast_array(solution)  # the last bits may differ between machines
         return solution

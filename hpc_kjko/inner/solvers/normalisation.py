@@ -1,9 +1,9 @@
-"""The mass of a fitted density, where it can be told: an integral over phase space that no particle enters.
+"""The mass of a fitted density, if it can be computed: an integral over phase space that uses no particles.
 
-Relaxation keeps the mean of log f, and errors of every step add up in it. But ∫f is known, and near equilibrium that of
-e^ψ̄ is too: with q the Gaussian of the particles' moments, uniform in the x of a box, it is the mean of e^ψ̄/q over
-points drawn from q. The closer f is to a Gaussian, the smaller the estimated error and the more of the result counts:
-of beams next to nothing.
+Relaxation keeps the mean of log f, so the errors of all steps add up in it. But ∫f is known, and near equilibrium ∫e^ψ̄
+can be estimated. Let q be the Gaussian with the moments of the particles, uniform in the x of a box. Then ∫e^ψ̄ is the
+mean of e^ψ̄/q over points drawn from q. The closer f is to a Gaussian, the smaller the estimated error, and the larger
+the fraction of the result that is used. For beams this fraction is nearly zero.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 
 from hpc_kjko.particles.state import uniform_points
 
-#: Points of phase space, quiet ones, with a seed of their own: they are not to be a run's first particles.
+#: Quiet points of phase space. Their own seed keeps them from being the first particles of a run.
 POINTS, SEED = 4096, 0x5EED
-#: The error of log ∫e^ψ̄ at which half of it is believed.
+#: If the error of log ∫e^ψ̄ has this value, half of the result is used.
 SURE = 1e-3
 
 
@@ -26,8 +26,8 @@ class Normalisation:
     """Integrals over the phase space of a problem.
 
     Args:
-        lengths: of the box [dx], or None in unbounded space. Of a box with walls it is what is inside: their images
-            are places where no particle says what ψ̄ is.
+        lengths: of the box [dx], or None in unbounded space. With walls it is the box inside the walls. Beyond the
+            walls are only mirror images, where no particle determines ψ̄.
         dims: dx + dv.
         mass: ∫f.
     """
@@ -42,11 +42,11 @@ class Normalisation:
     def excess(
         self, log_density: Callable[[torch.Tensor], torch.Tensor], mean: np.ndarray, square: np.ndarray
     ) -> float:
-        """log(∫e^ψ̄/mass), or as much of it as is believed.
+        """log(∫e^ψ̄/mass), times the fraction of it that is trusted.
 
         Args:
             log_density: ψ̄ [n] at places (x, v) [n, dims].
-            mean, square: E[y] and E[y yᵀ] over the particles, y the coordinates that are not those of a box.
+            mean, square: E[y] and E[y yᵀ] over the particles. y are the coordinates that are not in a box.
         """
         covariance = square - np.outer(mean, mean)
         try:
@@ -58,6 +58,6 @@ class Normalisation:
         log_q = -0.5 * (self._normal**2).sum(1) - float(np.log(np.diag(root)).sum())
         log_q -= 0.5 * len(mean) * math.log(2 * math.pi) + self._log_volume
         ratio = torch.exp(log_density(torch.cat([self._x, y], dim=1)) - log_q - self._log_mass)
-        average = float(ratio.mean())
-        error = float(ratio.std()) / math.sqrt(POINTS) / average if average > 0 else math.inf
+        average, spread = torch.stack([ratio.mean(), ratio.std()]).tolist()
+        error = spread / math.sqrt(POINTS) / average if average > 0 else math.inf
         return math.log(average) / (1 + (error / SURE) ** 2) if math.isfinite(error) else 0.0

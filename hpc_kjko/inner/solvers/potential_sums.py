@@ -1,12 +1,15 @@
-"""Sums over the particles of all ranks of products of a potential's functions and their derivatives.
+"""Sums over the particles of all ranks. The terms are products of the functions of a potential and of their
+derivatives.
 
-Native kernels make them where there are any, else torch. Either way pieces of particles are rounded before they are
-added up, so the bits do not depend on the ranks.
+Native kernels compute the sums if there are any, otherwise torch does. In both cases the particles are summed in
+pieces, and the sum of each piece is rounded before it is added. So the bits of the result do not depend on the number
+of ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +24,34 @@ from hpc_kjko.kernels.potential import Network, Terms
 from hpc_kjko.particles.exact import MOMENTS_UNIT
 from hpc_kjko.particles.state import passes
 
-#: Inputs z [n, inputs] of some particles, then what belongs to each [n], the share last.
+#: Inputs z [n, inputs] of some particles, then further columns [n] of these particles. The last one is the share.
 Rows = tuple[torch.Tensor, ...]
+
+#: On a CPU, samples are joined until they have so many particles: all threads then have enough to do, in little memory.
+JOINED = 1 << 15
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several samples, which are stored one after the other.
+
+    Attributes:
+        rows: of all samples.
+        counts: the number of particles of each sample.
+    """
+
+    rows: Rows
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class FieldAverages:
-    """What the functional is made of, of the functions that depend on v: averages over some particles.
+    """Averages over some particles from which the functional is computed. The functions g are those that depend on v.
 
     Attributes:
         gram: E[∇g·∇g] [M, M]; bending: E[∇∇g : ∇∇g] [M, M].
         laplacian: E[Δg] [M].
-        mass: the part of the whole mass that these particles have.
+        mass: the fraction of the total mass that these particles have.
     """
 
     gram: np.ndarray
@@ -43,13 +62,13 @@ class FieldAverages:
 
 @dataclass(frozen=True)
 class VelocitySums:
-    """What ties ψ to a sample: sums over its particles, of Φ's L functions m of v alone.
+    """Sums over the particles of a sample that tie ψ to this sample. m are the L functions of Φ that depend on v alone.
 
     Attributes:
         gram: Σ ∇m·∇m [L, L]; drag: Σ ∇m·v [L]; along: Σ ∇m·∇Φ [L].
         laplacian: Σ Δm [L].
         mean: Σ m [L]; mass: Σ 1.
-        moments: Σ y yᵀ [Y, Y], where y is x outside a box, v, and 1.
+        moments: Σ y yᵀ [Y, Y]. y contains x (in unbounded space only), v, and 1.
     """
 
     gram: np.ndarray
@@ -62,20 +81,25 @@ class VelocitySums:
 
 
 class PotentialSums:
-    """All of these are collective.
+    """Sums of the functions of a potential. All methods are collective.
 
     Args:
-        sums: what adds up over ranks.
+        sums: adds up over ranks.
     """
 
     def __init__(self, control: PotentialField, sums: LeastSquares):
         self.control, self.sums = control, sums
 
+    @property
+    def at_once(self) -> float:
+        """The most particles of joined samples that a native kernel is given at a time. A GPU is given all of them."""
+        return math.inf if self.control.network.on_gpu else JOINED
+
     def normal(self, samples: Sequence[Rows]) -> np.ndarray:
-        """Σ g gᵀ, and beside it Σ g w [M, M + 1], of ψ's functions and what is wanted.
+        """Σ g gᵀ, with Σ g w as one more column: [M, M + 1]. g are the functions of ψ, and w are the target values.
 
         Args:
-            samples: z, w [n], shares [n] of each.
+            samples: of each sample z, w [n] and shares [n].
         """
         number = self.control.of_density
 
@@ -90,11 +114,11 @@ class PotentialSums:
         return found
 
     def missed(self, samples: Sequence[Rows], c: torch.Tensor, limit: float) -> tuple[list[torch.Tensor], float, float]:
-        """By how much ψ with coefficients c misses what is wanted, at the particles of each sample [n]; Σ of its
-        square; how many particles of all ranks it misses by more than a limit.
+        """The residuals |ψ − w| of ψ with coefficients c at the particles of each sample [n]; the sum of their squares;
+        and the number of particles of all ranks whose residual is larger than ``limit``.
 
         Args:
-            samples: as of :meth:`normal`.
+            samples: as in :meth:`normal`.
         """
 
         def sums(missed: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
@@ -102,7 +126,7 @@ class PotentialSums:
             return [square[0, 0], (missed > limit).sum().double()]
 
         network = self.control.network
-        if network.joins:
+        if network.on_gpu and network.in_use:
             parts = tuple(len(z) for z, *_ in samples)
             z, wanted, share = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*samples, strict=True))
             found, local = network.missed(z, self._terms(share, parts), wanted, c, limit)
@@ -125,7 +149,7 @@ class PotentialSums:
         """Averages over some particles.
 
         Args:
-            samples: z, shares [n] of each.
+            samples: of each sample z and shares [n].
         """
         axes, number = self.control.velocity_dims, len(self.control.coefficients)
 
@@ -135,7 +159,8 @@ class PotentialSums:
         def sums(z: torch.Tensor, share: torch.Tensor) -> list[torch.Tensor]:
             first, second = (part.double() for part in self.control.derivatives(z))
             share = share.double()[:, None, None]
-            twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)  # the mixed ones
+            # the mixed derivatives
+            twice = torch.tensor([1.0] * axes + [2.0] * (second.shape[1] - axes), device=z.device)
             bending = self.sums.products(share * twice[:, None] * second, second)
             laplacian = self.sums.products(share, second[:, :axes].sum(1, keepdim=True))
             gram = self.sums.products(share * first, first)
@@ -146,11 +171,11 @@ class PotentialSums:
         return FieldAverages(gram / mass, bending / mass, laplacian / mass, float(mass))
 
     def barrier(self, samples: Sequence[Rows], k: np.ndarray, step: float) -> tuple[np.ndarray, float]:
-        """Σ tr (I + h ∇v u)⁻¹∇∇g [M] and Σ log det(I + h ∇v u) of the field of k: the latter −∞ where the map turns
-        orientation at some particle.
+        """Σ tr (I + h ∇v u)⁻¹∇∇g [M] and Σ log det(I + h ∇v u), for the field u with coefficients k. The log det is −∞
+        if the map reverses orientation at some particle.
 
         Args:
-            samples: z, shares [n] of each.
+            samples: of each sample z and shares [n].
         """
         coefficients = torch.from_numpy(k).to(self.control.coefficients)
 
@@ -174,15 +199,12 @@ class PotentialSums:
         pull, (log_det,), (turned,) = self._summed(native, sums, samples, [(len(k),), (1,), (1,)])
         return pull, -np.inf if turned > 0 else float(log_det)
 
-    def of_velocity(
-        self, samples: Sequence[Rows], coefficients: np.ndarray, parts: tuple[int, ...] = ()
-    ) -> VelocitySums:
-        """What ties ψ to a sample.
+    def of_velocity(self, samples: Sequence[Rows] | Iterator[Joined], coefficients: np.ndarray) -> VelocitySums:
+        """The sums that tie ψ to a sample.
 
         Args:
-            samples: z, shares [n] of each.
+            samples: of each sample z and shares [n]. Native kernels also take joined samples.
             coefficients: of Φ.
-            parts: where the one sample is several that were joined, how many particles each has.
         """
         axes, of_box = self.control.velocity_dims, 2 * len(self.control.periods or ())  # inputs of a periodic x
         at = torch.from_numpy(self.control.of_velocity - self.control.width).to(self.control.coefficients.device)
@@ -205,7 +227,7 @@ class PotentialSums:
             return [gram, laplacian, self.sums.products(share[:, 0], own)[0], moments]
 
         shapes = [(number, number + 2), (number,), (number + 1,), (places, places)]
-        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes, parts)
+        products, laplacian, (*mean, mass), moments = self._summed(native, sums, samples, shapes)
         gram, drag, along = products[:, :-2], products[:, -2], products[:, -1]
         return VelocitySums(gram, drag, along, laplacian, np.array(mean), float(mass), moments)
 
@@ -213,17 +235,30 @@ class PotentialSums:
         self,
         native: Callable[..., np.ndarray],
         function: Callable[..., list[torch.Tensor]],
-        samples: Sequence[Rows],
+        samples: Sequence[Rows] | Iterator[Joined],
         shapes: Sequence[tuple[int, ...]],
-        parts: tuple[int, ...] = (),
     ) -> list[np.ndarray]:
-        """Sums of such shapes: by ``native``, flat, or as tensors by ``function``, of each sample or of some rows of
-        it. A GPU sums all samples at once."""
+        """Sums of the given shapes. ``native`` returns them as flat arrays for joined samples, and ``function`` as
+        tensors for some rows of a sample.
+        """
         network = self.control.network
-        if not all(network.takes(z) for z, *_ in samples):
-            return self.sums.summed(function, samples)
-        if len(samples) > 1 and network.joins:
-            parts = tuple(len(z) for z, *_ in samples)
-            samples = [tuple(torch.cat(part) for part in zip(*samples, strict=True))]
-        given: Any = (native(network, self._terms(share, parts), *sample) for *sample, share in samples)
-        return self.sums.over_ranks(sum(given), shapes)
+        if not isinstance(samples, Iterator):
+            if not network.in_use:
+                return self.sums.summed(function, samples)
+            samples = self._joined(samples)
+        total: Any = 0.0
+        for group in samples:
+            *columns, share = group.rows
+            total = total + native(network, self._terms(share, group.counts), *columns)
+        return self.sums.over_ranks(total, shapes)
+
+    def _joined(self, samples: Sequence[Rows]) -> Iterator[Joined]:
+        """Consecutive samples, joined as far as a kernel takes them at once."""
+        counts = [len(share) for *_, share in samples]
+        first = 0
+        for last in range(1, len(samples) + 1):
+            if last == len(samples) or sum(counts[first : last + 1]) > self.at_once:
+                some = samples[first:last]
+                rows = some[0] if len(some) == 1 else tuple(torch.cat(part) for part in zip(*some, strict=True))
+                yield Joined(rows, tuple(counts[first:last]))
+                first = last

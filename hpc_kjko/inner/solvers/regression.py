@@ -1,11 +1,11 @@
 """The control field from the log-density that the particles carry: a regression, then the functional in closed form.
 
-With ψ fitted to the carried log f, Stein's identity E[∇v·u] = −E[u·∇v log f] takes the noise of positions out of the
-linear part of the functional: for every u that is a gradient of the functions g,
+ψ is fitted to the carried log f. Then Stein's identity E[∇v·u] = −E[u·∇v log f] removes the noise of the positions from
+the linear part of the functional. For every u that is a gradient of the functions g,
 
     J(u)/h = mean[ ½ a |u|² + (v + T ∇v ψ̄)·u − (T/h) log det(I + h ∇v u) + T ∇v·u ],    a = 1/κ + h
 
-has the expectation of the JKO functional if ∇v ψ̄ = ∇v log f. What is left of sampling noise is of the order h |∇v u|².
+has the expectation of the JKO functional if ∇v ψ̄ = ∇v log f. The remaining sampling noise is of order h |∇v u|².
 
 ψ̄ is ψ tied to the sample (:mod:`~hpc_kjko.inner.solvers.density`).
 """
@@ -21,28 +21,31 @@ from hpc_kjko.inner.solvers.base import Sample, Solver, TrainingData
 from hpc_kjko.inner.solvers.density import FittedDensity
 from hpc_kjko.inner.solvers.least_squares import ROUNDING, LeastSquares
 from hpc_kjko.inner.solvers.potential_sums import FieldAverages, PotentialSums
+from hpc_kjko.inner.solvers.trainer import arrays_of
 from hpc_kjko.parallel.comm import Communicator
 
-#: The step of Newton's method that changes u by less than this part of it, in mean square, is the last.
+#: Newton's method ends with the step that changes u by less than this fraction, in mean square.
 CONVERGED = 1e-3
 MAX_NEWTON = 20
-#: What E|∇v∇v (ψ + ½|v|²/T)|² costs beside the squares that ψ misses, in units of T²: this times (κ h')² with the step
-#: h' of the functional, and at most. For the field u along that gradient it is this part of E|h' ∇v u|². Diffusion
-#: leaves nothing in log f that is narrower than √(κh'T): such structure is roughness, and makes more of itself. Of a
-#: mode p the fit keeps 1/(1 + 0.1 (κh'T p²)²), an error of the order of the step's own.
+#: The weight of E|∇v∇v (ψ + ½|v|²/T)|² beside the squared residuals is T² times the smaller of two numbers: the first
+#: number times (κ h')², where h' is the step of the functional, and the second number. For the field u along that
+#: gradient, the penalty is this fraction of E|h' ∇v u|². Diffusion removes all structure of log f that is narrower than
+#: √(κh'T). Narrower structure is roughness, and would grow. The fit keeps the fraction 1/(1 + 0.1 (κh'T p²)²) of a mode
+#: p, which is an error of the order of the error of the step.
 BENT, MOST_BENT = 0.1, 0.004
-#: c and k are solved for on no more than so many batches, others in every step: log f has no noise. What ties ψ̄ to the
-#: sample is averaged over all particles.
+#: c and k use at most this many batches, and other batches in every step. That is enough, because log f has no noise.
+#: The averages that tie ψ̄ to the sample use all particles.
 FITTED_BATCHES = 16
 
 
 class RegressionSolver(Solver):
-    """Fits ψ to the carried log f, then finds the minimiser of the functional among the gradients of ψ's functions.
+    """Fits ψ to the carried log f. Then finds the minimiser of the functional among the gradients of the functions of
+    ψ.
 
-    The hidden layers take some of Adam's steps on the mean of (ψ − log f)², each on another batch of the particles, at
-    the c that is best for that batch: log f is exact at every particle, so a part of them tells as much as all do.
-    Then c is solved for on all fitted particles, with little weight for those whose log f is far off, and k, the
-    coefficients of Φ, by Newton's method.
+    The hidden layers are trained by some Adam steps on the mean of (ψ − log f)². Each step uses another batch of the
+    particles, with the c that is best for this batch. A batch is enough, because log f is exact at every particle. Then
+    c is solved for on all fitted particles, with a small weight for outliers. Last, Newton's method finds k, the
+    coefficients of Φ.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class RegressionSolver(Solver):
         self.sums = LeastSquares(comm, objective.together, objective.trained[0].device)
         self.of_potential = PotentialSums(self.control, self.sums)
         self.fitted = FittedDensity(objective, comm, self.sums, learning_rate)
-        #: How many fits were made: it says which batches c and k are solved for on.
+        #: The number of fits made so far. It determines on which batches c and k are solved for.
         self._turn = 0
 
     def minimise(self, data: TrainingData, step: float, stiffer: int = 0) -> int:
@@ -70,14 +73,17 @@ class RegressionSolver(Solver):
     def fit_density(
         self, data: TrainingData, step: float, stiffer: int = 0, again: bool = False
     ) -> tuple[int, list[Sample], FieldAverages]:
-        """Fit ψ and tie ψ̄ to the sample, as :meth:`minimise` does before it finds the field; errors as there.
-        Collective.
+        """Fit ψ and tie ψ̄ to the sample, as :meth:`minimise` does before it finds the field. Collective.
 
         Args:
-            data, step, stiffer: as of :meth:`minimise`; again: a further fit in a step, on the batches of the first.
+            data, step, stiffer: as in :meth:`minimise`.
+            again: whether this is a further fit in the same step. It uses the batches of the first fit.
 
         Returns:
-            The number of iterations, and the samples that c was solved for on, with averages over them.
+            The number of iterations, the samples on which c was solved for, and averages over them.
+
+        Raises:
+            SolverFailure: as in :meth:`minimise`.
         """
         made, self.fitted.trusted = 0, not stiffer
         self._turn += self.fitted.trusted and not again
@@ -96,13 +102,13 @@ class RegressionSolver(Solver):
         return made, samples, averages
 
     def chosen(self, number: int) -> list[int]:
-        """Which of the batches c and k are solved for on in this step: the next ones in turn."""
+        """The batches on which c and k are solved for in this step: the next ones in turn."""
         return [(self._turn * FITTED_BATCHES + k) % number for k in range(min(number, FITTED_BATCHES))]
 
     def state(self) -> dict[str, np.ndarray]:
-        found = {"density": self.fitted.coefficients, "field": self.control.coefficients}
-        arrays = {f"regression/{name}": tensor.cpu().numpy().copy() for name, tensor in found.items()}
-        return {**self.fitted.trainer.state(), **arrays, "regression/turn": np.array(self._turn)}
+        found = {"regression/density": self.fitted.coefficients, "regression/field": self.control.coefficients}
+        arrays = arrays_of({**self.fitted.trainer.tensors(), **found})
+        return {**arrays, "regression/turn": np.array(self._turn)}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         self.fitted.trainer.load(arrays)
@@ -115,7 +121,7 @@ class RegressionSolver(Solver):
     def _fit_field(self, samples: list[Sample], sums: FieldAverages, step: float) -> int:
         """Set k, the coefficients of Φ, to the minimiser; returns the number of passes over the particles.
 
-        Where ψ is not trusted, u is a gradient of monomials of v alone.
+        If ψ is not trusted, u is a gradient of monomials of v alone.
         """
         mass, corrected = sums.mass, self.fitted.corrected.cpu().numpy()
         rows = [(sample.z, sample.share) for sample in samples]
@@ -130,7 +136,7 @@ class RegressionSolver(Solver):
             change[free] = -self.sums.solved(hessian[np.ix_(free, free)], gradient[free])
             return change
 
-        # From u ≡ 0, where J is 0 and no pass is needed to know its gradient.
+        # Start from u ≡ 0: J is 0 there, and its gradient needs no pass over the particles.
         k, lowest, made = np.zeros_like(corrected), 0.0, 1
         change = newton(force - self.operator.temperature * sums.laplacian)
         for _ in range(MAX_NEWTON):
@@ -138,7 +144,7 @@ class RegressionSolver(Solver):
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
             trial = k + change
             if self.comm.bcast(bool(change @ sums.gram @ change <= CONVERGED**2 * (k @ sums.gram @ k))):
-                k = trial  # what is left is smaller by h |∇v u| than this was
+                k = trial  # the remaining error is smaller than this step by a factor h |∇v u|
                 break
             pull, log_det = (part / mass for part in self.of_potential.barrier(rows, trial, step))
             made += 1

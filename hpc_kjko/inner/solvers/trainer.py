@@ -17,14 +17,15 @@ from hpc_kjko.parallel.comm import Communicator
 
 
 class Trainer:
-    """Adam's steps along gradients that DistributedDataParallel sums over ranks. Parameters and moments carry over.
+    """Makes Adam steps along gradients that DistributedDataParallel sums over ranks. Parameters and moments carry over.
 
     Args:
-        objective: of this rank's particles; its control field has the parameters.
-        rates: the learning rate of all parameters, or those of groups of them, as torch's optimisers take them.
+        objective: of the particles of this rank. Its control field has the parameters.
+        rates: the learning rate of all parameters, or those of groups of parameters, as the optimisers of torch take
+            them.
 
     Attributes:
-        steps_made: Adam's steps since the start of the run.
+        steps_made: Adam steps since the start of the run.
         parameters: of the control field, by their names.
         groups: of parameters, each with its learning rate: dictionaries of "params" and "lr".
     """
@@ -40,12 +41,13 @@ class Trainer:
         self._moments: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
 
     def backward(self, samples: Sequence[Rows], step: float, factor: float = 1.0) -> list[torch.Tensor]:
-        """Leave the gradient of ``factor`` times the objective with the parameters; returns this rank's parts of it.
+        """Store the gradient of ``factor`` times the objective in the parameters; returns this product on this rank for
+        each sample.
 
         Args:
-            samples: what the objective takes of each.
+            samples: of each sample the arguments of the objective.
         """
-        if self._wrapped is self.objective:  # nothing is to be summed over ranks: without automatic differentiation
+        if self._wrapped is self.objective:  # There is no sum over ranks, so no automatic differentiation is needed.
             found = [self.objective.evaluate(step, *sample, with_gradient=True) for sample in samples]
             self.objective.set_gradient(
                 factor * torch.stack([gradient for _, gradient in found if gradient is not None]).sum(0)
@@ -71,12 +73,12 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, kept: list[torch.Tensor]) -> None:
-        """Put back what :meth:`kept` returned."""
+        """Restore the parameters that :meth:`kept` returned."""
         for parameter, value in zip(self.parameters.values(), kept, strict=True):
             parameter.copy_(value)
 
     def total(self, losses: list[torch.Tensor]) -> float:
-        """The objective over all ranks, the same on each, from the parts of this rank."""
+        """The objective over all ranks, the same on each, from the values of this rank."""
         local = float(torch.stack(losses).detach().sum())
         total = float(self.comm.sum(np.array([local]))[0])
         if not math.isfinite(total):
@@ -84,16 +86,17 @@ class Trainer:
         return total
 
     def kept(self) -> list[torch.Tensor]:
-        """The parameters as they are now."""
+        """A copy of the present parameters."""
         return [parameter.detach().clone() for parameter in self.parameters.values()]
 
     @torch.no_grad()
     def descend(self) -> None:
-        """One of Adam's steps, along the gradient that :meth:`backward` left.
+        """Make one Adam step, along the gradient that :meth:`backward` has stored.
 
-        As a function: ``torch.optim.Adam`` loads torch's compiler, which takes as long as torch itself.
+        This is our own code because ``torch.optim.Adam`` loads the compiler of torch, which takes as long as torch
+        itself.
         """
-        self.steps_made += 1  # counted here too: where torch counts may be a GPU
+        self.steps_made += 1  # counted here too, because the step count of torch may be on a GPU
         for group in self.groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in moved:
@@ -121,19 +124,23 @@ class Trainer:
 
     @property
     def is_cold(self) -> bool:
-        """True until the first of Adam's steps has been made."""
+        """True until the first Adam step has been made."""
         return not self._moments
 
     def state(self) -> dict[str, np.ndarray]:
         """Network and optimiser as named arrays: everything that the next step depends on."""
-        arrays = {f"network/{name}": _array(parameter) for name, parameter in self.parameters.items()}
+        return arrays_of(self.tensors())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors of which :meth:`state` returns copies."""
+        found: dict[str, torch.Tensor] = {f"network/{name}": part for name, part in self.parameters.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._moments.get(parameter, {}).items():
-                arrays[f"optimizer/{name}/{key}"] = _array(value)
-        return arrays
+                found[f"optimizer/{name}/{key}"] = value
+        return found
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over a state made by :meth:`state`; errors as of :meth:`Solver.load`."""
+        """Set the state to one that :meth:`state` returned; raises the errors of :meth:`Solver.load`."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(torch.from_numpy(arrays[f"network/{name}"]))
@@ -147,5 +154,12 @@ class Trainer:
         self.steps_made = max((int(state["step"]) for state in self._moments.values()), default=0)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()
+def arrays_of(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Copies of tensors on the host, by the same names. The tensors of one precision are copied from a GPU together."""
+    arrays: dict[str, np.ndarray] = {}
+    for kind in {(tensor.dtype, tensor.device) for tensor in tensors.values()}:
+        some = {name: part.detach() for name, part in tensors.items() if (part.dtype, part.device) == kind}
+        flat = torch.cat([part.flatten() for part in some.values()]).cpu().numpy()
+        pieces = np.split(flat, np.cumsum([part.numel() for part in some.values()])[:-1])
+        arrays |= {name: piece.reshape(some[name].shape) for name, piece in zip(some, pieces, strict=True)}
+    return {name: arrays[name] for name in tensors}

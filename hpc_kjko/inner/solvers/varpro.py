@@ -1,12 +1,14 @@
-"""Variable projection: the control field's output layer in closed form, its hidden layers by Adam's steps between.
+"""Variable projection: the output layer of the control field is found in closed form. In between, Adam trains the
+hidden layers.
 
 With features g(z) the field is u = C g, and the JKO functional per unit of h is, with a = 1/κ + h,
 
     J(C)/h = ½ a tr(C G Cᵀ) + tr(C bᵀ) − (T/h) E[ℓ],    G = E[g gᵀ],  b_k = E[v_k g]
 
-quadratic in C for the linear ℓ. The exact one takes damped Newton steps: with B = (I + h ∇v u)⁻¹ and
-q_k = Σ_j B_jk ∂g/∂v_j, row k of the gradient is a C_k G + b_k − T E[q_k], and block (k, m) of the Hessian is
-a G δ_km + h T E[q_m q_kᵀ]. Ours; the idea is G. H. Golub's and V. Pereyra's, doi:10.1137/0710036.
+For the linear ℓ it is quadratic in C. For the exact ℓ, damped Newton steps are made. With B = (I + h ∇v u)⁻¹ and q_k =
+Σ_j B_jk ∂g/∂v_j, row k of the gradient is a C_k G + b_k − T E[q_k], and the matrix block (k, m) of the Hessian is a G
+δ_km + h T E[q_m q_kᵀ]. The use in this functional is ours. The idea of variable projection is by G. H. Golub and V.
+Pereyra, doi:10.1137/0710036.
 """
 
 from __future__ import annotations
@@ -28,32 +30,35 @@ from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import FINER, MOMENTS_UNIT, in_order, rounded, rounded_finely
 from hpc_kjko.particles.state import passes
 
-#: Ridges on the hidden features' coefficients, in units of a · mean diag G. The last leaves the affine field alone.
-#: Smaller ones let coefficients of thousands cancel on the fitted particles and throw others far away.
+#: Ridges on the coefficients of the hidden features, in units of a · mean diag G. The last one leaves only the affine
+#: field. With smaller ridges, coefficients of thousands cancel on the fitted particles but move other particles far
+#: away.
 RIDGES = (*(10.0**k for k in range(-5, 2)), 1e3, math.inf)
-#: A failed fit is made again with ridges from this many times the smallest on.
+#: After a failed fit, the smallest ridge of the next fit is this many times larger.
 STIFFER = 1e3
-#: By how much of J a step may seem to rise, from rounding.
+#: A step may raise J by this fraction, because of rounding.
 TOLERANCE = 1e-10
-#: A step that promises less than this part of J is the last: the next would promise its square.
+#: Newton's method ends with a step that promises to lower J by less than this fraction. The next would promise its
+#: square.
 LAST_STEP = 1e-4
-#: Negative curvature beyond this, in units of the largest, is no rounding.
+#: Negative curvature beyond this, in units of the largest, is more than a rounding error.
 NEGATIVE = 1e-5
 MAX_NEWTON = 20
-#: Of Adam's steps between two looks at the held-out particles, and how many rounds may go by without their gain.
+#: Adam steps between two evaluations of the held-out objective, and the number of such rounds without gain that end
+#: training.
 ROUND, PATIENCE = 10, 3
-#: The output layer's part of the learning rate in them.
+#: The learning rate of the output layer in these steps, as a fraction of that of the hidden layers.
 OUTPUT_RATE = 0.2
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over a sample at some C: all that J and its derivatives are made of.
+    """Sums over a sample at some C. J and its derivatives are computed from them.
 
     Attributes:
-        gram: G [M, M]; load: b [dv, M]. Independent of C.
-        curvature: E[q_m q_kᵀ] as the Hessian has it [dv M, dv M], at the C where Newton's method began.
-        pull: E[q_k] [dv, M]; log_det: E[ℓ], −∞ where the map turns orientation at some particle.
+        gram: G [M, M]; load: b [dv, M]. Both are independent of C.
+        curvature: E[q_m q_kᵀ], arranged as in the Hessian [dv M, dv M], at the C where Newton's method began.
+        pull: E[q_k] [dv, M]; log_det: E[ℓ], −∞ if the map reverses orientation at some particle.
     """
 
     gram: np.ndarray
@@ -64,13 +69,13 @@ class Moments:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the sample has no particles: its mean of 1 · 1 is not 1."""
+        """Whether the sample has no particles. Then the mean of 1 · 1 is not 1."""
         return not self.gram[-1, -1] > 0
 
 
 @dataclass(frozen=True)
 class _Functional:
-    """J/h on a sample, in C [dv, M]."""
+    """J/h on a sample, as a function of C [dv, M]."""
 
     step: float
     a: float
@@ -84,7 +89,9 @@ class _Functional:
         return self.a * c @ at.gram + at.load - self.temperature * at.pull
 
     def hessian(self, at: Moments) -> np.ndarray:
-        """Of J; in several dimensions made convex: −log det has negative curvature along antisymmetric ∇v u."""
+        """The Hessian of J. In several dimensions it is made convex: −log det has negative curvature along
+        antisymmetric ∇v u.
+        """
         hessian = self.a * np.kron(np.eye(len(at.load)), at.gram) + self.step * self.temperature * at.curvature
         if len(at.load) == 1:
             return hessian
@@ -95,19 +102,19 @@ class _Functional:
 
 
 class VarproSolver(Solver):
-    """The output layer minimises J exactly for the hidden layers that some of Adam's steps have led to.
+    """The output layer minimises J exactly, for the hidden layers that Adam has trained.
 
-    Adam's steps move the hidden layers and, slowly, a C of their own, which they take up again in the next time step.
-    The exact C follows the noise of one moment's particles, and is zero where the affine field is best: from it the
-    hidden layers would learn less (docs/research.md). Each step takes the gradient on one fold of the particles after
-    another, through the objective that DistributedDataParallel wraps. They begin with the affine field; the round after
-    which held-out particles did best is kept. Then C is solved for once, on all fitted particles, with the ridge with
-    which the held-out ones do best; u ≡ 0 and the affine field are among the candidates. G and the gradient are float64
-    sums.
+    Adam trains the hidden layers and, slowly, an output layer C of its own. It resumes from both in the next time step.
+    The exact C follows the noise of the present particles, and it is zero where the affine field is best. The hidden
+    layers would learn less from it (docs/research.md). Each Adam step uses the gradient on one fold of the particles
+    after another, through the objective that DistributedDataParallel wraps. Training begins with the affine field. The
+    parameters of the round with the lowest held-out objective are kept. Then C is solved for once, on all fitted
+    particles. The ridge is the one with the lowest held-out objective. u ≡ 0 and the affine field are among the
+    candidates. G and the gradient are float64 sums.
 
-    A cold start keeps its last round: from a Gaussian nothing is better than the affine field, and to go back to it
-    would leave the steps that follow with features that were drawn and not made. Every other step keeps its best: one
-    bad round, and the features of a plasma near equilibrium are lost for good.
+    A cold start keeps its last round instead. From a Gaussian nothing is better than the affine field. To go back to it
+    would leave the next steps with random, untrained features. All other steps keep their best round: one bad round
+    near equilibrium would lose the trained features for good.
     """
 
     def __init__(
@@ -123,10 +130,10 @@ class VarproSolver(Solver):
         self.operator = objective.operator
         self.logdet = objective.logdet
         self.iterations, self.first_iterations = iterations, first_iterations
-        #: C where Adam's steps have led it, once there were any.
+        #: The C that Adam has reached, once it has made steps.
         self._trained_coefficients: torch.Tensor | None = None
         *hidden, output = self.control.layers
-        #: Coefficients that the ridge is on: all but those of the affine field.
+        #: The coefficients with a ridge: all but those of the affine field.
         self._shrunk = np.arange(self.control.coefficients.shape[1]) < (output.in_features if hidden else 0)
         self._has_features = bool(hidden)
         features = [parameter for layer in hidden for parameter in layer.parameters()]
@@ -144,7 +151,7 @@ class VarproSolver(Solver):
         return made + self._train(data, step, iterations) + self._project(data, step, stiffer)
 
     def _train(self, data: TrainingData, step: float, iterations: int) -> int:
-        """Adam's steps, until held-out particles have long gained nothing; returns how many were made."""
+        """Make Adam steps until the held-out objective has not fallen for long; returns the number of steps."""
         if not iterations:
             return 0
         cold, before = self.trainer.is_cold, self.trainer.steps_made
@@ -193,7 +200,7 @@ class VarproSolver(Solver):
             fit, select = self._moments(data, c, step)
             made += 1
         rounding = 0.1 * torch.finfo(data.select.z.dtype).eps * self.operator.temperature / step
-        hessian = functional.hessian(fit)  # stays: gram and curvature are those of where this begins
+        hessian = functional.hessian(fit)  # kept: gram and curvature are those of the starting point
         ridge = math.inf if affine else self._best_ridge(functional, c, fit, select, hessian, stiffer)
         for _ in range(MAX_NEWTON):
             change, penalty = self._newton_step(functional, c, fit, hessian, ridge)
@@ -202,7 +209,7 @@ class VarproSolver(Solver):
             if not math.isfinite(now) or not np.isfinite(change).all():
                 raise SolverFailure("the objective is no longer finite: reduce time.step or method.learning_rate")
             promised = 0.5 * change.ravel() @ hessian @ change.ravel()
-            if promised <= LAST_STEP * abs(now) + rounding:  # one pass more would tell nothing
+            if promised <= LAST_STEP * abs(now) + rounding:  # another pass would bring no gain
                 c, log_det = c + change, select.log_det + step * float(np.sum(select.pull * change))
                 select = replace(select, log_det=log_det)
                 break
@@ -211,14 +218,15 @@ class VarproSolver(Solver):
                 fit_there, select_there = self._moments(data, trial, step, (fit, select))
                 made += self.logdet == "exact"
                 value = functional.value(trial, fit_there) + 0.5 * np.sum(penalty * trial * trial)
-                # From another subspace the affine field may be up the hill: its first step is taken as it is.
+                # For a new ridge, J may be higher at the first step than at the start. So this step is taken without a
+                # test.
                 downhill = value <= now + TOLERANCE * abs(now) or (ridge == math.inf and c[:, self._shrunk].any())
                 if downhill and math.isfinite(value) and math.isfinite(select_there.log_det):
                     break
             c, fit, select = trial, fit_there, select_there
             if self.logdet == "linear":
                 break
-        if not select.is_empty and functional.value(c, select) > 0:  # u ≡ 0 does better
+        if not select.is_empty and functional.value(c, select) > 0:  # u ≡ 0 is better
             c = np.zeros_like(c)
         self.control.coefficients = torch.from_numpy(c).to(self.control.coefficients)
         return made
@@ -232,19 +240,19 @@ class VarproSolver(Solver):
         hessian: np.ndarray,
         stiffer: int,
     ) -> float:
-        """The ridge that does best on the held-out particles, by their own quadratic model at C."""
+        """The ridge with the lowest held-out objective, by the quadratic model of the held-out particles at C."""
         ridges = [ridge for ridge in RIDGES if ridge >= RIDGES[0] * STIFFER**stiffer]
         if select.is_empty or not self._shrunk.any():
             return ridges[0]
         gradient, held_out = functional.gradient(c, select).ravel(), functional.hessian(select)
         changes = [self._newton_step(functional, c, fit, hessian, ridge)[0].ravel() for ridge in ridges]
         values = [functional.value(c, select) + gradient @ move + 0.5 * move @ held_out @ move for move in changes]
-        return ridges[int(self.comm.bcast(int(np.argmin(values))))]  # last bits may differ between machines
+        return ridges[int(self.comm.bcast(int(np.argmin(values))))]  # the last bits may differ between machines
 
     def _newton_step(
         self, functional: _Functional, c: np.ndarray, fit: Moments, hessian: np.ndarray, ridge: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Newton's step with a ridge, and the ridge's weight on each coefficient: [dv, M] both."""
+        """The Newton step with a ridge, and the weight of the ridge on each coefficient: both [dv, M]."""
         gradient = functional.gradient(c, fit).ravel()
         shrunk = np.broadcast_to(self._shrunk, c.shape).ravel()
         jitter = 1e-12 * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
@@ -261,9 +269,9 @@ class VarproSolver(Solver):
     def _moments(
         self, data: TrainingData, c: np.ndarray, step: float, known: tuple[Moments, Moments] | None = None
     ) -> tuple[Moments, Moments]:
-        """Moments of the fitted and of the held-out particles, by one pass and one allreduce.
+        """The moments of the fitted and of the held-out particles, by one pass and one allreduce.
 
-        With ``known``, those of another C, only what depends on C is summed (and not the curvature).
+        If ``known`` has the moments at another C, only the sums that depend on C are computed (without the curvature).
         """
         dv, m = c.shape
         if known and self.logdet == "linear":
@@ -292,7 +300,7 @@ class VarproSolver(Solver):
         return fitted, held_out
 
     def _local(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
-        """This rank's sums for :meth:`_moments`, flat; float64, on its device."""
+        """The sums of this rank for :meth:`_moments`, as a flat float64 array on its device."""
         hidden = self.control.layers[0].weight
         if sample.tangents is None and fused(self.control.widths, sample.z, sample.v, sample.share, hidden):
             return self._local_fused(sample, c, step, whole)
@@ -300,7 +308,7 @@ class VarproSolver(Solver):
             return self._local_in_pieces(sample, c, step, whole)
 
     def _local_in_pieces(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
-        """The same in torch."""
+        """The sums of :meth:`_local` in torch."""
         dv, m = c.shape
         device = sample.z.device
         coefficients = torch.from_numpy(c).to(sample.z)
@@ -315,7 +323,8 @@ class VarproSolver(Solver):
                 through = ((share * known).double() @ q.flatten(1).double()).view(dv, m)
                 load += rounded(self.operator.temperature * through, MOMENTS_UNIT)
             if self.logdet == "exact":
-                # In double: 1 + h ∇v u of an affine field is the same number everywhere, and so is its rounding error.
+                # In double precision: for an affine field 1 + h ∇v u is the same number at all particles, and so is its
+                # rounding error.
                 matrix = linear_part(torch.einsum("njm,km->nkj", q, coefficients).double(), step)
                 det = determinant(matrix)
                 turned = det <= 0
@@ -334,7 +343,7 @@ class VarproSolver(Solver):
         return torch.cat([part.ravel() for part in parts])
 
     def _local_fused(self, sample: Sample, c: np.ndarray, step: float, whole: bool) -> torch.Tensor:
-        """The same from the native kernel."""
+        """The sums of :meth:`_local` from the native kernel."""
         *hidden, output = self.control.layers
         width = output.in_features
         w3, skip, b3 = (part.contiguous() for part in torch.from_numpy(c).to(sample.z).tensor_split([width, -1], dim=1))

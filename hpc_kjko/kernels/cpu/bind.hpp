@@ -1,4 +1,4 @@
-// What the kernels' families add to the Python module.
+// Functions that add the families of kernels to the Python module.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -12,5 +12,6 @@ void bind_objective(nanobind::module_ &m);
 void bind_pairs(nanobind::module_ &m);
 void bind_particles(nanobind::module_ &m);
 void bind_potential(nanobind::module_ &m);
+void bind_tensor(nanobind::module_ &m);
 
 }  // namespace kjko

@@ -1,117 +1,18 @@
-// The kernels of GPUs on the CPU, for tests: phases are loops over the threads of a block. Not made to be fast.
+// The GPU kernels on the CPU, for tests.
 #define KJKO_LEVEL phases
 
-#include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <cstring>
-#include <memory>
-#include <stdexcept>
-#include <string>
-
 #include "cpu/bind.hpp"
-#include "cuda/field.hpp"
-#include "cuda/moments.hpp"
-#include "cuda/objective.hpp"
+#include "cpu/device_kernels.hpp"
 #include "cuda/pairs.hpp"
 #include "cuda/particles.hpp"
-#include "cuda/potential_sums.hpp"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace kjko {
 
 using namespace phases;
-
-// The arguments as a launch copies them to a GPU.
-template <class Call>
-static Call call_of(const nb::bytes &bytes) {
-    if (bytes.size() != sizeof(Call)) throw std::invalid_argument("these are not the arguments of this kernel");
-    Call call;
-    std::memcpy(&call, bytes.data(), sizeof call);
-    return call;
-}
-
-// A kernel's blocks, one after the other: what(shared, team, block).
-template <class Kernel, class What>
-static void for_blocks(int blocks, bool backwards, const What &what) {
-    const auto shared = std::make_unique<typename Kernel::Shared>();
-    std::memset(static_cast<void *>(shared.get()), 0xff, sizeof *shared);  // NaN: as little defined as on a GPU
-    const auto team = std::make_unique<Team<Kernel::THREADS, typename Kernel::State>>(backwards);
-    for (int block = 0; block < blocks; ++block) what(*shared, *team, block);
-}
-
-// A kernel of a network, by the constants that it is compiled for.
-struct Constants {
-    int width;
-    bool tanh;
-    int velocity_dims;
-    bool closed, is_double;
-
-    bool operator==(const Constants &other) const {
-        return width == other.width && tanh == other.tanh && velocity_dims == other.velocity_dims &&
-               closed == other.closed && is_double == other.is_double;
-    }
-};
-
-// What tests run: every width, every way of the tangents, both activations, but not all of their combinations.
-struct Instance {
-    Constants constants;
-    Shape shape;
-    void (*run)(const nb::bytes &arguments, int blocks, int groups, bool backwards);
-    void (*order)(const nb::bytes &arguments);  // of moments
-};
-
-template <size_t COUNT>
-static const Instance &found(const Instance (&instances)[COUNT], const Constants &constants) {
-    for (const Instance &one : instances)
-        if (one.constants == constants) return one;
-    throw std::invalid_argument("this kernel is not among those that tests run");
-}
-
-template <int H, class Activation, int DV, bool CLOSED>
-constexpr Instance objective_of = {
-    {H, Activation::curved, DV, CLOSED, false},
-    DeviceObjective<H, Activation, DV, CLOSED>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
-        using Kernel = DeviceObjective<H, Activation, DV, CLOSED>;
-        const auto call = call_of<ObjectiveCall>(arguments);
-        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-            Kernel{call, shared}.add_chunks(team, block, blocks);
-        });
-    },
-    nullptr};
-
-template <int H, class Activation, int DV>
-constexpr Instance moments_of = {
-    {H, Activation::curved, DV, false, false},
-    DeviceMoments<H, Activation, DV>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-        using Kernel = DeviceMoments<H, Activation, DV>;
-        const auto call = call_of<ObjectiveCall>(arguments);
-        for (int group = 0; group < groups; ++group)
-            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-                Kernel{call, shared, group}.add_chunks(team, block, blocks);
-            });
-    },
-    [](const nb::bytes &arguments) {
-        const auto call = call_of<MomentsOrderCall>(arguments);
-        for (int index = 0; index < call.count; ++index) call.moments[index] = moment_of<H, DV>(call, index);
-    }};
-
-template <class Real, int H, class Activation, int DV>
-constexpr Instance field_of = {
-    {H, Activation::curved, DV, false, sizeof(Real) == 8},
-    DeviceField<Real, H, Activation, DV>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int, bool backwards) {
-        using Kernel = DeviceField<Real, H, Activation, DV>;
-        const auto call = call_of<DeviceFieldCall<Real>>(arguments);
-        for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-            Kernel{call, shared}.evaluate(team, block, blocks);
-        });
-    },
-    nullptr};
 
 static const Instance objectives[] = {
     objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
@@ -130,20 +31,6 @@ static const Instance fields[] = {
     field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
 };
 
-template <template <class, int, int> class KernelOf, class Real, int H, int DV>
-constexpr Instance potential_of = {
-    {H, true, DV, false, sizeof(Real) == 8},
-    KernelOf<Real, H, DV>::shape(0),
-    [](const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-        using Kernel = KernelOf<Real, H, DV>;
-        const auto call = call_of<DevicePotentialCall<Real>>(arguments);
-        for (int group = 0; group < groups; ++group)
-            for_blocks<Kernel>(blocks, backwards, [&](auto &shared, auto &team, int block) {
-                Kernel{call, shared, group}.run(team, block, blocks);
-            });
-    },
-    nullptr};
-
 template <template <class, int, int> class KernelOf>
 static const Instance &found_potential(const Constants &constants) {
     static const Instance all[] = {
@@ -155,6 +42,7 @@ static const Instance &found_potential(const Constants &constants) {
 }
 
 static const Instance &found(const std::string &kernel, const Constants &constants) {
+    if (constants.tensor) return tensor_kernel(kernel, constants);
     if (kernel == "potential_values") return found_potential<potential_values>(constants);
     if (kernel == "potential_slopes") return found_potential<potential_slopes>(constants);
     if (kernel == "potential_carry") return found_potential<potential_carry>(constants);
@@ -169,7 +57,7 @@ static const Instance &found(const std::string &kernel, const Constants &constan
     return found(fields, constants);
 }
 
-// what(real, dims, order), which are constants there, for every particle.
+// Calls what(real, dims, order), with these as constants, for particles.
 template <class Call, class What>
 static void for_particles(const nb::bytes &arguments, bool backwards, const What &what) {
     const Call call = call_of<Call>(arguments);
@@ -208,7 +96,7 @@ static void sum_pairs(const nb::bytes &arguments, bool backwards) {
     });
 }
 
-// Where the fields of a struct that Python mirrors lie, and its size.
+// The offsets of the fields of a struct that Python mirrors, and its size.
 template <class Struct, class... Fields>
 static nb::list layout(Fields Struct::*...fields) {
     alignas(Struct) unsigned char memory[sizeof(Struct)] = {};
@@ -238,13 +126,14 @@ static nb::dict struct_layouts() {
     all["CarryStep"] = layout(&CarryStep::step, &CarryStep::fitted, &CarryStep::temperature, &CarryStep::exact,
                               &CarryStep::periods, &CarryStep::wave, &CarryStep::wave_vector, &CarryStep::direction,
                               &CarryStep::strength);
+    all["MovedParticles"] = layout(&MovedParticles::is_double, &MovedParticles::space_dims, &MovedParticles::x,
+                                   &MovedParticles::v, &MovedParticles::moved);
     all["PotentialCall"] = layout(
         &Potential::network, &Potential::periodic, &Potential::sets, &Potential::bent, &Potential::count, &Potential::z,
         &Potential::coefficients, &Potential::share, &Potential::pieces, &Potential::edges, &Potential::unit,
         &Potential::finer, &Potential::wanted, &Potential::step, &Potential::sums, &Potential::values,
-        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::space_dims, &Potential::x,
-        &Potential::v, &Potential::moved, &Potential::log_det, &Potential::change, &Potential::disagreement,
-        &Potential::smallest);
+        &Potential::gradients, &Potential::hessians, &Potential::how, &Potential::particles,
+        &Potential::log_det, &Potential::change, &Potential::disagreement, &Potential::smallest);
     all["Mesh"] = layout(&Mesh::dims, &Mesh::order, &Mesh::cells, &Mesh::lengths);
     all["Particles"] = layout(&Particles::is_double, &Particles::count, &Particles::x, &Particles::v,
                               &Particles::velocity_dims);
@@ -267,26 +156,26 @@ static nb::dict struct_layouts() {
 
 void bind_device(nb::module_ &m) {
     m.def("struct_layouts", &struct_layouts,
-          "Where the fields of the structs that hpc_kjko.kernels.cuda mirrors lie, and the size of each.");
+          "The offsets of the fields of each struct that hpc_kjko.kernels.cuda mirrors, and its size.");
     m.def(
         "device_shape",
-        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double) {
-            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double}).shape;
+        [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double, bool tensor) {
+            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double, tensor}).shape;
             return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
         },
-        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a,
-        "What a launch needs to know of a GPU's kernel of a network.");
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a,
+        "The properties of a GPU kernel of a network that its launch needs.");
     m.def(
         "device_launch",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
-           const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double});
+           bool tensor, const nb::bytes &arguments, int blocks, int groups, bool backwards) {
+            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double, tensor});
             kernel == "order_moments" ? instance.order(arguments)
                                       : instance.run(arguments, blocks, groups, backwards);
         },
-        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "arguments"_a, "blocks"_a,
-        "groups"_a, "backwards"_a,
-        "A GPU's kernel of a network, block after block and thread after thread, from the last one if `backwards`.");
+        "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a, "arguments"_a,
+        "blocks"_a, "groups"_a, "backwards"_a,
+        "A GPU kernel of a network: one thread block and one thread after another, from the last one if `backwards`.");
     m.def(
         "device_deposit",
         [](const nb::bytes &arguments, bool backwards) {
@@ -296,7 +185,7 @@ void bind_device(nb::module_ &m) {
             };
             for_particles<DepositCall>(arguments, backwards, what);
         },
-        "arguments"_a, "backwards"_a, "The GPU's deposit, particle after particle.");
+        "arguments"_a, "backwards"_a, "The deposit of the GPU, one particle after another.");
     m.def(
         "device_gather",
         [](const nb::bytes &arguments, bool backwards) {
@@ -305,9 +194,9 @@ void bind_device(nb::module_ &m) {
             };
             for_particles<GatherCall>(arguments, backwards, what);
         },
-        "arguments"_a, "backwards"_a, "The GPU's gather, particle after particle.");
+        "arguments"_a, "backwards"_a, "The gather of the GPU, one particle after another.");
     m.def("device_pair_sums", &sum_pairs, "arguments"_a, "backwards"_a,
-          "The GPU's sums over pairs, tile after tile and thread after thread, from the last one if `backwards`.");
+          "The sums over pairs of the GPU: one tile and one thread after another, from the last one if `backwards`.");
 }
 
 }  // namespace kjko

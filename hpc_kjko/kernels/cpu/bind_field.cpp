@@ -65,7 +65,7 @@ template <class Real>
 static void bind(nb::module_ &m) {
     m.def("evaluate_field", &evaluate_field<Real>, "z"_a.noconvert(), "weights"_a.noconvert(), "biases"_a.noconvert(),
           "skip"_a.noconvert().none(), nb::kw_only(), "tanh"_a, "u"_a.noconvert(), "jacobian"_a.noconvert(),
-          "The control field u and its Jacobian in v at inputs z, all in one precision, written to the last two.");
+          "The control field u and its Jacobian in v at inputs z, in one precision, written to the last two arguments.");
 }
 
 void bind_field(nb::module_ &m) {

@@ -7,7 +7,7 @@ namespace nb = nanobind;
 
 namespace kjko {
 
-// GFLOP/s of multiply-adds in single precision on one thread, over about `seconds`.
+// GFLOP/s of multiply-adds in single precision on one thread, measured for about `seconds`.
 static double peak_gflops(double seconds) {
     using clock = std::chrono::steady_clock;
     const auto &multiply_adds = kernels().machine.multiply_adds;

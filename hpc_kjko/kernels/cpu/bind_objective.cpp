@@ -31,7 +31,7 @@ static bool finite(const float *x, size_t count) {
     return true;
 }
 
-// From hpc_kjko/kernels/settings.py, by its names.
+// The settings of hpc_kjko/kernels/settings.py, by the names of its attributes.
 static Settings settings_of(const nb::object &python) {
     const auto number = [&](const char *name) { return nb::cast<double>(python.attr(name)); };
     Settings settings{};
@@ -46,7 +46,7 @@ static Settings settings_of(const nb::object &python) {
     return settings;
 }
 
-// The network and the particles as the kernels take them.
+// The network and the particles in the form that kernels take.
 static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share, const std::optional<Vector> &known,
                              const Matrix &w1, const Vector &b1, const Matrix &w2, const Vector &b2, const Matrix &w3,
                              const Vector &b3, const std::optional<Matrix> &skip, const nb::object &settings,
@@ -76,14 +76,14 @@ static ObjectiveCall call_of(const Matrix &z, const Rows &v, const Vector &share
     return call;
 }
 
-// A tanh of infinity is 1 like any other: a network that is not finite must be seen in the parameters.
+// The tanh of an infinite weight is just 1. So a network that is not finite is detected by its parameters.
 static bool finite(const Network &n) {
     const int h = n.width, dv = n.velocity_dims;
     return finite(n.w1, h * n.inputs) && finite(n.b1, h) && finite(n.w2, h * h) && finite(n.b2, h) &&
            finite(n.w3, dv * h) && finite(n.b3, dv) && (!n.skip || finite(n.skip, dv * n.skipped));
 }
 
-// The number of threads for a call: at most one for each chunk.
+// The number of threads for a call: at most one for each piece.
 static int threads_of(const ObjectiveCall &call) {
     const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
     return static_cast<int>(std::max(1LL, std::min<long long>(chunks, max_threads())));
@@ -94,7 +94,8 @@ static nb::ndarray<nb::numpy, double, nb::ndim<1>> as_array(std::unique_ptr<doub
     return {numbers.release(), {size}, owner};
 }
 
-// J's part of some particles, and its gradient in all parameters, one after the other; None if it is not wanted.
+// The contribution of some particles to J, and its gradient with respect to all parameters, one after the other; None
+// if it is not wanted.
 static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1,
                                     Matrix w2, Vector b2, Matrix w3, Vector b3, std::optional<Matrix> skip,
                                     const nb::object &settings, bool with_gradient) {
@@ -119,8 +120,9 @@ static nb::tuple evaluate_objective(Matrix z, Rows v, Vector share, std::optiona
     return nb::make_tuple(loss, as_array(std::move(gradient), parameters));
 }
 
-// Moments of cpu/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its rest and how
-// many particles turn orientation; then, if `whole`, gram and load and, for the exact log det, outer (else zeros).
+// The moments of cpu/objective.hpp in the order of VarproSolver, in one array: pull, log_det, its remainder and the
+// number of particles whose map reverses orientation; then, if `whole`, gram and load and, for the exact log det, outer
+// (else zeros).
 static nb::ndarray<nb::numpy, double, nb::ndim<1>> objective_moments(
     Matrix z, Rows v, Vector share, std::optional<Vector> known, Matrix w1, Vector b1, Matrix w2, Vector b2, Matrix w3,
     Vector b3, std::optional<Matrix> skip, const nb::object &settings, bool whole) {
@@ -153,12 +155,12 @@ void bind_objective(nb::module_ &m) {
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
           "settings"_a, "with_gradient"_a,
-          "The JKO functional's part of some particles and its gradient in w1, b1, w2, b2, w3, b3, skip.");
+          "The part of the JKO functional from some particles, and its gradient in w1, b1, w2, b2, w3, b3, skip.");
     m.def("objective_moments", &objective_moments, "z"_a.noconvert(), "v"_a.noconvert(), "share"_a.noconvert(),
           "known"_a.noconvert().none(), "w1"_a.noconvert(), "b1"_a.noconvert(), "w2"_a.noconvert(),
           "b2"_a.noconvert(), "w3"_a.noconvert(), "b3"_a.noconvert(), "skip"_a.noconvert().none(), nb::kw_only(),
           "settings"_a, "whole"_a,
-          "Sums for variable projection, one after the other: pull, log_det, its rest, turned; gram, load, outer.");
+          "Sums for variable projection: pull, log_det, its remainder, number of det <= 0; gram, load, outer.");
 }
 
 }  // namespace kjko

@@ -36,11 +36,11 @@ static PairMembers members_of(const Given &given, size_t dims) {
            "v, score, hessian and weight are not of the same particles");
     bool rising = ends > 0 && edges(0) >= 0 && edges(ends - 1) <= static_cast<long long>(count);
     for (size_t k = 1; k < ends; ++k) rising = rising && edges(k - 1) <= edges(k);
-    expect(rising, "the edges are not those of blocks of these particles");
+    expect(rising, "the edges are not those of collision blocks of these particles");
     return {v.data(), score.data(), hessian.data(), weight.data(), edges.data()};
 }
 
-// What both kernels are told of the pairs.
+// The arguments that both kernels share.
 static PairCall call_of(const Given &members, const std::optional<Given> &others, double mass, double exponent,
                         Array<double, 2> velocity) {
     const size_t count = velocity.shape(0), dims = velocity.shape(1);
@@ -52,7 +52,7 @@ static PairCall call_of(const Given &members, const std::optional<Given> &others
     call.members = members_of(members, dims);
     call.others = others ? members_of(*others, dims) : call.members;
     const size_t ends = std::get<4>(members).shape(0);
-    expect(!others || std::get<4>(*others).shape(0) == ends, "the others are not in as many blocks");
+    expect(!others || std::get<4>(*others).shape(0) == ends, "the others are not in the same number of collision blocks");
     expect(std::get<0>(members).shape(0) == count, "velocity is not of the members");
     call.blocks = static_cast<long long>(ends) - 1;
     call.exponent = exponent;
@@ -99,11 +99,11 @@ static void pair_fields(const Given &members, const std::optional<Given> &others
 void bind_pairs(nb::module_ &m) {
     m.def("pair_sums", &pair_sums, "members"_a.noconvert(), "others"_a.noconvert().none(), nb::kw_only(), "mass"_a,
           "exponent"_a, "single_precision"_a, "velocity"_a.noconvert(), "growth"_a.noconvert(),
-          "V and G of members (v, score, hessian, weight, edges) by others, or by themselves if that is None, of `mass`; "
-          "written to the last two. Pairs are computed in single or double precision.");
+          "V and G of members (v, score, hessian, weight, edges), from others of `mass`, or from the members if that is "
+          "None; written to the last two arguments. Pairs are computed in single or double precision.");
     m.def("pair_fields", &pair_fields, "members"_a.noconvert(), "others"_a.noconvert().none(), nb::kw_only(), "mass"_a,
           "exponent"_a, "metric"_a.noconvert(), "velocity"_a.noconvert(), "slope"_a.noconvert(),
-          "D, V and dV/dv of members by others, or by themselves if that is None; written to the last three.");
+          "D, V and dV/dv of members, from others, or from the members if that is None; written to the last three.");
 }
 
 }  // namespace kjko

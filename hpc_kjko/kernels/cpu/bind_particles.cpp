@@ -71,9 +71,9 @@ static Particles particles_of(const Rows &x, const std::optional<Rows> &v, int d
 
 namespace {
 
-// Memory for the meshes of a pass. It is on huge pages where Linux has them, as particles touch it everywhere; so it comes
-// from the system, for what the heap has had before stays on small pages. It is kept for the next pass: the system clears
-// memory that is new.
+// Memory for the meshes of a pass. Particles touch it everywhere, so it is on huge pages where Linux has them. It must
+// come from the system, because memory from the heap stays on small pages. It is kept for the next pass, because the
+// system clears new memory.
 class MeshMemory {
    public:
     ~MeshMemory() { give_back(); }
@@ -96,7 +96,7 @@ class MeshMemory {
 #ifdef __linux__
         void *found = mmap(nullptr, wanted + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (found == MAP_FAILED) throw std::bad_alloc();
-        madvise(found, wanted + PAGE, MADV_HUGEPAGE);  // a wish
+        madvise(found, wanted + PAGE, MADV_HUGEPAGE);  // only a hint
 #else
         void *found = ::operator new(wanted + PAGE);
 #endif
@@ -120,7 +120,7 @@ thread_local MeshMemory mesh_memory;
 
 }  // namespace
 
-// Asks for huge pages for rows that are about to be written: new memory then comes in a 512th of the page faults.
+// Requests huge pages for rows that are about to be written. New memory then causes 512 times fewer page faults.
 static void on_huge_pages(const Rows &rows) {
 #ifdef __linux__
     constexpr std::uintptr_t page = std::uintptr_t(1) << 21;
@@ -202,11 +202,11 @@ void bind_particles(nb::module_ &m) {
     m.def("deposit", &deposit, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
           nb::arg("quantities"), nb::arg("unit"), nb::arg("densities"), nb::arg("v") = nb::none(),
           nb::arg("duration") = 0.0, nb::arg("moved") = nb::none(),
-          "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if there is one, of parts rounded to "
-          "`unit`; returns how many particles are nowhere.");
+          "Densities [m, nodes] of quantities [m, n], after a drift to `moved` if it is given. Terms are rounded to "
+          "`unit`. Returns the number of particles with x not finite.");
     m.def("mass_matrix", &mass_matrix, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"),
           nb::arg("weight"), nb::arg("unit"), nb::arg("entries"),
-          "Entries [distances, nodes] of the mass matrix; returns how many particles are nowhere.");
+          "Entries [distances, nodes] of the mass matrix; returns the number of particles with x not finite.");
     m.def("gather", &gather, nb::arg("cells"), nb::arg("lengths"), nb::arg("order"), nb::arg("x"), nb::arg("values"),
           nb::arg("v").none(), nb::arg("duration"), nb::arg("result"),
           "Values [nodes, m] at the particles; with v, the velocities after a kick of `duration` instead.");

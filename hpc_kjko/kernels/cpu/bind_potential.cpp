@@ -21,6 +21,7 @@ namespace kjko {
 
 template <class Number, size_t DIMS>
 using Array = nb::ndarray<Number, nb::ndim<DIMS>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // in either precision
 using Sum = nb::ndarray<nb::numpy, double, nb::ndim<1>>;
 
 static void expect(bool holds, const char *otherwise) {
@@ -38,11 +39,11 @@ const PotentialTable<double> &table<double>() {
     return kernels().potential.double_precision;
 }
 
-// Weights, biases, how many of the last inputs are velocities, whether x is periodic.
+// Weights, biases, the number of velocities among the last inputs, and whether x is periodic.
 template <class Real>
 using Layers = std::tuple<std::vector<Array<const Real, 2>>, std::vector<Array<const Real, 1>>, int, bool>;
-// Shares, how many of them are added up before that is rounded, to which unit.
-using Terms = std::tuple<Array<const double, 1>, long long, double>;
+// The shares, where the pieces begin and the last one ends, and the unit to which their sums are rounded.
+using Terms = std::tuple<Array<const double, 1>, Array<const long long, 1>, double>;
 
 template <class Real>
 static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<const Real, 2> &z) {
@@ -70,14 +71,24 @@ static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<cons
     return call;
 }
 
+// The terms of sums over the particles of a call.
+template <class Real>
+static void take(PotentialCall<Real> &call, const Terms &terms) {
+    const auto &[share, edges, unit] = terms;
+    const size_t pieces = edges.shape(0) - 1;
+    expect(static_cast<long long>(share.shape(0)) == call.count, "the shares are not of these particles");
+    expect(edges.shape(0) > 0 && edges(0) == 0 && edges(pieces) == call.count, "the pieces are not of these particles");
+    for (size_t piece = 0; piece < pieces; ++piece) expect(edges(piece) < edges(piece + 1), "a piece has no particles");
+    call.share = share.data();
+    call.pieces = static_cast<long long>(pieces);
+    call.edges = edges.data();
+    call.unit = unit;
+}
+
 template <class Real>
 static PotentialCall<Real> call_of(const Layers<Real> &network, const Array<const Real, 2> &z, const Terms &terms) {
     PotentialCall<Real> call = call_of(network, z);
-    const auto &[share, together, unit] = terms;
-    expect(share.shape(0) == z.shape(0) && together >= 1, "the shares are not of these particles");
-    call.share = share.data();
-    call.together = together;
-    call.unit = unit;
+    take(call, terms);
     return call;
 }
 
@@ -86,7 +97,7 @@ static const double *of_particles(const Array<const double, 1> &values, long lon
     return values.data();
 }
 
-// Room for some threads, on a cache line's boundary.
+// A workspace for the threads, aligned to a cache line.
 struct Workspace {
     double *numbers;
     explicit Workspace(long long count)
@@ -95,7 +106,7 @@ struct Workspace {
     Workspace(const Workspace &) = delete;
 };
 
-// run(threads, workspace), where there are `parts` to be shared out and each thread adds up so many numbers.
+// Calls run(threads, workspace) for work of `parts` parts, where each thread adds up `size` numbers.
 template <class Real, class Run>
 static void with_threads(const PotentialCall<Real> &call, long long parts, long long numbers, const Run &run) {
     if (call.count == 0) return;
@@ -110,7 +121,7 @@ static Sum added(const PotentialCall<Real> &call, long long size, const Run &run
     const nb::capsule owner(sum, [](void *numbers) noexcept { delete[] static_cast<double *>(numbers); });
     {
         nb::gil_scoped_release release;
-        with_threads(call, (call.count + call.together - 1) / call.together, size,
+        with_threads(call, call.pieces, size,
                      [&](int threads, double *workspace) { run(sum, threads, workspace); });
     }
     const size_t shape[] = {static_cast<size_t>(size)};
@@ -190,20 +201,22 @@ static Sum tied(const Layers<Real> &network, Array<const Real, 2> z, const Terms
     });
 }
 
-// h, what the functional saw of it, T, whether log det is exact; periods; the wave's k, κ: none without a wave.
+// h, the step in the functional, T, whether log det is exact; periods; the k of the wave, κ: empty without a wave.
 using How = std::tuple<double, double, double, bool, std::vector<double>, std::vector<double>, double>;
 
-// The sums of the columns, then of what rounding left of them, then the smallest eigenvalue.
+// The sums of the columns, then their remainders after rounding, then the smallest eigenvalue.
 template <class Real>
 static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Real, 2> z, const Terms &terms,
-                                     double finer, const How &given, Array<const Real, 2> x, Array<const Real, 2> v,
-                                     Array<const Real, 2> coefficients, Array<Real, 2> moved, Array<double, 1> log_det,
+                                     double finer, const How &given, Rows x, Rows v,
+                                     Array<const Real, 2> coefficients, Rows moved, Array<double, 1> log_det,
                                      Array<double, 1> change, Array<double, 1> disagreement) {
     PotentialCall<Real> call = call_of(network, z);
     const size_t count = v.shape(0), dx = x.shape(1), dv = call.velocity_dims;
-    const auto &[share, together, unit] = terms;
     const auto &[step, fitted, temperature, exact, periods, wave, strength] = given;
-    expect(x.shape(0) == count && v.shape(1) == dv && share.shape(0) == count, "x, v and shares are not of the same particles");
+    const bool is_double = v.dtype() == nb::dtype<double>();
+    expect((is_double || v.dtype() == nb::dtype<float>()) && x.dtype() == v.dtype() && moved.dtype() == v.dtype(),
+           "particles are in float32 or in float64");
+    expect(x.shape(0) == count && v.shape(1) == dv, "x and v are not of the same particles");
     expect(dx >= 1 && dx <= MOST_VELOCITY_DIMS && (call.periodic ? 2 * dx : dx) == z.shape(1) - dv,
            "positions do not enter the network");
     expect(!call.periodic || periods.size() == dx, "there is a period for each position");
@@ -214,9 +227,7 @@ static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Re
     expect(coefficients.shape(0) == 2 && static_cast<int>(coefficients.shape(1)) == table<Real>().sizes(call).potential,
            "there are not two sets of as many coefficients as functions");
     call.count = static_cast<long long>(count);
-    call.share = share.data();
-    call.together = together;
-    call.unit = unit;
+    take(call, terms);
     call.finer = finer;
     CarryStep how{};
     how.step = step, how.fitted = fitted, how.temperature = temperature, how.exact = exact, how.strength = strength;
@@ -228,10 +239,11 @@ static std::tuple<Sum, double> carry(const Layers<Real> &network, Array<const Re
         how.wave_vector[k] = how.wave ? wave[k] : 0;
         how.direction[k] = how.wave ? wave[k] / std::sqrt(square) : 0;
     }
+    const MovedParticles particles{is_double, static_cast<int>(dx), x.data(), v.data(), moved.data()};
     double smallest = std::numeric_limits<double>::infinity();
     const Sum sums = added(call, 2 * CARRY_COLUMNS, [&](double *sum, int threads, double *workspace) {
-        table<Real>().carry(call, how, static_cast<int>(dx), x.data(), v.data(), coefficients.data(), moved.data(),
-                            log_det.data(), change.data(), disagreement.data(), sum, &smallest, threads, workspace);
+        table<Real>().carry(call, how, particles, coefficients.data(), log_det.data(), change.data(),
+                            disagreement.data(), sum, &smallest, threads, workspace);
     });
     return {sums, smallest};
 }
@@ -256,9 +268,9 @@ static void bind(nb::module_ &m) {
           nb::kw_only(), "gradients"_a.noconvert(), "hessians"_a.noconvert(),
           "∇v Φ at inputs z for each set of coefficients, and ∇v∇v Φ of the first of them, written to the last two.");
     m.def("potential_normal", &normal<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
-          "wanted"_a.noconvert(), "Sums of ψ's normal equations.");
+          "wanted"_a.noconvert(), "Sums for the normal equations of ψ.");
     m.def("potential_derivatives", &derivatives<Real>, "network"_a.noconvert(), "z"_a.noconvert(),
-          "terms"_a.noconvert(), "Sums of products of derivatives of Φ's functions.");
+          "terms"_a.noconvert(), "Sums of products of derivatives of the functions of Φ.");
     m.def("potential_barrier", &barrier<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
           "coefficients"_a.noconvert(), nb::kw_only(), "step"_a, "Sums of log det(I + h ∇v∇v Φ) and its derivative.");
     m.def("potential_tied", &tied<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
@@ -268,7 +280,7 @@ static void bind(nb::module_ &m) {
           "moved"_a.noconvert(), "log_det"_a.noconvert(), "change"_a.noconvert(), "disagreement"_a.noconvert(),
           "A step along u, written to the last four; sums of its columns, and the smallest eigenvalue of its map.");
     m.def("potential_training", &training<Real>, "network"_a.noconvert(), "z"_a.noconvert(), "terms"_a.noconvert(),
-          "wanted"_a.noconvert(), "c"_a.noconvert(), "Half the sum of squares that ψ misses, and its gradient.");
+          "wanted"_a.noconvert(), "c"_a.noconvert(), "Half the sum of the squared residuals of ψ, and its gradient.");
 }
 
 void bind_potential(nb::module_ &m) {

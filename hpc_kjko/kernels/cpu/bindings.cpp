@@ -1,4 +1,4 @@
-// The Python module hpc_kjko.kernels._kernels. Kernels live in files of their own; here they only get names.
+// The Python module hpc_kjko.kernels._kernels. Kernels are in separate files. Here they only get names.
 #include "cpu/bind.hpp"
 #include "cpu/cpu.hpp"
 #include "cpu/kernels.hpp"
@@ -18,7 +18,7 @@ static nb::dict build_info() {
 
 NB_MODULE(_kernels, m) {
     m.doc() = "Native kernels of hpc_kjko; chosen by hpc_kjko.kernels, not imported directly.";
-    kjko::kernels();  // a KJKO_ISA that is not known is an error now
+    kjko::kernels();  // reports an unknown KJKO_ISA at import
     m.def("build_info", &build_info,
           "Package version and compiler at build time; instruction set level in use and OpenMP threads now.");
     kjko::bind_device(m);
@@ -28,4 +28,5 @@ NB_MODULE(_kernels, m) {
     kjko::bind_pairs(m);
     kjko::bind_particles(m);
     kjko::bind_potential(m);
+    kjko::bind_tensor(m);
 }

@@ -1,5 +1,5 @@
-// A block of particles with vectors along them: a layer is columns [width][particle], so that nothing has to be padded to
-// a width, a layer is one product W x whatever its width, and a particle meets the same operations in every lane.
+// A cache block of particles with vectors along the particles: a layer is columns [width][particle]. So nothing is
+// padded to a width, a layer is one product W x for any width, and each particle has the same operations in every lane.
 #pragma once
 
 #include "cpu/simd.hpp"
@@ -46,8 +46,8 @@ __attribute__((noinline)) static void product(const Real *w, int rows, int depth
     }
 }
 
-// Adds Σ over columns of a_i b_j to sums[i * across + j], for a [m][stride] and b [k][stride]; `upper`: where j ≥ i only,
-// and elsewhere what is there is of no use. length: a multiple of the lanes.
+// Adds Σ over columns of a_i b_j to sums[i * across + j], for a [m][stride] and b [k][stride]. `upper`: only the sums
+// with j ≥ i are valid. length: a multiple of the number of lanes.
 template <class Real>
 __attribute__((noinline)) static void add_dots(const Real *a, int m, const Real *b, int k, int stride, int length,
                                                bool upper, double *sums, int across) {
@@ -55,7 +55,7 @@ __attribute__((noinline)) static void add_dots(const Real *a, int m, const Real 
     constexpr int SIDE = LANES == 16 ? 4 : 2;
     for (int i = 0; i < m; i += SIDE)
         for (int j = upper ? i / SIDE * SIDE : 0; j < k; j += SIDE) {
-            const Real *left[SIDE], *right[SIDE];  // beyond the last it is that one again
+            const Real *left[SIDE], *right[SIDE];  // rows beyond the last one repeat it
             KJKO_UNROLL for (int s = 0; s < SIDE; ++s) {
                 left[s] = a + (i + s < m ? i + s : m - 1) * static_cast<long long>(stride);
                 right[s] = b + (j + s < k ? j + s : k - 1) * static_cast<long long>(stride);

@@ -1,4 +1,4 @@
-// What the machine that runs this offers: the instruction set level and the OpenMP threads.
+// The instruction set level and the OpenMP threads of this machine.
 #pragma once
 
 #ifdef _OPENMP
@@ -7,13 +7,13 @@
 
 namespace kjko {
 
-// The highest x86-64 level that both the CPU and the operating system support, "generic" on other architectures.
-// Kernels compiled once per level are chosen by this.
+// The highest x86-64 level that both the CPU and the operating system support; "generic" on other architectures. It
+// selects among kernels that are compiled once per level.
 inline const char *isa_level() {
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
     __builtin_cpu_init();
-    // By feature, not by level name: compilers before GCC 12 do not know the names. LZCNT, MOVBE and F16C, which v3
-    // also holds and which those compilers cannot ask for, come with every CPU that has AVX2, BMI2 and FMA.
+    // The tests are by feature, because compilers before GCC 12 do not know the names of levels. v3 also includes
+    // LZCNT, MOVBE and F16C, which these compilers cannot test. Every CPU that has AVX2, BMI2 and FMA has these too.
     const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("ssse3") &&
                     __builtin_cpu_supports("popcnt");
     const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
@@ -36,7 +36,7 @@ inline bool has_openmp() {
 #endif
 }
 
-// The threads that the next parallel region would get; 1 without OpenMP.
+// The number of threads of the next parallel region; 1 without OpenMP.
 inline int max_threads() {
 #ifdef _OPENMP
     return omp_get_max_threads();

@@ -1,6 +1,6 @@
-// u and ∇v u by dv forward tangents, a block of particles at a time. Layers are columns [width][column]: one for each
-// particle's values, then one for each particle's tangent along v_1, v_2, …; vectors lie along the particles. So nothing
-// has to be padded to a width, a layer is one product W x whatever its width, and a particle meets the same operations
+// u and ∇v u by dv forward tangents, for a cache block of particles at a time. Layers are columns [width][column]: one
+// column for the values of each particle, then one for its tangent along v_1, v_2, … . Vectors run along the particles.
+// So nothing is padded to a width, a layer is one product W x for any width, and each particle has the same operations
 // in every lane.
 #include "cpu/kernels.hpp"
 #include "cpu/columns.hpp"
@@ -53,13 +53,13 @@ struct FieldPass {
     }
 
 private:
-    // The inputs z as columns. Those beyond the last particle are its own again.
+    // The inputs z as columns. Columns beyond the last particle repeat it.
     void take(long long first, int rows) {
         for (int l = 0; l < inputs; ++l)
             for (int p = 0; p < BLOCK; ++p) x[l * columns + p] = call.z[(first + (p < rows ? p : rows - 1)) * inputs + l];
     }
 
-    // b + S z, what reaches u besides the last hidden layer.
+    // b + S z, the contributions to u that bypass the hidden layers.
     void skip(Real (&linear)[MOST_VELOCITY_DIMS][BLOCK]) const {
         for (int k = 0; k < dv; ++k)
             for (int p = 0; p < BLOCK; p += LANES_OF<Real>) {
@@ -70,7 +70,7 @@ private:
             }
     }
 
-    // The first layer: the tangents that enter it are unit vectors.
+    // The first layer. The tangents of its inputs are unit vectors.
     void enter(int width) {
         const Real *w = call.weights[0];
         for (int i = 0; i < width; ++i, w += inputs) {

@@ -1,13 +1,13 @@
 // The tables of kernels, one for each instruction set level, and the choice between them.
 //
-// A family of kernels is
-//   NAME.hpp   a table of function pointers `struct NameKernels`; included everywhere. Arguments that a GPU's kernel
-//              takes as well, and the mathematics of one particle, are in math/;
+// A family of kernels consists of
+//   NAME.hpp   a table of function pointers `struct NameKernels`, included everywhere. Arguments that GPU kernels
+// share, and the mathematics of one particle, are in math/;
 //   NAME.cpp   the kernels and their table, compiled once for each level into the namespace kjko::KJKO_LEVEL;
 //   bind_NAME.cpp   the names that Python sees, compiled once.
-// Nothing that is compiled for a level may leave its namespace: an inline function of a standard header that the linker
-// takes from the object of a higher level would run on processors that do not have it. So NAME.cpp includes no
-// standard header with templates or inline functions, and uses the compiler's builtins.
+// Code that is compiled for a level must stay in its namespace. Otherwise the linker might take an inline function of a
+// standard header from the object file of a higher level, and it would run on processors without that level. So
+// NAME.cpp includes no standard header with templates or inline functions, and uses the builtins of the compiler.
 #pragma once
 
 #include "cpu/field.hpp"
@@ -49,7 +49,7 @@ KJKO_TABLES(generic)
 #undef KJKO_TABLES
 
 // The kernels in use: those of the highest level that this machine has. The environment variable KJKO_ISA, read once,
-// asks for a lower one; an unknown name is an error.
+// can select a lower one. An unknown name is an error.
 const Kernels &kernels();
 
 }  // namespace kjko

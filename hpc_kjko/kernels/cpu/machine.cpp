@@ -4,7 +4,7 @@
 namespace kjko::KJKO_LEVEL {
 
 static long long multiply_adds(long long rounds, float *sink) {
-    constexpr int chains = 12;  // latency × units, and no more than 16 registers hold
+    constexpr int chains = 12;  // latency × units, in at most 16 registers
     Floats x[chains];
     for (int k = 0; k < chains; ++k) x[k] = broadcast(1.0f + 0.01f * k);
     const Floats shrink = broadcast(0.999f), add = broadcast(0.001f);

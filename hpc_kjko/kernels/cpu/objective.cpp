@@ -1,10 +1,10 @@
-// The fused objective. Blocks of particles go through the network together, rows [particle][width].
+// The fused objective. A cache block of particles goes through the network together, as rows [particle][width].
 //
-// Beside the values, what is needed of ∇v u goes through the network as tangents: t1 = s'(a1) ∘ seed, p = W t1,
-// t2 = s'(a2) ∘ p, J = readout t2. There are two ways.
-//   Jacobian: a tangent for each velocity dimension j, seed W1v's column j, W = W2, readout W3: J = ∇v u.
-//   closed form, for the linear log det: one, seed 1, W = M = W2 ∘ (W1v W3)ᵀ, readout 1: J = ∇v·u.
-// In one dimension both cost the same and the first is taken.
+// Besides the values, the needed part of ∇v u goes through the network as tangents: t1 = s'(a1) ∘ seed, p = W t1, t2 =
+// s'(a2) ∘ p, J = readout t2. There are two methods.
+//   Jacobian: one tangent for each velocity dimension j, seed column j of W1v, W = W2, readout W3: J = ∇v u.
+//   Closed form, for the linear log det: one tangent, seed 1, W = M = W2 ∘ (W1v W3)ᵀ, readout 1: J = ∇v·u.
+// In one dimension both cost the same, and the Jacobian is used.
 #include "cpu/kernels.hpp"
 #include "cpu/simd.hpp"
 
@@ -15,26 +15,26 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// Offsets of the parts of a sum. J and its gradient come first. The parts from `trace` on are added to the gradient by
-// complete() at the end of a chunk.
+// Offsets of the parts of a sum. J and its gradient come first. complete() adds the parts from `trace` on to the
+// gradient at the end of a piece.
 template <int H>
 struct Layout {
-    // Columns of a weight matrix lie in rows here, and a bias is the column of an input that is 1.
+    // Columns of a weight matrix are rows here. A bias is the column of an input that is 1.
     static constexpr int w1 = 0, w2 = w1 + INPUT_ROWS * H, b2 = w2 + H * H, w3 = b2 + H, skip = w3 + 3 * H,
                          loss = skip + 4 * INPUT_ROWS, size = loss + 16;
     static constexpr int trace = size, seed = trace + 16, m = seed + 3 * H, whole = m + H * H;
 };
 
-// The network as the kernel reads it: aligned, both ways round.
+// The network in the form that the kernel reads: aligned, and with transposes.
 template <int H>
 struct Weights {
-    alignas(64) float w1_t[INPUT_ROWS][H];  // with b1 as the last input's
+    alignas(64) float w1_t[INPUT_ROWS][H];  // with b1 as the row of the last input
     alignas(64) float w2[H][H], w2_t[H][H];
     alignas(64) float m_t[H][H], bent_m[H][H];  // bent_m: M times Tanh::BEND
     alignas(64) float b2[H];
     alignas(64) float w3[3][H];
     alignas(64) float seed[3][H];
-    alignas(64) float skip[3][INPUT_ROWS];  // with b3 as the last input's
+    alignas(64) float skip[3][INPUT_ROWS];  // with b3 as the row of the last input
     alignas(64) float ones[H];
     float skip_v[3][3];
 
@@ -62,8 +62,8 @@ struct Weights {
     }
 };
 
-// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of moments of them; what is always wanted comes first.
-// Symmetric matrices are complete on and above the diagonal only.
+// Rows (second hidden layer, inputs, 1, 0, ...) and the sums of their moments. Sums that are always wanted come first.
+// Symmetric matrices are complete only on and above the diagonal.
 template <int H>
 struct MomentsLayout {
     static constexpr int W = H + INPUT_ROWS, counts = 0, pull = counts + 16, load = pull + 3 * W, gram = load + 4 * W,
@@ -75,7 +75,7 @@ struct MomentsLayout {
     }
 };
 
-// add_outer for a symmetric c [WIDTH, WIDTH]: c is complete on and above the diagonal only.
+// add_outer for a symmetric c [WIDTH, WIDTH], which is complete only on and above the diagonal.
 template <int WIDTH>
 __attribute__((noinline)) static void add_symmetric(const float *a, int down, int across, int rows, const float *b,
                                                     float *c) {
@@ -85,7 +85,7 @@ __attribute__((noinline)) static void add_symmetric(const float *a, int down, in
             add_outer_tile<WIDTH, TALL, 1>(a + i * across, down, across, rows, b + column, c + i * WIDTH + column);
 }
 
-// DV velocity dimensions; CLOSED: by the closed form of the divergence, else by the Jacobian.
+// DV velocity dimensions. CLOSED: with the closed form of the divergence, else with the Jacobian.
 template <int H, class Activation, int DV, bool CLOSED>
 struct Pass {
     static constexpr int TANGENTS = CLOSED ? 1 : DV;
@@ -98,22 +98,23 @@ struct Pass {
 
     int taken_rows = 0;
     alignas(64) int is_input[INPUT_ROWS];
-    alignas(64) float one[INPUT_ROWS];  // what follows the inputs: 1, 0, ...
+    alignas(64) float one[INPUT_ROWS];  // the entries after the inputs: 1, 0, ...
     alignas(64) float input[BLOCK][INPUT_ROWS];
     alignas(64) float x[1 + TANGENTS][BLOCK][H];  // first hidden layer and its tangents
-    alignas(64) float y[1 + TANGENTS][BLOCK][H];  // second hidden layer and p; gradients of x
-    alignas(64) float g[1 + TANGENTS][BLOCK][H];  // s' of the second layer and t2; gradients of y
+    alignas(64) float y[1 + TANGENTS][BLOCK][H];  // second hidden layer and p; later the gradients with respect to x
+    // s' of the second layer and t2; later the gradients with respect to y
+    alignas(64) float g[1 + TANGENTS][BLOCK][H];
     alignas(64) float v[DV][BLOCK], share[BLOCK], known[BLOCK];
     alignas(64) float gradient_u[4][BLOCK];
     alignas(64) float gradient_j[CLOSED ? 1 : DV * DV][BLOCK];
-    alignas(64) float bent_j[BLOCK];  // of the closed form: Activation::BEND times its gradient
+    alignas(64) float bent_j[BLOCK];  // for the closed form: Activation::BEND times its gradient
 
     Pass(const ObjectiveCall &c, const Weights<H> &w) : call(c), weights(w), known{}, gradient_u{} {
         for (int k = 0; k < INPUT_ROWS; ++k) is_input[k] = k < c.network.inputs, one[k] = k == c.network.inputs;
     }
 
-    // Adds the part of a chunk to `sum`.
-    __attribute__((noinline)) void add_chunk(long long first, long long count, double *sum) {
+    // Adds the contribution of a piece to `sum`.
+    __attribute__((noinline)) void add_piece(long long first, long long count, double *sum) {
         alignas(64) float part[At::whole];
         __builtin_memset(part, 0, (CLOSED ? At::whole : At::m) * sizeof(float));
         double loss = 0;
@@ -129,13 +130,13 @@ struct Pass {
         add_rounded(part, At::loss, sum);
     }
 
-    // Adds the moments of a chunk to `sum`.
+    // Adds the moments of a piece to `sum`.
     __attribute__((noinline)) void add_moments(long long first, long long count, bool whole, double *sum) {
         using Parts = MomentsLayout<H>;
         constexpr int W = Parts::W;
         alignas(64) float part[Parts::size];
-        // Products of several blocks are added together: the sums do not fit into the first-level cache, so each pass
-        // over them costs.
+        // Products of several cache blocks are added together. The sums do not fit into the first-level cache, so each
+        // pass over them is expensive.
         constexpr int TOGETHER = 64;
         alignas(64) float basis[TOGETHER][W], q[DV][TOGETHER][W], weighted[TOGETHER][W], factors[4][TOGETHER];
         float shares[TOGETHER];
@@ -211,7 +212,8 @@ private:
         for (int i = 0; i < count; ++i) sum[i] += rounded(numbers[i], shift);
     }
 
-    // What reaches the layers through the seeds of the tangents and, in the closed form, through M = W2 ∘ (W1v W3)ᵀ.
+    // The gradients that reach the layers through the seeds of the tangents and, in the closed form, through M = W2 ∘
+    // (W1v W3)ᵀ.
     __attribute__((noinline)) void complete(float *part) const {
         const int first_v = call.network.inputs - DV;
         float *const w1 = part + At::w1 + first_v * H;
@@ -239,7 +241,8 @@ private:
                 add(part + At::w3 + k * H + i, dots<H>(weights.seed[k], part + At::m + i * H));
     }
 
-    // B of every particle, into gradient_j[j * DV + k]; adds their log det, and how many turn orientation.
+    // B of every particle, into gradient_j[j * DV + k]. Adds their log det, and the number whose map reverses
+    // orientation.
     void invert(double &sum, double &all_turned) {
         for (int p = 0; p < BLOCK; p += LANES) {
             if (!call.settings.exact) {
@@ -267,8 +270,7 @@ private:
                 jacobian[k][j] = weights.skip_v[k][j] + dots<H>(weights.w3[k], g[1 + j][p]);
     }
 
-    // Rows beyond the last particle are where it is, so that nothing of theirs is singular that is not so for it, and
-    // have no share.
+    // Rows beyond the last particle repeat it, so that they are singular only if it is. Their share is 0.
     __attribute__((noinline)) void take(long long first, long long count) {
         const int rows = count < BLOCK ? static_cast<int>(count) : BLOCK, inputs = call.network.inputs;
         taken_rows = rows;
@@ -317,7 +319,7 @@ private:
             }
     }
 
-    // The block's part of J, and its gradient in u and in J's entries.
+    // The contribution of a cache block to J, and its gradient with respect to u and to the entries of J.
     __attribute__((noinline)) double evaluate(float *part) {
         const Settings &settings = call.settings;
         double loss = 0;
@@ -447,11 +449,11 @@ __attribute__((cold)) static void hand_over(const ObjectiveCall &call, double *s
     }
 }
 
-// Calls add(pass, first, count, sum) for every chunk. Each thread adds to a sum of its own of `size` numbers; their total
-// is left at the beginning of call.sums.
+// Calls add(pass, first, count, sum) for every piece. Each thread has its own sum of `size` numbers. Their total is
+// stored at the beginning of call.sums.
 template <class Pass, class Weights, class Add>
-static void add_chunks(const ObjectiveCall &call, const Weights &weights, long long size, int threads, Add add) {
-    const long long together = call.settings.together, chunks = (call.count + together - 1) / together;
+static void add_pieces(const ObjectiveCall &call, const Weights &weights, long long size, int threads, Add add) {
+    const long long together = call.settings.together, pieces = (call.count + together - 1) / together;
     __builtin_memset(call.sums, 0, static_cast<unsigned long>(size) * sizeof(double));
     int started = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -463,8 +465,8 @@ static void add_chunks(const ObjectiveCall &call, const Weights &weights, long l
         if (thread) __builtin_memset(sum, 0, static_cast<unsigned long>(size) * sizeof(double));
         Pass pass(call, weights);
 #pragma omp for schedule(dynamic)
-        for (long long chunk = 0; chunk < chunks; ++chunk) {
-            const long long first = chunk * together, left = call.count - first;
+        for (long long piece = 0; piece < pieces; ++piece) {
+            const long long first = piece * together, left = call.count - first;
             add(pass, first, left < together ? left : together, sum);
         }
     }
@@ -475,9 +477,9 @@ static void add_chunks(const ObjectiveCall &call, const Weights &weights, long l
 template <int H, class Activation, int DV, bool CLOSED>
 static void run(const ObjectiveCall &call, int threads) {
     using Objective = Pass<H, Activation, DV, CLOSED>;
-    add_chunks<Objective>(call, Weights<H>(call.network), Layout<H>::size, threads,
+    add_pieces<Objective>(call, Weights<H>(call.network), Layout<H>::size, threads,
                           [](Objective &pass, long long first, long long count, double *sum) {
-                              pass.add_chunk(first, count, sum);
+                              pass.add_piece(first, count, sum);
                           });
     hand_over<H>(call, call.sums);
 }
@@ -489,7 +491,7 @@ __attribute__((cold)) static void hand_over_moments(const ObjectiveCall &call, c
     const int dv = call.network.velocity_dims;
     const double *sum = call.sums;
 
-    // The basis among the columns: all that are hidden, then from the first skipped input on.
+    // The columns of the basis: all hidden ones, then those from the first skipped input on.
     const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
     const int basis = H + skipped + 1;
     const auto column = [&](int m) __attribute__((always_inline)) { return m < H ? m : m + inputs - skipped; };
@@ -516,7 +518,7 @@ template <int H, class Activation, int DV>
 static void run_moments(const ObjectiveCall &call, const Moments &to, int threads) {
     using Objective = Pass<H, Activation, DV, false>;
     const bool whole = to.gram;
-    add_chunks<Objective>(call, Weights<H>(call.network), MomentsLayout<H>::used(call, whole), threads,
+    add_pieces<Objective>(call, Weights<H>(call.network), MomentsLayout<H>::used(call, whole), threads,
                           [whole](Objective &pass, long long first, long long count, double *sum) {
                               pass.add_moments(first, count, whole, sum);
                           });
@@ -542,7 +544,7 @@ static void run(const ObjectiveCall &call, int threads) {
     }
 }
 
-// What what(width) gives for a network's width, which is a constant there and one of WIDTHS.
+// The result of what(width) for the width of a network, as a constant from WIDTHS.
 template <int INDEX = 0, class What>
 static auto with_width(const Network &n, const What &what) {
     if constexpr (INDEX + 1 < sizeof(WIDTHS) / sizeof(*WIDTHS))

@@ -5,20 +5,20 @@
 
 namespace kjko {
 
-// What variable projection needs (hpc_kjko/inner/solvers/varpro.py): sums over particles of the basis g = (h2, skipped inputs,
-// 1), with u = C g for the network's output layer C, and of q_k = Σ_j B_jk ∂g/∂v_j, B = (I + h ∇v u)⁻¹ or, without the
-// exact log det, I.
+// The moments for variable projection (hpc_kjko/inner/solvers/varpro.py): sums over particles of the basis g = (h2,
+// skipped inputs, 1), with u = C g for the output layer C of the network, and of q_k = Σ_j B_jk ∂g/∂v_j. B = (I + h ∇v
+// u)⁻¹ for the exact log det; otherwise B = I.
 struct Moments {
     double *pull;     // Σ share q_k [velocity_dims, basis]
-    double *log_det;  // Σ share log det over particles where det > 0, what rounding leaves, and how many the others are
+    double *log_det;  // Σ share log det over particles with det > 0, its remainder, and the number of other particles
     double *gram;     // Σ share g gᵀ [basis, basis]; null: only pull and log_det are wanted
     double *load;     // Σ share (v_k g + temperature known ∂g/∂v_k) [velocity_dims, basis]
-    double *outer;    // Σ share q qᵀ [velocity_dims basis, velocity_dims basis]; with the exact log det
+    double *outer;    // Σ share q qᵀ [velocity_dims basis, velocity_dims basis]; only with the exact log det
 };
 
 struct ObjectiveKernels {
     bool (*instantiated)(const Network &network);
-    // Numbers of the sum that each thread works in: call.sums has room for all of theirs.
+    // Size of the sum of each thread. call.sums has room for the sums of all threads.
     long long (*sums_size)(const Network &network);
     long long (*moments_sums_size)(const Network &network);
     void (*evaluate)(const ObjectiveCall &call, int threads);

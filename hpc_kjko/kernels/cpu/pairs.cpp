@@ -1,5 +1,5 @@
-// V and G of a vector of members at a time, source after source: a source is a broadcast of its numbers, which no two
-// members share, so nothing has to be added across lanes.
+// V and G of a vector of members at a time, source after source. The numbers of a source are broadcast. Each lane
+// belongs to one member, so nothing is added across lanes.
 #include "cpu/kernels.hpp"
 #include "cpu/simd.hpp"
 
@@ -7,19 +7,20 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// Members at a time, in either precision.
+// The number of members in a group (a vector of members), in either precision.
 constexpr int GROUP = LANES;
 
-// Members as targets in a block's units, and their sums.
+// Members as targets in the units of a collision block, and their sums.
 template <int DIMS, bool ALIKE>
 struct Group {
     alignas(64) float single_precision[TARGET<DIMS, ALIKE>][GROUP];
     alignas(64) double double_precision[TARGET<DIMS, ALIKE>][GROUP];
-    alignas(64) float nearest[GROUP];    // |z|² below which single precision is not enough
+    alignas(64) float nearest[GROUP];    // |z|² below which single precision is not accurate enough
     alignas(64) double sums[SUMS<DIMS, ALIKE>][GROUP];
 };
 
-// Adds sources to the sums of some of a group; false, with nothing added, if one was too near for single precision.
+// Adds sources to the sums of some members of a group. Returns false, and adds nothing, if a source is too near for
+// single precision.
 template <int DIMS, bool ALIKE, bool GUARDED, class Force, class Real>
 __attribute__((noinline)) static bool add_run(const Real (&targets)[TARGET<DIMS, ALIKE>][GROUP], int first,
                                               const Real *sources, long long count, Force force, Real mass,
@@ -69,7 +70,7 @@ struct PairPass {
         for (long long row = first; row < last; row += GROUP) {
             Group<DIMS, ALIKE> group = {};
             take(units, row, last, group);
-            if constexpr (ALIKE) {  // itself among its own
+            if constexpr (ALIKE) {  // a member among its own sources
                 const long long own = row - first, after = own + GROUP < count ? own + GROUP : count;
                 add<false>(0, own, units.mass, group);
                 add<true>(own, after, units.mass, group);
@@ -86,7 +87,7 @@ struct PairPass {
     }
 
 private:
-    // what(particles, row) for all of a block, each of them once.
+    // Calls what(particles, row) once for each row of a collision block.
     template <class What>
     void for_all(long long number, const What &what) const {
         for (long long row = call.members.edges[number]; row < call.members.edges[number + 1]; ++row)
@@ -110,7 +111,7 @@ private:
         return units_of(call, origin, square / count, score, weight);
     }
 
-    // Beyond the last member it is that one again.
+    // Lanes beyond the last member repeat it.
     void take(const PairUnits<DIMS> &units, long long row, long long last, Group<DIMS, ALIKE> &group) const {
         for (int lane = 0; lane < GROUP; ++lane) {
             const long long from = row + lane < last ? row + lane : last - 1;
@@ -123,7 +124,7 @@ private:
         }
     }
 
-    // Sources to a group; OWN: those of the group itself.
+    // Adds sources to a group. OWN: the sources are those of the group itself.
     template <bool OWN>
     void add(long long begin, long long end, double mass, Group<DIMS, ALIKE> &group) const {
         for (; begin < end; begin += RUN) {
@@ -167,12 +168,12 @@ static void sum_pairs(const PairCall &call, int threads, long long most, double 
     });
 }
 
-// The fields of the members of a block, a vector of them at a time, all in double precision.
+// The fields of the members of a collision block, a vector of members at a time, in double precision.
 template <int DIMS, bool ALIKE, class Force>
 static void fields_of_block(const PairFieldCall &call, Force force, long long number, double *sources) {
     constexpr int NUMBERS = SOURCE<DIMS, ALIKE>, WIDTH = LANES_OF<double>;
     const PairCall &pairs = call.pairs;
-    PairUnits<DIMS> plain{};  // those of the particles
+    PairUnits<DIMS> plain{};  // the units of the particles
     plain.per_speed = plain.per_score = plain.per_weight = plain.bending = 1;
     const long long first = pairs.members.edges[number], last = pairs.members.edges[number + 1];
     const long long met = pairs.others.edges[number], count = pairs.others.edges[number + 1] - met;

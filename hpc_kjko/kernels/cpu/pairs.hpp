@@ -1,18 +1,19 @@
-// Sums over pairs of particles in blocks on the CPU.
+// Sums over pairs of particles in collision blocks on the CPU.
 #pragma once
 
 #include "math/pairs.hpp"
 
 namespace kjko {
 
-// Numbers that a thread works in for blocks with at most so many others: they as sources, in both precisions.
+// The workspace of a thread, in numbers, for collision blocks with at most `most` sources: the sources in both
+// precisions.
 static inline long long pair_workspace(int dims, bool alike, long long most) {
     const long long numbers = 2 * dims + 1 + (alike ? 0 : dims * (dims + 1) / 2);
-    return numbers * most + (numbers * most + 1) / 2 + 16;  // no two threads write to one cache line
+    return numbers * most + (numbers * most + 1) / 2 + 16;  // two threads never write to the same cache line
 }
 
 // V and G of all members, or D, V and ∂V/∂v; the bits do not depend on the number of threads.
-// `most`: others of the largest block; `workspace`: pair_workspace numbers for each of the threads.
+// `most`: number of sources in the largest collision block; `workspace`: pair_workspace numbers for each thread.
 struct PairKernels {
     void (*single_precision)(const PairCall &call, int threads, long long most, double *workspace);
     void (*double_precision)(const PairCall &call, int threads, long long most, double *workspace);

@@ -1,20 +1,21 @@
 #include "cpu/kernels.hpp"
 #include "math/mesh.hpp"
 
-// Every particle is computed by the same operations wherever it stands, so multiply-adds are not fused here
-// (-ffp-contract=off): the results have the same bits at every instruction set level.
+// Every particle is computed by the same operations at any place. So multiply-adds are not fused here
+// (-ffp-contract=off), and the results have the same bits at every instruction set level.
 namespace kjko::KJKO_LEVEL {
 
-constexpr int BLOCK = 256;    // particles at a time: what they need on the way stays in the first cache
-constexpr int TOGETHER = 32;  // particles of a block whose shape functions are found together, in vectors
+constexpr int BLOCK = 256;    // particles of a cache block: their temporary data stay in the first-level cache
+constexpr int TOGETHER = 32;  // particles of a cache block whose shape functions are computed together, in vectors
 
-// Two or four neighbouring numbers. A row of the mesh begins anywhere, hence the looser types.
+// Two or four adjacent numbers. A row of the mesh may begin at any address, so these types are not aligned.
 typedef double Pair __attribute__((vector_size(16), may_alias));
 typedef double Four __attribute__((vector_size(32), may_alias));
 typedef double PairAnywhere __attribute__((vector_size(16), may_alias, aligned(8)));
 typedef double FourAnywhere __attribute__((vector_size(32), may_alias, aligned(8)));
 
-// Asks for the cache line of what is read soon, or (TO_WRITE) written. Beyond an array this does no harm.
+// Prefetches the cache line of data that are read soon, or (TO_WRITE) written. This is harmless beyond the end of an
+// array.
 template <bool TO_WRITE = false>
 static inline __attribute__((always_inline)) void fetch(const void *at) {
     __builtin_prefetch(at, TO_WRITE ? 1 : 0);
@@ -36,7 +37,7 @@ struct Geometry {
     }
 };
 
-// A block of particles on the padded mesh: the first node that each touches, and how far it is from node_of.
+// A cache block of particles on the padded mesh: the first node that each touches, and its distance from node_of.
 template <int DIMS>
 struct Places {
     int first[BLOCK];
@@ -48,7 +49,7 @@ template <class Real, int DIMS, int VELOCITY_DIMS>
 static void drift_block(const Real (&box)[3], const Real *__restrict x, const Real *__restrict v, Real duration,
                         int count, Real *__restrict moved) {
     constexpr int PERIOD = 16 * DIMS;  // whole vectors of coordinates that belong to the same axes
-    Real lengths[PERIOD];              // a copy: `moved` cannot be it
+    Real lengths[PERIOD];              // a copy, which cannot be the same memory as `moved`
     for (int coordinate = 0; coordinate < PERIOD; ++coordinate) lengths[coordinate] = box[coordinate % DIMS];
     int far = 0, first = 0;
     if constexpr (VELOCITY_DIMS == DIMS)
@@ -73,7 +74,7 @@ static void drift_block(const Real (&box)[3], const Real *__restrict x, const Re
         }
 }
 
-// Every so many particles a row of numbers begins another cache line, or nearly so.
+// After this many particles a row of numbers begins a new cache line, or nearly so.
 template <class Real, int DIMS>
 constexpr int EVERY = 64 / static_cast<int>(sizeof(Real)) / (DIMS == 1 ? 1 : DIMS == 2 ? 2 : 4);
 
@@ -94,7 +95,7 @@ struct Drift {
         for (int axis = 0; axis < DIMS; ++axis) lengths[axis] = static_cast<Real>(box[axis]);
     }
 
-    // Asks for what the drift of a particle needs.
+    // Prefetches the data that the drift of a particle needs.
     __attribute__((always_inline)) void fetch_for(long long i) const {
         fetch(x + i * DIMS);
         fetch(v + i * velocity_dims);
@@ -110,11 +111,12 @@ struct Drift {
     }
 };
 
-// Puts a block of particles on the mesh; returns how many are nowhere: those have a NaN offset.
+// Finds a cache block of particles on the mesh. Returns the number of particles whose position is not finite: their
+// offset is NaN.
 template <class Real, int DIMS, int ORDER>
 static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Places<DIMS> &__restrict places) {
-    long long outside = 0;  // as wide as the numbers that it is found from
-    for (int i = count; i < BLOCK && i % TOGETHER; ++i)  // the shape functions of whole vectors are found
+    long long outside = 0;  // as wide as the numbers from which it is counted
+    for (int i = count; i < BLOCK && i % TOGETHER; ++i)  // the shape functions are computed for whole vectors
         for (int axis = 0; axis < DIMS; ++axis) places.offset[axis][i] = 0;
     for (int i = 0; i < count; ++i) {
         double first = 0;
@@ -146,11 +148,11 @@ static int place(Geometry<DIMS> mesh, const Real *__restrict x, int count, Place
     return lost;
 }
 
-// Rows of nodes along the last axis that a particle touches.
+// The number of rows of nodes along the last axis that a particle touches.
 template <int DIMS, int ORDER>
 constexpr int ROWS = DIMS == 1 ? 1 : DIMS == 2 ? ORDER + 1 : (ORDER + 1) * (ORDER + 1);
 
-// Calls what(row, factor, s) for each of them: the shape function at node k of the row is factor · s[k].
+// Calls what(row, factor, s) for each of these rows. The shape function at node k of the row is factor · s[k].
 template <int DIMS, int ORDER, class What>
 static inline __attribute__((always_inline)) void at_rows(const Places<DIMS> &places, int i, double carried,
                                                           const What &what) {
@@ -164,7 +166,7 @@ static inline __attribute__((always_inline)) void at_rows(const Places<DIMS> &pl
             for (int j = 0; j <= ORDER; ++j) what(l * (ORDER + 1) + j, carried * s[0][l] * s[1][j], s[2]);
 }
 
-// From the first node that a particle touches to that of a row of nodes along the last axis.
+// The distance from the first node that a particle touches to the first node of a row along the last axis.
 template <int DIMS, int ORDER>
 static inline __attribute__((always_inline)) int row_start(const Geometry<DIMS> &mesh, int row) {
     if constexpr (DIMS == 1) return 0;
@@ -172,7 +174,8 @@ static inline __attribute__((always_inline)) int row_start(const Geometry<DIMS> 
     if constexpr (DIMS == 3) return row / (ORDER + 1) * mesh.stride[0] + row % (ORDER + 1) * mesh.stride[1];
 }
 
-// Adds row · s, rounded, to the nodes of a row along the last axis. Three nodes are added as four, with a fourth s of 0.
+// Adds row · s, rounded, to the nodes of a row along the last axis. Three nodes are added as four, with a fourth s of
+// 0.
 template <int ORDER>
 static inline __attribute__((always_inline)) void add_row(double row, const double *s, double shift, double *nodes) {
     if constexpr (ORDER == 1) {
@@ -186,14 +189,15 @@ static inline __attribute__((always_inline)) void add_row(double row, const doub
     }
 }
 
-// Adds what a block of particles carries to the nodes that they touch; `ahead` asks for what the next block needs.
+// Adds the quantities of a cache block of particles to the nodes that they touch. `ahead` prefetches data for the next
+// cache block.
 template <int DIMS, int ORDER, class Ahead>
 static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count, double shift,
                     double *sums, const Ahead &ahead) {
     constexpr int TOUCHED = ORDER + 1, LAST = ORDER == 1 ? 2 : 4;
     for (int start = 0; start < count; start += TOGETHER) {
         const int rest = count - start, size = rest < TOGETHER ? rest : TOGETHER;
-        if constexpr (DIMS == 1) {  // neighbours of a short row meet too often to be added in vectors
+        if constexpr (DIMS == 1) {  // neighbouring particles overlap too often on a short row to be added in vectors
             double terms[TOUCHED][TOGETHER];
             for (int i = 0; i < TOGETHER; ++i)
                 at_rows<1, ORDER>(places, start + i, carried[start + i], [&](int, double row, const double *s) {
@@ -224,8 +228,8 @@ static void scatter(Geometry<DIMS> mesh, const Places<DIMS> &places, const doubl
     }
 }
 
-// Adds the products of the shape functions at every pair of nodes that a particle touches, at the first node of the pair:
-// sums [distances][nodes].
+// Adds the products of the shape functions at every pair of nodes that a particle touches, at the first node of the
+// pair: sums [distances][nodes].
 template <int DIMS, int ORDER>
 static void scatter_pairs(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *carried, int count,
                           long long nodes, double shift, double *sums) {
@@ -255,14 +259,14 @@ static void scatter_pairs(Geometry<DIMS> mesh, const Places<DIMS> &places, const
     }
 }
 
-// Adds a row of the padded mesh to the row of the mesh that it is an image of.
+// Adds a row of the padded mesh to the row of the mesh of which it is an image.
 static void fold_row(const double *padded, int cells, int size, double *row) {
     row[cells - 1] += padded[0];
     for (int node = 0; node < cells; ++node) row[node] += padded[node + 1];
     for (int ghost = cells + 1; ghost < size; ++ghost) row[(ghost - 1) % cells] += padded[ghost];
 }
 
-// Sums the chunks' padded meshes, in their order, on the mesh.
+// Adds the padded meshes of the chunks, in their order, to the mesh.
 template <int DIMS>
 static void fold(const Mesh &mesh, const double *padded, long long chunks, long long stride, double *sums) {
     constexpr int LAST = DIMS - 1;
@@ -274,7 +278,7 @@ static void fold(const Mesh &mesh, const double *padded, long long chunks, long 
     const int row_cells = mesh.cells[LAST], row_size = row_cells + 1 + mesh.order;
     const long long nodes = static_cast<long long>(cells[1]) * cells[2] * row_cells;
     for (long long node = 0; node < nodes; ++node) sums[node] = 0;
-    // a thread owns whole rows, and adds what belongs to a node in the same order whatever rows it owns
+    // a thread has whole rows, and adds the terms of a node in the same order for any division of rows among threads
 #pragma omp parallel for schedule(static) if (nodes > 10000)
     for (int row = 0; row < cells[1] * cells[2]; ++row) {
         const int j = row / cells[2], k = row % cells[2];
@@ -287,7 +291,7 @@ static void fold(const Mesh &mesh, const double *padded, long long chunks, long 
     }
 }
 
-// The quantities' densities, or with PAIRS the mass matrix of the only one.
+// The densities of the quantities, or with PAIRS the mass matrix of the only quantity.
 template <class Real, int DIMS, int ORDER, bool PAIRS = false>
 static long long deposit(const Mesh &mesh, const Particles &particles, double duration, void *moved,
                          const Carried &carried, long long chunks, double *workspace, double *densities) {
@@ -331,11 +335,11 @@ static long long deposit(const Mesh &mesh, const Particles &particles, double du
     return lost;
 }
 
-// Numbers of a node in a gather's workspace: three components have a fourth beside them, so that a node is one vector.
+// Numbers of a node in the workspace of a gather. Three components are padded to four, so that a node is one vector.
 template <int COMPONENTS>
 constexpr int NUMBERS = COMPONENTS == 3 ? 4 : COMPONENTS;
 
-// The values [*cells, COMPONENTS of every `components`] on the padded mesh.
+// Copies the values [*cells, COMPONENTS of every `components`] to the padded mesh.
 template <int DIMS, int COMPONENTS>
 static void pad(const Mesh &mesh, const double *values, int components, double *padded) {
     int cells[3] = {1, 1, 1}, size[3] = {1, 1, 1};
@@ -360,7 +364,7 @@ static void pad(const Mesh &mesh, const double *values, int components, double *
     }
 }
 
-// What is gathered at a particle: a number for each component.
+// The gathered values at a particle: one number for each component.
 template <int COMPONENTS>
 struct Gathered {
     typedef double Sum, Anywhere;
@@ -376,8 +380,8 @@ struct Gathered<3> {
     typedef FourAnywhere Anywhere;
 };
 
-// Σ_j S(x_j − x_i) values_j for TOGETHER particles of a block of `size`, from `start` on: [TOGETHER, COMPONENTS], with
-// room for one number more. `ahead` asks for what those that follow need.
+// Σ_j S(x_j − x_i) values_j for TOGETHER particles, from `start` on, of a cache block of `size` particles: [TOGETHER,
+// COMPONENTS], with room for one number more. `ahead` prefetches data for the particles that follow.
 template <int DIMS, int ORDER, int COMPONENTS, class Ahead>
 static void gather_some(Geometry<DIMS> mesh, const Places<DIMS> &places, const double *values, int start, int size,
                         double *gathered, const Ahead &ahead) {
@@ -393,7 +397,7 @@ static void gather_some(Geometry<DIMS> mesh, const Places<DIMS> &places, const d
     };
     for (int i = 0; i < TOGETHER && start + i < size; ++i) {
         ahead(start + i);
-        if constexpr (DIMS == 3) {  // a mesh that the first cache does not hold
+        if constexpr (DIMS == 3) {  // a mesh that does not fit into the first-level cache
             const Sum *const corner = corner_of(start + i + AHEAD < size ? start + i + AHEAD : size - 1);
             for (int row = 0; row < ROWS<DIMS, ORDER>; ++row) {
                 fetch(corner + row_start<DIMS, ORDER>(mesh, row));
@@ -405,7 +409,7 @@ static void gather_some(Geometry<DIMS> mesh, const Places<DIMS> &places, const d
         for (int row = 0; row < ROWS<DIMS, ORDER>; ++row)
             for (int k = 0; k < TOUCHED; ++k)
                 sum += weights[row * TOUCHED + k][i] * corner[row_start<DIMS, ORDER>(mesh, row) + k];
-        // the first number of the next particle takes the place of a fourth one
+        // the first number of the next particle overwrites the padding
         *reinterpret_cast<typename Gathered<COMPONENTS>::Anywhere *>(gathered + i * COMPONENTS) = sum;
     }
 }
@@ -429,7 +433,7 @@ static void gather(const Mesh &mesh, const Particles &particles, const double *v
         for (int first = 0; first < size; first += TOGETHER) {
             const long long start = block * BLOCK + first;
             const int some = size - first < TOGETHER ? size - first : TOGETHER;
-            // always_inline: else GCC drops the call, which has no result
+            // always_inline, because GCC would drop the call, which has no result
             const auto ahead = [&](int at) __attribute__((always_inline)) {
                 if (at % EVERY<Real, DIMS>) return;
                 const long long next = block * BLOCK + at;
@@ -464,7 +468,7 @@ static void gather(const Mesh &mesh, const Particles &particles, const double *v
     }
 }
 
-// A field has as many components as the mesh has axes; anything else is gathered one component after another.
+// A field has as many components as the mesh has axes. Other values are gathered one component after another.
 template <class Real, int DIMS, int ORDER>
 static void gather_all(const Mesh &mesh, const Particles &particles, const double *values, int components,
                        double duration, double *workspace, void *gathered, void *kicked) {
@@ -487,7 +491,7 @@ static void drift_all(const double *lengths, const Particles &particles, double 
     }
 }
 
-// Calls what(real, dims, order), which are constants there.
+// Calls what(real, dims, order), with these as constants.
 template <class What>
 static void with_constants(bool is_double, int dims, int order, const What &what) {
     const auto with_real = [&](auto real) {

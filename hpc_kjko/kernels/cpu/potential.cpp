@@ -1,8 +1,9 @@
-// The functions of a log-density and of control fields that are gradients, a block of particles at a time as columns
-// (cpu/columns.hpp), and sums of their products.
+// The functions of a log-density and of control fields that are gradients, for a cache block of particles at a time as
+// columns (cpu/columns.hpp), and sums of their products.
 //
-// Contracted with coefficients c, derivatives need no derivative of each function: with a_l = W_l h_(l−1) + b_l,
-// h_l = tanh a_l, s_l = 1 − h_l² and q_l = ∂ψ/∂h_l, q of the last layer is c, q_(l−1) = W_lᵀ (s_l q_l), and
+// If derivatives are contracted with coefficients c, the derivatives of the single functions are not needed. Let a_l =
+// W_l h_(l−1) + b_l, h_l = tanh a_l, s_l = 1 − h_l² and q_l = ∂ψ/∂h_l. Then q of the last layer is c, q_(l−1) = W_lᵀ
+// (s_l q_l), and
 //   ∇v ψ = Σ_i (s_l q_l)_i ∇v a_l,i for any l,    ∇v∇v ψ = Σ_l Σ_i −2 (h_l s_l q_l)_i ∇v a_l,i ∇v a_l,iᵀ.
 #include "cpu/kernels.hpp"
 #include "cpu/columns.hpp"
@@ -14,13 +15,13 @@
 
 namespace kjko::KJKO_LEVEL {
 
-constexpr int BLOCK = 64;     // particles that go through the network together
-constexpr int STASH = 256;    // and so many, of which products are added up together
+constexpr int BLOCK = 64;     // particles of a cache block, which go through the network together
+constexpr int STASH = 256;    // particles of a stash, whose products are added together
 constexpr int MOST_PAIRS = MOST_VELOCITY_DIMS * (MOST_VELOCITY_DIMS + 1) / 2;
 
 static int larger(int a, int b) { return a > b ? a : b; }
 
-// A vector of numbers in double precision. The instruction is named, for GCC 12 converts each half by itself.
+// A vector of numbers in double precision. The instruction is named, because GCC 12 would convert each half by itself.
 static KJKO_INLINE Doubles load_widened(const float *from) {
 #if defined(__AVX512F__)
     return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));
@@ -47,13 +48,14 @@ struct PotentialPass {
     const PotentialCall<Real> &call;
     const int layers, inputs, dv, beside, width, most, pairs_of_v;
     const Monomials of;
-    const int density, potential;  // how many functions
+    const int density, potential;  // numbers of functions
 
-    // Columns of BLOCK. There are STASH / BLOCK places for z, h and along; use() chooses one.
+    // Columns of BLOCK particles. There are STASH / BLOCK places for z, h and along; use() selects one.
     Real *z, *h[2], *along[MOST_VELOCITY_DIMS], *pulled[2], *spare[2];
     Real *places_of_columns;
     double *places_of_fine;
-    // The second layer's weights the other way round; ∂a_1/∂v_j and the products of two of them, rows of the first layer.
+    // The transpose of the weights of the second layer; ∂a_1/∂v_j and the products of two of them, as rows of the first
+    // layer.
     Real *back, *into, *bent;
     // The inputs in double precision, and rows of STASH particles.
     double *fine, *rows, *weighted;
@@ -73,7 +75,7 @@ struct PotentialPass {
             found.training += call.widths[layer + 1] * (call.widths[layer] + 1);
         return found;
     }
-    // Numbers of Real, then of double.
+    // The size of the workspace in numbers of Real, then of double.
     static long long real_numbers(const PotentialCall<Real> &call) {
         const long long most = most_width(call), dv = call.velocity_dims;
         const long long matrices = most * most + (dv + MOST_PAIRS) * most;
@@ -82,7 +84,7 @@ struct PotentialPass {
     static long long double_numbers(const PotentialCall<Real> &call) {
         return static_cast<long long>(STASH) * (call.widths[0] + rows_of_sums(call) + rows_weighted(call));
     }
-    // Rows of STASH numbers: what operations add up, and what they weigh of it.
+    // The number of rows of STASH numbers: the terms that operations add up, and their weights.
     static int rows_of_sums(const PotentialCall<Real> &call) {
         const PotentialSizes of = sizes(call);
         const int dv = call.velocity_dims, most = most_width(call);
@@ -131,7 +133,8 @@ struct PotentialPass {
         }
     }
 
-    // Chooses the place of a block's inputs, hidden layers and tangents: the blocks of a stash can all be kept.
+    // Selects the place of the inputs, hidden layers and tangents of a cache block. A stash can keep all of its cache
+    // blocks.
     void use(int place) {
         fine = places_of_fine + place * BLOCK * inputs;
         z = places_of_columns + place * BLOCK * (inputs + (2 + dv) * most);
@@ -140,8 +143,8 @@ struct PotentialPass {
         for (int j = 0; j < dv; ++j) along[j] = h[1] + BLOCK * (1 + j) * most;
     }
 
-    // The hidden layers of some particles, at the inputs of the call. Those beyond the last are it again. Returns how many
-    // there are.
+    // The hidden layers of some particles, at the inputs of the call. Columns beyond the last particle repeat it.
+    // Returns the number of particles.
     int forward(long long first) {
         const int count = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
         for (int l = 0; l < inputs; ++l) {
@@ -152,15 +155,18 @@ struct PotentialPass {
         return count;
     }
 
-    // The same at positions x and velocities v, which enter as they are, or x as cosines and sines.
-    int forward_from(long long first, const CarryStep &how, int dx, const Real *x, const Real *v) {
+    // The hidden layers at positions x and velocities v. The positions enter unchanged, or as cosines and sines.
+    int forward_from(long long first, const CarryStep &how, const MovedParticles &particles) {
         const int count = call.count - first < BLOCK ? static_cast<int>(call.count - first) : BLOCK;
         const auto row = [&](int p) { return first + (p < count ? p : count - 1); };
+        const bool is_double = particles.is_double;
+        const int dx = particles.space_dims;
         for (int j = 0; j < dv; ++j)
-            for (int p = 0; p < BLOCK; ++p) z[(beside + j) * BLOCK + p] = v[row(p) * dv + j];
+            for (int p = 0; p < BLOCK; ++p)
+                z[(beside + j) * BLOCK + p] = static_cast<Real>(number_at(is_double, particles.v, row(p) * dv + j));
         for (int l = 0; l < dx; ++l) {
             alignas(64) double at[BLOCK];
-            for (int p = 0; p < BLOCK; ++p) at[p] = x[row(p) * dx + l];
+            for (int p = 0; p < BLOCK; ++p) at[p] = number_at(is_double, particles.x, row(p) * dx + l);
             for (int p = 0; p < BLOCK && call.periodic; p += FINE) {
                 Doubles sine, cosine;
                 sine_and_cosine(load(at + p) * (6.283185307179586 / how.periods[l]), sine, cosine);
@@ -183,7 +189,7 @@ struct PotentialPass {
         }
     }
 
-    // ∂a/∂v_j of the last layer, for networks of two.
+    // ∂a/∂v_j of the last layer, for networks with two layers.
     void tangents() {
         const int before = call.widths[1];
         for (int at = 0; layers == 2 && at < before * BLOCK; at += WIDE) {
@@ -198,7 +204,7 @@ struct PotentialPass {
         }
     }
 
-    // ψ's functions as rows, a row `stride` after the other.
+    // The functions of ψ as rows that are `stride` apart.
     void functions(double *to, int stride) {
         for (int i = 0; i < width; ++i) widen(h[layers - 1] + i * BLOCK, to + i * stride);
         at_places([&](const Doubles *x, const Doubles *v, int p) {
@@ -206,7 +212,7 @@ struct PotentialPass {
         });
     }
 
-    // Σ c g of ψ's functions and, with `higher`, v_k³/6 and v_k⁴/24, [BLOCK].
+    // Σ c g of the functions of ψ and, with `higher`, of v_k³/6 and v_k⁴/24: [BLOCK].
     void combined(const double *c, bool higher, double *to) {
         const Real *const last = h[layers - 1];
         Doubles sums[BLOCK / FINE] = {};
@@ -225,7 +231,7 @@ struct PotentialPass {
         });
     }
 
-    // ∂/∂v_j of Φ's functions as rows.
+    // ∂/∂v_j of the functions of Φ as rows.
     void first(int j, double *to, int stride) {
         const Real *const last = h[layers - 1];
         for (int i = 0; i < width; ++i) {
@@ -238,7 +244,7 @@ struct PotentialPass {
         });
     }
 
-    // ∂²/∂v_k∂v_l of Φ's functions as rows.
+    // ∂²/∂v_k∂v_l of the functions of Φ as rows.
     void second(int number, double *to, int stride) {
         int k, l;
         pair_of(of, number, k, l);
@@ -265,7 +271,7 @@ struct PotentialPass {
         });
     }
 
-    // What is pulled of the second layer's sums, of the first's.
+    // The q of the sums of the first layer from those of the second.
     void pull_back() {
         product(back, call.widths[1], width, pulled[1], BLOCK, pulled[0]);
         for (int i = 0; i < call.widths[1]; ++i)
@@ -275,7 +281,7 @@ struct PotentialPass {
             }
     }
 
-    // Adds the second layer's part of ∇v∇v Φ to `hessian` [pairs][BLOCK].
+    // Adds the contribution of the second layer to ∇v∇v Φ in `hessian` [pairs][BLOCK].
     template <int DV>
     void add_bent(Real *hessian) const {
         constexpr int PAIRS = DV * (DV + 1) / 2;
@@ -296,8 +302,8 @@ struct PotentialPass {
         }
     }
 
-    // ∇v Σ c g of Φ's functions as columns [dv][BLOCK], from `tangents` where they are known, else by the first layer;
-    // with `hessian`, which needs them, ∇v∇v too [pairs][BLOCK].
+    // ∇v Σ c g of the functions of Φ as columns [dv][BLOCK]. It uses `tangents` if they are known, otherwise the first
+    // layer. With `hessian`, which needs the tangents, also ∇v∇v [pairs][BLOCK].
     void contracted(const Real *c, bool tangents_known, Real *gradient, Real *hessian) {
         const int last = layers - 1, first_width = call.widths[1];
         const bool by_tangents = tangents_known && layers == 2;
@@ -345,8 +351,9 @@ struct PotentialPass {
         }
     }
 
-    // Some particles of a sum: take(where in the stash) for each block that has been through the network, and
-    // add(first particle, how many, how much of the stash is filled) whenever it is full, and at the end.
+    // Some particles of a sum: calls take(place in the stash) for each cache block that has been through the network,
+    // and add(first particle, number of particles, filled places of the stash) whenever the stash is full, and at the
+    // end.
     template <class Take, class Add>
     void over_stash(long long begin, long long count, const Take &take, const Add &add) {
         for (long long from = begin; from < begin + count; from += STASH) {
@@ -360,7 +367,7 @@ struct PotentialPass {
         }
     }
 
-    // Shares of particles of the stash: [filled], 0 beyond the last.
+    // The shares of the particles of the stash: [filled], 0 beyond the last particle.
     void shares(long long from, int here, int filled, double *to) const {
         for (int p = 0; p < filled; ++p) to[p] = p < here ? call.share[from + p] : 0.0;
     }
@@ -399,14 +406,14 @@ static void weigh(const Real *rows, int number, const Real *weights, int length,
         for (int p = 0; p < length; ++p) to[m * STASH + p] = weights[p] * rows[m * STASH + p];
 }
 
-// Adds Σ over columns of weights times a row to sums[row], for rows `stride` apart.
+// Adds Σ over columns of weights times a row to sums[row], for rows that are `stride` apart.
 template <class Real>
 static void add_row_sums(const Real *rows, int number, int stride, const Real *weights, int length, double *sums) {
     using Vector = VectorOf<Real>;
     constexpr int WIDE = LANES_OF<Real>;
     for (int first = 0; first < number; first += WIDE) {
         Vector totals[WIDE] = {};
-        const Real *row[WIDE];  // those beyond the last row are the last row
+        const Real *row[WIDE];  // rows beyond the last row repeat it
         for (int i = 0; i < WIDE; ++i) row[i] = rows + (first + i < number ? first + i : number - 1) * stride;
         for (int p = 0; p < length; p += WIDE) {
             const Vector weight = load(weights + p);
@@ -422,7 +429,7 @@ static void mirror(double *matrix, int number, int across) {
         for (int j = 0; j < i; ++j) matrix[i * across + j] = matrix[j * across + i];
 }
 
-// Every block of particles through a pass: what(pass, first particle).
+// Calls what(pass, first particle) for every cache block of particles.
 template <class Real, class What>
 static void over_blocks(const PotentialCall<Real> &call, int threads, double *workspace, const What &what) {
     const long long blocks = (call.count + BLOCK - 1) / BLOCK, own = PotentialPass<Real>::numbers(call);
@@ -438,11 +445,10 @@ static void over_blocks(const PotentialCall<Real> &call, int threads, double *wo
     }
 }
 
-// Adds to `sum` [size] what add(pass, first, count, part) leaves of every piece, rounded.
+// Adds the rounded sum [size] of every piece, which add(pass, first, count, part) computes, to `sum`.
 template <class Real, class Add>
 static void over_pieces(const PotentialCall<Real> &call, long long size, double *sum, int threads, double *workspace,
                         const Add &add) {
-    const long long pieces = (call.count + call.together - 1) / call.together;
     const long long own = PotentialPass<Real>::numbers(call), each = (own + 2 * size + 15) / 8 * 8;
     const double shift = shift_of(call.unit);
     int started = 0;
@@ -455,10 +461,10 @@ static void over_pieces(const PotentialCall<Real> &call, long long size, double 
         PotentialPass<Real> pass(call, mine);
         for (long long i = 0; i < size; ++i) total[i] = 0;
 #pragma omp for schedule(dynamic)
-        for (long long piece = 0; piece < pieces; ++piece) {
-            const long long first = piece * call.together;
+        for (long long piece = 0; piece < call.pieces; ++piece) {
+            const long long first = call.edges[piece];
             for (long long i = 0; i < size; ++i) part[i] = 0;
-            add(pass, first, call.count - first < call.together ? call.count - first : call.together, part);
+            add(pass, first, call.edges[piece + 1] - first, part);
             for (long long i = 0; i < size; ++i) total[i] += rounded(part[i], shift);
         }
 #pragma omp critical
@@ -539,7 +545,7 @@ static void derivatives(const PotentialCall<Real> &call, double *sum, int thread
                 [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
                     alignas(64) double share[STASH], twice[STASH];
                     const int dv = pass.dv, components = dv + pass.pairs_of_v;
-                    double *const own = pass.rows;  // of one component at a time: all do not fit into a cache
+                    double *const own = pass.rows;  // for one component at a time, because all do not fit into a cache
                     pass.over_stash(
                         begin, count,
                         [&](int at) {
@@ -641,7 +647,7 @@ static void tied(const PotentialCall<Real> &call, const double *coefficients, do
             alignas(64) double share[STASH];
             Real c[MOST_FIELD_WIDTH + 256];
             for (int m = 0; m < all; ++m) c[m] = coefficients[m];
-            // Rows: for each v_j those of (∇m)_j, v_j and (∇Φ)_j, then Δm, then m and 1, then y.
+            // Rows: for each v_j (∇m)_j, v_j and (∇Φ)_j, then Δm, then m and 1, then y.
             const int dv = pass.dv;
             double *const bend = pass.rows + static_cast<long long>(dv) * across * STASH, *const own = bend + number * STASH,
                           *const y = own + (number + 1) * STASH;
@@ -692,15 +698,16 @@ static void tied(const PotentialCall<Real> &call, const double *coefficients, do
         });
 }
 
-// Of a block of particles: what carry() hands over and sums.
+// The results and sums of carry() for a cache block of particles.
 template <int DV, class Real>
-static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx, long long first, const Real *x,
-                        const Real *v, const Real *coefficients, Real *moved, double *log_det, double *change,
+static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, const MovedParticles &particles,
+                        long long first, const Real *coefficients, double *log_det, double *change,
                         double *disagreement, Doubles (&sums)[CARRY_COLUMNS], double &smallest) {
     constexpr int FINE = LANES_OF<double>, PAIRS = DV * (DV + 1) / 2;
     alignas(64) Real slope[2][DV * BLOCK], hessian[PAIRS * BLOCK];
     alignas(64) double u[DV][BLOCK], score[DV][BLOCK], bend[PAIRS][BLOCK];
-    const int here = pass.forward_from(first, how, dx, x, v);
+    const bool is_double = particles.is_double;
+    const int dx = particles.space_dims, here = pass.forward_from(first, how, particles);
     pass.tangents();
     pass.contracted(coefficients, true, slope[0], hessian);
     pass.contracted(coefficients + pass.potential, true, slope[1], nullptr);
@@ -711,8 +718,8 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
         for (int lane = 0; lane < FINE; ++lane) {
             const long long row = first + (p + lane < here ? p + lane : here - 1);
             share[lane] = p + lane < here ? pass.call.share[row] : 0.0;
-            for (int k = 0; k < DV; ++k) mine[k][lane] = v[row * DV + k];
-            for (int k = 0; k < dx; ++k) places[k][lane] = x[row * dx + k];
+            for (int k = 0; k < DV; ++k) mine[k][lane] = number_at(is_double, particles.v, row * DV + k);
+            for (int k = 0; k < dx; ++k) places[k][lane] = number_at(is_double, particles.x, row * dx + k);
         }
         for (int number = 0; number < PAIRS; ++number) {
             int k, l;
@@ -729,23 +736,22 @@ static void carry_block(PotentialPass<Real> &pass, const CarryStep &how, int dx,
             const long long row = first + p + lane;
             double matrix[DV][DV];
             for (int k = 0; k < DV; ++k) {
-                moved[row * DV + k] = static_cast<Real>(mine[k][lane] + how.step * along[k][lane]);
+                set_number(is_double, particles.moved, row * DV + k, mine[k][lane] + how.step * along[k][lane]);
                 for (int l = 0; l < DV; ++l) matrix[k][l] = jacobian[k][l][lane];
             }
             log_det[row] = step.fallen[lane];
             change[row] = step.gained[lane];
             disagreement[row] = step.wrong[lane];
             const double own = smallest_of(matrix, how.step);
-            if (own < smallest || own != own) smallest = own;  // once a NaN, it stays one
+            if (own < smallest || own != own) smallest = own;  // NaN stays NaN
         }
     }
 }
 
 template <int DV, class Real>
-static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int dx, const Real *x, const Real *v,
-                     const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
-                     double *sum, double *smallest, int threads, double *workspace) {
-    const long long pieces = (call.count + call.together - 1) / call.together;
+static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, const MovedParticles &particles,
+                     const Real *coefficients, double *log_det, double *change, double *disagreement, double *sum,
+                     double *smallest, int threads, double *workspace) {
     const long long own = (PotentialPass<Real>::numbers(call) + 15) / 8 * 8;
     int started = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -756,12 +762,11 @@ static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int 
         PotentialPass<Real> pass(call, workspace + thread * own);
         double total[2][CARRY_COLUMNS] = {}, least = *smallest;
 #pragma omp for schedule(dynamic)
-        for (long long piece = 0; piece < pieces; ++piece) {
-            const long long begin = piece * call.together;
-            const long long end = begin + call.together < call.count ? begin + call.together : call.count;
+        for (long long piece = 0; piece < call.pieces; ++piece) {
+            const long long begin = call.edges[piece], end = call.edges[piece + 1];
             Doubles sums[CARRY_COLUMNS] = {};
             for (long long first = begin; first < end; first += BLOCK)
-                carry_block<DV>(pass, how, dx, first, x, v, coefficients, moved, log_det, change, disagreement, sums, least);
+                carry_block<DV>(pass, how, particles, first, coefficients, log_det, change, disagreement, sums, least);
             for (int column = 0; column < CARRY_COLUMNS; ++column) {
                 double whole = 0;
                 for (int lane = 0; lane < LANES_OF<double>; ++lane) whole += sums[column][lane];
@@ -782,13 +787,13 @@ static void carry_of(const PotentialCall<Real> &call, const CarryStep &how, int 
 }
 
 template <class Real>
-static void carry(const PotentialCall<Real> &call, const CarryStep &how, int dx, const Real *x, const Real *v,
-                  const Real *coefficients, Real *moved, double *log_det, double *change, double *disagreement,
-                  double *sum, double *smallest, int threads, double *workspace) {
+static void carry(const PotentialCall<Real> &call, const CarryStep &how, const MovedParticles &particles,
+                  const Real *coefficients, double *log_det, double *change, double *disagreement, double *sum,
+                  double *smallest, int threads, double *workspace) {
     const auto run = call.velocity_dims == 1   ? &carry_of<1, Real>
                      : call.velocity_dims == 2 ? &carry_of<2, Real>
                                                : &carry_of<3, Real>;
-    run(call, how, dx, x, v, coefficients, moved, log_det, change, disagreement, sum, smallest, threads, workspace);
+    run(call, how, particles, coefficients, log_det, change, disagreement, sum, smallest, threads, workspace);
 }
 
 template <class Real>
@@ -799,7 +804,7 @@ static void training(const PotentialCall<Real> &call, const double *wanted, cons
         [&](PotentialPass<Real> &pass, long long begin, long long count, double *part) {
             constexpr int WIDE = LANES_OF<Real>;
             const int last = pass.layers - 1;
-            // Rows: the gradients in the layers' sums, what enters each, and 1.
+            // Rows: the gradients with respect to the sums of the layers, the inputs of each layer, and 1.
             Real *pulls[2], *entered[2], *at = reinterpret_cast<Real *>(pass.rows);
             for (int layer = last; layer >= 0; --layer) {
                 pulls[layer] = at;

@@ -1,5 +1,5 @@
-// Vectors of the width that the level has, by the compilers' vector extensions (GCC, Clang), and small matrix products
-// of them.
+// Vectors of the width of the instruction set level, by the vector extensions of the compilers (GCC, Clang), and small
+// matrix products of such vectors.
 #pragma once
 
 #ifndef KJKO_LEVEL
@@ -7,7 +7,7 @@
 #endif
 
 #if defined(__SSE__)
-#include <immintrin.h>  // only always_inline functions
+#include <immintrin.h>  // always_inline functions only
 #endif
 
 #include "math/constants.hpp"
@@ -87,14 +87,14 @@ static KJKO_INLINE float sum_of_lanes(Floats x) {
 
 static KJKO_INLINE Floats reciprocal(Floats x) {
 #if defined(__AVX512F__)
-    const Floats guess = _mm512_maskz_rcp14_ps(0xffff, x);  // 14 bits, doubled by one step of Newton's
+    const Floats guess = _mm512_maskz_rcp14_ps(0xffff, x);  // 14 bits; one Newton step doubles them
     return guess * (2.0f - x * guess);
 #else
     return 1.0f / x;
 #endif
 }
 
-// x, or ±end if it is beyond; a NaN stays one, as the second operand of minimum and maximum does.
+// x, or ±end if it is beyond. NaN stays NaN, because it is the second operand of minimum and maximum.
 static KJKO_INLINE Floats within(float end, Floats x) {
 #if defined(__AVX512F__)
     return _mm512_maskz_max_ps(0xffff, broadcast(-end), _mm512_maskz_min_ps(0xffff, broadcast(end), x));
@@ -108,7 +108,7 @@ static KJKO_INLINE Floats within(float end, Floats x) {
 #endif
 }
 
-// tanh; a NaN stays one.
+// tanh; NaN stays NaN.
 static KJKO_INLINE Floats tanh_of(Floats x) {
 #if defined(__AVX512F__)
     return tanh_by_table(x);
@@ -122,7 +122,7 @@ static KJKO_INLINE Floats tanh_of(Floats x) {
 // 1 / √x for x of normal size.
 static KJKO_INLINE Floats inverse_root(Floats x) {
 #if defined(__AVX512F__)
-    const Floats guess = _mm512_maskz_rsqrt14_ps(0xffff, x);  // 14 bits, doubled by one step of Newton's
+    const Floats guess = _mm512_maskz_rsqrt14_ps(0xffff, x);  // 14 bits; one Newton step doubles them
     return guess + (0.5f * guess) * (1.0f - x * (guess * guess));
 #elif defined(__SSE__)
 #if defined(__AVX__)
@@ -130,7 +130,7 @@ static KJKO_INLINE Floats inverse_root(Floats x) {
 #else
     const Floats guess = _mm_rsqrt_ps(x);
 #endif
-    const Floats error = 1.0f - x * (guess * guess);  // 12 bits, of which Newton's step with its next term makes 24
+    const Floats error = 1.0f - x * (guess * guess);  // 12 bits; a Newton step with one more term makes 24
     return guess + (guess * error) * (0.5f + 0.375f * error);
 #else
     Floats root;
@@ -144,8 +144,8 @@ static KJKO_INLINE Doubles inverse_root(Doubles x) {
     return 1.0 / root;
 }
 
-// x to a power, for x of normal size; in single precision to a few 1e-7, and as if its logarithm to the base 2 were no
-// more than 126.
+// A power of x, for x of normal size. In single precision the relative error is a few 1e-7. Its logarithm to the base 2
+// is limited to 126.
 static KJKO_INLINE Floats power_of(Floats x, double power) {
     const Ints bits = reinterpret_cast<const Ints &>(x);
     const Ints exponent = (bits - 0x3f3504f3) >> 23;  // x = 2^exponent · mantissa, mantissa in [√½, √2)
@@ -175,7 +175,7 @@ static KJKO_INLINE Doubles power_of(Doubles x, double power) {
 // a / b for b of normal size.
 static KJKO_INLINE Doubles quotient(Doubles a, Doubles b) {
 #if defined(__AVX512F__)
-    Doubles inverse = _mm512_maskz_rcp14_pd(0xff, b);  // 14 bits; a step of Newton's doubles them
+    Doubles inverse = _mm512_maskz_rcp14_pd(0xff, b);  // 14 bits; each Newton step doubles them
     inverse += inverse * (1.0 - b * inverse);
     inverse += inverse * (1.0 - b * inverse);
     const Doubles near = a * inverse;
@@ -185,8 +185,8 @@ static KJKO_INLINE Doubles quotient(Doubles a, Doubles b) {
 #endif
 }
 
-// tanh to the last bits, from e^2|x| − 1 = 2^n (e^r − 1) + 2^n − 1 with |r| ≤ ½ log 2, and Taylor's series of e^r − 1
-// (its error 5e-18). Odd; a NaN stays one.
+// tanh to the last bits, from e^2|x| − 1 = 2^n (e^r − 1) + 2^n − 1 with |r| ≤ ½ log 2, and the Taylor series of e^r − 1
+// (error 5e-18). Odd; NaN stays NaN.
 static KJKO_INLINE Doubles tanh_of(Doubles x) {
     const Longs sign = reinterpret_cast<const Longs &>(x) & static_cast<long long>(1ULL << 63);
     const Longs absolute = reinterpret_cast<const Longs &>(x) ^ sign;
@@ -214,9 +214,11 @@ static KJKO_INLINE Doubles tanh_of(Doubles x) {
     return reinterpret_cast<const Doubles &>(signed_bits);
 }
 
-// sin and cos to the last bits for |x| < 1e6: x less whole multiples of ½π, in three parts, then polynomials (fdlibm's).
+// sin and cos to the last bits for |x| < 1e6: whole multiples of ½π, in three parts, are subtracted from x; then the
+// polynomials of fdlibm.
 static KJKO_INLINE void sine_and_cosine(Doubles x, Doubles &sine, Doubles &cosine) {
-    const Doubles shifted = x * 0.63661977236758134308 + ROUNDING_SHIFT;  // the number of quarters is in its last bits
+    // the number of quarter turns is in its last bits
+    const Doubles shifted = x * 0.63661977236758134308 + ROUNDING_SHIFT;
     const Doubles n = shifted - ROUNDING_SHIFT;
     const Longs quarter = reinterpret_cast<const Longs &>(shifted) & 3;
     const Doubles r =
@@ -248,7 +250,7 @@ static KJKO_INLINE Doubles log_of(Doubles x) {
     return x;
 }
 
-// log(1 + e) for 1 + e of normal size, to the last bits also where e is small.
+// log(1 + e) for 1 + e of normal size, to the last bits, also for small e.
 static KJKO_INLINE Floats log_of_one_plus(Floats e) {
     const Floats whole = 1.0f + e, lost = (e - (whole - 1.0f)) / whole;
     const Ints bits = reinterpret_cast<const Ints &>(whole);
@@ -276,7 +278,8 @@ static KJKO_INLINE Doubles sums_of_neighbours(Doubles a, Doubles b) {
 #endif
 }
 
-// The sums over lanes of COUNT vectors term(first), term(first + 1), ..., one in each lane: as many as there are lanes.
+// The sums over lanes of the vectors term(first), term(first + 1), ..., one sum in each lane; COUNT is at most the
+// number of lanes.
 template <int COUNT, class Term>
 static KJKO_INLINE auto folded(Term term, int first) {
     if constexpr (COUNT == 1)
@@ -285,8 +288,8 @@ static KJKO_INLINE auto folded(Term term, int first) {
         return sums_of_neighbours(folded<COUNT / 2>(term, first), folded<COUNT / 2>(term, first + COUNT / 2));
 }
 
-// The dot products of `weights` with LANES rows, one in each lane. The dot products of `more` with as many other rows are
-// added.
+// The dot products of `weights` with LANES rows, one in each lane. The dot products of `more` with the same number of
+// other rows are added.
 template <int WIDTH, int MORE = 0>
 __attribute__((noinline)) static Floats dots(const float *weights, const float *rows, const float *more = nullptr,
                                              const float *more_rows = nullptr) {
@@ -304,7 +307,7 @@ __attribute__((noinline)) static Floats dots(const float *weights, const float *
         0);
 }
 
-// Tiles of products that stay in registers: ROWS × VECTORS sums, VECTORS factors and one more.
+// Tiles of products that stay in registers: ROWS × VECTORS sums, VECTORS factors and one more vector.
 template <int WIDTH>
 struct Tile {
 #if defined(__AVX512F__)
@@ -335,8 +338,8 @@ static KJKO_INLINE void multiply_tile(const float *x, int stride, int depth, con
         KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(y + i * WIDTH + j * LANES, sums[i][j]);
 }
 
-// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]. `start` [WIDTH] is added to
-// the first `started` rows. Both numbers of rows are multiples of a tile's, which is at most 16.
+// y = x b, for x [rows, depth] with rows `stride` apart, b [depth, WIDTH] and y [rows, WIDTH]. `start` [WIDTH] is added
+// to the first `started` rows. Both numbers of rows are multiples of the height of a tile, which is at most 16.
 template <int WIDTH>
 __attribute__((noinline)) static void multiply(const float *x, int stride, int depth, int rows, const float *b, float *y,
                                                const float *start = nullptr, int started = 0) {
@@ -365,8 +368,8 @@ static KJKO_INLINE void add_outer_tile(const float *a, int down, int across, int
         KJKO_UNROLL for (int j = 0; j < VECTORS; ++j) store(c + i * WIDTH + j * LANES, sums[i][j]);
 }
 
-// c += aᵀ b, for a [rows, height] whose element (r, i) is a[r * down + i * across], b [rows, WIDTH], c [height, WIDTH];
-// height: a multiple of 4.
+// c += aᵀ b, for a [rows, height] whose element (r, i) is a[r * down + i * across], b [rows, WIDTH], c [height, WIDTH].
+// The height must be a multiple of 4.
 template <int WIDTH>
 __attribute__((noinline)) static void add_outer(const float *a, int down, int across, int height, int rows,
                                                 const float *b, float *c) {

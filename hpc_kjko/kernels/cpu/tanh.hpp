@@ -1,12 +1,12 @@
 // tanh for AVX-512: 32 polynomials of degree 4 in |x|, with an error of 2.4e-7.
 //
-// One instruction looks a coefficient up in two registers, and there is no division. So tanh takes 13 instructions; the
+// One instruction looks a coefficient up in two registers, and there is no division. So tanh takes 13 instructions. The
 // rational function of math/rational.hpp takes 18. Polynomial k is for |x| nearest to k / TANH_STEPS. Its coefficients
-// minimise the largest error there. The first polynomial is 0 at 0 and minimises the largest relative error. The highest
-// coefficient is rounded to single precision first; then the lower ones are fitted again, and so on.
+// minimise the largest error there. The first polynomial is 0 at 0 and minimises the largest relative error. The
+// highest coefficient is rounded to single precision first. Then the lower ones are fitted again, and so on.
 #pragma once
 
-#include <immintrin.h>  // only always_inline functions
+#include <immintrin.h>  // always_inline functions only
 
 namespace kjko::KJKO_LEVEL {
 
@@ -45,10 +45,10 @@ alignas(64) static constexpr float TANH_TABLE[5][32] = {
 static inline __attribute__((always_inline)) __m512 tanh_by_table(__m512 x) {
     const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
     const __m512 end = _mm512_set1_ps(TANH_TABLE_END);
-    // A NaN stays one, as the second operand of a minimum does.
+    // NaN stays NaN, because it is the second operand of a minimum.
     const __m512 size = _mm512_castsi512_ps(_mm512_andnot_si512(sign, _mm512_castps_si512(x)));
     const __m512 a = _mm512_maskz_min_ps(0xffff, end, size);
-    // The last bits of the sum are the nearest whole number; a look-up uses five of them.
+    // The last bits of the sum are the nearest whole number. A look-up uses five of them.
     const __m512i nearest =
         _mm512_castps_si512(_mm512_fmadd_ps(a, _mm512_set1_ps(TANH_STEPS), _mm512_set1_ps(0x1p23f)));
     const auto coefficient = [nearest](int power) __attribute__((always_inline)) {
@@ -56,7 +56,7 @@ static inline __attribute__((always_inline)) __m512 tanh_by_table(__m512 x) {
     };
     __m512 sum = coefficient(4);
     for (int power = 3; power >= 0; --power) sum = _mm512_fmadd_ps(sum, a, coefficient(power));
-    // Give the sum, which is not negative, the sign of x: sum | (x & sign).
+    // Gives the sum, which is not negative, the sign of x: sum | (x & sign).
     return _mm512_castsi512_ps(
         _mm512_ternarylogic_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(x), sign, 0xf8));
 }

@@ -1,16 +1,18 @@
-"""Kernels of GPUs: whether they are taken, how they are compiled, and how one is launched in torch's stream.
+"""Kernels for GPUs: whether they are used, how they are compiled, and how one is launched in torch's stream.
 
-Their texts are the headers and the `*.cu` beside this file; CuPy compiles them with NVRTC when they are first launched,
-so no nvcc is needed. What they do with torch's tensors is in `network` and `particles`, which take tensors on the CPU
-through the same arguments and the same text in the native module, thread after thread: for tests.
+Their source texts are the headers and the `*.cu` files in this folder. CuPy compiles them with NVRTC when they are
+first launched, so nvcc is not needed. `network` and `particles` hold the calls with torch tensors. For tests they also
+take tensors on the CPU. Then the native module runs the same source text, one thread after another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ import torch
 from hpc_kjko.errors import UserError
 from hpc_kjko.kernels import cuda_wanted, require
 
-#: Where `math` and `cuda` are, from which files are named.
+#: The folder of `math` and `cuda`; file names are relative to it.
 FOLDER = Path(__file__).parents[1]
+#: Kernels of networks that never use tensor cores.
+THREADS_MULTIPLY = ("potential_derivatives", "potential_barrier")
 
 
 @functools.cache
@@ -31,25 +35,47 @@ def available() -> bool:
 
 
 def take(*tensors: torch.Tensor) -> bool:
-    """Whether these are on a GPU and kernels for it are in use: unless KJKO_KERNELS=torch, where CuPy is installed.
+    """Whether a tensor is on a GPU and GPU kernels are used: if CuPy is installed, unless KJKO_KERNELS=torch.
 
     Raises:
-        ImportError: KJKO_KERNELS=native asks for them, and there is no CuPy.
+        ImportError: KJKO_KERNELS=native asks for them, and CuPy is not installed.
     """
     return all(tensor.is_cuda for tensor in tensors) and cuda_wanted(available())
 
 
 def describe() -> str:
-    """One phrase for logs: what a GPU here runs."""
+    """A short text for logs: which kernels a GPU on this machine runs."""
     if not torch.cuda.is_available():
         return "no GPU"
     if not available():
-        return "torch, for there is no CuPy: pip install 'hpc_kjko[cuda13]' or [cuda12]"
+        return "torch, because there is no CuPy: pip install 'hpc_kjko[cuda13]' or [cuda12]"
     if not cuda_wanted(True):
         return "torch, chosen by KJKO_KERNELS"
     import cupy
 
     return f"kernels compiled by CuPy {cupy.__version__}"
+
+
+#: Constants that select products on tensor cores. Empty, except within :func:`on_tensor_cores`.
+_tensor_constants: dict[str, str] = {}
+
+
+@contextlib.contextmanager
+def on_tensor_cores() -> Iterator[None]:
+    """Within this context the kernels of networks make their products on tensor cores (cuda/tensor.hpp).
+
+    Such kernels have not run on a GPU yet. So only tests and scripts/bench_gpu.py use this.
+    """
+    _tensor_constants["KJKO_TENSOR"] = "true"
+    try:
+        yield
+    finally:
+        _tensor_constants.clear()
+
+
+def tensor_constants(kernel: str) -> dict[str, str]:
+    """Further constants that a kernel of a network is compiled with, by the name of the kernel."""
+    return {} if kernel in THREADS_MULTIPLY else _tensor_constants
 
 
 class Shape(NamedTuple):
@@ -66,36 +92,39 @@ class Shape(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A kernel in ``file``, with the constants that it is compiled for, in the order of their names there."""
+    """A kernel in ``file``, with the constants for which it is compiled, in the order of their names there."""
 
     file: str
     name: str
     constants: tuple[tuple[str, str], ...]
-    fused: bool = True  # multiply-adds
+    fused: bool = True  # fused multiply-add instructions
 
     @property
     def source(self) -> str:
-        """CUDA C++, with a digest of all headers: CuPy's cache on disk knows a kernel by this text."""
+        """The CUDA C++ text, with a digest of all headers, so that CuPy's cache on disk notices a change in a
+        header.
+        """
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*/*.hpp"))))
         return (FOLDER / self.file).read_text(encoding="utf-8") + f"// {digest.hexdigest()}\n"
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What NVRTC is told."""
+        """The options for NVRTC."""
         constants = ("KJKO_LEVEL", "device"), *self.constants
         defined = (f"-D{name}={value}" for name, value in constants)
         return "-std=c++17", "-default-device", f"-fmad={str(self.fused).lower()}", f"-I{FOLDER}", *defined
 
     @property
-    def _network(self) -> tuple[str, int, bool, int, bool, bool]:
-        """How the native module knows a kernel of a network."""
+    def _network(self) -> tuple[str, int, bool, int, bool, bool, bool]:
+        """The name of the kernel of a network in the native module."""
         known = dict(self.constants)
         width, velocity_dims = int(known["KJKO_WIDTH"]), int(known["KJKO_VELOCITY_DIMS"])
         tanh, closed = known["KJKO_ACTIVATION"] == "Tanh", known.get("KJKO_CLOSED") == "true"
-        return self.name, width, tanh, velocity_dims, closed, known.get("KJKO_REAL") == "double"
+        double, tensor = known.get("KJKO_REAL") == "double", known.get("KJKO_TENSOR") == "true"
+        return self.name, width, tanh, velocity_dims, closed, double, tensor
 
     def shape(self, device: torch.device) -> Shape:
-        """What the compiled kernel says of itself.
+        """Registers, shared memory and threads of the compiled kernel.
 
         Raises:
             UserError: it does not compile for this GPU.
@@ -110,12 +139,14 @@ class Kernel(NamedTuple):
     def launch(
         self, blocks: int, call: ctypes.Structure, device: torch.device, groups: int = 1, backwards: bool = False
     ) -> None:
-        """Run it on a GPU, asynchronously: so many blocks of threads for each of the ``groups``.
+        """Run the kernel on a GPU, asynchronously: ``blocks`` thread blocks for each of the ``groups``.
 
-        On the CPU the same text runs, to its end.
+        On the CPU the same source text runs, and the call waits for its end.
 
         Args:
-            backwards: on the CPU, whether the threads run from the last one to the first: nothing may depend on it.
+            call: the argument struct.
+            backwards: on the CPU, whether the threads run from the last one to the first. Results must not depend on
+                it.
 
         Raises:
             UserError: it does not compile for this GPU.
@@ -131,7 +162,8 @@ class Kernel(NamedTuple):
         stream = torch.cuda.current_stream(device)
         with cupy.cuda.Device(device.index), _stream(stream):
             function, shape = _compiled(self, device.index)
-            arguments = np.frombuffer(bytes(call), np.dtype((np.void, ctypes.sizeof(call))))  # one struct, by value
+            # one struct, passed by value
+            arguments = np.frombuffer(bytes(call), np.dtype((np.void, ctypes.sizeof(call))))
             function((blocks, groups), (shape.threads,), (arguments,), shared_mem=shape.shared_bytes)
 
 
@@ -140,7 +172,7 @@ def _shape(memory: bytes) -> Shape:
 
 
 def _stream(stream: torch.cuda.Stream) -> Any:
-    """torch's stream as CuPy's: by the protocol that both have, where they do."""
+    """torch's stream as a CuPy stream, by their common protocol if both have it."""
     import cupy
 
     if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
@@ -150,7 +182,7 @@ def _stream(stream: torch.cuda.Stream) -> Any:
 
 @functools.cache
 def _compiled(kernel: Kernel, device: int) -> tuple[Any, Shape]:
-    """The kernel on a device, which is the current one, and what it says of itself."""
+    """The kernel compiled for a device, which is the current one, and its shape."""
     import cupy
 
     try:
@@ -169,16 +201,17 @@ def _compiled(kernel: Kernel, device: int) -> tuple[Any, Shape]:
 
 @functools.cache
 def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a block of threads may have on a GPU."""
+    """Bytes of shared memory that a thread block may have on a GPU."""
     import cupy
 
     return int(cupy.cuda.Device(device.index).attributes["MaxSharedMemoryPerBlockOptin"])
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:
+    """The address of a tensor in memory, for an argument struct; None stays None."""
     return None if tensor is None else tensor.data_ptr()
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """A precision's name in CUDA C++."""
+    """The name of a precision in CUDA C++."""
     return "float" if dtype == torch.float32 else "double"

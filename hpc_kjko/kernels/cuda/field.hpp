@@ -1,5 +1,5 @@
-// u and ∇v u on a GPU: what cpu/field.cpp does on the CPU, for two hidden layers of the same width, in the phases of
-// cuda/phases.hpp.
+// u and ∇v u on a GPU, as cpu/field.cpp computes them on the CPU, for two hidden layers of the same width, in the
+// phases of cuda/phases.hpp.
 #pragma once
 
 #include "cuda/network.hpp"
@@ -19,7 +19,7 @@ struct DeviceFieldCall {
 
 namespace kjko::KJKO_LEVEL {
 
-// A particle has the same bits wherever it stands, among however many.
+// The bits of a particle do not depend on its place or on the other particles.
 template <class Real, int H, class Activation, int DV>
 struct DeviceField {
     using Net = DeviceNetwork<Real, H, Activation, DV, false>;
@@ -45,7 +45,7 @@ struct DeviceField {
             const int count = call.count - first < TILE ? static_cast<int>(call.count - first) : TILE;
             team([&](int thread, State &) { net().take(thread, call.z, first, count); });
             team([&](int thread, State &) { net().first_layer(thread); });
-            team([&](int thread, State &state) { net().second_layer(thread, state.product); });
+            team.warps([&](auto &warp) { net().second_layer(warp); });
             team([&](int thread, State &) { net().output_layer(thread); });
             team([&](int thread, State &) { hand_over(thread, first, count); });
         }

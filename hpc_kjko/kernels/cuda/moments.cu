@@ -9,7 +9,7 @@ extern "C" __global__ void __launch_bounds__(Kernel::THREADS, Kernel::shape(KJKO
     sum_moments(const __grid_constant__ kjko::ObjectiveCall call) {
     extern __shared__ __align__(16) unsigned char memory[];
     kjko::KJKO_LEVEL::Team<Kernel::THREADS, Kernel::State> team;
-    Kernel{call, *reinterpret_cast<Kernel::Shared *>(memory), static_cast<int>(blockIdx.y)}.add_chunks(
+    Kernel{call, *reinterpret_cast<Kernel::Shared *>(memory), static_cast<int>(blockIdx.y)}.add_pieces(
         team, blockIdx.x, gridDim.x);
 }
 

@@ -1,10 +1,10 @@
-// Variable projection's moments on a GPU: what cpu/objective.cpp sums on the CPU (Moments in cpu/objective.hpp), in the
-// phases of cuda/phases.hpp.
+// The moments for variable projection on a GPU, as cpu/objective.cpp sums them on the CPU (Moments in
+// cpu/objective.hpp), in the phases of cuda/phases.hpp.
 //
-// What is multiplied with each other lies as rows [row][particle] in shared memory: the basis g = (h2, skipped inputs, 1),
-// v, and q_k of every k, of which only the hidden features' and the velocities' are not zero. A thread has a tile of 8 × 8
-// products, summed in registers over a chunk of particles. Rows of a tile are far apart, so that neighbours' are
-// neighbours and lie in different banks.
+// The factors of the products are rows [row][particle] in shared memory: the basis g = (h2, skipped inputs, 1), v, and
+// q_k for every k. For q_k only the rows of hidden features and velocities are stored, because the others are zero. A
+// thread has a tile of 8 × 8 products, which it sums in registers over a piece of particles. The rows of a tile are far
+// apart. So the rows of neighbouring threads are neighbours, and lie in different memory banks.
 #pragma once
 
 #include "cuda/network.hpp"
@@ -15,12 +15,13 @@
 
 namespace kjko {
 
-// What puts moments in their order (Moments in cpu/objective.hpp): a number of threads, one for each.
+// The arguments of the kernel that puts moments in their order (Moments in cpu/objective.hpp). Each thread handles one
+// moment.
 struct MomentsOrderCall {
     Network network;
     bool exact, whole;
     int count;            // of moments
-    const double *total;  // of all sums
+    const double *total;  // the total of all sums
     double *moments;
 };
 
@@ -28,37 +29,40 @@ struct MomentsOrderCall {
 
 namespace kjko::KJKO_LEVEL {
 
-// Rows, the pairs of eight of them that are multiplied, and where the parts of a sum lie, in numbers from its beginning.
+// Rows; pairs of groups of eight rows that are multiplied with each other; and offsets of the parts of a sum.
 template <int H, int DV>
 struct MomentsRows {
     static constexpr int Q = DV * (H + DV), Q_BLOCKS = (Q + 7) / 8, G_BLOCKS = H / 8 + 1;
-    // Block b of a kind of rows is its rows b, b + blocks, b + 2 blocks, ...
+    // Group b of a kind of rows has the rows b, b + n, b + 2 n, ..., where n is the number of groups (G_BLOCKS,
+    // Q_BLOCKS).
     static constexpr int first_g = 0, first_v = 8 * G_BLOCKS, first_q = first_v + 8, size = first_q + 8 * Q_BLOCKS;
 
-    // Pairs: g with g from 0 on, v with g, q with q; those of blocks a ≤ b of one kind count b (b + 1) / 2 + a.
+    // Pairs of groups: g with g first, then v with g, then q with q. Pairs a ≤ b of one kind have the number b (b + 1)
+    // / 2 + a.
     static constexpr int vg = G_BLOCKS * (G_BLOCKS + 1) / 2, qq = vg + G_BLOCKS,
                          pairs = qq + Q_BLOCKS * (Q_BLOCKS + 1) / 2;
 
-    // Known is that of a velocity among the basis, then those of hidden features. Counts are log det, what rounding
-    // leaves of it, and how many particles turn orientation. Then comes 0, or NaN where a weight is not finite, of every
-    // thread. Products come last, and only if all moments are wanted; those of a pair lie `pairs` apart.
+    // `known` has that of a velocity in the basis, then those of hidden features. `counts` has log det, its remainder
+    // after rounding, and the number of particles whose map reverses orientation. `finite` has, for each thread, 0, or
+    // NaN if a weight is not finite. Products come last, and only if all moments are wanted. The products of a pair are
+    // `pairs` apart.
     static constexpr int pull = 0, known = pull + Q, counts = known + 1 + DV * H, finite = counts + 3,
                          products = finite + THREADS_OF<H>;
 
-    // Where the product of two rows is, of `blocks` blocks of one kind whose pairs begin with the `first`.
+    // The index of the product of two rows, in one kind of rows with `blocks` groups, whose pairs begin at `first`.
     static KJKO_DEVICE int of_one_kind(int first, int blocks, int row, int column) {
         const bool swapped = row % blocks > column % blocks;
         const int low = swapped ? column : row, high = swapped ? row : column;
         const int a = low % blocks, b = high % blocks;
         return products + (low / blocks * 8 + high / blocks) * pairs + first + b * (b + 1) / 2 + a;
     }
-    // Of v_k and a row of the basis.
+    // The index of the product of v_k and a row of the basis.
     static KJKO_DEVICE int of_v(int k, int row) {
         return products + (k * 8 + row / G_BLOCKS) * pairs + vg + row % G_BLOCKS;
     }
 };
 
-// The row of q_k that a function m of the basis has, −1 for positions and 1, whose derivatives are zero.
+// The row of q_k for function m of the basis; −1 for positions and 1, whose derivatives are zero.
 template <int H, int DV>
 KJKO_DEVICE int row_of(const Network &n, int m) {
     const int skipped = n.skip ? n.skipped : 0;
@@ -103,8 +107,8 @@ struct DeviceMoments {
     using Net = DeviceNetwork<float, H, Activation, DV, false>;
     using At = MomentsRows<H, DV>;
     static constexpr int THREADS = Net::THREADS, TILE = Net::TILE, QUARTER = Net::QUARTER;
-    // Threads that share a pair's particles. Where there are more pairs than threads, groups of them have blocks of threads
-    // of their own.
+    // Threads that share the particles of a pair of groups. If there are more pairs than threads, they are divided
+    // among several thread blocks.
     static constexpr int PARTS = 4 * At::pairs <= THREADS ? 4 : 2 * At::pairs <= THREADS ? 2 : 1;
 
     struct Shared : Net::Shared {
@@ -128,18 +132,18 @@ struct DeviceMoments {
         float sums[8][8];
     };
 
-    const ObjectiveCall &call;  // with a gradient, whatever it is, all moments are wanted; else pull and counts
+    const ObjectiveCall &call;  // with a non-null gradient all moments are wanted; otherwise pull and counts only
     Shared &shared;
     int group;
 
-    // Adds the chunks that are dealt to a sum.
+    // Adds the pieces that are dealt to a sum.
     template <class Threads>
-    KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
-        const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
+    KJKO_DEVICE void add_pieces(Threads &team, long long sum, long long sums) const {
+        const long long pieces = (call.count + call.settings.together - 1) / call.settings.together;
         double *to = call.sums + sum * (At::products + (call.gradient ? 64LL * At::pairs : 0));
         team([&](int thread, State &state) { begin(thread, state, to); });
-        for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
-            const long long first = chunk * call.settings.together, rest = call.count - first;
+        for (long long piece = pieces * sum / sums; piece < pieces * (sum + 1) / sums; ++piece) {
+            const long long first = piece * call.settings.together, rest = call.count - first;
             const int count = rest < call.settings.together ? static_cast<int>(rest) : call.settings.together;
             for (int row = 0; row < count; row += TILE) add_tile(team, first + row, count - row);
             for (int turn = 0; turn < 4; ++turn)
@@ -156,7 +160,7 @@ private:
         if (count > TILE) count = TILE;
         team([&](int thread, State &) { take(thread, first, count); });
         team([&](int thread, State &) { net().first_layer(thread); });
-        team([&](int thread, State &state) { net().second_layer(thread, state.product); });
+        team.warps([&](auto &warp) { net().second_layer(warp); });
         team([&](int thread, State &) { net().output_layer(thread); });
         team([&](int thread, State &state) { invert(thread, count, state); });
         team([&](int thread, State &state) {
@@ -166,7 +170,7 @@ private:
         if (call.gradient) team([&](int thread, State &state) { multiply(thread, state); });
     }
 
-    // The weights, and zeros where sums will be.
+    // The weights, and zeros in place of the sums.
     KJKO_DEVICE void begin(int thread, State &state, double *sum) const {
         state = State{};
         const float nothing = net().begin(thread);
@@ -187,7 +191,7 @@ private:
         take_particles<DV, TILE>(call, shared, thread, first, count);
     }
 
-    // B of a particle, and the rows that are not of hidden features.
+    // B of a particle, and the rows that do not belong to hidden features.
     KJKO_DEVICE void invert(int p, int count, State &state) const {
         if (p >= TILE) return;
         float b[DV][DV] = {};
@@ -210,7 +214,7 @@ private:
         KJKO_ROLLED for (int i = 0; i <= skipped; ++i) shared.rows[H + i][p] = shared.input[from + i][p];
     }
 
-    // The rows of one hidden feature, and what is summed of it alone.
+    // The rows of one hidden feature, and its own sums.
     KJKO_DEVICE void hidden_rows(int thread, State &state) const {
         const int c = thread % H, from = thread / H * QUARTER;
         KJKO_ROLLED for (int p = from; p < from + QUARTER; p += 4) {
@@ -237,7 +241,7 @@ private:
         }
     }
 
-    // What is summed of the velocities' rows alone: a thread for each, and one for what is known.
+    // The sums of the rows of velocities alone: one thread for each, and one thread for the known part.
     KJKO_DEVICE void sum_tail(int thread, State &state) const {
         const int k = thread / DV, j = thread % DV;
         float sum = 0;
@@ -249,7 +253,7 @@ private:
         state.tail += sum;
     }
 
-    // A pair's blocks, as the first row and the distance between rows of each.
+    // The two row groups of a pair: the first row of each, and the distance between their rows.
     struct Pair {
         int left, left_step, right, right_step;
     };
@@ -286,8 +290,8 @@ private:
         }
     }
 
-    // Adds what those threads have summed whose turn it is, and forgets it. log det is summed over threads before it is
-    // rounded: it may be the same number for each, and then so would be its rounding error.
+    // Adds the sums of the threads whose turn it is, and resets them. log det is summed over threads before it is
+    // rounded. It may be the same number for each thread, and then the rounding error would be the same too.
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *sum) const {
         if (turn == 0 && thread < TILE) {
             shared.log_det[thread] = state.log_det;

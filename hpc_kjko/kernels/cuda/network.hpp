@@ -1,33 +1,55 @@
-// The control field's network on a GPU, in the phases of phases.hpp: what its kernels share.
+// The network of the control field on a GPU: the common part of its kernels, in the phases of phases.hpp.
 //
-// A block of 4 H threads takes TILE particles at a time through the network: their columns are values first and then
-// each tangent (objective.cpp tells of the two ways), as rows [feature][column] in shared memory. Products are tiles in
-// registers, 8 columns by 4 features a thread.
+// A thread block of 4 H threads takes TILE particles at a time through the network. Rows [feature][column] are in
+// shared memory. The columns are first the values of the particles, then each tangent (cpu/objective.cpp explains the
+// two methods). Products are computed in tiles in registers: 8 columns by 4 features for each thread.
 #pragma once
 
 #include "cuda/phases.hpp"
+#include "cuda/tensor.hpp"
 #include "math/activation.hpp"
 #include "math/network.hpp"
 
+// Whether products are made on tensor cores (cuda/tensor.hpp). Only tests and scripts/bench_gpu.py use that.
+#ifndef KJKO_TENSOR
+#define KJKO_TENSOR false
+#endif
+
 namespace kjko::KJKO_LEVEL {
 
-// Threads of a block: four for each of H features.
+constexpr bool TENSOR = KJKO_TENSOR;
+
+// The part of a product that belongs to a thread: 8 columns, from column() on, and 4 features. On tensor cores it is a
+// part of each tile of the warp.
+template <class Real, int COLUMNS, bool TENSOR>
+struct ProductOf {
+    Real at[8][4];
+};
+template <class Real, int COLUMNS>
+struct ProductOf<Real, COLUMNS, true> {
+    ProductPart<Real> at[COLUMNS / 16];
+};
+
+// Threads of a thread block: four for each of H features.
 template <int H>
 constexpr int THREADS_OF = 4 * H;
 
-// Two hidden layers of H features at some particles at a time, with TANGENTS tangents of each; the last DV inputs are
-// velocities. CLOSED: the one tangent is the closed form's, of the divergence. ROWS: the inputs that there is room for, and
-// one. PAD: unused numbers after each row of W2's transpose, for those who read its columns.
+// Two hidden layers of H features for some particles at a time, with TANGENTS tangents each. The last DV inputs are
+// velocities. CLOSED: the only tangent is that of the closed form of the divergence. ROWS: the largest number of
+// inputs, plus one. PAD: unused numbers after each row of the transpose of W2, for threads that read its columns.
 template <class Real, int H, class Activation, int DV, int TANGENTS_, int TILE_, bool CLOSED = false,
           int ROWS = INPUT_ROWS, int PAD = 0>
 struct HiddenLayers {
     static constexpr int THREADS = THREADS_OF<H>, TANGENTS = TANGENTS_, TILE = TILE_;
     static constexpr int COLUMNS = (1 + TANGENTS) * TILE;
-    static constexpr int STRIDE = COLUMNS + 4;  // the same columns of eight features in a row lie in different banks
-    static constexpr int QUARTER = TILE / 4;    // of the particles: what is elementwise a thread does for one feature
-    static constexpr int WIDE = H / 4, ACROSS = H + PAD;
+    // so that the same columns of eight neighbouring features lie in different memory banks
+    static constexpr int IN_16_BYTES = 16 / sizeof(Real);
+    static constexpr int STRIDE = COLUMNS + (TENSOR ? IN_16_BYTES : 4);
+    // in element-wise work, a thread handles these particles for one feature
+    static constexpr int QUARTER = TILE / 4;
+    static constexpr int WIDE = H / 4, ACROSS = H + (TENSOR ? IN_16_BYTES : PAD);
 
-    // Blocks of a multiprocessor at a time, if it has registers for so many threads.
+    // Thread blocks of a multiprocessor at a time, if it has registers for this many threads.
     static constexpr int resident(int threads) { return threads < THREADS ? 1 : threads / THREADS; }
 
     struct Shared {
@@ -39,24 +61,24 @@ struct HiddenLayers {
         alignas(16) Real y[H][STRIDE];  // second hidden layer and p
     };
 
-    // Of a product: the thread's 8 columns from column() on, of its 4 features.
-    struct Product {
-        Real at[8][4];
-    };
+    using Product = ProductOf<Real, COLUMNS, TENSOR>;
+    using Tiles = WarpTiles<Real, H, COLUMNS>;  // on tensor cores
 
     const NetworkOf<Real> &network;
     Shared &shared;
 
     KJKO_DEVICE int first_v() const { return network.inputs - DV; }
 
-    // The thread's columns, and its features: those of neighbours are neighbours, which are stored in different banks.
+    // The columns of a thread, and its features. Those of neighbouring threads are neighbours, which lie in different
+    // memory banks.
     static KJKO_DEVICE int column(int thread) { return thread / WIDE * 8; }
     static KJKO_DEVICE int feature(int thread, int j) { return thread % WIDE + j * WIDE; }
 
-    // Where a column of a matrix of factors is, so that a thread's four lie together.
-    static KJKO_DEVICE int place(int c) { return c % WIDE * 4 + c / WIDE; }
+    // The place of a column in a matrix of factors. The four columns of a thread are stored together. Tensor cores take
+    // columns in their order.
+    static KJKO_DEVICE int place(int c) { return TENSOR ? c : c % WIDE * 4 + c / WIDE; }
 
-    // The weights; 0, or NaN if one is not finite. (A tanh of infinity is 1 like any other.)
+    // Loads the weights. Returns 0, or NaN if one is not finite. (The tanh of an infinite weight is just 1.)
     KJKO_DEVICE Real begin(int thread) const {
         const NetworkOf<Real> &n = network;
         const int inputs = n.inputs;
@@ -77,11 +99,11 @@ struct HiddenLayers {
             nothing += 0 * n.b2[c];
         }
         KJKO_ROLLED for (int i = thread; i < ROWS * TILE; i += THREADS)
-            shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() writes over the inputs alone
+            shared.input[i / TILE][i % TILE] = i / TILE == inputs;  // take() overwrites only the inputs
         return nothing;
     }
 
-    // The inputs of particles from `first` on. Columns beyond the last of `count` are where it is.
+    // Loads the inputs of particles from `first` on. Columns beyond the last of `count` particles repeat it.
     KJKO_DEVICE void take(int thread, const Real *z, long long first, int count) const {
         const int inputs = network.inputs;
         z += first * inputs;
@@ -118,16 +140,25 @@ struct HiddenLayers {
         }
     }
 
-    // The product of columns with w, and of the closed form's tangents with m.
-    template <int TALL, int WIDTH>
-    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
-                                     const Real (&m)[TALL][WIDTH], Product &product) {
-        const int at = column(thread);
-        if (at < COLUMNS) multiply(thread, &columns[0][at], CLOSED && at >= TILE ? m[0] : w[0], product);
+    // The product of columns with W2, and of the tangents of the closed form with M.
+    template <class Warp, int TALL, int WIDTH>
+    static KJKO_DEVICE void multiply(Warp &warp, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
+                                     const Real (&m)[TALL][WIDTH]) {
+        if constexpr (TENSOR) {
+            const Real *factors = CLOSED && Tiles::first_column(warp.index) >= TILE ? m[0] : w[0];
+            Tiles::multiply(warp, [&](int k, int c) { return columns[k][c]; },
+                            [&](int k, int f) { return factors[k * ACROSS + f]; });
+        } else {
+            warp.each([&](int thread, auto &state) {
+                const int at = column(thread);
+                if (at < COLUMNS) multiply(thread, &columns[0][at], CLOSED && at >= TILE ? m[0] : w[0], state.product);
+            });
+        }
     }
 
-    // The product of 8 columns from one on with a matrix.
+    // The product of 8 columns with a matrix.
     static KJKO_DEVICE void multiply(int thread, const Real *from, const Real *factors, Product &product) {
+        static_assert(H > 0 && !TENSOR, "tensor cores have another order of factors");
         factors += thread % WIDE * 4;
         KJKO_UNROLLED for (int i = 0; i < 8; ++i)
             KJKO_UNROLLED for (int j = 0; j < 4; ++j) product.at[i][j] = 0;
@@ -142,46 +173,60 @@ struct HiddenLayers {
         }
     }
 
-    // Of the values; the tangents stay p until they are needed.
-    KJKO_DEVICE void second_layer(int thread, Product &product) const {
-        multiply(thread, shared.x, shared.w2_t, shared.m_t, product);
-        if (column(thread) < TILE)
-            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
-                const Real b2 = shared.b2[feature(thread, j)];
-                KJKO_UNROLLED for (int i = 0; i < 8; ++i)
-                    product.at[i][j] = Activation::value(product.at[i][j] + b2);
+    // The second layer. Applies the activation to the values. The tangents stay p until they are needed.
+    template <class Warp>
+    KJKO_DEVICE void second_layer(Warp &warp) const {
+        multiply(warp, shared.x, shared.w2_t, shared.m_t);
+        warp.each([&](int thread, auto &state) {
+            Product &product = state.product;
+            if constexpr (TENSOR) {
+                Tiles::each(thread, product, [&](int c, int f, Real &sum) {
+                    if (c < TILE) sum = Activation::value(sum + shared.b2[f]);
+                });
+            } else if (column(thread) < TILE) {
+                KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
+                    const Real b2 = shared.b2[feature(thread, j)];
+                    KJKO_UNROLLED for (int i = 0; i < 8; ++i)
+                        product.at[i][j] = Activation::value(product.at[i][j] + b2);
+                }
             }
-        keep(thread, product);
+            keep(thread, product);
+        });
     }
 
-    // In y.
-    KJKO_DEVICE void keep(int thread, const Product &product) const {
-        if (column(thread) >= COLUMNS) return;
-        KJKO_UNROLLED for (int j = 0; j < 4; ++j)
-            KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
-                Four<Real> part;
-                KJKO_UNROLLED for (int i = 0; i < 4; ++i) part.at[i] = product.at[half + i][j];
-                store_four(&shared.y[feature(thread, j)][column(thread) + half], part);
-            }
+    // Stores a product in y.
+    KJKO_DEVICE void keep(int thread, Product &product) const {
+        if constexpr (TENSOR) {
+            Tiles::each(thread, product, [&](int c, int f, Real sum) { shared.y[f][c] = sum; });
+        } else {
+            if (column(thread) >= COLUMNS) return;
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+                KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
+                    Four<Real> part;
+                    KJKO_UNROLLED for (int i = 0; i < 4; ++i) part.at[i] = product.at[half + i][j];
+                    store_four(&shared.y[feature(thread, j)][column(thread) + half], part);
+                }
+        }
     }
 };
 
 // The whole network: the hidden layers, with the tangents of the Jacobian or of the closed form, and the output layer.
 template <class Real, int H, class Activation, int DV, bool CLOSED>
 struct DeviceNetwork {
-    // Double precision takes less at a time where shared memory would not hold it (an A100 has 163 KB).
+    // In double precision the tiles are smaller if shared memory would not hold them (an A100 has 163 KB).
     static constexpr int TANGENTS = CLOSED ? 1 : DV;
     static constexpr int TILE = (TANGENTS == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
     using Hidden = HiddenLayers<Real, H, Activation, DV, TANGENTS, TILE, CLOSED>;
     using Product = typename Hidden::Product;
     static constexpr int THREADS = Hidden::THREADS, COLUMNS = Hidden::COLUMNS, STRIDE = Hidden::STRIDE;
-    static constexpr int QUARTER = Hidden::QUARTER, WIDE = Hidden::WIDE;
+    static constexpr int QUARTER = Hidden::QUARTER, WIDE = Hidden::WIDE, ACROSS = Hidden::ACROSS;
     static constexpr int resident(int threads) { return Hidden::resident(threads); }
 
     struct Shared : Hidden::Shared {
         alignas(16) Real w3[DV][H];
         alignas(16) Real skip[DV][INPUT_ROWS];  // b3 after the inputs
-        alignas(16) Real out[DV][COLUMNS];      // the output layer of both: u, and the Jacobian or the divergence
+        // the output layer for values and tangents: u, and the Jacobian or the divergence
+        alignas(16) Real out[DV][COLUMNS];
     };
 
     const NetworkOf<Real> &network;
@@ -191,7 +236,7 @@ struct DeviceNetwork {
     KJKO_DEVICE int first_v() const { return hidden().first_v(); }
     static KJKO_DEVICE int place(int c) { return Hidden::place(c); }
 
-    // The weights; 0, or NaN if one is not finite.
+    // Loads the weights. Returns 0, or NaN if one is not finite.
     KJKO_DEVICE Real begin(int thread) const {
         const NetworkOf<Real> &n = network;
         const int inputs = n.inputs, first = inputs - n.skipped;
@@ -215,12 +260,15 @@ struct DeviceNetwork {
         hidden().take(thread, z, first, count);
     }
     KJKO_DEVICE void first_layer(int thread) const { hidden().first_layer(thread); }
-    KJKO_DEVICE void second_layer(int thread, Product &product) const { hidden().second_layer(thread, product); }
-    KJKO_DEVICE void keep(int thread, const Product &product) const { hidden().keep(thread, product); }
-    template <int TALL>
-    static KJKO_DEVICE void multiply(int thread, const Real (&columns)[H][STRIDE], const Real (&w)[H][H],
-                                     const Real (&m)[TALL][H], Product &product) {
-        Hidden::multiply(thread, columns, w, m, product);
+    template <class Warp>
+    KJKO_DEVICE void second_layer(Warp &warp) const {
+        hidden().second_layer(warp);
+    }
+    KJKO_DEVICE void keep(int thread, Product &product) const { hidden().keep(thread, product); }
+    template <class Warp, int TALL, int WIDTH>
+    static KJKO_DEVICE void multiply(Warp &warp, const Real (&columns)[H][STRIDE], const Real (&w)[H][ACROSS],
+                                     const Real (&m)[TALL][WIDTH]) {
+        Hidden::multiply(warp, columns, w, m);
     }
 
     KJKO_DEVICE void output_layer(int thread) const {
@@ -237,7 +285,7 @@ struct DeviceNetwork {
         }
     }
 
-    // u and, without the closed form, ∇v u of a particle, once out is there.
+    // u and, without the closed form, ∇v u of a particle, from `out`.
     KJKO_DEVICE Real u(int k, int p) const {
         Real skipped = 0;
         KJKO_ROLLED for (int i = 0; i <= network.inputs; ++i) skipped += shared.skip[k][i] * shared.input[i][p];
@@ -250,13 +298,38 @@ struct DeviceNetwork {
     }
 };
 
-// Σ over columns of a row of a times a row of b, [H][H] of them, in tiles of TALL × 4; each is shared by PARTS threads,
-// which have some of the columns each.
-template <class Real, int H, int COLUMNS, int STRIDE>
+// The sums over columns of a row of a times a row of b [H][H], in tiles of TALL × 4. Each tile has PARTS threads, which
+// handle some of the columns each. If TABLES is 2, the second half of the columns has its own sums. The sums of a thread
+// are w2 of its state. They are added up in tables, in TURNS.
+template <class Real, int H, int COLUMNS, int STRIDE, int TABLES, bool TENSOR>
 struct OuterProducts {
     static constexpr int THREADS = THREADS_OF<H>, WIDE = H / 4;
-    static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H;
+    static constexpr int TALL = H == 48 ? 6 : 8, PARTS = 16 * TALL / H, TURNS = PARTS / TABLES;
 
+    struct Sums {
+        Real at[TALL][4];
+    };
+
+    template <class Warp>
+    static KJKO_DEVICE void add(Warp &warp, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE]) {
+        warp.each([&](int thread, auto &state) { add(thread, a, b, state.w2.at); });
+    }
+
+    // In the first turn stores the sums of the threads whose turn it is in a table, in later turns adds them to it. Then
+    // resets them.
+    static KJKO_DEVICE void leave(int thread, int turn, Real (&first)[H][STRIDE], Real (&second)[H][STRIDE], Sums &sums) {
+        const int part = thread / (THREADS / PARTS), tile = thread % (THREADS / PARTS);
+        if (part % TURNS != turn) return;
+        Real(&table)[H][STRIDE] = part < TURNS ? first : second;
+        KJKO_UNROLLED for (int i = 0; i < TALL; ++i)
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
+                Real &place = table[tile / WIDE + i * (H / TALL)][tile % WIDE + j * WIDE];
+                place = turn == 0 ? sums.at[i][j] : place + sums.at[i][j];
+                sums.at[i][j] = 0;
+            }
+    }
+
+private:
     static KJKO_DEVICE void add(int thread, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE],
                                 Real (&sums)[TALL][4]) {
         const int tile = thread % (THREADS / PARTS), part = thread / (THREADS / PARTS);
@@ -271,22 +344,38 @@ struct OuterProducts {
             }
         }
     }
-
-    // Puts the sums into a table if it is the first of the turns, else adds them to it, and forgets them.
-    static KJKO_DEVICE void leave(int thread, bool first, Real (&table)[H][STRIDE], Real (&sums)[TALL][4]) {
-        const int tile = thread % (THREADS / PARTS);
-        KJKO_UNROLLED for (int i = 0; i < TALL; ++i)
-            KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
-                Real &place = table[tile / WIDE + i * (H / TALL)][tile % WIDE + j * WIDE];
-                place = first ? sums[i][j] : place + sums[i][j];
-                sums[i][j] = 0;
-            }
-    }
-    static KJKO_DEVICE int part_of(int thread) { return thread / (THREADS / PARTS); }
 };
 
-// What functionals of the field know of particles beside the network's inputs. Columns beyond the last of `count` have no
-// share.
+// These sums on tensor cores.
+template <class Real, int H, int COLUMNS, int STRIDE, int TABLES>
+struct OuterProducts<Real, H, COLUMNS, STRIDE, TABLES, true> {
+    using Tiles = WarpOuterTiles<Real, H>;
+    static constexpr int PARTS = Tiles::PARTS, TURNS = PARTS / TABLES;
+
+    struct Sums {
+        ProductPart<Real> at[Tiles::COUNT];
+    };
+
+    template <class Warp>
+    static KJKO_DEVICE void add(Warp &warp, const Real (&a)[H][STRIDE], const Real (&b)[H][STRIDE]) {
+        const int part = Tiles::part_of(warp.index);
+        Tiles::add(warp, COLUMNS / PARTS * part, COLUMNS / PARTS * (part + 1), a, b,
+                   [](auto &state) -> auto & { return state.w2.at; });
+    }
+
+    static KJKO_DEVICE void leave(int thread, int turn, Real (&first)[H][STRIDE], Real (&second)[H][STRIDE], Sums &sums) {
+        const int part = Tiles::part_of(thread / LANES);
+        if (part % TURNS != turn) return;
+        Real(&table)[H][STRIDE] = part < TURNS ? first : second;
+        Tiles::each(thread, sums.at, [&](int i, int l, Real &sum) {
+            table[i][l] = turn == 0 ? sum : table[i][l] + sum;
+            sum = 0;
+        });
+    }
+};
+
+// Loads the data of the particles that functionals need, besides the inputs of the network. Columns beyond the last of
+// `count` particles have the share 0.
 template <int DV, int TILE, class Call, class Shared>
 KJKO_DEVICE void take_particles(const Call &call, Shared &shared, int p, long long first, int count) {
     if (p >= TILE) return;

@@ -1,6 +1,6 @@
-"""The objective, varpro's moments and the control field on a GPU, and in the same text on the CPU for tests.
+"""The objective, the moments for varpro and the control field on a GPU. For tests the same source text runs on the CPU.
 
-The texts are cuda/network.hpp and what builds on it.
+The source texts are cuda/network.hpp and the headers that include it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ from typing import Any
 
 import torch
 
-from hpc_kjko.kernels.cuda import Kernel, name_of, pointer
+from hpc_kjko.kernels.cuda import Kernel, name_of, pointer, tensor_constants
 from hpc_kjko.kernels.settings import Settings
 
-#: Blocks of threads of the text on the CPU.
+#: Number of thread blocks when the source text runs on the CPU.
 BLOCKS_OF_CPU = 100
 
 
 def _kernel(file: str, name: str, resident: int, width: int, tanh: bool, velocity_dims: int, **more: str) -> Kernel:
-    """A kernel of a network; ``resident`` is for how many threads at a time of a multiprocessor it leaves registers."""
+    """A kernel of a network. It leaves registers for ``resident`` threads at a time on a multiprocessor."""
     constants = {
         "KJKO_WIDTH": str(width),
         "KJKO_ACTIVATION": "Tanh" if tanh else "LeakyRelu",
         "KJKO_VELOCITY_DIMS": str(velocity_dims),
         "KJKO_RESIDENT_THREADS": str(resident),
+        **tensor_constants(name),
         **more,
     }
     return Kernel(file, name, tuple(constants.items()))
 
 
 def _blocks(kernel: Kernel, pieces: int, device: torch.device) -> int:
-    """How many blocks of threads share so many pieces: as many as have registers at once. No bits depend on it."""
+    """The number of thread blocks that share these pieces: as many as have registers at the same time. The bits of the
+    result do not depend on it.
+    """
     most = BLOCKS_OF_CPU
     if device.type == "cuda":
         most = torch.cuda.get_device_properties(device).multi_processor_count * kernel.shape(device).resident
@@ -48,7 +51,9 @@ class _Network(ctypes.Structure):
 
     @classmethod
     def of(cls, layers: Sequence[torch.Tensor]) -> _Network:
-        """Of weights and biases of three layers, then the skip if there is one; contiguous, and kept by the caller."""
+        """From weights and biases of three layers, then the skip if there is one. They must be contiguous, and the
+        caller keeps them alive.
+        """
         (width, inputs), dv, skip = layers[0].shape, len(layers[4]), layers[6:]
         skipped = skip[0].shape[1] if skip else 0
         return cls(inputs, width, dv, skipped, *map(pointer, layers), *([] if skip else [None]))
@@ -83,7 +88,7 @@ class _ObjectiveCall(ctypes.Structure):
     ]
 
 
-#: z, v, share and what a control variate knows of each particle.
+#: z, v, share, and the part of ∇v·u that a control variate knows, of each particle.
 Particles = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
@@ -95,9 +100,10 @@ def objective(
     with_gradient: bool,
     backwards: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """J's part of some particles, a scalar, and its gradient in all parameters, one after the other; float64.
+    """The part of J from some particles, a scalar, and its gradient with respect to all parameters, one after the
+    other; float64.
 
-    They stay on the device. The arguments are those of :func:`hpc_kjko.kernels.objective.objective`.
+    Both stay on the device. The arguments are those of :func:`hpc_kjko.kernels.objective.objective`.
 
     Args:
         backwards: as for :meth:`hpc_kjko.kernels.cuda.Kernel.launch`.
@@ -114,13 +120,15 @@ def objective(
     loss = sums[:, size:].sum()
     if not with_gradient:
         return loss, None
-    return loss, sums[:, :size].sum(0) + (loss - loss)  # NaN where the loss is
+    return loss, sums[:, :size].sum(0) + (loss - loss)  # NaN if the loss is NaN
 
 
 def _call(
     particles: Particles, parameters: Sequence[torch.Tensor], settings: Settings
 ) -> tuple[_ObjectiveCall, list[Any]]:
-    """Arguments without the place of the sums, and the tensors that they point into: z, v, share, known, parameters."""
+    """The arguments without the address of the sums, and the tensors to which they point: z, v, share, known,
+    parameters.
+    """
     z, v, share, known = particles
     z, share, *layers = (tensor.detach().contiguous() for tensor in (z, share, *parameters))
     known = None if known is None else known.contiguous()
@@ -134,8 +142,9 @@ def _call(
 
 
 def objective_kernel(width: int, tanh: bool, velocity_dims: int, closed: bool) -> Kernel:
-    """The kernel for such a network, by the Jacobian or by the closed form of the divergence."""
-    resident = 384 if closed else 512  # here and below: what was fastest on an H200 (docs/benchmarks/2026-11-26-gpu.md)
+    """The kernel for this network, with the Jacobian or with the closed form of the divergence."""
+    # here and below: the fastest values on an H200 (docs/benchmarks/2026-11-26-gpu.md)
+    resident = 384 if closed else 512
     constants = resident, width, tanh, velocity_dims
     return _kernel("cuda/objective.cu", "evaluate_objective", *constants, KJKO_CLOSED=str(closed).lower())
 
@@ -148,7 +157,7 @@ def moments(
     whole: bool,
     backwards: bool = False,
 ) -> torch.Tensor:
-    """What :func:`hpc_kjko.kernels.objective.moments` returns, on the device.
+    """The result of :func:`hpc_kjko.kernels.objective.moments`, on the device.
 
     Args:
         backwards: as for :func:`objective`.
@@ -156,7 +165,7 @@ def moments(
     call, tensors = _call(particles, parameters, settings)
     z, network = tensors[0], call.network
     width, dv, skipped = network.width, network.velocity_dims, network.skipped
-    assert skipped < 8  # with 1 there is room for eight rows beside the hidden features'
+    assert skipped < 8  # together with 1 there is room for eight rows beside those of the hidden features
     kernel, order = moments_kernels(width, settings.tanh, dv)
     shape, blocks = kernel.shape(z.device), _blocks(kernel, -(-len(z) // settings.together), z.device)
     numbers, groups = shape.sum_numbers, 1
@@ -175,7 +184,7 @@ def moments(
 
 
 def moments_kernels(width: int, tanh: bool, velocity_dims: int) -> tuple[Kernel, Kernel]:
-    """The kernel for such a network, and that which puts its moments in their order."""
+    """The kernel for this network, and the kernel that puts its moments in order."""
     kernel = _kernel("cuda/moments.cu", "sum_moments", 384, width, tanh, velocity_dims)
     return kernel, kernel._replace(name="order_moments")
 
@@ -204,7 +213,7 @@ class _FieldCall(ctypes.Structure):
 def field(
     z: torch.Tensor, parameters: Sequence[torch.Tensor], *, tanh: bool, backwards: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """u [n, dv] and ∇v u [n, dv, dv] at inputs z [n, inputs], in their precision.
+    """u [n, dv] and ∇v u [n, dv, dv] at inputs z [n, inputs], in the precision of z.
 
     Args:
         parameters: weights and biases of the three layers, then the skip if there is one.
@@ -221,5 +230,5 @@ def field(
 
 
 def field_kernel(dtype: torch.dtype, width: int, tanh: bool, velocity_dims: int) -> Kernel:
-    """The kernel for such a network in such a precision."""
+    """The kernel for this network in this precision."""
     return _kernel("cuda/field.cu", "evaluate_field", 256, width, tanh, velocity_dims, KJKO_REAL=name_of(dtype))

@@ -10,5 +10,5 @@ extern "C" __global__ void __launch_bounds__(Kernel::THREADS, Kernel::shape(KJKO
     evaluate_objective(const __grid_constant__ kjko::ObjectiveCall call) {
     extern __shared__ __align__(16) unsigned char memory[];
     kjko::KJKO_LEVEL::Team<Kernel::THREADS, Kernel::State> team;
-    Kernel{call, *reinterpret_cast<Kernel::Shared *>(memory)}.add_chunks(team, blockIdx.x, gridDim.x);
+    Kernel{call, *reinterpret_cast<Kernel::Shared *>(memory)}.add_pieces(team, blockIdx.x, gridDim.x);
 }

@@ -1,8 +1,8 @@
-// The fused objective on a GPU: what cpu/objective.cpp does on the CPU, with the same arguments and the same
-// mathematics (its two ways of the tangents, too).
+// The fused objective on a GPU, as cpu/objective.cpp computes it on the CPU, with the same arguments and the same
+// mathematics (including its two methods for the tangents).
 //
-// The gradients of weights stay in registers over a chunk of particles, then are rounded to units and added in double
-// precision to one of some sums: the bits do not depend on how whole chunks are dealt.
+// The gradients of weights stay in registers over a piece of particles. Then they are rounded to units and added, in
+// double precision, to one of several sums. So the bits do not depend on how whole pieces are divided among the sums.
 #pragma once
 
 #include "cuda/network.hpp"
@@ -19,42 +19,41 @@ struct DeviceObjective {
     using Net = DeviceNetwork<float, H, Activation, DV, CLOSED>;
     static constexpr int THREADS = Net::THREADS, TANGENTS = Net::TANGENTS, TILE = Net::TILE, COLUMNS = Net::COLUMNS;
     static constexpr int STRIDE = Net::STRIDE, QUARTER = Net::QUARTER, WIDE = Net::WIDE;
-    // The gradient of W2 is dealt in tiles of TALL × 4, to PARTS threads each, which have their part of the columns.
-    using Outer = OuterProducts<float, H, COLUMNS, STRIDE>;
-    static constexpr int TALL = Outer::TALL, PARTS = Outer::PARTS;
-    static constexpr int TURNS = CLOSED ? PARTS / 2 : PARTS;  // in which they are added
+    using Outer = OuterProducts<float, H, COLUMNS, STRIDE, CLOSED ? 2 : 1, TENSOR>;  // the gradients of W2 and M
+    static constexpr int TURNS = Outer::TURNS;
 
-    // In place of the second layer and p come the gradients of y, then of x.
+    // The second layer and p are replaced by the gradients with respect to y, then to x.
     struct Shared : Net::Shared {
-        alignas(16) float w2[H][H], m[CLOSED ? H : 1][H];  // columns at their place()
+        alignas(16) float w2[H][Net::ACROSS], m[CLOSED ? H : 1][Net::ACROSS];  // columns at their place()
         alignas(16) float v[DV][TILE], share[TILE], known[TILE];
         alignas(16) float gradient_u[DV][TILE], gradient_j[CLOSED ? 1 : DV * DV][TILE];
     };
 
-    // A sum: the gradient in all parameters, then the loss of each thread.
+    // A sum: the gradient with respect to all parameters, then the loss of each thread.
     static constexpr Shape shape(int resident_threads) {
         return {THREADS, Net::resident(resident_threads), sizeof(Shared), TILE, THREADS, 0, 1, 1};
     }
 
     struct State {
         double loss;
-        typename Net::Product product;  // until all have read what it will be written over
-        float w1[4], w2[TALL][4], b2, w3[DV], seed[TANGENTS], skip;  // gradients, summed so far
+        typename Net::Product product;  // until all threads have read the data that it overwrites
+        typename Outer::Sums w2;
+        float w1[4], b2, w3[DV], seed[TANGENTS], skip;  // gradients, summed so far
     };
 
     const ObjectiveCall &call;
     Shared &shared;
 
-    // Adds the chunks that are dealt to a sum.
+    // Adds the pieces that are dealt to a sum.
     template <class Threads>
-    KJKO_DEVICE void add_chunks(Threads &team, long long sum, long long sums) const {
-        const long long chunks = (call.count + call.settings.together - 1) / call.settings.together;
+    KJKO_DEVICE void add_pieces(Threads &team, long long sum, long long sums) const {
+        const long long pieces = (call.count + call.settings.together - 1) / call.settings.together;
         const int parameters = places_of(call.network).count;
         double *to = call.sums + sum * (parameters + THREADS), *losses = to + parameters;
         team([&](int thread, State &state) { begin(thread, state, to); });
         if (CLOSED) team([&](int thread, State &) { couple(thread); });
-        for (long long chunk = chunks * sum / sums; chunk < chunks * (sum + 1) / sums; ++chunk) {
-            const long long first = chunk * call.settings.together, rest = call.count - first;
+        for (long long piece = pieces * sum / sums; piece < pieces * (sum + 1) / sums; ++piece) {
+            const long long first = piece * call.settings.together, rest = call.count - first;
             const int count = rest < call.settings.together ? static_cast<int>(rest) : call.settings.together;
             for (int row = 0; row < count; row += TILE) add_tile(team, first + row, count - row);
             team([&](int thread, State &state) {
@@ -75,7 +74,7 @@ private:
     KJKO_DEVICE void add_tile(Threads &team, long long first, int count) const {
         team([&](int thread, State &) { take(thread, first, count < TILE ? count : TILE); });
         team([&](int thread, State &) { net().first_layer(thread); });
-        team([&](int thread, State &state) { net().second_layer(thread, state.product); });
+        team.warps([&](auto &warp) { net().second_layer(warp); });
         team([&](int thread, State &) { net().output_layer(thread); });
         team([&](int thread, State &state) { evaluate(thread, state); });
         if (!call.gradient) return;
@@ -83,16 +82,16 @@ private:
             skip_gradient(thread, state);
             back_through_second_layer(thread, state);
         });
-        team([&](int thread, State &state) {
-            w2_gradient(thread, state);
-            Net::multiply(thread, shared.y, shared.w2, shared.m, state.product);
+        team.warps([&](auto &warp) {
+            Outer::add(warp, shared.y, shared.x);
+            Net::multiply(warp, shared.y, shared.w2, shared.m);
         });
         team([&](int thread, State &state) { net().keep(thread, state.product); });
         team([&](int thread, State &state) { back_through_first_layer(thread, state); });
         team([&](int thread, State &state) { w1_gradient(thread, state); });
     }
 
-    // The weights, and zeros where sums will be. The loss shows a network that is not finite.
+    // The weights, and zeros in place of the sums. The loss becomes NaN if the network is not finite.
     KJKO_DEVICE void begin(int thread, State &state, double *sum) const {
         state = State{};
         const int parameters = places_of(call.network).count;
@@ -102,7 +101,7 @@ private:
         sum[parameters + thread] = net().begin(thread);
     }
 
-    // A term of the double sums.
+    // A term of the sums in double precision.
     KJKO_DEVICE void add(double &sum, double term) const {
         sum += rounded(term, shift_of(call.settings.unit));
     }
@@ -124,7 +123,7 @@ private:
         take_particles<DV, TILE>(call, shared, thread, first, count);
     }
 
-    // A particle's part of J, and its gradient in u and in J's entries.
+    // The contribution of a particle to J, and its gradient with respect to u and to the entries of ∇v u.
     KJKO_DEVICE void evaluate(int thread, State &state) const {
         if (thread >= TILE) return;
         const int p = thread;
@@ -151,7 +150,7 @@ private:
         state.loss += part_of(settings, mass, kinetic, log_det);
     }
 
-    // Of the skip and b3: a thread for each of their numbers.
+    // The gradient of the skip and b3: one thread for each of their numbers.
     KJKO_DEVICE void skip_gradient(int thread, State &state) const {
         const int k = thread / INPUT_ROWS, i = thread % INPUT_ROWS, j = i - first_v();
         if (k >= DV || i > call.network.inputs) return;
@@ -201,11 +200,6 @@ private:
         }
     }
 
-    // Of W2, and of M by the threads whose columns are the closed form's tangents.
-    KJKO_DEVICE void w2_gradient(int thread, State &state) const {
-        Outer::add(thread, shared.y, shared.x, state.w2);
-    }
-
     KJKO_DEVICE void back_through_first_layer(int thread, State &state) const {
         const int c = thread % H, from = thread / H * QUARTER;
         KJKO_ROLLED for (int p = from; p < from + QUARTER; p += 4) {
@@ -225,7 +219,7 @@ private:
         }
     }
 
-    // Of W1 and b1: a thread has every fourth input of one feature.
+    // The gradient of W1 and b1: a thread has every fourth input of one feature.
     KJKO_DEVICE void w1_gradient(int thread, State &state) const {
         const int c = thread % H;
         KJKO_UNROLLED for (int j = 0; j < 4; ++j) {
@@ -238,12 +232,12 @@ private:
         }
     }
 
-    // Adds the gradients of those threads whose turn it is to the sum, and forgets them. Those of W2 (and of M) go to
-    // the place of y (and x) first: all double sums of a thread at once would need too many registers.
+    // Adds the gradients of the threads whose turn it is to the sum, and resets them. Those of W2 (and of M) are first
+    // stored in y (and x). Otherwise all double-precision sums of a thread would need too many registers at the same
+    // time.
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *sum) const {
         const int c = thread % H, quarter = thread / H;
-        const int part = Outer::part_of(thread);
-        if (part % TURNS == turn) Outer::leave(thread, turn == 0, part < TURNS ? shared.y : shared.x, state.w2);
+        Outer::leave(thread, turn, shared.y, shared.x, state.w2);
         if (quarter != turn) return;
         const int inputs = call.network.inputs, skipped = call.network.skip ? call.network.skipped : 0;
         const ParameterPlaces at = places_of(call.network);
@@ -270,7 +264,7 @@ private:
         state.skip = 0;
     }
 
-    // The gradient of W2, and what reaches W1v, W2 and W3 through M = W2 ∘ (W1v W3)ᵀ.
+    // The gradient of W2, and the gradients that reach W1v, W2 and W3 through M = W2 ∘ (W1v W3)ᵀ.
     KJKO_DEVICE void flush_tables(int thread, double *sum) const {
         const ParameterPlaces at = places_of(call.network);
         KJKO_ROLLED for (int index = thread; index < H * H; index += THREADS) {

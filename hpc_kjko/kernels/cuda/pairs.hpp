@@ -1,5 +1,5 @@
-// Sums over pairs of particles on a GPU: what cpu/pairs.cpp does on the CPU with a vector of members, a block of threads
-// does with a tile of them, in the phases of cuda/phases.hpp. The mathematics is math/pair.hpp.
+// Sums over pairs of particles on a GPU. A thread block handles a tile of members, as cpu/pairs.cpp handles a vector of
+// members on the CPU, in the phases of cuda/phases.hpp. The mathematics is in math/pair.hpp.
 #pragma once
 
 #include "cuda/phases.hpp"
@@ -9,20 +9,20 @@
 
 namespace kjko {
 
-// Tiles are at most PARTICLE_THREADS members of a block, from its first one on.
+// A tile has at most PARTICLE_THREADS consecutive members of a collision block.
 struct DevicePairCall {
     PairCall pairs;
     bool single_precision;
     long long tiles;
-    const long long *begin;  // of each tile its block and its first member [tiles, 2]
+    const long long *begin;  // of each tile its collision block and its first member [tiles, 2]
 };
 
 }  // namespace kjko
 
 namespace kjko::KJKO_LEVEL {
 
-// A member has the same bits whichever tile is computed first. Each tile finds the units of its block anew: that is as
-// much work as a few sources of all that its members meet.
+// The bits of a member do not depend on the order of the tiles. Each tile computes the units of its collision block
+// again. This takes as much work as a few sources, out of all that its members meet.
 template <class Real, int DIMS, bool ALIKE, int GAMMA>
 struct DevicePairs {
     static constexpr int THREADS = PARTICLE_THREADS, NUMBERS = SOURCE<DIMS, ALIKE>;
@@ -31,7 +31,7 @@ struct DevicePairs {
 
     struct Shared {
         PairUnits<DIMS> units;
-        double origin[DIMS][THREADS], square[THREADS], score[THREADS], weight[THREADS];  // of a thread's particles
+        double origin[DIMS][THREADS], square[THREADS], score[THREADS], weight[THREADS];  // of the particles of a thread
         Real sources[RUN][NUMBERS];
     };
 
@@ -92,7 +92,7 @@ struct DevicePairs {
     }
 
 private:
-    // what(particles, row) for a thread's part of a block.
+    // Calls what(particles, row) for the rows of a collision block that belong to a thread.
     template <class What>
     KJKO_DEVICE void for_part(int thread, long long first, long long last, long long met, long long end,
                               const What &what) const {
@@ -136,7 +136,7 @@ private:
         KJKO_UNROLLED for (int l = 0; l < SUMS<DIMS, ALIKE>; ++l) state.sums[l] = 0;
     }
 
-    // A run of sources to a member; in double precision if one is too near for single.
+    // Adds a run of sources to a member; in double precision if one is too near for single precision.
     template <bool GUARDED>
     KJKO_DEVICE void add(State &state, long long row, long long from, int size) const {
         const auto force = force_of(Constant<GAMMA>(), call.pairs.exponent);

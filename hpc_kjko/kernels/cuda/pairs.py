@@ -1,4 +1,4 @@
-"""Sums over pairs of particles on a GPU (cuda/pairs.hpp), and in the same text on the CPU for tests."""
+"""Sums over pairs of particles on a GPU (cuda/pairs.hpp). For tests the same source text runs on the CPU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hpc_kjko.kernels.constants import PARTICLE_THREADS
 from hpc_kjko.kernels.cuda import Kernel, pointer
 
 #: v [n, d], score [n, d], hessian [n, d, d] and weight [n] of particles, float64 and contiguous; the edges of their
-#: blocks [blocks + 1].
+#: collision blocks [blocks + 1].
 Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]
-#: Exponents that the kernel has a way of its own for.
+#: Exponents for which the kernel has special code.
 CHEAP = (-3, -2, -1, 1)
 
 
@@ -56,7 +56,7 @@ def pair_sums(
     single_precision: bool,
     backwards: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :func:`hpc_kjko.kernels.pairs.pair_sums` returns, on the device; the arguments are those of it.
+    """The result of :func:`hpc_kjko.kernels.pairs.pair_sums`, on the device; same arguments.
 
     Args:
         backwards: as for :meth:`hpc_kjko.kernels.cuda.Kernel.launch`.
@@ -79,7 +79,7 @@ def pair_sums(
 
 
 def pair_kernel(dims: int, alike: bool, exponent: float, single_precision: bool = True) -> Kernel:
-    """The kernel for such particles and such an exponent."""
+    """The kernel for particles in this many dimensions and for this exponent."""
     constants = {
         "KJKO_REAL": "float" if single_precision else "double",
         "KJKO_DIMS": str(dims),
@@ -90,7 +90,7 @@ def pair_kernel(dims: int, alike: bool, exponent: float, single_precision: bool 
 
 
 def _tiles(edges: np.ndarray) -> np.ndarray:
-    """The block and the first member of each tile [tiles, 2]."""
+    """The collision block and the first member of each tile [tiles, 2]."""
     tiles = -(-np.diff(edges) // PARTICLE_THREADS)
     block = np.repeat(np.arange(len(tiles)), tiles)
     number = np.arange(len(block)) - np.repeat(np.cumsum(tiles) - tiles, tiles)

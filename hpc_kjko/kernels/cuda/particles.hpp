@@ -1,7 +1,7 @@
-// Particles and the periodic mesh on a GPU: what particles.cpp does on the CPU with blocks of particles, one thread
-// does with one. The mathematics is math/mesh.hpp, in the same order of operations (compile it without fused
-// multiply-adds): positions and velocities have the CPU's bits, and so do densities of terms that are rounded to a unit,
-// whichever thread adds its own first.
+// Particles and the periodic mesh on a GPU. One thread handles one particle, where cpu/particles.cpp handles cache
+// blocks of particles. The mathematics is in math/mesh.hpp, in the same order of operations (compile it without fused
+// multiply-adds). So positions and velocities have the same bits as on the CPU. So have densities whose terms are
+// rounded to a unit, whichever thread adds its term first.
 #pragma once
 
 #include "cuda/phases.hpp"
@@ -10,19 +10,19 @@
 
 namespace kjko {
 
-// A drift to `moved` unless that is null, and a deposit there unless there is nothing to deposit.
+// A drift to `moved` unless it is null, and a deposit there unless there is nothing to deposit.
 struct DepositCall {
     Mesh mesh;
     Particles particles;
     double duration;
     void *moved;
     Carried carried;
-    double *sums;  // [copies, quantities, *cells]; atomic additions to many copies wait less
+    double *sums;  // [copies, quantities, *cells]; with many copies, atomic additions wait less
     int copies;
-    double *lost;  // how many particles are nowhere
+    double *lost;  // number of particles whose position is not finite
 };
 
-// Values [*cells, components] at the particles, in their precision; or the velocities after a kick.
+// Values [*cells, components] at the particles, in the precision of the particles; or the velocities after a kick.
 struct GatherCall {
     Mesh mesh;
     Particles particles;
@@ -37,14 +37,14 @@ struct GatherCall {
 
 namespace kjko::KJKO_LEVEL {
 
-// The nodes that a particle touches along one axis, and its shape function there.
+// The nodes that a particle touches along one axis, and its shape function at these nodes.
 template <int ORDER>
 struct Touched {
     int node[ORDER + 1];
     double s[ORDER + 1];
 };
 
-// False for a position that is not finite.
+// False if the position is not finite.
 template <int ORDER, class Real>
 KJKO_DEVICE bool place(Real x, int cells, double length, Touched<ORDER> &touched) {
     const double position = in_cells(x, cells / length);
@@ -67,7 +67,7 @@ KJKO_DEVICE bool place(const Mesh &mesh, const Real *x, Touched<ORDER> (&touched
     return somewhere;
 }
 
-// Calls what(node, factor, s) for all nodes that a particle touches: the shape function there is factor · s.
+// Calls what(node, factor, s) for all nodes that a particle touches. The shape function at the node is factor · s.
 template <int DIMS, int ORDER, class What>
 KJKO_DEVICE void at_nodes(const Mesh &mesh, const Touched<ORDER> (&touched)[DIMS], double factor, const What &what) {
     if constexpr (DIMS == 1) {

@@ -1,4 +1,4 @@
-"""Drift, deposit, gather and kick on a GPU (cuda/particles.hpp), and in the same text on the CPU for tests."""
+"""Drift, deposit, gather and kick on a GPU (cuda/particles.hpp). For tests the same source text runs on the CPU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from hpc_kjko.kernels.constants import PARTICLE_THREADS
 from hpc_kjko.kernels.cuda import Kernel, name_of, pointer
 
-#: The most blocks of threads.
+#: The largest number of thread blocks.
 MOST_BLOCKS = 8192
-#: Numbers that a deposit is summed in, in copies of the mesh, so that atomic additions seldom meet.
+#: Numbers in which a deposit is summed, as copies of the mesh, so that atomic additions rarely conflict.
 MOST_COPIES, COPIED = 64, 2**16
 
 
@@ -103,11 +103,10 @@ def deposit(
     moved: torch.Tensor | None = None,
     backwards: bool = False,
 ) -> torch.Tensor:
-    """Densities [m, *cells] of quantities [m, n], after a drift to ``moved`` if there is one.
+    """Densities [m, *cells] of quantities [m, n], after a drift to ``moved`` if it is given.
 
-    Terms are rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`): then they may be added in any order, as atomic
-    additions are.
-    NaN everywhere if a position is not finite.
+    Terms are rounded to ``unit`` (:mod:`hpc_kjko.particles.exact`). So the order of the atomic additions does not
+    change the result. It is NaN at all nodes if a position is not finite.
     """
     assert quantities.shape[1] == len(x)
     x, v, quantities = x.contiguous(), None if v is None else v.contiguous(), quantities.double()
@@ -142,7 +141,7 @@ def gather(
 
 
 def particle_kernel(name: str, dtype: torch.dtype, mesh: Mesh) -> Kernel:
-    """The kernel for particles of such a precision on such a mesh."""
+    """The kernel for particles of this precision on this mesh."""
     constants = {"KJKO_REAL": name_of(dtype), "KJKO_DIMS": str(len(mesh[0])), "KJKO_ORDER": str(mesh[2])}
     return Kernel("cuda/particles.cu", name, tuple(constants.items()), fused=False)
 

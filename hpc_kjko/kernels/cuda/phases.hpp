@@ -1,8 +1,12 @@
-// What lets one text be a kernel of a GPU and a function of the CPU.
+// How one source text is both a kernel of a GPU and a function of the CPU.
 //
-// A kernel is a sequence of phases f(thread, state), each gone through by all threads of a block before the next one
-// begins: what a phase writes to shared memory only later phases read. On a GPU the threads run at once, their states
-// lie in registers, and a barrier ends each phase. On the CPU, where tests run it, a phase is a loop over the threads.
+// A kernel is a sequence of phases f(thread, state). All threads of a thread block finish a phase before the next one
+// begins. Data that a phase writes to shared memory are read only in later phases. On a GPU the threads run at the same
+// time, their states are in registers, and a barrier ends each phase. On the CPU, for tests, a phase is a loop over the
+// threads.
+//
+// A phase may also be one of warps, f(warp). Then the 32 threads of a warp can do work together, such as an instruction of
+// a tensor core. What each of them does by itself is warp.each(f(thread, state)).
 #pragma once
 
 #include "math/inline.hpp"
@@ -21,6 +25,17 @@
 namespace kjko::KJKO_LEVEL {
 
 #ifdef __CUDACC__
+template <class State>
+struct Warp {
+    int index;
+    State &state;
+
+    template <class Each>
+    KJKO_DEVICE void each(const Each &what) {
+        what(static_cast<int>(threadIdx.x), state);
+    }
+};
+
 template <int THREADS, class State>
 struct Team {
     State state;
@@ -28,6 +43,12 @@ struct Team {
     template <class Phase>
     KJKO_DEVICE void operator()(const Phase &phase) {
         phase(static_cast<int>(threadIdx.x), state);
+        __syncthreads();
+    }
+    template <class Phase>
+    KJKO_DEVICE void warps(const Phase &phase) {
+        Warp<State> warp{static_cast<int>(threadIdx.x / 32), state};
+        phase(warp);
         __syncthreads();
     }
 };
@@ -40,10 +61,25 @@ KJKO_DEVICE double tanh_of(double a) { return tanh(a); }
 KJKO_DEVICE double not_a_number() { return nan(""); }
 KJKO_DEVICE void add_atomically(double *sum, double term) { atomicAdd(sum, term); }
 #else
+template <class State>
+struct Warp {
+    int index;
+    State *states;
+    bool backwards;
+
+    template <class Each>
+    void each(const Each &what) {
+        for (int i = 0; i < 32; ++i) {
+            const int thread = 32 * index + (backwards ? 31 - i : i);
+            what(thread, states[thread]);
+        }
+    }
+};
+
 template <int THREADS, class State>
 struct Team {
     State states[THREADS] = {};
-    bool backwards;  // the order of the threads, which nothing may depend on
+    bool backwards;  // the order of the threads, on which results must not depend
 
     explicit Team(bool backwards) : backwards(backwards) {}
 
@@ -52,6 +88,14 @@ struct Team {
         for (int i = 0; i < THREADS; ++i) {
             const int thread = backwards ? THREADS - 1 - i : i;
             phase(thread, states[thread]);
+        }
+    }
+    template <class Phase>
+    void warps(const Phase &phase) {
+        for (int i = 0; i < THREADS / 32; ++i) {
+            const int index = backwards ? THREADS / 32 - 1 - i : i;
+            Warp<State> warp{index, states, backwards};
+            phase(warp);
         }
     }
 };
@@ -69,14 +113,14 @@ inline void add_atomically(double *sum, double term) { *sum += term; }
 #endif
 
 KJKO_DEVICE float tanh_of(float a) {
-    a = a > TANH_END ? TANH_END : a;  // a NaN stays one
+    a = a > TANH_END ? TANH_END : a;  // NaN stays NaN
     a = a < -TANH_END ? -TANH_END : a;
     float numerator, denominator;
     rational_tanh(a, numerator, denominator);
     return numerator / denominator;
 }
 
-// Four numbers that lie together: one access to shared memory, or two.
+// Four adjacent numbers: one access to shared memory, or two.
 template <class Real>
 struct alignas(16) Four {
     Real at[4];

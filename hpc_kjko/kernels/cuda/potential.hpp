@@ -1,5 +1,5 @@
-// Functions that are linear in coefficients, on a GPU: what cpu/potential.cpp does on the CPU (its head has the
-// mathematics), for two hidden layers of the same width, in the phases of cuda/phases.hpp.
+// Functions that are linear in coefficients, on a GPU, for two hidden layers of the same width, in the phases of
+// cuda/phases.hpp. cpu/potential.cpp does the same on the CPU, and explains the mathematics at its top.
 #pragma once
 
 #include "cuda/network.hpp"
@@ -10,58 +10,57 @@
 
 namespace kjko {
 
-// What all kernels of a potential are given; each takes what it needs.
+// The arguments of all kernels of a potential. Each kernel uses some of them.
 template <class Real>
 struct DevicePotentialCall {
-    NetworkOf<Real> network;  // two hidden layers, and nothing after them
+    NetworkOf<Real> network;  // two hidden layers, without an output layer
     bool periodic;
-    int sets, bent;  // of coefficients; of how many of them second derivatives are wanted
+    int sets, bent;  // number of sets of coefficients, and of the sets whose second derivatives are wanted
     long long count;
     const Real *z;               // [count, inputs]
     const double *coefficients;  // [sets, functions]
 
-    // Of sums: shares, where pieces that are added up before they are rounded begin and end [pieces + 1], and the units.
+    // For sums: the shares, the edges of the pieces that are added before they are rounded [pieces + 1], and the units.
     const double *share;
     long long pieces;
     const long long *edges;
     double unit, finer;
     const double *wanted;
     double step;
-    double *sums;  // one for each block of threads
+    double *sums;  // one for each thread block
 
     double *values;              // [sets, count]
     Real *gradients, *hessians;  // [sets, count, dv], [bent, count, dv, dv]
 
     CarryStep how;
-    int space_dims;
-    const Real *x, *v;
-    Real *moved;
-    double *log_det, *change, *disagreement, *smallest;  // the last of each thread that has particles
+    MovedParticles particles;
+    double *log_det, *change, *disagreement, *smallest;  // `smallest`: one for each thread that handles particles
 };
 
 }  // namespace kjko
 
 namespace kjko::KJKO_LEVEL {
 
-// Rows of a particle's numbers that lie STRIDE apart, as numbers of a kind.
+// The numbers of one particle, which are STRIDE apart, as an array.
 template <class As, class Real, int STRIDE>
 struct ColumnOf {
     const Real *at;
     KJKO_DEVICE As operator[](int l) const { return static_cast<As>(at[l * STRIDE]); }
 };
 
-// The functions at a tile of particles; ALONG: with the tangents of the velocities, a_j = ∂a_2/∂v_j.
+// The functions at a tile of particles. ALONG: with the tangents of the velocities, a_j = ∂a_2/∂v_j.
 template <class Real, int H, int DV, bool ALONG>
 struct PotentialPass {
     static constexpr int TILE = (!ALONG ? 128 : DV == 1 ? 64 : 32) / (sizeof(Real) == 8 && H > 32 ? 2 : 1);
     static constexpr int MOST_BESIDE = 2 * DV, ROWS = MOST_BESIDE + DV + 1;
-    // An odd number of 8 or 16 bytes: columns of W2's transpose are read by neighbours from different banks.
+    // An odd number of 8 or 16 bytes, so that neighbouring threads read columns of the transpose of W2 from different
+    // memory banks.
     static constexpr int PAD = sizeof(Real) == 8 ? 2 : 4;
     using Layers = HiddenLayers<Real, H, Tanh, DV, ALONG ? DV : 0, TILE, false, ROWS, PAD>;
     using Product = typename Layers::Product;
     static constexpr int THREADS = Layers::THREADS, STRIDE = Layers::STRIDE, QUARTER = Layers::QUARTER;
     static constexpr int PAIRS = DV * (DV + 1) / 2, SLICES = THREADS / TILE;
-    // The most monomials of ψ, and of Φ.
+    // The largest numbers of monomials of ψ, and of Φ.
     static constexpr int OF_DENSITY = of_density(Monomials{MOST_BESIDE, DV, true});
     static constexpr int OF_POTENTIAL = of_potential(Monomials{MOST_BESIDE, DV, true});
 
@@ -73,7 +72,7 @@ struct PotentialPass {
     KJKO_DEVICE int density() const { return H + of_density(of()); }
     KJKO_DEVICE int potential() const { return H + of_potential(of()); }
 
-    // x and v of a particle as monomials take them.
+    // x and v of a particle in the form that the monomials take.
     template <class As>
     KJKO_DEVICE ColumnOf<As, Real, TILE> x(int p) const {
         return {&shared.input[0][p]};
@@ -93,22 +92,33 @@ struct PotentialPass {
             to[m] = static_cast<Number>(call.coefficients[set * number + m]);
     }
 
-    // The hidden layers, once the inputs are there.
+    // The hidden layers, from the inputs in shared memory.
     template <class Threads>
     KJKO_DEVICE void through(Threads &team) const {
         team([&](int thread, auto &) { layers().first_layer(thread); });
-        team([&](int thread, auto &state) { layers().second_layer(thread, state.product); });
+        team.warps([&](auto &warp) { layers().second_layer(warp); });
     }
 
-    // The same of particles from `first` on, columns beyond the last of `count` being it again.
+    // The hidden layers for the particles from `first` on. Columns beyond the last of `count` particles repeat it.
     template <class Threads>
     KJKO_DEVICE void forward(Threads &team, long long first, int count) const {
         team([&](int thread, auto &) { layers().take(thread, call.z, first, count); });
         through(team);
     }
 
-    // Columns times W2: q_1 of what `pull` makes of the second layer's column k. A thread's 8 columns from `at` on, of
-    // its 4 features, summed over some k.
+    // The columns of the particles times W2: q_1 from pull(k, h) of feature k of the second layer.
+    template <class Warp, class Pull>
+    KJKO_DEVICE void pull_back(Warp &warp, const Pull &pull) const {
+        if constexpr (TENSOR)
+            WarpTiles<Real, H, TILE>::multiply(warp, [&](int k, int p) { return pull(k, shared.y[k][p]); },
+                                               [&](int k, int f) { return shared.w2_t[f][k]; });
+        else
+            warp.each([&](int thread, auto &state) {
+                if (Layers::column(thread) < TILE) pull_back(thread, Layers::column(thread), 0, H, state.product, pull);
+            });
+    }
+
+    // The same for the 8 columns of a thread, from `at` on, and its 4 features, summed over some k.
     template <class Pull>
     KJKO_DEVICE void pull_back(int thread, int at, int from, int to, Product &product, const Pull &pull) const {
         const Real *columns = &shared.y[0][at];
@@ -129,20 +139,21 @@ struct PotentialPass {
     }
 };
 
-// ∇v Φ and ∇v∇v Φ of sets of coefficients, at particles whose tangents are known: phases that several kernels share.
+// ∇v Φ and ∇v∇v Φ for sets of coefficients, at particles whose tangents are known: phases that several kernels share.
 template <class Real, int H, int DV>
 struct Contraction {
     using Pass = PotentialPass<Real, H, DV, true>;
     using Layers = typename Pass::Layers;
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE, PAIRS = Pass::PAIRS, SLICES = Pass::SLICES;
     static constexpr int SETS = 2, OUTPUTS = SETS * DV + PAIRS;
-    static constexpr int PARTS = DV;             // of the pull-back's sums: x has room for as many as there are tangents
-    static constexpr int ROOM = PARTS * TILE;    // in each row of x
+    // of the sums of the pull-back: x has room for as many parts as there are tangents
+    static constexpr int PARTS = TENSOR ? 1 : DV;
+    static constexpr int ROOM = DV * TILE;  // in each row of x
     static_assert((DV + PAIRS) * THREADS <= H * ROOM, "what threads sum lies in the place of the tangents");
 
     struct Shared : Layers::Shared {
         alignas(16) Real c[SETS][H + Pass::OF_POTENTIAL];
-        alignas(16) Real out[OUTPUTS][TILE];  // gradients of each set, then the second derivatives of the last
+        alignas(16) Real out[OUTPUTS][TILE];  // gradients of each set, then the second derivatives of the last set
     };
     struct State {
         typename Pass::Product product;
@@ -160,11 +171,11 @@ struct Contraction {
             pass().coefficients(thread, set, pass().potential(), shared.c[set]);
     }
 
-    // Of one set, with its second derivatives or without.
+    // For one set, with or without its second derivatives.
     template <class Threads>
     KJKO_DEVICE void contract(Threads &team, int set, bool bent) const {
         if (bent) {
-            team([&](int thread, auto &state) { pull_back(thread, set, state.product); });
+            team.warps([&](auto &warp) { pull_back(warp, set); });
             team([&](int thread, auto &state) { keep_parts(thread, state.product); });
         }
         team([&](int thread, auto &state) { accumulate(thread, set, bent, state.sums); });
@@ -186,26 +197,37 @@ struct Contraction {
     }
 
 private:
-    KJKO_DEVICE void pull_back(int thread, int set, typename Pass::Product &product) const {
-        const int part = Layers::column(thread) / TILE;
-        if (part >= PARTS) return;
-        pass().pull_back(thread, Layers::column(thread) % TILE, H * part / PARTS, H * (part + 1) / PARTS, product,
-                         [&](int k, Real h) { return shared.c[set][k] * Pass::slope(h); });
+    template <class Warp>
+    KJKO_DEVICE void pull_back(Warp &warp, int set) const {
+        const auto pull = [&](int k, Real h) { return shared.c[set][k] * Pass::slope(h); };
+        if constexpr (TENSOR)
+            pass().pull_back(warp, pull);
+        else
+            warp.each([&](int thread, auto &state) {
+                const int at = Layers::column(thread), part = at / TILE;
+                if (part < PARTS)
+                    pass().pull_back(thread, at % TILE, H * part / PARTS, H * (part + 1) / PARTS, state.product, pull);
+            });
     }
 
-    // In the place of the first layer's tangents.
-    KJKO_DEVICE void keep_parts(int thread, const typename Pass::Product &product) const {
-        const int part = Layers::column(thread) / TILE, at = (1 + part) * TILE + Layers::column(thread) % TILE;
-        if (part >= PARTS) return;
-        KJKO_UNROLLED for (int j = 0; j < 4; ++j)
-            KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
-                Four<Real> four;
-                KJKO_UNROLLED for (int i = 0; i < 4; ++i) four.at[i] = product.at[half + i][j];
-                store_four(&shared.x[Layers::feature(thread, j)][at + half], four);
-            }
+    // Stored in place of the tangents of the first layer.
+    KJKO_DEVICE void keep_parts(int thread, typename Pass::Product &product) const {
+        if constexpr (TENSOR) {
+            WarpTiles<Real, H, TILE>::each(thread, product,
+                                           [&](int p, int f, Real sum) { shared.x[f][TILE + p] = sum; });
+        } else {
+            const int part = Layers::column(thread) / TILE, at = (1 + part) * TILE + Layers::column(thread) % TILE;
+            if (part >= PARTS) return;
+            KJKO_UNROLLED for (int j = 0; j < 4; ++j)
+                KJKO_UNROLLED for (int half = 0; half < 8; half += 4) {
+                    Four<Real> four;
+                    KJKO_UNROLLED for (int i = 0; i < 4; ++i) four.at[i] = product.at[half + i][j];
+                    store_four(&shared.x[Layers::feature(thread, j)][at + half], four);
+                }
+        }
     }
 
-    // Of a particle and some features.
+    // For a particle and some features.
     KJKO_DEVICE void accumulate(int thread, int set, bool bent, Real (&sums)[DV + PAIRS]) const {
         const int p = thread % TILE, from = thread / TILE * Pass::QUARTER, first_v = call.network.inputs - DV;
         KJKO_UNROLLED for (int output = 0; output < DV + PAIRS; ++output) sums[output] = 0;
@@ -255,7 +277,7 @@ private:
     }
 };
 
-// Σ c g of ψ's functions, then of v_k³/6 and v_k⁴/24, added up in double precision.
+// Σ c g of the functions of ψ, then of v_k³/6 and v_k⁴/24, added in double precision.
 template <class Real, int H, int DV>
 struct potential_values {
     using Pass = PotentialPass<Real, H, DV, false>;
@@ -309,7 +331,7 @@ private:
     }
 };
 
-// ∇v Φ for each set of coefficients, and ∇v∇v Φ of the first of them.
+// ∇v Φ for each set of coefficients, and ∇v∇v Φ for the first ones.
 template <class Real, int H, int DV>
 struct potential_slopes {
     using Field = Contraction<Real, H, DV>;
@@ -348,12 +370,12 @@ struct potential_slopes {
     }
 };
 
-// A step v ← v + h ∇v Φ, and all that it tells of itself.
+// A step v ← v + h ∇v Φ, and its diagnostics.
 template <class Real, int H, int DV>
 struct potential_carry {
     using Field = Contraction<Real, H, DV>;
     static constexpr int THREADS = Field::THREADS, TILE = Field::TILE;
-    static constexpr int NONE = 2;  // the column that nothing is added to: it takes no place
+    static constexpr int NONE = 2;  // the empty column, which is not stored
     struct Shared : Field::Shared {
         double terms[CARRY_COLUMNS - 1][TILE];  // of a piece, from each place in the tiles
     };
@@ -407,20 +429,23 @@ struct potential_carry {
 private:
     KJKO_DEVICE Field field() const { return {call, shared}; }
 
-    // x and v as the network's inputs.
+    // x and v as the inputs of the network.
     KJKO_DEVICE void take(int thread, long long first, int count) const {
-        const int dx = call.space_dims, first_v = call.network.inputs - DV;
+        const MovedParticles &from = call.particles;
+        const int dx = from.space_dims, first_v = call.network.inputs - DV;
         KJKO_ROLLED for (int task = thread; task < (dx + DV) * TILE; task += THREADS) {
             const int l = task / TILE, p = task % TILE;
             const long long row = first + (p < count ? p : count - 1);
             if (l >= dx) {
-                shared.input[first_v + l - dx][p] = call.v[row * DV + l - dx];
-            } else if (!call.periodic) {
-                shared.input[l][p] = call.x[row * dx + l];
+                shared.input[first_v + l - dx][p] = static_cast<Real>(number_at(from.is_double, from.v, row * DV + l - dx));
+                continue;
+            }
+            const double x = number_at(from.is_double, from.x, row * dx + l);
+            if (!call.periodic) {
+                shared.input[l][p] = static_cast<Real>(x);
             } else {
                 double sine, cosine;
-                sine_and_cosine(static_cast<double>(call.x[row * dx + l]) * (6.283185307179586 / call.how.periods[l]),
-                                sine, cosine);
+                sine_and_cosine(x * (6.283185307179586 / call.how.periods[l]), sine, cosine);
                 shared.input[l][p] = static_cast<Real>(cosine);
                 shared.input[dx + l][p] = static_cast<Real>(sine);
             }
@@ -428,11 +453,12 @@ private:
     }
 
     KJKO_DEVICE void move(int p, long long row, double &smallest) const {
+        const MovedParticles &of = call.particles;
         double places[MOST_VELOCITY_DIMS], mine[DV], along[DV], slope[DV], jacobian[DV][DV];
         KJKO_UNROLLED for (int k = 0; k < MOST_VELOCITY_DIMS; ++k)
-            places[k] = k < call.space_dims ? static_cast<double>(call.x[row * call.space_dims + k]) : 0.0;
+            places[k] = k < of.space_dims ? number_at(of.is_double, of.x, row * of.space_dims + k) : 0.0;
         KJKO_UNROLLED for (int k = 0; k < DV; ++k) {
-            mine[k] = call.v[row * DV + k];
+            mine[k] = number_at(of.is_double, of.v, row * DV + k);
             along[k] = field().gradient(0, k, p);
             slope[k] = field().gradient(1, k, p);
         }
@@ -441,15 +467,15 @@ private:
         const auto add = [&](int column, double term) {
             shared.terms[column < NONE ? column : column - 1][p] += share * term;
         };
-        const auto step = step_along<DV>(call.how, call.space_dims, places, mine, along, slope, jacobian, add);
+        const auto step = step_along<DV>(call.how, of.space_dims, places, mine, along, slope, jacobian, add);
         add(4, share);
         KJKO_UNROLLED for (int k = 0; k < DV; ++k)
-            call.moved[row * DV + k] = static_cast<Real>(mine[k] + call.how.step * along[k]);
+            set_number(of.is_double, of.moved, row * DV + k, mine[k] + call.how.step * along[k]);
         call.log_det[row] = step.fallen;
         call.change[row] = step.gained;
         call.disagreement[row] = step.wrong;
         const double own = smallest_of(jacobian, call.how.step);
-        if (own < smallest || own != own) smallest = own;  // once a NaN, it stays one
+        if (own < smallest || own != own) smallest = own;  // NaN stays NaN
     }
 
     KJKO_DEVICE void add_up(int column, State &state) const {

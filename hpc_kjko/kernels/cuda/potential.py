@@ -1,7 +1,8 @@
-"""Functions that are linear in coefficients on a GPU, and in the same text on the CPU for tests.
+"""Functions that are linear in coefficients on a GPU. For tests the same source text runs on the CPU.
 
-The texts are cuda/potential.hpp and cuda/potential_sums.hpp. Sums are made of pieces of particles, which are rounded
-before they are added up: bits depend neither on blocks of threads nor on the ranks. The CPU's kernels have others.
+The source texts are cuda/potential.hpp and cuda/potential_sums.hpp. The particles are summed in pieces, and the sum of
+each piece is rounded before it is added. So the bits depend neither on the number of thread blocks nor on the ranks.
+They differ from those of the CPU kernels.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from hpc_kjko.kernels.cuda.network import _blocks, _kernel, _Network
 
 #: Columns of the sums of a step; ``CARRY_COLUMNS`` of math/carry_step.hpp.
 CARRY_COLUMNS = 17
-#: The most particles of a piece where few particles are summed: more pieces keep more of a GPU busy.
+#: The largest size of a piece in sums over few particles. More pieces keep more of a GPU busy.
 FEW = 256
-#: The shared memory that a block of threads needs at most: all of NVIDIA's GPUs for computing since the A100 have more.
+#: The largest shared memory that a thread block needs. All NVIDIA data-centre GPUs since the A100 have more.
 MOST_SHARED = 160 * 1024
-#: For how many threads at a time of a multiprocessor kernels leave registers, where it is not 512: sums of products in
-#: double precision need most of them.
+#: The number of threads at a time of a multiprocessor for which kernels leave registers, if it is not 512. Sums of
+#: products in double precision need most of the registers.
 RESIDENT = {"potential_normal": 256, "potential_derivatives": 256, "potential_barrier": 256, "potential_tied": 256}
 
 
@@ -39,6 +40,16 @@ class _CarryStep(ctypes.Structure):
         ("wave", ctypes.c_bool),
         *((name, ctypes.c_double * MOST_VELOCITY_DIMS) for name in ("wave_vector", "direction")),
         ("strength", ctypes.c_double),
+    ]
+
+
+class _MovedParticles(ctypes.Structure):
+    """``MovedParticles`` of math/carry_step.hpp."""
+
+    _fields_ = [
+        ("is_double", ctypes.c_bool),
+        ("space_dims", ctypes.c_int),
+        *((name, ctypes.c_void_p) for name in ("x", "v", "moved")),
     ]
 
 
@@ -58,19 +69,21 @@ class _PotentialCall(ctypes.Structure):
         ("step", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("sums", "values", "gradients", "hessians")),
         ("how", _CarryStep),
-        ("space_dims", ctypes.c_int),
-        *((name, ctypes.c_void_p) for name in ("x", "v", "moved", "log_det", "change", "disagreement", "smallest")),
+        ("particles", _MovedParticles),
+        *((name, ctypes.c_void_p) for name in ("log_det", "change", "disagreement", "smallest")),
     ]
 
 
 class Pieces(NamedTuple):
-    """How the sums of some particles are rounded.
+    """How the sums over some particles are rounded.
 
     Attributes:
         share: of each particle [n], float64.
-        samples: how many particles each of some samples has, which lie one after the other.
-        together: the most particles of a sample that are added up before their sum is rounded to ``unit``.
-        finer: part of the unit that what this leaves is rounded to.
+        samples: number of particles of each sample; samples are stored one after the other.
+        together: the largest size of a piece: particles of a sample that are added before their sum is rounded to
+            ``unit``.
+        unit: 0 for no rounding.
+        finer: the fraction of the unit to which the remainder is rounded.
     """
 
     share: torch.Tensor
@@ -79,12 +92,20 @@ class Pieces(NamedTuple):
     unit: float
     finer: float = 0.0
 
+    def edges(self, device: torch.device, most: int | None = None) -> torch.Tensor:
+        """Where the pieces begin, and where the last one ends [pieces + 1].
+
+        Args:
+            most: the largest size of a piece, if it is less than ``together``.
+        """
+        return _edges(self.samples, min(self.together, most or self.together), device)
+
 
 class Functions(NamedTuple):
     """Two hidden layers of the same width: weights and biases, contiguous.
 
     Attributes:
-        velocity_dims: how many of the inputs, the last ones, are velocities.
+        velocity_dims: number of inputs that are velocities; they are the last ones.
         periodic: whether positions enter as cosines and sines of a box.
     """
 
@@ -101,23 +122,23 @@ class Functions(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """How many depend on v, of ψ's."""
+        """The number of functions of ψ that depend on v."""
         dv, beside = self.velocity_dims, self.w1.shape[1] - self.velocity_dims
         return self.width + dv + dv * (dv + 1) // 2 + dv * beside + (beside if self.periodic else 0)
 
     @property
     def of_density(self) -> int:
-        """How many functions ψ has."""
+        """The number of functions of ψ."""
         beside = self.w1.shape[1] - self.velocity_dims
         return self.shared + beside + (0 if self.periodic else beside * (beside + 1) // 2) + 1
 
     @property
     def of_potential(self) -> int:
-        """How many functions Φ has."""
+        """The number of functions of Φ."""
         return self.shared + 2 * self.velocity_dims
 
     def call(self, count: int) -> _PotentialCall:
-        """Arguments, of so many particles."""
+        """The arguments for ``count`` particles."""
         w1, b1, w2, b2 = self[:4]
         network = _Network(
             w1.shape[1], self.width, self.velocity_dims, 0, *map(pointer, (w1, b1, w2, b2)), None, None, None
@@ -125,12 +146,12 @@ class Functions(NamedTuple):
         return _PotentialCall(network, self.periodic, 1, 0, count)
 
     def kernel(self, name: str) -> Kernel:
-        """The kernel of such a name, for these functions."""
+        """The kernel of this name, for these functions."""
         return potential_kernel(name, self.w1.dtype, self.width, self.velocity_dims)
 
 
 def has_functions(widths: Sequence[int], inputs: int, velocity_dims: int) -> bool:
-    """Whether there are kernels for hidden layers of such widths and so many inputs."""
+    """Whether there are kernels for hidden layers of these widths and for this number of inputs."""
     return len(widths) == 2 and widths[0] == widths[1] and widths[0] in WIDTHS and inputs <= 3 * velocity_dims
 
 
@@ -140,14 +161,14 @@ def fit_on(device: torch.device) -> bool:
 
 
 def potential_kernel(name: str, dtype: torch.dtype, width: int, velocity_dims: int) -> Kernel:
-    """A kernel of the functions with such hidden layers, in such a precision."""
+    """A kernel of the functions with these hidden layers, in this precision."""
     resident = RESIDENT.get(name, 512)
     more = {"KJKO_REAL": name_of(dtype), "KJKO_KERNEL": name}
     return _kernel("cuda/potential.cu", name, resident, width, True, velocity_dims, **more)
 
 
 def values(of: Functions, z: torch.Tensor, coefficients: torch.Tensor, *, backwards: bool = False) -> torch.Tensor:
-    """What :meth:`hpc_kjko.kernels.potential.Network.values` returns, on the device; at most two sets at a time.
+    """The result of :meth:`hpc_kjko.kernels.potential.Network.values`, on the device; at most two sets at a time.
 
     Args:
         backwards: as for :meth:`hpc_kjko.kernels.cuda.Kernel.launch`.
@@ -165,7 +186,7 @@ def values(of: Functions, z: torch.Tensor, coefficients: torch.Tensor, *, backwa
 def slopes(
     of: Functions, z: torch.Tensor, coefficients: torch.Tensor, bent: int, *, backwards: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :meth:`hpc_kjko.kernels.potential.Network.slopes` returns; ``backwards`` as for :func:`values`."""
+    """The result of :meth:`hpc_kjko.kernels.potential.Network.slopes`; ``backwards`` as for :func:`values`."""
     dv, sets = of.velocity_dims, len(coefficients)
     z = z.contiguous()
     gradients, hessians = z.new_empty(sets, len(z), dv), z.new_empty(bent, len(z), dv, dv)
@@ -204,7 +225,7 @@ def missed(
     *,
     backwards: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :meth:`hpc_kjko.kernels.potential.Network.missed` returns, on the device."""
+    """The result of :meth:`hpc_kjko.kernels.potential.Network.missed`, on the device."""
     found = torch.empty(len(z), dtype=torch.float64, device=z.device)
     given = {"coefficients": c.contiguous(), "wanted": wanted.contiguous(), "values": found}
     return found, _summed("potential_missed", of, z, pieces, 2, backwards, few=True, step=limit, **given)
@@ -255,7 +276,7 @@ def carry(
     *,
     backwards: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What :meth:`hpc_kjko.kernels.potential.Network.carry` returns, on the device.
+    """The result of :meth:`hpc_kjko.kernels.potential.Network.carry`, on the device.
 
     The sums are flat, the smallest eigenvalue is a scalar.
 
@@ -270,8 +291,8 @@ def carry(
     given = _CarryStep(step, fitted, temperature, exact, _three(periods), bool(wave), _three(wave))
     given.direction, given.strength = _three([part / length for part in wave]), strength
     call = of.call(len(v))
-    call.sets, call.bent, call.coefficients, call.how, call.space_dims = 2, 1, pointer(coefficients), given, x.shape[1]
-    call.x, call.v, call.moved = pointer(x), pointer(v), pointer(moved)
+    call.sets, call.bent, call.coefficients, call.how = 2, 1, pointer(coefficients), given
+    call.particles = _MovedParticles(v.dtype == torch.float64, x.shape[1], pointer(x), pointer(v), pointer(moved))
     call.log_det, call.change, call.disagreement = map(pointer, (log_det, change, disagreement))
     kernel = of.kernel("potential_carry")
     smallest = torch.full((1,), math.inf, dtype=torch.float64, device=v.device)
@@ -301,11 +322,12 @@ def _summed(
     few: bool = False,
     **given: torch.Tensor | float,
 ) -> torch.Tensor:
-    """The sums of a kernel over all blocks of threads, and what comes after them in each.
+    """The sums of a kernel over all thread blocks, and the numbers that follow the sums in the result of each thread
+    block.
 
     Args:
         few: whether it is for few particles, where smaller pieces keep more of a GPU busy.
-        given: more of the arguments.
+        given: further arguments of the kernel.
     """
     kernel, z = of.kernel(name), z.contiguous()
     call = of.call(len(z))
@@ -326,9 +348,11 @@ def _summed(
 
 
 def _pieces(call: _PotentialCall, pieces: Pieces, together: int, device: torch.device) -> list[torch.Tensor]:
-    """Hands over the shares and the edges of pieces; what is to be kept until the launch."""
+    """Store the shares and the edges of pieces in the arguments. Returns the tensors that must be kept until the
+    launch.
+    """
     assert sum(pieces.samples) == call.count == len(pieces.share)
-    share, edges = pieces.share.contiguous(), _edges(pieces.samples, together, device)
+    share, edges = pieces.share.contiguous(), pieces.edges(device, together)
     call.share, call.edges, call.pieces = pointer(share), pointer(edges), len(edges) - 1
     call.unit, call.finer = pieces.unit, pieces.finer
     return [share, edges]
@@ -336,7 +360,9 @@ def _pieces(call: _PotentialCall, pieces: Pieces, together: int, device: torch.d
 
 @functools.lru_cache(maxsize=64)
 def _edges(samples: tuple[int, ...], together: int, device: torch.device) -> torch.Tensor:
-    """Where pieces of samples that lie one after the other begin, and where the last ends [pieces + 1]."""
+    """Where the pieces of samples begin, and where the last one ends [pieces + 1]. Samples are stored one after the
+    other.
+    """
     edges: list[int] = []
     begin = 0
     for count in samples:

@@ -1,18 +1,18 @@
-// Sums over particles of products of a potential's functions, on a GPU: what cpu/potential.cpp sums on the CPU, in the
-// phases of cuda/phases.hpp.
+// Sums over particles of products of the functions of a potential, on a GPU, as cpu/potential.cpp sums them on the CPU,
+// in the phases of cuda/phases.hpp.
 //
-// Functions are in the network's precision. Their products are added up in double precision, over a piece of particles in
-// registers; what a piece leaves is rounded to units before it is added to others. So the bits do not depend on how pieces
-// are dealt to blocks of threads, or to GPUs. What is multiplied lies as rows [function][particle] in shared memory, a few
-// particles at a time. A thread has a tile of 4 × 4 products, of rows far apart: neighbours' are neighbours, and lie in
-// different banks.
+// Functions are in the precision of the network. Their products are added in double precision, in registers, over a
+// piece of particles. The sum of a piece is rounded to units before it is added to others. So the bits do not depend on
+// how pieces are divided among thread blocks or GPUs. The factors are rows [function][particle] in shared memory, for a
+// few particles at a time. A thread has a tile of 4 × 4 products of rows that are far apart. So the rows of
+// neighbouring threads are neighbours, and lie in different memory banks.
 #pragma once
 
 #include "cuda/potential.hpp"
 
 namespace kjko::KJKO_LEVEL {
 
-// Particles whose rows are in shared memory at a time, and the distance of rows.
+// Particles whose rows are in shared memory at a time, and the distance between rows.
 constexpr int AT_ONCE = 32, ROW = AT_ONCE + 1;
 constexpr int SIDE = 4;
 
@@ -20,7 +20,8 @@ struct ProductTile {
     double at[SIDE][SIDE];
 };
 
-// Adds Σ_p weight(p) a_s(p) b_t(p) over particles, for rows that begin at `a` and `b` and lie so many rows apart.
+// Adds Σ_p weight(p) a_s(p) b_t(p) over particles, for rows that begin at `a` and `b` and are `a_step` and `b_step`
+// rows apart.
 template <class Weight>
 KJKO_DEVICE void add_products(const double *a, int a_step, const double *b, int b_step, int from, int to,
                               const Weight &weight, ProductTile &sums) {
@@ -34,7 +35,7 @@ KJKO_DEVICE void add_products(const double *a, int a_step, const double *b, int 
     }
 }
 
-// What a piece leaves, rounded; it is forgotten.
+// Adds the rounded sum of a piece to the total, and resets the sum.
 KJKO_DEVICE void add_rounded(double &total, double &sum, double unit) {
     total += rounded(sum, shift_of(unit));
     sum = 0;
@@ -44,14 +45,15 @@ KJKO_DEVICE void add_rounded(ProductTile &total, ProductTile &sums, double unit)
         KJKO_UNROLLED for (int t = 0; t < SIDE; ++t) add_rounded(total.at[s][t], sums.at[s][t], unit);
 }
 
-// A symmetric matrix of products in tiles: a thread has one, of the blocks a ≤ b of rows a, a + BLOCKS, ... Where there are
-// more tiles than threads, groups of them have blocks of threads of their own.
+// A symmetric matrix of products in tiles. Each thread has one tile: the products of the row groups a ≤ b, where group
+// a has the rows a, a + BLOCKS, a + 2 BLOCKS, ... If there are more tiles than threads, they are divided among several
+// thread blocks.
 template <int ROWS, int THREADS>
 struct SymmetricTiles {
     static constexpr int BLOCKS = (ROWS + SIDE - 1) / SIDE, COUNT = BLOCKS * (BLOCKS + 1) / 2;
     static constexpr int GROUPS = (COUNT + THREADS - 1) / THREADS;
 
-    int a, b;  // b < 0: none
+    int a, b;  // b < 0: no tile
 
     static KJKO_DEVICE SymmetricTiles of(int thread, int group) {
         const int own = thread + group * THREADS;
@@ -66,7 +68,7 @@ struct SymmetricTiles {
         if (b >= 0) add_products(rows[a], BLOCKS, rows[b], BLOCKS, 0, AT_ONCE, weight, sums);
     }
 
-    // Puts the sums into a matrix [rows][across], both triangles of it; columns beyond the rows have no other side.
+    // Stores the sums in a matrix [rows][across], in both triangles. Columns beyond the rows have no mirror image.
     KJKO_DEVICE void put(const ProductTile &sums, double *matrix, int rows, int across) const {
         if (b < 0) return;
         KJKO_UNROLLED for (int s = 0; s < SIDE; ++s)
@@ -79,7 +81,8 @@ struct SymmetricTiles {
     }
 };
 
-// What the kernels have in common: pieces are dealt to blocks of threads, a block goes through them tile by tile.
+// The common part of the kernels: pieces are divided among thread blocks, and a thread block handles a piece tile by
+// tile.
 template <int TILE, class Real, class Threads, class Take, class Flush>
 KJKO_DEVICE void over_pieces(const DevicePotentialCall<Real> &call, Threads &team, long long block, long long blocks,
                              const Take &take, const Flush &flush) {
@@ -92,14 +95,14 @@ KJKO_DEVICE void over_pieces(const DevicePotentialCall<Real> &call, Threads &tea
     }
 }
 
-// Shares of the particles of a tile, 0 beyond the last.
+// The shares of the particles of a tile, 0 beyond the last particle.
 template <int TILE, class Real>
 KJKO_DEVICE void take_shares(const DevicePotentialCall<Real> &call, int thread, int threads, long long first, int count,
                              double *to) {
     KJKO_ROLLED for (int p = thread; p < TILE; p += threads) to[p] = p < count ? call.share[first + p] : 0.0;
 }
 
-// Σ share g gᵀ, and beside it Σ share g wanted.
+// Σ share g gᵀ, with Σ share g wanted as one more column.
 template <class Real, int H, int DV>
 struct potential_normal {
     using Pass = PotentialPass<Real, H, DV, false>;
@@ -166,13 +169,13 @@ private:
     }
 };
 
-// Of Φ's: Σ share ∇g·∇g, Σ share ∇∇g : ∇∇g, Σ share Δg, Σ share.
+// For the functions g of Φ: Σ share ∇g·∇g, Σ share ∇∇g : ∇∇g, Σ share Δg, Σ share.
 template <class Real, int H, int DV>
 struct potential_derivatives {
     using Pass = PotentialPass<Real, H, DV, true>;
     using Layers = typename Pass::Layers;
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE, PAIRS = Pass::PAIRS;
-    // Of particles whose rows are there at a time: the tile may be smaller.
+    // The number of particles whose rows are in shared memory at a time; the tile may be smaller.
     static constexpr int SOME = TILE < AT_ONCE ? TILE : AT_ONCE;
     using Tiles = SymmetricTiles<H + Pass::OF_POTENTIAL, THREADS>;
     static_assert(SIDE * Tiles::BLOCKS <= THREADS + THREADS, "a thread adds up two rows at most");
@@ -271,7 +274,7 @@ private:
         }
     }
 
-    // s''_1 times the product of two weights, in the place of the first tangents of some particles.
+    // s''_1 times the product of two weights, stored in place of the first tangents of some particles.
     KJKO_DEVICE void bend_first_layer(int thread, int from, int number) const {
         const int first_v = call.network.inputs - DV;
         int k, l;
@@ -314,7 +317,8 @@ private:
     }
 };
 
-// Of Φ with coefficients k: Σ share tr (I + h∇∇Φ)⁻¹∇∇g, Σ share log det(I + h∇∇Φ), how many have no positive determinant.
+// For Φ with coefficients k: Σ share tr (I + h∇∇Φ)⁻¹∇∇g, Σ share log det(I + h∇∇Φ), and the number of particles whose
+// determinant is not positive.
 template <class Real, int H, int DV>
 struct potential_barrier {
     using Field = Contraction<Real, H, DV>;
@@ -323,13 +327,13 @@ struct potential_barrier {
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE, PAIRS = Pass::PAIRS, GROUPS = TILE / 8;
     static_assert(Pass::OF_POTENTIAL <= THREADS, "a thread adds up one row");
     struct Shared : Field::Shared {
-        double weight[PAIRS][TILE];                // share and the inverse's entries
+        double weight[PAIRS][TILE];                // share times the entries of the inverse
         double rows[Pass::OF_POTENTIAL][TILE + 1];  // of the monomials
         double log_det[TILE], turned[TILE], pull[GROUPS][H];
     };
     struct State : Field::State {
-        double log_det, turned, row, pull[4];                       // of a piece
-        double log_det_total, turned_total, row_total, pull_total;  // of thread 0, of a monomial, of a feature
+        double log_det, turned, row, pull[4];                       // sums of a piece
+        double log_det_total, turned_total, row_total, pull_total;  // totals: of thread 0, of a monomial, of a feature
     };
     static constexpr Shape shape(int resident_threads) {
         return {THREADS, Layers::resident(resident_threads), sizeof(Shared), TILE, 0, 0, 1, 1};
@@ -376,7 +380,7 @@ struct potential_barrier {
 private:
     KJKO_DEVICE Field field() const { return {call, shared}; }
 
-    // What the second derivatives of a particle are weighted with, and those of the monomials so weighted.
+    // The weights of the second derivatives of a particle, and the weighted second derivatives of the monomials.
     KJKO_DEVICE void weigh(int p, long long first, int count, State &state) const {
         if (p >= TILE) return;
         const Monomials of = field().pass().of();
@@ -403,7 +407,7 @@ private:
         }
     }
 
-    // s''_1 times the weighted products of two weights, in the place of the first tangents.
+    // s''_1 times the weighted products of two weights, stored in place of the first tangents.
     KJKO_DEVICE void bend_first_layer(int thread) const {
         const int first_v = call.network.inputs - DV;
         KJKO_ROLLED for (int i = thread; i < H * TILE; i += THREADS) {
@@ -474,28 +478,28 @@ private:
     }
 };
 
-// Of Φ's functions m of v alone, L of them: Σ share ∇m·(∇m, v, ∇Φ), Σ share Δm, Σ share (m, 1), Σ share y yᵀ of
-// y = (x outside a box, v, 1).
+// For the L functions m of Φ that depend on v alone: Σ share ∇m·(∇m, v, ∇Φ), Σ share Δm, Σ share (m, 1), Σ share y yᵀ
+// with y = (x in unbounded space, v, 1).
 template <class Real, int H, int DV>
 struct potential_tied {
     using Pass = PotentialPass<Real, H, DV, false>;
     using Layers = typename Pass::Layers;
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE;
     static constexpr int SLICES = Pass::SLICES > 1 ? Pass::SLICES : 1, FEATURES = H / SLICES;
-    // Functions m: those of Φ if there were no x.
+    // The functions m are those of Φ without any x.
     static constexpr int L = of_potential(Monomials{0, DV, false}), PLACES = 2 * DV + 1;
-    // Rows: for each v_j those of (∇m)_j, v_j and (∇Φ)_j; then y; then Δm, m, 1.
+    // Rows: for each v_j (∇m)_j, v_j and (∇Φ)_j; then y; then Δm, m, 1.
     static constexpr int LEFT = (L + SIDE - 1) / SIDE, RIGHT = (L + 2 + SIDE - 1) / SIDE, OF_AXIS = SIDE * RIGHT;
     static constexpr int OF_PLACES = (PLACES + SIDE - 1) / SIDE, Y = DV * OF_AXIS, ALONE = Y + SIDE * OF_PLACES;
     static constexpr int ROWS = ALONE + 2 * L + 1;
-    // Tiles of products, each shared by PARTS threads, which have some of the particles each; then single rows.
+    // Tiles of products, each shared by PARTS threads that handle some of the particles each; then single rows.
     static constexpr int SQUARES = OF_PLACES * OF_PLACES, TILES = LEFT * RIGHT + SQUARES;
     static constexpr int PARTS = 8 * TILES + 2 * L + 1 <= THREADS ? 8 : 2 * TILES + 2 * L + 1 <= THREADS ? 2 : 1;
     static_assert(PARTS * TILES + 2 * L + 1 <= THREADS, "each row has a thread");
     struct Shared : Layers::Shared {
         Real c[H + Pass::OF_POTENTIAL];
         double share[TILE];
-        Real along[SLICES][DV][TILE];  // of ∇Φ, what some features are
+        Real along[SLICES][DV][TILE];  // contributions of groups of features to ∇Φ
         double rows[ROWS][ROW];
         double table[TILES][SIDE][SIDE], totals[TILES][SIDE][SIDE];
     };
@@ -525,11 +529,11 @@ struct potential_tied {
             call, team, block, blocks,
             [&](long long first, int count) {
                 pass().forward(team, first, count);
-                team([&](int thread, State &state) {
-                    take_shares<TILE>(call, thread, THREADS, first, count, shared.share);
-                    if (Layers::column(thread) < TILE)
-                        pass().pull_back(thread, Layers::column(thread), 0, H, state.product,
-                                         [&](int k, Real h) { return shared.c[k] * Pass::slope(h); });
+                team.warps([&](auto &warp) {
+                    warp.each([&](int thread, State &) {
+                        take_shares<TILE>(call, thread, THREADS, first, count, shared.share);
+                    });
+                    pass().pull_back(warp, [&](int k, Real h) { return shared.c[k] * Pass::slope(h); });
                 });
                 team([&](int thread, State &state) { pass().layers().keep(thread, state.product); });
                 team([&](int thread, State &) { add_features(thread); });
@@ -554,7 +558,7 @@ private:
     KJKO_DEVICE Pass pass() const { return {call, shared}; }
     KJKO_DEVICE int places() const { return (call.periodic ? 0 : call.network.inputs - DV) + DV + 1; }
 
-    // What features are of ∇Φ, at a particle.
+    // The contribution of some features to ∇Φ at a particle.
     KJKO_DEVICE void add_features(int thread) const {
         const int first_v = call.network.inputs - DV;
         KJKO_ROLLED for (int task = thread; task < SLICES * TILE; task += THREADS) {
@@ -641,7 +645,8 @@ private:
     }
 };
 
-// |ψ − wanted| of each particle with coefficients c, Σ share (ψ − wanted)², and how many are off by more than call.step.
+// |ψ − wanted| of each particle with coefficients c, Σ share (ψ − wanted)², and the number of particles where |ψ −
+// wanted| is larger than call.step.
 template <class Real, int H, int DV>
 struct potential_missed {
     using Pass = PotentialPass<Real, H, DV, false>;
@@ -653,7 +658,7 @@ struct potential_missed {
     };
     struct State {
         typename Pass::Product product;
-        double square, far, square_total, far_total;  // of a piece, and thread 0's of all
+        double square, far, square_total, far_total;  // of a piece; and the totals of thread 0
     };
     static constexpr Shape shape(int resident_threads) {
         return {THREADS, Layers::resident(resident_threads), sizeof(Shared), TILE, 0, 0, 1, 1};
@@ -716,14 +721,14 @@ private:
     }
 };
 
-// ½ Σ share (ψ − wanted)² with coefficients c, and its gradient in weights and biases, layer by layer.
+// ½ Σ share (ψ − wanted)² with coefficients c, and its gradient with respect to weights and biases, layer by layer.
 template <class Real, int H, int DV>
 struct potential_training {
     using Pass = PotentialPass<Real, H, DV, false>;
     using Layers = typename Pass::Layers;
     static constexpr int THREADS = Pass::THREADS, TILE = Pass::TILE, STRIDE = Pass::STRIDE, QUARTER = Pass::QUARTER;
     static constexpr int SLICES = Pass::SLICES > 1 ? Pass::SLICES : 1, FEATURES = H / SLICES;
-    using Outer = OuterProducts<Real, H, TILE, STRIDE>;
+    using Outer = OuterProducts<Real, H, TILE, STRIDE, 1, TENSOR>;
     static constexpr int INPUTS_EACH = (Pass::ROWS + 3) / 4;
     struct Shared : Layers::Shared {
         double c[H + Pass::OF_DENSITY];
@@ -733,7 +738,8 @@ struct potential_training {
     struct State {
         typename Pass::Product product;
         double loss;
-        Real w1[INPUTS_EACH], w2[Outer::TALL][4], b2;
+        typename Outer::Sums w2;
+        Real w1[INPUTS_EACH], b2;
         double total;  // of the loss
     };
     // The loss of each thread comes after the sums.
@@ -762,18 +768,16 @@ struct potential_training {
                 team([&](int thread, State &) { add_features(thread); });
                 team([&](int thread, State &state) { miss(thread, first, count, state); });
                 team([&](int thread, State &state) { pull_second_layer(thread, state); });
-                team([&](int thread, State &state) {
-                    Outer::add(thread, shared.y, shared.x, state.w2);
-                    if (Layers::column(thread) < TILE)
-                        pass().pull_back(thread, Layers::column(thread), 0, H, state.product,
-                                         [](int, Real q) { return q; });
+                team.warps([&](auto &warp) {
+                    Outer::add(warp, shared.y, shared.x);
+                    pass().pull_back(warp, [](int, Real q) { return q; });
                 });
                 team([&](int thread, State &state) { pass().layers().keep(thread, state.product); });
                 team([&](int thread, State &) { pull_first_layer(thread); });
                 team([&](int thread, State &state) { add_inputs(thread, state); });
             },
             [&]() {
-                for (int turn = 0; turn < (Outer::PARTS > 4 ? Outer::PARTS : 4); ++turn)
+                for (int turn = 0; turn < (Outer::TURNS > 4 ? Outer::TURNS : 4); ++turn)
                     team([&](int thread, State &state) { flush(thread, turn, state, to); });
                 team([&](int thread, State &state) {
                     KJKO_ROLLED for (int i = thread; i < H * H; i += THREADS)
@@ -790,7 +794,7 @@ private:
     KJKO_DEVICE int w2() const { return b1() + H; }
     KJKO_DEVICE int b2() const { return w2() + H * H; }
 
-    // ψ's part of some features, and of the monomials.
+    // The contribution of some features, and of the monomials, to ψ.
     KJKO_DEVICE void add_features(int thread) const {
         KJKO_ROLLED for (int task = thread; task < SLICES * TILE; task += THREADS) {
             const int p = task % TILE, slice = task / TILE;
@@ -815,7 +819,7 @@ private:
         }
     }
 
-    // Gradients in the second layer's sums, in its place.
+    // The gradients with respect to the sums of the second layer, stored in place of that layer.
     KJKO_DEVICE void pull_second_layer(int thread, State &state) const {
         const int c = thread % H, from = thread / H * QUARTER;
         const Real factor = static_cast<Real>(shared.c[c]);
@@ -840,7 +844,7 @@ private:
         }
     }
 
-    // Of W1 and b1: a thread has every fourth input of one feature.
+    // The gradient of W1 and b1: a thread has every fourth input of one feature.
     KJKO_DEVICE void add_inputs(int thread, State &state) const {
         const int c = thread % H;
         KJKO_UNROLLED for (int j = 0; j < INPUTS_EACH; ++j) {
@@ -853,11 +857,12 @@ private:
         }
     }
 
-    // Adds the gradients of those threads whose turn it is to the sum, and forgets them; that of W2 to y's place first.
+    // Adds the gradients of the threads whose turn it is to the sum, and resets them. The gradient of W2 is first
+    // stored in y.
     KJKO_DEVICE void flush(int thread, int turn, State &state, double *to) const {
         const int c = thread % H, quarter = thread / H, inputs = call.network.inputs;
         const double shift = shift_of(call.unit);
-        if (Outer::part_of(thread) == turn) Outer::leave(thread, turn == 0, shared.y, state.w2);
+        Outer::leave(thread, turn, shared.y, shared.y, state.w2);
         if (quarter != turn) return;
         to[b2() + c] += rounded(state.b2, shift);
         state.b2 = 0;

@@ -39,7 +39,7 @@ struct LeakyRelu {
     static constexpr float BEND = 0.0f;
 };
 
-// The gradient in a, from those in s and in the slope s' of tangents.
+// The gradient with respect to a, from those with respect to s and to the slope s' of tangents.
 template <class Activation, class Real>
 KJKO_MATH Real gradient_before(Real s, Real gradient, Real slope_gradient) {
     if constexpr (Activation::curved) gradient += Activation::bend(s, slope_gradient);

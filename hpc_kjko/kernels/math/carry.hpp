@@ -1,5 +1,5 @@
-// One particle's step along the field of a potential, and what it tells of itself (hpc_kjko/collisions/controlled.py).
-// Each processor declares before this how it computes log_of and sine_and_cosine.
+// The step of one particle along the field of a potential, and its diagnostics (hpc_kjko/collisions/controlled.py).
+// Each processor must declare log_of and sine_and_cosine before this is included.
 #pragma once
 
 #include "math/carry_step.hpp"
@@ -8,14 +8,25 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// By what log f falls; the change of ½|v|² − T log f; T h (∇v·u + u·(∇v Φ' − v/T)).
+// A number of MovedParticles.
+KJKO_MATH double number_at(bool is_double, const void *rows, long long at) {
+    return is_double ? static_cast<const double *>(rows)[at] : static_cast<const float *>(rows)[at];
+}
+KJKO_MATH void set_number(bool is_double, void *rows, long long at, double number) {
+    if (is_double)
+        static_cast<double *>(rows)[at] = number;
+    else
+        static_cast<float *>(rows)[at] = static_cast<float>(number);
+}
+
+// The decrease of log f; the change of ½|v|² − T log f; T h (∇v·u + u·(∇v Φ' − v/T)).
 template <class Number>
 struct Step {
     Number fallen, gained, wrong;
 };
 
-// A particle at `places` [dx] with velocity `mine`, which moves along u with the Jacobian ∇v u and the slope ∇v Φ'. What
-// is summed of it is handed over as add(column, term); all but the share itself.
+// A particle at `places` [dx] with velocity `mine` moves along u, with the Jacobian ∇v u and the slope ∇v Φ'. The terms
+// of its sums are passed to add(column, term), except the share itself.
 template <int DV, class Number, class Add>
 KJKO_MATH Step<Number> step_along(const CarryStep &how, int dx, const Number *places, const Number (&mine)[DV],
                                   const Number (&along)[DV], const Number (&slope)[DV],
@@ -65,7 +76,7 @@ KJKO_MATH Step<Number> step_along(const CarryStep &how, int dx, const Number *pl
     return {fallen, gained, wrong};
 }
 
-// The smallest eigenvalue of I + h J, for symmetric J; of three dimensions by the trigonometric solution of the
+// The smallest eigenvalue of I + h J, for symmetric J. In three dimensions by the trigonometric solution of the
 // characteristic cubic (O. K. Smith, doi:10.1145/355578.366316).
 KJKO_MATH double smallest_of(const double (&j)[1][1], double h) { return 1 + h * j[0][0]; }
 KJKO_MATH double smallest_of(const double (&j)[2][2], double h) {
@@ -81,7 +92,7 @@ KJKO_MATH double smallest_of(const double (&j)[3][3], double h) {
             square += a[k][l] * a[k][l];
         }
     const double spread = root_of(square / 6);
-    if (!(spread > 0)) return 1 + h * mean + spread;  // a NaN stays one
+    if (!(spread > 0)) return 1 + h * mean + spread;  // NaN stays NaN
     const double determinant = a[0][0] * (a[1][1] * a[2][2] - a[1][2] * a[2][1]) -
                                a[0][1] * (a[1][0] * a[2][2] - a[1][2] * a[2][0]) +
                                a[0][2] * (a[1][0] * a[2][1] - a[1][1] * a[2][0]);

@@ -1,15 +1,16 @@
-// Numbers that kernels, their launch and their torch twins agree on. hpc_kjko/kernels/constants.py reads this text, so
-// each value is a literal.
+// Constants shared by kernels, their launch and their torch twins. hpc_kjko/kernels/constants.py reads this text, so
+// each value must be a literal.
 #pragma once
 
 namespace kjko {
 
-// Widths of the hidden layers that kernels of the objective are compiled for; the most inputs and velocity dimensions.
+// Widths of the hidden layers for which kernels of the objective are compiled; the largest numbers of inputs and
+// velocities.
 constexpr int WIDTHS[] = {16, 32, 48, 64};
 constexpr int MOST_INPUTS = 15;
 constexpr int MOST_VELOCITY_DIMS = 3;
 
-// The most layers and the largest width of the networks that the CPU's kernel of the field takes.
+// The largest number of layers, and the largest width, of networks that the CPU kernel of the field takes.
 constexpr int MOST_FIELD_LAYERS = 3;
 constexpr int MOST_FIELD_WIDTH = 256;
 
@@ -19,14 +20,14 @@ constexpr double LEAKY_SLOPE = 0.01;
 // Below this determinant the objective continues log det smoothly.
 constexpr double CONTINUE_BELOW = 0.1;
 
-// So many units added and subtracted again round a number of float64 to whole ones: 1.5 · 2^52.
+// Adding and then subtracting this many units, 1.5 · 2^52, rounds a float64 number to whole units.
 constexpr double ROUNDING_SHIFT = 0x1.8p52;
 
-// The most particles to a sum in single precision, and to one of moments.
+// The largest number of particles in a piece, a sum in single precision; and in a piece of a sum of moments.
 constexpr int CHUNK = 1024;
 constexpr int MOMENTS_CHUNK = 256;
 
-// Threads of a block that take a particle each.
+// Threads of a thread block that handle one particle each.
 constexpr int PARTICLE_THREADS = 128;
 
 }  // namespace kjko

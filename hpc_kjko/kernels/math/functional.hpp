@@ -1,8 +1,8 @@
-// One particle's part of the JKO functional J and of its derivatives (hpc_kjko/inner/objective.py).
+// The part of the JKO functional J that one particle contributes, with its derivatives (hpc_kjko/inner/objective.py).
 //
 //   J = Σ share [ h/(2κ) |u|² + h (v + ½ h u)·u − T (ℓ − h known ∇v·u) ],   ℓ = log det(I + h ∇v u)  or  h ∇v·u
 //
-// share is the particle's part of the mass; known is the part of ∇v·u that a control variate knows the average of.
+// share is the particle's fraction of the mass. known is the part of ∇v·u whose average a control variate knows.
 #pragma once
 
 #include "math/log_det.hpp"
@@ -25,7 +25,7 @@ KJKO_MATH Real kinetic_term(const Settings &s, const Real (&u)[DV], const Real (
     return running + h * along;
 }
 
-// h ∇v·u less what is known of it, and the gradient of −T share times this in ∇v·u.
+// h ∇v·u without the known part, and the gradient of −T share times this with respect to ∇v·u.
 template <class Real>
 KJKO_MATH Real linear_term(const Settings &s, Real divergence, Real share, Real known, Real &gradient) {
     const float h = s.step;
@@ -33,7 +33,7 @@ KJKO_MATH Real linear_term(const Settings &s, Real divergence, Real share, Real 
     return h * divergence - h * known * divergence;
 }
 
-// ℓ less what is known of h ∇v·u, and the gradient of −T share times this in ∂u_k/∂v_j.
+// ℓ without the known part of h ∇v·u, and the gradient of −T share times this with respect to ∂u_k/∂v_j.
 template <int DV, class Real>
 KJKO_MATH Real log_det_term(const Settings &s, const Real (&jacobian)[DV][DV], Real share, Real known,
                             Real (&gradient)[DV][DV]) {
@@ -57,20 +57,20 @@ KJKO_MATH Real log_det_term(const Settings &s, const Real (&jacobian)[DV][DV], R
     return log_det - h * known * divergence;
 }
 
-// A particle's part of J from its two terms.
+// The contribution of a particle to J, from its two terms.
 template <class Real>
 KJKO_MATH Real part_of(const Settings &s, Real share, Real kinetic, Real log_det) {
     return share * (kinetic - s.temperature * log_det);
 }
 
-// What a derivative along v is weighted with among variable projection's loads, for what a control variate knows.
+// The weight of a derivative along v in the loads of variable projection, for the part that a control variate knows.
 template <class Real>
 KJKO_MATH Real known_weight(const Settings &s, Real share, Real known) {
     return s.temperature * share * known;
 }
 
-// (W1v W3)ᵀ_il of the closed form's M = W2 ∘ (W1v W3)ᵀ: from W1v's numbers of feature l and column i of W3, each of which
-// lie `stride` apart.
+// (W1v W3)ᵀ_il of M = W2 ∘ (W1v W3)ᵀ in the closed form, from the numbers of feature l in W1v and column i of W3. The
+// numbers of each are `stride` apart.
 KJKO_MATH float coupling(const float *w1v, const float *w3, int stride, int dims) {
     float sum = 0;
     for (int k = 0; k < dims; ++k) sum += w1v[k * stride] * w3[k * stride];

@@ -1,8 +1,8 @@
-// How a function of the mathematics is declared: as part of whatever kernel calls it.
+// Declaration of the mathematical functions: each is inlined into the kernel that calls it.
 //
-// The headers in this folder compile as C++, where Real is a number or a vector of them (cpu/simd.hpp), and as CUDA,
-// where it is a number. What each processor computes in its own way (tanh_of, log_of_one_plus, in_precision_of of a
-// vector) is declared before they are included.
+// The headers in this folder compile as C++, where Real is a number or a vector of numbers (cpu/simd.hpp), and as CUDA,
+// where it is a number. Some functions depend on the processor (tanh_of, log_of_one_plus, in_precision_of of a vector).
+// They must be declared before these headers are included.
 #pragma once
 
 #ifndef KJKO_LEVEL
@@ -19,13 +19,13 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// A constant as an argument: its value is part of its type.
+// A constant as an argument. Its value is part of its type.
 template <int VALUE>
 struct Constant {
     static constexpr int value = VALUE;
 };
 
-// A constant in a number's precision.
+// A constant in the precision of a number.
 KJKO_MATH float in_precision_of(float, double constant) { return static_cast<float>(constant); }
 KJKO_MATH double in_precision_of(double, double constant) { return constant; }
 

@@ -6,7 +6,7 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// det(I + h J) − 1: without the 1, small determinants keep their bits.
+// det(I + h J) − 1. Without the 1, small determinants keep their digits.
 template <class Real>
 KJKO_MATH Real determinant_beyond_one(const Real (&j)[1][1], float h) {
     return h * j[0][0];
@@ -64,7 +64,7 @@ KJKO_MATH Real inverse(const Real (&j)[DV][DV], float h, Real (&b)[DV][DV]) {
     return beyond;
 }
 
-// log(1 + e), continued below 1 + e = 0.1 by its second-order Taylor polynomial there; `slope` is its derivative.
+// log(1 + e). Below 1 + e = 0.1 it is continued by its second-order Taylor polynomial there. `slope` is the derivative.
 template <class Real>
 KJKO_MATH Real continued_log(Real e, Real &slope) {
     constexpr float d0 = static_cast<float>(CONTINUE_BELOW);

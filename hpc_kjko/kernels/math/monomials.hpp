@@ -1,10 +1,11 @@
-// The functions of one particle beside the hidden layer (hpc_kjko/inner/potential.py), with their derivatives in v.
+// The functions of one particle other than the hidden layer (hpc_kjko/inner/potential.py), with their derivatives in v.
 //
-//   shared: v_k, v_k v_m (k ≤ m), v_k x_l, and in a box |v|² x_l;   of x alone: x_l, outside a box x_k x_m, then 1;
+//   shared: v_k, v_k v_m (k ≤ m), v_k x_l, and in a box |v|² x_l;   of x alone: x_l, in unbounded space x_k x_m, then
+// 1;
 //   of Φ, after the shared ones: v_k³/6, v_k⁴/24.
 //
-// x is what positions enter the network as; x[l] and v[k] are numbers or vectors of them. What is found is handed over as
-// to(number of the function, value).
+// x are the inputs of the network made from positions. x[l] and v[k] are numbers or vectors of numbers. Results are
+// passed to to(number of the function, value).
 #pragma once
 
 #include "math/constants.hpp"
@@ -13,11 +14,12 @@
 namespace kjko::KJKO_LEVEL {
 
 struct Monomials {
-    int beside, dv;  // how many x and v there are
+    int beside, dv;  // the numbers of x and of v
     bool periodic;
 };
 
-// How many depend on v and are ψ's and Φ's; how many all of ψ's are, and Φ's; how many are v_k and v_k v_m.
+// Numbers of functions: shared (those of ψ and Φ that depend on v); all of ψ; all of Φ; and the first ones, v_k and v_k
+// v_m.
 KJKO_MATH constexpr int shared(const Monomials &m) {
     return m.dv + m.dv * (m.dv + 1) / 2 + m.dv * m.beside + (m.periodic ? m.beside : 0);
 }
@@ -27,7 +29,7 @@ KJKO_MATH constexpr int of_density(const Monomials &m) {
 KJKO_MATH constexpr int of_potential(const Monomials &m) { return shared(m) + 2 * m.dv; }
 KJKO_MATH constexpr int of_low_velocity(const Monomials &m) { return m.dv + m.dv * (m.dv + 1) / 2; }
 
-// Pairs of velocities k ≥ l: first v_1² to v_dv², then the mixed.
+// Index pairs of velocities k ≥ l: first v_1² to v_dv², then the mixed ones.
 KJKO_MATH void pair_of(const Monomials &m, int number, int &k, int &l) {
     const int mixed = number - m.dv;
     k = mixed < 0 ? number : mixed == 0 ? 1 : 2;
@@ -39,7 +41,7 @@ KJKO_MATH Real sixth_of_cube(Real v) {
     return in_precision_of(v, 1.0 / 6) * (v * v * v);
 }
 
-// ψ's.
+// The functions of ψ.
 template <class X, class V, class To>
 KJKO_MATH void monomials(const Monomials &m, const X &x, const V &v, const To &to) {
     using Real = decltype(v[0] + v[0]);
@@ -57,7 +59,7 @@ KJKO_MATH void monomials(const Monomials &m, const X &x, const V &v, const To &t
     to(at, Real{} + 1.0f);
 }
 
-// Those of Φ's that depend on v alone.
+// The functions of Φ that depend on v alone.
 template <class V, class To>
 KJKO_MATH void monomials_of_velocity(const Monomials &m, const V &v, const To &to) {
     int at = 0;
@@ -68,7 +70,7 @@ KJKO_MATH void monomials_of_velocity(const Monomials &m, const V &v, const To &t
     for (int k = 0; k < m.dv; ++k) to(at++, in_precision_of(v[k], 1.0 / 24) * ((v[k] * v[k]) * (v[k] * v[k])));
 }
 
-// ∂/∂v_j of Φ's.
+// ∂/∂v_j of the functions of Φ.
 template <class X, class V, class To>
 KJKO_MATH void first_derivatives(const Monomials &m, int j, const X &x, const V &v, const To &to) {
     using Real = decltype(v[0] + v[0]);
@@ -85,7 +87,7 @@ KJKO_MATH void first_derivatives(const Monomials &m, int j, const X &x, const V 
     for (int k = 0; k < m.dv; ++k) to(at++, k == j ? sixth_of_cube(v[j]) : zero);
 }
 
-// ∂²/∂v_k∂v_l of Φ's.
+// ∂²/∂v_k∂v_l of the functions of Φ.
 template <class X, class V, class To>
 KJKO_MATH void second_derivatives(const Monomials &m, int k, int l, const X &x, const V &v, const To &to) {
     using Real = decltype(v[0] + v[0]);

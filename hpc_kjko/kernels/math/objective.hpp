@@ -1,7 +1,7 @@
-// The JKO functional and its gradient (hpc_kjko/inner/objective.py) as kernels are given it.
+// The arguments of kernels for the JKO functional and its gradient (hpc_kjko/inner/objective.py).
 //
-// Sums over one chunk of particles are rounded to units before they are added to others: the bits depend neither on the
-// number of threads nor on how whole chunks are dealt to calls.
+// The sum over one piece of particles is rounded to units before it is added to others. So the bits depend neither on
+// the number of threads nor on how whole pieces are divided among calls.
 #pragma once
 
 #include "math/network.hpp"
@@ -20,9 +20,10 @@ struct ObjectiveCall {
     const float *share;  // [count]
     const float *known;  // [count], or null
 
-    double *sums;  // to work in
+    double *sums;  // workspace
     double *loss;
-    double *gradient;  // of w1, b1, w2, b2, w3, b3, skip, one after the other; null: only the loss is wanted
+    // with respect to w1, b1, w2, b2, w3, b3, skip, one after the other; null: only the loss is wanted
+    double *gradient;
 };
 
 }  // namespace kjko

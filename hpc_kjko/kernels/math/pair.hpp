@@ -1,10 +1,11 @@
-// One pair of particles: what it adds to the sums of hpc_kjko/collisions/pairs.py, and the units that it is computed in.
+// One pair of particles: its contribution to the sums of hpc_kjko/collisions/pairs.py, and the units in which it is
+// computed.
 //
-// A particle i that others move is a target here, each j of the others a source. A block has its own units: its mean
-// velocity is the origin, and the spread of its velocities, its largest score and its largest weight are 1. So float32
-// holds what differs between particles, and no power of |z| overflows.
+// A particle i that is moved is called a target here, and each of its partners j a source. A collision block has its
+// own units. In these its mean velocity is 0. The spread of its velocities, its largest score and its largest weight
+// are 1. So float32 resolves the differences between particles, and no power of |z| overflows.
 //
-// inverse_root and power_of of vectors are declared before this is included.
+// inverse_root and power_of of vectors must be declared before this is included.
 #pragma once
 
 #include "math/inline.hpp"
@@ -28,32 +29,34 @@ KJKO_MATH float power_of(float x, double exponent) {
 KJKO_MATH double power_of(double x, double exponent) { return __builtin_pow(x, exponent); }
 #endif
 
-// A symmetric matrix, its rows up to the diagonal one after another: where (k, m ≤ k) is, and how many there are.
+// A symmetric matrix, stored as its rows up to the diagonal: the index of (k, m ≤ k), and the number of entries.
 KJKO_MATH constexpr int entry_of(int k, int m) { return k * (k + 1) / 2 + m; }
 template <int DIMS>
 constexpr int ENTRIES = DIMS * (DIMS + 1) / 2;
 
-// Numbers of a target: v, σ and, for unlike species, ∇σ. A source has w after them.
+// The numbers of a target: v, σ and, for unlike species, ∇σ. A source has w after them.
 template <int DIMS, bool ALIKE>
 constexpr int TARGET = 2 * DIMS + (ALIKE ? 0 : ENTRIES<DIMS>);
 template <int DIMS, bool ALIKE>
 constexpr int SOURCE = TARGET<DIMS, ALIKE> + 1;
 
-// Sums of a target: −V; then, for like particles, Σ w |z|^γ z·Δσ and Σ w |z|^γ z zᵀ, and for unlike ones G.
+// The sums of a target: −V; then, for like particles, Σ w |z|^γ z·Δσ and Σ w |z|^γ z zᵀ, and for unlike particles G.
 template <int DIMS, bool ALIKE>
 constexpr int SUMS = DIMS + 1 + (ALIKE ? ENTRIES<DIMS> : 0);
 
-// Sources that are added up in the precision of the pairs before their sum is added to others in double precision.
+// The number of sources in a run: they are added in the precision of the pairs, and their sum is added in double
+// precision.
 constexpr int RUN = 128;
 
-// The part of a target's |v|, or of the spread if that is more, that |z| has at least for float32. Rounding v and σ by
-// 2⁻²⁴ of themselves makes an error of w |z|^(γ + 1) 2⁻²⁴ |σ| in a pair's part of G, which has no bound where |z| falls.
-// Sums with a nearer source are made again in double precision: in three dimensions one in thousands, in two, where
-// near pairs are more, half a percent of those of a vector of members and a run.
+// float32 requires |z| to be at least this fraction of |v| of the target, or of the spread if that is larger. The
+// relative rounding error 2⁻²⁴ of v and σ causes an error of w |z|^(γ + 1) 2⁻²⁴ |σ| in the contribution of a pair to G.
+// This error has no bound as |z| falls. A run with a nearer source is computed again in double precision. In three
+// dimensions that is one run in thousands. In two dimensions near pairs are more frequent, and it is half a percent of
+// the runs of a vector of members.
 template <int DIMS>
 constexpr double NEAR = DIMS == 3 ? 1.0 / 128 : 1.0 / 512;
 
-// w |z|^γ and w |z|^(γ + 2) from |z|²: for γ = −3, −2, −1 and 1, and for any.
+// w |z|^γ and w |z|^(γ + 2) from |z|²: for γ = −3, −2, −1 and 1, and for any γ.
 template <int GAMMA, class Real>
 KJKO_MATH void weigh(Constant<GAMMA>, Real square, Real weight, Real &bare, Real &bent) {
     static_assert(GAMMA >= -3 && GAMMA <= 1 && GAMMA != 0);
@@ -75,7 +78,7 @@ KJKO_MATH void weigh(double exponent, Real square, Real weight, Real &bare, Real
     bent = bare * square;
 }
 
-// What |z|^γ is computed by, from a constant γ or 0, and γ: the constant, or γ itself.
+// The γ with which |z|^γ is computed: the constant, or `exponent` if the constant is 0.
 template <int GAMMA>
 KJKO_MATH auto force_of(Constant<GAMMA> force, double exponent) {
     if constexpr (GAMMA == 0)
@@ -84,7 +87,7 @@ KJKO_MATH auto force_of(Constant<GAMMA> force, double exponent) {
         return force;
 }
 
-// Calls what(constant) with γ if there is a way of its own for it, else with 0.
+// Calls what(constant) with γ if there is special code for it, otherwise with 0.
 template <class What>
 KJKO_MATH void with_constant(double exponent, const What &what) {
     if (exponent == -3) return what(Constant<-3>());
@@ -94,8 +97,8 @@ KJKO_MATH void with_constant(double exponent, const What &what) {
     what(Constant<0>());
 }
 
-// Adds what a source does to a target, or to a vector of them; returns |z|². If GUARDED a source at z = 0 adds nothing,
-// and 1 is returned for it; otherwise it may spoil the sums.
+// Adds the contribution of a source to a target, or to a vector of targets; returns |z|². If GUARDED, a source at z = 0
+// adds nothing, and 1 is returned for it. Otherwise it may make the sums invalid.
 template <int DIMS, bool ALIKE, bool GUARDED, class Force, class Real, class Number>
 KJKO_MATH Real add_pair(const Real (&target)[TARGET<DIMS, ALIKE>], const Number *source, Force force, Number mass,
                         Real (&sums)[SUMS<DIMS, ALIKE>]) {
@@ -111,7 +114,7 @@ KJKO_MATH Real add_pair(const Real (&target)[TARGET<DIMS, ALIKE>], const Number 
     }
     Real weight = source[TARGET<DIMS, ALIKE>] - Real{};
     if constexpr (GUARDED) {
-        const auto apart = square != 0;  // also where z is NaN, which the sums are to show
+        const auto apart = square != 0;  // true also if z is NaN, so that the sums show it
         weight = apart ? weight : Real{};
         square = apart ? square : 1 - Real{};
     }
@@ -127,7 +130,7 @@ KJKO_MATH Real add_pair(const Real (&target)[TARGET<DIMS, ALIKE>], const Number 
         KJKO_UNROLLED for (int k = 0; k < DIMS; ++k)
             KJKO_UNROLLED for (int m = 0; m <= k; ++m) sums[DIMS + 1 + entry_of(k, m)] += pulled[k] * z[m];
     } else {
-        // ∇σ_i − ∇σ_j before the sum: in equilibrium each difference vanishes.
+        // ∇σ_i − ∇σ_j is formed before the sum, because each difference vanishes in equilibrium.
         Real trace{}, quadratic{}, inner{}, crossed{};
         KJKO_UNROLLED for (int k = 0; k < DIMS; ++k) {
             Real row{};
@@ -146,13 +149,15 @@ KJKO_MATH Real add_pair(const Real (&target)[TARGET<DIMS, ALIKE>], const Number 
     return square;
 }
 
-// Sums of a target's own field, which the implicit step of Coulomb collisions needs: −V; Σ w |z|^γ z zᵀ; −∂V/∂v with the
-// others where they are, row-major, but for what its own ∇σ makes of it; of like particles Σ w |z|^γ z·Δσ.
+// The sums of the field of a target, which the implicit step of Coulomb collisions needs: −V; Σ w |z|^γ z zᵀ; −∂V/∂v
+// with the sources fixed, row-major, without the contribution of the target's own ∇σ; and for like particles Σ w |z|^γ
+// z·Δσ.
 template <int DIMS>
 constexpr int FIELD_SUMS = DIMS + ENTRIES<DIMS> + DIMS * DIMS + 1;
 
-// Adds what a source does to the field of a target, or of a vector of them; a source at z = 0 adds nothing. Between
-// unlike species −∂V/∂v is an average of the same mean that is bounded as A(z) is (hpc_kjko/collisions/pairs.py).
+// Adds the contribution of a source to the field of a target, or of a vector of targets. A source at z = 0 adds
+// nothing. Between unlike species −∂V/∂v is another average with the same mean, which is bounded as A(z) is
+// (hpc_kjko/collisions/pairs.py).
 template <int DIMS, bool ALIKE, class Force, class Real, class Number>
 KJKO_MATH void add_field(const Real (&target)[TARGET<DIMS, ALIKE>], const Number *source, Force force, Number exponent,
                          Number mass, Real (&sums)[FIELD_SUMS<DIMS>]) {
@@ -164,7 +169,7 @@ KJKO_MATH void add_field(const Real (&target)[TARGET<DIMS, ALIKE>], const Number
         square += z[k] * z[k];
         along += z[k] * change[k];
     }
-    const auto apart = square != 0;  // also where z is NaN, which the sums are to show
+    const auto apart = square != 0;  // true also if z is NaN, so that the sums show it
     const Real weight = apart ? source[TARGET<DIMS, ALIKE>] - Real{} : Real{};
     square = apart ? square : 1 - Real{};
     Real bare, bent;
@@ -199,17 +204,17 @@ KJKO_MATH void add_field(const Real (&target)[TARGET<DIMS, ALIKE>], const Number
     }
 }
 
-// A block's units, as what numbers are multiplied with on their way into them and back.
+// The units of a collision block, as factors for numbers on their way in and back.
 template <int DIMS>
 struct PairUnits {
     double origin[DIMS], per_speed, per_score, per_weight, bending;  // of v, σ, w, ∇σ
-    double mass;                                                      // of the others, in these units
-    double velocity, growth, distance;                                // of sums with Δσ |z|², Δσ |z| and |z|²
+    double mass;                                                      // of the sources, in these units
+    double velocity, growth, distance;                                // for sums with Δσ |z|², Δσ |z| and |z|²
 };
 
 KJKO_MATH double larger(double one, double other) { return one > other ? one : other; }
 
-// Units for an origin, the mean |v − origin|², and the largest |σ_k| and weight. No unit is 0.
+// The units from an origin, the mean |v − origin|², and the largest |σ_k| and weight. No unit is 0.
 template <int DIMS>
 KJKO_MATH PairUnits<DIMS> units_of(const PairCall &call, const double (&origin)[DIMS], double square, double score,
                                    double weight) {
@@ -223,7 +228,7 @@ KJKO_MATH PairUnits<DIMS> units_of(const PairCall &call, const double (&origin)[
     return units;
 }
 
-// |v − origin|² of a particle, its largest |σ_k|.
+// |v − origin|² of a particle, and its largest |σ_k|.
 template <int DIMS>
 KJKO_MATH double square_of(const PairMembers &of, long long row, const double (&origin)[DIMS]) {
     double square = 0;
@@ -243,13 +248,13 @@ KJKO_MATH double largest_score(const PairMembers &of, long long row) {
     return largest;
 }
 
-// A particle's |z|² below which a source is too near for float32, in the block's units.
+// The |z|² of a target below which a source is too near for float32, in the units of the collision block.
 template <int DIMS>
 KJKO_MATH double nearest_of(const PairMembers &of, long long row, const PairUnits<DIMS> &units) {
     return NEAR<DIMS> * NEAR<DIMS> * larger(square_of(of, row, units.origin) * (units.per_speed * units.per_speed), 1);
 }
 
-// Number l of a target or a source, in the block's units.
+// Number l of a target or a source, in the units of the collision block.
 template <int DIMS, bool ALIKE>
 KJKO_MATH double in_units(const PairMembers &of, long long row, const PairUnits<DIMS> &units, int l) {
     if (l < DIMS) return (of.v[row * DIMS + l] - units.origin[l]) * units.per_speed;

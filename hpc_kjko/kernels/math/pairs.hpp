@@ -1,11 +1,11 @@
-// Sums over pairs of particles in blocks (hpc_kjko/collisions/pairs.py) as kernels are given them.
+// The arguments of kernels for sums over pairs of particles in collision blocks (hpc_kjko/collisions/pairs.py).
 #pragma once
 
 namespace kjko {
 
-// Particles of a species, those of a block one after another, row-major.
+// Particles of a species. Those of the same collision block follow one another, row-major.
 struct PairMembers {
-    const double *v, *score, *hessian;  // [n, dims], σ [n, dims], ∇σ [n, dims, dims], its upper triangle unread
+    const double *v, *score, *hessian;  // [n, dims], σ [n, dims], ∇σ [n, dims, dims], whose upper triangle is not read
     const double *weight;               // [n]
     const long long *edges;             // where each block begins, and where the last one ends [blocks + 1]
 };
@@ -19,7 +19,7 @@ struct PairCall {
     double *velocity, *growth;  // V [n, dims] and G [n] of the members
 };
 
-// What is asked for in place of G: D and ∂V/∂v [n, dims, dims] of the members.
+// The results in place of G: D and ∂V/∂v [n, dims, dims] of the members.
 struct PairFieldCall {
     PairCall pairs;
     double *metric, *slope;

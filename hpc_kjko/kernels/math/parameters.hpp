@@ -1,4 +1,4 @@
-// The gradient in all parameters, one after the other as torch has them: w1, b1, w2, b2, w3, b3, skip. Rows are outputs.
+// The gradient with respect to all parameters, in the order of torch: w1, b1, w2, b2, w3, b3, skip. Rows are outputs.
 #pragma once
 
 #include "math/inline.hpp"
@@ -6,7 +6,7 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// Where each begins, and how many numbers all are.
+// Where each part begins, and the size of all parts together.
 struct ParameterPlaces {
     int w1, b1, w2, b2, w3, b3, skip, count;
 };

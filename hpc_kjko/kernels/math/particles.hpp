@@ -1,7 +1,7 @@
-// Particles and the periodic mesh as kernels are given them.
+// Particles and the periodic mesh in the form that kernels take.
 //
-// The reference is hpc_kjko/fields/mesh.py and hpc_kjko/particles/state.py. Positions x [count, dims] and velocities
-// v [count, velocity_dims] are rows, in float64 or both in float32; what is computed on the mesh is float64.
+// The reference is hpc_kjko/fields/mesh.py and hpc_kjko/particles/state.py. Positions x [count, dims] and velocities v
+// [count, velocity_dims] are rows, both in float64 or both in float32. Results on the mesh are float64.
 #pragma once
 
 namespace kjko {
@@ -12,8 +12,8 @@ struct Mesh {
     int cells[3];
     double lengths[3];
 
-    // Nodes of the mesh with ghosts around it: node j along an axis is j + 1 there, and no stencil wraps.
-    // Inlined wherever it is used: a copy of its own would be that of any instruction set level.
+    // The number of nodes of the mesh with ghost nodes around it. Node j along an axis has the number j + 1 there, so
+    // no stencil wraps. The function is inlined everywhere: a separate copy could be of any instruction set level.
     __attribute__((always_inline)) long long padded_nodes() const {
         long long nodes = 1;
         for (int axis = 0; axis < dims; ++axis) nodes *= cells[axis] + 1 + order;
@@ -28,12 +28,12 @@ struct Particles {
     int velocity_dims;
 };
 
-// What each particle carries: quantity q of particle i is at data[q * quantity_stride + i * particle_stride].
+// The quantities of the particles: quantity q of particle i is data[q * quantity_stride + i * particle_stride].
 struct Carried {
     const double *data;
     int quantities;
     long long quantity_stride, particle_stride;
-    double unit;  // what a particle brings to the density at a node is rounded to so much; 0: not at all
+    double unit;  // the contribution of a particle to the density at a node is rounded to it; 0: not rounded
 };
 
 }  // namespace kjko

@@ -5,10 +5,10 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// Where tanh is 1 in single precision.
+// From here on tanh is 1 in single precision.
 constexpr float TANH_END = 8.2f;
 
-// tanh x = numerator / denominator to 3e-7 for |x| ≤ TANH_END: x P(x²)/Q(x²) with the smallest largest error there.
+// tanh x = numerator / denominator to 3e-7 for |x| ≤ TANH_END: the minimax approximation x P(x²)/Q(x²).
 template <class Real>
 KJKO_MATH void rational_tanh(Real x, Real &numerator, Real &denominator) {
     const Real y = x * x;

@@ -1,5 +1,5 @@
-// Terms of sums rounded to whole multiples of a unit (hpc_kjko/particles/exact.py): such sums do not depend on their
-// order.
+// Rounding of the terms of sums to whole multiples of a unit (hpc_kjko/particles/exact.py). Such sums do not depend on
+// the order of their terms.
 #pragma once
 
 #include "math/constants.hpp"
@@ -7,12 +7,12 @@
 
 namespace kjko::KJKO_LEVEL {
 
-// What rounds to a unit; 0 rounds nothing.
+// Adding and subtracting this rounds to a unit; 0 rounds nothing.
 KJKO_MATH double shift_of(double unit) { return ROUNDING_SHIFT * unit; }
 
 KJKO_MATH double rounded(double term, double shift) { return (term + shift) - shift; }
 
-// A number to whole units, and what this leaves of it to a finer unit.
+// A number rounded to whole units, and the remainder rounded to a finer unit.
 struct Fine {
     double coarse, rest;
 };

@@ -1,5 +1,5 @@
-// What kernels are told of the functional and of its sums, the same for every particle.
-// `Settings` of hpc_kjko/kernels/settings.py is its mirror.
+// The settings of the functional and of its sums, the same for every particle. `Settings` of
+// hpc_kjko/kernels/settings.py has the same fields.
 #pragma once
 
 namespace kjko {
@@ -10,9 +10,9 @@ struct Settings {
     float step;                // h
     float collision_strength;  // κ
     float temperature;         // T
-    int together;              // particles that are added up before their sum is rounded
-    double unit;               // what sums of so many are rounded to (hpc_kjko/particles/exact.py); 0: not rounded
-    double finer;              // of moments: part of the unit for what rounding leaves of log det
+    int together;              // size of a piece: particles that are added before their sum is rounded
+    double unit;               // to which the sum of a piece is rounded (hpc_kjko/particles/exact.py); 0: not rounded
+    double finer;              // for moments: fraction of the unit to which the remainder of log det is rounded
 };
 
 }  // namespace kjko

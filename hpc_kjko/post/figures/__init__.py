@@ -1,9 +1,9 @@
-"""What a run has to show: figures as data, made from its files alone. Each module answers one question.
+"""The figures of a run as data, made from its files alone. Each module answers some questions.
 
 * ``waves``: how fast does the wave grow, where is the field, what waves is it made of?
 * ``energies``: where does the energy go, how far is equilibrium, how long does it take?
 * ``space``: where are the particles, and what are potential and field there?
-* ``distributions``: what is f?
+* ``distributions``: what does f look like?
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from hpc_kjko.post.panels import Picture
 
 
 def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = ()) -> Iterator[Picture]:
-    """All figures that a run has data for; the field's energy first, the wall clock last.
+    """Yield all figures for which the run has data. The field energy comes first, the wall-clock time last.
 
-    A snapshot that is damaged is left out, and a warning names it.
+    Damaged snapshots are left out, and a warning names them.
 
     Args:
-        log: logarithmic scales of f.
-        places: x of the cuts through phase space; by default quarters of the box, or of the particles without one.
+        run: the files of the run.
+        log: use logarithmic scales for f, even if linear scales show everything.
+        places: x of the cuts through phase space; by default quarters of the box or, without a box, of the particles.
     """
     yield from waves.field_energy(run)
     yield from energies.energies(run)
@@ -37,11 +38,12 @@ def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = (
 
 
 def frames_of(run: RunFiles, most: int, *, log: bool = False) -> Iterator[list[Picture]]:
-    """Series of pictures over time, each with the same axes and colours: phase space and, in 2D and 3D, the density.
+    """Yield series of pictures over time with the same axes and colours: phase space and, in 2D and 3D, the density.
 
     Args:
-        most: pictures in a series.
-        log: logarithmic scales of f.
+        run: the files of the run.
+        most: the largest number of pictures in a series.
+        log: use logarithmic scales for f.
     """
     for species in run.species:
         for frames in (
@@ -53,7 +55,7 @@ def frames_of(run: RunFiles, most: int, *, log: bool = False) -> Iterator[list[P
 
 
 def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
-    """The same for a page: panels with the same axes follow each other in a series, which a slider moves through.
+    """Yield the figures for a page. Panels with the same axes form a series, which the page shows with a slider.
 
     Phase space and, in 2D and 3D, the density are series of many times.
     """
@@ -69,6 +71,6 @@ def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
 
 
 def _are_alike(frame: Picture, picture: Picture) -> bool:
-    """Whether the images of two pictures were made in the same way, of more times or fewer."""
+    """Whether the images of two pictures were made in the same way, so that only the number of times differs."""
     first, second = (one.panels[0].image for one in (frame, picture))
     return first is not None and second is not None and first.values.shape == second.values.shape

@@ -1,8 +1,8 @@
-"""Figures of f: marginals, phase space from log f or as histograms, cuts through it, differences of two runs.
+"""Figures of f: marginals, phase space from log f or as histograms, cuts through it, and differences of two runs.
 
-Particles carry log f. Where phase space has two dimensions, log f is interpolated linearly over the triangles that the
-particles make. So 8192 particles give as smooth a picture as a histogram of millions. In more dimensions particles are
-too sparse for that, and what is drawn are histograms.
+The particles carry log f. If phase space has two dimensions, log f is interpolated linearly on triangles between the
+particles. The picture from 8192 particles is then as smooth as a histogram of millions. In more dimensions the
+particles are too sparse for this, and histograms are drawn.
 """
 
 from __future__ import annotations
@@ -32,49 +32,53 @@ from hpc_kjko.post.figures.runfiles import (
 )
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
-#: Panels of the phase-space figure.
+#: Number of panels of the phase-space figure.
 PANELS = 6
-#: Pictures of phase space in a report or a movie.
+#: Number of pictures of phase space in a report or a movie.
 FRAMES = 24
-#: Times of the marginals, and of cuts.
+#: Number of times in figures of marginals and of cuts.
 TIMES = 4
-#: The percentage of the filled bins of phase space that the colours are made for: a few that noise fills are beyond.
+#: The colour scale ends at this percentile of the filled bins. A few bins with noise are above it.
 BRIGHT = 99.5
-#: Particles that log f is interpolated between: more take longer, a second for so many, and look the same.
+#: Largest number of particles for the interpolation of log f. More particles take longer and look the same.
 MOST_PARTICLES = 32768
-#: Particles in a histogram of two coordinates.
+#: Largest number of particles in a histogram of two coordinates.
 MOST_IN_HISTOGRAM = 1 << 22
-#: Particles that show whether a run keeps log f.
+#: Number of particles from which it is found out whether a run carries log f.
 _FEW_PARTICLES = 4096
-#: Cells of an interpolated phase space, along x and along v.
+#: Cells of an interpolated phase space along x and along v.
 CELLS = (192, 192)
-#: A logarithmic scale of f goes down to this part of its largest value.
+#: A logarithmic scale of f ends at this fraction of the largest value.
 _DEEP = 1e-3
-#: Linear colours and axes leave what is below this part of the largest f in the dark.
+#: On a linear scale, f below this fraction of its largest value is too dark to be seen.
 _DARK = 0.25
-#: f stops falling where over this part of an axis it keeps this part of its value.
+#: f has stopped falling if it keeps the fraction _KEPT of its value over the fraction _STRETCH of an axis.
 _STRETCH, _KEPT = 0.05, 0.9
-#: A bump of f is not looked for below this part of the largest f, nor among fewer particles than these.
+#: A bump of f is ignored below this fraction of the largest f, or if it contains fewer particles than _FEW.
 _FAINT, _FEW = 1e-3, 50
-#: Particles in a bin of a marginal, on average, and the fewest bins.
+#: Average number of particles in a bin of a marginal, and the smallest number of bins.
 _IN_A_BIN, _FEWEST_BINS = 200, 40
 
 
-#: What is beyond a box.
+#: What continues f beyond the edges of the box: its next period, its mirror image at a wall, or nothing.
 Beyond = Literal["period", "walls", "nothing"]
 
-#: What is said of densities that are no more than that.
+#: Note for densities that are histograms.
 _HISTOGRAM = "a histogram of the particles"
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Density of two coordinates at a time.
+    """Density of two coordinates at one time.
 
     Attributes:
-        time: when; values: [nx, ny]; x_edges, y_edges: [nx + 1] and [ny + 1]; x, y: the axes.
-        name: of the density; note: how it was found, if that must be said.
-        one: the density that one particle makes in a cell; 0 where there is no such noise.
+        time: the time, in 1/ω_p.
+        values: the density [nx, ny].
+        x_edges, y_edges: edges of the cells [nx + 1] and [ny + 1].
+        x, y: the axes.
+        name: the name of the density.
+        note: how the density was computed, if this must be said.
+        one: the density of a cell with one particle; 0 if the density is not a histogram.
     """
 
     time: float
@@ -92,15 +96,15 @@ class Plane:
 
 
 def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
-    """Marginals of every coordinate at several times, and the equilibrium's; nothing without snapshots of them.
+    """Marginals of every coordinate at several times, and that of the equilibrium; nothing without snapshots of them.
 
-    Where there is a mesh, those of x are left out: the density on it says the same with less noise.
+    With a mesh the marginals of x are left out, because the density on the mesh shows the same with less noise.
     """
     snapshots = list(run.snapshots(spread(run.steps_with("histograms"), TIMES), species=species))
     if not snapshots:
         return
     known: dict[tuple[str, int], Marginal] = {}
-    with contextlib.suppress(DamagedFile):  # who reads the series says so
+    with contextlib.suppress(DamagedFile):  # the code that reads the series reports this
         known = {(marginal.kind, marginal.axis): marginal for marginal in read_equilibrium(run.folder.series)}
     panels = []
     dims = len(snapshots[0].marginals)
@@ -111,7 +115,7 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
         for snapshot in snapshots:
             found = _merged(snapshot.marginals[number], run.particles_of(species))
             edges = _edges(found)
-            # the mass of a case's only species is ∫f; of one of several, what the window holds of it
+            # a case with one species: normalised by the mass ∫f; several species: by the mass inside the window
             whole = (found.values * np.diff(edges)).sum()
             mass = run.series["mass"][0] if run.series and species is None else whole
             values, raw = found.values / mass, None
@@ -124,7 +128,7 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(_centres(_edges(wanted)), wanted.values, "equilibrium", "reference"))
         least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
-        if first.kind == "x" and least > 0.5 * most:  # it hardly differs from its mean: how it does
+        if first.kind == "x" and least > 0.5 * most:  # the density is close to its mean, so show the relative change
             curves = [_about_its_mean(curve) for curve in curves]
             y, mean = Axis("n/⟨n⟩ − 1"), 1.0
         else:
@@ -141,14 +145,14 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
 
 
 def _about_its_mean(curve: Curve) -> Curve:
-    """A density over its mean, less 1."""
+    """The density divided by its mean, minus 1."""
     mean = curve.y.mean()
     raw = None if curve.raw is None else curve.raw / mean - 1
     return dataclasses.replace(curve, y=curve.y / mean - 1, raw=raw)
 
 
 def _merged(marginal: Marginal, particles: int) -> Marginal:
-    """The marginal in fewer bins, if there are few particles."""
+    """The marginal with fewer bins, if there are few particles."""
     bins = len(marginal.values)
     wanted = [
         parts for parts in range(_FEWEST_BINS, bins + 1) if bins % parts == 0 and particles / parts >= _IN_A_BIN
@@ -178,27 +182,30 @@ def phase_space(
     log: bool = False,
     places: Sequence[float] = (),
 ) -> Iterator[Picture]:
-    """f(x, v_x) at several times in one picture and, if f is from log f, f(v) at some x in another.
+    """f(x, v_x) at several times in one picture and, if f comes from log f, f(v) at some x in another picture.
 
-    Nothing without snapshots of particles or histograms.
+    Nothing is yielded without snapshots of particles or histograms.
 
     Args:
-        log: logarithmic scales of f, also where linear ones hide nothing.
-        places: x of the cuts; by default quarters of the box, or without one where the particles are.
+        run: the files of the run.
+        species: the name of the species; None in a case without ``[species]``.
+        most: the largest number of times.
+        log: use logarithmic scales for f, even if linear scales show everything.
+        places: x of the cuts; by default quarters of the box or, without a box, of the particles.
     """
     planes = planes_of(run, species, most)
     log = log or any(map(hides_a_bump, planes))
     if planes:
         name = f"phase_space{suffix(species)}"
         yield _side_by_side(planes, name, f"Phase space{of_species(species)}", log=log)
-        if planes[0].note != _HISTOGRAM:  # which is too noisy for it
+        if planes[0].note != _HISTOGRAM:  # a histogram is too noisy for cuts
             yield _cuts(run, [planes[number] for number in spread(range(len(planes)), TIMES)], species, places, log)
 
 
 def phase_space_frames(
     run: RunFiles, species: str | None = None, most: int = FRAMES, *, log: bool = False
 ) -> Iterator[Picture]:
-    """The same at up to ``most`` times, a picture of each; all have the same colours."""
+    """The phase-space figure at up to ``most`` times, one picture for each time, all with the same colours."""
     planes = planes_of(run, species, most, frequent=True)
     log = log or any(map(hides_a_bump, planes))
     limits = _limits(planes, log)
@@ -213,10 +220,13 @@ def phase_space_frames(
 
 
 def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool = False) -> list[Plane]:
-    """f(x, v_x) at up to ``most`` times: from log f where that can be, else histograms.
+    """f(x, v_x) at up to ``most`` times: from log f if possible, otherwise histograms.
 
     Args:
-        frequent: prefer histograms if these are of more times, as for a movie.
+        run: the files of the run.
+        species: the name of the species; None in a case without ``[species]``.
+        most: the largest number of times.
+        frequent: prefer histograms if there are more of them, for example for a movie.
     """
     by_log_f = run.steps_with("particles") if can_interpolate(run, species) else []
     by_bins = run.steps_with("histograms")
@@ -226,7 +236,7 @@ def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool =
 
 
 def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
-    """f(x, v_x) as histograms, at some steps."""
+    """f(x, v_x) as histograms at the given steps."""
     found = []
     for one in run.snapshots(steps, species=species):
         for histogram in one.histograms[:1]:
@@ -245,14 +255,14 @@ def _binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Pl
 
 
 def _coarser(values: np.ndarray, particles: int) -> np.ndarray:
-    """A histogram [2n, 2n] in fewer bins, until these hold two particles on average, but not in fewer than 32²."""
+    """Merge bins of a histogram [2n, 2n] until they contain two particles on average; at least 32² bins remain."""
     while len(values) > 32 and particles < 2 * values.size and not len(values) % 2:
         values = values.reshape(len(values) // 2, 2, values.shape[1] // 2, 2).mean(axis=(1, 3))
     return values
 
 
 def can_interpolate(run: RunFiles, species: str | None) -> bool:
-    """Whether particles carry log f, and their phase space has two dimensions, and matplotlib finds the triangles."""
+    """Whether the particles carry log f, phase space has two dimensions, and matplotlib can triangulate it."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     dims = {run.case.number("problem.space_dims"), run.case.number("problem.velocity_dims")}
@@ -260,7 +270,8 @@ def can_interpolate(run: RunFiles, species: str | None) -> bool:
 
 
 def _tracks_log_f(run: RunFiles, species: str | None) -> bool:
-    """Whether the last snapshot of particles has log f: the first one has it even of a run that then loses it."""
+    """Whether the last snapshot of particles has log f. (The first one always has it, even if the run then loses
+    it.)"""
     for step in reversed(run.steps_with("particles")):
         with skipping_damaged(), particle_file(run.folder.snapshots, step, species) as file:
             return bool(np.isfinite(file.rows(slice(_FEW_PARTICLES))["log_f"]).any())
@@ -268,7 +279,7 @@ def _tracks_log_f(run: RunFiles, species: str | None) -> bool:
 
 
 def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Plane]:
-    """f(x, v) from the log f of particles at some steps, in 1D1V."""
+    """f(x, v) from the log f of the particles at the given steps, in 1D1V."""
     found = []
     for snapshot in _particles(run, steps, species, MOST_PARTICLES):
         assert snapshot.position is not None and snapshot.velocity is not None and snapshot.log_f is not None
@@ -296,16 +307,20 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
 def f_from_log_f(
     x: np.ndarray, v: np.ndarray, log_f: np.ndarray, x_edges: np.ndarray, v_edges: np.ndarray, beyond: Beyond
 ) -> np.ndarray:
-    """f at the centres of cells [nx, nv], from log f at particles, linear over the triangles that these make.
+    """f at the centres of cells [nx, nv], from log f at particles, by linear interpolation on triangles between them.
 
-    It is 0 beyond the outermost particles.
+    f is 0 beyond the outermost particles.
 
     Args:
-        x, v, log_f: of the particles [n].
-        x_edges, v_edges: of the cells [nx + 1] and [nv + 1].
-        beyond: what is beyond the first and the last edge of x: the box again, its image f(−x, −v), or nothing.
+        x, v, log_f: positions, velocities and log f of the particles [n].
+        x_edges, v_edges: edges of the cells [nx + 1] and [nv + 1].
+        beyond: what continues f beyond the edges of x: the next period of the box, the image f(−x, −v) at a wall, or
+            nothing.
+
+    Returns:
+        f [nx, nv].
     """
-    from matplotlib.tri import LinearTriInterpolator, Triangulation  # which takes half a second to load
+    from matplotlib.tri import LinearTriInterpolator, Triangulation  # imported here because it takes half a second
 
     if beyond != "nothing":
         first, last = x_edges[[0, -1]]
@@ -318,16 +333,17 @@ def f_from_log_f(
         else:
             x = np.concatenate([x, 2 * first - x[low], 2 * last - x[high]])
             v = np.concatenate([v, -v[low], -v[high]])
-    scales = np.ptp(x_edges), np.ptp(v_edges)  # so that triangles are not long and thin
+    scales = np.ptp(x_edges), np.ptp(v_edges)  # scale the coordinates, so that triangles are not long and thin
     triangles = Triangulation(x / scales[0], v / scales[1])
     centres = np.meshgrid(_centres(x_edges) / scales[0], _centres(v_edges) / scales[1], indexing="ij")
     return np.exp(LinearTriInterpolator(triangles, log_f)(*centres).filled(-np.inf))
 
 
 def _particles(run: RunFiles, steps: Sequence[int], species: str | None, most: int) -> Iterator[Snapshot]:
-    """Snapshots with every n-th particle, about ``most`` of them at most, and the ranges of their histograms.
+    """Snapshots with every n-th particle (about ``most`` in all), and the ranges of their histograms.
 
-    n is odd: every second point of a Sobol sequence, as a quiet start has it, is in the same half of phase space.
+    n is odd. The particles of a quiet start are points of a Sobol sequence, and every second point of it is in the same
+    half of phase space.
     """
     for step in steps:
         with skipping_damaged():
@@ -339,7 +355,7 @@ def _particles(run: RunFiles, steps: Sequence[int], species: str | None, most: i
 def _ranges(
     run: RunFiles, snapshot: Snapshot, x: np.ndarray, v: np.ndarray
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """What is shown of x and v."""
+    """The ranges of x and v that are shown."""
     found = {(marginal.kind, marginal.axis): marginal.range for marginal in snapshot.marginals}
     length = run.lengths
     of_x = (0.0, length[0]) if length else found.get(("x", 0), (float(x.min()), float(x.max())))
@@ -348,7 +364,7 @@ def _ranges(
 
 
 def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: Sequence[float], log: bool) -> Picture:
-    """f(v) at some x, at the times of some planes."""
+    """f(v) at some x, at the times of the given planes."""
     where = list(places) or _places_of_cuts(run, planes)
     largest = max(float(plane.values.max()) for plane in planes)
     y = Axis("f(x, v)", run.density_unit("xv"), log, (_DEEP * largest, 2 * largest) if log else (0.0, 1.05 * largest))
@@ -367,7 +383,7 @@ def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: S
 
 
 def _places_of_cuts(run: RunFiles, planes: Sequence[Plane]) -> list[float]:
-    """Quarters of the box; without a box, where an eighth of the particles and every quarter more are below."""
+    """x of the cuts: quarters of the box. Without a box, 1/8, 3/8, 5/8 and 7/8 of the particles are below them."""
     edges = planes[0].x_edges
     if run.lengths:
         return [float(edges[0] + part * (edges[-1] - edges[0])) for part in (0.0, 0.25, 0.5, 0.75)]
@@ -376,9 +392,9 @@ def _places_of_cuts(run: RunFiles, planes: Sequence[Plane]) -> list[float]:
 
 
 def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> Iterator[Picture]:
-    """f of a run less f of another one at the times that both have; nothing if there are none.
+    """f of a run minus f of another run, at the times that both have; nothing if there are no common times.
 
-    From log f where both have it, so that noise of the particles does not drown what differs.
+    f comes from log f if both runs have it. Otherwise the noise of the particles would hide small differences.
     """
     ways = [("particles", can_interpolate(run, species) and can_interpolate(other, species)), ("histograms", True)]
     for what, possible in ways:
@@ -406,7 +422,7 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
 
 
 def _is_alike(ours: Plane, theirs: Plane) -> bool:
-    """Whether two densities are of the same cells."""
+    """Whether two densities have the same cells."""
     edges = ((ours.x_edges, theirs.x_edges), (ours.y_edges, theirs.y_edges))
     return all(mine.shape == other.shape and np.allclose(mine, other) for mine, other in edges)
 
@@ -419,7 +435,7 @@ def _minus(ours: Plane, theirs: Plane) -> Plane:
 def _side_by_side(
     planes: Sequence[Plane], name: str, title: str, *, log: bool = False, signed: bool = False
 ) -> Picture:
-    """A picture of some planes with the same colours."""
+    """A picture of several planes with the same colours."""
     limits = _limits(planes, log, signed)
     panels = tuple(_panel(plane, limits, log, signed) for plane in planes)
     note = f", {planes[0].note}" if planes[0].note else ""
@@ -434,16 +450,16 @@ def _limits(planes: Sequence[Plane], log: bool, signed: bool = False) -> tuple[f
 
 
 def hides_a_bump(plane: Plane) -> bool:
-    """Whether a linear scale would leave a bump or a plateau of f in the dark: then the scale is to be logarithmic.
+    """Whether f has a bump or a plateau that only a logarithmic scale shows.
 
-    So it is if the mean of f over the other coordinate, on its way down from its largest value, stops falling below a
-    quarter of it. A Maxwellian hides nothing, nor do two beams alike.
+    The mean of f over one coordinate falls on both sides of its largest value. A bump is hidden if the mean stops
+    falling below a quarter of that value. A Maxwellian hides nothing, and neither do two equal beams.
     """
     return any(_stops_falling_in_the_dark(plane, axis) for axis in (0, 1))
 
 
 def _stops_falling_in_the_dark(plane: Plane, axis: int) -> bool:
-    """The same along one axis of a plane."""
+    """Whether f hides a bump or a plateau along one axis: see :func:`hides_a_bump`."""
     profile = plane.values.mean(axis=1 - axis)
     stretch = max(1, round(_STRETCH * len(profile)))
     profile = np.convolve(profile, np.ones(stretch) / stretch, mode="same")
@@ -451,7 +467,7 @@ def _stops_falling_in_the_dark(plane: Plane, axis: int) -> bool:
     needed = max(_FAINT * largest, _FEW * plane.one / (stretch * plane.values.shape[1 - axis]))
     peak = int(profile.argmax())
     for falling in (profile[peak:], profile[peak::-1]):
-        beyond = np.maximum.accumulate(falling[::-1])[::-1][stretch:]  # the largest value further out
+        beyond = np.maximum.accumulate(falling[::-1])[::-1][stretch:]  # the largest value farther from the peak
         here = falling[: len(beyond)]
         if ((here < _DARK * largest) & (beyond > _KEPT * here) & (beyond > needed) & (beyond < _DARK * largest)).any():
             return True
@@ -471,7 +487,10 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
     """The density of any two coordinates at several times: histograms of the particles, or from log f in 1D1V.
 
     Args:
+        run: the files of the run.
         names: two of x, y, z, vx, vy, vz.
+        species: the name of the species; None in a case without ``[species]``.
+        log: use logarithmic scales.
 
     Raises:
         UserError: the run has no such coordinate, or no particles in its snapshots.
@@ -505,14 +524,14 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
 
 
 def _turned(plane: Plane) -> Plane:
-    """The same with its axes exchanged."""
+    """The plane with its axes exchanged."""
     return dataclasses.replace(
         plane, values=plane.values.T, x_edges=plane.y_edges, y_edges=plane.x_edges, x=plane.y, y=plane.x
     )
 
 
 def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, int]], species: str | None) -> Plane:
-    """A histogram of two coordinates, in bins that hold some particles each."""
+    """A histogram of two coordinates. The bins are so large that each contains some particles."""
     assert snapshot.position is not None and snapshot.velocity is not None
     of = {"x": snapshot.position, "v": snapshot.velocity}
     ranges: dict[tuple[str, int], tuple[float, float]] = {

@@ -1,4 +1,4 @@
-"""Figures of the time series: energies, free energy, relative entropy, wall clock, any column."""
+"""Figures of the time series: energies, free energy, relative entropy, wall-clock time, any column."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
 
-#: A logarithmic axis is for what changes by this factor or more.
+#: An axis is logarithmic if its values change by this factor or more.
 _MANY_TIMES = 3.0
-#: What an axis of changes shows.
+#: Label of an axis that shows a change.
 _SINCE = "change since t = {:g}"
 
 
@@ -23,7 +23,7 @@ def energy_unit(run: RunFiles) -> str:
 
 
 def energies(run: RunFiles) -> Iterator[Picture]:
-    """How the energies change, and the free energy with what it is made of: two pictures at most."""
+    """The changes of the energies, and of the free energy and its parts: at most two pictures."""
     if run.series:
         yield Picture(
             "energies",
@@ -39,7 +39,7 @@ def energies(run: RunFiles) -> Iterator[Picture]:
 
 
 def energy_panel(series: Columns, unit: str) -> Panel:
-    """How the energies change: a small wave beside a plasma's thermal energy would be a flat line."""
+    """The changes of the energies. The energies themselves would be flat lines if the wave is small."""
     total = series["kinetic_energy"] + series["field_energy"] + series["potential_energy"]
     curves = [
         _change(series, series[f"{name}_energy"], name)
@@ -51,9 +51,9 @@ def energy_panel(series: Columns, unit: str) -> Panel:
 
 
 def free_energy_panel(series: Columns, unit: str) -> Panel | None:
-    """Changes of free energy and entropy, or of ∫ f log f alone without a bath, and the dissipation identity.
+    """The changes of free energy and entropy and the integrated dissipation; without a bath ∫ f log f alone.
 
-    None where log f is not tracked.
+    None if log f is not carried.
     """
     if "entropy" not in series:
         return None
@@ -61,7 +61,7 @@ def free_energy_panel(series: Columns, unit: str) -> Panel | None:
     if in_bath:
         curves.append(_change(series, series["free_energy"], "free energy F"))
         energies = sum(series[f"{kind}_energy"] for kind in ("kinetic", "field", "potential"))
-        with np.errstate(invalid="ignore"):  # an infinite energy of a run that has blown up
+        with np.errstate(invalid="ignore"):  # the energy of a run that has become unstable may be infinite
             curves.append(_change(series, series["free_energy"] - energies, "T ∫ f log f"))
     else:
         curves.append(_change(series, series["entropy"], "∫ f log f"))
@@ -75,13 +75,13 @@ def _change(series: Columns, values: np.ndarray, label: str, look: str = "line")
 
 
 def dissipated(series: Columns) -> np.ndarray:
-    """∫ dissipation dt up to each row, by the step that each row reports: what the free energy should have lost, or
-    with the Dougherty operator ∫f log f."""
+    """∫ dissipation dt up to each row. The free energy should decrease by it (with the Dougherty operator, ∫f log
+    f)."""
     return np.concatenate([[0.0], np.cumsum(series["dissipation"][1:] * np.diff(series["time"]))])
 
 
 def relative_entropy(run: RunFiles) -> Iterator[Picture]:
-    """KL divergence from the equilibrium, logarithmic if it changes by much; nothing where it is not known."""
+    """KL divergence from the equilibrium, on a logarithmic axis if it changes by much; nothing if it is not known."""
     if "kl" in run.series:
         kl = np.where(run.series["kl"] > 0, run.series["kl"], np.nan)
         of_decades = bool(np.nanmax(kl) > _MANY_TIMES * np.nanmin(kl)) if np.isfinite(kl).any() else False
@@ -91,7 +91,7 @@ def relative_entropy(run: RunFiles) -> Iterator[Picture]:
 
 
 def seconds(run: RunFiles) -> Iterator[Picture]:
-    """Wall clock of each step; the row of t = 0 has none."""
+    """Wall-clock time of each step. The row at t = 0 has none."""
     series = run.series
     if series and len(series["step"]) > 1:
         step = series["step"][1:]
@@ -103,14 +103,16 @@ def seconds(run: RunFiles) -> Iterator[Picture]:
         ]
         top = 1.05 * float(np.percentile(series["seconds"][1:], 99))
         panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves))
-        yield Picture("seconds", "Wall clock of each step", "Seconds of each step", (panel,))
+        yield Picture("seconds", "Wall-clock time of each step", "Seconds of each step", (panel,))
 
 
 def columns(run: RunFiles, names: Sequence[str], units: Mapping[str, str]) -> Iterator[Picture]:
-    """A picture of each of some columns against time.
+    """A picture of each given column against time.
 
     Args:
-        units: of the columns, in words.
+        run: the files of the run.
+        names: the columns.
+        units: the units of the columns, in words.
     """
     for name in names:
         axis, values = axis_of(name, units[name], run.case.species), run.series[name]

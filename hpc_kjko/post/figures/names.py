@@ -1,4 +1,4 @@
-"""What the columns of a time series are called on an axis."""
+"""Labels of the columns of a time series on an axis."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _NAMES = {
     "entropy": "∫ f log f",
     "free_energy": "free energy F",
     "kl": "KL divergence from equilibrium",
-    "marginal_l1": "L¹ distance of the marginal",
+    "marginal_l1": "L¹ error of the marginal",
     "mean_error": "error of the mean",
     "covariance_error": "error of the covariance",
     "gauss_residual": "largest residual of Gauss's law",
-    "control_variate_beta": "part of the density that is known",
+    "control_variate_beta": "known fraction of the density",
     "weight_variance": "mean square of the weights",
     "collision_field_energy": "field energy changed by collisions",
     "dissipation": "dissipation",
     "drift_error": "error of the control field",
-    "sparse_nodes": "part of the nodes with few particles",
+    "sparse_nodes": "fraction of nodes with few particles",
     "collision_energy": "energy given by the collision step",
     "collision_energy_total": "energy given by collisions so far",
     "certificate": "certificate (1 certified, 0 inconclusive, −1 violated)",
@@ -44,51 +44,52 @@ _NAMES = {
     "objective": "JKO functional of the step",
     "inner_iterations": "iterations of the inner solver",
     "substeps": "pieces of the step",
-    "retries": "fits made again",
+    "retries": "repeated fits",
     "log_f_residual": "misfit of log f (root mean square)",
     "log_f_moved": "log f changed by relaxation (root mean square)",
     "entropy_moved_total": "∫ f log f added by relaxation so far",
     "disagreement": "disagreement of held-out particles",
     "disagreement_error": "its standard error",
     "wave_error": "error of the wave's moments by collisions",
-    "seconds": "wall clock of the step",
+    "seconds": "wall-clock time of the step",
 }
 _UNITS = {"1": "", "1/omega_p": "1/ω_p", "normalised energy * omega_p": "energy unit · ω_p", "s": "s"}
 #: The unit of an energy in any number of dimensions.
 _ENERGY = "n̄ m v_th² (v_th/ω_p)^dx"
-#: Columns that fall or grow over orders of magnitude.
+#: Columns that change by orders of magnitude.
 _LOGARITHMIC = ("field_energy", "wave_energy", "kl")
 
 
 def axis_of(column: str, unit: str, species: Sequence[str] = ()) -> Axis:
-    """The axis of a column of the time series, in words.
+    """The axis of a column of the time series, with its label and unit.
 
     Args:
-        unit: as the series has it, in words.
-        species: the names of the species of the case, whose columns begin with their names.
+        column: the name of the column.
+        unit: the unit in the series, in words.
+        species: the names of the species of the case. Columns of a species begin with its name.
     """
     of = next((name for name in species if column.startswith(f"{name}_")), "")
     own = column.removeprefix(f"{of}_") if of else column
     label = _label(own)
-    # an energy is normalised by that of a volume (v_th/ω_p)^dx at the mean density and T = 1
+    # the unit of energy is that of a volume (v_th/ω_p)^dx at the mean density and T = 1
     unit = _UNITS.get(unit, _ENERGY if unit == "normalised energy" else unit)
     return Axis(f"{of}: {label}" if of else label, unit, log=own in _LOGARITHMIC)
 
 
 def energy_unit(case: RunCase) -> str:
-    """The unit of an energy: of a volume (v_th/ω_p)^dx at the mean density, or of all particles if ∫f = 1."""
+    """The unit of an energy: that of a volume (v_th/ω_p)^dx at the mean density, or of all particles if ∫f = 1."""
     if case.value("problem.length") is None:
         return "m v_th²"
     return {1: "n̄ m v_th³/ω_p", 2: "n̄ m v_th⁴/ω_p²", 3: "n̄ m v_th⁵/ω_p³"}[int(case.number("problem.space_dims"))]
 
 
 def of_case(axis: Axis, case: RunCase) -> Axis:
-    """An axis whose unit, if it is that of an energy, is written for the dimensions of a case."""
+    """The axis with an energy unit written for the dimensions of the case; other axes are unchanged."""
     return dataclasses.replace(axis, unit=axis.unit.replace(_ENERGY, energy_unit(case)))
 
 
 def of_unit(axis: Axis) -> Axis:
-    """An axis that bears its unit alone, where its label stands above the panel."""
+    """The axis with only its unit as the label, for a panel with the name of the quantity above it."""
     return dataclasses.replace(axis, label=f"in {axis.unit}" if axis.unit else "", unit="")
 
 
@@ -96,9 +97,9 @@ def _label(column: str) -> str:
     if column in _NAMES:
         return _NAMES[column]
     if column.startswith("seconds_"):
-        return f"wall clock of the step in {column.removeprefix('seconds_').replace('_', ' ')}"
+        return f"wall-clock time of the step in {column.removeprefix('seconds_').replace('_', ' ')}"
     if numbered := re.fullmatch(r"(momentum|temperature)_(\d)", column):
         return f"{_NAMES[numbered[1]]} along {numbered[2]}"
     if of := re.fullmatch(r"marginal_l1_([xv])_(\d)", column):
         return f"{_NAMES['marginal_l1']} of {of[1]}_{of[2]}"
-    return column.replace("_", " ")  # of the user's own
+    return column.replace("_", " ")  # a column of the user's own diagnostic

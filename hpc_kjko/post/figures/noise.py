@@ -1,36 +1,38 @@
-"""What of a density is more than the noise of its particles."""
+"""Separate the waves of a density from the noise of its particles."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: The probability that a curve keeps a wave that is noise.
+#: The expected number of waves that are noise and that a curve keeps by chance.
 _BY_CHANCE = 0.15
 
 
 def noisy_note(raw: str, noise: float) -> str:
-    """What is said of a panel whose curves have their waves alone, and thin behind them what they were found from."""
-    return f"Thin: {raw}, with noise of ±{noise:.1g}. Thick: the waves that stand out of this noise."
+    """The note of a panel with thick curves of the waves above the noise, and thin curves of the raw values."""
+    return f"Thin: {raw}, with noise of ±{noise:.1g}. Thick: only the waves above this noise."
 
 
 def waves_above_noise(values: np.ndarray, order: int, particles: int, has_walls: bool) -> tuple[np.ndarray, float]:
-    """The mean and the waves of a density that are more than the particles' noise, and the noise.
+    """Find the waves of a density that are larger than the noise of the particles, and the level of this noise.
 
-    A wave is kept whole or left out. Noise of independent particles has the same expected energy in each wave, but for
-    the shape function. Its level is the median of the shorter half of the waves, or that of independent particles if
-    this is less: so a quiet start keeps its small waves, and a cliff in the density is no noise. The shorter half must
-    stand out of the noise of independent particles, as a quiet start ends in short waves first. A wave is kept by
-    chance with a probability that falls as 1/k², as waves of E are those of the density over k. One curve of five that
-    are noise alone keeps a wave of it, mostly the longest.
+    Each wave is kept unchanged or removed. The noise of independent particles has the same expected energy in all
+    waves, apart from the factor of the shape function. The level of the noise is the median over the shorter half of
+    the waves. If the level of independent particles is smaller, this level is used. Therefore a quiet start keeps its
+    small waves, and a steep edge of the density does not count as noise. Waves of the shorter half must exceed the
+    noise of independent particles, because noise enters a quiet start at short waves first.
+
+    The probability to keep a wave of noise falls as 1/k², because the waves of E are those of the density divided by
+    k. If there is only noise, about one curve in five keeps a wave, mostly the longest.
 
     Args:
-        values: in units of the mean density, on the nodes of a mesh [n].
-        order: of the shape function that has deposited them; 0 for a histogram.
-        particles: how many there are.
-        has_walls: whether the mesh ends at walls, beyond which the density has its image.
+        values: the density in units of its mean, on the nodes of a mesh [n].
+        order: the order of the shape function that deposited the density; 0 for a histogram.
+        particles: the number of particles.
+        has_walls: whether the mesh ends at walls. The density has a mirror image beyond a wall.
 
     Returns:
-        The mean and the waves [n], and one standard deviation of the noise at a node.
+        The mean plus the waves that were kept [n], and the standard deviation of the noise at a node.
     """
     whole = np.concatenate([values, values[::-1]]) if has_walls else values
     waves = np.fft.rfft(whole, norm="forward")
@@ -41,7 +43,7 @@ def waves_above_noise(values: np.ndarray, order: int, particles: int, has_walls:
         2: (33 + 26 * np.cos(phase) + np.cos(2 * phase)) / 60,
     }[order]
     energy = np.abs(waves) ** 2 / shape
-    # the waves between walls are real: chi-squared of one degree of freedom, and of two without walls
+    # energies have a chi-squared distribution: with one degree of freedom between walls (real waves), else with two
     independent, median = (0.5 / particles, 0.455) if has_walls else (1 / particles, np.log(2))
     half = len(waves) // 2
     level = min(independent, float(np.median(energy[half:])) / median)

@@ -1,4 +1,4 @@
-"""What figures are made from: the files of a run, at the times that are shown."""
+"""The files of a run from which figures are made, at the times that are shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpc_kjko.files.series import read_series
 from hpc_kjko.post.panels import Axis
 
 Columns = dict[str, np.ndarray]
-#: The first and the last time shown.
+#: The first and the last time that are shown.
 Window = tuple[float, float]
 
 FROM_THE_START: Window = (-math.inf, math.inf)
@@ -27,10 +27,10 @@ _POWERS = ("", "", "²", "³", "⁴", "⁵", "⁶")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run as figures see it.
+    """A run, as the figures need it.
 
     Attributes:
-        series: the columns of its time series [rows] at the times shown; empty if it has none.
+        series: the columns of the time series [rows] at the times shown; empty if there is no series.
         window: the first and the last time shown.
     """
 
@@ -41,10 +41,10 @@ class RunFiles:
 
     @classmethod
     def of(cls, folder: RunFolder, window: Window = FROM_THE_START) -> RunFiles:
-        """The run of a folder.
+        """The run in a folder.
 
         Raises:
-            UserError: it holds no readable case or time series, or no row at these times.
+            UserError: there is no readable case or time series, or no row at these times.
         """
         series = read_series(folder.series)
         if not len(series["time"]):
@@ -53,7 +53,7 @@ class RunFiles:
 
     @property
     def species(self) -> Sequence[str | None]:
-        """The names of the species; None where the case names none."""
+        """The names of the species; [None] for a case without ``[species]``."""
         return self.case.species or [None]
 
     @property
@@ -62,12 +62,12 @@ class RunFiles:
 
     @property
     def step_length(self) -> float:
-        """The time step h."""
+        """The time step h, in 1/ω_p."""
         return self.case.number("time.step")
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """Those of the box [dx]; none in unbounded space."""
+        """The lengths of the box [dx]; empty in unbounded space."""
         value = self.case.value("problem.length")
         if value is None:
             return ()
@@ -75,16 +75,17 @@ class RunFiles:
         return tuple(given) if len(given) > 1 else tuple(given) * int(self.case.number("problem.space_dims"))
 
     def particles_of(self, species: str | None) -> int:
-        """How many there are of a species; of the only one for None."""
+        """The number of particles of a species; None means the only species."""
         return int(self.case.number(f"species.{species}.count")) if species else self.case.particle_count
 
     def density_unit(self, kinds: str) -> str:
-        """The unit of the density of some coordinates, with all others integrated out.
+        """The unit of the density of some coordinates, integrated over all others.
 
         Args:
-            kinds: of the coordinates: "xv" for f(x, v_1).
+            kinds: the kinds of the coordinates, for example "xv" for f(x, v_1).
         """
-        left = len(self.lengths) - kinds.count("x")  # directions of space that are integrated over, or −1 without a box
+        # number of space dimensions that are integrated over, or −1 without a box
+        left = len(self.lengths) - kinds.count("x")
         powers = {"n̄": bool(self.lengths), "v_th": left - kinds.count("v"), "ω_p": -left}
         above, below = (
             [f"{name}{_POWERS[abs(power)]}" for name, power in powers.items() if power * sign > 0] for sign in (1, -1)
@@ -94,11 +95,11 @@ class RunFiles:
 
     @property
     def title(self) -> str:
-        """Which run it is, in a line."""
+        """A short description of the run, in one line."""
         return self.title_of(None)
 
     def title_of(self, species: str | None) -> str:
-        """Which run it is, or which of its species with its own κ and N, in a line."""
+        """A short description of the run or of one of its species with its own κ and N, in one line."""
         case = self.case
         kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
         particles = case.particle_count
@@ -121,11 +122,13 @@ class RunFiles:
     def snapshots(
         self, steps: Sequence[int], *, fields: bool = False, species: str | None = None, rows: slice | None = None
     ) -> Iterator[Snapshot]:
-        """Those of some steps that are sound, one after the other; a warning names one that is not.
+        """Read the undamaged snapshots of some steps one after the other; a warning names damaged ones.
 
         Args:
-            fields: whether with density, potential and E.
-            rows: which particles; None for none.
+            steps: the steps.
+            fields: read density, potential and E too.
+            species: the name of the species.
+            rows: the particles to read; None for no particles.
         """
         for step in steps:
             with skipping_damaged():
@@ -136,7 +139,7 @@ def within(series: Columns, window: Window) -> Columns:
     """The rows of a series at the times of a window.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such rows.
     """
     time = series["time"]
     slack = 1e-9 * abs(time[-1])
@@ -149,25 +152,25 @@ def within(series: Columns, window: Window) -> Columns:
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:
-    """Not more than ``most`` of the steps, the first and the last among them."""
+    """At most ``most`` of the steps, including the first and the last one."""
     return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
 
 
 def of_species(species: str | None) -> str:
-    """What a species adds to a title."""
+    """The words for a species in a title; empty without a species."""
     return f" of {species}" if species else ""
 
 
 def suffix(species: str | None) -> str:
-    """What a species adds to the name of a file."""
+    """The end of a file name for a species; empty without a species."""
     return f"_{species}" if species else ""
 
 
 def coordinate(kind: str, axis: int, dims: int) -> str:
-    """The symbol of a coordinate: x and v in 1D1V, else x_1, v_1, …
+    """The symbol of a coordinate: x and v in 1D1V, otherwise x_1, v_1, …
 
     Args:
-        dims: dimensions of space and velocity together.
+        dims: the number of space and velocity dimensions together.
     """
     return kind if dims <= 2 else f"{kind}_{axis + 1}"
 
@@ -178,18 +181,18 @@ def coordinate_axis(kind: str, axis: int, dims: int) -> Axis:
 
 
 def top_of(values: Sequence[np.ndarray], percentile: float) -> float:
-    """The top of colours: a percentile of what is above zero in each, the largest of all. Noise alone is beyond it."""
+    """The upper end of a colour scale: the largest over all arrays of this percentile of their positive values."""
     filled = [of_one[of_one > 0] for of_one in values if (of_one > 0).any()]
     return max((float(np.percentile(of_one, percentile)) for of_one in filled), default=0.0)
 
 
 def quantile(values: np.ndarray, part: float) -> float:
-    """What this part of the finite values is below; 0 if there are none."""
+    """The quantile of the finite values; 0 if there are none."""
     values = values[np.isfinite(values)]
     return float(np.quantile(values, part)) if values.size else 0.0
 
 
 def edges_of(centres: np.ndarray) -> np.ndarray:
-    """Edges [n + 1] of cells around rising points [n], in the middle between them."""
+    """Edges [n + 1] of cells around ascending points [n]. They lie in the middle between the points."""
     middle = 0.5 * (centres[1:] + centres[:-1])
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])

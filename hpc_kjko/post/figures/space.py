@@ -1,4 +1,4 @@
-"""Figures of the fields in space: density, potential and E, as curves, as images, or as slices and projections."""
+"""Figures of the fields in space: density, potential and E, as curves, images, slices and projections."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from hpc_kjko.post.figures.noise import noisy_note, waves_above_noise
 from hpc_kjko.post.figures.runfiles import RunFiles, coordinate_axis, of_species, quantile, spread, suffix
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
-#: The part of the values that colours are made for.
+#: The colour scale ends at this quantile of the absolute values.
 _INSIDE = 0.995
 
-#: The integral of the square of a shape function along an axis, in cells, by its order.
+#: The integral of the squared shape function along one axis, in cells, for each order.
 _SHAPE_SQUARED = {1: 2 / 3, 2: 11 / 20}
 
-#: The title of a slice begins with it.
+#: Titles of slices begin with this word.
 _SLICE = "slice"
 
-#: What is drawn of a snapshot: its name in a file, its title, its axis, and the values [*cells] in it.
+#: A quantity of a snapshot: its name in a file, its title, its axis, and its values [*cells].
 Quantity = tuple[str, str, Axis, Callable[[Snapshot], np.ndarray]]
 
 
 def fields(run: RunFiles, species: Sequence[str | None]) -> Iterator[Picture]:
-    """Perturbation of the density of each species, potential and E at several times; nothing without a mesh.
+    """Density perturbation of each species, potential and E at several times; nothing without a mesh.
 
-    In one dimension as curves, in two as images. In three there are projections, the mean over one direction, and a
-    slice, at the last time.
+    In one dimension they are curves, in two dimensions images. In three dimensions they are projections (the mean over
+    one direction) and a slice, at the last time.
     """
     steps = run.steps_with("fields")
     if not steps:
@@ -52,8 +52,9 @@ def fields(run: RunFiles, species: Sequence[str | None]) -> Iterator[Picture]:
 
 
 def density_frames(run: RunFiles, species: str | None = None, most: int = FRAMES) -> Iterator[Picture]:
-    """The density of x_1 and x_2 at up to ``most`` times, a picture of each, with the same colours; in 3D its mean over
-    x_3. Nothing in one dimension."""
+    """The density against x_1 and x_2 at up to ``most`` times, one picture for each time, with the same colours.
+
+    In 3D it is the mean over x_3. Nothing in one dimension."""
     if int(run.case.number("problem.space_dims")) == 1:
         return
     snapshots = list(run.snapshots(spread(run.steps_with("fields"), most), fields=True, species=species))
@@ -81,7 +82,7 @@ def _quantities(snapshots: Sequence[Snapshot], species: str | None) -> list[Quan
         ),
         ("potential", "Potential", Axis("φ", "m v_th²/q"), lambda snapshot: np.asarray(snapshot.potential)),
     ]
-    if first.electric.shape[-1] > 1:  # in one dimension it is in the figure of waves
+    if first.electric.shape[-1] > 1:  # in one dimension the figure of the waves shows E
         found.append(
             (
                 "electric_field",
@@ -105,7 +106,7 @@ def _curves(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
 
 
 def _density_curves(run: RunFiles, snapshots: Sequence[Snapshot], quantity: Quantity, species: str | None) -> Picture:
-    """The waves of the density that stand out of the particles' noise, and thin behind them what was deposited."""
+    """Thick curves with the waves of the density above the noise of the particles, and thin curves as deposited."""
     picture, noises = _curves(snapshots, quantity), []
     (panel,), curves = picture.panels, []
     order = int(run.case.value("grid.shape_order", 1))
@@ -118,9 +119,9 @@ def _density_curves(run: RunFiles, snapshots: Sequence[Snapshot], quantity: Quan
 
 
 def _with_noise(picture: Picture, run: RunFiles, species: str | None) -> Picture:
-    """A picture of images of the density whose labels say the noise of as many independent particles at a node.
+    """Add to the labels of the density's images the noise that independent particles would have at a node.
 
-    That of a mean over a direction is the noise on a mesh without it.
+    A mean over one direction has the noise of a mesh without that direction.
     """
     order, particles, panels = int(run.case.value("grid.shape_order", 1)), run.particles_of(species), []
     layers = run.case.value("grid.cells")[-1]
@@ -159,7 +160,7 @@ def _projections(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
 
 
 def _mean(values: np.ndarray, dims: int) -> np.ndarray:
-    """The mean over all directions beyond the first two."""
+    """The mean over all directions after the first two."""
     return values.reshape(*values.shape[:dims], -1).mean(axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""Figures of the electric field: how fast its wave grows or is damped, where it is, and what waves it is made of."""
+"""Figures of the electric field: the rate of its wave, the field in space and time, and its spectrum."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from hpc_kjko.post.figures.runfiles import TIME, RunFiles, coordinate_axis, edge
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 from hpc_kjko.post.summary import noise_floors
 
-#: Times of the field that are read.
+#: Largest number of times at which the field is read.
 MOST_TIMES = 2048
-#: Modes whose energies are drawn.
+#: Number of modes whose energies are drawn.
 MODES = 4
-#: A spectrum of frequencies needs so many times.
+#: Smallest number of times for a frequency spectrum.
 _FEWEST = 24
-#: Colours of a spectrum go down to this part of its largest value.
+#: The colour scale of a spectrum ends at this fraction of the largest value.
 _DECADES = 1e-5
-#: Frequencies and wavenumbers that a spectrum shows where no theory says how far they go.
+#: The largest frequency, and the number of the largest wavenumber, in a spectrum without theory.
 _HIGHEST, _SHORTEST = 3.0, 12
 
 E_UNIT = "m v_th ω_p/q"
 
 
 def theory_of(run: RunFiles) -> WaveTheory | None:
-    """What the run knows of its wave; None where it knows nothing, or the series is damaged."""
-    with contextlib.suppress(DamagedFile):  # who reads the series says so
+    """The theory of the wave of a run; None if the run has none, or if the series is damaged."""
+    with contextlib.suppress(DamagedFile):  # the code that reads the series reports this
         return read_theory(run.folder.series)
     return None
 
 
 def field_energy(run: RunFiles) -> Iterator[Picture]:
-    """½ ∫ |E|² dx of the field and of its wave against time, with the fitted rate and that of theory.
+    """½ ∫ |E|² dx of the whole field and of the wave against time, with the fitted rate and that of theory.
 
     Nothing without a field.
     """
@@ -78,7 +78,7 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
 
 
 def _theory_line(found: rates.Measured, time: np.ndarray) -> Curve:
-    """The line of theory's rate through the middle of the fitted one, a little longer."""
+    """A line with the rate of theory through the middle of the fitted line, and a little longer."""
     first, last = found.rate.window
     beyond = 0.15 * (last - first)
     inside = time[(time >= first - beyond) & (time <= last + beyond)]
@@ -92,12 +92,12 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 
 def _is_shown(values: np.ndarray) -> np.ndarray:
-    """Which values a logarithmic scale can show."""
+    """Which values can be shown on a logarithmic scale."""
     return (values > 0) & np.isfinite(values)
 
 
 def _limits(series: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Of the energy: the deepest zeros of an oscillating wave do not set the scale."""
+    """The limits of the energy axis. The deep minima of an oscillating wave do not count."""
     values = np.concatenate([series["field_energy"], rates.wave_energy(series)])
     values = values[_is_shown(values)]
     low, high = quantile(values, 0.02), float(values.max())
@@ -106,11 +106,15 @@ def _limits(series: dict[str, np.ndarray]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class FieldHistory:
-    """E along the run's wave at the times of the snapshots, averaged over all directions across it.
+    """E along the wave vector at the times of the snapshots, averaged over all directions perpendicular to it.
 
     Attributes:
-        time: [n]; electric: [n, cells]; length: after which it repeats; energy: of the box's first modes [n, MODES];
-        wavenumber: [MODES]; is_oblique: whether the wave goes along another direction than x_1.
+        time: the times [n], in 1/ω_p.
+        electric: E [n, cells].
+        length: the period along the wave vector.
+        wavenumber: the first wavenumbers of the box [MODES].
+        energy: the energies of these modes [n, MODES].
+        is_oblique: whether the wave vector is not along x_1.
     """
 
     time: np.ndarray
@@ -122,7 +126,7 @@ class FieldHistory:
 
 
 def history_of(run: RunFiles) -> FieldHistory | None:
-    """The field at up to MOST_TIMES times, evenly spaced; None without two snapshots of it."""
+    """The field at up to MOST_TIMES evenly spaced times; None if there are fewer than two snapshots of it."""
     steps = run.steps_with("fields")
     every = max(1, int(run.case.value("output.every", 1)))
     regular = [step for step in steps if step % every == 0]
@@ -149,16 +153,18 @@ def history_of(run: RunFiles) -> FieldHistory | None:
 
 
 def along_wave(electric: np.ndarray, periods: tuple[float, ...], vector: np.ndarray) -> tuple[np.ndarray, float, bool]:
-    """E along a wave vector, averaged over the planes across it.
+    """E along a wave vector, averaged over the planes perpendicular to it.
 
-    The mean over x_2 and x_3 would leave nothing of a wave that goes along them, too. What is kept of an oblique wave
-    are the modes of the box along k: n times the smallest of them.
+    The mean over x_2 and x_3 would remove a wave that also travels along these directions. For an oblique wave only the
+    modes of the box along k are kept: multiples of the smallest one.
 
     Args:
-        electric: E [*cells, dx]; periods: lengths of the box [dx]; vector: k [dx], or zeros for x_1.
+        electric: E [*cells, dx].
+        periods: lengths of the box [dx].
+        vector: k [dx], or zeros for x_1.
 
     Returns:
-        E at the centres of equal cells [n], the length after which it repeats, and whether k is oblique.
+        E at the centres of equal cells [n], its period along k, and whether k is oblique.
     """
     cells, lengths = np.array(electric.shape[:-1]), np.array(periods)
     modes = np.rint(vector * lengths / (2 * np.pi)).astype(int)
@@ -171,7 +177,7 @@ def along_wave(electric: np.ndarray, periods: tuple[float, ...], vector: np.ndar
     waves = np.fft.fftn(electric @ (smallest / k), norm="forward")
     number = np.arange(resolved + 1)
     points = 2 * (resolved + 1)
-    # E is known half a cell from the origin, and wanted half a cell of the new ones from it
+    # E is given at half a cell from the origin, and is needed at half a (new) cell from the origin
     shift = np.exp(1j * number * (np.pi / points - 0.5 * smallest @ (lengths / cells)))
     found = waves[tuple(number * m for m in modes)] * shift
     return np.fft.irfft(found, points, norm="forward"), 2 * np.pi / k, True
@@ -204,7 +210,7 @@ def field(run: RunFiles) -> Iterator[Picture]:
             Curve(found.time, np.where(energy > floor, energy, np.nan), f"k = {k:.3g}")
             for k, energy in zip(found.wavenumber, found.energy.T, strict=True)
         ]
-        shown = 0.3 * quantile(found.energy, 0.02), 3 * highest  # noise begins at the rounding error
+        shown = 0.3 * quantile(found.energy, 0.02), 3 * highest  # below this is rounding error
         y = Axis("field energy", energy_unit(run), log=True, limits=shown if shown[0] > 0 else None)
         panels.append(Panel(TIME, y, "First modes", tuple(curves)))
         if spectrum:
@@ -214,20 +220,21 @@ def field(run: RunFiles) -> Iterator[Picture]:
 
 
 def _spectrum(found: FieldHistory, theory: WaveTheory | None, run: RunFiles) -> tuple[Panel | None, str]:
-    """|E(k, ω)|² over the box and all times, and the dispersion curves; or why it cannot be had."""
+    """|E(k, ω)|² over the box and all times with the dispersion curves, or a sentence that says why it is missing."""
     time, modes = found.time, found.electric.shape[1] // 2
     step = float(np.diff(time).mean())
     uniform = np.allclose(np.diff(time), step, rtol=1e-3)
     highest = max([_HIGHEST / 2] + [_most(np.abs(branch.frequency)) for branch in theory.branches] if theory else [1.5])
     if len(time) < _FEWEST:
-        return None, f"A spectrum of ω needs E at {_FEWEST} times or more, here are {len(time)}."
+        return None, f"A spectrum of ω needs E at {_FEWEST} times or more, but there are only {len(time)}."
     if not uniform or math.pi / step < 1.2 * highest:
         every = max(1, int(0.5 / run.case.number("time.step")))
-        return None, f"A spectrum of ω needs E more often: run with output.every = {every} or less."
+        return None, f"A spectrum of ω needs E at shorter intervals: run with output.every = {every} or less."
     taper = np.hanning(len(time) + 2)[1:-1, None]
     power = np.abs(np.fft.fft2(taper * (found.electric - found.electric.mean(axis=1, keepdims=True)))) ** 2
     half = len(time) // 2
-    forth = power[: half + 1, 1:modes]  # e^{i(kx − ωt)} with ω ≤ 0 and ≥ 0: a wave of either direction
+    # e^{i(kx − ωt)} with ω ≤ 0 and ω ≥ 0: waves in both directions
+    forth = power[: half + 1, 1:modes]
     back = power[np.arange(0, -half - 1, -1), 1:modes]
     power = forth + back
     smallest = 2 * math.pi / found.length
@@ -248,7 +255,7 @@ def _spectrum(found: FieldHistory, theory: WaveTheory | None, run: RunFiles) -> 
     for branch in theory.branches if theory else ():
         inside = (branch.wavenumber >= k_edges[0]) & (branch.wavenumber <= k_edges[-1])
         curves.append(Curve(branch.wavenumber[inside], np.abs(branch.frequency[inside]), branch.label, "reference"))
-    if len(curves) > 1:  # one label for all
+    if len(curves) > 1:  # one label for all curves
         curves = [Curve(one.x, one.y, "theory" if one is curves[0] else "", "reference") for one in curves]
     k_axis = Axis("k", "ω_p/v_th", limits=(float(k_edges[0]), float(k_edges[-1])))
     w_axis = Axis("ω", "ω_p", limits=(0.0, float(w_edges[-1])))
@@ -261,14 +268,14 @@ def _most(values: np.ndarray) -> float:
 
 
 def field_spectrum(electric: np.ndarray, periods: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Wavenumbers, and the field energy ½∫|E|²dx of the waves of each; in more dimensions than one of whole shells.
+    """Wavenumbers, and the field energy ½∫|E|²dx of the waves with each. In 2D and 3D they are shells of |k|.
 
     Args:
         electric: E [*cells, dx].
         periods: lengths of the box [dx].
 
     Returns:
-        |k| [n], from the smallest on, and the energies [n], which add up to the field energy without the mean field's.
+        |k| [n], ascending, and the energies [n]. Their sum is the field energy without that of the mean field.
     """
     cells = electric.shape[:-1]
     waves = np.fft.fftn(electric, axes=range(len(cells)), norm="forward")

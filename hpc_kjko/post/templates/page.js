@@ -85,7 +85,7 @@ function draw(place, figure) {
   let log = isImage ? figure.data[0].log : figure.layout.yaxis.type === "log";
   let frame = figure.frames ? figure.frames.length - 1 : 0;
   const names = figure.data.filter(packed => packed.showlegend && packed.name).length;
-  const rows = Math.ceil(names / Math.max(1, Math.floor(plot.clientWidth / 190)));  // of the legend, which takes of the plot
+  const rows = Math.ceil(names / Math.max(1, Math.floor(plot.clientWidth / 190)));  // rows of the legend, which take space from the plot
   if (rows > 2) plot.style.height = `${plot.clientHeight + 20 * (rows - 2)}px`;
 
   function show() {
