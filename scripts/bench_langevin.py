@@ -276,7 +276,7 @@ def lines_of(points: list[dict[str, Any]], method: str, error: str) -> dict[floa
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Draw a figure with one row per case and one panel per error."""
+    """Draw a figure with one column per case and one row per error."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -284,24 +284,28 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
     points = points_of(runs)
     names = list(dict.fromkeys(point["case"] for point in points))
+    handles: dict[str, Any] = {}
     figure, panels = plt.subplots(
-        len(names),
         len(ERRORS),
-        figsize=(4.6 * len(ERRORS), 4.4 * len(names) + 0.6),
+        len(names),
+        figsize=(5.0 * len(names), 3.8 * len(ERRORS) + 0.8),
         squeeze=False,
         layout="constrained",
     )
-    for row, name in zip(panels, names, strict=True):
+    for column, name in zip(panels.T, names, strict=True):
         mine = [point for point in points if point["case"] == name]
-        for axes, (error, label) in zip(row, ERRORS.items(), strict=True):
+        for axes, (error, label) in zip(column, ERRORS.items(), strict=True):
             for method, colors in COLORS.items():
-                lines = lines_of(mine, method, error)
-                for step, (seconds, errors) in lines.items():
+                for step in sorted({point["step"] for point in mine if point["method"] == method}):
+                    of_step = [point for point in mine if (point["method"], point["step"]) == (method, step)]
+                    of_step.sort(key=lambda point: point["count"])  # from few particles to many
+                    seconds, errors = (np.array([point[key] for point in of_step]) for key in ("seconds", error))
                     color, text = colors[step], f"{NAMES[method]}, h = {step:g}"
                     axes.loglog(seconds, errors, "o-", color=color, ms=4, lw=1.6, label=text)
                     if method == "langevin":
                         far = np.array([1.0, 30.0])
-                        axes.loglog(seconds[-1] * far, errors[-1] * far**-0.5, "--", color=color, lw=1.0)
+                        (far_line,) = axes.loglog(seconds[-1] * far, errors[-1] * far**-0.5, "--", color=color, lw=1.0)
+                        handles["as N$^{-1/2}$"] = far_line
                     key = {
                         p["count"]: f"entropy {p['bins']}" for p in mine if (p["method"], p["step"]) == (method, step)
                     }
@@ -310,22 +314,24 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
                         for run in runs
                         if (run["case"], run["method"], run["step"]) == (name, method, step)
                     ]
-                    axes.plot(*zip(*some, strict=True), ".", color=color, ms=3, alpha=0.45)
+                    (dots,) = axes.plot(*zip(*some, strict=True), ".", color=color, ms=3, alpha=0.45)
+                    handles["single runs"] = dots
             found = crossing(*(list(lines_of(mine, method, error).values()) for method in METHODS))
             text = "Langevin costs less at every error that JKO reached"
             if found:
                 at, seconds, times = found
-                axes.plot(seconds, at, "*", color="k", ms=14, zorder=5)
+                (star,) = axes.plot(seconds, at, "*", color="k", ms=12, ls="none", zorder=5)
+                handles["JKO costs less from here on"] = star
                 axes.axhline(at, color="k", lw=0.6, ls=":")
                 level = f"{at:.1e} nats" if error == "entropy" else f"{100 * at:.2g} %"
                 text = f"JKO costs less below {level}, {times:.3g} × less at its least error"
             axes.set(xlabel="processor seconds of the steps, one thread", ylabel=label)
             axes.set_title(f"{CASES[name][2]}\n{text}", fontsize=9.5)
             axes.grid(alpha=0.25, which="both")
-    of_rows = [row[0].get_legend_handles_labels() for row in panels]
-    handles = {label: handle for found in of_rows for handle, label in zip(*found, strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=9)
-    figure.savefig(path, dpi=130)
+    of_columns = [axes.get_legend_handles_labels() for axes in panels[0]]
+    handles = {label: handle for found in of_columns for handle, label in zip(*found, strict=True)} | handles
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -31,7 +31,8 @@ def draw(runs: Experiments) -> plt.Figure:
     ):
         isotropy.plot(time, values, color=color, label=f"T {label}")
         isotropy.plot(time, theory, **GRID, ls="--")
-    isotropy.set(xlabel="C t", title="one species, T = (2, ½, ½)\ndashed: were it to stay bi-Maxwellian")
+    isotropy.set(xlabel="C t", ylabel="temperature")
+    isotropy.set_title("one species, T = (2, ½, ½)\ndashed: were it to stay bi-Maxwellian")
     isotropy.legend()
 
     series, case = runs.series("two_temperatures"), runs.case("two_temperatures")
@@ -42,7 +43,8 @@ def draw(runs: Experiments) -> plt.Figure:
     for values, wanted, name, color in zip(found, theory.T, names, (RED, BLUE), strict=True):
         species.plot(series["time"], values, color=color, label=f"T of {name}")
         species.plot(series["time"], wanted, **GRID, ls="--")
-    species.set(xlabel="C t", title=f"two species, mass ratio {masses[1]:g}\ndashed: Spitzer's rate at every time")
+    species.set(xlabel="C t", ylabel="temperature")
+    species.set_title(f"two species, mass ratio {masses[1]:g}\ndashed: Spitzer's rate at every time")
     species.legend()
 
     for strength, color in WAVES.items():

@@ -214,7 +214,7 @@ def draw(model: Model, measured: list[tuple[str, int, float, float]], path: Path
     for number, (particles, cells) in enumerate(CELLS.items()):
         ranks = [n for n in RANKS if n <= particles // 1024]
         case, color = case_of(particles, cells), f"C{number}"
-        label = f"$10^{{{round(math.log10(particles))}}}$ on {cells}³"
+        label = f"$10^{{{round(math.log10(particles))}}}$ particles, {cells}³ cells"
         times = [model.step(case, n) for n in ranks]
         planned = [model.step(case, n, model.field(case, n, "planned")) for n in ranks]
         seconds.loglog(ranks, times, "o-", color=color, ms=4, label=label)
@@ -233,8 +233,10 @@ def draw(model: Model, measured: list[tuple[str, int, float, float]], path: Path
     seconds.text(1, 1.1 * least, "batches", fontsize=8)
     seconds.set(xlabel="ranks", ylabel="seconds a step (model)", title="3D3V, strong scaling")
     efficiency.axhline(0.5, color="k", lw=0.8, ls=":")
-    efficiency.set(xlabel="ranks", ylabel="parallel efficiency (model)", title="t(1) / (n t(n))", ylim=(0, 1.05))
-    needed.set(xlabel="ranks", ylabel="GB a rank", title="memory")
+    efficiency.set(
+        xlabel="ranks", ylabel="parallel efficiency (model)", title="t(1) / (n t(n)) on n ranks", ylim=(0, 1.05)
+    )
+    needed.set(xlabel="ranks", ylabel="GB a rank", title="memory a rank")
     seconds.legend(fontsize=7.5)
     for one in axes[0]:
         one.grid(alpha=0.3, which="both")

@@ -374,7 +374,10 @@ def parser() -> argparse.ArgumentParser:
     plotting.add_argument("--to", dest="last", type=_finite, default=math.inf, metavar="T", help="show times up to T")
     plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="file format (default png)")
     plotting.add_argument("--log", action="store_true", help="logarithmic scales for f in phase space and in its cuts")
-    at_help = "position x of a cut f(v) through phase space (default: quarters of the box); may be given several times"
+    at_help = (
+        "position x of a cut f(v) through phase space (default: quarters of the box or, without a box, of the "
+        "particles); may be given several times"
+    )
     plotting.add_argument("--at", action="append", type=_finite, default=[], metavar="X", help=at_help)
     plane_help = "draw the density of two of x, y, z, vx, vy, vz instead of all figures; may be given several times"
     plotting.add_argument("--plane", action="append", type=_plane, default=[], metavar="A,B", help=plane_help)

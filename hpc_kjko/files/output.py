@@ -318,7 +318,8 @@ def read_snapshot(
     Args:
         folder: the folder of the snapshots.
         step: one of :func:`list_snapshots`.
-        particles: the rows of particles to read, for example ``slice(None, None, 100)`` for every hundredth particle.
+        particles: the rows of particles to read, for example ``slice(None, None, 101)`` for every 101st particle. The
+            step should be odd: after a quiet start, every second particle is in the same half of phase space.
         fields: whether to read density, potential and E, which are large in three dimensions.
         species: the species whose density, histograms, marginals and particles are read; by default the first of the
             case.

@@ -17,8 +17,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import AutoLocator, LogFormatterSciNotation, LogLocator, NullLocator, ScalarFormatter
 
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
@@ -38,14 +39,22 @@ STYLE: dict[Any, Any] = {
 
 #: Colour maps: for values from zero up, and for values of both signs.
 _MAP, _SIGNED_MAP = "magma", "RdBu_r"
+#: Largest number of intervals on the x axis, if a figure has several panels.
+_TICKS = 6
+#: Width of the colour bar relative to that of all panels, and its height relative to its width.
+_BAR, _TALL = 0.02, 30
 #: Relative heights of a panel and of the lower panel below it.
 _HEIGHTS = (2.4, 1.0)
 #: Line styles of curves that are not results of the run: theory, a reference, a noise floor.
 _DASHES = ("--", ":", "-.")
-#: Characters in a line of a note.
-_NOTE = 72
+#: Characters in a line of a note, and in a line of the title of a panel.
+_NOTE, _TITLE = 72, 60
+#: Largest number of names in a row of a legend below the panels.
+_ACROSS_LEGEND = 6
 #: A logarithmic axis with fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
+#: A logarithmic axis that spans less than this factor has the numbers of a linear axis.
+_LITTLE = 2.0
 
 
 def save(picture: Picture, path: Path, subtitle: str = "") -> None:
@@ -74,33 +83,57 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
     below = any(panel.below for panel in panels)
     width, height = (6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
-    grid = figure.subplots(rows, across, squeeze=False, sharex=picture.shared, sharey=picture.shared)
-    images = []
+    one_bar = picture.shared and panels[0].image is not None
+    whole = figure.add_gridspec(1, 1 + one_bar, width_ratios=(1, _BAR)[: 1 + one_bar])
+    places = _places(whole[0], len(panels), across)
     most = max(panels, key=lambda panel: len(panel.curves))
     one_legend = len(panels) > 1 and all(
         panel.curves and _labels(panel) == _labels(most)[: len(panel.curves)] for panel in panels
     )
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    first = None
+    for number, (place, panel) in enumerate(zip(places, panels, strict=True)):
+        axes = figure.add_subplot(place, sharex=first, sharey=first)
+        if picture.shared:
+            first = first or axes
         if panel.below:
             axes = _with_below(axes, panel.below)
-        images.append(_draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend))
+        if len(panels) > 1 and not panel.x.log:
+            axes.locator_params(axis="x", nbins=_TICKS)  # numbers of neighbouring panels must not overlap
+        colours = _draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend)
         if one_legend and panel is most and any(_labels(panel)):
             handles, labels = axes.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
-        if picture.shared:
-            axes.label_outer()
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    if picture.shared and rows > 1:  # an axis above an empty place also needs its numbers
-        for axes, panel in zip(grid[-2], panels[-across - (len(panels) % across) :], strict=False):
-            column = int(np.flatnonzero(grid[-2] == axes)[0])
-            if not grid[-1, column].get_visible():
-                axes.tick_params(labelbottom=True)
-                axes.set_xlabel(label_of(panel.x))
-    if picture.shared and panels[0].image:
-        _bar(figure, images[0], panels[0].image, grid)
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=min(len(labels), _ACROSS_LEGEND), fontsize=9
+            )
+        if picture.shared and number % across:
+            axes.tick_params(which="both", labelleft=False)
+            axes.set_ylabel("")
+        if picture.shared and len(panels) % across == 0 and number + across < len(panels):
+            axes.tick_params(which="both", labelbottom=False)
+            axes.set_xlabel("")
+    if one_bar:
+        bar = figure.add_subplot(whole[1])
+        bar.set_box_aspect(_TALL)
+        _bar(figure, colours, [panel.image for panel in panels if panel.image], cax=bar)
     figure.suptitle("\n".join(line for line in (typeset(picture.title), typeset(subtitle)) if line))
     return figure
+
+
+def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
+    """Return the places of the panels, row by row. If the last row is not full, its panels are centred."""
+    rows, over = -(-panels // across), panels % across
+    if not over:
+        grid = whole.subgridspec(rows, across)
+        return [grid[number] for number in range(panels)]
+    found: list[SubplotSpec] = []
+    lines = whole.subgridspec(rows, 1)
+    for row in range(rows):
+        here = min(across, panels - len(found))
+        beside = [0.5 * (across - here)] * (here < across)
+        widths = (*beside, *[1.0] * here, *beside)
+        grid = lines[row].subgridspec(1, len(widths), width_ratios=widths)
+        found += [grid[len(beside) + number] for number in range(here)]
+    return found
 
 
 def typeset(text: str) -> str:
@@ -134,7 +167,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         mesh = _draw_image(axes, panel.image)
         axes.grid(False)
         if with_bar:
-            _bar(axes.figure, mesh, panel.image, axes)
+            _bar(axes.figure, mesh, [panel.image], ax=axes, shrink=0.95)
     dashes = itertools.cycle(_DASHES[:1] if panel.image else _DASHES)
     for curve in panel.curves:
         _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
@@ -150,7 +183,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
     axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
     note = textwrap.fill(panel.note, _NOTE)
     if panel.title:
-        axes.set_title(typeset(panel.title), fontsize=10, pad=6 + 11 * len(note.splitlines()))
+        axes.set_title(typeset(textwrap.fill(panel.title, _TITLE)), fontsize=10, pad=6 + 11 * len(note.splitlines()))
     if note:
         axes.text(0.5, 1.01, typeset(note), transform=axes.transAxes, fontsize=8, ha="center", va="bottom", alpha=0.8)
     if with_legend and any(_labels(panel)):
@@ -174,7 +207,9 @@ def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None
     elif curve.error is not None:
         axes.errorbar(curve.x, curve.y, curve.error, capsize=2, **look)
     else:
-        axes.plot(curve.x, curve.y, **look)
+        (line,) = axes.plot(curve.x, curve.y, **look)
+        if curve.raw is not None:
+            axes.plot(curve.x, curve.raw, color=line.get_color(), lw=0.7, alpha=0.4, zorder=1)
 
 
 def _draw_image(axes: Axes, image: Image) -> Any:
@@ -184,12 +219,25 @@ def _draw_image(axes: Axes, image: Image) -> Any:
     return axes.pcolormesh(image.x_edges, image.y_edges, image.values.T, norm=norm, cmap=colours, rasterized=True)
 
 
-def _bar(figure: Any, mesh: Any, image: Image, beside: Any) -> None:
+def _bar(figure: Any, mesh: Any, images: Sequence[Image], **place: Any) -> None:
+    """Draw the colour bar of the images. Its label says whether the scale is logarithmic.
+
+    Args:
+        figure: the figure.
+        mesh: what matplotlib drew for one of the images, with the colours of all.
+        images: the images that share the colours.
+        place: where to put the bar: keyword arguments of ``Figure.colorbar``.
+    """
+    image = images[0]
     low, high = image.ends
-    inside = image.values[np.isfinite(image.values)]
-    above, below = (inside > high).any(), (inside < low).any()
+    values = np.concatenate([one.values.ravel() for one in images])
+    above, below = (values > high).any(), (values < low).any()
     ends = "both" if above and below else "max" if above else "min" if below else "neither"
-    figure.colorbar(mesh, ax=beside, label=typeset(image.label), extend=ends, shrink=0.95)
+    label = f"{image.label} (log)" if image.log else image.label
+    bar = figure.colorbar(mesh, label=typeset(label), extend=ends, **place)
+    bar.ax.grid(False)
+    if image.log:
+        _number_log(bar.ax, "y")
 
 
 def _set_log(axes: Axes, name: str) -> None:
@@ -197,10 +245,17 @@ def _set_log(axes: Axes, name: str) -> None:
 
 
 def _number_log(axes: Axes, name: str) -> None:
-    """Write numbers between the powers of ten on an axis with few decades."""
+    """Write numbers between the powers of ten on an axis with few decades.
+
+    An axis that spans less than a factor of two gets the numbers of a linear axis.
+    """
     low, high = getattr(axes, f"get_{name}lim")()
-    if high / low < 10**_FEW_DECADES:
-        axis = getattr(axes, f"{name}axis")
+    axis = getattr(axes, f"{name}axis")
+    if high / low < _LITTLE:
+        axis.set_major_locator(AutoLocator())
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
+    elif high / low < 10**_FEW_DECADES:
         subs = (2.0, 3.0, 5.0) if high / low > 4 else (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
         axis.set_minor_locator(LogLocator(subs=subs))
         axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))

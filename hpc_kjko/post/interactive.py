@@ -32,6 +32,8 @@ _DASHES = ("dash", "dot", "dashdot")
 #: Colour maps for values from zero up, and for values of both signs: magma and RdBu_r of matplotlib.
 _MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
 _SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
+#: A logarithmic axis with more decades has no numbers between the powers of ten.
+_FEW_DECADES = 2.5
 #: Integer codes for zero and for NaN in images. A scale of 65534 steps lies below them.
 _TOP, _NOTHING = 65534, 65535
 #: Fraction of the height of a panel for its lower part, and for the gap above that part.
@@ -126,6 +128,8 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
     }
     if axis.ends:
         found["range"] = [float(end) for end in (np.log10(axis.ends) if axis.log else axis.ends)]
+        if axis.log and (decades := abs(found["range"][1] - found["range"][0])) > _FEW_DECADES:
+            found["dtick"] = float(-(-decades // 6))  # only powers of ten
     return found
 
 
@@ -164,6 +168,9 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
         trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
     else:
         trace["line"] = {"color": colour, "width": 1.2 if curve.look == "reference" else 1.8, "dash": dash}
+    if curve.raw is not None:
+        thin = {"x": x, "y": numbers(curve.raw[kept]), "line": {"color": colour, "width": 0.8}, "opacity": 0.4}
+        return [{"type": "scatter", "mode": "lines", "showlegend": False, "hoverinfo": "skip", **thin, **place}, trace]
     if curve.error is None:
         return [trace]
     if curve.look == "points":

@@ -63,7 +63,7 @@ class Run:
     """A run that is read from its folder.
 
     Large data are read only when their values are needed, and then only the selected part. So select first
-    (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 100))``) and compute afterwards. Open a running run
+    (``run.particles.x_1.isel(time=-1, particle=slice(None, None, 101))``) and compute afterwards. Open a running run
     again to see its new data. A damaged snapshot is left out, and a warning names it.
 
     Attributes:

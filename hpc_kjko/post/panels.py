@@ -56,13 +56,22 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y), arrays [n]. NaN leaves a gap. ``error`` [n] is one standard error of y."""
+    """Points (x, y), arrays [n]. NaN leaves a gap.
+
+    Attributes:
+        x, y: the coordinates [n].
+        label: the name in the legend.
+        look: how the curve is drawn.
+        error: one standard error of y [n].
+        raw: the values with noise [n], if y is without noise. They are drawn as a thin line behind y.
+    """
 
     x: np.ndarray
     y: np.ndarray
     label: str = ""
     look: Look = "line"
     error: np.ndarray | None = None
+    raw: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

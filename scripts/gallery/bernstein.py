@@ -30,11 +30,13 @@ def example(folder, quick):
     theory = np.array(bernstein_frequencies(0.5, 0.5, [SpeciesTerm(-1.0, 1.0, 1.0, 1.0)], 4))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.semilogy(frequency, spectrum)
-    for one in theory:
-        axes.axvline(one, color="black", ls="--", lw=1)
-    axes.set(xlabel="ω  [ω$_p$]", ylabel="spectrum of E at k = 0.5", xlim=(0, 2.2), ylim=(1e-4 * spectrum.max(), None))
     peak = frequency[np.where(frequency > 0.3, spectrum, 0.0).argmax()]
+    axes.semilogy(frequency, spectrum / spectrum.max(), label="run")
+    for number, one in enumerate(theory):
+        axes.axvline(one, color="black", ls="--", lw=1, label="theory" if number == 0 else None)
+    label = "spectrum of E at k = 0.5 ω$_p$/v$_{th}$, largest = 1"
+    axes.set(xlabel="ω  [ω$_p$]", ylabel=label, xlim=(0, 2.2), ylim=(1e-4, 2))
+    figure.legend(loc="outside upper right", ncols=2)
     nearest = theory[np.abs(theory - peak).argmin()]
     resolution = 2 * np.pi / (step * len(wave))
     return figure, {"peak": float(peak), "theory": float(nearest), "resolution": resolution}

@@ -29,7 +29,7 @@ def example(folder, quick):
             "particles": {"count": 16384 if quick else 131072},
             "grid": {"cells": [32], "shape_order": 2},
             "time": {"step": 0.1, "end": 24.0 if quick else 40.0},
-            "output": {"every": 0, "particles_every": 0, "histogram_every": 100},
+            "output": {"every": 0, "particles_every": 240 if quick else 400, "histogram_every": 0},
         }
     )
     result = run(case, folder / "run")
@@ -42,10 +42,13 @@ def example(folder, quick):
     left.semilogy(wave.time, wave, label="run")
     middle = level + rate * 0.5 * (first + last)
     left.semilogy(part.time, np.exp(2 * (middle + theory * (part.time - 0.5 * (first + last)))), "k--", label="theory")
-    left.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave")
+    left.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave  [n̄ m v$_{th}$³/ω$_p$]")
     left.legend()
-    f = result.histograms.f_x_1_v_1.isel(time=-1)
-    image = right.pcolormesh(f.x_1, f.v_1, np.log10(f.T.clip(1e-4)), cmap="magma", shading="nearest")
-    figure.colorbar(image, ax=right, label="log$_{10}$ f(x, v)")
-    right.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="v  [v$_{th}$]", title=f"t = {float(f.time):g}")
+    # f from the log f of every fifth particle; every second one would be in the same half of phase space
+    some = result.particles.isel(time=-1, particle=slice(None, None, 5))
+    log_f = some.log_f / np.log(10)
+    image = right.tripcolor(some.x_1, some.v_1, log_f, cmap="magma", shading="gouraud", vmin=-4, rasterized=True)
+    figure.colorbar(image, ax=right, label="log$_{10}$ of f(x, v)  [n̄/v$_{th}$]", extend="min")
+    right.set_facecolor("black")
+    right.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="v  [v$_{th}$]", title=f"t = {float(some.time):g}")
     return figure, {"rate": float(rate), "theory": float(theory), "first": first, "last": last}

@@ -34,7 +34,7 @@ def example(folder, quick):
     left.semilogy(energy.time, energy, label="run")
     middle = level + rate * 0.5 * (first + last)
     left.semilogy(part.time, np.exp(2 * (middle + theory * (part.time - 0.5 * (first + last)))), "k--", label="theory")
-    left.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫E²dx")
+    left.set(xlabel="time  [1/ω$_p$]", ylabel="field energy ½∫E²dx  [n̄ m v$_{th}$³/ω$_p$]")
     left.legend()
     for name in result.species:
         f = result.of(name).marginals.f_v_1

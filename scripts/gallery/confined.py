@@ -20,7 +20,7 @@ from hpc_kjko import Case, run
 def example(folder, quick):
     changes = {"particles.count": 1024 if quick else 32768, "time.end": 1.0 if quick else 5.0}
     result = run(Case.load("jobs/e2_confined.toml", changes), folder / "run")
-    kl, density = result.series.kl, result.marginals.f_x_1
+    kl, density = result.series.kl, result.marginals.f_x_1.coarsen(x_1=2).mean()
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.semilogy(kl.time, kl.where(kl > 0))
@@ -31,7 +31,7 @@ def example(folder, quick):
     x = density.x_1.values
     equilibrium = np.exp(-(0.5 * x**2 + 0.3 * np.cos(np.pi * x)))
     right.plot(x, equilibrium / np.trapezoid(equilibrium, x), "k--", lw=1, label="equilibrium")
-    right.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="density")
+    right.set(xlabel="x  [v$_{th}$/ω$_p$]", ylabel="density  [ω$_p$/v$_{th}$]")
     right.legend()
     numbers = {"start": float(kl[0]), "end": float(kl[-1]), "time": float(kl.time[-1])}
     return figure, {**numbers, "largest_rise": float(np.diff(kl).max())}

@@ -29,8 +29,8 @@ def example(folder, quick):
         left.plot(series.time, series[name] - series[name][0], label=name.replace("_", " "))
     total = series.kinetic_energy + series.field_energy
     left.plot(series.time, total - total[0], "k--", lw=1, label="total energy")
-    left.set(xlabel="time  [1/ω$_p$]", ylabel="change since t = 0")
-    left.legend(loc="center right")
+    left.set(xlabel="time  [1/ω$_p$]", ylabel="change since t = 0  [n̄ m v$_{th}$³/ω$_p$]")
+    left.legend(loc="upper right", bbox_to_anchor=(1.0, 0.48))
     gained = -(series.entropy - series.entropy[0]) / series.mass[0]
     right.plot(series.time, gained)
     right.set(xlabel="time  [1/ω$_p$]", ylabel="gain of −∫ f log f, for each particle")

@@ -21,7 +21,7 @@ SECOND_ORDER = {"method.order": 2, "method.logdet": "exact", "time.integrator": 
 def example(folder, quick):
     settings = {"particles.count": 512 if quick else 1024, "time.end": 0.4 if quick else 1.0}
     settings |= {"method.first_iterations": 200 if quick else 1000, "method.iterations": 100 if quick else 400}
-    figure = Figure(figsize=(6, 4))
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     errors = {}
     for name, changes in {

@@ -44,7 +44,8 @@ def example(folder, quick):
         found, _ = curve_fit(wave, part.time, part, p0=(float(np.sqrt(energy[0])), -0.2, 1.4, 0.0))
         numbers |= {name: found[1], f"{name}_frequency": abs(found[2])}
         numbers |= {f"{name}_theory": theory[name][0], f"{name}_frequency_theory": theory[name][1]}
-        axes.semilogy(part.time, wave(part.time, *found) ** 2, "--", color="black", lw=1)
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave", ylim=(1e-5, None))
+        label = "fits" if name == "damped" else None
+        axes.semilogy(part.time, wave(part.time, *found) ** 2, "--", color="black", lw=1, label=label)
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave  [n̄ m v$_{th}$³/ω$_p$]", ylim=(1e-5, None))
     axes.legend()
     return figure, {name: float(value) for name, value in numbers.items()}

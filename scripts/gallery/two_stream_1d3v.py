@@ -25,7 +25,7 @@ def example(folder, quick):
         energy = run(case, folder / f"{dims}v").series.field_energy
         axes.semilogy(energy.time, energy, look, label=f"1D{dims}V")
         energies.append(energy.values)
-    axes.set(xlabel="time  [1/ω$_p$]", ylabel="field energy  ½∫E²dx")
+    axes.set(xlabel="time  [1/ω$_p$]", ylabel="field energy ½∫E²dx  [n̄ m v$_{th}$³/ω$_p$]")
     axes.legend()
     three, one = energies
     return figure, {"difference": float(np.linalg.norm(three - one) / np.linalg.norm(one))}

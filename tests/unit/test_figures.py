@@ -2,21 +2,25 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import matplotlib.colors
 import numpy as np
 import pytest
+import torch
 from conftest import SMALL_CASE
 from PIL import Image as Bitmap
 
+from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.files.wavetheory import Branch, WaveTheory
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import distributions, space, waves
+from hpc_kjko.post.figures import distributions, noise, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
+from hpc_kjko.post.interactive import axis_layout
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
 
@@ -63,7 +67,7 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     def log_f(x, v):
         return np.log1p(0.3 * np.cos(2 * np.pi * x / 10)) - 0.5 * v**2 - 0.5 * np.log(2 * np.pi)
 
-    found = distributions.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, period=10.0)
+    found = distributions.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, "period")
     centres = np.meshgrid(0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (v_edges[1:] + v_edges[:-1]), indexing="ij")
     wanted = np.exp(log_f(*centres))
     inside = found > 0
@@ -71,6 +75,39 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     assert np.abs(found - wanted)[inside].max() < 0.02 * wanted.max()
     histogram = np.histogram2d(x, v, [x_edges, v_edges])[0]
     assert np.abs(histogram / histogram.max() - wanted / wanted.max()).max() > 0.3
+
+
+def test_f_reaches_up_to_walls_with_its_image():
+    """f(x, v) with f(−x, −v) beyond: also where the particles nearest to the wall are slow."""
+    random = np.random.default_rng(0)
+    x, v = random.uniform(0, 10, 4096), random.normal(1.0, 1.0, size=4096)
+    edges = np.linspace(0, 10, 65), np.linspace(-2, 2, 33)
+    log_f = -0.5 * (v - np.tanh(x)) ** 2
+    found = distributions.f_from_log_f(x, v, log_f, *edges, "walls")
+    assert (found[[0, -1]] > 0).all() and (distributions.f_from_log_f(x, v, log_f, *edges, "nothing")[0] == 0).any()
+    centres = 0.5 * (edges[1][1:] + edges[1][:-1])
+    assert found[0] == pytest.approx(np.exp(-0.5 * (centres - np.tanh(10 / 128)) ** 2), abs=0.1)
+
+
+def test_some_of_the_particles_of_a_quiet_start_are_from_all_of_phase_space(a_run, monkeypatch):
+    """Every second, fourth … point of a Sobol sequence is in one half of it."""
+    for most in (1600, 800, 400):
+        monkeypatch.setattr(distributions, "MOST_PARTICLES", most)
+        first = distributions.interpolated(run_of(a_run), [0], None)[0]
+        quarters = [
+            first.values[half, part] for half in (slice(96), slice(96, None)) for part in (slice(96), slice(96, None))
+        ]
+        assert all(np.mean(quarter > 0) > 0.5 for quarter in quarters), most
+
+
+def test_cuts_without_a_box_are_where_particles_are():
+    x = np.linspace(-5, 5, 101)
+    values = np.exp(-0.5 * (0.5 * (x[1:] + x[:-1]) - 1) ** 2 / 0.25)[:, None] * np.ones((1, 8))
+    plane = distributions.Plane(0.0, values, x, np.linspace(-3, 3, 9), Axis("x"), Axis("v"), "f")
+    places = distributions._places_of_cuts(SimpleNamespace(lengths=()), [plane])
+    assert places == pytest.approx([1 + 0.5 * z for z in (-1.150, -0.319, 0.319, 1.150)], abs=0.02)
+    boxed = distributions._places_of_cuts(SimpleNamespace(lengths=(10.0,)), [plane])
+    assert boxed == pytest.approx([-5, -2.5, 0, 2.5])
 
 
 def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
@@ -86,14 +123,14 @@ def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     j = np.searchsorted(last.y_edges, snapshot.velocity[:, 0]) - 1
     near = last.values[np.clip(i, 0, 191), np.clip(j, 0, 191)]
     assert np.median(np.abs(np.log(near[near > 0]) - snapshot.log_f[near > 0])) < 0.05
-    assert cuts.panels[0].title == "at x = 5" and len(cuts.panels[0].curves) == 3
+    assert cuts.panels[0].title == "at x = 5 v_th/ω_p" and len(cuts.panels[0].curves) == 3
     (difference,) = distributions.difference(run, run)
     assert all(panel.image.signed and not panel.image.values.any() for panel in difference.panels)
     (plane,) = distributions.plane(run, ("vx", "x"))
     image = plane.panels[0].image
     assert plane.panels[0].x.label == "v"
     total = (image.values * np.diff(image.x_edges)[:, None] * np.diff(image.y_edges)).sum()
-    assert total == pytest.approx(31.4159265, rel=0.01)
+    assert total == pytest.approx(31.4159265, rel=0.05) and "log f" in plane.title
 
 
 def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
@@ -119,8 +156,6 @@ def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
 
 def test_three_dimensions_have_projections_and_two_have_images(alone, tmp_path):
     """The mean over a direction of a density that does not depend on it is the density."""
-    from types import SimpleNamespace
-
     cells = (8, 6, 4)
     x = (np.arange(8) + 0.5) / 8
     density = 1 + 0.1 * np.cos(2 * np.pi * x)[:, None, None] * np.ones(cells)
@@ -145,6 +180,102 @@ def test_colours_are_for_most_of_the_values():
     assert edges_of(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
 
 
+def plane_of(f, particles=0, seed=0):
+    """f(v) at every x of a plane, or a histogram of so many particles of it."""
+    x, v = np.linspace(0, 10, 65), np.linspace(-8, 8, 129)
+    values = np.ones((64, 1)) * f(0.5 * (v[1:] + v[:-1]))
+    cell, one = (x[1] - x[0]) * (v[1] - v[0]), 0.0
+    if particles:
+        one = 10 / particles / cell
+        values = one * np.random.default_rng(seed).poisson(values / one)
+    return distributions.Plane(0.0, values, x, v, Axis("x"), Axis("v"), "f", one=one)
+
+
+def maxwellian(density, velocity, speed):
+    return lambda v: density / np.sqrt(2 * np.pi) / speed * np.exp(-0.5 * ((v - velocity) / speed) ** 2)
+
+
+@pytest.mark.parametrize("particles", [0, 4096, 65536])
+def test_a_bump_in_the_dark_makes_the_scale_logarithmic(particles):
+    """One of 8 % does, and a plateau; a Maxwellian, two beams and particles' noise do not."""
+    bulk, bump = maxwellian(0.92, 0, 1), maxwellian(0.08, 5, 0.5)
+    beams = maxwellian(0.5, 2.4, 1), maxwellian(0.5, -2.4, 1)
+    shown = {
+        "maxwellian": maxwellian(1, 0, 1),
+        "cold": maxwellian(1, 0, 0.3),
+        "beams": lambda v: beams[0](v) + beams[1](v),
+    }
+    hidden = {"bump": lambda v: bulk(v) + bump(v), "left": lambda v: bulk(v) + bump(-v)}
+    if particles != 4096:
+        hidden["plateau"] = lambda v: bulk(v) + 0.015 * ((v > 3) & (v < 6))
+    for name, f in (shown | hidden).items():
+        assert distributions.hides_a_bump(plane_of(f, particles)) == (name in hidden), name
+
+
+def test_phase_space_and_its_cuts_have_the_same_scale(a_run, monkeypatch):
+    run = run_of(a_run)
+    picture, cuts = distributions.phase_space(run)
+    assert not picture.panels[0].image.log and not cuts.panels[0].y.log
+    monkeypatch.setattr(distributions, "hides_a_bump", lambda plane: plane.time > 0)
+    picture, cuts = distributions.phase_space(run)
+    assert all(panel.image.log for panel in picture.panels) and all(panel.y.log for panel in cuts.panels)
+    assert all(frame.panels[0].image.log for frame in distributions.phase_space_frames(run))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("has_walls", [False, True])
+def test_waves_of_the_density_stand_out_of_the_noise_of_its_particles(order, has_walls):
+    """A wave of 20 % is found as it is, noise alone leaves a wave in few, and the noise is as large as it is said."""
+    grid = Grid((128,), (2.0,), order) if has_walls else Grid((64,), (1.0,), order)
+    random, count = np.random.default_rng(order), 8192
+    k = np.pi if has_walls else 2 * np.pi
+    centres = (np.arange(64) + 0.5) / 64
+
+    def waves_of(amplitude):
+        x = random.uniform(size=4 * count)
+        x = x[random.uniform(size=len(x)) < (1 + amplitude * np.cos(k * x)) / (1 + amplitude)][:count]
+        if has_walls:  # on the torus with images
+            x = np.concatenate([x, 2 - x])
+        weights = torch.full((1, len(x)), 1 / count, dtype=torch.float64)
+        density = np.asarray(grid.deposit(torch.from_numpy(x[:, None]), weights)[0])[:64]
+        smooth, spread = noise.waves_above_noise(density - 1, order, count, has_walls)
+        wanted = amplitude * np.cos(k * centres)
+        return smooth - wanted, spread, np.std(density - 1 - wanted)
+
+    change, spread, measured = waves_of(0.2)
+    assert np.std(change) < 0.7 * spread and measured == pytest.approx(spread, rel=0.4)
+    assert sum(bool(np.ptp(waves_of(0.0)[0]) > 1e-9) for _ in range(30)) < 14  # of 6 that are expected
+    quiet = 0.005 * np.cos(k * centres)
+    assert noise.waves_above_noise(quiet, order, count, has_walls)[0] == pytest.approx(quiet, abs=1e-9)
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3, 4, 5, 7])
+def test_panels_leave_no_empty_place(panels):
+    """A last row that is not full is in the middle; each of its panels and of those above has numbers on its axis."""
+    edges, axis = np.arange(4.0), Axis("x")
+    image = Image(edges, edges, np.eye(3), "f", (0.0, 1.0))
+    all_of = tuple(Panel(axis, axis, f"t = {number}", image=image) for number in range(panels))
+    figure = draw.figure_of(Picture("name", "Title", "", all_of, shared=True))
+    figure.draw_without_rendering()
+    *axes, bar = figure.axes
+    assert len(axes) == panels and all(one.get_visible() for one in axes) and bar.get_ylabel() == "f"
+    boxes = [one.get_position() for one in axes]
+    assert np.ptp([box.width for box in boxes]) < 0.01 and np.ptp([box.height for box in boxes]) < 0.05
+    for bottom in {round(box.y0, 2) for box in boxes}:
+        row = [box for box in boxes if round(box.y0, 2) == bottom]
+        middle = 0.5 * (min(box.x0 for box in row) + max(box.x1 for box in row))
+        assert middle == pytest.approx(0.5 * (boxes[0].x0 + max(box.x1 for box in boxes)), abs=0.02)
+    numbered = [one for one in axes if any(label.get_visible() and label.get_text() for label in one.get_xticklabels())]
+    assert len(numbered) == {4: 2}.get(panels, panels)
+
+
+def test_a_logarithmic_axis_of_a_page_has_powers_of_ten_alone_unless_these_are_few():
+    assert axis_layout(Axis("E", log=True, limits=(1e-5, 1.0)))["dtick"] == 1
+    assert axis_layout(Axis("E", log=True, limits=(1e-20, 1.0)))["dtick"] == 4
+    assert "dtick" not in axis_layout(Axis("E", log=True, limits=(0.1, 1.0)))
+    assert "dtick" not in axis_layout(Axis("E", limits=(1e-5, 1.0)))
+
+
 def test_a_picture_is_drawn_as_it_says():
     x = np.linspace(0, 4, 30)
     curve = Panel(
@@ -161,7 +292,7 @@ def test_a_picture_is_drawn_as_it_says():
     assert len([line for line in first.lines if line.get_linestyle() == "--"]) == 1
     numbers = [label.get_text() for label in first.get_yticklabels(minor=True)]
     assert sum(bool(number) for number in numbers) >= 2  # a decade and a half has more than its one power of ten
-    assert isinstance(second.collections[0].norm, matplotlib.colors.LogNorm) and bar.get_ylabel() == "f"
+    assert isinstance(second.collections[0].norm, matplotlib.colors.LogNorm) and bar.get_ylabel() == "f (log)"
     assert figure._suptitle.get_text().startswith("Title\n")
     assert draw.typeset("two_stream KL(f | f_∞) 1/ω_p") == (r"two_stream KL(f | f$_{\mathrm{∞}}$) 1/ω$_{\mathrm{p}}$")
 

@@ -23,8 +23,8 @@ def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = (
 
     Args:
         run: the files of the run.
-        log: use logarithmic scales for f.
-        places: x of the cuts through phase space; by default quarters of the box.
+        log: use logarithmic scales for f, even if linear scales show everything.
+        places: x of the cuts through phase space; by default quarters of the box or, without a box, of the particles.
     """
     yield from waves.field_energy(run)
     yield from energies.energies(run)

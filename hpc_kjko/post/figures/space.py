@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from hpc_kjko.files.output import Snapshot
 from hpc_kjko.post.figures.distributions import FRAMES, PANELS, TIMES
+from hpc_kjko.post.figures.noise import noisy_note, waves_above_noise
 from hpc_kjko.post.figures.runfiles import RunFiles, coordinate_axis, of_species, quantile, spread, suffix
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
 #: The colour scale ends at this quantile of the absolute values.
 _INSIDE = 0.995
+
+#: The integral of the squared shape function along one axis, in cells, for each order.
+_SHAPE_SQUARED = {1: 2 / 3, 2: 11 / 20}
+
+#: Titles of slices begin with this word.
+_SLICE = "slice"
 
 #: A quantity of a snapshot: its name in a file, its title, its axis, and its values [*cells].
 Quantity = tuple[str, str, Axis, Callable[[Snapshot], np.ndarray]]
@@ -34,8 +42,13 @@ def fields(run: RunFiles, species: Sequence[str | None]) -> Iterator[Picture]:
     for number, one in enumerate(species):
         snapshots = list(run.snapshots(chosen, fields=True, species=one))
         if snapshots:
-            for quantity in _quantities(snapshots, one)[: None if number == 0 else 1]:
-                yield draw(snapshots, quantity)
+            density, *others = _quantities(snapshots, one)
+            if dims == 1:
+                yield _density_curves(run, snapshots, density, one)
+            else:
+                yield _with_noise(draw(snapshots, density), run, one)
+            if number == 0:
+                yield from (draw(snapshots, quantity) for quantity in others)
 
 
 def density_frames(run: RunFiles, species: str | None = None, most: int = FRAMES) -> Iterator[Picture]:
@@ -53,7 +66,7 @@ def density_frames(run: RunFiles, species: str | None = None, most: int = FRAMES
     for number, (snapshot, plane) in enumerate(zip(snapshots, planes, strict=True)):
         panel = _panel(snapshot, plane, (0, 1), f"t = {snapshot.time:.4g}", axis, largest)
         text = f"{title} at t = {snapshot.time:g}"
-        yield Picture(f"{name}_{number:04d}", title, text, (panel,), time=snapshot.time)
+        yield _with_noise(Picture(f"{name}_{number:04d}", title, text, (panel,), time=snapshot.time), run, species)
 
 
 def _quantities(snapshots: Sequence[Snapshot], species: str | None) -> list[Quantity]:
@@ -92,6 +105,36 @@ def _curves(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
     return Picture(name, title, f"{title} against x, at several times", (panel,))
 
 
+def _density_curves(run: RunFiles, snapshots: Sequence[Snapshot], quantity: Quantity, species: str | None) -> Picture:
+    """Thick curves with the waves of the density above the noise of the particles, and thin curves as deposited."""
+    picture, noises = _curves(snapshots, quantity), []
+    (panel,), curves = picture.panels, []
+    order = int(run.case.value("grid.shape_order", 1))
+    for curve in panel.curves:
+        smooth, noise = waves_above_noise(curve.y, order, run.particles_of(species), run.has_walls)
+        curves.append(dataclasses.replace(curve, y=smooth, raw=curve.y))
+        noises.append(noise)
+    note = noisy_note("as deposited", max(noises))
+    return dataclasses.replace(picture, panels=(dataclasses.replace(panel, curves=tuple(curves), note=note),))
+
+
+def _with_noise(picture: Picture, run: RunFiles, species: str | None) -> Picture:
+    """Add to the labels of the density's images the noise that independent particles would have at a node.
+
+    A mean over one direction has the noise of a mesh without that direction.
+    """
+    order, particles, panels = int(run.case.value("grid.shape_order", 1)), run.particles_of(species), []
+    layers = run.case.value("grid.cells")[-1]
+    for panel in picture.panels:
+        assert panel.image is not None
+        is_slice = panel.title.startswith(_SLICE)
+        nodes = panel.image.values.size * (layers if is_slice else 1)
+        noise = np.sqrt(nodes / particles * _SHAPE_SQUARED[order] ** (3 if is_slice else 2))
+        image = dataclasses.replace(panel.image, label=f"{panel.image.label}, noise ±{noise:.1g}")
+        panels.append(dataclasses.replace(panel, image=image))
+    return dataclasses.replace(picture, panels=tuple(panels))
+
+
 def _images(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
     name, title, axis, values_of = quantity
     values = [values_of(snapshot) for snapshot in snapshots]
@@ -110,7 +153,7 @@ def _projections(snapshots: Sequence[Snapshot], quantity: Quantity) -> Picture:
     middle = values.shape[2] // 2
     where = 0.5 * (_edges(snapshot, 2)[middle] + _edges(snapshot, 2)[middle + 1])
     planes = [(values.mean(axis=2), (0, 1), "mean over x_3"), (values.mean(axis=1), (0, 2), "mean over x_2")]
-    planes.append((values[:, :, middle], (0, 1), f"slice at x_3 = {where:.3g}"))
+    planes.append((values[:, :, middle], (0, 1), f"{_SLICE} at x_3 = {where:.3g}"))
     panels = tuple(_panel(snapshot, plane, shown, words, axis, _largest([plane])) for plane, shown, words in planes)
     text = f"{title} at t = {snapshot.time:g}: means over one direction, and a slice"
     return Picture(name, f"{title} at t = {snapshot.time:.4g}", text, panels)

@@ -29,7 +29,7 @@ function trace(packed, log) {
     for (let first = 0; first < cells.length; first += across) {
       const row = Array.from(cells.subarray(first, first + across), read);
       rows.push(row);
-      shown.push(log ? row.map(value => value > 0 ? Math.log10(value) : null) : row);
+      shown.push(log ? row.map(value => value === null ? null : value > 0 ? Math.log10(value) : -300) : row);
     }
     Object.assign(found, {z: shown, customdata: rows});
     found.hovertemplate = "(%{x:.4~g}, %{y:.4~g})<br><b>%{customdata:.4~g}</b><extra></extra>";
@@ -39,7 +39,8 @@ function trace(packed, log) {
       found.zmax = Math.log10(packed.zmax);
       const powers = [];
       for (let n = Math.ceil(found.zmin); n <= found.zmax; n++) powers.push(n);
-      Object.assign(found.colorbar, {tickvals: powers, ticktext: powers.map(n => `10<sup>${n}</sup>`)});
+      const title = {...packed.colorbar.title, text: `${packed.colorbar.title.text} (log)`};
+      Object.assign(found.colorbar, {title, tickvals: powers, ticktext: powers.map(n => `10<sup>${n}</sup>`)});
     }
   }
   return inked(found);
@@ -83,12 +84,15 @@ function draw(place, figure) {
   const isImage = figure.data.some(packed => packed.z);
   let log = isImage ? figure.data[0].log : figure.layout.yaxis.type === "log";
   let frame = figure.frames ? figure.frames.length - 1 : 0;
+  const names = figure.data.filter(packed => packed.showlegend && packed.name).length;
+  const rows = Math.ceil(names / Math.max(1, Math.floor(plot.clientWidth / 190)));  // rows of the legend, which take space from the plot
+  if (rows > 2) plot.style.height = `${plot.clientHeight + 20 * (rows - 2)}px`;
 
   function show() {
     const data = figure.frames ? figure.frames[frame] : figure.data;
     const layout = themed(figure.layout);
     if (!isImage && log !== (figure.layout.yaxis.type === "log")) {
-      layout.yaxis = {...layout.yaxis, type: log ? "log" : "linear", range: undefined, nticks: log ? 7 : 0};
+      layout.yaxis = {...layout.yaxis, type: log ? "log" : "linear", range: undefined, dtick: undefined, nticks: log ? 7 : 0};
       layout.uirevision = log;
     }
     return Plotly.react(plot, data.map(packed => trace(packed, log)), layout, CONFIG);
