@@ -208,7 +208,11 @@ def phase_space_frames(
     run: RunFiles, species: str | None = None, most: int = FRAMES, *, log: bool = False
 ) -> Iterator[Picture]:
     """The phase-space figure at up to ``most`` times, one picture for each time, all with the same colours."""
-    planes = planes_of(run, species, most, frequent=True)
+    yield from _frames(planes_of(run, species, most, frequent=True), species, log=log)
+
+
+def _frames(planes: Sequence[Plane], species: str | None, *, log: bool) -> Iterator[Picture]:
+    """One picture for each plane, all with the same colours."""
     log = log or any(map(hides_a_bump, planes))
     limits = _limits(planes, log)
     for number, plane in enumerate(planes):
