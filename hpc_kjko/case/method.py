@@ -155,8 +155,8 @@ class Method(Section):
     precision: Literal["float32", "float64"] = "float32"
     """Number format of the inner solver.
 
-    `regression` also moves the particles along a field in this format, the other solvers along one in
-    `particles.precision`."""
+    With `regression` and `jko` the field that moves the particles has this format, too, except with `landau`. Other
+    fields have `particles.precision`."""
     chunk: Count = 16384
     """Number of particles that are moved at a time.
 

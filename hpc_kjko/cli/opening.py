@@ -20,6 +20,11 @@ DONE, DIFFERENT, FAILED, STOPPED = 0, 1, 1, 75
 
 
 def existing(path: Path) -> RunFolder:
+    """The run folder at a path.
+
+    Raises:
+        UserError: this is not a run folder.
+    """
     folder = RunFolder(path)
     folder.status()
     return folder

@@ -286,7 +286,9 @@ class ControlledCollision(Collision):
                 part, number = batching.of_rows(particles.shard, device), len(batching)
                 if self.held_out:
                     part, number = torch.where(part < 0, number, part), number + 1
-                if self.comm.size > 1 and device.type == "cpu":  # a message takes longer than a batch on a GPU
+                if (
+                    self.comm.size > 1 and device.type == "cpu"
+                ):  # by estimate, a GPU works faster than a message travels
                     self._deal = Dealing(batching, self.comm, rows_together(total))
             else:
                 place = torch.full((FOLDS,), -1, device=device)

@@ -21,7 +21,7 @@ from hpc_kjko.particles.state import BATCH, FOLDS, Shard, batches, fold_rows, fo
 
 @dataclass(frozen=True)
 class Batching:
-    """The particles of each batch. A batch has at least BATCH particles, and their global rows alone determine it.
+    """The particles of each batch: about BATCH particles, fewer in small ensembles. Global rows alone determine them.
 
     Attributes:
         total: number of particles of all ranks.

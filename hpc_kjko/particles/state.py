@@ -23,7 +23,8 @@ BLOCK = 1024
 DRAWN = 16 * BLOCK
 #: Parts of the ensemble in an inner solve: one chooses between fits, one certifies, and the rest are fitted.
 FOLDS, SELECT, CERTIFY = 8, 3, 7
-#: Particles in a batch, or slightly more: enough for the shape of a log-density without noise.
+#: Particles in a batch: enough for the shape of a log-density without noise. Most batches have slightly more, and those
+#: of small ensembles fewer.
 BATCH = 2048
 #: The smallest and largest number strictly inside (0, 1).
 _SMALLEST, _LARGEST = 2.0**-64, 1 - 2.0**-53

@@ -202,7 +202,10 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
         raise UserError(
             "no run has a row of its time series at these times: wait for the first step, or choose other times"
         )
-    shown = list(columns) or [name for name in SHOWN if name in known]
+    wanted = columns or [name for name in SHOWN if name in known]
+    shown = [name for name in wanted if any(name in run.series for run in runs)]
+    if not shown:
+        raise UserError(f"--column {columns[0]}: no run with this column has rows at these times: choose other times")
     yield Picture(
         "curves",
         "All runs in one figure",
@@ -228,7 +231,11 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
                 f"final_values_{key.replace('.', '_')}",
                 f"Last values of the finished runs against the {key_axis(key).label}",
                 f"Last values of the finished runs against the {key_axis(key).label}",
-                tuple(_against(key, known[name], done, series, name, keys) for name in shown),
+                tuple(
+                    _against(key, known[name], done, series, name, keys)
+                    for name in shown
+                    if any(name in run.series for run in done)
+                ),
             )
 
 

@@ -122,7 +122,7 @@ class EnergyError:
         scale = abs(float(energy[0])) or 1.0
         words = f"relative to the energy at t = {columns['time'][0]:g}, {scale:.4g}"
         if by:
-            words += f", without what {' and '.join(by)} gave"
+            words += f". Energy from {' and '.join(by)} is not counted as an error"
         return cls(float(np.abs(left - left[0]).max()) / scale, scale, words)
 
 

@@ -73,7 +73,8 @@ def wave_of(case: Case) -> Iterator[str]:
     except wave_theory.NoTheory:
         return
     if found is None:
-        yield f"    no wave of any length grows in these streams: increase {_speed_key(case)} or use colder streams"
+        slowest, key = f"γ = {wave_theory.SLOWEST:g} ω_p", _speed_key(case)
+        yield f"    no wave grows faster than {slowest} in these streams: increase {key} or use colder streams"
     else:
         k, rate = found
         where = f"a wavelength of {2 * math.pi / k:.4g}"
@@ -84,9 +85,12 @@ def wave_of(case: Case) -> Iterator[str]:
 
 def _speed_key(case: Case) -> str:
     """The key of a case with the speed of its streams."""
-    if case.species:
-        return "a species.NAME.mean_velocity"
-    return next(f"problem.{key}" for key in ("beam_velocity", "bump_velocity") if hasattr(case.problem, key))
+    starts = {f"species.{name}": one.start for name, one in case.species.items()} or {"problem": case.problem}
+    for where, start in starts.items():
+        for key in ("beam_velocity", "bump_velocity"):
+            if hasattr(start, key):
+                return f"{where}.{key}"
+    return "species.NAME.mean_velocity of one species"
 
 
 def time_of(case: Case, comm: Communicator) -> Iterator[str]:

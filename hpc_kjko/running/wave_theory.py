@@ -46,7 +46,7 @@ _WAVENUMBERS = 24
 #: Number of wavenumbers in each of the two searches for the fastest growing wave.
 _SCANNED = 25
 #: Smallest growth rate, in ω_p, of a wave that is said to grow.
-_SLOWEST = 1e-4
+SLOWEST = 1e-4
 #: Number of Bernstein harmonics, and the smallest number of gyrations in a run. In a shorter run a wave is damped as
 #: without a magnetic field.
 _HARMONICS, _GYRATIONS = 6, 2
@@ -132,7 +132,7 @@ def fastest_growing(case: Case) -> tuple[float, float] | None:
     found: tuple[float, float] | None = None
     for _ in range(2):  # first all wavenumbers, then those near the best one
         rates = np.array([_nan_without(functools.partial(species_root, float(k), wave.terms)).imag for k in ks])
-        if np.isnan(rates).all() or not (best := np.nanmax(rates)) > _SLOWEST:
+        if np.isnan(rates).all() or not (best := np.nanmax(rates)) > SLOWEST:
             if np.isnan(rates).any():
                 raise NoTheory("not all waves could be found")
             return None

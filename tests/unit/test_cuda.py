@@ -269,15 +269,15 @@ def test_a_regression_stays_on_its_device(space, alone):
 def test_batches_are_gathered_when_they_are_asked_for():
     gathered = []
 
-    def sample_of(rows):
-        gathered.append(rows.tolist())
+    def sample_of(rows, batch):
+        gathered.append((rows.tolist(), batch))
         return Sample(rows[:, None], rows[:, None], rows)
 
     batches = Batches(sample_of, torch.tensor([3, 1, 2, 0, 4]), np.array([0, 2, 2, 5]))
     data = TrainingData.in_batches(batches, batches)
-    assert len(data.folds) == 3 and gathered == [[3, 1]] and not len(data.select.z)
+    assert len(data.folds) == 3 and gathered == [([], None)] and not len(data.select.z)
     assert data.folds[2].share.tolist() == data.folds[2].share.tolist() == [2, 0, 4]
-    assert gathered == [[3, 1], [2, 0, 4]]
+    assert gathered[1:] == [([2, 0, 4], 2)]
     assert [len(one.z) for one in data.everything] == [2, 0, 3]
     for most, wanted in (
         (np.inf, [([3, 1, 2, 0, 4], (2, 0, 3))]),

@@ -212,6 +212,14 @@ def test_a_bump_in_the_dark_makes_the_scale_logarithmic(particles):
         assert distributions.hides_a_bump(plane_of(f, particles)) == (name in hidden), name
 
 
+@pytest.mark.parametrize("place", [0.0, 2.0, 5.0])
+def test_a_bunch_has_the_same_scale_anywhere_in_a_box(place):
+    plane = plane_of(maxwellian(1, 0, 1))
+    x = 0.5 * (plane.x_edges[1:] + plane.x_edges[:-1])
+    bunch = np.exp(2 * np.cos(2 * np.pi * (x - place) / 10))[:, None]
+    assert not distributions.hides_a_bump(dataclasses.replace(plane, values=bunch * plane.values))
+
+
 def test_phase_space_and_its_cuts_have_the_same_scale(a_run, monkeypatch):
     run = run_of(a_run)
     picture, cuts = distributions.phase_space(run)

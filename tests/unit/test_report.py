@@ -202,6 +202,10 @@ def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_h
     (picture,) = energies.seconds(RunFiles.of(RunFolder(finished)))
     panel = picture.panels[0]
     assert panel.y.limits[1] == pytest.approx(0.105) and "The first step, with 5 s, is beyond the scale" in panel.note
+    late = RunFiles.of(RunFolder(finished), (columns["time"][2], np.inf))
+    late.series["seconds"][1] = 5.0  # a slow step is not the first one
+    (picture,) = energies.seconds(late)
+    assert not picture.panels[0].note
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
     assert re.search("the first step.*5 s", page) and re.search("later step, fastest and slowest.*0.1 s, 0.1 s", page)

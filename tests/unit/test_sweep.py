@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -66,6 +68,21 @@ def test_a_run_that_holds_another_is_still_shown_as_itself(a_run, tmp_path):
     inner = shutil.copytree(a_run, outer / "inner")
     runs, unreadable = overview.runs_in([outer, inner])
     assert [run.name for run in runs] == ["outer", "outer/inner"] and not unreadable
+
+
+def test_a_column_of_unfinished_runs_alone_has_no_last_values(a_run, tmp_path):
+    outer = shutil.copytree(a_run, tmp_path / "outer")
+    (one, other), _ = overview.runs_in([outer, shutil.copytree(a_run, outer / "inner")])
+    without = {name: values for name, values in one.series.items() if name != "kl"}
+    runs = [
+        dataclasses.replace(one, name=f"h = {h}", series=without, keys=one.keys | {"time.step": h}) for h in (0.1, 0.2)
+    ]
+    runs.append(dataclasses.replace(other, status=other.status | {"status": "running"}))
+    curves, last = overview.pictures(runs)
+    assert [len(panel.curves[0].x) for panel in last.panels] == [2] * (len(curves.panels) - 1)
+    begun = dataclasses.replace(other, series={name: values[:2] for name, values in other.series.items()})
+    with pytest.raises(UserError, match="--column kl: no run with this column has rows at these times"):
+        list(overview.pictures([*runs[:2], begun], ["kl"], (one.series["time"][3], math.inf)))
 
 
 def test_a_signal_stops_the_sweep_with_a_checkpoint_and_the_same_command_goes_on(

@@ -74,6 +74,10 @@ class Batches:
         for begin, end in itertools.pairwise(self._edges):
             yield self._gather(self._rows[begin:end], None)
 
+    def none(self) -> Sample:
+        """A sample without particles."""
+        return self._gather(self._rows[:0], None)
+
     def joined(self, most: float) -> Iterator[tuple[Sample, tuple[int, ...]]]:
         """Consecutive samples joined into one, and the number of particles of each of them.
 
@@ -120,8 +124,10 @@ class TrainingData:
         """Training data without held-out particles, whose averages over ``everything`` include particles that are not
         fitted.
         """
-        first = next(iter(everything))
-        none = replace(first, **{name: part[:0] for name, part in vars(first).items() if part is not None})
+        if isinstance(everything, Batches):
+            none = everything.none()
+        else:
+            none = replace(folds[0], **{name: part[:0] for name, part in vars(folds[0]).items() if part is not None})
         return cls(folds, none, held_out=False, everything=everything)
 
 

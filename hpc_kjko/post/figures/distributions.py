@@ -462,10 +462,15 @@ def _limits(planes: Sequence[Plane], log: bool, signed: bool = False) -> tuple[f
 def hides_a_bump(plane: Plane) -> bool:
     """Whether f has a bump or a plateau that only a logarithmic scale shows.
 
-    The mean of f over one coordinate falls on both sides of its largest value. A bump is hidden if the mean stops
-    falling below a quarter of that value. A Maxwellian hides nothing, and neither do two equal beams.
+    The mean of f over the other coordinate falls with v on both sides of its largest value. A bump is hidden if the
+    mean stops falling below a quarter of that value. A Maxwellian hides nothing, and neither do two equal beams.
+    Positions are not tested: a bunch may be anywhere in a box.
     """
-    return any(_stops_falling_in_the_dark(plane, axis) for axis in (0, 1))
+    return any(
+        _stops_falling_in_the_dark(plane, axis)
+        for axis, of in enumerate((plane.x, plane.y))
+        if of.label.startswith("v")
+    )
 
 
 def _stops_falling_in_the_dark(plane: Plane, axis: int) -> bool:

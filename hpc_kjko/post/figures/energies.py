@@ -103,7 +103,7 @@ def seconds(run: RunFiles) -> Iterator[Picture]:
             for name in series
             if name.startswith("seconds_") and series[name][1:].any()
         ]
-        top, note = _scale_of_work(series["seconds"], "s")
+        top, note = _scale_of_work(series, "seconds", "s")
         panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves), note=note)
         yield Picture("seconds", "Wall-clock time of each step", "Seconds of each step", (panel,))
 
@@ -125,10 +125,11 @@ def top_of_work(values: np.ndarray) -> float:
     return top if 0 < 1.5 * top < values[1] else math.inf
 
 
-def _scale_of_work(values: np.ndarray, unit: str) -> tuple[float, str]:
-    """The top of the scale for the work of steps, and a sentence if the first step lies above it."""
+def _scale_of_work(series: Columns, name: str, unit: str) -> tuple[float, str]:
+    """The top of the scale for the work of steps, and a sentence if the first step of the run lies above it."""
+    values = series[name]
     top = top_of_work(values)
-    if math.isfinite(top):
+    if series["step"][0] == 0 and math.isfinite(top):
         first = f"{values[1]:.3g} {unit}".rstrip()
         return top, f"The first step, with {first}, is beyond the scale: it includes work that is done only once."
     return 1.05 * float(np.percentile(values[1:], 99)), ""
@@ -146,8 +147,8 @@ def columns(run: RunFiles, names: Sequence[str], units: Mapping[str, str]) -> It
         axis, values, note = axis_of(name, units[name], run.case.species), run.series[name], ""
         if axis.log and not (values > 0).any():
             axis = Axis(axis.label, axis.unit)
-        if is_work(name) and run.series["step"][0] == 0 and len(values) > 1:
-            top, note = _scale_of_work(values, axis.unit)
+        if is_work(name) and len(values) > 1:
+            top, note = _scale_of_work(run.series, name, axis.unit)
             axis = dataclasses.replace(axis, limits=(0.0, top) if note else None)
         panel = Panel(TIME, axis, curves=(Curve(run.series["time"], values),), note=note)
         yield Picture(name, axis.label[0].upper() + axis.label[1:], f"{axis.label} against time", (panel,))

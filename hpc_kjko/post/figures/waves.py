@@ -299,6 +299,8 @@ def _too_coarse(case: RunCase, theory: WaveTheory | None, times: int, step: floa
     if times < _FEWEST:
         there = f"there {'is' if times == 1 else 'are'} only {times}" if times else "there are none"
         joined = "or" if case.steps >= _FEWEST - 1 else "and"
+        if int(case.number("output.every")) <= every:  # the run or the chosen window is short
+            return f"A spectrum of ω needs E at {_FEWEST} times or more, but {there}: use a longer run or other times."
         return f"A spectrum of ω needs E at {_FEWEST} times or more, but {there}: {advice}, {joined} longer."
     if math.pi / step < _NYQUIST * highest:
         return (
