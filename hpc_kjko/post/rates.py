@@ -262,8 +262,8 @@ def _why_not(time: np.ndarray, log: np.ndarray, peaks: np.ndarray, linear: int, 
     if saturates := 0 < linear < len(time):
         if not refusals:
             return (
-                f"it is close to saturation at t = {time[linear]:.3g}. A fit needs {_FEWEST_ROWS} earlier rows, over 1/"
-                f"{round(1 / _SHORTEST)} of the series: use a smaller amplitude"
+                f"it is close to saturation at t = {time[linear]:.3g}. A fit needs {_FEWEST_ROWS} rows before that, "
+                f"over at least 1/{round(1 / _SHORTEST)} of the series: use a smaller amplitude"
             )
     if 2 <= len(peaks) < _FEWEST_MAXIMA and not saturates:
         return f"it oscillates and has only {len(peaks)} maxima, but a fit needs {_FEWEST_MAXIMA}: use a longer run"

@@ -83,7 +83,7 @@ def test_a_wave_that_neither_grows_nor_is_damped_has_an_upper_limit():
     ("wave", "why"),
     [
         (0.1 * np.cos(0.2 * TIME), "has only 2 maxima, but a fit needs 4"),
-        (np.minimum(0.01 * np.exp(3 * TIME), 1.0), "close to saturation at t = 1.2, but a fit needs 12 rows"),
+        (np.minimum(0.01 * np.exp(3 * TIME), 1.0), "close to saturation at t = 1.2. A fit needs 12 rows before that"),
         (1 + 0.002 * TIME, "changes only by a factor of 1.08 in the whole series"),
         (0.1 * np.exp(-0.2 * TIME) + 0.08 * np.exp(-0.05 * (TIME - 30) ** 2), "but it grows again later"),
         (np.abs(noise(3, 1e-3)), "are not evenly spaced"),
