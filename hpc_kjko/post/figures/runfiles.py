@@ -104,13 +104,13 @@ class RunFiles:
     def title_of(self, species: str | None) -> str:
         """A short description of the run or of one of its species with its own κ and N, in one line."""
         case = self.case
-        kind, strength = case.word("problem.kind").replace("_", " "), case.collision_strength
+        kind, strength = case.word("problem.kind").replace("_", " "), case.strength_words
         particles = case.particle_count
         if species:
             kind, particles = f"{species}: {kind}", int(case.number(f"species.{species}.count"))
-            if strength and not case.collide_together:
-                strength = case.number(f"species.{species}.collision_strength")
-        return f"{kind}, {case.dims}, κ = {strength:g}, N = {particles}, h = {case.number('time.step'):g}"
+            if case.collision_strength and not case.collide_together:
+                strength = f"κ = {case.number(f'species.{species}.collision_strength'):g}"
+        return f"{kind}, {case.dims}, {strength}, N = {particles}, h = {case.number('time.step'):g}"
 
     @functools.cached_property
     def _contents(self) -> dict[int, set[str]]:
