@@ -80,10 +80,12 @@ class Dealing:
         rows = self.batching.rows(number)
         source = np.searchsorted(self._starts, rows[:: self.together], side="right") - 1
         pieces, ranks = len(source), self.comm.size
-        # Neighbouring pieces go to the same rank, so two ranks keep their rows. If there are more ranks than pieces,
-        # each batch goes to other ranks.
+        length = np.diff(np.append(np.arange(pieces) * self.together, len(rows)))
+        if ranks <= pieces and np.bincount(source).max() <= -(-pieces // ranks):
+            return source, source, length  # the ranks that store the rows share them evenly
+        # Neighbouring pieces go to the same rank. If there are more ranks than pieces, each batch goes to other ranks.
         target = np.arange(pieces) * ranks // pieces + number % max(1, ranks // pieces)
-        return source, target, np.diff(np.append(np.arange(pieces) * self.together, len(rows)))
+        return source, target, length
 
     def __call__(self, number: int, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Send the rows of a batch to the ranks that work on them, and return the rows of this rank. Collective.

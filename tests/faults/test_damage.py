@@ -91,7 +91,7 @@ def test_a_damaged_file_costs_only_itself_and_is_named(verb, file, how, damaged,
         assert name in said.replace("│", "").replace(" ", ""), said
     if verb == "report":
         page = (folder / "report.html").read_text()
-        assert "Phase space at t = 1" in page and ("Time series: " in page or file == "snapshot")
+        assert "Phase space, from the particles' log f" in page and ("Time series: " in page or file == "snapshot")
     if verb == "restart" and code == 0:
         steps = read_series(folder / "series.h5")["step"].tolist()
         assert steps == ([11] if file == "series" else list(range(12)))
