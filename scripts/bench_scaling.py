@@ -25,7 +25,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import subprocess
 import sys
 import sysconfig
@@ -83,6 +82,7 @@ class Clock:
 def worker(options: argparse.Namespace) -> None:
     """Make the timed steps, on one of the ranks."""
     from hpc_kjko.case import config
+    from hpc_kjko.files.runfolder import peak_memory
     from hpc_kjko.parallel.comm import Communicator
     from hpc_kjko.running.diagnostics import measure
     from hpc_kjko.running.simulation import Simulation
@@ -122,8 +122,7 @@ def worker(options: argparse.Namespace) -> None:
         clock.seconds["measure"] += time.perf_counter() - measuring
         comm.barrier()
         steps.append(time.perf_counter() - started)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    every = comm.allgather((clock.seconds, clock.bytes, clock.calls, memory))
+    every = comm.allgather((clock.seconds, clock.bytes, clock.calls, peak_memory()))
     if comm.is_root:
         slowest = {phase: max(seconds[phase] for seconds, *_ in every) / options.steps for phase in PHASES}
         found = {

@@ -12,6 +12,7 @@ from conftest import SMALL_CASE, environment
 
 from hpc_kjko.case import config
 from hpc_kjko.errors import UserError
+from hpc_kjko.files.runfolder import peak_memory
 from hpc_kjko.parallel.limits import Limit, memory_limits, resident
 from hpc_kjko.running import forecast, memory
 from hpc_kjko.running.simulation import Simulation
@@ -72,6 +73,13 @@ def test_the_estimate_is_what_a_run_takes(key, tmp_path):
     taken, estimated, largest = json.loads(done.stdout)
     assert taken > 300e6 and largest == key.partition(" ")[0]
     assert 0.55 < taken / estimated < 2  # the allocator's pools differ from run to run
+
+
+def test_the_memory_of_a_process_is_not_that_of_the_one_that_started_it():
+    held = b"1" * 1_000_000_000
+    ask = "from hpc_kjko.files.runfolder import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", ask], env=environment(), capture_output=True, text=True, check=True)
+    assert peak_memory() > len(held) and 1e7 < int(done.stdout) < 0.8 * len(held)
 
 
 # -- what there is -------------------------------------------------------------------------------------------------
