@@ -9,11 +9,18 @@
 Importing the package loads neither torch nor MPI. They are loaded when one of these names is first used.
 """
 
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_kjko.api import Case, Run, SolverFailure, UserError, open_run, restart, run
+
+# Threads that wait for work spin for about half a millisecond and then sleep. By default GNU's OpenMP lets them spin
+# thirty times longer. Then on cores that other programs use, two threads can be much slower than one. OpenMP reads this
+# when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = version("hpc_kjko")
 __all__ = ["Case", "Run", "SolverFailure", "UserError", "__version__", "open_run", "restart", "run"]

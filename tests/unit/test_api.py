@@ -1,6 +1,7 @@
 """hpc_kjko from Python: running a case, and reading a run as labelled arrays."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -42,6 +43,17 @@ def test_importing_the_package_loads_neither_torch_nor_mpi():
     assert {"Case", "run", "open_run"} <= set(dir(hpc_kjko))
     with pytest.raises(AttributeError, match="no attribute 'runs'"):
         _ = hpc_kjko.runs
+
+
+@pytest.mark.parametrize(
+    "set_by_user, spins", [({}, "10000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(set_by_user, spins):
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = kept | set_by_user | {"OMP_DISPLAY_ENV": "verbose"}
+    script = [sys.executable, "-c", "import hpc_kjko, torch"]
+    said = subprocess.run(script, capture_output=True, text=True, check=True, env=environment).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in said
 
 
 def test_a_case_from_a_table_a_file_and_overrides(tmp_path, case):
