@@ -316,9 +316,10 @@ def _summary() -> str:
         rows, link = group["rows"], f"[{group['title']}](#{_anchor(group['title'])})"
         every += rows
         lines.append(f"| {link} | {_counts(rows)} |")
-        missed += [f"* {link}: {_missed(row)}" for row in rows if not row["met"]]
+        missed += [f"| {link} | {' | '.join(_cells(row))} |" for row in rows if not row["met"]]
     lines.append(f"| all | {_counts(every)} |")
-    return "\n".join([*lines, "", f"These {len(missed)} quantities miss their target:", "", *missed])
+    head = ["| topic | case | quantity | target | measured |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*lines, "", f"These {len(missed)} quantities miss their target:", "", *head, *missed])
 
 
 def _counts(rows: list[dict[str, Any]]) -> str:
@@ -329,8 +330,11 @@ def _counts(rows: list[dict[str, Any]]) -> str:
     return f"{len(rows)} | {sum(row['met'] for row in asked)} of {len(asked)} | {worst}"
 
 
-def _missed(row: dict[str, Any]) -> str:
-    return f"{row['case']}, {row['quantity']}: {row['measured']}; target: {row['target']}."
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Cells of a row of docs/validation.json: case, quantity, target and measured number."""
+    return [
+        _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%") for name in ("case", "quantity", "target", "measured")
+    ]
 
 
 def ratio_of(target: str, measured: str) -> float | None:
@@ -383,10 +387,7 @@ def _validation() -> str:
         lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in group["rows"]:
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
-            case, quantity, target, measured = (
-                _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%")
-                for name in ("case", "quantity", "target", "measured")
-            )
+            case, quantity, target, measured = _cells(row)
             measured = measured if row["met"] else f"**{measured}**, missed"
             lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
         lines.append("")
