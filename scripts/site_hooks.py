@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: they convert formulas to MathML while the site is built, and list folders of pages in the menu.
+"""Hooks of MkDocs: they typeset formulas while the site is built, and list folders of pages in the menu.
 
 So formulas need no script, no font and no network, and a new file in docs/benchmarks/ appears in the menu.
 """
@@ -16,6 +16,12 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1
 
 #: Names in docstrings with Sphinx roles.
 _ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):<code>(?:~[\w.]+\.)?~?([\w.]+)</code>")
+#: Tags, in whose contents nothing is typeset, and symbols such as v_th, dT_a or e^{-κ t} in plain text.
+_VERBATIM = ("code", "pre", "math", "script", "style", "svg")
+_SUBSCRIPT = re.compile(r"(?<![A-Za-z_])(He|d?[^\W\d_])_([A-Za-z0-9α-ω∞]{1,4})(?![A-Za-z0-9_])")
+_SUPERSCRIPT = re.compile(
+    r"\^(?:\{([^{}]*)\}|\(((?:[^()]|\([^()]*\))*)\)|([-−]\d+/\d+|[-−]?\d+(?:\.\d+)?|[-−]?\w\u0304?|∞))"
+)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _PRIME, _BAR, _SPACE = "<mo>′</mo>", '<mo stretchy="false">&#x0007C;</mo>', '<mspace width="0.17em"/>'
 
@@ -56,13 +62,25 @@ def on_page_markdown(text: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(text: str, **_: Any) -> str:
-    """The page with its LaTeX as MathML, and without roles of reStructuredText."""
+    """The page with its LaTeX as MathML, with subscripts and superscripts, and without roles of reStructuredText."""
 
     def rendered(found: re.Match[str]) -> str:
         return mathml(html.unescape(found[3]).strip(), display="block" if found[2] == "[" else "inline")
 
     text = _ROLE.sub(r"<code>\1</code>", text)
-    return _FORMULA.sub(rendered, text)
+    return typeset(_FORMULA.sub(rendered, text))
+
+
+def typeset(page: str) -> str:
+    """HTML with the symbols of its plain text typeset: v_th as v<sub>th</sub>, e^{-κ t} as e<sup>-κ t</sup>."""
+    parts, within = re.split(r"(<[^>]*>)", page), 0
+    for number, part in enumerate(parts):
+        if tag := re.match(r"<(/?)(\w+)[^>]*?(/?)>", part):
+            within += (tag[2] in _VERBATIM and not tag[3]) * (-1 if tag[1] else 1)
+        elif not within:
+            found = _SUBSCRIPT.sub(r"\1<sub>\2</sub>", part)
+            parts[number] = _SUPERSCRIPT.sub(lambda one: f"<sup>{one[1] or one[2] or one[3]}</sup>", found)
+    return "".join(parts)
 
 
 def mathml(latex: str, display: Literal["inline", "block"]) -> str:
