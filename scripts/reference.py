@@ -108,8 +108,8 @@ def _problems() -> str:
     tables = {kind: config.from_table({"problem": {"kind": kind}}).table() for kind in KINDS}
     first = KINDS["two_stream"]
     rows = {"kind": "required", "space_dims": "1", "velocity_dims": "1", "boundary": '`"periodic"`'}
-    lines = ["## Keys of every problem", "", *_head()]
-    lines += [_row(key, default, explanation(first, key)) for key, default in rows.items()]
+    common = [_row(key, default, explanation(first, key)) for key, default in rows.items()]
+    lines = ["## Keys of every problem", "", _with_head(common)]
     for kind, problem in KINDS.items():
         paragraphs = (inspect.getdoc(problem) or "").split("\n\n")
         lines += ["", f"## `{kind}`", "", *_joined(" ".join(part.split()) for part in paragraphs)]
@@ -131,12 +131,14 @@ def _with_subscripts(text: str) -> str:
     return "".join(part if part[:1] == "`" else _SUBSCRIPT.sub(r"\1<sub>\2</sub>", part) for part in parts)
 
 
-def _head() -> list[str]:
-    return ["| key | default | meaning |", "| --- | --- | --- |"]
+def _with_head(rows: list[str]) -> str:
+    """A table of keys. The style sheet of the site knows it by its class, and shows it as a list on narrow screens."""
+    head = ["| key | default | meaning |", "| --- | --- | --- |"]
+    return "\n".join(['<div class="keys" markdown>', "", *head, *rows, "", "</div>"])
 
 
 def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[str]) -> str:
-    lines = _head()
+    lines = []
     for name, field in section.model_fields.items():
         key = field.alias or name
         if key in without:
@@ -152,7 +154,7 @@ def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[s
                 default, _, more = part.removeprefix("Default: ").removesuffix(".").partition(". ")
                 paragraphs[number : number + 1] = [f"{more}."] if more else []
         lines.append(_row(key, default, paragraphs))
-    return "\n".join(lines)
+    return _with_head(lines)
 
 
 def _row(key: str, default: str, paragraphs: list[str]) -> str:
