@@ -27,8 +27,8 @@ _PRIME, _BAR, _SPACE = "<mo>′</mo>", '<mo stretchy="false">&#x0007C;</mo>', '<
 
 
 def on_config(config: Any) -> Any:
-    """Replace entries ``folder/*`` of the menu by the pages of that folder: its index first, dated pages newest
-    first."""
+    """Replace entries ``folder/*`` of the menu by the pages of that folder: its index, then the others in the order in
+    which the index names them; dated pages newest first."""
     config.nav = [_expanded(entry, Path(config.docs_dir)) for entry in config.nav]
     return config
 
@@ -41,6 +41,9 @@ def _expanded(entry: Any, docs: Path) -> Any:
         pages = [path for path in sorted((docs / below[:-2]).glob("*.md")) if path.name != "index.md"]
         if any(_DATE.match(path.name) for path in pages):
             pages.reverse()
+        else:
+            named = (docs / below[:-2] / "index.md").read_text(encoding="utf-8")
+            pages.sort(key=lambda path: named.find(f"({path.name})") % (len(named) + 1))  # those without a name last
         return {title: [f"{below[:-2]}/index.md", *(_listed(path, docs) for path in pages)]}
     return {title: [_expanded(part, docs) for part in below] if isinstance(below, list) else below}
 

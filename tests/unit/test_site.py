@@ -69,6 +69,14 @@ def test_every_page_is_in_the_menu(site):
         assert all(target.is_file() for target in wanted.values())
 
 
+def test_the_menu_of_a_folder_has_the_order_of_its_index(site):
+    index = DOCS / "gallery" / "index.md"
+    parser = Loaded()
+    parser.feed(built(site, index))
+    wanted = list(dict.fromkeys(re.findall(r"\((\w+)\.md\)", index.read_text(encoding="utf-8"))))
+    assert [link for link in dict.fromkeys(parser.menu) if link[:-5] in wanted] == [f"{name}.html" for name in wanted]
+
+
 def test_no_page_loads_anything_from_elsewhere(site):
     for page in PAGES:
         parser = Loaded()
