@@ -132,9 +132,7 @@ def _with_subscripts(text: str) -> str:
 
 
 def _with_head(rows: list[str]) -> str:
-    """A table of keys. The style sheet of the site knows it by its class, and shows it as a list on narrow screens."""
-    head = ["| key | default | meaning |", "| --- | --- | --- |"]
-    return "\n".join(['<div class="keys" markdown>', "", *head, *rows, "", "</div>"])
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
 
 
 def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[str]) -> str:

@@ -22,6 +22,9 @@ _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])(He|d?[^\W\d_])_([A-Za-z0-9α-ω∞]{1,4
 _SUPERSCRIPT = re.compile(
     r"\^(?:\{([^{}]*)\}|\(((?:[^()]|\([^()]*\))*)\)|([-−]\d+/\d+|[-−]?\d+(?:\.\d+)?|[-−]?\w\u0304?|∞))"
 )
+_TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+#: Headings of columns that a list does not show.
+_OBVIOUS = ("", "meaning", "Type", "Description")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _PRIME, _BAR, _SPACE = "<mo>′</mo>", '<mo stretchy="false">&#x0007C;</mo>', '<mspace width="0.17em"/>'
 
@@ -64,14 +67,33 @@ def on_page_markdown(text: str, page: Any, **_: Any) -> str:
     return text
 
 
-def on_page_content(text: str, **_: Any) -> str:
-    """The page with its LaTeX as MathML, with subscripts and superscripts, and without roles of reStructuredText."""
+def on_page_content(text: str, page: Any, **_: Any) -> str:
+    """The page with its LaTeX as MathML, with subscripts and superscripts, and without roles of reStructuredText.
+
+    Tables of the reference, of the validation and of the research log can be read as lists on narrow screens.
+    """
+    if page.file.src_path.startswith(("reference/", "validation.", "research.")):
+        text = _TABLE.sub(_with_labels, text)
 
     def rendered(found: re.Match[str]) -> str:
         return mathml(html.unescape(found[3]).strip(), display="block" if found[2] == "[" else "inline")
 
     text = _ROLE.sub(r"<code>\1</code>", text)
     return typeset(_FORMULA.sub(rendered, text))
+
+
+def _with_labels(table: re.Match[str]) -> str:
+    """A table in which each cell knows the heading of its column, for the style sheet. Others stay as they are: those
+    of two columns, and those within code."""
+    heads = [re.sub(r"<[^>]*>", "", head).strip() for head in re.findall(r"<th\b[^>]*>(.*?)</th>", table[0], re.DOTALL)]
+    if len(heads) < 3:
+        return table[0]
+    labels = ["" if head in _OBVIOUS else html.escape(f"{head}: ") for head in [""] + heads[1:]]
+    rows = re.split(r"(?=<tr\b)", table[0])
+    for number, row in enumerate(rows):
+        column = iter(labels)
+        rows[number] = re.sub(r"<td\b", lambda _, column=column: f'<td data-label="{next(column)}"', row)
+    return f'<div class="records">{"".join(rows)}</div>'
 
 
 def typeset(page: str) -> str:

@@ -134,6 +134,17 @@ def test_symbols_in_plain_text_have_subscripts_and_superscripts(site, monkeypatc
     assert "v<sub>th</sub> = √(T/m), in m/s." in built(site, DOCS / "reference" / "api.md")
 
 
+def test_cells_of_wide_tables_know_the_heading_of_their_column(site):
+    """On narrow screens the style sheet shows rows as lists, where headings are out of sight."""
+    row = re.search(r"<tr>\s*<td[^>]*><code>logdet<.*?</tr>", built(site, DOCS / "reference" / "method.md"), re.DOTALL)[
+        0
+    ]
+    assert re.findall(r'<td data-label="([^"]*)"', row) == ["", "default: ", ""]
+    log = built(site, DOCS / "research.md")
+    assert 0 < log.count('data-label="change: "') == log.count('data-label="lesson: "')
+    assert "data-label" not in built(site, DOCS / "reference" / "series.md")  # two columns fit
+
+
 def test_the_search_knows_the_keys(site):
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     found = {entry["location"].partition("#")[0] for entry in index["docs"] if "energy_conserving" in entry["text"]}
