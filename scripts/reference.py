@@ -15,6 +15,7 @@ import inspect
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ EXAMPLE: dict[str, dict[str, Any]] = {
     "particles": {"count": 32768},
     "time": {"step": 0.1, "end": 30.0},
 }
+#: Width of a usage, which fits into a page of the site.
+_USAGE = 88
 #: Column at which comments begin in the example.
 _COMMENT = 28
 #: Keys that all problems have. They are listed once.
@@ -272,6 +275,10 @@ def _verbs() -> str:
     for name, of_verb in verbs.items():
         verb = VERBS[name]
         usage = " ".join(of_verb.format_usage().removeprefix("usage: ").split())
+        options = re.sub(r"\[[^]]*\]", lambda option: option[0].replace(" ", "\N{NO-BREAK SPACE}"), usage)
+        usage = textwrap.fill(options, _USAGE, subsequent_indent="    ", break_on_hyphens=False).replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
         lines += [f"## kjko {name}", "", verb.text, "", "```text", usage, "```", ""]
         rows = [action for action in of_verb._actions if action.dest != "help"]
         if rows:
