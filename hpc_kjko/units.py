@@ -100,7 +100,7 @@ class Units:
             charge: |q|, in elementary charges.
 
         Raises:
-            UserError: as for the class, or no weakly coupled plasma has so strong collisions.
+            UserError: as for the class, or collisions of this strength do not occur in a weakly coupled plasma.
         """
         _require_positive("collision_strength", strength)
         if log_lambda is not None:

@@ -29,8 +29,9 @@ PAPER = ["gaussian", "confined", "periodic", "confined_3d", "two_stream", "two_s
 BEYOND = ["bump_on_tail", "buneman", "bernstein", "driven_wave", "coulomb", "dougherty"]
 INTRODUCTION = """# Gallery
 
-Each page shows one example: the question, a figure, the numbers, and the Python program that made them. The tests run
-every example at a small size. To run one yourself, start at the top of the repository:
+Each page shows one example: the question, a figure, the numbers, and the Python program that made them. The first
+examples are experiments of [the paper](../howto/reproduce_the_paper.md), whose scheme this package implements. The
+tests run every example at a small size. To run one yourself, start at the top of the repository:
 
 ```sh
 python scripts/make_gallery.py two_stream --quick --out my_gallery

@@ -15,6 +15,7 @@ import inspect
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ EXAMPLE: dict[str, dict[str, Any]] = {
     "particles": {"count": 32768},
     "time": {"step": 0.1, "end": 30.0},
 }
+#: Width of a usage, which fits into a page of the site.
+_USAGE = 88
 #: Column at which comments begin in the example.
 _COMMENT = 28
 #: Keys that all problems have. They are listed once.
@@ -108,8 +111,8 @@ def _problems() -> str:
     tables = {kind: config.from_table({"problem": {"kind": kind}}).table() for kind in KINDS}
     first = KINDS["two_stream"]
     rows = {"kind": "required", "space_dims": "1", "velocity_dims": "1", "boundary": '`"periodic"`'}
-    lines = ["## Keys of every problem", "", *_head()]
-    lines += [_row(key, default, explanation(first, key)) for key, default in rows.items()]
+    common = [_row(key, default, explanation(first, key)) for key, default in rows.items()]
+    lines = ["## Keys of every problem", "", _with_head(common)]
     for kind, problem in KINDS.items():
         paragraphs = (inspect.getdoc(problem) or "").split("\n\n")
         lines += ["", f"## `{kind}`", "", *_joined(" ".join(part.split()) for part in paragraphs)]
@@ -131,12 +134,12 @@ def _with_subscripts(text: str) -> str:
     return "".join(part if part[:1] == "`" else _SUBSCRIPT.sub(r"\1<sub>\2</sub>", part) for part in parts)
 
 
-def _head() -> list[str]:
-    return ["| key | default | meaning |", "| --- | --- | --- |"]
+def _with_head(rows: list[str]) -> str:
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
 
 
 def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[str]) -> str:
-    lines = _head()
+    lines = []
     for name, field in section.model_fields.items():
         key = field.alias or name
         if key in without:
@@ -152,7 +155,7 @@ def _table(section: type[Section], defaults: dict[str, Any], without: Iterable[s
                 default, _, more = part.removeprefix("Default: ").removesuffix(".").partition(". ")
                 paragraphs[number : number + 1] = [f"{more}."] if more else []
         lines.append(_row(key, default, paragraphs))
-    return "\n".join(lines)
+    return _with_head(lines)
 
 
 def _row(key: str, default: str, paragraphs: list[str]) -> str:
@@ -272,6 +275,10 @@ def _verbs() -> str:
     for name, of_verb in verbs.items():
         verb = VERBS[name]
         usage = " ".join(of_verb.format_usage().removeprefix("usage: ").split())
+        options = re.sub(r"\[[^]]*\]", lambda option: option[0].replace(" ", "\N{NO-BREAK SPACE}"), usage)
+        usage = textwrap.fill(options, _USAGE, subsequent_indent="    ", break_on_hyphens=False).replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
         lines += [f"## kjko {name}", "", verb.text, "", "```text", usage, "```", ""]
         rows = [action for action in of_verb._actions if action.dest != "help"]
         if rows:
@@ -316,9 +323,10 @@ def _summary() -> str:
         rows, link = group["rows"], f"[{group['title']}](#{_anchor(group['title'])})"
         every += rows
         lines.append(f"| {link} | {_counts(rows)} |")
-        missed += [f"* {link}: {_missed(row)}" for row in rows if not row["met"]]
+        missed += [f"| {link} | {' | '.join(_cells(row))} |" for row in rows if not row["met"]]
     lines.append(f"| all | {_counts(every)} |")
-    return "\n".join([*lines, "", f"These {len(missed)} quantities miss their target:", "", *missed])
+    head = ["| topic | case | quantity | target | measured |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*lines, "", f"These {len(missed)} quantities miss their target:", "", *head, *missed])
 
 
 def _counts(rows: list[dict[str, Any]]) -> str:
@@ -329,8 +337,11 @@ def _counts(rows: list[dict[str, Any]]) -> str:
     return f"{len(rows)} | {sum(row['met'] for row in asked)} of {len(asked)} | {worst}"
 
 
-def _missed(row: dict[str, Any]) -> str:
-    return f"{row['case']}, {row['quantity']}: {row['measured']}; target: {row['target']}."
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Cells of a row of docs/validation.json: case, quantity, target and measured number."""
+    return [
+        _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%") for name in ("case", "quantity", "target", "measured")
+    ]
 
 
 def ratio_of(target: str, measured: str) -> float | None:
@@ -383,10 +394,7 @@ def _validation() -> str:
         lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in group["rows"]:
             of = f"{row['date'].replace('-', NO_BREAK)} `{row['commit']}`"
-            case, quantity, target, measured = (
-                _cell(row[name]).replace(" %", "\N{NO-BREAK SPACE}%")
-                for name in ("case", "quantity", "target", "measured")
-            )
+            case, quantity, target, measured = _cells(row)
             measured = measured if row["met"] else f"**{measured}**, missed"
             lines.append(f"| {case} | {quantity} | {target} | {measured} | {of} | {row['machine']} |")
         lines.append("")

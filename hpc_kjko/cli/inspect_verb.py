@@ -59,8 +59,10 @@ def inspect(options: argparse.Namespace) -> int:
         },
     }
     show_pairs(rows, title=str(folder.path))
-    if (summary.tally(columns) or {}).get("inconclusive") and columns["collision_free_energy_total_error"][-1] > 0:
-        print("\n".join(wrapped(summary.INCONCLUSIVE, width())))
+    inconclusive = (summary.tally(columns) or {}).get("inconclusive")
+    if case and inconclusive and columns["collision_free_energy_total_error"][-1] > 0:
+        meaning = summary.verdict_meanings(summary.certified_quantity(case))["inconclusive"]
+        print("\n".join(wrapped(f"inconclusive: {meaning}.", width())))
     for sentence in summary.remarks(status, columns):
         print("\n".join(wrapped(f"warning: {sentence}", width())))
     return DONE

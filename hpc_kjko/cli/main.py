@@ -95,21 +95,22 @@ VERBS = {
     "inspect": Verb(
         "inspect_verb",
         False,
-        "Show what a run folder holds: status, conserved quantities, certificates, warnings.",
+        "Show what a run folder holds: status, rate of the wave, conserved quantities, certificates, warnings.",
         "kjko inspect runs/mine",
         "howto/look_at_runs.md",
     ),
     "watch": Verb(
         "file_verbs",
         False,
-        "Follow a running job in the terminal, by reading its files. It ends with the run or at Ctrl-C.",
+        "Follow a running job in the terminal, by reading its files, until the run has ended or Ctrl-C.",
         "kjko watch runs/mine --interval 5",
         "howto/look_at_runs.md",
     ),
     "compare": Verb(
         "compare_verb",
         False,
-        "Compare a run with another run, the grid solver or a CSV file. The exit code is 1 beyond the tolerance.",
+        "Compare a run with another run, the grid solver or a CSV file. If they differ by more than --tolerance, the "
+        "exit code is 1.",
         "kjko compare runs/mine grid --out compared.png",
         "howto/compare.md",
     ),
@@ -137,7 +138,8 @@ VERBS = {
     "doctor": Verb(
         "run_verbs",
         True,
-        "Show what a run would use here, and test its communication. If a run would fail, the exit code is 1.",
+        "Show which MPI, devices and kernels a run would use here, and test the communication between ranks. If a run "
+        "would fail, the exit code is 1.",
         "mpirun -n 2 kjko doctor",
         "howto/batch_jobs.md",
     ),
@@ -320,7 +322,8 @@ def parser() -> argparse.ArgumentParser:
     commands = _Parser(
         prog="kjko",
         description="Simulate collisional plasmas with particles that carry log f.",
-        epilog="'kjko VERB --help' shows the options of a verb, and an example. First: docs/tutorials/two_stream.md.",
+        epilog="'kjko VERB --help' shows the options of a verb, and an example. To begin, read "
+        "docs/tutorials/two_stream.md.",
     )
     commands.add_argument("--version", action="version", version=f"kjko {__version__}")
     verbs = commands.add_subparsers(required=True, metavar="VERB", dest="verb")
@@ -344,7 +347,7 @@ def parser() -> argparse.ArgumentParser:
     starting.add_argument("case", type=Path, metavar="CASE.toml", help="the case file")
     starting.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/CASE)")
     starting.add_argument("--set", **change)
-    starting.add_argument("--force", action="store_true", help="overwrite the run in this folder")
+    starting.add_argument("--force", action="store_true", help="overwrite the run that is in the run folder")
     dry_run_help = (
         "show linear theory of the wave, and the memory, time and disk space that the run would need, without running "
         "or writing anything"
@@ -353,7 +356,8 @@ def parser() -> argparse.ArgumentParser:
     for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):
         of_a_sweep = ", or the folder of a sweep" if name == "plot" else ""
         parsers[name].add_argument("folder", type=Path, metavar="DIR", help=f"run folder{of_a_sweep}")
-    parsers["restart"].add_argument("--set", **change)
+    restart_help = "change a key of the case, such as time.end (docs/reference/output_and_run.md lists the keys)"
+    parsers["restart"].add_argument("--set", **{**change, "help": restart_help})
     parsers["series"].add_argument("--csv", action="store_true", help="print all rows as CSV to standard output")
     grid = "compare also with the grid solver for the same case (1D1V; 1D2V and 1D3V with a bath)"
     parsers["analyze"].add_argument("--reference", choices=["grid"], help=grid)
@@ -375,20 +379,22 @@ def parser() -> argparse.ArgumentParser:
     plotting.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="file format (default png)")
     plotting.add_argument("--log", action="store_true", help="logarithmic scales for f in phase space and in its cuts")
     at_help = (
-        "position x of a cut f(v) through phase space (default: quarters of the box or, without a box, of the "
-        "particles); may be given several times"
+        "position x of a cut f(v) through phase space; may be given several times (default: four positions, spread "
+        "over the box or, without a box, over the particles)"
     )
     plotting.add_argument("--at", action="append", type=_finite, default=[], metavar="X", help=at_help)
-    plane_help = "draw the density of two of x, y, z, vx, vy, vz instead of all figures; may be given several times"
+    plane_help = "draw the density over two of x, y, z, vx, vy, vz instead of all figures; may be given several times"
     plotting.add_argument("--plane", action="append", type=_plane, default=[], metavar="A,B", help=plane_help)
-    against_help = "draw the difference of f from that of another run, instead of all figures"
-    plotting.add_argument("--against", type=Path, metavar="DIR3", help=against_help)
+    against_help = "draw f minus f of the run in the folder OTHER, instead of all figures"
+    plotting.add_argument("--against", type=Path, metavar="OTHER", help=against_help)
     movie_help = "write animated GIFs of phase space (and of the density in 2D and 3D) instead of all figures"
     plotting.add_argument("--movie", action="store_true", help=movie_help)
-    plotting.add_argument("--out", type=Path, metavar="DIR2", help="folder for the files (default DIR/figures)")
+    plotting.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the files (default DIR/figures)")
     comparing = parsers["compare"]
     comparing.add_argument("run", type=Path, metavar="A", help="run folder")
-    comparing.add_argument("reference", metavar="B", help="run folder, CSV file with a column time, or 'grid'")
+    comparing.add_argument(
+        "reference", metavar="B", help="run folder, CSV file with a column 'time', or 'grid' for the grid solver"
+    )
     comparing.add_argument(
         "--tolerance", type=_not_negative, metavar="X", help="largest relative L2 difference allowed"
     )
@@ -404,7 +410,7 @@ def parser() -> argparse.ArgumentParser:
     grid_help = "a key of the case and its values; may be given several times, for all combinations"
     sweeping.add_argument("--grid", action="append", default=[], metavar="section.key=v1,v2", help=grid_help)
     sweeping.add_argument("--set", **{**change, "help": "change a key of the case in all runs"})
-    sweeping.add_argument("--out", type=Path, metavar="DIR", help="folder for the run folders")
+    sweeping.add_argument("--out", type=Path, metavar="DIR", help="folder for the run folders (required to run)")
     sweeping.add_argument("--ranks", type=_count, default=1, metavar="N", help="ranks of each run (default 1)")
     sweeping.add_argument("--slurm", type=Path, metavar="SCRIPT", help="write a SLURM job array instead of running")
     sweeping.add_argument("--table", action="store_true", help="show the results so far instead of running")
@@ -420,7 +426,7 @@ def _add_plasma(converting: argparse.ArgumentParser) -> None:
         "--density": ("N", "density of the reference species, in 1/m³"),
         "--temperature": ("T", "temperature of the reference species, in eV"),
         "--log-lambda": ("L", "Coulomb logarithm (default: NRL Plasma Formulary, for collisions within the species)"),
-        "--collision-strength": ("C", "C = lnΛ/(8π N_D); the density follows from it; use it instead of --density"),
+        "--collision-strength": ("C", "C = lnΛ/(8π N_D); use it instead of --density, which follows from it"),
         "--length": ("M", "a length to convert, in m"),
         "--time": ("S", "a time to convert, in s"),
         "--magnetic-field": ("B", "a magnetic field to convert, in T"),

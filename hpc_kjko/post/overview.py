@@ -311,6 +311,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
     keys, columns = differing_keys(runs), columns_of(runs)
     shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
     headings, rows = _numbers(runs)
+    certified = {summary.certified_quantity(run.case) for run in runs if summary.tally(run.series)}
     return page.write(
         "runs.html",
         out,
@@ -341,7 +342,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         more=[key for key in keys if key not in shown],
         has_certificates=any(summary.tally(run.series) for run in runs if run.series),
         headings=headings,
-        verdicts=summary.VERDICT_MEANINGS,
+        verdicts=summary.verdict_meanings(" or ".join(sorted(certified))),
         missing=[*unreadable, *(f"{run.name}: {run.trouble}" for run in runs if run.trouble)],
     )
 

@@ -43,13 +43,13 @@ PROVENANCE = {
 
 #: The meaning of each status of a run.
 STATUS_MEANINGS = {
-    "new": "It has not begun its first step.",
-    "running": "It is running: the page shows the results so far.",
-    "finished": "It reached its end.",
-    "stopped": "It stopped with a checkpoint: kjko restart continues it.",
-    "failed": "It ended with an error.",
-    "gone": "Its process no longer exists and left no message: it was killed, or its machine failed.",
-    "unknown": "Its run.json does not say how it ended.",
+    "new": "The run has not begun its first step.",
+    "running": "The run goes on: this page shows the results so far.",
+    "finished": "The run reached its end.",
+    "stopped": "The run stopped with a checkpoint, and kjko restart continues it.",
+    "failed": "The run ended with an error.",
+    "gone": "The process of the run no longer exists and left no message: it was killed, or its machine failed.",
+    "unknown": "run.json does not say how the run ended.",
 }
 
 #: The title of each figure, and the reason why it may be missing.
@@ -57,10 +57,13 @@ NEEDS = {
     "field_energy": ("Field energy", "the run has no self-consistent field"),
     "energies": ("Energies", "the time series has fewer than two rows"),
     "free_energy": ("Free energy and entropy", "this collision method does not carry log f"),
-    "relative_entropy": ("Relative entropy", "it needs log f and a known equilibrium"),
-    "marginals": ("Marginals", "no snapshot has them (output.histogram_every)"),
-    "phase_space": ("Phase space", "no snapshot has histograms of it (output.histogram_every)"),
-    "field": ("Electric field against x and time", "it needs two snapshots of a self-consistent field (output.every)"),
+    "relative_entropy": ("Relative entropy", "this figure needs log f and a known equilibrium"),
+    "marginals": ("Marginals", "no snapshot has marginals (output.histogram_every)"),
+    "phase_space": ("Phase space", "no snapshot has histograms of phase space (output.histogram_every)"),
+    "field": (
+        "Electric field against x and time",
+        "this figure needs two snapshots of a self-consistent field (output.every)",
+    ),
     "seconds": ("Seconds of each step", "the time series has fewer than two rows"),
 }
 
@@ -98,11 +101,11 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
     if status["status"] == "gone":
         missing.insert(0, f"The end of the run: {folder.what_now()}")
     if rows and (steps := summary.missing_steps(columns)):
-        missing.insert(0, f"Time series: it has no rows of steps {steps}")
+        missing.insert(0, f"Time series: the rows of steps {steps} are missing")
     if damaged:
         missing.insert(0, f"Time series: {damaged}")
     elif not rows:
-        missing.insert(0, "Time series: the run has not written a row of it yet")
+        missing.insert(0, "Time series: the run has not written a row yet")
     if not case.collision_strength:
         missing.append(_WITHOUT_COLLISIONS)
     elif columns and "certificate" not in columns:
@@ -125,7 +128,7 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         what=_what(case),
         tally=summary.tally(columns) if rows else None,
         certified=summary.certified_quantity(case),
-        verdicts=summary.VERDICT_MEANINGS,
+        verdicts=summary.verdict_meanings(summary.certified_quantity(case)),
         fall=summary.fall(columns) if rows else None,
         drifts=summary.drifts(columns) if rows else [],
         checks=_checks(case, columns) if rows else {},
@@ -145,7 +148,7 @@ def _status_meaning(folder: RunFolder, status: str) -> str:
     """The meaning of the status of a run. For a failed run it includes the error in the log."""
     errors = [line.partition(" ERROR ")[2] for line in _log(folder) if " ERROR " in line]
     if status == "failed" and errors:
-        return f"It ended with an error: {errors[-1]}"
+        return f"The run ended with an error: {errors[-1]}"
     return STATUS_MEANINGS.get(status, "")
 
 
@@ -290,7 +293,7 @@ def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
             key = page.anchor(f"{name}-{number}")
             found[f"{key}-frames" if key in found else key] = figure(pictures, number)
     if not run.series:
-        missing.append("Figures of the time series: it has fewer than two rows")
+        missing.append("Figures of the time series: the series has fewer than two rows")
     of_series = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
     suffixes = tuple(f"_{species}" for species in run.species if species)
     known = {name.removesuffix(of) for name in drawn for of in ("", *suffixes)}

@@ -144,16 +144,19 @@ def certified_quantity(case: RunCase) -> str:
     return OPERATORS[case.collision_operator].falls
 
 
-#: The meaning of each verdict. It follows from the particles that are held out of the fit.
-VERDICT_MEANINGS = {
-    "certified": "collisions lowered it by more than three standard errors, as they must",
-    "inconclusive": "the change is smaller than three times its standard error. This is normal near equilibrium, where "
-    "it can hardly decrease further",
-    "violated": f"it rose by more than three standard errors. By chance this happens in one of {IN_CHANCE} steps; more "
-    "such steps show that something is wrong",
-}
-#: The verdict of a step that is not clear, and its meaning.
-INCONCLUSIVE = f"inconclusive: {VERDICT_MEANINGS['inconclusive']}."
+def verdict_meanings(quantity: str) -> dict[str, str]:
+    """The meaning of each verdict. It follows from the particles that are held out of the fit.
+
+    Args:
+        quantity: the quantity that collisions must lower, in words (:func:`certified_quantity`).
+    """
+    return {
+        "certified": f"collisions lowered {quantity} by more than three standard errors, as they must",
+        "inconclusive": f"{quantity} changed by less than three standard errors. This is normal near equilibrium, "
+        "where it can hardly decrease further",
+        "violated": f"{quantity} rose by more than three standard errors. By chance this happens in one of {IN_CHANCE} "
+        "steps; more such steps show that something is wrong",
+    }
 
 
 def fall(columns: Columns) -> str | None:

@@ -225,8 +225,8 @@ class PeriodicWave(PeriodicBox):
     mode: Mode = (1,)
     """Periods of the wave in the box: one number for a wave along x_1, or one per space dimension.
 
-    The first number is at least 1. The wave has k_j = 2π · mode_j / length_j, and between walls half of that. Each
-    number is less than half the number of cells along its axis."""
+    The first number is at least 1. Along an axis the wavenumber is 2π · `mode` / `length`, and between walls half of
+    that. Each number is less than half the number of cells along its axis."""
 
     @model_validator(mode="after")
     def _mode_fits(self) -> PeriodicWave:

@@ -20,7 +20,7 @@ from hpc_kjko.schema import Lengths, NonNegative, Positive
 
 
 class TwoStream(PerturbedBeams):
-    """Two counter-streaming beams: the two-stream instability (paper's section 4.2).
+    """Two counter-streaming beams: the two-stream instability (section 4.2 of the paper, arXiv:2603.23901).
 
     f0 = (1 + α cos k·x) · ½[N(v_b, σ²) + N(−v_b, σ²)] along the wave. The other velocity components start Maxwellian at
     T.

@@ -22,7 +22,7 @@ doi:10.1016/0021-9991(76)90053-X). Collide is the matrix exponential of the Chan
 doi:10.1016/0021-9991(70)90001-X). It is second order in the velocity spacing, and conserves the mass, f ≥ 0 and the
 Maxwellian. Kick and collide do not change n, so one field is enough for the inner part of the step. The Dougherty
 operator also conserves U and Θ. So its flow is that of an Ornstein-Uhlenbeck process with constant coefficients. It
-is exact in Fourier space: f^(k) → f^(k e^(-κ h)) times the transform of a Gaussian.
+is exact in Fourier space: f̂(k) → f̂(k e^{-κ h}) times the transform of a Gaussian.
 
 Without collisions f forms ever finer filaments (in free flight f ~ exp(-ikvt)). Filaments that reach the grid spacing
 would return as noise by aliasing. So each translation also removes the shortest waves. This conserves mass, momentum

@@ -9,7 +9,7 @@ where L is the linearised operator, C times that of C = 1. For another temperatu
 
 g is expanded in harmonics of degree l about the x axis times Laguerre polynomials of degree n in y = |v|²/2,
 
-    φ_nl ~ (-1)^n L_n^(l + d/2 - 1)(y) |v|^l P_l(v_x/|v|),   <φ_nl²> = 1 over M,   2n + l ≤ order.
+    φ_nl ~ (-1)^n L_n^{(l + d/2 - 1)}(y) |v|^l P_l(v_x/|v|),   <φ_nl²> = 1 over M,   2n + l ≤ order.
 
 P_l are the polynomials of Legendre for d = 3, and those of Chebyshev for d = 2. Streaming couples l to l - 1 and l + 1.
 L does not change l: with u = (v - v') / √2 and w = (v + v') / √2, for C = 1,
@@ -18,9 +18,9 @@ L does not change l: with u = (v - v') / √2 and w = (v + v') / √2, for C = 1
 
 So only the harmonics of u in G contribute: those of even degree q, each with the factor q (q + d - 2). exp(s.v - s²/2)
 generates the φ_nl(v). It is the product of the same functions of w and u with s / √2. So φ_nl(v) is a sum of
-products of such polynomials of w and of u. The remaining integrals are over |u|. There L_n^(p) is a sum of L_j^(p +
-γ/2). For γ ≤ 0 all terms of an element have the same sign, so nothing cancels at any order. Density, momentum
-and energy have no q ≥ 2. So they are conserved exactly at any order.
+products of such polynomials of w and of u. The remaining integrals are over |u|. There L_n^{(p)} is a sum of
+L_j^{(p + γ/2)}. For γ ≤ 0 all terms of an element have the same sign, so nothing cancels at any order. Density,
+momentum and energy have no q ≥ 2. So they are conserved exactly at any order.
 
 Collisions alone would need a high order. The wave moves to ever higher degrees, and for small C it would be reflected
 from the last one. So it is absorbed there, by 4 k √(order) ((2n + l) / order)^6 on the diagonal, as in the paper of

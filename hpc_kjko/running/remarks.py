@@ -57,15 +57,19 @@ def fit_remarks(columns: Columns) -> list[str]:
 
 
 def certificate_remarks(columns: Columns) -> list[str]:
-    """Sentences if held-out particles show that collisions raise what they must lower, or could not test it."""
+    """Sentences if collisions raise the free energy (or ∫f log f) of held-out particles, or if it was not tested."""
     if "certificate" not in columns or not len(columns["certificate"]) > 1:
         return []
     verdicts, steps = columns["certificate"][1:], len(columns["certificate"]) - 1
     chance = steps / IN_CHANCE
     if (violated := int((verdicts < 0).sum())) > chance + 3 * np.sqrt(chance):
+        raised = (
+            "the free energy" if "free_energy" in columns else "∫f log f"
+        )  # as the operator conserves energy or not
         return [
-            f"in {violated} of {steps} steps held-out particles show for certain that collisions raised what they must "
-            f"lower (by chance this happens in one step of {IN_CHANCE}): use a smaller time.step or more particles"
+            f"in {violated} of {steps} steps collisions raised {raised} of the held-out particles by more than three "
+            f"standard errors (by chance this happens in one step of {IN_CHANCE}): use a smaller time.step or more "
+            "particles"
         ]
     collided = np.zeros(1) if "substeps" not in columns else columns["substeps"][1:]
     if collided.any() and not columns["collision_free_energy_total_error"][-1] > 0:
@@ -108,8 +112,8 @@ def _beyond(columns: Columns, values: np.ndarray, limit: float) -> Iterator[tupl
 def wave_remarks(columns: Columns) -> list[str]:
     """A sentence if collisions have changed the wave in another way than the operator does."""
     return [
-        f"collisions gave the wave up to {most:.2g} of its momentum or energy too much or too little, above "
-        f"{WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more particles, wider "
-        "method.hidden or a smaller time.step"
+        f"collisions have changed the momentum or the energy of the wave with a relative error of up to {most:.2g}, "
+        f"and of more than {WAVE_OFF:g} from t = {since:g} on: do not trust the field energy after that; use more "
+        "particles, wider method.hidden or a smaller time.step"
         for since, most in _beyond(columns, columns.get("wave_error", np.zeros(0)), WAVE_OFF)
     ]

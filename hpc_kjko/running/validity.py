@@ -139,8 +139,8 @@ def _of_collisions(case: Case) -> list[str]:
         fitted = "each component of the control field"
     if case.particles.count < FEW * features:
         found.append(
-            f"particles.count = {case.particles.count} for {features} coefficients in {fitted}: it will follow the "
-            f"particles' noise; use at least {FEW * features}, or a smaller method.hidden"
+            f"particles.count = {case.particles.count} for {features} coefficients in {fitted}: the fit will follow "
+            f"the noise of the particles; use at least {FEW * features}, or a smaller method.hidden"
         )
     return found
 

@@ -2,8 +2,8 @@ r"""Bernstein waves across a magnetic field
 
 An electron wave that travels across a uniform magnetic field is not damped. Its frequencies lie near the harmonics of
 the gyrofrequency $\Omega$. They are the zeros of Bernstein's dielectric function. The figure shows the spectrum of $E$
-at the wavenumber of the wave, for a long run with $\Omega = 0.5\,\omega_p$ and $k\rho = 1$. Dashed lines are the
-frequencies of theory.
+at the wavenumber of the wave, for a long run with $\Omega = 0.5\,\omega_p$ and $k\rho = 1$, where $\rho$ is the
+gyroradius. Dashed lines are the frequencies of theory.
 
 The highest peak is at $\omega = {peak:.3f}$. The nearest frequency of theory is {theory:.3f}. A run of this length can
 distinguish frequencies that differ by {resolution:.3f}.

@@ -1,4 +1,4 @@
-r"""Example 2: relaxation in a potential with two wells
+r"""Example 2 of the paper: relaxation in a potential with two wells
 
 Does the solution reach the equilibrium, and does its relative entropy fall in every step, as theory says? Particles
 start as a Gaussian on one side of $V(x) = \tfrac12 x^2 + 0.3 \cos \pi x$. They collide with a bath of temperature

@@ -1,9 +1,9 @@
-r"""Example 4: relaxation in six dimensions of phase space
+r"""Example 4 of the paper: relaxation in six dimensions of phase space
 
 A histogram of six dimensions would need millions of cells, but particles that carry $\log f$ need none. The potential
-is that of Example 2 along each of three axes, $V(x) = \sum_j [\tfrac12 x_j^2 + 0.3\cos \pi x_j]$. The initial density
-is a product of three functions, one for each axis, so the solution stays such a product. Then its relative entropy is
-three times that of the example in one dimension.
+is that of Example 2 of the paper along each of three axes, $V(x) = \sum_j [\tfrac12 x_j^2 + 0.3\cos \pi x_j]$. The
+initial density is a product of three functions, one for each axis, so the solution stays such a product. Then its
+relative entropy is three times that of Example 2.
 
 The relative entropy in 3D3V starts at {start:.2f}. It differs from three times that in 1D1V by at most
 {difference:.4f}. Both runs have {count:.0f} particles.

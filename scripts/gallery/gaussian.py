@@ -1,4 +1,4 @@
-r"""Example 1: a Gaussian relaxes in a harmonic potential
+r"""Example 1 of the paper: a Gaussian relaxes in a harmonic potential
 
 How large is the error of a time step? In the potential $V(x) = \tfrac12 x^2$ a Gaussian stays Gaussian, so the exact
 solution of the kinetic Fokker–Planck equation is known. The exact control field is $u = -\kappa\,(v + T\,\nabla_v \log

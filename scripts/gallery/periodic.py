@@ -1,4 +1,4 @@
-r"""Example 3: two streams in a periodic potential
+r"""Example 3 of the paper: two streams in a periodic potential
 
 Two streams of opposite velocity merge into one Maxwellian. Their density becomes that of Boltzmann, $n(x) \propto
 e^{{-V(x)}}$. The particles move in a periodic box with the potential $V(x) = \tfrac12 \cos 2\pi x$. They collide with a

@@ -1,4 +1,4 @@
-r"""Section 4.2: the two-stream instability with weak and with strong collisions
+r"""Section 4.2 of the paper: the two-stream instability with weak and with strong collisions
 
 Two electron beams pass through each other, and a small wave grows until it traps the particles. The beams have the
 velocities $\pm 2.4$. The trapped particles form a vortex in phase space. Collisions with a bath at the rate $\kappa$

@@ -234,14 +234,14 @@ def test_a_report_of_what_is_there_says_what_is_missing(finished, kjko_here):
     assert kjko_here("report", finished, "--out", out).returncode == 0
     page = out.read_text()
     assert {name.split("-")[0] for name in figures_of(page)} == OF_SERIES
-    assert "It ended with an error" in page and not (finished / "report.html").exists()
+    assert "The run ended with an error" in page and not (finished / "report.html").exists()
     assert "Phase space: no snapshot has" in page and "run.json does not say command, git revision" in page
     series.unlink()
     (finished / "log.txt").write_text("2026-11-29 ERROR step 1: <no> longer finite\n")
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
-    assert not figures_of(page) and "has not written a row of it yet" in page and "0 of 10" in page
-    assert "It ended with an error: step 1: &lt;no&gt; longer finite" in page
+    assert not figures_of(page) and "has not written a row yet" in page and "0 of 10" in page
+    assert "The run ended with an error: step 1: &lt;no&gt; longer finite" in page
 
 
 def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
@@ -252,7 +252,11 @@ def test_a_report_of_a_run_without_log_f_and_field(finished, kjko_here):
     shutil.rmtree(finished / "snapshots")
     assert kjko_here("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
-    for sentence in ("Relative entropy: it needs", "Field energy: the run has no", "Certificates: the run kept no"):
+    for sentence in (
+        "Relative entropy: this figure needs",
+        "Field energy: the run has no",
+        "Certificates: the run kept no",
+    ):
         assert sentence in page
     assert figures_of(page) == ["energies-0", "seconds-0"]
     assert re.search(r"collide<.*0\.55<.*25\.0 %", page)

@@ -69,6 +69,14 @@ def test_every_page_is_in_the_menu(site):
         assert all(target.is_file() for target in wanted.values())
 
 
+def test_the_menu_of_a_folder_has_the_order_of_its_index(site):
+    index = DOCS / "gallery" / "index.md"
+    parser = Loaded()
+    parser.feed(built(site, index))
+    wanted = list(dict.fromkeys(re.findall(r"\((\w+)\.md\)", index.read_text(encoding="utf-8"))))
+    assert [link for link in dict.fromkeys(parser.menu) if link[:-5] in wanted] == [f"{name}.html" for name in wanted]
+
+
 def test_no_page_loads_anything_from_elsewhere(site):
     for page in PAGES:
         parser = Loaded()
@@ -103,10 +111,38 @@ def test_a_formula_is_what_its_latex_says(site):
 
 def test_python_is_documented_from_its_docstrings(site):
     text = html.unescape(built(site, DOCS / "reference" / "api.md"))
+    assert "hpc_kjko.api.run<" not in text  # a heading is the name that a script imports
     for name in ("hpc_kjko.api.run", "hpc_kjko.post.opened.Run", "hpc_kjko.collisions.base.Collision"):
         assert f'id="{name}"' in text
     assert "the solver cannot continue. The folder has a checkpoint" in text
     assert not re.search(r":(class|func|meth|attr|mod):", text)
+
+
+def test_symbols_in_plain_text_have_subscripts_and_superscripts(site, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from site_hooks import typeset
+
+    assert typeset("√(T/m) = v_th, λ_D³, m_i/m_p") == (
+        "√(T/m) = v<sub>th</sub>, λ<sub>D</sub>³, m<sub>i</sub>/m<sub>p</sub>"
+    )
+    assert typeset("t^{n+1}, e^(−κ (t − s))") == "t<sup>n+1</sup>, e<sup>−κ (t − s)</sup>"
+    assert typeset("|z|^γ, x^2/2, N^−0.7, N^-1/2") == (
+        "|z|<sup>γ</sup>, x<sup>2</sup>/2, N<sup>−0.7</sup>, N<sup>-1/2</sup>"
+    )
+    for same in ("two_stream of e5_weak", "<code>v_th</code>", "<pre><span>x^2</span> T_i</pre>", '<img alt="v_th">'):
+        assert typeset(same) == same
+    assert "v<sub>th</sub> = √(T/m), in m/s." in built(site, DOCS / "reference" / "api.md")
+
+
+def test_cells_of_wide_tables_know_the_heading_of_their_column(site):
+    """On narrow screens the style sheet shows rows as lists, where headings are out of sight."""
+    row = re.search(r"<tr>\s*<td[^>]*><code>logdet<.*?</tr>", built(site, DOCS / "reference" / "method.md"), re.DOTALL)[
+        0
+    ]
+    assert re.findall(r'<td data-label="([^"]*)"', row) == ["", "default: ", ""]
+    log = built(site, DOCS / "research.md")
+    assert 0 < log.count('data-label="change: "') == log.count('data-label="lesson: "')
+    assert "data-label" not in built(site, DOCS / "reference" / "series.md")  # two columns fit
 
 
 def test_the_search_knows_the_keys(site):
