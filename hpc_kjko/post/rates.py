@@ -330,6 +330,8 @@ def _why_not(time: np.ndarray, log: np.ndarray, peaks: np.ndarray, linear: int, 
             )
     if 2 <= len(peaks) < _FEWEST_MAXIMA and not saturates:
         return f"it oscillates and has only {len(peaks)} maxima, but a fit needs {_FEWEST_MAXIMA}: use a longer run"
+    if refusals and linear == len(time):  # it is largest at the end, so its maxima belong to the start
+        return refusals[0]
     if len(peaks) >= _FEWEST_MAXIMA and not _is_regular(peaks) and not saturates:
         return "its maxima are not evenly spaced in time: there are several waves, or the field is noise"
     if refusals:
