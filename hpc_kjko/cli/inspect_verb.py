@@ -113,7 +113,7 @@ def _wave(
         return {}
     said = found.text
     if found.rate and found.why_not:
-        said += f"; a line through the whole series has {found.rate.text()}"
+        said += f". A line through the whole series would have {found.rate.text()}"
     elif found.rate:
         first, last = found.rate.window
         said += f" (t = {first:.3g} to {last:.3g})"

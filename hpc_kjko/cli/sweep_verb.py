@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_kjko.cli.opening import DONE, FAILED, STOPPED
 from hpc_kjko.errors import UserError
 from hpc_kjko.parallel.launcher import promised_ranks
 from hpc_kjko.post import summary
-from hpc_kjko.terminal import show_table
+from hpc_kjko.terminal import show_table, width, wrapped
 
 if TYPE_CHECKING:
     from hpc_kjko.post.sweep import Sweep
@@ -66,15 +66,34 @@ def _show_sweep(swept: Sweep, outcomes: dict[str, str]) -> None:
     quantities = ("energy", "field_energy", "potential_energy", "free_energy", "kl", "seconds")
     numbers = [name for name in quantities if any(row[name] for row in rows)]
     certified = any(row[verdicts[0]] is not None for row in rows)
-    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers] + ["certificates"] * certified
-    lines = []
+    waves = any(row["rate_note"] is not None for row in rows)
+    headings = [key.partition(".")[2] for key in keys] + ["status", *numbers]
+    headings += ["γ of_the wave", "γ of_theory"] * waves + ["certificates"] * certified
+    lines, notes = [], list[str]()
     for row in rows:
         cells = [row[key] for key in keys] + [row["status"]]
         cells += ["-" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        if waves:
+            cells += _rate(row, notes)
         cells += ["/".join("-" if row[name] is None else str(row[name]) for name in verdicts)] * certified
         lines.append(cells)
     title = str(swept.folder)
     if certified:
         title += f" (certificates: {' / '.join(verdicts)})"
     show_table([heading.replace("_", "\n") for heading in headings], lines, title=title, labels=max(1, len(keys)))
+    for number, note in enumerate(notes, 1):
+        print("\n".join(wrapped(f"[{number}] {note}", width())))
     print(swept.write_table(rows))
+
+
+def _rate(row: dict[str, Any], notes: list[str]) -> list[str]:
+    """The rate of the wave of a run with its error, and that of theory. A note below the table gets a number."""
+    if row["rate_note"] is None:
+        return ["-", "-"]
+    digits = f"{row['rate']:.3g} ± {row['rate_error']:.1g}" if row["rate"] is not None else "none"
+    if note := row["rate_note"]:
+        if note not in notes:
+            notes.append(note)
+        digits += f" [{notes.index(note) + 1}]"
+    theory = "-" if row["rate_of_theory"] is None else f"{row['rate_of_theory']:.3g}"
+    return [digits.replace("-", "−"), theory.replace("-", "−") if theory != "-" else theory]

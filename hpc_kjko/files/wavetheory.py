@@ -55,7 +55,8 @@ class WaveTheory:
         if self.rate is None or self.frequency is None:
             return ""
         trend = "growing" if self.rate > _STEADY else "damped" if self.rate < -_STEADY else "neither growing nor damped"
-        return f"{trend}, γ = {self.rate:.4f} and ω = {self.frequency:.4f}".replace("-", "−")
+        rate, frequency = (round(value, 4) + 0.0 for value in (self.rate, self.frequency))  # without −0.0
+        return f"{trend}, γ = {rate:.4f} and ω = {frequency:.4f}".replace("-", "−")
 
     @property
     def wavenumber(self) -> float:

@@ -65,8 +65,15 @@ _NUMBERS = (
     "KL to equilibrium",
     "wall clock, s",
 )
-#: A number, by which the table is sorted, and the text after it.
-Number = tuple[float, str]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell of the table: a number, by which the table is sorted, or None; the text after it; a note about it."""
+
+    value: float | None
+    after: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -312,6 +319,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
     shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
     headings, rows = _numbers(runs)
     certified = {summary.certified_quantity(run.case) for run in runs if summary.tally(run.series)}
+    notes = list(dict.fromkeys(cell.note for row in rows for cell in row if cell and cell.note))
     return page.write(
         "runs.html",
         out,
@@ -343,6 +351,8 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         has_certificates=any(summary.tally(run.series) for run in runs if run.series),
         headings=headings,
         verdicts=summary.verdict_meanings(" or ".join(sorted(certified))),
+        notes=notes,
+        verdicts=summary.VERDICT_MEANINGS,
         missing=[*unreadable, *(f"{run.name}: {run.trouble}" for run in runs if run.trouble)],
     )
 
@@ -371,28 +381,33 @@ def _numbers(runs: Sequence[Run]) -> tuple[list[str], list[list[Number | None]]]
 
 
 def _numbers_of(run: Run) -> dict[str, Number]:
-    """The numbers of a run by their headings, each with a text in small letters. The run must have rows."""
+    """The numbers of a run by their headings, each with a text in small letters. The run must have rows.
+
+    If the wave has no rate, or a rate that differs from theory, the cell has a note.
+    """
     series, energy = run.series, summary.total_energy(run.series)
     found: dict[str, Number] = {
-        "time reached": (float(series["time"][-1]), f"of {run.case.number('time.end'):g}"),
-        "energy and its change": (float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}"),
-        "wall clock, s": (float(series["seconds"].sum()), ""),
+        "time reached": Number(float(series["time"][-1]), f"of {run.case.number('time.end'):g}"),
+        "energy and its change": Number(float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}"),
+        "wall clock, s": Number(float(series["seconds"].sum())),
     }
     if series["field_energy"].any():
-        found["field energy"] = float(series["field_energy"][-1]), ""
+        found["field energy"] = Number(float(series["field_energy"][-1]))
     if "kl" in series:
-        found["KL to equilibrium"] = float(series["kl"][-1]), ""
+        found["KL to equilibrium"] = Number(float(series["kl"][-1]))
     if (measured := rates.measured(series, run.theory, run.status)) is None:
         return found
     rate = measured.rate
-    if rate and not measured.why_not:
-        found["γ of the wave"] = rate.rate, f"± {rate.error:.1g}"
+    if rate is None or measured.why_not:
+        found["γ of the wave"] = Number(None, "none", measured.note)
+    else:
+        found["γ of the wave"] = Number(rate.rate, f"± {rate.error:.1g}", measured.note)
         if rate.frequency is not None:
-            found["ω of the wave"] = rate.frequency, f"± {rate.frequency_error:.1g}"
+            found["ω of the wave"] = Number(rate.frequency, f"± {rate.frequency_error:.1g}")
     if measured.expected is not None:
-        found["γ of theory"] = measured.expected, ""
+        found["γ of theory"] = Number(measured.expected)
     if measured.theory and measured.theory.frequency is not None:
-        found["ω of theory"] = measured.theory.frequency, ""
+        found["ω of theory"] = Number(measured.theory.frequency)
     return found
 
 

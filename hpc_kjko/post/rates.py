@@ -4,10 +4,11 @@ The rule, for an energy that follows W ~ e^{2γt} in some interval:
 
 1. The logarithm of the amplitude, ½ log W, is fitted by straight lines over many windows. There are two kinds of
    points. The first kind is all rows, for a wave that grows. Such a window contains at most one maximum between deep
-   minima. It is longer than the distance of the maxima, or twice that distance if there are four maxima. The second
-   kind is the maxima of W between deep minima, for a standing wave that oscillates. Their times and heights are those
-   of parabolas through three points, and their distances must be regular. If growth has saturated, only rows up to a
-   third of the largest amplitude count.
+   minima. It is longer than the distance of the maxima, or twice that distance if there are four maxima. It is also
+   longer than a period of plasma oscillations, 2π/ω_p, which the start of a wave excites. The second kind is the maxima
+   of W between deep minima, for a standing wave that oscillates. Their times and heights are those of parabolas through
+   three points, and their distances must be regular. If growth has saturated, only rows up to a third of the largest
+   amplitude count. At least half of the points must be above twice the noise floor of the particles.
 2. The score of a window is the range of its line in units of the residual: |slope| · length / (s + s₀), with the root
    mean square residual s and s₀ = 0.015. A start with several modes, saturation and a noise floor bend the curve, so
    such windows have low scores. Bending also makes the line flatter. So the steepest line is taken among the windows
@@ -18,8 +19,12 @@ The rule, for an energy that follows W ~ e^{2γt} in some interval:
    it is larger if the curve is bent. (c) The scatter of the slopes of the windows with four fifths of the best score.
    In tests with synthetic waves the errors of single rates were up to 1.7 standard errors (root mean square).
 4. If the line covers less than eight times s, or less than a factor of two in the amplitude, no growth or damping can
-   be seen. The same holds if the wave is larger after damping, or before growth, than in the middle of the window, as
-   beats are. Then a sentence gives the reason, and the line is fitted to the whole series, as an upper limit.
+   be seen. The same holds if γ is smaller than three standard errors, or if the wave is larger after damping, or before
+   growth, than in the middle of the window, as beats are. Then a sentence gives the reason, and the line is fitted to
+   the whole series, as an upper limit.
+5. Theory may have a history instead of a rate. It is fitted in the same window. If it covers less than eight times its
+   own s there, it has no rate to compare with. A rate that differs from that of theory by three standard errors or more
+   is called different.
 """
 
 from __future__ import annotations
@@ -53,6 +58,14 @@ _PIECES = 10
 _CLEAR, _FACTOR = 8.0, 2.0
 #: Smallest length of a window, as a fraction of the series.
 _SHORTEST = 1 / 16
+#: Smallest length of a window of rows, in 1/ω_p: a period of plasma oscillations.
+_PERIOD = 2 * math.pi
+#: Smallest fraction of the points of a window that are above the noise.
+_ABOVE = 0.5
+#: A rate, or its difference from theory, is significant from this number of standard errors on.
+_SIGNIFICANT = 3.0
+#: Larger differences are not given in standard errors, because such errors are too small to be believed.
+_MANY = 100.0
 #: Windows with at least this fraction of the best score are considered equally good.
 _AS_GOOD = 0.8
 
@@ -106,19 +119,40 @@ class Measured:
         theory: the linear theory of the wave; None if the run has none.
         expected: γ of theory. If theory has no single rate, the result of the same fit to the wave of theory.
         why_not: the reason why there is no rate, as a sentence without its full stop; empty if there is a rate.
+        why_not_expected: the reason why a theory with a history has no γ in the window of the fit, likewise.
     """
 
     rate: Rate | None
     theory: WaveTheory | None
     expected: float | None
     why_not: str = ""
+    why_not_expected: str = ""
 
     @property
     def text(self) -> str:
-        """One line with γ, its error and γ of theory, or with the reason why there is no rate."""
+        """One line with γ, its error, γ of theory and a significant difference, or the reason why there is no rate."""
         if self.rate is None or self.why_not:
             return f"{NO_RATE}: {self.why_not}"
-        return self.rate.text(self.expected)
+        return "; it ".join(part for part in (self.rate.text(self.expected), self.difference) if part)
+
+    @property
+    def difference(self) -> str:
+        """How far the rate is from that of theory, in words. Empty if it is nearer than three standard errors."""
+        rate, expected = self.rate, self.expected
+        if rate is None or self.why_not or expected is None or not rate.error > 0:
+            return ""
+        errors = abs(rate.rate - expected) / rate.error
+        if errors < _SIGNIFICANT:
+            return ""
+        number = f"{errors:.2g}" if errors < _MANY else f"more than {_MANY:g}"
+        return f"differs from theory by {number} standard errors"
+
+    @property
+    def note(self) -> str:
+        """What a reader of the number γ must know: the reason why there is none, or its difference from theory."""
+        if self.why_not:
+            return f"{NO_RATE}: {self.why_not}"
+        return f"γ {self.difference}" if self.difference else self.why_not_expected
 
     @property
     def frequency_text(self) -> str:
@@ -137,7 +171,10 @@ class Measured:
         numbers = self.theory.outcome if self.why_not else ""
         parts = [part for part in (numbers, self.theory.relation, self.theory.missing) if part]
         words = "; ".join(parts)
-        return f"Theory: {words}." if self.theory.relation else f"No theory: {words}."
+        said = f"Theory: {words}." if self.theory.relation else f"No theory: {words}."
+        if self.why_not_expected:
+            said += f" {self.why_not_expected[0].upper()}{self.why_not_expected[1:]}."
+        return said
 
 
 def measured(
@@ -153,23 +190,17 @@ def measured(
     if "wave_energy" not in columns and not columns["field_energy"].any():
         return None
     time, energy = columns["time"], wave_energy(columns)
-    found = fit(time, energy)
+    name = "wave_energy" if "wave_energy" in columns else "field_energy"
+    found = fit(time, energy, summary.noise_floors(status or {}, columns).get(name))
     expected = None if theory is None else theory.rate
     if found is None:
         rows = int(_usable(energy).sum())
         there = f"{rows} row{'' if rows == 1 else 's'} with energy in the wave"
         return Measured(None, theory, expected, f"the series has {there}, but a fit needs {_FEWEST_ROWS}")
-    why_not = found.why_not
-    name = "wave_energy" if "wave_energy" in columns else "field_energy"
-    floor = summary.noise_floors(status or {}, columns).get(name)
-    if why_not and floor is not None and (noisy := (energy < summary.NOISY * floor).mean()) > 0.5:
-        why_not = (
-            f"in {100 * noisy:.0f} % of the rows it is below {summary.NOISY:g} times the noise floor of the particles: "
-            "use more particles, a larger amplitude or particles.control_variate = true"
-        )
-    if not why_not and theory is not None and expected is None and len(theory.time):
-        expected = slope_within(theory.time, theory.energy, found)
-    return Measured(found, theory, expected, why_not)
+    why_not_expected = ""
+    if found.is_clear and theory is not None and expected is None and len(theory.time):
+        expected, why_not_expected = slope_within(theory.time, theory.energy, found)
+    return Measured(found, theory, expected, found.why_not, why_not_expected)
 
 
 def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -177,31 +208,38 @@ def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
     return columns.get("wave_energy", columns["field_energy"])
 
 
-def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
+def fit(time: np.ndarray, energy: np.ndarray, floor: np.ndarray | None = None) -> Rate | None:
     """Fit the rate of a wave. A result that is no rate says why. None if there are too few rows.
 
     Args:
-        time: ascending times [n].
+        time: ascending times in 1/ω_p [n].
         energy: W [n].
+        floor: the noise floor of W [n]; None if it is not known.
     """
     kept = _usable(energy)
     if kept.sum() < _FEWEST_ROWS:
         return None
+    noise = summary.NOISY * (np.zeros(len(time)) if floor is None else floor)[kept]
     time, log = time[kept], 0.5 * np.log(energy[kept])
     peaks = maxima(time, log)
+    is_above = {
+        "rows": np.exp(2 * log) >= noise,
+        "maxima": np.exp(2 * peaks[1]) >= np.interp(peaks[0], time, noise),
+    }
     linear = _linear(log)
     # the last maximum of a saturated wave says nothing about the distances of the maxima before it
     before = peaks[0][peaks[0] < time[linear - 1]]
-    candidates = [
+    windows = [
         (score, "rows", first, last)
-        for score, first, last in _scores(time, log, _FEWEST_ROWS, before)
+        for score, first, last in _scores(time, log, _FEWEST_ROWS, _PERIOD, before)
         if last <= linear or log[first] > log[last - 1]
     ]
-    candidates += [
+    windows += [
         (score, "maxima", first, last)
         for score, first, last in _scores(*peaks, _FEWEST_MAXIMA)
         if _is_regular(peaks[0][first:last])
     ]
+    candidates = [one for one in windows if is_above[one[1]][one[2] : one[3]].mean() >= _ABOVE]
     bests = [max(one for one in candidates if one[1] == kind) for kind in {one[1] for one in candidates}]
     refusals = []
     for best, kind, *_ in sorted(bests, reverse=True):
@@ -210,14 +248,38 @@ def fit(time: np.ndarray, energy: np.ndarray) -> Rate | None:
         lines = [_line(*(values[slice(*window)] for values in points)) for window in good]
         slope, _, residual = lines[steepest := int(np.argmax([abs(slope) for slope, *_ in lines]))]
         t, y = (values[slice(*good[steepest])] for values in points)
-        if refusal := _refusal(points, good[steepest], slope, residual):
+        found = _rate(t, y, kind, float(np.std([slope for slope, *_ in lines])))
+        if refusal := _refusal(points, good[steepest], slope, residual) or _insignificance(found):
             refusals.append(refusal)
         else:
-            return _rate(t, y, kind, float(np.std([slope for slope, *_ in lines])))
-    why_not = _why_not(time, log, peaks[0], linear, refusals)
+            return found
+    if (below := 1 - is_above["rows"].mean()) > 0.5 or (windows and not candidates):
+        why_not = _noise(below)
+    else:
+        why_not = _why_not(time, log, peaks[0], linear, refusals)
     if len(peaks[0]) >= _FEWEST_MAXIMA:
         return _rate(*peaks, "maxima", why_not=why_not)
     return _rate(time, log, "rows", why_not=why_not)
+
+
+def _noise(below: float) -> str:
+    """The reason why a wave has no rate if it is close to its noise, in this part of its rows."""
+    where = f"in {100 * below:.0f} % of the rows" if below > 0.5 else "in every part of the series that is long enough"
+    return (
+        f"{where} it is below {summary.NOISY:g} times the noise floor of the particles: "
+        "use more particles, a larger amplitude or particles.control_variate = true"
+    )
+
+
+def _insignificance(found: Rate) -> str:
+    """The reason why a rate is too uncertain; empty if it is larger than three standard errors."""
+    if abs(found.rate) >= _SIGNIFICANT * found.error:
+        return ""
+    first, last = found.window
+    return (
+        f"the best line, from t = {first:.3g} to {last:.3g}, has {found.text()}, and a rate must be larger than "
+        f"{_SIGNIFICANT:g} standard errors: use more particles or a smaller amplitude"
+    )
 
 
 def _usable(energy: np.ndarray) -> np.ndarray:
@@ -259,17 +321,27 @@ def _why_not(time: np.ndarray, log: np.ndarray, peaks: np.ndarray, linear: int, 
             f"its amplitude changes only by a factor of {math.exp(whole):.3g} in the whole series, but a rate needs "
             f"more than {_FACTOR:g}"
         )
+    length = max(_PERIOD, _SHORTEST * float(time[-1] - time[0]))
     if saturates := 0 < linear < len(time):
         if not refusals:
             return (
                 f"it is close to saturation at t = {time[linear]:.3g}. A fit needs {_FEWEST_ROWS} rows before that, "
-                f"over at least 1/{round(1 / _SHORTEST)} of the series: use a smaller amplitude"
+                f"over a time of {length:.3g} or more: use a smaller amplitude"
             )
     if 2 <= len(peaks) < _FEWEST_MAXIMA and not saturates:
         return f"it oscillates and has only {len(peaks)} maxima, but a fit needs {_FEWEST_MAXIMA}: use a longer run"
+    if refusals and linear == len(time):  # it is largest at the end, so its maxima belong to the start
+        return refusals[0]
     if len(peaks) >= _FEWEST_MAXIMA and not _is_regular(peaks) and not saturates:
         return "its maxima are not evenly spaced in time: there are several waves, or the field is noise"
-    return refusals[0] if refusals else "no sufficiently long part of the series follows a line"
+    if refusals:
+        return refusals[0]
+    if time[-1] - time[0] < _PERIOD:
+        return (
+            f"the series is only {time[-1] - time[0]:.3g}/ω_p long, shorter than a period of plasma oscillations, "
+            "2π/ω_p: use a longer run"
+        )
+    return "no sufficiently long part of the series follows a line"
 
 
 def _rate(t: np.ndarray, y: np.ndarray, kind: str, scatter: float = 0.0, why_not: str = "") -> Rate:
@@ -307,19 +379,31 @@ def _comes_back(time: np.ndarray, log: np.ndarray, first: int, last: int) -> boo
     return bool((outside > middle).any())
 
 
-def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> float | None:
-    """γ of the energy [n] of another wave, by the same fit: same window, and rows or maxima as in ``like``.
+def slope_within(time: np.ndarray, energy: np.ndarray, like: Rate) -> tuple[float | None, str]:
+    """γ of theory's wave, by the same fit: same window, and rows or maxima as in ``like``.
+
+    Args:
+        time: ascending times in 1/ω_p [n].
+        energy: W of theory [n].
+        like: the fit of the measured wave.
 
     Returns:
-        γ in ω_p; None if there are fewer than three points in the window.
+        γ in ω_p, and an empty text. If theory has no rate in this window: None, and the reason without its full stop.
     """
+    at = f"from t = {like.window[0]:.3g} to {like.window[1]:.3g}"
     kept = _usable(energy)
     time, log = time[kept], 0.5 * np.log(energy[kept])
     if like.points == "maxima":
         time, log = maxima(time, log)
     slack = 0.5 * float(np.diff(time).mean()) if len(time) > 1 else 0.0
     inside = (time >= like.window[0] - slack) & (time <= like.window[1] + slack)
-    return _line(time[inside], log[inside])[0] if inside.sum() > 2 else None
+    if inside.sum() < 3:
+        return None, f"theory's wave has too few {like.points} {at} for a rate to compare"
+    t, y = time[inside], log[inside]
+    slope, _, residual = _line(t, y)
+    if residual > max(_TOLERANCE, abs(slope) * float(t[-1] - t[0]) / _CLEAR):
+        return None, f"theory has no rate to compare {at}: its wave still oscillates or bends there"
+    return slope, ""
 
 
 def maxima(time: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -346,13 +430,14 @@ def maxima(time: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scores(
-    time: np.ndarray, log: np.ndarray, fewest: int, apart: np.ndarray | None = None
+    time: np.ndarray, log: np.ndarray, fewest: int, shortest: float = 0.0, apart: np.ndarray | None = None
 ) -> list[tuple[float, int, int]]:
     """Scores of windows [first, last): the range of the line in units of its residual.
 
     Args:
         time, log: times and log amplitudes [n].
         fewest: smallest number of points in a window.
+        shortest: smallest length of a window.
         apart: times of maxima. A window contains at most one of them and is longer than their distance (twice the
             distance if there are four maxima).
     """
@@ -360,7 +445,7 @@ def _scores(
     if n < fewest:
         return []
     apart = np.empty(0) if apart is None else apart
-    shortest = _SHORTEST * float(time[-1] - time[0])
+    shortest = max(shortest, _SHORTEST * float(time[-1] - time[0]))
     if len(apart) > 1:  # one maximum alone may belong to the start of the wave
         distance = float(np.median(np.diff(apart)))
         shortest = max(shortest, distance * (2 if len(apart) >= _FEWEST_MAXIMA else 1))

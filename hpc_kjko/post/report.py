@@ -198,6 +198,8 @@ def _rate_tile(measured: rates.Measured) -> Tile:
         return Tile("rate of the wave", "none", measured.why_not + theory)
     first, last = measured.rate.window
     says = f"fitted from t = {first:.3g} to {last:.3g}{theory}"
+    if measured.note:
+        says += f"; {measured.note}"
     label = "growth rate of the wave" if measured.rate.rate > 0 else "damping rate of the wave"
     return Tile(label, measured.rate.text(), says)
 

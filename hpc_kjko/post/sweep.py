@@ -27,7 +27,8 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.files.storage import partial_name, writing
-from hpc_kjko.post import summary
+from hpc_kjko.files.wavetheory import read_theory
+from hpc_kjko.post import rates, summary
 from hpc_kjko.terminal import StopSignals
 
 _SOFTWARE = "hpc_kjko sweep"
@@ -201,9 +202,10 @@ class Sweep:
             script.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def table(self, outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The results, one row for each run: name, settings, status, last values, certificates, seconds.
+        """The results, one row for each run: name, settings, status, last values, rate, certificates, seconds.
 
-        Values that a run does not have (yet) are None.
+        Values that a run does not have (yet) are None. ``rate_note`` is the reason why a wave has no rate, or a
+        significant difference from theory; it is empty for other rates.
 
         Args:
             outcomes: the results of :meth:`run`, if known. A run that could not start has left no other trace.
@@ -211,9 +213,12 @@ class Sweep:
         rows = []
         for point in self.points:
             columns: summary.Columns = {}
+            measured: rates.Measured | None = None
             try:
                 folder = self._folder(point)
                 columns = summary.meaningful(read_series(folder.series), RunCase(folder.case))
+                if columns and len(columns["step"]):
+                    measured = rates.measured(columns, read_theory(folder.series), folder.status())
             except UserError:
                 pass  # the run has not begun, or a file is just being written
             if columns and not len(columns["step"]):
@@ -222,6 +227,7 @@ class Sweep:
             final = {name: float(columns[name][-1]) if name in columns else None for name in FINAL}
             energy = float(summary.total_energy(columns)[-1]) if columns else None
             seconds = float(columns["seconds"].sum()) if columns else None
+            found = measured.rate if measured and not measured.why_not else None
             rows.append(
                 {
                     "name": point.name,
@@ -229,6 +235,10 @@ class Sweep:
                     "status": outcomes.get(point.name) or self._status(point),
                     **final,
                     "energy": energy,
+                    "rate": found and found.rate,
+                    "rate_error": found and found.error,
+                    "rate_of_theory": measured and measured.expected,
+                    "rate_note": measured and measured.note,
                     **tally,
                     "seconds": seconds,
                 }

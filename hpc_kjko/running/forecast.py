@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 
 from hpc_kjko.case.config import Case
 from hpc_kjko.files.histograms import BINS, MARGINAL_BINS
+from hpc_kjko.files.wavetheory import WaveTheory
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.parallel.limits import resident
 from hpc_kjko.particles.state import Shard
@@ -22,8 +24,6 @@ from hpc_kjko.running.simulation import Simulation
 MEASURED = 2**17
 #: Steps that are measured. The first one takes longer, because the network is still untrained.
 STEPS = 2
-#: A wave counts as growing if its amplitude becomes larger by this factor.
-GROWN = 2.0
 #: Approximate number of columns of the time series.
 COLUMNS = 35
 
@@ -58,29 +58,64 @@ def wave_of(case: Case) -> Iterator[str]:
         return
     yield f"wave: k = {theory.wavenumber:.4g} ω_p/v_th, a wavelength of {2 * math.pi / theory.wavenumber:.5g} v_th/ω_p"
     outcome, grows = theory.outcome, theory.rate is not None and theory.rate > 0
-    if len(theory.time):
-        largest, last = math.sqrt(theory.energy.max()), math.sqrt(theory.energy[-1])
-        outcome = f"grows up to {largest:.3g} times" if largest > GROWN else f"changes to {last:.2g} times"
-        outcome += f" its initial amplitude by t = {theory.time[-1]:g}"
-        at_first = [np.interp(theory.wavenumber, branch.wavenumber, branch.rate) for branch in theory.branches]
-        grows = largest > GROWN or max(at_first, default=0.0) > 0
+    if has_history := len(theory.time) > 0:
+        outcome, grows = _outcome(theory.time, np.sqrt(theory.energy))
     words = "; ".join(part for part in (theory.relation, theory.missing) if part)
     yield f"    linear theory: {outcome} ({words})" if outcome else f"    no linear theory: {words}"
     if grows or not outcome:
         return
-    try:
-        found = wave_theory.fastest_growing(case)
-    except wave_theory.NoTheory:
-        return
-    if found is None:
-        slowest, key = f"γ = {wave_theory.SLOWEST:g} ω_p", _speed_key(case)
+    with contextlib.suppress(wave_theory.NoTheory):
+        yield from _which_grows_most(case, theory) if has_history else _which_grows_fastest(case, theory)
+
+
+def _which_grows_fastest(case: Case, theory: WaveTheory) -> Iterator[str]:
+    """Yield the wave that grows fastest in the streams of a case without collisions."""
+    from hpc_kjko.running.wave_theory import SLOWEST, fastest_growing
+
+    if (found := fastest_growing(case)) is None:
+        slowest, key = f"γ = {SLOWEST:g} ω_p", _speed_key(case)
         yield f"    no wave grows faster than {slowest} in these streams: increase {key} or use colder streams"
-    else:
-        k, rate = found
-        where = f"a wavelength of {2 * math.pi / k:.4g}"
-        if case.problem.space_dims == 1 and case.problem.periods:
-            where = f"problem.length = {case.problem.periods[0] * theory.wavenumber / k:.4g}"
-        yield f"    in these streams a wave grows fastest with {where} (k = {k:.3g}): γ = {rate:.4f} without collisions"
+        return
+    k, rate = found
+    where = _length(case, theory, k)
+    yield f"    in these streams a wave grows fastest with {where} (k = {k:.3g}): γ = {rate:.4f} without collisions"
+
+
+def _which_grows_most(case: Case, theory: WaveTheory) -> Iterator[str]:
+    """Yield the wave that grows most in the streams of a case, which a bath relaxes."""
+    from hpc_kjko.running.wave_theory import GROWN, most_amplified
+
+    if (found := most_amplified(case)) is None:
+        yield f"    no wave grows by a factor of {GROWN:g} in these streams and this bath:"
+        yield f"    increase {_speed_key(case)}, use colder streams or a smaller physics.collision_strength"
+        return
+    k, largest, time = found
+    yield f"    in these streams and this bath a wave grows most with {_length(case, theory, k)} (k = {k:.3g}):"
+    yield f"    up to {largest:.3g} times its initial amplitude, at t = {time:.3g}"
+
+
+def _length(case: Case, theory: WaveTheory, k: float) -> str:
+    """The length of the box in which the wave of a case has the wavenumber k, in words."""
+    if case.problem.space_dims == 1 and case.problem.periods:
+        return f"problem.length = {case.problem.periods[0] * theory.wavenumber / k:.4g}"
+    return f"a wavelength of {2 * math.pi / k:.4g}"
+
+
+def _outcome(times: np.ndarray, amplitude: np.ndarray) -> tuple[str, bool]:
+    """Growth or damping of a wave with a history [n] in words, and whether it grows.
+
+    The wave may oscillate, so its last amplitude is the largest one in the last part of the times.
+    """
+    from hpc_kjko.running.wave_theory import GROWN
+
+    largest = float(amplitude.max())
+    by, times_its = f"by t = {times[-1]:g}", "times its initial amplitude"
+    if largest > GROWN:
+        return f"grows up to {largest:.3g} {times_its} {by}", True
+    late = times >= times[-1] - min(2 * math.pi, 0.25 * times[-1])  # a period of plasma oscillations
+    last = float(amplitude[late].max())
+    how = "is damped" if last < 1 else "changes only"
+    return f"does not grow {by}: it {how} to {last:.2g} {times_its}", False
 
 
 def _speed_key(case: Case) -> str:

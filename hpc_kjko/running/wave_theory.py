@@ -39,12 +39,16 @@ _FEW = 0.05
 _TIMES = 201
 #: Last time of such a history. Later the wave is no longer small, and the computation would take many seconds.
 _LATEST = 60.0
+#: Time until a bath has merged all streams, in 1/κ. Their velocities then are smaller by e^-8.
+_MERGED = 8.0
 #: A frequency below this fraction of the growth rate counts as 0.
 _ROUNDING = 1e-9
 #: Number of points of a dispersion curve.
 _WAVENUMBERS = 24
 #: Number of wavenumbers in each of the two searches for the fastest growing wave.
 _SCANNED = 25
+#: A wave without a single rate counts as growing if its amplitude becomes larger by this factor.
+GROWN = 2.0
 #: Smallest growth rate, in ω_p, of a wave that is said to grow.
 SLOWEST = 1e-4
 #: Number of Bernstein harmonics, and the smallest number of gyrations in a run. In a shorter run a wave is damped as
@@ -122,13 +126,7 @@ def fastest_growing(case: Case) -> tuple[float, float] | None:
         raise NoTheory("the case has no wave in a self-consistent field")
     vector = next((start for start in starts if not start.is_homogeneous), starts[0]).wave_vector
     wave = _wave(case, vector)
-    if len({term.drift for term in wave.terms}) < 2:
-        raise NoTheory("no streams move through each other")
-    field = np.array(case.physics.magnetic_field)
-    if field.any() and not np.allclose(np.cross(np.append(vector, [0.0] * (3 - len(vector))), field), 0):
-        raise NoTheory("the magnetic field turns the streams")
-    shortest = min(term.thermal_speed / term.plasma_frequency for term in wave.terms if term.plasma_frequency)
-    ks = np.geomspace(0.02 * wave.k, max(1.5 / shortest, wave.k), _SCANNED)
+    ks = _scanned(wave)
     found: tuple[float, float] | None = None
     for _ in range(2):  # first all wavenumbers, then those near the best one
         rates = np.array([_nan_without(functools.partial(species_root, float(k), wave.terms)).imag for k in ks])
@@ -140,6 +138,47 @@ def fastest_growing(case: Case) -> tuple[float, float] | None:
         found = float(ks[at]), float(best)
         ks = np.linspace(ks[max(0, at - 1)], ks[min(at + 1, len(ks) - 1)], _SCANNED)
     return found
+
+
+def most_amplified(case: Case) -> tuple[float, float, float] | None:
+    """The wave on beams in a bath that grows most, along the direction of the wave of the case.
+
+    The theory of the case must have a history. The end of the run does not count.
+
+    Returns:
+        k, the largest amplitude as a multiple of the initial one, and its time. None if no wave grows by a factor of
+        GROWN.
+
+    Raises:
+        NoTheory: as :func:`fastest_growing`, or not all waves could be found.
+    """
+    starts = [one.start for one in species_of(case) if isinstance(one.start, PeriodicWave)]
+    wave = _wave(case, next((start for start in starts if not start.is_homogeneous), starts[0]).wave_vector)
+    found = []
+    for k in _scanned(wave):
+        # later the bath has merged the streams, and no wave grows
+        history = _history(replace(wave, vector=wave.vector * (k / wave.k), end=_MERGED / wave.strength))
+        if history is None:
+            raise NoTheory("not all waves could be found")
+        times, amplitude = history
+        found.append((float(amplitude.max()), float(k), float(times[amplitude.argmax()])))
+    largest, k, time = max(found)
+    return (k, largest, time) if largest > GROWN else None
+
+
+def _scanned(wave: _Wave) -> np.ndarray:
+    """The wavenumbers among which a growing wave is searched [_SCANNED].
+
+    Raises:
+        NoTheory: no streams could make a wave grow, or their dispersion relation is not known.
+    """
+    if len({term.drift for term in wave.terms}) < 2:
+        raise NoTheory("no streams move through each other")
+    vector, field = wave.vector, np.array(wave.case.physics.magnetic_field)
+    if field.any() and not np.allclose(np.cross(np.append(vector, [0.0] * (3 - len(vector))), field), 0):
+        raise NoTheory("the magnetic field turns the streams")
+    shortest = min(term.thermal_speed / term.plasma_frequency for term in wave.terms if term.plasma_frequency)
+    return np.geomspace(0.02 * wave.k, max(1.5 / shortest, wave.k), _SCANNED)
 
 
 def _wave(case: Case, vector: np.ndarray) -> _Wave:
@@ -302,19 +341,29 @@ def _in_equilibrium(wave: _Wave) -> WaveTheory:
 
 def _relaxing(wave: _Wave) -> WaveTheory:
     """A wave on beams that a bath relaxes while the wave grows. It has a history instead of a rate."""
-    functions = max(100, int((60 * wave.k * math.sqrt(wave.temperature) / wave.strength) ** (2 / 3)))
-    is_usual = all(abs(term.charge) == 1 and term.mass == 1 for term in wave.terms)
-    if functions > 800 or not is_usual or not math.isclose(sum(term.density for term in wave.terms), 1.0):
+    if (history := _history(wave)) is None:
         return _collisionless(wave)
-    beams = [(term.density, term.drift, term.thermal_speed) for term in wave.terms]
-    time = np.linspace(0, min(wave.end, _LATEST), _TIMES)
-    field = linear_field_history(wave.k, wave.strength, wave.temperature, beams, time.tolist(), functions)
-    words = "linear theory of the start, which the bath relaxes"
+    time, field = history
+    words = "the bath changes the starting distribution with time, so the wave has no single rate"
     found = WaveTheory(wave.vector, words, time=time, energy=field**2)
     try:
         return replace(found, branches=_branches(wave, _root(wave), "theory without collisions"))
     except ValueError:
         return found
+
+
+def _history(wave: _Wave) -> tuple[np.ndarray, np.ndarray] | None:
+    """Times [n] and amplitudes [n] of a wave on beams in a bath, relative to the start.
+
+    None if the computation would be too long, or if the particles are not usual electrons.
+    """
+    functions = max(100, int((60 * wave.k * math.sqrt(wave.temperature) / wave.strength) ** (2 / 3)))
+    is_usual = all(abs(term.charge) == 1 and term.mass == 1 for term in wave.terms)
+    if functions > 800 or not is_usual or not math.isclose(sum(term.density for term in wave.terms), 1.0):
+        return None
+    beams = [(term.density, term.drift, term.thermal_speed) for term in wave.terms]
+    time = np.linspace(0, min(wave.end, _LATEST), _TIMES)
+    return time, linear_field_history(wave.k, wave.strength, wave.temperature, beams, time.tolist(), functions)
 
 
 def _collisionless(wave: _Wave) -> WaveTheory:

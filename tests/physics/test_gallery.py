@@ -17,14 +17,14 @@ CLAIMS = {
     "confined": lambda n: n["largest_rise"] < 0 and n["end"] < 0.7 * n["start"],
     "periodic": lambda n: n["end"] < 0.1 * n["start"],
     "confined_3d": lambda n: n["difference"] < 0.01 * n["start"],
-    "two_stream": lambda n: n["error"] < 0.06,
+    "two_stream": lambda n: n["error"] < 0.06 and not n["has_rate"],
     "two_stream_1d3v": lambda n: n["difference"] < 0.05,
     "landau_damping": lambda n: (
         n["free"] == pytest.approx(n["free_theory"], rel=0.08)
         and n["free_frequency"] == pytest.approx(n["free_frequency_theory"], rel=0.01)
         and n["damped"] < n["free"] - 0.03
     ),
-    "bump_on_tail": lambda n: n["rate"] == pytest.approx(n["theory"], rel=0.03),
+    "bump_on_tail": lambda n: abs(n["rate"] - n["theory"]) < 3 * n["error"] < 0.15 * n["theory"],
     "buneman": lambda n: n["rate"] == pytest.approx(n["theory"], rel=0.15),
     "bernstein": lambda n: abs(n["peak"] - n["theory"]) < n["resolution"],
     "driven_wave": lambda n: n["slope"] == pytest.approx(0.5, rel=0.15) and n["balance"] < 1e-6,

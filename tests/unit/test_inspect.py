@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hpc_kjko.casefile import RunCase
+from hpc_kjko.cli import inspect_verb
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series, read_series_and_units
 from hpc_kjko.post import figures, rates, report, summary
@@ -126,3 +127,5 @@ def test_a_wave_in_the_noise_says_so(finished):
     status = {"noise_floor": {"wave_energy": 1e-6}}
     assert "of the rows it is below 2 times the noise floor" in rates.measured(columns, None, status).text
     assert "noise floor" not in rates.measured(columns, None, json.loads("{}")).text
+    (said,) = (text for name, text in inspect_verb._wave(columns, None, status, None).items() if "rate" in name)
+    assert re.search(r"control_variate = true\. A line through the whole series would have γ = ", said)

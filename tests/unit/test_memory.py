@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hpc_kjko.parallel.limits import Limit, memory_limits, resident
 from hpc_kjko.running import forecast, memory
 from hpc_kjko.running.simulation import Simulation
 
+JOBS = Path(__file__).parents[2] / "jobs"
 #: Runs one step of the case on the command line; prints what it took beyond the start, and what was estimated.
 MEASURE = """
 import json, sys, torch
@@ -221,6 +223,24 @@ def test_a_dry_run_says_whether_the_wave_grows_and_which_would(kjko_here, small_
     assert float(rate) > 0.1
     slow = ("problem.kind=two_stream", "problem.beam_velocity=1.2", "physics.collision_strength=0.0", *of_bump[2:])
     assert "no wave grows faster than γ = 0.0001 ω_p in these streams: increase problem.beam_velocity" in said(*slow)
+
+
+def test_a_dry_run_of_beams_in_a_bath_says_that_they_do_not_grow_and_which_would():
+    """The bath merges the beams. In a box of the suggested length the wave grows as much as stated."""
+
+    def said(strength, length, end):
+        changes = {"physics.collision_strength": strength, "problem.length": length, "time.end": end}
+        return "\n".join(forecast.wave_of(config.Case.load(JOBS / "two_stream.toml", changes)))
+
+    damped = said(0.01, 12.0, 10.0)
+    assert re.search(r"does not grow by t = 10: it is damped to 0.\d+ times its initial amplitude", damped)
+    length, largest, end = re.search(r"length = ([\d.]+) .*:\n +up to ([\d.]+) times .* t = ([\d.]+)", damped).groups()
+    growing = said(0.01, float(length), float(end))
+    assert float(re.search(r"grows up to ([\d.]+) times", growing)[1]) == pytest.approx(float(largest), rel=0.02)
+    assert "grows most" not in growing
+    strong = said(1.0, 31.4159265, 10.0)
+    assert "it is damped to" in strong and "no wave grows by a factor of 2 in these streams and this bath" in strong
+    assert "increase problem.beam_velocity" in strong
 
 
 def test_a_dry_run_of_many_particles_steps_fewer_and_says_so(kjko_here, small_case, monkeypatch):

@@ -103,6 +103,73 @@ def test_a_run_is_compared_with_the_same_fit_of_theorys_wave():
     assert found.remark == "Theory: theory."
 
 
+def beams_in_a_bath(end: float) -> WaveTheory:
+    """Theory of a wave that oscillates at first and grows later, at a rate of 0.2 that falls to 0.14 at t = 22."""
+    return theory_of(case_of("two_stream", strength=0.01, length=31.4159265, end=end))
+
+
+def excited(seed: int, rows: int) -> np.ndarray:
+    """Plasma oscillations with ω = 1 that noise excites and that are damped with γ = -0.2: W [rows]."""
+    random, found = np.random.default_rng(seed), np.zeros(rows, complex)
+    for i in range(1, rows):
+        found[i] = 0.98 * np.exp(0.1j) * found[i - 1] + complex(*random.normal(size=2))
+    return np.abs(found) ** 2
+
+
+def test_noise_has_no_rate():
+    """Its amplitude rises and falls, but seldom on a line for a whole plasma period."""
+    for rows in (150, 200):
+        found = [rates.fit(TIME[:rows], excited(seed, rows)) for seed in range(20)]
+        assert not [one for one in found if one.is_clear]
+
+
+def test_a_part_of_an_oscillation_is_no_growth():
+    """The wave of the beams oscillates at first. The steepest part of the oscillation is not its growth."""
+    theory = beams_in_a_bath(25.0)
+    assert rates.fit(theory.time, theory.energy).rate == pytest.approx(0.16, abs=0.02)
+    short = rates.fit(TIME[TIME < 6], np.exp(0.8 * TIME[TIME < 6]))
+    assert "shorter than a period of plasma oscillations" in short.why_not
+    assert rates.fit(TIME[TIME < 7], np.exp(0.8 * TIME[TIME < 7])).rate == pytest.approx(0.4)
+
+
+def test_a_rate_is_compared_with_theory_only_where_theory_follows_a_line():
+    theory = beams_in_a_bath(40.0)
+    for window, follows in (((10.0, 16.8), False), ((11.0, 14.7), False), ((22.0, 35.0), True), ((41.0, 50.0), False)):
+        like = rates.Rate(0.2, 0.01, window, 0.0, "rows", None, None)
+        expected, why_not = rates.slope_within(theory.time, theory.energy, like)
+        assert (expected is not None) == follows == (not why_not), window
+    grown = np.exp(2 * 0.25 * TIME) * (TIME < 25) + np.exp(2 * 0.25 * 25) * (TIME >= 25)
+    found = rates.measured({"time": TIME, "field_energy": grown, "wave_energy": grown}, beams_in_a_bath(14.0))
+    assert found.rate.is_clear and found.expected is None and "theory" not in found.text
+    assert "Theory has no rate to compare" in found.remark and found.note == found.why_not_expected
+
+
+def test_growth_of_noise_has_no_rate():
+    """A wave that grows up to its noise floor is noise. One that grows far above the floor has its own rate."""
+    wave = saturating(0)
+    without = rates.fit(TIME, wave)
+    assert rates.fit(TIME, wave, np.full(len(TIME), 1e-6)) == without
+    found = rates.fit(TIME, wave, np.full(len(TIME), 0.4))
+    assert not found.is_clear and "it is below 2 times the noise floor of the particles" in found.why_not
+    above = rates.fit(TIME, wave, np.where(TIME < 14, 1.0, 1e-6))  # the noise is large only until t = 14
+    assert above.window[0] > 10 or not above.is_clear
+
+
+def test_a_rate_must_exceed_its_errors():
+    uncertain = rates._insignificance(rates.Rate(0.288, 0.157, (1.0, 14.5), 0.0, "rows", None, None))
+    assert "γ = 0.29 ± 0.16, and a rate must be larger than 3 standard errors" in uncertain
+
+
+def test_a_rate_that_differs_from_theory_says_by_how_many_errors():
+    rate = rates.Rate(0.135, 0.027, (2.0, 14.0), 0.0, "rows", None, None)
+    theory = WaveTheory(np.array([0.2]), "theory", rate=0.2258, frequency=0.0)
+    assert rates.Measured(rate, theory, 0.2258).text.endswith("0.2258; it differs from theory by 3.4 standard errors")
+    assert rates.Measured(rate, theory, 0.2258).note == "γ differs from theory by 3.4 standard errors"
+    assert not rates.Measured(rate, theory, 0.2).note and not rates.Measured(rate, theory, None).note
+    exact = rates.Measured(rates.Rate(0.1, 1e-9, (2.0, 14.0), 0.0, "rows", None, None), theory, 0.2258)
+    assert exact.difference == "differs from theory by more than 100 standard errors"
+
+
 def case_of(kind: str, operator: str = "bath", strength: float = 0.0, **keys):
     physics = {"collision_operator": operator, "collision_strength": strength}
     if field := keys.pop("magnetic_field", None):
@@ -147,7 +214,7 @@ def test_a_run_says_why_it_knows_no_theory():
     assert "oblique" in theory_of(case_of("maxwellian", velocity_dims=3, magnetic_field=[0.3, 0, 0.5])).missing
     assert "too strong" in theory_of(case_of("kappa", "dougherty", 0.5)).missing
     relaxing = theory_of(case_of("bump_on_tail", "bath", 0.1, length=20.0))
-    assert relaxing.rate is None and relaxing.energy[0] == 1 and "relaxes" in relaxing.relation
+    assert relaxing.rate is None and relaxing.energy[0] == 1 and "the bath changes" in relaxing.relation
     assert theory_of(from_table({"problem": {"kind": "gaussian", "space_dims": 1}, "particles": {"count": 64}})) is None
 
 

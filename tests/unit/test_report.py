@@ -179,7 +179,7 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
     for name, rate in (("slow", -0.05), ("fast", -0.2), ("growing", 0.1), ("none", 0.0)):
         shutil.copytree(finished, tmp_path / "runs" / name)
         grown = {key: np.resize(values, 201) for key, values in columns.items()} | {"time": time}
-        grown |= dict.fromkeys(("field_energy", "wave_energy"), 1e-3 * np.exp(2 * rate * time))
+        grown |= dict.fromkeys(("field_energy", "wave_energy"), 10 * np.exp(2 * rate * time))
         theory = WaveTheory(np.array([0.5]), "theory", rate=1.1 * rate, frequency=1.5)
         attributes = theory_attributes(theory)
         SeriesWriter(tmp_path / "runs" / name / "series.h5", list(grown), units, grown, attributes).close()
@@ -187,6 +187,12 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
     page = (tmp_path / "runs/index.html").read_text()
     row = re.search(r"<i></i>fast<.*?</tr>", page, re.DOTALL)[0]
     assert "−0.2 <small>±" in row and "−0.22<" in row and "1.5<" in row and "KL to equilibrium" in page
+    differs = "γ differs from theory by more than 100 standard errors"
+    refused = "its amplitude changes only by a factor"
+    assert f'title="{differs}"' in row and re.search(rf"<p class=.note.>\[\d\] {differs}", page)
+    row = re.search(r"<i></i>none<.*?</tr>", page, re.DOTALL)[0]
+    assert re.search(rf'title="no rate of growth or damping: {refused}[^"]*"> <small>none</small> <small>\[\d\]', row)
+    assert re.search(rf"<p class=.note.>\[\d\] no rate of growth or damping: {refused}", page)
     shown(browser, tmp_path / "runs/index.html", 1280)
     heading = "[...document.querySelectorAll('[data-sort]')].find(one => one.innerText.startsWith('γ of theory'))"
     browser.evaluate(f"{heading}.click()")

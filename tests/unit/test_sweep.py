@@ -49,8 +49,10 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
     assert "count=3000,collision_strength=0.1" in page and "which differ in particles.count" in page
     table = kjko_here("sweep", out, "--table")
     assert table.returncode == 0 and rows_of(out)[1] == mine
-    for text in ("count", "100000000000", "not begun", "10/0/0"):
+    for text in ("count", "100000000000", "not begun", "10/0/0", "none [1]"):
         assert text in table.stdout
+    why = "no rate of growth or damping: the series has 11 rows with energy in the wave, but a fit needs 12"
+    assert f"[1] {why}" in " ".join(table.stdout.split()) and (mine["rate"], mine["rate_note"]) == ("", why)
     assert "strength" not in table.stdout  # the same in all
 
     curves, last = overview.pictures(overview.runs_in([out])[0], ["kl"])
