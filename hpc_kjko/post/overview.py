@@ -352,7 +352,6 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
         headings=headings,
         verdicts=summary.verdict_meanings(" or ".join(sorted(certified))),
         notes=notes,
-        verdicts=summary.VERDICT_MEANINGS,
         missing=[*unreadable, *(f"{run.name}: {run.trouble}" for run in runs if run.trouble)],
     )
 
