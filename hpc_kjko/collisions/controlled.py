@@ -299,7 +299,7 @@ class ControlledCollision(Collision):
                 place[list(chosen)] = torch.arange(len(chosen), device=device)
                 part, number = place[folds(particles.shard, device)], len(chosen)
             order = torch.argsort(part, stable=True)[int((part < 0).sum()) :]
-            edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
+            edges = np.cumsum(np.append(0, torch.bincount(part[order], minlength=number).cpu().numpy()))
             weights = counts(particles.shares(), total)[order]
             mass = torch.bincount(part[order], weights=weights, minlength=number)
             # bincount returns integers on a rank without particles
@@ -329,8 +329,8 @@ class ControlledCollision(Collision):
             fitted = [sample_of(order[a:b]) for a, b in itertools.pairwise(edges[:-1])]
             return TrainingData.choosing(fitted, sample_of(order[edges[-2] :], mass=masses[-1]))
         fitted_edges = edges[:-1] if self.held_out else edges
-        folds, everything = (Batches(sample_of, order, chosen) for chosen in (fitted_edges, edges))
-        return TrainingData.in_batches(folds, everything, self.scale)
+        fitted_batches, everything = (Batches(sample_of, order, of) for of in (fitted_edges, edges))
+        return TrainingData.in_batches(fitted_batches, everything, self.scale)
 
     # -- the move ------------------------------------------------------------------------------------------------
 

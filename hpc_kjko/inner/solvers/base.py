@@ -48,7 +48,9 @@ class Batches:
     many.
 
     A sample that is taken by its number may be dealt to all ranks, so that each rank works on a part of it. Taking it
-    is then collective. Iteration and :meth:`joined` give the particles of this rank only.
+    is then collective. Iteration and :meth:`joined` give the particles of this rank only. They skip samples without
+    particles on this rank, because an ensemble of 10⁹ particles has 4·10⁵ batches, and a rank has rows of a few. If all
+    are empty, they give one of them.
 
     Args:
         gather: returns the sample of the given rows of the particles. If it is given the number of a batch, it may deal
@@ -60,6 +62,8 @@ class Batches:
     def __init__(self, gather: Callable[[torch.Tensor, int | None], Sample], rows: torch.Tensor, edges: np.ndarray):
         self._gather, self._rows, self._edges = gather, rows, edges
         self._known: dict[int, Sample] = {}
+        filled = np.unique(edges).tolist()
+        self._filled: list[int] = filled if len(filled) > 1 else 2 * filled
 
     def __len__(self) -> int:
         return len(self._edges) - 1
@@ -71,7 +75,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Sample]:
         """Iterate over the samples without keeping them in memory."""
-        for begin, end in itertools.pairwise(self._edges):
+        for begin, end in itertools.pairwise(self._filled):
             yield self._gather(self._rows[begin:end], None)
 
     def none(self) -> Sample:
@@ -84,7 +88,7 @@ class Batches:
         Args:
             most: particles that are joined, unless a single sample has more.
         """
-        first, edges = 0, self._edges
+        first, edges = 0, self._filled
         for last in range(1, len(edges)):
             if last + 1 == len(edges) or edges[last + 1] - edges[first] > most:
                 some = edges[first : last + 1]
