@@ -116,14 +116,6 @@ VARIANTS = {
 STEPS = {("varpro", "native"): 25, ("landau, two species in one block", "torch"): 2}
 
 
-@pytest.fixture(scope="module")
-def world():
-    torch.set_num_threads(1)
-    comm = Communicator.world()
-    yield comm
-    comm.close()
-
-
 def case_of(variant, steps):
     table = {**TWO_STREAM, **VARIANTS[variant]}
     return from_table({**table, "time": {"step": 0.1, "end": 0.1 * steps}})
