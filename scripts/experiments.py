@@ -20,6 +20,7 @@ import numpy as np
 from scipy.optimize import curve_fit
 
 from hpc_kjko.case import config
+from hpc_kjko.files.output import list_snapshots, read_snapshot
 from hpc_kjko.files.series import read_series
 from hpc_kjko.post import compare
 from hpc_kjko.post.rates import maxima
@@ -405,6 +406,23 @@ def marginal_distance(values: np.ndarray, limits: tuple[float, float], reference
     cumulative = np.concatenate([[0.0], np.cumsum(reference) * spacing])
     wanted = np.diff(np.interp(edges, ends, cumulative)) / width
     return float(np.abs(values - wanted).sum() * width)
+
+
+def transverse_temperatures(runs: Experiments, name: str) -> np.ndarray:
+    """Variances of v_2 and v_3 in every snapshot, from marginals of 160 bins (Sheppard's correction): [snapshots,
+    2]."""
+    folder, found = runs.folder(name) / "snapshots", []
+    for step in list_snapshots(folder):
+        variances = []
+        for marginal in (m for m in read_snapshot(folder, step).marginals if m.kind == "v" and m.axis > 0):
+            low, high = marginal.range
+            width = (high - low) / len(marginal.values)
+            v = low + width * (np.arange(len(marginal.values)) + 0.5)
+            p = marginal.values / marginal.values.sum()
+            variances.append((p * v**2).sum() - (p * v).sum() ** 2 - width**2 / 12)
+        if variances:
+            found.append(variances)
+    return np.array(found)
 
 
 def relative_l2(found: np.ndarray, wanted: np.ndarray) -> float:

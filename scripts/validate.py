@@ -19,35 +19,32 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import records
+from accuracy import equilibrium, order, seeds, stiff
 from coulomb import bkw, coulomb_keeps, coulomb_plasma, coulomb_rates, coulomb_relaxation, coulomb_waves
+from dougherty import dougherty
 from drawn import drawn
 from experiments import (
-    COUNTS,
     FLOOR_COUNTS,
     FLOOR_ENDS,
     FLOOR_METHODS,
-    SEEDS,
-    SELF_CONVERGENCE_STEPS,
-    STARTS,
     STEPS,
-    STIFF,
     Experiments,
     marginal_distance,
     relative_l2,
     slope,
+    transverse_temperatures,
 )
 from plasma import buneman, driven, ions, magnetic
 from rates import e8, growth, landau
 from records import record
 
-from hpc_kjko.files.output import list_snapshots, read_snapshot
+from hpc_kjko.files.output import read_snapshot
 
 
 def e1(runs: Experiments) -> bool:
@@ -156,23 +153,6 @@ def e5(runs: Experiments) -> bool:
             )
             passed &= record(name, "entropy, largest relative error", "≤ 1 %", f"{entropy:.3%}", entropy <= 0.01)
     return bool(passed)
-
-
-def transverse_temperatures(runs: Experiments, name: str) -> np.ndarray:
-    """Variances of v_2 and v_3 in every snapshot, from marginals of 160 bins (Sheppard's correction): [snapshots,
-    2]."""
-    folder, found = runs.folder(name) / "snapshots", []
-    for step in list_snapshots(folder):
-        variances = []
-        for marginal in (m for m in read_snapshot(folder, step).marginals if m.kind == "v" and m.axis > 0):
-            low, high = marginal.range
-            width = (high - low) / len(marginal.values)
-            v = low + width * (np.arange(len(marginal.values)) + 0.5)
-            p = marginal.values / marginal.values.sum()
-            variances.append((p * v**2).sum() - (p * v).sum() ** 2 - width**2 / 12)
-        if variances:
-            found.append(variances)
-    return np.array(found)
 
 
 def e6(runs: Experiments) -> bool:
@@ -303,165 +283,6 @@ def e7(runs: Experiments) -> bool:
                 f"  {label} per volume at t = {series['time'][at[1]]:g}, …: {' '.join(f'{values[i]:.4g}' for i in at)}"
             )
     return passed
-
-
-def seeds(runs: Experiments) -> bool:
-    """Example 2 with few particles, five seeds, two starts: KL within 0.02, 0.01, 0.004 for 2048, 8192, 65536."""
-    passed = True
-    for count, allowed in COUNTS.items():
-        for start in STARTS:
-            errors = []
-            for seed in SEEDS:
-                name = f"seeds_{start}_{count}_{seed}"
-                series, reference = runs.series(name), runs.reference(name)
-                difference = series["kl"] - np.interp(series["time"], reference.times, reference.relative_entropy)
-                errors.append((np.abs(difference).max(), abs(difference[0])))
-            print(f"seeds: {count} particles, {start}: largest KL error (at t = 0): ", end="")
-            print(", ".join(f"{largest:.4f} ({sampled:.4f})" for largest, sampled in errors))
-            worst = max(largest for largest, _ in errors)
-            row = (f"E2, {count} particles, {start}", "KL against the grid, largest error of five seeds")
-            passed &= record(*row, f"≤ {allowed:g}", f"{worst:.4f}", worst <= allowed)
-    return bool(passed)
-
-
-def order(runs: Experiments) -> bool:
-    """Observed orders in h by self-convergence with untrained features, for moments and field energy: 2 ± 0.2.
-
-    Entropy is only printed: it is of first order in the part that the features cannot represent (docs/research.md).
-    """
-    passed = True
-    coarse, quantities = max(SELF_CONVERGENCE_STEPS), ("kinetic_energy", "potential_energy", "field_energy", "entropy")
-    for example, of_order in itertools.product(("e2", "e5"), (1, 2)):
-        series = [runs.series(f"order_{example}_{of_order}_{step}") for step in SELF_CONVERGENCE_STEPS]
-        for name in quantities:
-            values = [s[name][:: round(coarse / step)] for s, step in zip(series, SELF_CONVERGENCE_STEPS, strict=True)]
-            changes = np.array([np.abs(a - b).max() for a, b in itertools.pairwise(values)])
-            if not changes.any():
-                continue
-            orders = np.log2(changes[:-1] / changes[1:])
-            print(
-                f"order: {example}, order {of_order}, {name:16s} changes {' '.join(f'{c:.3g}' for c in changes)}",
-                end="",
-            )
-            print(f"   observed orders {' '.join(f'{o:.2f}' for o in orders)}")
-            if of_order == 2 and name != "entropy":
-                row = (f"{example}, order 2", f"observed order of {name.replace('_', ' ')}", "2 ± 0.2")
-                passed &= record(*row, f"{orders[-1]:.2f}", abs(orders[-1] - 2) <= 0.2)
-    return bool(passed)
-
-
-def stiff(runs: Experiments) -> bool:
-    """κh = 1, 10, 100 (second order: 1, 10): temperature within 1 % of that of the bath, no violated step."""
-    passed = True
-    for of_order, strength in STIFF:
-        series = runs.series(f"stiff_{of_order}_{strength}")
-        temperature = 2 * series["kinetic_energy"] / series["mass"]
-        print(
-            f"stiff: order {of_order}, kappa h = {0.1 * strength:g}: temperature after 1, 2, 5 steps and at the end "
-            f"{' '.join(f'{temperature[i]:.4f}' for i in (1, 2, 5, -1))}; KL at the end {series['kl'][-1]:.4f}; "
-            f"substeps in all {int(series['substeps'][1:].sum())} of {len(temperature) - 1} steps, most "
-            f"{int(series['substeps'].max())}; violated {int((series['certificate'] < 0).sum())}"
-        )
-        row = (f"stiff, order {of_order}, κh = {0.1 * strength:g}", "temperature at the end, no step violated")
-        met = abs(temperature[-1] - 1) < 0.01 and not (series["certificate"] < 0).any()
-        passed &= record(*row, "1 within 1 %", f"{temperature[-1]:.4f}", met)
-    return bool(passed)
-
-
-def equilibrium(runs: Experiments) -> bool:
-    """10⁴ steps near equilibrium: KL stays within 0.003 of its start.
-
-    The kinetic energies of the first and the last half agree within 3 standard errors."""
-    series = runs.series("equilibrium")
-    change = series["kl"] - series["kl"][0]
-    print(f"equilibrium: KL changes by {change.min():.4f} to {change.max():.4f}")
-    largest = np.abs(change).max()
-    passed = record("10⁴ steps at equilibrium", "KL, largest change", "≤ 0.003", f"{largest:.4f}", largest <= 0.003)
-    settled = series["time"] >= 20
-    for name in ("free_energy", "kl", "kinetic_energy"):
-        blocks = np.array([block.mean() for block in np.array_split(series[name][settled], 20)])
-        first, last = blocks[:10], blocks[10:]
-        error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 10)
-        change = last.mean() - first.mean()
-        print(f"equilibrium: {name}: {first.mean():.6g}, then {last.mean():.6g}: {change:.2g} ± {error:.2g}")
-        passed &= name != "kinetic_energy" or abs(change) <= 3 * error
-    return bool(passed)
-
-
-def dougherty(runs: Experiments) -> bool:
-    """Collisions within one species: field energy within 5 % of the grid solver, momentum and energy conserved to
-    1e-12.
-
-    Temperatures become equal at the rate 2κ, and in 10⁴ steps ∫f log f never rises with certainty."""
-    passed = True
-    for name in ("dougherty_two_stream", "dougherty_poisson", "dougherty_landau"):
-        series, reference = runs.series(name), runs.reference(name)
-        wanted = {
-            key: np.interp(series["time"], reference.times, getattr(reference, key))
-            for key in ("field_energy", "entropy")
-        }
-        field = relative_l2(series["field_energy"], wanted["field_energy"])
-        entropy = np.abs(series["entropy"] / wanted["entropy"] - 1).max()
-        energy = series["kinetic_energy"] + series["field_energy"]
-        momentum = np.abs(series["momentum_1"] - series["momentum_1"][0]).max() / series["mass"][0]
-        collided = np.abs(series["collision_energy"]).max() / energy[0]
-        print(
-            f"{name}: field energy, relative L2 {field:.4f}; largest error of entropy {entropy:.5f}; largest change of "
-            f"momentum / mass {momentum:.1e}, of energy {np.abs(energy / energy[0] - 1).max():.1e}, in one collision "
-            f"{collided:.1e}; violated {int((series['certificate'] < 0).sum())}; {series['seconds'].sum():.0f} s"
-        )
-        at = [round(t * (len(wanted["entropy"]) - 1)) for t in (0.25, 0.5, 0.75, 1.0)]
-        for label, values in (("run ", series["field_energy"]), ("grid", wanted["field_energy"])):
-            print(f"  {label} at quarters of the run: {' '.join(f'{values[i]:.4g}' for i in at)}")
-        passed &= record(name, "field energy against the grid, relative L²", "≤ 5 %", f"{field:.1%}", field <= 0.05)
-        quantity = "energy that one collision adds, relative"
-        passed &= record(name, quantity, "< 1e-12", f"{collided:.1e}", collided < 1e-12)
-        if name == "dougherty_two_stream":
-            change = np.abs(energy / energy[0] - 1).max()
-            passed &= record(name, "total energy, relative change", "< 1e-12", f"{change:.1e}", change < 1e-12)
-        if name == "dougherty_poisson":
-            quantity = "momentum / mass, largest change"
-            passed &= record(name, quantity, "< 1e-12", f"{momentum:.1e}", momentum < 1e-12)
-    name = "dougherty_isotropy"
-    series, transverse = runs.series(name), transverse_temperatures(runs, name).mean(1)
-    total = 2 * series["kinetic_energy"] / series["mass"]
-    apart = total[: len(transverse)] - 3 * transverse
-    rate = -np.polyfit(series["time"][: len(apart)], np.log(apart), 1)[0]
-    print(f"{name}: T_1 − T_2 falls at the rate {rate:.4f}, 2 kappa = {2 * runs.case(name).physics.collision_strength}")
-    wanted = 2 * runs.case(name).physics.collision_strength
-    row = (name, "rate at which the temperatures become equal, which is 2κ", f"{wanted:g} within 2 %", f"{rate:.4f}")
-    passed &= record(*row, abs(rate / wanted - 1) < 0.02)
-    series = runs.series("dougherty_long")
-    energy = series["kinetic_energy"] + series["field_energy"]
-    changes, start, end = np.diff(series["entropy"]), series["entropy"][0], series["entropy"][-1]
-    below = (maxwellian_entropy(series) - series["entropy"]) / series["mass"][0]
-    print(
-        f"dougherty_long: {len(changes)} steps; violated {int((series['certificate'] < 0).sum())}; ∫f log f falls in "
-        f"{int((changes < 0).sum())} of them, largest rise in a step {changes.max():.2g}, above its lowest before "
-        f"{(series['entropy'] - np.minimum.accumulate(series['entropy'])).max():.2g}, "
-        f"from {start:.4f} to {end:.4f} (Maxwellian: {maxwellian_entropy(series):.4f}), "
-        f"at most {below.max():.4f} a particle below it; "
-        f"energy kept to {np.abs(energy / energy[0] - 1).max():.1e}; {series['seconds'].sum():.0f} s"
-    )
-    by_chance = len(changes) / 741  # without a change, so many steps rise by three standard errors
-    violated = int((series["certificate"] < 0).sum())
-    case, quantity = "dougherty_long, 10⁴ steps", "steps in which ∫f log f rises by over three standard errors"
-    passed &= record(
-        case,
-        quantity,
-        f"{by_chance:.0f} are expected by chance",
-        f"{violated}",
-        violated <= by_chance + 3 * by_chance**0.5,
-    )
-    quantity = "∫f log f per particle, largest fall below the Maxwellian's"
-    passed &= record(case, quantity, "≤ 0.001", f"{below.max():.1e}", below.max() <= 0.001)
-    return bool(passed)
-
-
-def maxwellian_entropy(series: dict[str, np.ndarray]) -> float:
-    """∫f log f of the homogeneous 1V Maxwellian with the same energy as the run."""
-    energy = (series["kinetic_energy"] + series["field_energy"])[0]
-    return float(-0.5 * series["mass"][0] * np.log(2 * np.pi * np.e * 2 * energy / series["mass"][0]))
 
 
 VALIDATIONS: dict[str, Callable[[Experiments], bool]] = {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import forkserver
@@ -50,6 +51,15 @@ def alone() -> Communicator:
     """A communicator of one rank that does not use MPI."""
     torch.set_num_threads(1)
     return Communicator()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Communicator]:
+    """The communicator of all ranks."""
+    torch.set_num_threads(1)
+    comm = Communicator.world()
+    yield comm
+    comm.close()
 
 
 def rows_to_the_end(simulation, *columns: str) -> dict[str, np.ndarray]:

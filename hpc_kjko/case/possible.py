@@ -223,8 +223,12 @@ def fitting_grid(case: Sections) -> GridSettings | None:
             f"or {problem.space_dims}"
         )
     cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
-    if min(cells) < 4 or math.prod(cells) > 2**31:
-        raise UserError(f"grid.cells = {list(cells)}: at least 4 in every direction, at most 2^31 in all")
+    # the kernels number the nodes with 32 bits, and have up to three ghost nodes along every axis
+    if min(cells) < 4 or math.prod(number + 3 for number in cells) >= 2**31:
+        raise UserError(
+            f"grid.cells = {list(cells)}: at least 4 in every direction, and fewer than 2^31 in all, counted with "
+            "three more in every direction"
+        )
     starts = {f"species.{name}": species.start for name, species in case.species.items()} or {"problem": problem}
     for where, start in starts.items():
         if not isinstance(start, PeriodicWave):

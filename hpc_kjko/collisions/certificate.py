@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.particles.exact import counts, summed_finely
+from hpc_kjko.particles.exact import COUNT_UNIT, counts, rounded, summed_finely
 from hpc_kjko.particles.state import BLOCK, CERTIFY, FOLDS, Particles, Shard, fold_rows, folds, passes_over
 
 #: With fewer held-out particles the standard error is not meaningful, and there is no certificate.
@@ -28,7 +28,7 @@ def over_certifying(values: torch.Tensor, particles: Particles, comm: Communicat
     sums = torch.zeros(2, 3, dtype=torch.float64, device=values.device)
     for rows in passes_over(values):
         number, value = counts(shares[rows], total) * chosen[rows], values[rows] * chosen[rows]
-        counted += torch.stack([number.sum(), (number**2).sum()])
+        counted += torch.stack([number.sum(), rounded(number**2, COUNT_UNIT).sum()])
         sums += summed_finely(shares[rows, None] * torch.stack([value, number * value, number * value**2], dim=1))
     number, square, *rest = comm.sum(torch.cat([counted, sums.flatten()]).cpu().numpy())
     first, *second = np.reshape(rest, (2, 3)).sum(0)

@@ -19,6 +19,7 @@ from hpc_kjko.inner.control import ControlField, smallest_eigenvalue
 from hpc_kjko.inner.objective import linear_part, tracked_log_det
 from hpc_kjko.inner.potential import PotentialField
 from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
+from hpc_kjko.inner.solvers.regression import FITTED_BATCHES
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.control_variate import ControlVariate
 from hpc_kjko.particles.dealing import Batching, Dealing
@@ -126,6 +127,8 @@ class ControlledCollision(Collision):
         self.variate: ControlVariate | None = None
         #: Rows sorted by fold, or by batch; where each fold or batch begins; its mass. They are the same in every step.
         self._folds: tuple[torch.Tensor, np.ndarray, np.ndarray] | None = None
+        #: The factor of the shares of particles in a batch. It is set with the rows above.
+        self.scale = 1
         #: Deals the batches to all ranks. It is made with the rows above.
         self._deal: Dealing | None = None
 
@@ -284,6 +287,7 @@ class ControlledCollision(Collision):
             if self._with_log_f:
                 batching = Batching.of(total, chosen)
                 part, number = batching.of_rows(particles.shard, device), len(batching)
+                self.scale = batching.scale(FITTED_BATCHES)
                 if self.held_out:
                     part, number = torch.where(part < 0, number, part), number + 1
                 if (
@@ -295,7 +299,7 @@ class ControlledCollision(Collision):
                 place[list(chosen)] = torch.arange(len(chosen), device=device)
                 part, number = place[folds(particles.shard, device)], len(chosen)
             order = torch.argsort(part, stable=True)[int((part < 0).sum()) :]
-            edges = np.cumsum([0, *torch.bincount(part[order], minlength=number).tolist()])
+            edges = np.cumsum(np.append(0, torch.bincount(part[order], minlength=number).cpu().numpy()))
             weights = counts(particles.shares(), total)[order]
             mass = torch.bincount(part[order], weights=weights, minlength=number)
             # bincount returns integers on a rank without particles
@@ -318,13 +322,15 @@ class ControlledCollision(Collision):
             if self._deal and batch is not None:
                 parts = self._deal(batch, parts)
             velocities = {"v": parts["z"][:, -particles.v.shape[1] :]}
-            return Sample(**{**velocities, **parts, "share": parts["share"] / mass})
+            scale = 1 if batch is None else self.scale
+            return Sample(**{**velocities, **parts, "share": scale * (parts["share"] / mass)})
 
         if self._choosing:
             fitted = [sample_of(order[a:b]) for a, b in itertools.pairwise(edges[:-1])]
             return TrainingData.choosing(fitted, sample_of(order[edges[-2] :], mass=masses[-1]))
         fitted_edges = edges[:-1] if self.held_out else edges
-        return TrainingData.in_batches(Batches(sample_of, order, fitted_edges), Batches(sample_of, order, edges))
+        fitted_batches, everything = (Batches(sample_of, order, of) for of in (fitted_edges, edges))
+        return TrainingData.in_batches(fitted_batches, everything, self.scale)
 
     # -- the move ------------------------------------------------------------------------------------------------
 

@@ -167,6 +167,7 @@ class LandauJKOCollision(SplitPairCollision):
         """
         fitted, temperature, rate = duration / self.order, self.operator.temperature, self.operator.collision_strength
         metric = inverse + torch.eye(force.shape[1], dtype=force.dtype, device=force.device) * (fitted / temperature)
+        share = self.density.scale * share
         samples = [
             Steered(*(part[rows] for part in (z, metric, force, own.velocity, own.slope, share)))
             for rows in self.density.solved_on()

@@ -42,6 +42,16 @@ class Batching:
     def __len__(self) -> int:
         return self.groups * batches(Shard(0, 0, self.total))[1]
 
+    def scale(self, number: int) -> int:
+        """The largest power of two by which shares of the total mass can be multiplied so that those of ``number``
+        batches add up to at most about 1.
+
+        Sums are rounded to a fixed unit (:mod:`~hpc_kjko.particles.exact`), and a batch of a large ensemble has only a
+        small share. With this factor the sums over a batch are as accurate in any ensemble. A power of two does not
+        round.
+        """
+        return 1 << max(0, (len(self) // number).bit_length() - 1)
+
     def of_rows(self, shard: Shard, device: torch.device) -> torch.Tensor:
         """The number of the batch of each particle of a rank [n]; −1 if it is in no batch."""
         group = torch.full((FOLDS,), -1, device=device)

@@ -36,11 +36,6 @@ particles_every = 10
 """
 
 
-@pytest.fixture
-def world():
-    return Communicator.world()
-
-
 @pytest.fixture(scope="module")
 def gaussian(tmp_path_factory):
     """The folder of a run with an exact solution."""

@@ -12,11 +12,6 @@ from hpc_kjko.parallel.comm import Communicator
 RANKS = [2, 3]
 
 
-@pytest.fixture(scope="module")
-def world():
-    return Communicator.world()
-
-
 @pytest.fixture(params=[1, 5, 1000])
 def limited(request, monkeypatch):
     """A few elements at most in a message: the arrays of the tests go in many pieces, a few, or one."""

@@ -17,14 +17,6 @@ FITTED = tuple(fold for fold in range(FOLDS) if fold != CERTIFY)
 TOTALS = [1, 700, 2049, 5003, 20000, 69779]
 
 
-@pytest.fixture(scope="module")
-def world():
-    torch.set_num_threads(1)
-    comm = Communicator.world()
-    yield comm
-    comm.close()
-
-
 @pytest.mark.parametrize("total", TOTALS)
 def test_rows_of_a_batch_are_those_of_the_particles_in_it(total):
     batching = Batching.of(total, FITTED)

@@ -28,14 +28,6 @@ RANKS = [1, 2, 3, 4]
 COUNTS = [5 * BLOCK + 17, BLOCK + 300]
 
 
-@pytest.fixture(scope="module")
-def world():
-    torch.set_num_threads(1)
-    comm = Communicator.world()
-    yield comm
-    comm.close()
-
-
 TABLE = {
     "problem": {"kind": "two_stream", "velocity_dims": 2, "amplitude": 0.1},
     "physics": {"collision_strength": 0.5},

@@ -10,6 +10,7 @@ from test_landau import WARM, collided, random_members, table_of
 
 from hpc_kjko.case.config import from_table
 from hpc_kjko.collisions import StepStart
+from hpc_kjko.collisions.landau_jko import _Met
 from hpc_kjko.collisions.pairs import Members, pair_fields, pair_sums
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.inner.potential import PotentialField
@@ -54,6 +55,21 @@ def test_the_fields_of_pairs_are_those_of_the_sums(dims, exponent, unlike, monke
     bare = torch.where(square > 0, square.clamp(min=1e-300) ** (0.5 * exponent), 0.0) * others.weight[met]
     whole = (bare * square).sum() * torch.eye(dims, dtype=z.dtype) - (z * bare[:, None]).mT @ z
     assert torch.allclose(metric[5], whole, rtol=1e-12, atol=1e-12)
+
+
+def test_the_field_is_the_same_in_an_ensemble_of_any_size(alone):
+    """With shares as of 2²⁰ times as many particles, and the factor that the shares in a batch then have."""
+    simulation = simulation_of(alone)
+    simulation.advance()  # which fits a density
+    (step,), particles = simulation.collisions, simulation.state.particles
+    force = torch.sin(particles.v.flip(1)).double()
+    inverse = torch.eye(force.shape[1], dtype=force.dtype).expand(len(force), -1, -1)
+    own, fields = _Met(inverse, 0 * force, 0 * inverse), []
+    for larger in (1, 2**20):
+        step.density.scale = larger
+        field, _ = step.minimised(step.inputs(particles), particles.shares() / larger, force, inverse, own, 0.1)
+        fields.append(field.u)
+    assert torch.equal(*fields) and fields[0].abs().mean() > 0.1
 
 
 def test_the_jacobian_is_that_of_the_velocity():

@@ -70,7 +70,7 @@ def test_the_benchmark_of_a_gpu_notes_what_it_finds_and_goes_on(tmp_path):
     assert all(target["met"] == (target["value"] <= target["wanted"]) for target in found["targets"][:2])
     assert {row["table"] for row in found["rows"]} == {"tests", "steps", "network", "tensor", "particles"}
     errors = [row[name] for row in found["rows"] for name in ("error", "tensor_error") if row["table"] == "tensor"]
-    assert len(errors) == 12 and max(errors) < 3e-6  # test_cuda.py and test_tensor_cores.py have the limits of accuracy
+    assert len(errors) == 12 and max(errors) < 3e-6  # limits: test_cuda_network.py and test_tensor_cores.py
     assert not found["failures"] and found["machine"]["matmul_tflops"] > 0
 
 

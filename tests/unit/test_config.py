@@ -97,6 +97,7 @@ def test_the_contract_of_the_readme_case(tmp_path):
         ({"problem": TWO_STREAM, "time": {"step": 1e-12, "end": 1e12}}, "time.end", "at most 1e9"),
         ({"problem": TWO_STREAM, "particles": {"count": 10**30}}, "particles.count", "less than"),
         ({"problem": TWO_STREAM, "grid": {"cells": 10**11}}, "grid.cells", "2^31"),
+        ({"problem": {**TWO_STREAM, "space_dims": 3, "velocity_dims": 3}, "grid": {"cells": 1289}}, "cells", "2^31"),
         ({"problem": TWO_STREAM, "method": {"order": 3}}, "method.order", "less than or equal to 2"),
         ({"problem": {"kind": "gaussian", "space_dims": 10**9, "stiffness": 1.0}}, "problem.space_dims", "3"),
         ({"problem": {"kind": "gaussian", "stiffness": True}}, "problem.stiffness", "array"),

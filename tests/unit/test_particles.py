@@ -154,6 +154,37 @@ def test_drift_wraps_into_the_box_and_keeps_log_f():
     assert moved.log_f is particles.log_f and torch.equal(particles.x, x)
 
 
+def test_the_certificate_has_the_same_bits_however_many_ranks_have_its_particles():
+    """Also with unequal weights, whose squares have more digits than the weights."""
+    count = 200_000
+    generator = torch.Generator().manual_seed(1)
+    values, weight = torch.rand(2, count, dtype=torch.float64, generator=generator)
+    weight = torch.exp(5 * weight)
+
+    class OfAll:
+        """Adds up what ranks would send."""
+
+        def __init__(self):
+            self.total = 0.0
+
+        def sum(self, local):
+            self.total = self.total + local
+            return self.total
+
+    found = set()
+    for size in range(1, 9):
+        comm, x = OfAll(), torch.zeros(count, 1, dtype=torch.float64)
+        for rank in range(size):
+            shard = Shard.of(count, rank, size)
+            own = slice(shard.start, shard.stop)
+            mass = float(weight.sum())
+            particles = Particles(x[own], x[own], x[own, 0], weight[own], shard, mass, None, has_equal_weights=False)
+            last = certificate.over_certifying(values[own], particles, comm)
+        found.add(tuple(comm.total))
+    assert len(found) == 1
+    assert last == pytest.approx((0.5, 0.0), abs=0.02)
+
+
 @pytest.mark.parametrize("rows", [(0, 80018), (5 * BLOCK, 80018), (3 * BLOCK, 9 * BLOCK), (80018, 80018)])
 def test_rows_that_certify_are_those_of_their_fold(rows):
     shard = Shard(*rows, 80018)

@@ -12,7 +12,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.inner.control import ControlField
 from hpc_kjko.inner.objective import JKOObjective
 from hpc_kjko.inner.solvers import AdamSolver, VarproSolver, varpro
-from hpc_kjko.inner.solvers.base import Sample, TrainingData
+from hpc_kjko.inner.solvers.base import Batches, Sample, TrainingData
 from hpc_kjko.operators import Bath
 from hpc_kjko.particles.state import BLOCK, FOLDS, Shard, folds, uniform_points
 
@@ -148,3 +148,24 @@ def test_folds_are_spread_alike_and_known_by_the_row_alone(total):
 def test_solver_settings_that_do_not_go_together(method, advice):
     with pytest.raises(UserError, match=advice):
         from_table({"problem": {"kind": "gaussian"}, "method": method})
+
+
+def test_batches_are_gathered_when_they_are_asked_for():
+    gathered = []
+
+    def sample_of(rows, batch):
+        gathered.append((rows.tolist(), batch))
+        return Sample(rows[:, None], rows[:, None], rows)
+
+    batches = Batches(sample_of, torch.tensor([3, 1, 2, 0, 4]), np.array([0, 2, 2, 5]))
+    data = TrainingData.in_batches(batches, batches)
+    assert len(data.folds) == 3 and gathered == [([], None)] and not len(data.select.z)
+    assert data.folds[2].share.tolist() == data.folds[2].share.tolist() == [2, 0, 4]
+    assert gathered[1:] == [([2, 0, 4], 2)]
+    assert [len(one.z) for one in data.everything] == [2, 3]
+    for most, wanted in (
+        (np.inf, [([3, 1, 2, 0, 4], (2, 3))]),
+        (4, [([3, 1], (2,)), ([2, 0, 4], (3,))]),
+        (1, [([3, 1], (2,)), ([2, 0, 4], (3,))]),
+    ):
+        assert [(whole.share.tolist(), counts) for whole, counts in batches.joined(most)] == wanted

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_cuda import assert_in_registers, compiled, needs_nvrtc
+from test_cuda_compiles import assert_in_registers, compiled, needs_nvrtc
 from test_cuda_network import assert_agrees, assert_field, assert_moments, evaluate, sum_moments, true_moments
 from test_cuda_potential import Case, carried
 from test_native_objective import folding, objective_of, particles_of

@@ -122,7 +122,7 @@ class FittedDensity:
                 continue
             # A whole number as factor keeps the gradient a multiple of the unit to which sums are rounded.
             rows = (fold.z, log_f, best.shares[0], best.coefficients)
-            self.trainer.backward([rows], 0.0, factor=len(data.folds))
+            self.trainer.backward([rows], 0.0, factor=data.factor)
             self.trainer.descend()
             if best.residual <= FAITHFUL:
                 return k + 1 - before

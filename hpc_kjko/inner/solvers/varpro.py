@@ -164,7 +164,7 @@ class VarproSolver(Solver):
             made = min(first + ROUND, iterations)
             for k in range(first, made):
                 fold = data.folds[(before + k) % len(data.folds)]
-                self.trainer.backward([fold.rows()], step, factor=len(data.folds))
+                self.trainer.backward([fold.rows()], step, factor=data.factor)
                 self.trainer.descend()
             if not data.held_out:
                 continue

@@ -14,47 +14,37 @@ namespace kjko {
 
 using namespace phases;
 
-static const Instance objectives[] = {
-    objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
-    objective_of<32, Tanh, 2, false>,      objective_of<32, Tanh, 2, true>,       objective_of<32, Tanh, 3, false>,
-    objective_of<32, Tanh, 3, true>,       objective_of<32, LeakyRelu, 1, false>, objective_of<32, LeakyRelu, 2, true>,
-    objective_of<32, LeakyRelu, 3, false>, objective_of<48, Tanh, 1, false>,      objective_of<48, Tanh, 2, true>,
-    objective_of<64, Tanh, 1, false>,      objective_of<64, Tanh, 2, true>,       objective_of<64, Tanh, 3, false>,
-};
-static const Instance moments_kernels[] = {
-    moments_of<16, Tanh, 1>, moments_of<16, Tanh, 3>,      moments_of<32, Tanh, 1>, moments_of<32, Tanh, 2>,
-    moments_of<32, Tanh, 3>, moments_of<32, LeakyRelu, 2>, moments_of<48, Tanh, 3>, moments_of<64, Tanh, 3>,
-};
-static const Instance fields[] = {
-    field_of<float, 32, Tanh, 1>,  field_of<float, 32, LeakyRelu, 2>, field_of<float, 64, Tanh, 3>,
-    field_of<double, 16, Tanh, 2>, field_of<double, 32, Tanh, 1>,     field_of<double, 32, Tanh, 3>,
-    field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
-};
+namespace {
 
-template <template <class, int, int> class KernelOf>
-static const Instance &found_potential(const Constants &constants) {
-    static const Instance all[] = {
+struct Compiled {
+    static constexpr Instance objectives[] = {
+        objective_of<16, Tanh, 1, false>,      objective_of<16, Tanh, 3, true>,       objective_of<32, Tanh, 1, false>,
+        objective_of<32, Tanh, 2, false>,      objective_of<32, Tanh, 2, true>,       objective_of<32, Tanh, 3, false>,
+        objective_of<32, Tanh, 3, true>,       objective_of<32, LeakyRelu, 1, false>, objective_of<32, LeakyRelu, 2, true>,
+        objective_of<32, LeakyRelu, 3, false>, objective_of<48, Tanh, 1, false>,      objective_of<48, Tanh, 2, true>,
+        objective_of<64, Tanh, 1, false>,      objective_of<64, Tanh, 2, true>,       objective_of<64, Tanh, 3, false>,
+    };
+    static constexpr Instance moments[] = {
+        moments_of<16, Tanh, 1>, moments_of<16, Tanh, 3>,      moments_of<32, Tanh, 1>, moments_of<32, Tanh, 2>,
+        moments_of<32, Tanh, 3>, moments_of<32, LeakyRelu, 2>, moments_of<48, Tanh, 3>, moments_of<64, Tanh, 3>,
+    };
+    static constexpr Instance fields[] = {
+        field_of<float, 32, Tanh, 1>,       field_of<float, 32, LeakyRelu, 2>, field_of<float, 64, Tanh, 3>,
+        field_of<double, 16, Tanh, 2>,      field_of<double, 32, Tanh, 1>,     field_of<double, 32, Tanh, 3>,
+        field_of<double, 48, LeakyRelu, 1>, field_of<double, 64, Tanh, 3>,
+    };
+    template <template <class, int, int> class KernelOf>
+    static constexpr Instance potentials[] = {
         potential_of<KernelOf, float, 16, 3>,  potential_of<KernelOf, float, 32, 2>,  potential_of<KernelOf, float, 64, 1>,
         potential_of<KernelOf, float, 64, 3>,  potential_of<KernelOf, double, 32, 1>, potential_of<KernelOf, double, 48, 2>,
         potential_of<KernelOf, double, 64, 3>,
     };
-    return found(all, constants);
-}
+};
 
-static const Instance &found(const std::string &kernel, const Constants &constants) {
-    if (constants.tensor) return tensor_kernel(kernel, constants);
-    if (kernel == "potential_values") return found_potential<potential_values>(constants);
-    if (kernel == "potential_slopes") return found_potential<potential_slopes>(constants);
-    if (kernel == "potential_carry") return found_potential<potential_carry>(constants);
-    if (kernel == "potential_normal") return found_potential<potential_normal>(constants);
-    if (kernel == "potential_derivatives") return found_potential<potential_derivatives>(constants);
-    if (kernel == "potential_barrier") return found_potential<potential_barrier>(constants);
-    if (kernel == "potential_tied") return found_potential<potential_tied>(constants);
-    if (kernel == "potential_missed") return found_potential<potential_missed>(constants);
-    if (kernel == "potential_training") return found_potential<potential_training>(constants);
-    if (kernel == "evaluate_objective") return found(objectives, constants);
-    if (kernel == "sum_moments" || kernel == "order_moments") return found(moments_kernels, constants);
-    return found(fields, constants);
+}  // namespace
+
+static const Instance &network_kernel(const std::string &kernel, const Constants &constants) {
+    return constants.tensor ? tensor_kernel(kernel, constants) : kernel_named<Compiled>(kernel, constants);
 }
 
 // Calls what(real, dims, order), with these as constants, for particles.
@@ -160,7 +150,7 @@ void bind_device(nb::module_ &m) {
     m.def(
         "device_shape",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double, bool tensor) {
-            const Shape &shape = found(kernel, {width, tanh, velocity_dims, closed, is_double, tensor}).shape;
+            const Shape &shape = network_kernel(kernel, {width, tanh, velocity_dims, closed, is_double, tensor}).shape;
             return nb::bytes(reinterpret_cast<const char *>(&shape), sizeof shape);
         },
         "kernel"_a, "width"_a, "tanh"_a, "velocity_dims"_a, "closed"_a, "is_double"_a, "tensor"_a,
@@ -169,7 +159,7 @@ void bind_device(nb::module_ &m) {
         "device_launch",
         [](const std::string &kernel, int width, bool tanh, int velocity_dims, bool closed, bool is_double,
            bool tensor, const nb::bytes &arguments, int blocks, int groups, bool backwards) {
-            const Instance &instance = found(kernel, {width, tanh, velocity_dims, closed, is_double, tensor});
+            const Instance &instance = network_kernel(kernel, {width, tanh, velocity_dims, closed, is_double, tensor});
             kernel == "order_moments" ? instance.order(arguments)
                                       : instance.run(arguments, blocks, groups, backwards);
         },

@@ -11,37 +11,30 @@ using namespace nb::literals;
 
 namespace kjko {
 
-static const Instance objectives[] = {
-    objective_of<16, Tanh, 1, false>, objective_of<32, Tanh, 1, false>,      objective_of<32, Tanh, 2, false>,
-    objective_of<32, Tanh, 3, false>, objective_of<32, LeakyRelu, 2, true>, objective_of<48, Tanh, 2, true>,
-    objective_of<64, Tanh, 3, false>,
-};
-static const Instance moments_kernels[] = {
-    moments_of<16, Tanh, 1>, moments_of<32, Tanh, 2>, moments_of<32, Tanh, 3>, moments_of<48, Tanh, 3>,
-    moments_of<64, Tanh, 3>,
-};
-static const Instance fields[] = {field_of<float, 64, Tanh, 3>, field_of<double, 32, Tanh, 3>};
+namespace {
 
-template <template <class, int, int> class KernelOf>
-static const Instance &found_potential(const Constants &constants) {
-    static const Instance all[] = {
+struct Compiled {
+    static constexpr Instance objectives[] = {
+        objective_of<16, Tanh, 1, false>, objective_of<32, Tanh, 1, false>,     objective_of<32, Tanh, 2, false>,
+        objective_of<32, Tanh, 3, false>, objective_of<32, LeakyRelu, 2, true>, objective_of<48, Tanh, 2, true>,
+        objective_of<64, Tanh, 3, false>,
+    };
+    static constexpr Instance moments[] = {
+        moments_of<16, Tanh, 1>, moments_of<32, Tanh, 2>, moments_of<32, Tanh, 3>, moments_of<48, Tanh, 3>,
+        moments_of<64, Tanh, 3>,
+    };
+    static constexpr Instance fields[] = {field_of<float, 64, Tanh, 3>, field_of<double, 32, Tanh, 3>};
+    template <template <class, int, int> class KernelOf>
+    static constexpr Instance potentials[] = {
         potential_of<KernelOf, float, 16, 3>,  potential_of<KernelOf, float, 32, 2>,  potential_of<KernelOf, float, 64, 3>,
         potential_of<KernelOf, double, 32, 1>, potential_of<KernelOf, double, 48, 2>, potential_of<KernelOf, double, 64, 3>,
     };
-    return found(all, constants);
-}
+};
+
+}  // namespace
 
 const Instance &tensor_kernel(const std::string &kernel, const Constants &constants) {
-    if (kernel == "potential_values") return found_potential<potential_values>(constants);
-    if (kernel == "potential_slopes") return found_potential<potential_slopes>(constants);
-    if (kernel == "potential_carry") return found_potential<potential_carry>(constants);
-    if (kernel == "potential_normal") return found_potential<potential_normal>(constants);
-    if (kernel == "potential_tied") return found_potential<potential_tied>(constants);
-    if (kernel == "potential_missed") return found_potential<potential_missed>(constants);
-    if (kernel == "potential_training") return found_potential<potential_training>(constants);
-    if (kernel == "evaluate_objective") return found(objectives, constants);
-    if (kernel == "sum_moments" || kernel == "order_moments") return found(moments_kernels, constants);
-    return found(fields, constants);
+    return kernel_named<Compiled>(kernel, constants);
 }
 
 template <class Real>

@@ -128,4 +128,26 @@ constexpr Instance potential_of = {
     },
     nullptr};
 
+// The kernel of a name that is compiled for these constants. `Compiled` has lists of kernels: `objectives`, `moments`,
+// `fields`, and `potentials`, which is the same list for each kernel of a potential.
+template <class Compiled>
+static const Instance &kernel_named(const std::string &kernel, const Constants &constants) {
+    const auto one_of = [&](const auto &instances) -> const Instance & { return found(instances, constants); };
+    if (kernel == "evaluate_objective") return one_of(Compiled::objectives);
+    if (kernel == "sum_moments" || kernel == "order_moments") return one_of(Compiled::moments);
+    if (kernel == "evaluate_field") return one_of(Compiled::fields);
+    if (kernel == "potential_values") return one_of(Compiled::template potentials<potential_values>);
+    if (kernel == "potential_slopes") return one_of(Compiled::template potentials<potential_slopes>);
+    if (kernel == "potential_carry") return one_of(Compiled::template potentials<potential_carry>);
+    if (kernel == "potential_normal") return one_of(Compiled::template potentials<potential_normal>);
+    if (kernel == "potential_tied") return one_of(Compiled::template potentials<potential_tied>);
+    if (kernel == "potential_missed") return one_of(Compiled::template potentials<potential_missed>);
+    if (kernel == "potential_training") return one_of(Compiled::template potentials<potential_training>);
+    if constexpr (!TENSOR) {  // these two never use tensor cores
+        if (kernel == "potential_derivatives") return one_of(Compiled::template potentials<potential_derivatives>);
+        if (kernel == "potential_barrier") return one_of(Compiled::template potentials<potential_barrier>);
+    }
+    throw std::invalid_argument("there is no kernel of this name");
+}
+
 }  // namespace kjko
