@@ -302,8 +302,11 @@ class RunFolder:
             status = None
         if not (isinstance(status, dict) and isinstance(status.get("status"), str)):
             return {"status": "unknown"}
-        numbers = ("ranks", "memory", "step", "time")
+        numbers = ("ranks", "memory", "step", "time", "restarts")
         status = {k: v for k, v in status.items() if k not in numbers or isinstance(v, int | float)}
+        seconds = status.get("seconds", {})
+        if not (isinstance(seconds, dict) and all(isinstance(spent, int | float) for spent in seconds.values())):
+            del status["seconds"]
         if status["status"] in _AT_WORK and self._is_abandoned():
             status["status"] = "gone"
         return status

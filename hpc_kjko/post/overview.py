@@ -375,8 +375,9 @@ def _numbers_of(run: Run) -> dict[str, Number]:
     found: dict[str, Number] = {
         "time reached": (float(series["time"][-1]), f"of {run.case.number('time.end'):g}"),
         "energy and its change": (float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}"),
-        "wall clock, s": (float(series["seconds"].sum()), ""),
     }
+    if (seconds := summary.wall_clock(run.status)) is not None:
+        found["wall clock, s"] = seconds, ""
     if series["field_energy"].any():
         found["field energy"] = float(series["field_energy"][-1]), ""
     if "kl" in series:

@@ -201,7 +201,7 @@ class Sweep:
             script.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def table(self, outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The results, one row for each run: name, settings, status, last values, certificates, seconds.
+        """The results, one row for each run: name, settings, status, last values, certificates, wall-clock seconds.
 
         Values that a run does not have (yet) are None.
 
@@ -211,8 +211,10 @@ class Sweep:
         rows = []
         for point in self.points:
             columns: summary.Columns = {}
+            seconds = None
             try:
                 folder = self._folder(point)
+                seconds = summary.wall_clock(folder.status())
                 columns = summary.meaningful(read_series(folder.series), RunCase(folder.case))
             except UserError:
                 pass  # the run has not begun, or a file is just being written
@@ -221,7 +223,6 @@ class Sweep:
             tally = (summary.tally(columns) if columns else None) or dict.fromkeys(summary.VERDICTS.values())
             final = {name: float(columns[name][-1]) if name in columns else None for name in FINAL}
             energy = float(summary.total_energy(columns)[-1]) if columns else None
-            seconds = float(columns["seconds"].sum()) if columns else None
             rows.append(
                 {
                     "name": point.name,

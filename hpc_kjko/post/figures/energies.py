@@ -97,15 +97,15 @@ def seconds(run: RunFiles) -> Iterator[Picture]:
     series = run.series
     if series and len(series["step"]) > 1:
         step = series["step"][1:]
-        curves = [Curve(step, series["seconds"][1:], "whole step")]
-        curves += [
-            Curve(step, series[name][1:], name.removeprefix("seconds_").replace("_", " "))
-            for name in series
-            if name.startswith("seconds_") and series[name][1:].any()
-        ]
+        parts = [name for name in names.PARTS_OF_A_STEP if name in series and series[name][1:].any()]
+        whole = " and ".join(names.PARTS_OF_A_STEP[name] for name in parts).replace(" and ", ", ", len(parts) - 1)
+        curves = [Curve(step, series["seconds"][1:], whole)]
+        if len(parts) > 1:
+            curves += [Curve(step, series[name][1:], names.PARTS_OF_A_STEP[name]) for name in parts]
         top, note = _scale_of_work(series, "seconds", "s")
         panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves), note=note)
-        yield Picture("seconds", "Wall-clock time of each step", "Seconds of each step", (panel,))
+        title = "Wall-clock time of each step, without diagnostics and files"
+        yield Picture("seconds", title, "Seconds of each step", (panel,))
 
 
 def is_work(column: str) -> bool:

@@ -54,6 +54,8 @@ _NAMES = {
     "seconds": "wall-clock time of the step",
 }
 _UNITS = {"1": "", "1/omega_p": "1/ω_p", "normalised energy * omega_p": "energy unit · ω_p", "s": "s"}
+#: The parts of the time of a step, by their columns.
+PARTS_OF_A_STEP = {"seconds_push": "push and field", "seconds_collide": "collisions"}
 #: The unit of an energy in any number of dimensions.
 _ENERGY = "n̄ m v_th² (v_th/ω_p)^dx"
 #: Columns that change by orders of magnitude.
@@ -96,8 +98,8 @@ def of_unit(axis: Axis) -> Axis:
 def _label(column: str) -> str:
     if column in _NAMES:
         return _NAMES[column]
-    if column.startswith("seconds_"):
-        return f"wall-clock time of the step in {column.removeprefix('seconds_').replace('_', ' ')}"
+    if column in PARTS_OF_A_STEP:
+        return f"wall-clock time of the step: {PARTS_OF_A_STEP[column]}"
     if numbered := re.fullmatch(r"(momentum|temperature)_(\d)", column):
         return f"{_NAMES[numbered[1]]} along {numbered[2]}"
     if of := re.fullmatch(r"marginal_l1_([xv])_(\d)", column):
