@@ -284,11 +284,11 @@ def _drive(
     if progress and comm.is_root:
         shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
     details = {name: value for name, value in {**header, **known}.items() if name not in ("case", "software")}
-    noted = -math.inf
+    noted, times = -math.inf, dict[str, Any]()
 
     def note(status: str) -> None:
         """Write to ``run.json`` how far the run is (rank 0)."""
-        nonlocal noted
+        nonlocal noted, times
         if comm.is_root:
             now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
             times = {"seconds": clock.seconds(), "restarts": restarts} if clock else {}
@@ -334,8 +334,8 @@ def _drive(
             log.info("stopped at t = %g with a checkpoint: %s continues", simulation.time, continues)
         else:
             log.info("finished: %s", folder.path)
-        if clock:
-            log.info("wall-clock time %s", in_words(clock.seconds(), restarts))
+        if times:
+            log.info("wall-clock time %s", in_words(**times))
     comm.close()
     return outcome
 
