@@ -121,17 +121,19 @@ class Pace:
     """The mean time of a step, with its diagnostics and files, from the times at which steps end.
 
     Steps differ: the first one trains the network, and some write files. So the first one does not count if there are
-    others. The weight of each other one is its number, so that the mean follows a change, and moves less and less.
+    others. The weight of each other one is about the square of its number. So the mean follows a change, and moves less
+    and less. A second mean of this kind, over the values of the first, removes the jumps after steps that write files.
     """
 
     def __init__(self) -> None:
-        self._last, self._number, self.mean = time.monotonic(), 0, 0.0
+        self._last, self._number, self._first_mean, self.mean = time.monotonic(), 0, 0.0, 0.0
 
     def step(self) -> float:
         """Call this at the end of each step. Returns the mean time of a step so far, in seconds."""
         spent, self._last = time.monotonic() - self._last, time.monotonic()
-        # 2/(n + 1) of the n-th makes weights that grow as n
-        self.mean += (spent - self.mean) * (2 / (self._number + 1) if self._number else 1.0)
+        share = 3 / (self._number + 2) if self._number else 1.0
+        self._first_mean += share * (spent - self._first_mean)
+        self.mean += share * (self._first_mean - self.mean)
         self._number += 1
         return self.mean
 

@@ -131,7 +131,7 @@ def test_the_eta_is_steady_though_steps_cost_unequally(monkeypatch, capsys):
     left = (costs.sum() - np.cumsum(costs))[1:]
     assert len(told) == steps - 1 and told[-1] == 0  # the first one is in hours
     assert np.abs(told[50:] - left[50:]).max() < 0.15 * left[50]
-    assert np.abs(np.diff(told[50:])).max() < 8  # a last step that wrote files would move it by minutes
+    assert np.abs(np.diff(told[20:])).max() <= 4  # the cost of the last step would move it by minutes
 
 
 def test_the_eta_follows_steps_that_become_slower(monkeypatch):
@@ -141,4 +141,4 @@ def test_the_eta_follows_steps_that_become_slower(monkeypatch):
     for cost in [0.1] * 100 + [0.4] * 200:
         now[0] += cost
         pace.step()
-    assert 0.35 < pace.mean < 0.4  # the plain mean is 0.3
+    assert 0.33 < pace.mean < 0.4  # the plain mean is 0.3
