@@ -113,7 +113,7 @@ class Watched:
         self.status, self.case = folder.status(), RunCase(folder.case)
         self._unreadable = ""
         try:
-            self._age = time.time() - folder.series.stat().st_mtime
+            self._age = max(0.0, time.time() - folder.series.stat().st_mtime)
             self.columns = summary.meaningful(read_series(folder.series), self.case)
         except FileNotFoundError:
             self.columns = {}
@@ -152,12 +152,13 @@ class Watched:
             pace = f"{1 / mean:.3g} steps/s" if mean < 1 else f"{mean:.3g} s/step"
             if done < steps:
                 pace += f", {duration(round((steps - done) * mean))} left"
+        age = duration(round(self._age))
         bar = rich.table.Table.grid()  # a grid, so that the line ends after the bar
         bar.add_row(rich.progress_bar.ProgressBar(total=steps, completed=done, width=NARROWEST))
         parts: list[rich.console.RenderableType] = [
             bar,
             rich.text.Text(f"{100 * done / steps:.0f} %  step {done}/{steps}  {pace}"),
-            f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {duration(max(0, round(self._age)))} ago",
+            f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {age} ago",
         ]
         slow = QUIET_STEPS * float(seconds.mean()) if len(seconds) else 0.0
         if self.status["status"] == "running" and self._age > max(QUIET_SECONDS, slow):
@@ -167,7 +168,7 @@ class Watched:
         return parts
 
     def _whole_step(self) -> float:
-        """The mean time from step to step, with diagnostics and files, divided by the time in the column ``seconds``."""
+        """The mean time from step to step, with diagnostics and files, divided by that in the column ``seconds``."""
         spent = summary.seconds_by_part(self.status)
         inside = sum(spent.get(PARTS[part], 0.0) for part in ("push", "collisions"))
         return (sum(spent.values()) - spent.get(PARTS["start"], 0.0)) / inside if inside else 1.0

@@ -414,4 +414,3 @@ def _log_start(
 def _revision(git: str) -> str:
     """The git revision in words. If there is none, the text says so itself."""
     return git if " " in git else f"git revision {git}"
-

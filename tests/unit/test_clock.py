@@ -1,4 +1,4 @@
-"""The times that a run reports: its parts add up to the wall-clock time, also after a restart, and the ETA is steady."""
+"""The times that a run reports: the parts add up to the wall-clock time, also after a restart. The ETA is steady."""
 
 import json
 import re

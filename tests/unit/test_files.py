@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import resource
+import shutil
 import subprocess
 import sys
 import warnings
@@ -25,6 +28,7 @@ from hpc_kjko.files import checkpoint, series
 from hpc_kjko.files.binned import Binned
 from hpc_kjko.files.histograms import Histogram
 from hpc_kjko.files.output import list_snapshots, read_snapshot, write_snapshot
+from hpc_kjko.files.runfolder import git_revision
 from hpc_kjko.files.series import SeriesWriter, read_series
 from hpc_kjko.files.storage import ShardedFile
 from hpc_kjko.parallel.comm import Communicator
@@ -571,3 +575,38 @@ def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(tmp_path, al
     (tmp_path / "step00000001.h5").unlink()
     with pytest.raises(UserError, match=str(path)):
         checkpoint.load_latest(tmp_path, alone)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="without git")
+def test_the_git_revision_describes_the_code_that_runs(tmp_path, monkeypatch):
+    """Not the documentation beside it, nor the folder and the environment of the command."""
+    package, page = tmp_path / "checkout/package", tmp_path / "checkout/page.md"
+
+    def git(*arguments):
+        who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *arguments], cwd=page.parent, check=True, capture_output=True)
+
+    package.mkdir(parents=True)
+    assert git_revision(package) == "no git checkout (installed package)"
+    (package / "code.py").write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "code")
+    first = git_revision(package)
+    assert re.fullmatch("[0-9a-f]{12}", first)
+    page.write_text("changed")
+    assert git_revision(package) == first
+    git("add", ".")
+    git("commit", "-m", "page")
+    monkeypatch.setenv("GIT_DIR", os.devnull)
+    monkeypatch.chdir(tmp_path)
+    assert git_revision(package) == first
+    monkeypatch.delenv("GIT_DIR")
+    (package / "more.py").write_text("")
+    assert git_revision(package) == f"{first}-dirty"
+    git("add", ".")
+    git("commit", "-m", "more")
+    assert re.fullmatch("[0-9a-f]{12}", git_revision(package)) and git_revision(package) != first
+    shutil.rmtree(page.parent / ".git")
+    (page.parent / ".git").write_text("gitdir: nowhere")
+    assert git_revision(package) == "git revision unknown"
