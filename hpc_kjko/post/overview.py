@@ -27,6 +27,8 @@ from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 
 #: The file name of the page about the runs in a folder.
 INDEX = "index.html"
+#: Name of the page of several runs, in the folder of the first one.
+COMPARISON = "comparison.html"
 #: Number of differing keys that are columns of the table; the others are named below it.
 _KEYS = 6
 #: The columns that are shown for every run that has them. Others can be chosen on the page.
