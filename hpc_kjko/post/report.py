@@ -231,7 +231,7 @@ def _certificate_tile(case: RunCase, tally: dict[str, int]) -> Tile:
 def _collisions(case: RunCase) -> str:
     """The collision operator and its strength; for several species those of each."""
     if not case.collision_strength:
-        return "no collisions"
+        return "none"
     if case.species and not case.collide_together:
         each = {name: case.number(f"species.{name}.collision_strength") for name in case.species}
         operators = {name: case.word(f"species.{name}.collision_operator") for name in case.species}
