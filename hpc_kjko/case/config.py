@@ -27,7 +27,6 @@ from hpc_kjko.schema import key_of_others, keys_named, unknown_key, validate, wh
 
 #: Changes of keys: texts ``section.key=value`` as on the command line, or a table from ``section.key`` to the value.
 Overrides = Sequence[str] | Mapping[str, Any]
-#: Keys that each species has in its own section, and the keys of [problem] that all species share.
 #: Keys that each species has for itself, and keys of [problem] that all share.
 NOT_BESIDE_SPECIES = (
     "particles.count",

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from hpc_kjko import Case, restart, run, terminal
+from hpc_kjko.collisions import base
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
+from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.post import summary
 from hpc_kjko.running import clock, driver, simulation
 from hpc_kjko.running.recorder import Recorder
+from hpc_kjko.running.simulation import Simulation
 
 CASE = {
     "problem": {"kind": "landau_damping"},
@@ -98,6 +101,15 @@ def test_a_killed_run_knows_its_time_and_an_old_one_does_not_invent_one(slow, tm
     assert summary.wall_clock(folder.status()) is None and "restarts" not in folder.status()
     (folder.path / "run.json").write_text(json.dumps(old | {"seconds": {"start": "long"}}))
     assert "seconds" not in folder.status()
+
+
+def test_without_collisions_nothing_is_summed_for_them(monkeypatch):
+    """The sums over all particles took as long as the push. The state is that of the push, and the report is zero."""
+    monkeypatch.setattr(base, "summed_finely", lambda values: pytest.fail("it sums over the particles"))
+    made = Simulation.start(Case.from_table(CASE), Communicator())
+    after = made.advance()
+    assert after.collision.collision_energy_total == 0 and after.collision.substeps == 0
+    assert made.seconds["seconds_collide"] == 0 < made.seconds["seconds_push"]
 
 
 def test_a_clock_gives_each_moment_to_one_part(monkeypatch):
