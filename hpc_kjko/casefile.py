@@ -187,6 +187,11 @@ class RunCase:
         return f"{self.number('problem.space_dims')}D{self.number('problem.velocity_dims')}V"
 
     @property
+    def box_dims(self) -> int:
+        """Number of space dimensions of the periodic box; 0 in unbounded space."""
+        return 0 if self.value("problem.length") is None else int(self.number("problem.space_dims"))
+
+    @property
     def steps(self) -> int:
         """Number of time steps from t = 0 to ``time.end``."""
         if not self.number("time.step") > 0:

@@ -1,7 +1,10 @@
 """The errors that end a run early, and helpers for the advice in their messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+#: Names count as nearly the same from this ratio of equal letters on (see ``difflib``).
+_SAME = 0.8
 
 
 class UserError(ValueError):
@@ -45,8 +48,34 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return "".join(difflib.get_close_matches(given, list(known), n=1))
 
 
-def one_of(given: str, known: Iterable[str]) -> str:
-    """Advice for an unknown name: the most similar known name, or the list of all known names."""
+def likely(given: str, known: Iterable[str]) -> list[str]:
+    """The known names that the user may have meant: one of nearly the same spelling, else those that share a word with
+    the given one, else one of similar spelling; empty if there is none.
+    """
     known = list(known)
-    near = nearest(given, known)
-    return f"did you mean {near}?" if near else f"it may be one of {', '.join(known)}"
+    words = {word for word in given.split("_") if len(word) > 2}
+    sharing = [name for name in known if (len(given) > 2 and given in name) or words & {*name.split("_")}]
+    return misspelt(given, known) or sharing or difflib.get_close_matches(given, known, n=1)
+
+
+def misspelt(given: str, known: Iterable[str]) -> list[str]:
+    """The known name of nearly the same spelling; empty if there is none."""
+    return difflib.get_close_matches(given, list(known), n=1, cutoff=_SAME)
+
+
+def one_of(given: str, known: Iterable[str]) -> str:
+    """Advice for an unknown name: the known names that may have been meant, or the list of all known names."""
+    known = list(known)
+    meant = likely(given, known)
+    return did_you_mean(meant) if meant else f"it may be one of {', '.join(known)}"
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Advice with one name or more."""
+    return f"did you mean {listed(names, 'or')}?"
+
+
+def listed(names: Sequence[str], word: str) -> str:
+    """Names as in "a, b or c", with the given word before the last one."""
+    *others, last = names
+    return f"{', '.join(others)} {word} {last}" if others else last

@@ -6,11 +6,10 @@ import ast
 import functools
 import inspect
 import itertools
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,8 +20,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from hpc_kjko.errors import UserError, one_of
+from hpc_kjko.errors import UserError, did_you_mean, likely, listed, misspelt
 
+#: The full names of all sections and keys of a case, for advice on a key in a wrong section. ``hpc_kjko.case.model``
+#: adds them.
+EVERY_KEY: set[str] = set()
 #: The smallest and largest absolute value of a non-zero floating-point number in a case.
 SMALLEST, LARGEST = 1e-12, 1e12
 
@@ -56,20 +58,24 @@ def among(names: Collection[str]) -> Any:
     """The type of a key whose value must be in ``names``. Names that are added to the collection later are valid
     too."""
 
-    def known(value: str) -> str:
-        if value not in names:
-            *others, last = (repr(name) for name in names)
-            raise PydanticCustomError("among", f"should be {', '.join(others)} or {last}")
+    def known(value: Any) -> Any:
+        if not isinstance(value, str) or value not in names:
+            raise PydanticCustomError("among", f"should be {listed([repr(name) for name in names], 'or')}")
         return value
 
-    return Annotated[str, AfterValidator(known)]
+    return Annotated[str, BeforeValidator(known)]
 
 
 def _rows_as_tuples(value: Any) -> Any:
     """Convert a TOML array of arrays to a tuple of tuples."""
-    if isinstance(value, list | tuple):
-        return tuple(tuple(row) if isinstance(row, list) else row for row in value)
-    return value
+    if not (isinstance(value, list | tuple) and all(isinstance(row, list | tuple) for row in value)):
+        raise PydanticCustomError("matrix", "should be an array of rows, as in [[1.0, 0.0], [0.0, 1.0]]")
+    return tuple(map(tuple, value))
+
+
+def one_or_each(count: int, of: str) -> str:
+    """Advice on the number of entries of an array that also takes one number for all."""
+    return "give one number" if count == 1 else f"give one number, or one for each of the {count} {of} dimensions"
 
 
 Lengths = Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)]
@@ -131,19 +137,39 @@ def validate(model: type[Section], data: dict[str, Any], where: str = "") -> Any
         return model.model_validate(data)
     except ValidationError as failure:
         mistakes = [error for error in failure.errors() if error["type"] != "default_factory_not_called"]
-        raise UserError("\n".join(_sentence(error, model, where) for error in mistakes)) from None
+        raise UserError("\n".join(_sentence(error, model, where, data) for error in mistakes)) from None
     except (OverflowError, RecursionError, MemoryError):
         raise UserError(f"{where or 'the case'}: a number or a table in it is too large") from None
 
 
-def _sentence(error: Any, model: type[Section], where: str) -> str:
+#: Words of pydantic, and those for a reader of TOML.
+_WORDS = {
+    "a valid ": "a ",
+    "a tuple": "an array",
+    "tuple": "array",
+    "a boolean": "true or false",
+    "a string": "a text in quotes",
+    "a dictionary": "a table",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
+
+def _sentence(error: Any, model: type[Section], where: str, data: Any) -> str:
     path = [where] if where else []
-    path += [f"[{part}]" if isinstance(part, int) else str(part) for part in error["loc"]]
+    for part in error["loc"]:
+        is_entry = isinstance(part, int)
+        if not is_entry:
+            path.append(str(part))
+        elif isinstance(data, list | tuple):  # otherwise a single value, of which as_tuple has made an array
+            path.append(f"[{part}]")
+        data = _entry(data, part)
     key = ".".join(path).replace(".[", "[") or "case"
     if error["type"] == "extra_forbidden":
         return unknown_key(key, _keys_at(model, error["loc"][:-1]))
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "array")
-    message = message.replace("a valid ", "a ")
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     message = message[:1].lower() + message[1:]
     if error["type"] == "missing":
         return f"{key} is missing: this key is required"
@@ -152,13 +178,71 @@ def _sentence(error: Any, model: type[Section], where: str) -> str:
     if error["type"] == "int_type":
         message = "should be a whole number"
     given = repr(error["input"])
+    given = given.lower() if isinstance(error["input"], bool) else given
     given = given if len(given) < 60 else f"{given[:50]}…"
     return f"{key} = {given}: {'it ' if message.startswith(('should', 'must')) else ''}{message}"
 
 
+def _entry(data: Any, part: int | str) -> Any:
+    """An entry of a table, of an array, or of a section; None if there is none."""
+    try:
+        return getattr(data, str(part), None) if isinstance(data, Section) else data[part]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
 def unknown_key(key: str, known: list[str]) -> str:
-    """The message for a key that does not exist. It names the most similar key that exists."""
-    return f"{key} is not a known key: {one_of(key.rpartition('.')[2], known)}"
+    """The message for a key that does not exist. It names the keys that may have been meant.
+
+    Args:
+        key: the full name, with that of its section.
+        known: the keys of the section.
+    """
+    section, _, name = key.rpartition(".")
+    others = [other for other in EVERY_KEY if "." in other and other.rpartition(".")[0] != section]
+    near = misspelt(name, {other.rpartition(".")[2] for other in others})
+    meant = (
+        misspelt(name, known)
+        or [own for own in known if len(name) > 2 and name in own] + keys_named(name, others)
+        or likely(name, known)
+        or ([f"[{name}]"] if name in EVERY_KEY else [])
+        or [other for found in near for other in keys_named(found, others)]
+    )
+    advice = did_you_mean(meant) if meant else f"it may be one of {', '.join(known)}"
+    return f"{key} is not a known key: {advice}"
+
+
+def keys_named(name: str, keys: Iterable[str] = EVERY_KEY) -> list[str]:
+    """The full names of keys with this last name. Those in an inner table are left out if there are others."""
+    found = sorted(key for key in keys if "." in key and key.rpartition(".")[2] == name)
+    return [key for key in found if key.count(".") == min(other.count(".") for other in found)]
+
+
+def key_of_others(key: str, setting: str, kind: str, kinds: Mapping[str, type[Section]]) -> str:
+    """The message for a key that only other kinds of a section have; empty if no kind has it.
+
+    Args:
+        key: the full name of the key.
+        setting: the full name of the key that chooses the kind.
+        kind: its value.
+        kinds: the section of each kind.
+    """
+    name = key.rpartition(".")[2]
+    having = [f'"{other}"' for other, model in kinds.items() if name in model.model_fields]
+    if not having:
+        return ""
+    is_common = len(having) > len(kinds) // 2
+    advice = "leave it out" if is_common else f"it is a key of {listed(having, 'and')}"
+    return f'{key} is not a key of {setting} = "{kind}": {advice}'
+
+
+def keys_of(model: type[Section], where: str = "") -> Iterator[str]:
+    """Yield the full names of all keys of a section, and of the sections in it."""
+    for name, field in model.model_fields.items():
+        yield f"{where}{name}"
+        if inner := section_of(field.annotation):
+            is_one_of_several = get_origin(field.annotation) is dict
+            yield from keys_of(inner, f"{where}{name}.NAME." if is_one_of_several else f"{where}{name}.")
 
 
 def section_of(annotation: Any) -> type[Section] | None:

@@ -117,6 +117,27 @@ class StopSignals:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
+class Pace:
+    """The mean time of a step, with its diagnostics and files, from the times at which steps end.
+
+    Steps differ: the first one trains the network, and some write files. So the first one does not count if there are
+    others. The weight of each other one is about the square of its number. So the mean follows a change, and moves less
+    and less. A second mean of this kind, over the values of the first, removes the jumps after steps that write files.
+    """
+
+    def __init__(self) -> None:
+        self._last, self._number, self._first_mean, self.mean = time.monotonic(), 0, 0.0, 0.0
+
+    def step(self) -> float:
+        """Call this at the end of each step. Returns the mean time of a step so far, in seconds."""
+        spent, self._last = time.monotonic() - self._last, time.monotonic()
+        share = 3 / (self._number + 2) if self._number else 1.0
+        self._first_mean += share * (spent - self._first_mean)
+        self.mean += share * (self._first_mean - self.mean)
+        self._number += 1
+        return self.mean
+
+
 class Progress:
     """Shows the progress: one line that is redrawn on a terminal that is wide enough, else a plain line at intervals.
 
@@ -124,7 +145,7 @@ class Progress:
     """
 
     def __init__(self, steps: int, done: int, terminal: bool):
-        self._steps, self._printed = steps, time.monotonic()
+        self._steps, self._printed, self._pace = steps, time.monotonic(), Pace()
         self._bar = None
         width = shutil.get_terminal_size().columns
         if terminal and width >= _ROOM_FOR_TEXT:
@@ -134,8 +155,6 @@ class Progress:
                 rich.progress.TextColumn("step {task.completed}/{task.total}"),
                 rich.progress.BarColumn(bar_width=width - _ROOM_FOR_TEXT - 10),
                 rich.progress.TextColumn("{task.fields[text]}"),
-                rich.progress.TextColumn("ETA"),
-                rich.progress.TimeRemainingColumn(),
             ]
             if width < _ROOM_FOR_BAR:
                 del columns[1]
@@ -144,14 +163,14 @@ class Progress:
             self._bar.start()
 
     def __call__(self, row: dict[str, float]) -> None:
-        step = int(row["step"])
-        text = f"t = {row['time']:.4g}, field energy {row['field_energy']:.4g}, {row['seconds']:.3g} s/step"
+        step, pace = int(row["step"]), self._pace.step()
+        text = f"t = {row['time']:.4g}, field energy {row['field_energy']:.4g}, {pace:.3g} s/step"
+        text += f", ETA {duration(round((self._steps - step) * pace))}"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
         elif time.monotonic() - self._printed > LINE_EVERY or step == self._steps:
             self._printed = time.monotonic()
-            remaining = (self._steps - step) * row["seconds"]
-            print(f"step {step}/{self._steps}: {text}, ETA {remaining:.0f} s", flush=True)
+            print(f"step {step}/{self._steps}: {text}", flush=True)
 
     def close(self) -> None:
         """End the progress line and restore the terminal."""
@@ -188,6 +207,15 @@ def write_in_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spelt_out")
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "3.27 s", "2 min 35 s", "20 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def width() -> int:

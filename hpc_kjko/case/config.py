@@ -23,11 +23,10 @@ from hpc_kjko.case.species_section import SpeciesSettings, species_sections
 from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS, Bath
 from hpc_kjko.problems import KINDS, Plasma, Problem, UserStart, check_own_problem, own_problem
-from hpc_kjko.schema import unknown_key, validate, whole_number
+from hpc_kjko.schema import key_of_others, keys_named, unknown_key, validate, whole_number
 
 #: Changes of keys: texts ``section.key=value`` as on the command line, or a table from ``section.key`` to the value.
 Overrides = Sequence[str] | Mapping[str, Any]
-#: Keys that each species has in its own section, and the keys of [problem] that all species share.
 #: Keys that each species has for itself, and keys of [problem] that all share.
 NOT_BESIDE_SPECIES = (
     "particles.count",
@@ -123,7 +122,9 @@ def override(table: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     for target, value in changes:
         section, _, key = target.partition(".")
         if not (section and key):
-            raise UserError(f"{target}: write it as section.key, for example time.end")
+            raise UserError(
+                f"{target}: write it as section.key, for example {next(iter(keys_named(target)), 'time.end')}"
+            )
         *path, key = target.split(".")
         place: Any = table
         for depth, name in enumerate(path, 1):
@@ -138,7 +139,9 @@ def _target_and_value(text: str) -> tuple[str, Any]:
     target, equals, literal = text.partition("=")
     section, dot, key = target.strip().partition(".")
     if not (equals and dot and section and key):
-        raise UserError(f"--set {text}: write it as section.key=value, for example --set time.end=20.0")
+        found = keys_named(target.strip()) if equals else []
+        example = f"{found[0]}={literal}" if found else "time.end=20.0"
+        raise UserError(f"--set {text}: write it as section.key=value, for example --set {example}")
     try:
         return target.strip(), casefile.parse(f"value = {literal}")["value"]
     except (ValueError, RecursionError):
@@ -294,4 +297,9 @@ def _problem(table: dict[str, Any]) -> Problem:
             f"problem.kind = {table['kind']!r} is not known: it may be one of {kinds}, "
             'or "module:name" of your own code'
         )
-    return validate(KINDS[table["kind"]], table, "problem")
+    kind = table["kind"]
+    unknown = [f"problem.{key}" for key in table if key not in KINDS[kind].model_fields]
+    wrong = [key_of_others(key, "problem.kind", kind, KINDS) for key in unknown]
+    if any(wrong):
+        raise UserError("\n".join(filter(None, wrong)))
+    return validate(KINDS[kind], table, "problem")

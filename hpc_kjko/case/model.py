@@ -8,9 +8,9 @@ from hpc_kjko.case.method import Method, VelocityMatching
 from hpc_kjko.case.sections import GridSettings, Output, ParticleSettings, Physics, Run, TimeSettings
 from hpc_kjko.case.species_section import SpeciesSettings
 from hpc_kjko.operators import OPERATORS
-from hpc_kjko.problems import Problem
+from hpc_kjko.problems import KINDS, STARTS, Problem
 from hpc_kjko.problems.density import Density
-from hpc_kjko.schema import Section
+from hpc_kjko.schema import EVERY_KEY, Section, keys_of
 
 
 class Sections(Section):
@@ -42,3 +42,9 @@ class Sections(Section):
         if not self.species or OPERATORS[self.physics.collision_operator].sums_pairs:
             return (self.physics.collision_operator,)
         return tuple(species.collision_operator for species in self.species.values())
+
+
+EVERY_KEY.update(keys_of(Sections))
+for _kinds, _where in ((KINDS, "problem."), (STARTS, "species.NAME.")):
+    for _kind in _kinds.values():
+        EVERY_KEY.update(keys_of(_kind, _where))

@@ -10,6 +10,7 @@ from hpc_kjko.case.sections import GridSettings
 from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import CustomProblem, PeriodicProblem, PeriodicWave, UserStart
+from hpc_kjko.schema import one_or_each
 
 #: The smallest number of particles to which a density may be fitted.
 FEWEST = 16
@@ -200,7 +201,7 @@ def _require_possible_drive(case: Sections) -> None:
     elif len(drive.mode) > case.problem.space_dims:
         raise UserError(
             f"physics.drive.mode has {len(drive.mode)} numbers for problem.space_dims = {case.problem.space_dims}: "
-            "give one for each axis, or one for a wave along x_1"
+            f"{one_or_each(case.problem.space_dims, 'space')}"
         )
 
 
@@ -219,8 +220,8 @@ def fitting_grid(case: Sections) -> GridSettings | None:
         return None
     if len(grid.cells) not in (1, problem.space_dims):
         raise UserError(
-            f"grid.cells = {list(grid.cells)} does not fit problem.space_dims = {problem.space_dims}: give one number, "
-            f"or {problem.space_dims}"
+            f"grid.cells = {list(grid.cells)} does not fit problem.space_dims = {problem.space_dims}: "
+            f"{one_or_each(problem.space_dims, 'space')}"
         )
     cells = grid.cells * problem.space_dims if len(grid.cells) == 1 else grid.cells
     # the kernels number the nodes with 32 bits, and have up to three ghost nodes along every axis

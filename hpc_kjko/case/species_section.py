@@ -12,7 +12,7 @@ from hpc_kjko import usercode
 from hpc_kjko.errors import UserError
 from hpc_kjko.operators import OPERATORS
 from hpc_kjko.problems import STARTS, Plasma, Problem
-from hpc_kjko.schema import Count, NonNegative, Positive, Section, among, unknown_key, validate
+from hpc_kjko.schema import Count, NonNegative, Positive, Section, among, key_of_others, unknown_key, validate
 
 if TYPE_CHECKING:
     OperatorName = str
@@ -134,7 +134,8 @@ def _start(where: str, initial: str, keys: dict[str, Any], box: Mapping[str, Any
     own = [key for key in kind.model_fields if key not in (*_OF_THE_BOX, "initial_density")]
     for key in keys:
         if key not in own:
-            raise UserError(unknown_key(f"{where}.{key}", [*SpeciesSettings.model_fields, *own]))
+            unknown = unknown_key(f"{where}.{key}", [*SpeciesSettings.model_fields, *own])
+            raise UserError(key_of_others(f"{where}.{key}", f"{where}.initial", initial, STARTS) or unknown)
     if kind is Plasma:
         found: Problem = validate(kind, {"kind": "plasma", **box, "initial_density": initial, **keys}, where)
     else:  # a species has no wave unless its keys set one, because other species may have one

@@ -78,9 +78,8 @@ def report(options: argparse.Namespace) -> int:
         with any_backend():
             print(write_report(existing(first), options.out))
         return DONE
-    if options.out is None and len(options.folder) > 1:
-        raise UserError("several runs: give the name of the page with --out FILE.html")
-    print(overview.write_overview(options.folder, options.out or first / overview.INDEX))
+    name = overview.COMPARISON if len(options.folder) > 1 else overview.INDEX
+    print(overview.write_overview(options.folder, options.out or first / name))
     return DONE
 
 

@@ -15,7 +15,8 @@ from hpc_kjko.files.storage import damage, unfinished
 from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.post import rates, summary
 from hpc_kjko.post.figures import waves
-from hpc_kjko.terminal import show_pairs, width, wrapped
+from hpc_kjko.running.clock import in_words
+from hpc_kjko.terminal import duration, show_pairs, width, wrapped
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -42,6 +43,7 @@ def inspect(options: argparse.Namespace) -> int:
         **({"damaged files": "\n".join(damaged)} if damaged else {}),
         **(_about_case(case) if case else {}),
         **(_about_series(columns, case) if columns else {}),
+        **_times(status, columns),
         **(_wave(columns, theory, status, case) if columns else {}),
         **(_collisions(columns, case) if columns else {}),
         "snapshots": f"{len(list_snapshots(folder.snapshots))}",
@@ -72,7 +74,8 @@ def _about_case(case: RunCase) -> dict[str, str]:
     of = f" ({', '.join(case.species)})" if case.species else ""
     return {
         "case": f"{case.word('problem.kind')}, {case.dims}, {case.strength_words}, "
-        f"{case.particle_count} particles{of}, {case.collision_method}",
+        f"{case.particle_count} particles{of}, "
+        + (case.collision_method if case.collision_strength else "no collisions"),
     }
 
 
@@ -84,11 +87,22 @@ def _about_series(columns: summary.Columns, case: RunCase | None) -> dict[str, s
     return {
         "time": f"{columns['time'][-1]:g}{planned}",
         **({"rows missing in series.h5": f"steps {missing}"} if missing else {}),
-        "seconds per step": f"{np.median(columns['seconds'][1:]):.3g}" if len(energy) > 1 else "-",
         "mass, largest change": f"{np.abs(mass / mass[0] - 1).max():.1e} of the mass at t = 0, {mass[0]:.4g}",
         "energy, first and last": f"{energy[0]:.8g}, {energy[-1]:.8g}",
         "error of the energy": f"{error.largest:.1e} {error.words}",
     }
+
+
+def _times(status: dict[str, Any], columns: summary.Columns) -> dict[str, str]:
+    """The wall-clock time of the run with its parts, and that of a step."""
+    found = {}
+    if "seconds" in status:
+        so_far = " so far" if status["status"] == "running" else ""
+        found["wall-clock time"] = in_words(status["seconds"], status.get("restarts", 0), so_far)
+    if len(columns.get("seconds", ())) > 1:
+        of = "push, field and collisions" if "seconds_collide" in columns else "push and field"
+        found["median time of a step"] = f"{duration(np.median(columns['seconds'][1:]))} ({of})"
+    return found
 
 
 def _collisions(columns: summary.Columns, case: RunCase | None) -> dict[str, str]:

@@ -367,7 +367,10 @@ def parser() -> argparse.ArgumentParser:
     watching.add_argument("--interval", type=_positive, default=2.0, metavar="S", help=interval)
     several = "run folder; for a page that compares runs, give several, or a folder that contains run folders (a sweep)"
     parsers["report"].add_argument("folder", type=Path, nargs="+", metavar="DIR", help=several)
-    page_help = "file name of the page (default DIR/report.html; for a folder with run folders DIR/index.html)"
+    page_help = (
+        "file name of the page (default DIR/report.html; for a folder with run folders DIR/index.html; for several "
+        "runs comparison.html in the first DIR)"
+    )
     parsers["report"].add_argument("--out", type=Path, metavar="FILE", help=page_help)
     plotting = parsers["plot"]
     column_help = "draw this column of the time series instead of all figures; may be given several times"

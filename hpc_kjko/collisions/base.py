@@ -33,7 +33,8 @@ class CollisionReport:
         dissipation: (m/κ) ∫∫ |u|² f, the rate at which the free energy falls. For Coulomb collisions ∫∫ uᵀ(C D)⁻¹u f,
             the rate at which ∫f log f falls. NaN if the method has no u.
         min_eigenvalue: smallest eigenvalue of I + h sym ∇v u over all particles (in a split step over all pieces).
-        objective: the JKO functional at the step that was taken, whatever the method minimised.
+        objective: the JKO functional at the step that was taken, whatever the method minimised. NaN if the method has
+            no u.
         inner_iterations: iterations of the inner solver.
         substeps: number of pieces into which the step was split because it was not invertible or its free energy rose
             (1: not split; 0: no step).
@@ -180,6 +181,8 @@ class CollisionReport:
 
         It is summed as ½(v' − ṽ)·(v' + ṽ), because the difference of two large sums would lose digits.
         """
+        if collided is pushed:  # no collisions: the sum would take as long as the push
+            return self
         change, share = torch.zeros(2, dtype=torch.float64, device=pushed.v.device), pushed.shares()
         for rows in passes_over(pushed.v):
             old, new = pushed.v[rows].double(), collided.v[rows].double()

@@ -13,7 +13,6 @@ import torch
 
 from hpc_kjko.collisions.base import CollisionReport, CollisionSettings, PairCollision, StepStart
 from hpc_kjko.collisions.blocks import blocks_of_cells
-from hpc_kjko.collisions.none import mean_kinetic_energy
 from hpc_kjko.operators import Landau
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.state import BLOCK, Particles, passes, random_points
@@ -80,8 +79,7 @@ class BinaryCollision(PairCollision):
             change = torch.from_numpy(dealt.returned(rows[:, :dims] - old)).to(particles.v.device)
             v = (particles.v.double() + change).to(particles.v)
             moved = particles.move(v, torch.full_like(particles.log_f, math.nan))
-            kinetic = mean_kinetic_energy(moved, comm)
-            reports.append((moved, CollisionReport(math.nan, 1.0, kinetic, 0, 1, sparse_nodes=blocks.sparse)))
+            reports.append((moved, CollisionReport(math.nan, 1.0, math.nan, 0, 1, sparse_nodes=blocks.sparse)))
         return reports
 
     def state(self) -> dict[str, np.ndarray]:

@@ -110,9 +110,12 @@ MEANINGS: dict[str, str] = {
         "Error of the wave's momentum and energy by collisions, divided by their largest amplitude (`jko` with a bath "
         "and a quiet start). Above 0.01 the field energy is not reliable, and `kjko inspect` says so."
     ),
-    "seconds": "Wall-clock time of the step on rank 0, in seconds.",
+    "seconds": (
+        "Wall-clock time of the step on rank 0, in seconds: push, field and collisions. It does not include the start "
+        "of the run, diagnostics and files. `kjko inspect` shows the time of the whole run."
+    ),
     "seconds_push": "The part of `seconds` for drifts, fields and kicks.",
-    "seconds_collide": "The part of `seconds` for collisions.",
+    "seconds_collide": "The part of `seconds` for collisions; 0 without collisions.",
 }
 
 

@@ -302,8 +302,11 @@ class RunFolder:
             status = None
         if not (isinstance(status, dict) and isinstance(status.get("status"), str)):
             return {"status": "unknown"}
-        numbers = ("ranks", "memory", "step", "time")
+        numbers = ("ranks", "memory", "step", "time", "restarts")
         status = {k: v for k, v in status.items() if k not in numbers or isinstance(v, int | float)}
+        seconds = status.get("seconds", {})
+        if not (isinstance(seconds, dict) and all(isinstance(spent, int | float) for spent in seconds.values())):
+            del status["seconds"]
         if status["status"] in _AT_WORK and self._is_abandoned():
             status["status"] = "gone"
         return status
@@ -413,7 +416,7 @@ def provenance(comm: Communicator) -> dict[str, Any]:
     return {
         "software": _SOFTWARE,
         "version": __version__,
-        "git": _git_revision(),
+        "git": git_revision(Path(__file__).parents[1]),
         "ranks": comm.size,
         "threads": torch.get_num_threads(),
         "device": comm.device.type,
@@ -445,14 +448,23 @@ def _as_utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _git_revision() -> str:
-    """The git revision of the sources, if they are in a git checkout; otherwise a text that says that there is none."""
-    source = Path(__file__).parents[1]
-    if not (source.parent / ".git").exists():
-        return "installed package"
-    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed here
-        return "git revision unknown"
-    return result.stdout.strip() or "git revision unknown"
+def git_revision(package: Path) -> str:
+    """The last git commit that changed the package, with "-dirty" if the package has changes that are not committed.
+
+    Two runs of the same code have the same revision: other files of the checkout do not count, such as documentation
+    and cases. If the package is not in a git checkout, the text says so.
+    """
+    if not (package.parent / ".git").exists():
+        return "no git checkout (installed package)"
+    # variables such as GIT_DIR, which git sets for hooks, would name another repository
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    line = ["git", "--no-optional-locks", "-C", str(package)]
+    said = []
+    for command in (["log", "-1", "--format=%h", "--abbrev=12", "--", "."], ["status", "--porcelain", "--", "."]):
+        try:
+            result = subprocess.run([*line, *command], env=environment, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):  # git is not installed here, or refuses this checkout
+            return "git revision unknown"
+        said.append(result.stdout.strip())
+    commit, changes = said
+    return f"{commit or 'no commit'}{'-dirty' if changes else ''}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.binned import Marginal
+from hpc_kjko.files.column_units import EARLIER
 from hpc_kjko.files.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
 from hpc_kjko.files.wavetheory import read_theory, theory_attributes
 
@@ -50,7 +51,7 @@ class SeriesWriter:
         Args:
             path: the file, in an existing folder.
             columns: column names, in the order in which :func:`read_series` returns them.
-            units: the unit of each column in words ("1/omega_p"; "1" for a pure number).
+            units: the unit of each column in symbols ("1/ω_p"; "1" for a pure number).
             start: values [rows] of each column to begin with.
             attributes: texts and numbers about the run, as attributes of the file.
         """
@@ -66,7 +67,7 @@ class SeriesWriter:
                     values = np.asarray(start[name], np.float64)
                     chunks = {"maxshape": (None,), "chunks": (_CHUNK_ROWS,)}
                     column = self._file.create_dataset(name, data=values, **chunks)
-                    column.attrs["unit"] = np.bytes_(units[name])
+                    column.attrs["unit"] = np.bytes_(units[name].encode())
                     self._columns[name] = column
                 self._file.attrs["columns"] = np.array(columns, np.bytes_)
                 for name, value in (attributes or {}).items():
@@ -160,7 +161,7 @@ def read_series(path: Path | str) -> dict[str, np.ndarray]:
 def read_series_and_units(
     path: Path | str, advice: str = "give the series.h5 of a run folder, or let 'kjko restart' begin a new one"
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns as in :func:`read_series`, and the unit of each in words.
+    """The columns as in :func:`read_series`, and the unit of each in symbols.
 
     Args:
         advice: the end of an error message, which says what to do.
@@ -168,6 +169,7 @@ def read_series_and_units(
     with reading(Path(path), "time series", advice, swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}
+        units = {name: EARLIER.get(unit, unit) for name, unit in units.items()}
         rows = min(file[name].shape[0] for name in names)  # the writer may not yet have extended all columns
         return {name: file[name][:rows] for name in names}, units
 

@@ -19,6 +19,7 @@ import torch
 from hpc_kjko.case.config import Case
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.binned import Binned
+from hpc_kjko.files.column_units import unit_of
 from hpc_kjko.files.histograms import (
     BINS,
     MARGINAL_BINS,
@@ -40,7 +41,6 @@ from hpc_kjko.post.compare import grid_densities
 from hpc_kjko.problems import Problem
 from hpc_kjko.problems.density import Density, GaussianDensity
 from hpc_kjko.running.assembly import exact_solution
-from hpc_kjko.running.diagnostics import unit_of
 from hpc_kjko.running.extensions import collision_class
 from hpc_kjko.species import ONLY
 
@@ -264,7 +264,8 @@ def _analysed(
         raise UserError(f"{folder.snapshots}: all snapshots with particles are damaged")
     with comm.together():
         if comm.is_root:
-            files += _write_tables(into, rows, lines, header)
+            units = {name: unit_of(name, len(analysis.problem.periods or ())) for name in rows[0]}
+            files += _write_tables(into, rows, units, lines, header)
     return files
 
 
@@ -280,9 +281,12 @@ def _marginal_lines(measured: Measured) -> list[list[Any]]:
 
 
 def _write_tables(
-    folder: Path, rows: Sequence[dict[str, float]], marginal_lines: list[list[Any]], header: dict[str, Any]
+    folder: Path,
+    rows: Sequence[dict[str, float]],
+    units: dict[str, str],
+    marginal_lines: list[list[Any]],
+    header: dict[str, Any],
 ) -> list[Path]:
-    units = {name: unit_of(name) for name in rows[0]}
     series = SeriesWriter(folder / "moments.h5", list(rows[0]), units, attributes=header)
     for row in rows:
         series.append(row)

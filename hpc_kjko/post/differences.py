@@ -16,7 +16,7 @@ from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError, one_of
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
-from hpc_kjko.post.figures.names import axis_of, of_case, of_unit
+from hpc_kjko.post.figures.names import axis_of, of_unit
 from hpc_kjko.post.figures.runfiles import TIME
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 from hpc_kjko.post.summary import COMPARED, Columns
@@ -120,14 +120,14 @@ def picture(
 
     Args:
         found: the differences.
-        units: units of the columns, in words.
+        units: units of the columns.
         labels: the names of the run and of the reference.
         floors: noise of the particles [n] at the times of the differences, by column, if it is known.
         case: the case of the run.
     """
     panels, (ours, theirs) = [], map(verbatim, labels)
     for one in found:
-        axis = of_case(axis_of(one.column, units[one.column], case.species), case)
+        axis = axis_of(one.column, units[one.column], case.species)
         curves = [Curve(one.time, one.values, ours), Curve(one.time, one.reference, theirs, "reference")]
         if axis.log and not (one.values > 0).any():
             axis = dataclasses.replace(axis, log=False)

@@ -1,7 +1,7 @@
 """A run folder as labelled arrays of xarray. Data are read from the files when they are used.
 
-Names are those of the time series: the coordinates are x_1, …, v_1, …. The attribute ``units`` has the normalised unit
-in words (docs/reference/case_file.md).
+Names are those of the time series: the coordinates are x_1, …, v_1, …. The attribute ``units`` has the unit in the
+symbols of docs/reference/units.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hpc_kjko.case import config
 from hpc_kjko.casefile import ONLY, RunCase
 from hpc_kjko.errors import UserError
 from hpc_kjko.files.column_meanings import meaning_of
+from hpc_kjko.files.column_units import density_unit
 from hpc_kjko.files.output import HISTOGRAMS, list_snapshots, open_snapshot, skipping_damaged
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
@@ -30,17 +31,13 @@ if TYPE_CHECKING:
 
 _AXES = "xyz"
 _UNITS = {
-    "time": "1/omega_p",
-    "x": "v_th/omega_p",
+    "time": "1/ω_p",
+    "x": "v_th/ω_p",
     "v": "v_th",
-    "density": "mean density",
-    "rho": "mean charge density",
-    "potential": "m v_th^2/e",
-    "E": "m v_th omega_p/e",
-    "weight": "number",
-    "f_x": "number omega_p/v_th",
-    "f_v": "number/v_th",
-    "f_x_v": "number omega_p/v_th^2",
+    "density": "n̄",
+    "rho": "q n̄",
+    "potential": "m v_th²/q",
+    "E": "m v_th ω_p/q",
 }
 
 
@@ -162,7 +159,7 @@ class Run:
         """Phase-space densities ``f_x_1_v_1``, … over ``time`` and bin centres, integrated over all other
         coordinates."""
         meshes = [
-            (f"phase_space_{label}_v{label}", f"f_x_{axis}_v_{axis}", "f_x_v") for axis, label in enumerate(_AXES, 1)
+            (f"phase_space_{label}_v{label}", f"f_x_{axis}_v_{axis}", "xv") for axis, label in enumerate(_AXES, 1)
         ]
         return self._meshes(
             f"{HISTOGRAMS}/{self._name}", meshes, "histograms: run the case with output.histogram_every above 0"
@@ -172,7 +169,7 @@ class Run:
     def marginals(self) -> xarray.Dataset:
         """Densities ``f_x_1``, …, ``f_v_1``, … of one coordinate over ``time`` and bin centres."""
         meshes = [
-            (f"marginal_{'v' * (kind == 'v')}{label}", f"f_{kind}_{axis}", f"f_{kind}")
+            (f"marginal_{'v' * (kind == 'v')}{label}", f"f_{kind}_{axis}", kind)
             for kind in "xv"
             for axis, label in enumerate(_AXES, 1)
         ]
@@ -195,7 +192,7 @@ class Run:
             for record, kind in records
             for axis, label in enumerate(_AXES, 1)
         }
-        names |= {f"{species}/log_f": ("log_f", "1"), f"{species}/weighting": ("weight", _UNITS["weight"])}
+        names |= {f"{species}/log_f": ("log_f", "1"), f"{species}/weighting": ("weight", self._density_unit(""))}
         found = self._found("particles: run the case with output.particles_every above 0", names)
         variables: dict[str, Any] = {}
         for path, item in found.items():
@@ -210,19 +207,26 @@ class Run:
         return xr.Dataset(variables, coordinates, self._attributes())
 
     def _meshes(self, group: str, meshes: Sequence[tuple[str, str, str]], missing: str) -> xarray.Dataset:
-        """The given meshes that the snapshots contain: (name in the group of the file, variable, key of the unit)."""
-        names = {f"{group}/{path}": (variable, unit) for path, variable, unit in meshes}
+        """The given meshes that the snapshots contain: (name in the group of the file, variable, what it is).
+
+        What it is: a key of _UNITS, or the kinds of the coordinates of a density.
+        """
+        names = {f"{group}/{path}": (variable, what) for path, variable, what in meshes}
         found = self._found(missing, names)
         variables, coordinates = {}, _times(found)
         for path, item in found.items():
-            name, unit = names[path]
+            name, what = names[path]
             variables[name] = (
                 ("time", *item.axes),
                 _lazy(self._folder.snapshots, path, item),
-                {"units": _UNITS[unit]},
+                {"units": _UNITS[what] if group == "meshes" else self._density_unit(what)},
             )
             coordinates |= {axis: (axis, centres, {"units": _UNITS[axis[0]]}) for axis, centres in item.axes.items()}
         return _xarray().Dataset(variables, coordinates, self._attributes())
+
+    def _density_unit(self, kinds: str) -> str:
+        """The unit of the density of coordinates of these kinds. Without coordinates it is that of ∫f."""
+        return density_unit(kinds, RunCase(self._folder.case).box_dims)
 
     def _found(self, missing: str, names: Sequence[str] | dict[str, Any]) -> dict[str, _Item]:
         """The given datasets that the snapshots contain. All must be at the same steps."""

@@ -20,13 +20,15 @@ from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.post import page, rates, summary
 from hpc_kjko.post.figures.energies import MANY_TIMES, is_work, top_of_work
-from hpc_kjko.post.figures.names import axis_of, energy_unit, of_case, of_unit
+from hpc_kjko.post.figures.names import axis_of, of_unit
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
 from hpc_kjko.post.interactive import axis_layout, html_of, numbers, thinned
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
 
 #: The file name of the page about the runs in a folder.
 INDEX = "index.html"
+#: Name of the page of several runs, in the folder of the first one.
+COMPARISON = "comparison.html"
 #: Number of differing keys that are columns of the table; the others are named below it.
 _KEYS = 6
 #: The columns that are shown for every run that has them. Others can be chosen on the page.
@@ -83,7 +85,7 @@ class Run:
     Attributes:
         keys: the values of its case, by ``section.key``.
         series: the columns of its time series that have a meaning for its case [rows]; empty if there is no row.
-        units: units of the columns, in words.
+        units: units of the columns.
         theory: the linear theory of its wave; None if the run has none.
         trouble: the reason why the series could not be read; empty if it could.
     """
@@ -172,15 +174,17 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
-    """The columns that differ from zero in some run, with their axes. Usual ones come first."""
+    """The columns that differ from zero in some run, with their axes. Usual ones come first.
+
+    An axis has no unit if the runs have different ones, because they have different numbers of dimensions.
+    """
     found: dict[str, Axis] = {}
     for run in runs:
         for name, values in run.series.items():
             if name not in ("step", "time") and name not in found and values.any():
-                found[name] = axis_of(name, run.units[name], run.case.species)
+                units = {other.units[name] for other in runs if name in other.units}
+                found[name] = axis_of(name, run.units[name] if len(units) == 1 else "1", run.case.species)
     first = [name for name in SHOWN if name in found]
-    if len({energy_unit(run.case) for run in runs}) == 1:
-        found = {name: of_case(axis, runs[0].case) for name, axis in found.items()}
     return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
 
 
@@ -388,8 +392,9 @@ def _numbers_of(run: Run) -> dict[str, Number]:
     found: dict[str, Number] = {
         "time reached": Number(float(series["time"][-1]), f"of {run.case.number('time.end'):g}"),
         "energy and its change": Number(float(energy[-1]), f"{energy[-1] - energy[0]:+.2g}"),
-        "wall clock, s": Number(float(series["seconds"].sum())),
     }
+    if (seconds := summary.wall_clock(run.status)) is not None:
+        found["wall clock, s"] = Number(seconds)
     if series["field_energy"].any():
         found["field energy"] = Number(float(series["field_energy"][-1]))
     if "kl" in series:

@@ -21,6 +21,7 @@ from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles
 from hpc_kjko.post.interactive import figure
 from hpc_kjko.running.remarks import IN_CHANCE
+from hpc_kjko.terminal import duration
 
 #: Number of log lines that are shown, from the end of the log.
 LOG_LINES = 12
@@ -135,8 +136,9 @@ def write_report(folder: RunFolder, out: Path | None = None) -> Path:
         of_timings=[key for key in drawn if key.startswith("seconds")],
         missing=missing,
         remarks=summary.remarks(status, columns if rows else {}),
-        phases=summary.seconds_by_phase(columns) if rows else {},
-        steps_seconds=float(columns["seconds"].sum()) if rows else 0.0,
+        parts=summary.seconds_by_part(status),
+        wall_clock=summary.wall_clock(status),
+        restarts=status.get("restarts", 0),
         timings=_timings(case, status, columns, rows),
         provenance={label: str(status[key]) for key, label in PROVENANCE.items() if key in status},
         files=_files(folder),
@@ -167,12 +169,12 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
     case, rows = run.case, len(columns["step"]) if columns else 0
     if not rows:
         return [Tile("time reached", f"0 of {case.number('time.end'):g}", f"0 of {case.steps} steps")]
-    seconds = columns["seconds"].sum()
+    spent = summary.wall_clock(status)
     found = [
         Tile(
             "time reached, in 1/ω_p",
             f"{columns['time'][-1]:g} of {case.number('time.end'):g}",
-            f"{columns['step'][-1]:.0f} of {case.steps} steps in {_duration(seconds)}",
+            f"{columns['step'][-1]:.0f} of {case.steps} steps" + (f"; wall clock: {duration(spent)}" if spent else ""),
         )
     ]
     if measured := rates.measured(columns, waves.theory_of(run), status):
@@ -257,7 +259,7 @@ def _what(case: RunCase) -> dict[str, str]:
         "problem": f"{case.word('problem.kind')}, {case.dims}",
         "field": case.word("physics.field") + (f" on {' × '.join(map(str, cells))} cells" if cells else ""),
         "collisions": _collisions(case),
-        "collision step": collision,
+        **({"collision step": collision} if case.collision_strength else {}),
         **({"network": network} if method not in ("langevin", "binary", "none") else {}),
         "particles": f"{case.particle_count}, {start} start, {weights} weights, seed {seed}"
         + (", control variate" if case.value("particles.control_variate") else ""),
@@ -307,16 +309,16 @@ def _figures(run: RunFiles) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def _timings(case: RunCase, status: dict[str, Any], columns: summary.Columns, rows: int) -> dict[str, str]:
+    """The time of a step, without diagnostics and files, and the memory."""
     timings = {}
     if rows > 1:
         seconds = columns["seconds"][1:]
         of_a_rank = np.median(seconds) * status.get("ranks", 1) / case.particle_count
         later = seconds[1:] if len(seconds) > 1 else seconds  # the first one includes work that is done only once
         timings = {
-            "all steps": _duration(seconds.sum()),
-            "the first step": f"{seconds[0]:.3g} s",
-            "one step, median": f"{np.median(seconds):.3g} s",
-            "one later step, fastest and slowest": f"{later.min():.3g} s, {later.max():.3g} s",
+            "the first step": duration(seconds[0]),
+            "one step, median": duration(np.median(seconds)),
+            "one later step, fastest and slowest": f"{duration(later.min())}, {duration(later.max())}",
             "one particle and step": f"{1e6 * of_a_rank:.3g} microseconds of one rank",
         }
     return timings | summary.memory(status, case.particle_count)
@@ -341,12 +343,3 @@ def _log(folder: RunFolder) -> list[str]:
         return folder.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
     except OSError:
         return []
-
-
-def _duration(seconds: float) -> str:
-    """A duration in words."""
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

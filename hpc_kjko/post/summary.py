@@ -9,6 +9,7 @@ import numpy as np
 
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.operators import OPERATORS
+from hpc_kjko.running.clock import PARTS
 from hpc_kjko.running.remarks import IN_CHANCE, certificate_remarks, fit_remarks, wave_remarks
 
 #: The verdict of a certificate, by its value in the series.
@@ -29,6 +30,7 @@ COMPARED = ("kinetic_energy", "field_energy", "potential_energy", "entropy", "fr
 _OF_COLLISIONS = (
     *("kl", "free_energy", "entropy", "dissipation", "collision_energy", "collision_energy_total", "certificate"),
     *(f"collision_free_energy{of}" for of in ("", "_error", "_total", "_total_error")),
+    "seconds_collide",
 )
 #: Columns of distances from the marginals of the equilibrium, or of the exact solution. The latter has moments too.
 _OF_MARGINALS, _EXACT = "marginal_l1_", "mean_error"
@@ -209,14 +211,21 @@ def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
     return found
 
 
-def seconds_by_phase(columns: Columns) -> dict[str, float]:
-    """Wall-clock time of all steps by phase, from the columns ``seconds_PHASE`` of the series."""
-    prefix = "seconds_"
-    return {
-        name.removeprefix(prefix).replace("_", " "): float(values.sum())
-        for name, values in columns.items()
-        if name.startswith(prefix)
-    }
+def seconds_by_part(status: dict[str, Any]) -> dict[str, float]:
+    """Seconds of the parts of a run, which add up to its wall-clock time, from the information in ``run.json``.
+
+    Parts without any time are left out. The result is empty for a run of a version that did not write them.
+    """
+    return {PARTS.get(part, part): spent for part, spent in status.get("seconds", {}).items() if spent}
+
+
+def wall_clock(status: dict[str, Any]) -> float | None:
+    """The wall-clock time of a run from its start to its end, in seconds; None if it is not known.
+
+    A run that was restarted has the sum of its parts. A running run has the time up to the last update of
+    ``run.json``.
+    """
+    return sum(seconds_by_part(status).values()) or None
 
 
 def memory(status: dict[str, Any], particles: float) -> dict[str, str]:

@@ -202,7 +202,8 @@ class Sweep:
             script.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def table(self, outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The results, one row for each run: name, settings, status, last values, rate, certificates, seconds.
+        """The results, one row for each run: name, settings, status, last values, rate, certificates, wall-clock
+        seconds.
 
         Values that a run does not have (yet) are None. ``rate_note`` is the reason why a wave has no rate, or a
         significant difference from theory; it is empty for other rates.
@@ -214,8 +215,10 @@ class Sweep:
         for point in self.points:
             columns: summary.Columns = {}
             measured: rates.Measured | None = None
+            seconds = None
             try:
                 folder = self._folder(point)
+                seconds = summary.wall_clock(folder.status())
                 columns = summary.meaningful(read_series(folder.series), RunCase(folder.case))
                 if columns and len(columns["step"]):
                     measured = rates.measured(columns, read_theory(folder.series), folder.status())
@@ -226,7 +229,6 @@ class Sweep:
             tally = (summary.tally(columns) if columns else None) or dict.fromkeys(summary.VERDICTS.values())
             final = {name: float(columns[name][-1]) if name in columns else None for name in FINAL}
             energy = float(summary.total_energy(columns)[-1]) if columns else None
-            seconds = float(columns["seconds"].sum()) if columns else None
             found = measured.rate if measured and not measured.why_not else None
             rows.append(
                 {

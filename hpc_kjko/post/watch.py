@@ -23,7 +23,8 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
 from hpc_kjko.post import summary
-from hpc_kjko.terminal import show, width
+from hpc_kjko.running.clock import PARTS, in_words
+from hpc_kjko.terminal import duration, show, width
 
 #: Statuses of a run that is over.
 ENDED = ("finished", "stopped", "failed", "gone")
@@ -112,7 +113,7 @@ class Watched:
         self.status, self.case = folder.status(), RunCase(folder.case)
         self._unreadable = ""
         try:
-            self._age = time.time() - folder.series.stat().st_mtime
+            self._age = max(0.0, time.time() - folder.series.stat().st_mtime)
             self.columns = summary.meaningful(read_series(folder.series), self.case)
         except FileNotFoundError:
             self.columns = {}
@@ -147,16 +148,17 @@ class Watched:
         seconds = self.columns["seconds"][1:][-RECENT:]
         pace = "-"
         if len(seconds) and seconds.mean() > 0:
-            mean = float(seconds.mean())
+            mean = float(seconds.mean()) * self._whole_step()
             pace = f"{1 / mean:.3g} steps/s" if mean < 1 else f"{mean:.3g} s/step"
             if done < steps:
-                pace += f", {_clock((steps - done) * mean)} left"
+                pace += f", {duration(round((steps - done) * mean))} left"
+        age = duration(round(self._age))
         bar = rich.table.Table.grid()  # a grid, so that the line ends after the bar
         bar.add_row(rich.progress_bar.ProgressBar(total=steps, completed=done, width=NARROWEST))
         parts: list[rich.console.RenderableType] = [
             bar,
             rich.text.Text(f"{100 * done / steps:.0f} %  step {done}/{steps}  {pace}"),
-            f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {_clock(self._age)} ago",
+            f"t = {self.columns['time'][-1]:g} of {case.number('time.end'):g}, last row {age} ago",
         ]
         slow = QUIET_STEPS * float(seconds.mean()) if len(seconds) else 0.0
         if self.status["status"] == "running" and self._age > max(QUIET_SECONDS, slow):
@@ -164,6 +166,12 @@ class Watched:
         if self._unreadable:
             parts.append(rich.text.Text(self._unreadable, "yellow"))
         return parts
+
+    def _whole_step(self) -> float:
+        """The mean time from step to step, with diagnostics and files, divided by that in the column ``seconds``."""
+        spent = summary.seconds_by_part(self.status)
+        inside = sum(spent.get(PARTS[part], 0.0) for part in ("push", "collisions"))
+        return (sum(spent.values()) - spent.get(PARTS["start"], 0.0)) / inside if inside else 1.0
 
     def _plots(self, width: int) -> rich.table.Table:
         """Small plots, two in a row if there is room."""
@@ -195,10 +203,8 @@ class Watched:
                 rich.text.Text(f"{number} {name}", styles[name] if number else "dim") for name, number in tally.items()
             )
             lines.append(rich.text.Text.assemble("certificates: ", text))
-        seconds = float(columns["seconds"].sum())
-        phases = summary.seconds_by_phase(columns)
-        parts = [f"{name} {part:.3g} s ({100 * part / max(seconds, 1e-9):.0f} %)" for name, part in phases.items()]
-        lines.append("seconds: " + ", ".join([f"{seconds:.3g} s in {int(columns['step'][-1])} steps", *parts]))
+        if "seconds" in self.status:
+            lines.append(f"wall-clock time {in_words(self.status['seconds'], self.status.get('restarts', 0))}")
         return lines
 
 
@@ -234,12 +240,3 @@ def braille(values: np.ndarray, width: int, height: int) -> list[str]:
 
 def _log(values: np.ndarray) -> np.ndarray:
     return np.log(np.where(values > 0, values, np.nan))
-
-
-def _clock(seconds: float) -> str:
-    """A duration in the largest suitable unit."""
-    seconds = max(0, round(seconds))
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds} s"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from hpc_kjko.problems.density import Density, Equilibrium
-from hpc_kjko.schema import Dimension, Lengths, Section, Whole, as_tuple
+from hpc_kjko.schema import Dimension, Lengths, Section, Whole, as_tuple, one_or_each
 from hpc_kjko.walls import Walls
 
 
@@ -153,14 +153,11 @@ class PeriodicBox(Problem):
                 "every space direction needs its velocity"
             )
         if len(self.length) not in (1, self.space_dims):
-            raise ValueError(
-                f"problem.length has {len(self.length)} entries: give one number, or one for each of the "
-                f"{self.space_dims} space dimension(s)"
-            )
+            raise ValueError(f"problem.length has {len(self.length)} entries: {one_or_each(self.space_dims, 'space')}")
         if len(self.boundary) not in (1, self.space_dims):
             raise ValueError(
-                f"problem.boundary has {len(self.boundary)} entries: give one, or one for each of the "
-                f"{self.space_dims} space dimension(s)"
+                f"problem.boundary has {len(self.boundary)} entries: "
+                + one_or_each(self.space_dims, "space").replace("number", "text")
             )
         if {"insulating", "conducting"} <= set(self.boundary):
             raise ValueError('problem.boundary: walls are all "insulating" or all "conducting", beside "periodic" axes')
@@ -204,17 +201,8 @@ class PeriodicProblem(PeriodicBox):
         return self.positions(points[:, : self.space_dims]), self.velocities(points[:, self.space_dims :], temperature)
 
 
-def _as_mode(value: Any) -> Any:
-    if isinstance(value, int | float):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
 #: Periods of a wave along each axis of the box. Axes that are not given have none.
-Mode = Annotated[
-    tuple[Whole, ...],
-    BeforeValidator(_as_mode),
-]
+Mode = Annotated[tuple[Whole, ...], BeforeValidator(as_tuple)]
 
 
 class PeriodicWave(PeriodicBox):
@@ -235,7 +223,7 @@ class PeriodicWave(PeriodicBox):
         if len(self.mode) > self.space_dims:
             raise ValueError(
                 f"problem.mode has {len(self.mode)} numbers for problem.space_dims = {self.space_dims}: "
-                "give one for each axis, or one for the wave along x_1"
+                f"{one_or_each(self.space_dims, 'space')}"
             )
         return self
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from hpc_kjko.problems.custom import CustomProblem
 from hpc_kjko.problems.density import GaussianDensity
 from hpc_kjko.problems.quantile import normal
-from hpc_kjko.schema import Dimension, Vector, Widths
+from hpc_kjko.schema import Dimension, Vector, Widths, one_or_each
 
 
 class Confined(CustomProblem):
@@ -59,10 +59,7 @@ class Confined(CustomProblem):
             raise ValueError(f"problem.velocity_dims = {self.velocity_dims} must equal problem.space_dims = {d}")
         for name in ("mean_x", "mean_v", "std_x", "std_v"):
             if len(getattr(self, name)) not in (1, d):
-                raise ValueError(
-                    f"problem.{name} has {len(getattr(self, name))} entries: give one number, or one for each of the "
-                    f"{d} dimension(s)"
-                )
+                raise ValueError(f"problem.{name} has {len(getattr(self, name))} entries: {one_or_each(d, 'space')}")
         return self
 
     @property

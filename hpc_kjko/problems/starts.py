@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from hpc_kjko.problems.beams import SMALLEST
 from hpc_kjko.problems.perturbed import LOG_2PI, Amplitude, PerturbedWave, log_maxwellian
 from hpc_kjko.problems.quantile import normal
-from hpc_kjko.schema import Lengths, NonNegative, Positive, Vector
+from hpc_kjko.schema import Lengths, NonNegative, Positive, Vector, one_or_each
 
 #: A window shows a Gaussian up to this many thermal speeds from its mean.
 _WIDTHS = 4.5
@@ -46,8 +46,8 @@ class PerturbedStart(PerturbedWave):
     def _mean_velocity_fits(self) -> PerturbedStart:
         if len(self.mean_velocity) not in (1, self.velocity_dims):
             raise ValueError(
-                f"problem.mean_velocity has {len(self.mean_velocity)} entries: give one number for the direction x_1, "
-                f"or one for each of the {self.velocity_dims} velocity dimension(s)"
+                f"problem.mean_velocity has {len(self.mean_velocity)} entries: "
+                f"{one_or_each(self.velocity_dims, 'velocity')}"
             )
         return self
 
@@ -210,8 +210,8 @@ class BiMaxwellian(PerturbedStart):
     def _temperatures_fit(self) -> BiMaxwellian:
         if len(self.temperatures) != self.velocity_dims:
             raise ValueError(
-                f"problem.temperatures has {len(self.temperatures)} entries: give one for each of the "
-                f"{self.velocity_dims} velocity dimension(s), along x_1, x_2, …"
+                f"problem.temperatures has {len(self.temperatures)} entries: give {self.velocity_dims}, one for each "
+                "velocity dimension"
             )
         return self
 

@@ -7,7 +7,7 @@ add a diagnostic, write a class with ``columns``, ``local`` and ``finish``, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from hpc_kjko.fields.ampere import AmpereSolver
 from hpc_kjko.fields.base import FieldSolver
 from hpc_kjko.fields.external import ExternalSolver
 from hpc_kjko.fields.poisson import PoissonSolver
+from hpc_kjko.files.column_units import unit_of
+from hpc_kjko.operators import OPERATORS
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.particles.exact import summed
 from hpc_kjko.particles.state import Particles, passes_over
@@ -247,13 +249,13 @@ def require_finite_potential(field_solver: FieldSolver, plasma: Plasma, comm: Co
                 )
 
 
-_UNITS = {"time": "1/omega_p", "dissipation": "normalised energy * omega_p", "seconds": "s"}
-
-
-def unit_of(column: str) -> str:
-    """The unit of a column, in words. The unit of energy is n̄ m v_th² (v_th/ω_p)^dx, with v_th at T = 1."""
-    if column.endswith("_dissipation"):
-        column = "dissipation"  # the column of one species
-    is_energy = "energy" in column or column.endswith("objective") or "temperature" in column
-    normalised = "normalised energy" if is_energy else "1"
-    return _UNITS.get(column.partition("_")[0] if column.startswith("seconds") else column, normalised)
+def units_of(columns: Iterable[str], case: Case) -> dict[str, str]:
+    """The units of the columns of a run, in symbols."""
+    dims, units = len(case.problem.periods or ()), {}
+    of_all = case.collision_operators[0]
+    for column in columns:
+        of = next((name for name in case.species if column.startswith(f"{name}_")), "")
+        alone = of and len(case.collision_operators) == len(case.species)
+        operator = case.species[of].collision_operator if alone else of_all
+        units[column] = unit_of(column.removeprefix(f"{of}_"), dims, OPERATORS[operator].frame == "bath")
+    return units

@@ -27,6 +27,7 @@ from hpc_kjko.files.storage import ShardedFile
 from hpc_kjko.kernels import cuda, describe
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.running import forecast, memory
+from hpc_kjko.running.clock import Clock, in_words
 from hpc_kjko.running.recorder import Recorder
 from hpc_kjko.running.remarks import Pieces
 from hpc_kjko.running.simulation import Outcome, Simulation
@@ -35,6 +36,8 @@ from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
 
+#: Seconds between updates of ``run.json`` while a run is running.
+NOTE_EVERY = 10.0
 #: The keys that a restart may change. All other keys belong to the state that the restart continues.
 CHANGEABLE = {
     "time": {"end"},
@@ -65,7 +68,8 @@ def start(
         stop: signals that end the run on all ranks after a step, with a checkpoint. They have this effect from the
             moment just before the run writes its first file.
         progress: show the progress on standard output (rank 0).
-        began: the time from which ``run.wall_time`` counts, on the clock ``time.monotonic()``; if None, this call.
+        began: the time from which ``run.wall_time`` and the times of the run count, on the clock
+            ``time.monotonic()``; if None, this call.
 
     Returns:
         "finished" if the run reached its end, else "stopped".
@@ -91,7 +95,7 @@ def start(
             if comm.is_root:
                 folder.create(case.toml(), usercode.files_of(case.table()))
                 _log_to(folder)
-        return _drive(simulation, folder, stop, progress, kernels, began)
+        return _drive(simulation, folder, stop, progress, kernels, Clock(began), began)
 
 
 def resume(
@@ -112,7 +116,7 @@ def resume(
     with _at_work_in(folder, comm):
         with comm.together():
             kernels = kernels_in_use()
-            folder.status()
+            noted = folder.status()
             for text in [overrides] if isinstance(overrides, str) else overrides:
                 section, _, key = text.partition("=")[0].strip().partition(".")
                 if key not in CHANGEABLE.get(section, ()):
@@ -147,7 +151,11 @@ def resume(
                 if comm.is_root:
                     folder.write_case(case.toml())
                     _keep_code(folder, case, saved.header["step"])
-            return _drive(simulation, folder, stop, progress, kernels, began, resumed_at=saved.header["step"])
+            # a run that began with a version without clock gets none, because its earlier times are not known
+            clock = Clock(began, noted["seconds"]) if "seconds" in noted else None
+            restarts = noted.get("restarts", 0) + 1
+            resumed = {"resumed_at": saved.header["step"], "restarts": restarts}
+            return _drive(simulation, folder, stop, progress, kernels, clock, began, **resumed)
 
 
 def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
@@ -257,8 +265,10 @@ def _drive(
     stop: StopSignals | None,
     progress: bool,
     kernels: str,
+    clock: Clock | None,
     began: float,
     resumed_at: int | None = None,
+    restarts: int = 0,
 ) -> Outcome:
     """Run a simulation until it ends or is stopped, with log and progress."""
     comm, case = simulation.comm, simulation.case
@@ -273,8 +283,22 @@ def _drive(
     shown = None
     if progress and comm.is_root:
         shown = Progress(case.time.steps, resumed_at or 0, is_terminal(comm))
+    details = {name: value for name, value in {**header, **known}.items() if name not in ("case", "software")}
+    noted, times = -math.inf, dict[str, Any]()
+
+    def note(status: str) -> None:
+        """Write to ``run.json`` how far the run is (rank 0)."""
+        nonlocal noted, times
+        if comm.is_root:
+            now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
+            times = {"seconds": clock.seconds(), "restarts": restarts} if clock else {}
+            folder.set_status(status, **now, **times, **details)
+            noted = time.monotonic()
+
+    if clock:
+        clock.lap("start")
     with comm.together():
-        _note(simulation, folder, {**header, **known}, "running")
+        note("running")
     requested, pieces = stop.requested if stop else lambda: False, Pieces()
 
     def on_step(row: dict[str, float]) -> None:
@@ -282,17 +306,22 @@ def _drive(
             shown(row)
         if comm.is_root and (sentence := pieces(row)):
             log.warning("%s", sentence)
+        if time.monotonic() - noted > NOTE_EVERY:
+            with contextlib.suppress(UserError):  # the next output file of the run reports a full disk
+                note("running")
 
     deadline = began + (case.run.wall_time or math.inf)
     # sums in NumPy's linear algebra depend on the number of threads
     one_thread = threadpool_limits(1, user_api="blas") if case.run.reproducible else contextlib.nullcontext()
     try:
         with one_thread:
-            outcome = simulation.run(recorder, on_step=on_step, stop=requested, deadline=deadline)
+            outcome = simulation.run(recorder, on_step=on_step, stop=requested, deadline=deadline, clock=clock)
         recorder.close()
-        _note(simulation, folder, {**header, **known}, outcome)
+        if clock:
+            clock.lap("files")
+        note(outcome)
     except BaseException:  # call nothing collective here: the other ranks may still be computing
-        for last in (recorder.close, lambda: _note(simulation, folder, {**header, **known}, "failed")):
+        for last in (recorder.close, lambda: note("failed")):
             with contextlib.suppress(UserError):  # for example because the disk is still full
                 last()
         raise
@@ -305,6 +334,8 @@ def _drive(
             log.info("stopped at t = %g with a checkpoint: %s continues", simulation.time, continues)
         else:
             log.info("finished: %s", folder.path)
+        if times:
+            log.info("wall-clock time %s", in_words(**times))
     comm.close()
     return outcome
 
@@ -383,11 +414,3 @@ def _log_start(
 def _revision(git: str) -> str:
     """The git revision in words. If there is none, the text says so itself."""
     return git if " " in git else f"git revision {git}"
-
-
-def _note(simulation: Simulation, folder: RunFolder, header: dict[str, Any], status: str) -> None:
-    """Write to ``run.json`` how far the run is (rank 0)."""
-    if simulation.comm.is_root:
-        details = {name: value for name, value in header.items() if name not in ("case", "software")}
-        now = {"step": simulation.step_index, "time": simulation.time, "memory": peak_memory()}
-        folder.set_status(status, **now, **details)

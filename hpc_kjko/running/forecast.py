@@ -17,6 +17,7 @@ from hpc_kjko.files.wavetheory import WaveTheory
 from hpc_kjko.parallel.comm import Communicator
 from hpc_kjko.parallel.limits import resident
 from hpc_kjko.particles.state import Shard
+from hpc_kjko.running.clock import Clock
 from hpc_kjko.running.memory import amount, needs_of, parts_of, state_bytes
 from hpc_kjko.running.simulation import Simulation
 
@@ -193,14 +194,10 @@ def _times(every: int, steps: int, last: bool = False) -> int:
 
 
 class _Nothing:
-    """A recorder that writes nothing. It notes when the first step began."""
-
-    def __init__(self) -> None:
-        self.began = math.nan
+    """A recorder that writes nothing."""
 
     def record(self, simulation: Simulation, row: dict[str, float]) -> None:
-        if simulation.step_index == 0:
-            self.began = time.perf_counter()
+        pass
 
     def checkpoint(self, simulation: Simulation) -> Path:
         return Path("not written")
@@ -222,13 +219,13 @@ def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
         }
     if case.velocity_matching:
         changes["velocity_matching"] = case.velocity_matching.model_copy(update={"outer_iterations": 1})
-    began, recorder, rows = time.perf_counter(), _Nothing(), list[tuple[float, dict[str, float]]]()
+    began, rows = time.perf_counter(), list[dict[str, float]]()
     simulation = Simulation.start(case.model_copy(update=changes), comm)
-    drawn = time.perf_counter()
-    simulation.run(recorder, on_step=lambda row: rows.append((time.perf_counter(), row)))
-    (first_at, first), later = rows[0], rows[-1][1]
-    rehearsal = (first_at - recorder.began - first["seconds"]) / steps
-    return np.array([drawn - began, rehearsal, first["seconds"], later["seconds"]])
+    drawn, clock = time.perf_counter(), Clock()
+    simulation.run(_Nothing(), on_step=rows.append, clock=clock)
+    spent = clock.seconds()
+    rehearsal, row = spent["start"] / steps, spent["diagnostics"] / (steps + 1)
+    return np.array([drawn - began, rehearsal, row + rows[0]["seconds"], row + rows[-1]["seconds"]])
 
 
 def duration(seconds: float) -> str:

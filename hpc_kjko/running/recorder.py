@@ -16,7 +16,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, equilibrium_attributes
 from hpc_kjko.files.wavetheory import theory_attributes
 from hpc_kjko.parallel.comm import Communicator
-from hpc_kjko.running.diagnostics import unit_of
+from hpc_kjko.running.diagnostics import units_of
 from hpc_kjko.running.simulation import Simulation
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Recorder:
         with self.comm.together():
             if self.comm.is_root:
                 if self._series is None:
-                    units = {name: unit_of(name) for name in row}
+                    units = units_of(row, simulation.case)
                     known = simulation.case.equilibrium()
                     wanted = marginals_of_density(simulation.case.problem, known) if known else []
                     attributes = self.header | equilibrium_attributes(wanted)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hpc_kjko.case import config
-from hpc_kjko.collisions import CollisionReport, StepStart, collide
+from hpc_kjko.collisions import CollisionReport, NoCollision, StepStart, collide
 from hpc_kjko.errors import SolverFailure, UserError
 from hpc_kjko.files import checkpoint
 from hpc_kjko.parallel.comm import Communicator
@@ -22,6 +22,7 @@ from hpc_kjko.problems import is_users_own
 from hpc_kjko.push.integrators import MAPS, PHASES, compose
 from hpc_kjko.running import diagnostics
 from hpc_kjko.running.assembly import SpeciesPlan, drive_of, field_solver_of, grid_of, plans_of
+from hpc_kjko.running.clock import Clock
 from hpc_kjko.running.consistency import require_consistent_start
 from hpc_kjko.running.extensions import collision_of, series_diagnostics
 from hpc_kjko.running.state import State
@@ -55,6 +56,7 @@ class Simulation:
         self.field_solver, self.drive = field_solver_of(case, self.grid, comm), drive_of(case, comm)
         self.collisions = tuple(collision_of(plan.collision, comm) for plan in self.plans)
         self.diagnostics = series_diagnostics(case, self.plans, self.collisions, self.field_solver, comm)
+        self.collides = any(not isinstance(collision, NoCollision) for collision in self.collisions)
         self.step_index, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
         self.state: State
 
@@ -109,6 +111,7 @@ class Simulation:
         on_step: Callable[[dict[str, float]], None] = lambda row: None,
         stop: Callable[[], bool] = lambda: False,
         deadline: float = math.inf,
+        clock: Clock | None = None,
     ) -> Outcome:
         """Make the steps to the end of the run, and write the outputs that are due.
 
@@ -117,6 +120,7 @@ class Simulation:
             on_step: called with each row of the series, on every rank.
             stop: called on every rank after each step. If it is True on one rank, all ranks stop with a checkpoint.
             deadline: all ranks stop with a checkpoint when ``time.monotonic()`` of rank 0 reaches this value.
+            clock: divides the time of this rank into parts.
 
         Returns:
             "finished" if the run reached its end, else "stopped".
@@ -128,18 +132,29 @@ class Simulation:
         def halted() -> bool:
             return self.comm.any(stop() or (self.comm.is_root and time.monotonic() > deadline))
 
+        clock = clock or Clock()
+        clock.lap("start")
         if self.step_index == 0:
-            recorder.record(self, self._row(self.state, 0, seconds=0.0))
-            if not self.prepare(halted):
+            row = self._row(self.state, 0, seconds=0.0)
+            clock.lap("diagnostics")
+            recorder.record(self, row)
+            clock.lap("files")
+            prepared = self.prepare(halted)
+            clock.lap("start")
+            if not prepared:
                 recorder.checkpoint(self)
+                clock.lap("files")
                 return "stopped"
         while self.step_index < self.case.time.steps:
             started = time.perf_counter()
             before = self._collision_state()
             try:
                 state = self.advance()
-                row = self._row(state, self.step_index + 1, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                clock.lap("push", collisions=self.seconds["seconds_collide"])
+                row = self._row(state, self.step_index + 1, seconds)
                 diagnostics.require_finite(row)
+                clock.lap("diagnostics")
             except (SolverFailure, UserError) as failure:
                 if isinstance(failure, UserError) and self.comm.size > 1 and not failure.shared:
                     raise  # the other ranks do not know of this error, and would not take part in a checkpoint
@@ -148,12 +163,15 @@ class Simulation:
                 raise type(failure)(f"step {self.step_index + 1}: {failure} (last good step: {kept})") from None
             self.state, self.step_index = state, self.step_index + 1
             recorder.record(self, row)
+            clock.lap("files")
             on_step(row)
-            if self.step_index < self.case.time.steps and halted():
-                recorder.checkpoint(self)
-                return "stopped"
+            stopping = self.step_index < self.case.time.steps and halted()
+            clock.lap("other")
+            if stopping:
+                break
         recorder.checkpoint(self)
-        return "finished"
+        clock.lap("files")
+        return "finished" if self.step_index == self.case.time.steps else "stopped"
 
     def advance(self) -> State:
         """The state at t^{n+1}. The state at t^n is not changed.
@@ -186,7 +204,8 @@ class Simulation:
                     reports[number] = report.with_energy(species.particles, particles, species.mass, self.comm)
                 field, jump = self.field_solver.after_collision(field, pushed, plasma)
                 reports = [replace(report, collision_field_energy=jump) for report in reports]
-            self.seconds[stage.phase] += time.perf_counter() - started
+            phase = stage.phase if self.collides else "seconds_push"
+            self.seconds[phase] += time.perf_counter() - started
         following = (new.following(old) for new, old in zip(reports, self.state.collisions, strict=True))
         return State((self.step_index + 1) * h, plasma, field, tuple(following), energy)
 

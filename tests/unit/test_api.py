@@ -84,8 +84,9 @@ def test_a_run_from_python_is_that_of_the_command(result, case, tmp_path):
 
 def test_the_series_has_labels_and_units(result):
     series = result.series
-    assert series.sizes == {"time": 11} and series.time.units == "1/omega_p"
-    assert series.field_energy.units == "normalised energy" and series.mass.units == "1"
+    assert series.sizes == {"time": 11} and series.time.units == "1/ω_p"
+    assert series.field_energy.units == "n̄ m v_th³/ω_p" and series.mass.units == "n̄ m v_th/ω_p"
+    assert series.kl.units == "1" and series.seconds.units == "s"
     assert series.field_energy.sel(time=0.5, method="nearest").step == 5
     assert "two_stream" in series.attrs["case"]
 
@@ -96,7 +97,7 @@ def test_snapshots_have_labels_and_units(result):
     assert fields.density.dims == ("time", "x_1") and list(fields.step) == [0, 5, 10]
     then = fields.sel(time=0.5, method="nearest")
     assert np.array_equal(then.density, written.density) and np.array_equal(then.E_1, written.electric[:, 0])
-    assert fields.x_1[0] == pytest.approx(31.4159265 / 32) and fields.x_1.units == "v_th/omega_p"
+    assert fields.x_1[0] == pytest.approx(31.4159265 / 32) and fields.x_1.units == "v_th/ω_p"
     # E = -dφ/dx holds between the labelled arrays, coordinates included
     slope = -then.potential.differentiate("x_1")[2:-2]
     assert np.abs(slope - then.E_1[2:-2]).max() < 0.3 * np.abs(then.E_1).max()
@@ -105,7 +106,7 @@ def test_snapshots_have_labels_and_units(result):
     assert np.array_equal(histogram, written.histograms[0].values) and histogram.dims == ("x_1", "v_1")
     assert np.array_equal(result.marginals.f_v_1.isel(time=1), written.marginals[1].values)
     mass = histogram.integrate(["x_1", "v_1"])
-    assert mass == pytest.approx(31.4159265, rel=0.02) and histogram.units == "number omega_p/v_th^2"
+    assert mass == pytest.approx(31.4159265, rel=0.02) and histogram.units == "n̄/v_th"
 
     particles = result.particles
     assert particles.sizes == {"time": 3, "particle": 3000}

@@ -52,8 +52,8 @@ def test_columns_are_called_by_words(a_run):
     for name in columns:
         axis = axis_of(name, units[name])
         assert "_" not in axis.label.replace("v_1", "").replace("x_1", "").replace("E_1", ""), name
-    ions = axis_of("ions_kinetic_energy", "normalised energy", ["electrons", "ions"])
-    assert ions.label.startswith("ions: kinetic energy") and "v_th²" in ions.unit
+    ions = axis_of("ions_kinetic_energy", "n̄ m v_th³/ω_p", ["electrons", "ions"])
+    assert ions.label.startswith("ions: kinetic energy") and ions.unit == "n̄ m v_th³/ω_p"
     assert axis_of("kl", "1").log and not axis_of("mass", "1").log
 
 

@@ -75,7 +75,7 @@ def test_disk_space_that_was_not_needed_is_given_back(tmp_path, alone):
 # -- time series ---------------------------------------------------------------------------------------------
 
 COLUMNS = ["step", "time", "energy", "mass"]
-UNITS = {"step": "1", "time": "1/omega_p", "energy": "1", "mass": "1"}
+UNITS = {"step": "1", "time": "1/ω_p", "energy": "1", "mass": "1"}
 
 
 def row(number: int) -> dict[str, float]:
@@ -96,7 +96,7 @@ def test_a_series_comes_back_in_its_columns(tmp_path):
     writer.close()
     assert_rows(read_series(tmp_path / "series.h5"), 3000)
     with h5py.File(tmp_path / "series.h5") as file:
-        assert file["time"].attrs["unit"] == b"1/omega_p"
+        assert file["time"].attrs["unit"].decode() == "1/ω_p"
     with pytest.raises(UserError, match="other columns.*mass"):
         writer.append({"time": 0.0, "energy": 0.0})
     with pytest.raises(UserError, match="other columns.*momentum"):
@@ -132,7 +132,7 @@ def test_a_series_goes_on_after_the_rows_that_are_kept(tmp_path):
         writer.close()
         assert_rows(read_series(path), keep + 10)
     with h5py.File(path) as file:
-        assert file["time"].attrs["unit"] == b"1/omega_p"
+        assert file["time"].attrs["unit"].decode() == "1/ω_p"
     writer, last = SeriesWriter.resume(path, 20)
     writer.close()
     assert last == 9 and names_in(tmp_path) == ["series.h5"]
@@ -142,7 +142,7 @@ WRITES_FOR_EVER = """
 import itertools, sys
 from hpc_kjko.files import series
 series._FLUSH_SECONDS = 0.0
-units = dict(step="1", time="1/omega_p", energy="1", mass="1")
+units = dict(step="1", time="1/ω_p", energy="1", mass="1")
 writer = series.SeriesWriter(sys.argv[1], list(units), units)
 for number in itertools.count():
     writer.append({"step": float(number), "time": 0.1 * number, "energy": float(number), "mass": 1.0})

@@ -454,10 +454,10 @@ def test_code_that_fails_later_is_named_too(mine):
         ({"kind": "confined", "velocity_dims": 2}, "must equal problem.space_dims = 1"),
         ({"kind": "confined", "std_x": [0.6, 0.7]}, "problem.std_x has 2 entries"),
         ({"kind": "confined", "mean_v": []}, "problem.mean_v has 0 entries"),
-        ({"kind": "confined", "std_v": 0.0}, "greater than or equal to 0.000001"),
+        ({"kind": "confined", "std_v": 0.0}, "at least 0.000001"),
         ({"kind": "periodic", "space_dims": 2, "velocity_dims": 1}, "every space direction needs its velocity"),
         ({"kind": "periodic", "length": [1.0, 2.0]}, "problem.length has 2 entries"),
-        ({"kind": "periodic", "beam_velocity": -1.0}, "greater than or equal to 0"),
+        ({"kind": "periodic", "beam_velocity": -1.0}, "at least 0"),
     ],
 )
 def test_a_mistake_in_the_keys_is_one_sentence(table, advice):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from hpc_kjko.files.column_units import unit_of
 from hpc_kjko.post.figures import names
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import TIME, Columns, RunFiles
@@ -21,7 +22,7 @@ _SINCE = "change since t = {:g}"
 
 def energy_unit(run: RunFiles) -> str:
     """The unit of an energy of a run."""
-    return names.energy_unit(run.case)
+    return unit_of("kinetic_energy", run.case.box_dims)
 
 
 def energies(run: RunFiles) -> Iterator[Picture]:
@@ -33,8 +34,9 @@ def energies(run: RunFiles) -> Iterator[Picture]:
             "Energies against time",
             (energy_panel(run.series, energy_unit(run)),),
         )
-        if panel := free_energy_panel(run.series, energy_unit(run)):
-            in_bath = "free_energy" in run.series
+        in_bath = "free_energy" in run.series
+        unit = energy_unit(run) if in_bath else unit_of("entropy", run.case.box_dims)
+        if panel := free_energy_panel(run.series, unit):
             title = "Free energy and entropy" if in_bath else "Entropy"
             text = "Free energy and entropy against time" if in_bath else "∫ f log f against time"
             yield Picture("free_energy", title, text, (panel,))
@@ -69,7 +71,7 @@ def free_energy_panel(series: Columns, unit: str) -> Panel | None:
         curves.append(_change(series, series["entropy"], "∫ f log f"))
     if "dissipation" in series:
         curves.append(Curve(series["time"], -dissipated(series), "−∫ dissipation dt", "reference"))
-    return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit if in_bath else ""), curves=tuple(curves))
+    return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit), curves=tuple(curves))
 
 
 def _change(series: Columns, values: np.ndarray, label: str, look: str = "line") -> Curve:
@@ -97,15 +99,15 @@ def seconds(run: RunFiles) -> Iterator[Picture]:
     series = run.series
     if series and len(series["step"]) > 1:
         step = series["step"][1:]
-        curves = [Curve(step, series["seconds"][1:], "whole step")]
-        curves += [
-            Curve(step, series[name][1:], name.removeprefix("seconds_").replace("_", " "))
-            for name in series
-            if name.startswith("seconds_") and series[name][1:].any()
-        ]
+        parts = [name for name in names.PARTS_OF_A_STEP if name in series and series[name][1:].any()]
+        whole = " and ".join(names.PARTS_OF_A_STEP[name] for name in parts).replace(" and ", ", ", len(parts) - 1)
+        curves = [Curve(step, series["seconds"][1:], whole)]
+        if len(parts) > 1:
+            curves += [Curve(step, series[name][1:], names.PARTS_OF_A_STEP[name]) for name in parts]
         top, note = _scale_of_work(series, "seconds", "s")
         panel = Panel(Axis("step"), Axis("wall clock", "s", limits=(0.0, top or 1.0)), curves=tuple(curves), note=note)
-        yield Picture("seconds", "Wall-clock time of each step", "Seconds of each step", (panel,))
+        title = "Wall-clock time of each step, without diagnostics and files"
+        yield Picture("seconds", title, "Seconds of each step", (panel,))
 
 
 def is_work(column: str) -> bool:
@@ -141,7 +143,7 @@ def columns(run: RunFiles, names: Sequence[str], units: Mapping[str, str]) -> It
     Args:
         run: the files of the run.
         names: the columns.
-        units: the units of the columns, in words.
+        units: the units of the columns.
     """
     for name in names:
         axis, values, note = axis_of(name, units[name], run.case.species), run.series[name], ""

@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from hpc_kjko.casefile import RunCase
 from hpc_kjko.post.panels import Axis
 
 _NAMES = {
@@ -53,9 +52,8 @@ _NAMES = {
     "wave_error": "error of the wave's moments by collisions",
     "seconds": "wall-clock time of the step",
 }
-_UNITS = {"1": "", "1/omega_p": "1/ω_p", "normalised energy * omega_p": "energy unit · ω_p", "s": "s"}
-#: The unit of an energy in any number of dimensions.
-_ENERGY = "n̄ m v_th² (v_th/ω_p)^dx"
+#: The parts of the time of a step, by their columns.
+PARTS_OF_A_STEP = {"seconds_push": "push and field", "seconds_collide": "collisions"}
 #: Columns that change by orders of magnitude.
 _LOGARITHMIC = ("field_energy", "wave_energy", "kl")
 
@@ -65,27 +63,13 @@ def axis_of(column: str, unit: str, species: Sequence[str] = ()) -> Axis:
 
     Args:
         column: the name of the column.
-        unit: the unit in the series, in words.
+        unit: the unit in the series.
         species: the names of the species of the case. Columns of a species begin with its name.
     """
     of = next((name for name in species if column.startswith(f"{name}_")), "")
     own = column.removeprefix(f"{of}_") if of else column
     label = _label(own)
-    # the unit of energy is that of a volume (v_th/ω_p)^dx at the mean density and T = 1
-    unit = _UNITS.get(unit, _ENERGY if unit == "normalised energy" else unit)
-    return Axis(f"{of}: {label}" if of else label, unit, log=own in _LOGARITHMIC)
-
-
-def energy_unit(case: RunCase) -> str:
-    """The unit of an energy: that of a volume (v_th/ω_p)^dx at the mean density, or of all particles if ∫f = 1."""
-    if case.value("problem.length") is None:
-        return "m v_th²"
-    return {1: "n̄ m v_th³/ω_p", 2: "n̄ m v_th⁴/ω_p²", 3: "n̄ m v_th⁵/ω_p³"}[int(case.number("problem.space_dims"))]
-
-
-def of_case(axis: Axis, case: RunCase) -> Axis:
-    """The axis with an energy unit written for the dimensions of the case; other axes are unchanged."""
-    return dataclasses.replace(axis, unit=axis.unit.replace(_ENERGY, energy_unit(case)))
+    return Axis(f"{of}: {label}" if of else label, "" if unit == "1" else unit, log=own in _LOGARITHMIC)
 
 
 def of_unit(axis: Axis) -> Axis:
@@ -96,8 +80,8 @@ def of_unit(axis: Axis) -> Axis:
 def _label(column: str) -> str:
     if column in _NAMES:
         return _NAMES[column]
-    if column.startswith("seconds_"):
-        return f"wall-clock time of the step in {column.removeprefix('seconds_').replace('_', ' ')}"
+    if column in PARTS_OF_A_STEP:
+        return f"wall-clock time of the step: {PARTS_OF_A_STEP[column]}"
     if numbered := re.fullmatch(r"(momentum|temperature)_(\d)", column):
         return f"{_NAMES[numbered[1]]} along {numbered[2]}"
     if of := re.fullmatch(r"marginal_l1_([xv])_(\d)", column):

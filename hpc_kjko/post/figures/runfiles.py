@@ -11,6 +11,7 @@ import numpy as np
 
 from hpc_kjko.casefile import RunCase
 from hpc_kjko.errors import UserError
+from hpc_kjko.files.column_units import density_unit
 from hpc_kjko.files.output import Snapshot, list_contents, read_snapshot, skipping_damaged
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series
@@ -23,7 +24,6 @@ Window = tuple[float, float]
 
 FROM_THE_START: Window = (-math.inf, math.inf)
 TIME = Axis("time", "1/ω_p")
-_POWERS = ("", "", "²", "³", "⁴", "⁵", "⁶")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,9 @@ class RunFiles:
     @property
     def lengths(self) -> tuple[float, ...]:
         """The lengths of the box [dx]; empty in unbounded space."""
-        value = self.case.value("problem.length")
-        if value is None:
-            return ()
-        given = value if isinstance(value, list) else [value]
-        return tuple(given) if len(given) > 1 else tuple(given) * int(self.case.number("problem.space_dims"))
+        given = self.case.value("problem.length", [])
+        given = given if isinstance(given, list) else [given]
+        return tuple(given) * self.case.box_dims if len(given) == 1 else tuple(given)
 
     def particles_of(self, species: str | None) -> int:
         """The number of particles of a species; None means the only species."""
@@ -87,14 +85,7 @@ class RunFiles:
         Args:
             kinds: the kinds of the coordinates, for example "xv" for f(x, v_1).
         """
-        # number of space dimensions that are integrated over, or −1 without a box
-        left = len(self.lengths) - kinds.count("x")
-        powers = {"n̄": bool(self.lengths), "v_th": left - kinds.count("v"), "ω_p": -left}
-        above, below = (
-            [f"{name}{_POWERS[abs(power)]}" for name, power in powers.items() if power * sign > 0] for sign in (1, -1)
-        )
-        under = " ".join(below) if len(below) < 2 else f"({' '.join(below)})"
-        return "/".join([" ".join(above) or "1", *([under] if below else [])])
+        return density_unit(kinds, len(self.lengths))
 
     @property
     def title(self) -> str:
