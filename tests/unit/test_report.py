@@ -18,9 +18,9 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series, read_series_and_units
 from hpc_kjko.files.wavetheory import WaveTheory, theory_attributes
 from hpc_kjko.post import report
-from hpc_kjko.post.figures import distributions, energies
-from hpc_kjko.post.figures.distributions import BRIGHT
+from hpc_kjko.post.figures import energies, phase_space, planes
 from hpc_kjko.post.figures.energies import energy_panel
+from hpc_kjko.post.figures.phase_space import BRIGHT
 from hpc_kjko.post.figures.runfiles import RunFiles, top_of
 from hpc_kjko.post.figures.waves import field_spectrum
 
@@ -108,7 +108,7 @@ def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser)
 
     trace = f"{place}.querySelector('.plot').data[0]"
     slider = f"{place}.querySelector('input')"
-    frames = list(distributions.phase_space_frames(RunFiles.of(RunFolder(finished))))
+    frames = list(phase_space.phase_space_frames(RunFiles.of(RunFolder(finished))))
     for number, frame in enumerate(frames):
         browser.evaluate(f"{slider}.value = {number}; {slider}.dispatchEvent(new Event('input'))")
         assert browser.evaluate(f"{place}.querySelector('output').textContent") == f"t = {frame.time:g}"
@@ -218,8 +218,8 @@ def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_h
 def test_phase_space_that_is_shown_twice_says_how_each_was_found(a_run):
     """f comes from log f at a few times, and from a histogram at more times."""
     run = RunFiles.of(RunFolder(a_run))
-    by_log_f, _ = distributions.phase_space(run)
-    frames = distributions._frames(distributions._binned(run, [0, 5, 10], None), None, log=False)
+    by_log_f, _ = phase_space.phase_space(run)
+    frames = phase_space._frames(planes.binned(run, [0, 5, 10], None), None, log=False)
     assert by_log_f.title == "Phase space, from the particles' log f"
     assert {frame.title for frame in frames} == {"Phase space, a histogram of the particles"}
 
