@@ -164,7 +164,7 @@ def measured(
     floor = summary.noise_floors(status or {}, columns).get(name)
     if why_not and floor is not None and (noisy := (energy < summary.NOISY * floor).mean()) > 0.5:
         why_not = (
-            f"in {100 * noisy:.0f} % of the rows it is below {summary.NOISY:g} times the noise floor of the particles: "
+            f"in {100 * noisy:.0f} % of the rows it is below {summary.NOISY:g} times the {summary.NOISE_OF[name]}: "
             "use more particles, a larger amplitude or particles.control_variate = true"
         )
     if not why_not and theory is not None and expected is None and len(theory.time):

@@ -101,7 +101,7 @@ def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: S
             row = min(int(np.searchsorted(plane.x_edges, place, side="right")) - 1, len(plane.values) - 1)
             values = np.where(plane.values[row] > 0, plane.values[row], np.nan) if log else plane.values[row]
             curves.append(Curve(centres_of(plane.y_edges), values, f"t = {plane.time:g}"))
-        title = f"at x = {place:.4g} {planes[0].x.unit}".replace("-", "−")
+        title = f"at x = {place:.4g} {planes[0].x.unit}"
         panels.append(Panel(planes[0].y, y, title, tuple(curves)))
     title = f"Cuts through phase space{of_species(species)}"
     text = f"Density{of_species(species)} against v at some x, at several times"
