@@ -201,7 +201,7 @@ def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None
         look |= {"color": _ink(), "lw": 1.0, "ls": dashes}
         if over_image:
             outline = [withStroke(linewidth=2.6, foreground="black")]
-            look |= {"color": "white", "path_effects": outline}
+            look |= {"color": "white", "lw": 1.4, "path_effects": outline}
     elif curve.look == "noise":
         look |= {"color": axes.lines[-1].get_color(), "lw": 1.1, "ls": ":"}
     elif curve.look == "points":
@@ -264,7 +264,9 @@ class _BetweenPowers(LogLocator):
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         box = self.axes.get_window_extent()  # only known while the figure is drawn
-        length = (box.width if self.name == "x" else box.height) * 72 / self.axes.get_figure(root=True).dpi
+        figure = self.axes.get_figure(root=True)
+        assert figure is not None  # axes that are drawn
+        length = (box.width if self.name == "x" else box.height) * 72 / figure.dpi
         decade = length / abs(np.log10(vmax / vmin))
         for multiples in _MULTIPLES:
             if decade * np.diff(np.log10([1.0, *multiples, 10.0])).min() >= _SPACE[self.name]:

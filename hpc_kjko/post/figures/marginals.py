@@ -15,14 +15,12 @@ from hpc_kjko.post.figures.noise import noisy_note, waves_above_noise
 from hpc_kjko.post.figures.runfiles import TIMES, RunFiles, centres_of, coordinate_axis, of_species, spread, suffix
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
 
-#: Average number of particles in a bin of a marginal, and the smallest number of bins.
-_IN_A_BIN, _FEWEST_BINS = 200, 40
-
 
 def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
     """Marginals of every coordinate at several times, and that of the equilibrium; nothing without snapshots of them.
 
-    With a mesh the marginals of x are left out, because the density on the mesh shows the same with less noise.
+    Thick curves contain only the Fourier modes that are larger than the noise of the particles, thin curves are the
+    histograms. With a mesh the marginals of x are left out, because the density on the mesh shows the same.
     """
     snapshots = list(run.snapshots(spread(run.steps_with("histograms"), TIMES), species=species))
     if not snapshots:
@@ -37,20 +35,19 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
     for number, first in enumerate(snapshots[0].marginals):
         if first.kind == "x" and run.steps_with("fields"):
             continue
-        curves, noises = [], []
+        curves, noises, ends_at_walls = [], [], run.has_walls and first.kind == "x"
         for snapshot in snapshots:
-            found = _merged(snapshot.marginals[number], run.particles_of(species))
+            found = snapshot.marginals[number]
             edges = _edges(found)
             # a case with one species: normalised by the mass ∫f; several species: by the mass inside the window
             whole = (found.values * np.diff(edges)).sum()
             mass = run.series["mass"][0] if run.series and species is None else whole
-            values, raw = found.values / mass, None
-            if first.kind == "x" and run.lengths:
-                raw, mean = values, float(values.mean())
-                waves, noise = waves_above_noise(raw / mean - 1, 0, run.particles_of(species), run.has_walls)
-                values = mean * (1 + waves)
-                noises.append(noise)
-            curves.append(Curve(centres_of(edges), values, f"t = {snapshot.time:g}", raw=raw))
+            raw = found.values / mass
+            mean = float(raw.mean())
+            waves, noise = waves_above_noise(raw / mean - 1, 0, run.particles_of(species), ends_at_walls)
+            noises.append(noise)
+            smooth = mean * np.maximum(1 + waves, 0)
+            curves.append(Curve(centres_of(edges), smooth, f"t = {snapshot.time:g}", raw=raw))
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(centres_of(_edges(wanted)), wanted.values, "equilibrium", "reference"))
         least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
@@ -75,18 +72,6 @@ def _about_its_mean(curve: Curve) -> Curve:
     mean = curve.y.mean()
     raw = None if curve.raw is None else curve.raw / mean - 1
     return dataclasses.replace(curve, y=curve.y / mean - 1, raw=raw)
-
-
-def _merged(marginal: Marginal, particles: int) -> Marginal:
-    """The marginal with fewer bins, if there are few particles."""
-    bins = len(marginal.values)
-    wanted = [
-        parts for parts in range(_FEWEST_BINS, bins + 1) if bins % parts == 0 and particles / parts >= _IN_A_BIN
-    ] or [_FEWEST_BINS]
-    if bins % wanted[-1]:
-        return marginal
-    values = marginal.values.reshape(wanted[-1], -1).mean(axis=1)
-    return Marginal(marginal.kind, marginal.axis, values, marginal.range)
 
 
 def _edges(marginal: Marginal) -> np.ndarray:
