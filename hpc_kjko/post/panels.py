@@ -150,7 +150,8 @@ class Panel:
         if not (self.y.log and hidden):
             return self.note
         are = "is" if hidden == 1 else "are"
-        return f"{self.note} Not drawn: {hidden} of {whole} values, which {are} zero or negative.".strip()
+        words = f"A logarithmic scale cannot show {hidden} of {whole} values, which {are} zero or negative."
+        return f"{self.note} {words}".strip()
 
     def _shows(self, curve: Curve) -> bool:
         """Whether any point of a curve lies inside the axes."""
