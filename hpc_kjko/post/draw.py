@@ -284,7 +284,9 @@ def _number_log(axes: Axes, name: str) -> None:
     axis = getattr(axes, f"{name}axis")
     if high / low < _LITTLE:
         axis.set_major_locator(AutoLocator())
-        axis.set_major_formatter(ScalarFormatter())
+        numbers = ScalarFormatter()
+        numbers.set_powerlimits((-2, 3))  # smaller and larger ones would be too wide
+        axis.set_major_formatter(numbers)
         axis.set_minor_locator(NullLocator())
     elif high / low < 10**_FEW_DECADES:
         axis.set_minor_locator(_BetweenPowers(axes, name))

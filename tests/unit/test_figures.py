@@ -17,7 +17,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.files.wavetheory import Branch, WaveTheory
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import noise, phase_space, planes, space, waves
+from hpc_kjko.post.figures import marginals, noise, phase_space, planes, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
 from hpc_kjko.post.interactive import axis_layout
@@ -133,6 +133,31 @@ def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     assert total == pytest.approx(31.4159265, rel=0.05) and "log f" in plane.title
 
 
+def test_the_field_and_its_wave_have_their_own_noise(a_run):
+    (picture,) = waves.field_energy(run_of(a_run))
+    curves = picture.panels[0].curves
+    assert [curve.label for curve in curves[:4]] == [
+        *("whole field", "noise of the whole field", "the wave", "noise of the wave")
+    ]
+    assert [curve.look for curve in curves[:4]] == ["line", "noise", "line", "noise"]
+    assert (curves[1].y[1:] > 2 * curves[3].y[1:]).all()  # the noise of all waves is larger than that of one
+
+
+def test_single_small_values_do_not_stretch_an_axis_of_energies():
+    """A first row without noise and sharp minima do not count. A wave that grows by twelve decades does."""
+    time = np.linspace(0, 30, 31)
+    random = np.random.default_rng(0)
+    modes = [1e-6 * random.uniform(0.5, 2.0, 31) for _ in range(3)]
+    for mode in modes:
+        mode[0] = 1e-21
+    standing = 1e-2 * np.cos(np.pi * time / 5) ** 2  # nothing at every fifth row
+    low, high = waves.energy_limits([standing, *modes])
+    assert 1e-7 < low < 1e-6 and high == 2e-2
+    low, high = waves.energy_limits([1e-12 * 10 ** (12 * time / 30)])
+    assert low < 4e-12 and high == 2.0
+    assert waves.energy_limits([np.zeros(4), np.full(4, np.nan)]) is None
+
+
 def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
     length, time = 4 * np.pi, np.arange(0, 60, 0.25)
     x = (np.arange(32) + 0.5) * length / 32
@@ -148,6 +173,9 @@ def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
     i, j = np.unravel_index(panel.image.values.argmax(), panel.image.values.shape)
     assert panel.image.x_edges[i] < 1.0 < panel.image.x_edges[i + 1]
     assert panel.image.y_edges[j] < 1.4 < panel.image.y_edges[j + 1]
+    still = WaveTheory(np.array([1.0]), branches=(Branch("still", np.array([0.5, 1.0]), 0 * ones[:2], ones[:2]),))
+    panel, _ = waves._spectrum(history, still, case)
+    assert panel.y.limits[0] < -0.01  # a line of waves that only grow is inside, not on the edge
     panel, why = waves._spectrum(waves.FieldHistory(time[:9], electric[:9], length, ones, ones), theory, case)
     assert panel is None and "24 times or more, but there are only 9: run with output.every = " in why
     panel, why = waves._spectrum(waves.FieldHistory(10 * time, electric, length, ones, ones), theory, case)
@@ -255,6 +283,45 @@ def test_waves_of_the_density_stand_out_of_the_noise_of_its_particles(order, has
     assert sum(bool(np.ptp(waves_of(0.0)[0]) > 1e-9) for _ in range(30)) < 14  # of 6 that are expected
     quiet = 0.005 * np.cos(k * centres)
     assert noise.waves_above_noise(quiet, order, count, has_walls)[0] == pytest.approx(quiet, abs=1e-9)
+
+
+def test_the_marginal_of_v_has_the_noise_of_its_particles_removed(a_run):
+    """A Maxwellian of 32768 particles: the modes that are kept are within a third of the histogram's error."""
+    values = np.random.default_rng(0).normal(size=32768)
+    found, edges = np.histogram(values, 160, (-7, 7))
+    wanted = maxwellian(1, 0, 1)(0.5 * (edges[1:] + edges[:-1])) * 14
+    raw = found * 160 / 32768
+    smooth, spread = noise.waves_above_noise(raw - 1, 0, 32768, False)
+    assert np.std(1 + smooth - wanted) < 0.35 * np.std(raw - wanted) and np.std(raw - wanted) == pytest.approx(
+        spread, rel=0.2
+    )
+    (picture,) = marginals.marginals(run_of(a_run))
+    (panel,) = [panel for panel in picture.panels if panel.x.label == "v"]
+    line = panel.curves[-2]  # the last time; then the equilibrium
+    assert np.abs(np.diff(line.y, 2)).sum() < 0.3 * np.abs(np.diff(line.raw, 2)).sum() and "Fourier modes" in panel.note
+
+
+@pytest.mark.parametrize(
+    "values", [(0.01, 1.0), (0.05, 0.25), (0.9, 2.1), (0.02, 5.0), (1e-4, 1.2e-4), (0.8, 9.5), (1e-3, 2.0)]
+)
+@pytest.mark.parametrize("panels", [1, 3, 6])
+def test_numbers_of_logarithmic_axes_do_not_touch(values, panels):
+    """There are at least two on each axis, whatever it spans and however large the figure is."""
+    ends = np.array(values)
+    panel = Panel(Axis("x", log=True), Axis("y", log=True), curves=(Curve(ends, ends, "", "points"),))
+    figure = draw.figure_of(Picture("name", "Title", "", (panel,) * panels))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for axis, along in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = sorted(axis.get_view_interval())
+            boxes = []
+            for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+                if tick.label1.get_text() and low <= tick.get_loc() <= high:
+                    box = tick.label1.get_window_extent()
+                    boxes.append((box.min[along], box.max[along]))
+            boxes.sort()
+            assert len(boxes) >= 2
+            assert all(one[1] < other[0] for one, other in zip(boxes[:-1], boxes[1:], strict=True))
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3, 4, 5, 7])
