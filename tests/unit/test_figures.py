@@ -145,15 +145,15 @@ def test_the_field_and_its_wave_have_their_own_noise(a_run):
 
 def test_single_small_values_do_not_stretch_an_axis_of_energies():
     """A first row without noise and sharp minima do not count. A wave that grows by twelve decades does."""
-    time = np.linspace(0, 30, 31)
+    time = np.linspace(0, 15, 16)
     random = np.random.default_rng(0)
-    modes = [1e-6 * random.uniform(0.5, 2.0, 31) for _ in range(3)]
+    modes = [1e-6 * random.uniform(0.5, 2.0, 16) for _ in range(3)]
     for mode in modes:
         mode[0] = 1e-21
-    standing = 1e-2 * np.cos(np.pi * time / 5) ** 2  # nothing at every fifth row
+    standing = 1e-2 * np.sin(np.pi * time / 5) ** 2  # almost nothing in every fifth row
     low, high = waves.energy_limits([standing, *modes])
-    assert 1e-7 < low < 1e-6 and high == 2e-2
-    low, high = waves.energy_limits([1e-12 * 10 ** (12 * time / 30)])
+    assert 1e-7 < low < 1e-6 and 1e-2 < high < 2e-2
+    low, high = waves.energy_limits([np.geomspace(1e-12, 1.0, 200)])
     assert low < 4e-12 and high == 2.0
     assert waves.energy_limits([np.zeros(4), np.full(4, np.nan)]) is None
 
