@@ -77,6 +77,16 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     assert np.abs(histogram / histogram.max() - wanted / wanted.max()).max() > 0.3
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_f_reaches_as_far_at_the_edges_of_a_box_as_inside(seed):
+    """Also in the tails, where particles are so few that a strip of the next period does not have enough of them."""
+    random = np.random.default_rng(seed)
+    x, v = random.uniform(0, 10, 8192), random.normal(size=8192)
+    edges = np.linspace(0, 10, 65), np.linspace(-4.5, 4.5, 193)
+    reach = (planes.f_from_log_f(x, v, -0.5 * v**2, *edges, "period") > 0).sum(axis=1)
+    assert reach[[0, -1]].tolist() == pytest.approx([np.median(reach)] * 2, abs=1)
+
+
 def test_f_reaches_up_to_walls_with_its_image():
     """f(x, v) with f(−x, −v) beyond: also where the particles nearest to the wall are slow."""
     random = np.random.default_rng(0)

@@ -26,6 +26,8 @@ MOST_PARTICLES = 32768
 MOST_IN_HISTOGRAM = 1 << 22
 #: Number of particles from which it is found out whether a run carries log f.
 _FEW_PARTICLES = 4096
+#: A particle is in the tails if its f is below this fraction of the largest.
+_TAIL = 0.03
 #: Cells of an interpolated phase space along x and along v.
 CELLS = (192, 192)
 
@@ -173,7 +175,8 @@ def f_from_log_f(
 
     if beyond != "nothing":
         first, last = x_edges[[0, -1]]
-        margin = (last - first) * min(0.5, 20 / np.sqrt(len(x)))
+        # triangles in the tails of f are large, so they reach farther beyond the edges
+        margin = (last - first) * np.where(log_f > log_f.max() + np.log(_TAIL), min(0.5, 20 / np.sqrt(len(x))), 1.0)
         low, high = x < first + margin, x > last - margin
         log_f = np.concatenate([log_f, log_f[low], log_f[high]])
         if beyond == "period":
