@@ -132,7 +132,8 @@ def picture(
         if axis.log and not (one.values > 0).any():
             axis = dataclasses.replace(axis, log=False)
         change = one.values - one.reference
-        below = [Curve(one.time, np.abs(change) if axis.log else change)]
+        # equal values have no place on a logarithmic axis
+        below = [Curve(one.time, np.where(change, np.abs(change), np.nan) if axis.log else change)]
         if (floor := floors.get(one.column)) is not None and axis.log:
             curves.append(Curve(one.time, floor, NOISE_OF[one.column], "noise"))
             below.append(Curve(one.time, floor, look="noise"))
