@@ -178,7 +178,7 @@ def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarr
     part = columns.get("weight_variance", np.ones(len(columns["time"])))
     if isinstance(growth, float):
         part = part * np.minimum(1.0, growth * columns["time"])
-    return {name: floor * part for name, floor in floors.items() if isinstance(floor, float) and name in columns}
+    return {name: floors[name] * part for name in NOISE_OF if name in columns and isinstance(floors.get(name), float)}
 
 
 def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
