@@ -311,10 +311,8 @@ def test_the_marginal_of_v_has_the_noise_of_its_particles_removed(a_run):
     assert np.abs(np.diff(line.y, 2)).sum() < 0.3 * np.abs(np.diff(line.raw, 2)).sum() and "Fourier modes" in panel.note
 
 
-@pytest.mark.parametrize(
-    "values", [(0.01, 1.0), (0.05, 0.25), (0.9, 2.1), (0.02, 5.0), (1e-4, 1.2e-4), (0.8, 9.5), (1e-3, 2.0)]
-)
-@pytest.mark.parametrize("panels", [1, 3, 6])
+@pytest.mark.parametrize("values", [(0.01, 1.0), (0.05, 0.25), (0.9, 2.1), (1e-4, 1.2e-4), (1e-3, 2.0)])
+@pytest.mark.parametrize("panels", [1, 6])
 def test_numbers_of_logarithmic_axes_do_not_touch(values, panels):
     """There are at least two on each axis, whatever it spans and however large the figure is."""
     ends = np.array(values)
