@@ -32,7 +32,7 @@ def draw(runs: Experiments) -> plt.Figure:
         isotropy.plot(time, values, color=color, label=f"T {label}")
         isotropy.plot(time, theory, **GRID, ls="--")
     isotropy.set(xlabel="C t", ylabel="temperature")
-    isotropy.set_title("one species, T = (2, ½, ½)\ndashed: were it to stay bi-Maxwellian")
+    isotropy.set_title("one species, T = (2, ½, ½)\ndashed: if f stays bi-Maxwellian")
     isotropy.legend()
 
     series, case = runs.series("two_temperatures"), runs.case("two_temperatures")

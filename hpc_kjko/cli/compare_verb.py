@@ -63,7 +63,7 @@ def compare(options: argparse.Namespace) -> int:
                 if times:
                     print(
                         f"kjko: {name} is mostly noise at {times} of {len(one.time)} times, so differences there are "
-                        f"noise too: the noise floor of {path} is about {level.max():.2g}; use "
+                        f"noise too: the {summary.NOISE_OF[name]} in {path} is about {level.max():.2g}; use "
                         "particles.control_variate = true or more particles",
                         file=sys.stderr,
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -76,25 +77,32 @@ def local_marginals(particles: Particles, problem: Problem) -> np.ndarray:
 def marginals_of_density(problem: Problem, known: Density) -> list[Marginal]:
     """The marginals of a known density as fractions of its mass. Each integrates to the fraction inside the window."""
     found = []
-    for kind, axis in coordinates(problem):
+    for (kind, axis), wanted in zip(coordinates(problem), bins_of_density(problem, known), strict=True):
         low, high = _window_of(problem, kind, axis)
         edges = np.linspace(low, high, MARGINAL_BINS + 1)
-        found.append(Marginal(kind, axis, known.marginal(kind, axis, edges) / np.diff(edges), (low, high)))
+        found.append(Marginal(kind, axis, wanted / np.diff(edges), (low, high)))
     return found
 
 
-def marginal_errors(parts: np.ndarray, problem: Problem, known: Density) -> tuple[float, ...]:
+def bins_of_density(problem: Problem, known: Density) -> list[np.ndarray]:
+    """The fraction of the mass of a known density in each bin of each marginal: dx + dv arrays [MARGINAL_BINS]."""
+    return [
+        known.marginal(kind, axis, np.linspace(*_window_of(problem, kind, axis), MARGINAL_BINS + 1))
+        for kind, axis in coordinates(problem)
+    ]
+
+
+def marginal_errors(parts: np.ndarray, wanted: Sequence[np.ndarray]) -> tuple[float, ...]:
     """L¹ distance of each marginal from that of a known density, including the mass outside the window.
 
     Args:
         parts: the fraction of the mass in each bin [dx + dv, MARGINAL_BINS].
+        wanted: the same of the known density, from :func:`bins_of_density`.
     """
-    errors = []
-    for (kind, axis), found in zip(coordinates(problem), parts, strict=True):
-        edges = np.linspace(*_window_of(problem, kind, axis), MARGINAL_BINS + 1)
-        wanted = known.marginal(kind, axis, edges)
-        errors.append(float(np.abs(found - wanted).sum() + abs(found.sum() - wanted.sum())))
-    return tuple(errors)
+    return tuple(
+        float(np.abs(found - known).sum() + abs(found.sum() - known.sum()))
+        for found, known in zip(parts, wanted, strict=True)
+    )
 
 
 def coordinates(problem: Problem) -> list[tuple[Literal["x", "v"], int]]:

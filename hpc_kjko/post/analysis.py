@@ -23,6 +23,7 @@ from hpc_kjko.files.column_units import unit_of
 from hpc_kjko.files.histograms import (
     BINS,
     MARGINAL_BINS,
+    bins_of_density,
     histograms_of,
     local_histograms,
     local_marginals,
@@ -132,7 +133,7 @@ class Analysis:
         in_histograms, in_marginals = (self.comm.sum(found) / file.total for found in (in_histograms, in_marginals))
         row = {"step": float(step), "time": file.time} | self._moments(self.comm.sum(sums), known)
         if known:
-            errors = marginal_errors(in_marginals, self.problem, next(iter(known.values())))
+            errors = marginal_errors(in_marginals, bins_of_density(self.problem, next(iter(known.values()))))
             row |= {f"marginal_l1_{name}": error for name, error in zip(self._coordinates, errors, strict=True)}
         mass, problem = self.problem.mass, self.problem
         binned = Binned(histograms_of(mass * in_histograms, problem), marginals_of(mass * in_marginals, problem))

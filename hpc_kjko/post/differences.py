@@ -19,7 +19,7 @@ from hpc_kjko.files.series import read_series
 from hpc_kjko.post.figures.names import axis_of, of_unit
 from hpc_kjko.post.figures.runfiles import TIME
 from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
-from hpc_kjko.post.summary import COMPARED, Columns
+from hpc_kjko.post.summary import COMPARED, NOISE_OF, Columns
 
 #: The word for the grid solver as a reference.
 GRID = "grid"
@@ -115,8 +115,8 @@ def picture(
 ) -> Picture:
     """A picture of a run and its reference: a panel for each column, with their difference below.
 
-    On a logarithmic axis the absolute difference is shown, together with the noise floor. A difference below the noise
-    floor means nothing.
+    On a logarithmic axis the absolute difference is shown, together with the noise of the particles. A difference below
+    the noise means nothing.
 
     Args:
         found: the differences.
@@ -128,14 +128,16 @@ def picture(
     panels, (ours, theirs) = [], map(verbatim, labels)
     for one in found:
         axis = axis_of(one.column, units[one.column], case.species)
-        curves = [Curve(one.time, one.values, ours), Curve(one.time, one.reference, theirs, "reference")]
+        curves = [Curve(one.time, one.values, ours)]
         if axis.log and not (one.values > 0).any():
             axis = dataclasses.replace(axis, log=False)
         change = one.values - one.reference
-        below = [Curve(one.time, np.abs(change) if axis.log else change)]
+        # equal values have no place on a logarithmic axis
+        below = [Curve(one.time, np.where(change, np.abs(change), np.nan) if axis.log else change)]
         if (floor := floors.get(one.column)) is not None and axis.log:
-            curves.append(Curve(one.time, floor, "noise floor"))
-            below.append(Curve(one.time, floor))
+            curves.append(Curve(one.time, floor, NOISE_OF[one.column], "noise"))
+            below.append(Curve(one.time, floor, look="noise"))
+        curves.append(Curve(one.time, one.reference, theirs, "reference"))
         name = "|difference|" if axis.log else "difference"
         lower = Panel(TIME, Axis(name, log=axis.log), curves=tuple(below))
         panels.append(Panel(TIME, of_unit(axis), axis.label, tuple(curves), below=lower))

@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import AutoLocator, LogFormatterSciNotation, LogLocator, NullLocator, ScalarFormatter
 
 from hpc_kjko.files.storage import writing
-from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture, with_minus
 
 #: Number of panels in a row.
 ACROSS = 3
@@ -45,14 +45,18 @@ _TICKS = 6
 _BAR, _TALL = 0.02, 30
 #: Relative heights of a panel and of the lower panel below it.
 _HEIGHTS = (2.4, 1.0)
-#: Line styles of curves that are not results of the run: theory, a reference, a noise floor.
-_DASHES = ("--", ":", "-.")
+#: Line styles of theory and references. Noise is dotted.
+_DASHES: tuple[Any, ...] = ((0, (4, 3)), "-.", (0, (8, 3)))
 #: Characters in a line of a note, and in a line of the title of a panel.
 _NOTE, _TITLE = 72, 60
 #: Largest number of names in a row of a legend below the panels.
 _ACROSS_LEGEND = 6
 #: A logarithmic axis with fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
+#: The choices of these numbers, as multiples of a power of ten.
+_MULTIPLES: tuple[tuple[float, ...], ...] = ((1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (2, 3, 5), (2, 5), (3,))
+#: The space of a number along the axis, in points: its width or its height.
+_SPACE = {"x": 36.0, "y": 12.0}
 #: A logarithmic axis that spans less than this factor has the numbers of a linear axis.
 _LITTLE = 2.0
 
@@ -86,9 +90,9 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
     one_bar = picture.shared and panels[0].image is not None
     whole = figure.add_gridspec(1, 1 + one_bar, width_ratios=(1, _BAR)[: 1 + one_bar])
     places = _places(whole[0], len(panels), across)
-    most = max(panels, key=lambda panel: len(panel.curves))
+    most = max(panels, key=lambda panel: len(panel.drawn))
     one_legend = len(panels) > 1 and all(
-        panel.curves and _labels(panel) == _labels(most)[: len(panel.curves)] for panel in panels
+        panel.drawn and _labels(panel) == _labels(most)[: len(panel.drawn)] for panel in panels
     )
     first = None
     for number, (place, panel) in enumerate(zip(places, panels, strict=True)):
@@ -137,8 +141,8 @@ def _places(whole: SubplotSpec, panels: int, across: int) -> list[SubplotSpec]:
 
 
 def typeset(text: str) -> str:
-    """Plain text with subscripts for matplotlib: v_th becomes "v$_{th}$". Only single letters have subscripts."""
-    return SUBSCRIPT.sub(r"\1$_{\\mathrm{\2}}$", text.replace("$", r"\$"))
+    """Plain text with subscripts and minus signs for matplotlib: v_th becomes "v$_{th}$"; only single letters do."""
+    return SUBSCRIPT.sub(r"\1$_{\\mathrm{\2}}$", with_minus(text).replace("$", r"\$"))
 
 
 def label_of(axis: Axis) -> str:
@@ -157,7 +161,7 @@ def _with_below(axes: Axes, below: Panel) -> Axes:
 
 
 def _labels(panel: Panel) -> tuple[str, ...]:
-    return tuple(curve.label for curve in panel.curves)
+    return tuple(curve.label for curve in panel.drawn)
 
 
 def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) -> Any:
@@ -169,7 +173,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         if with_bar:
             _bar(axes.figure, mesh, [panel.image], ax=axes, shrink=0.95)
     dashes = itertools.cycle(_DASHES[:1] if panel.image else _DASHES)
-    for curve in panel.curves:
+    for curve in panel.drawn:
         _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
     if panel.window:
         axes.axvspan(*panel.window, color=_ink(), alpha=0.08, lw=0)
@@ -181,7 +185,7 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         if axis.log:
             _number_log(axes, name)
     axes.set(xlabel="" if panel.below else label_of(panel.x), ylabel=label_of(panel.y))
-    note = textwrap.fill(panel.note, _NOTE)
+    note = textwrap.fill(panel.remark, _NOTE)
     if panel.title:
         axes.set_title(typeset(textwrap.fill(panel.title, _TITLE)), fontsize=10, pad=6 + 11 * len(note.splitlines()))
     if note:
@@ -192,12 +196,14 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
 
 
 def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None:
-    look: dict[str, Any] = {"label": typeset(curve.label), "lw": 1.3}
+    look: dict[str, Any] = {"label": typeset(curve.label), "lw": 1.6}
     if curve.look == "reference":
-        look |= {"color": _ink(), "lw": 1.1, "ls": dashes}
+        look |= {"color": _ink(), "lw": 1.0, "ls": dashes}
         if over_image:
             outline = [withStroke(linewidth=2.6, foreground="black")]
-            look |= {"color": "white", "path_effects": outline}
+            look |= {"color": "white", "lw": 1.4, "path_effects": outline}
+    elif curve.look == "noise":
+        look |= {"color": axes.lines[-1].get_color(), "lw": 1.1, "ls": ":"}
     elif curve.look == "points":
         look |= {"ls": "none", "marker": "o", "ms": 3.5, "mfc": "none"}
     if curve.error is not None and curve.look != "points":
@@ -244,8 +250,33 @@ def _set_log(axes: Axes, name: str) -> None:
     getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
 
 
+class _BetweenPowers(LogLocator):
+    """Ticks between the powers of ten: as many of ``_MULTIPLES`` as have space for their numbers.
+
+    Args:
+        axes: the axes.
+        name: "x" or "y".
+    """
+
+    def __init__(self, axes: Axes, name: str):
+        super().__init__()
+        self.axes, self.name = axes, name
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        box = self.axes.get_window_extent()  # only known while the figure is drawn
+        figure = self.axes.get_figure(root=True)
+        assert figure is not None  # axes that are drawn
+        length = (box.width if self.name == "x" else box.height) * 72 / figure.dpi
+        decade = length / abs(np.log10(vmax / vmin))
+        for multiples in _MULTIPLES:
+            if decade * np.diff(np.log10([1.0, *multiples, 10.0])).min() >= _SPACE[self.name]:
+                self.set_params(subs=multiples)
+                return super().tick_values(vmin, vmax)
+        return np.array([])
+
+
 def _number_log(axes: Axes, name: str) -> None:
-    """Write numbers between the powers of ten on an axis with few decades.
+    """Write numbers between the powers of ten on an axis with few decades, as many as have space.
 
     An axis that spans less than a factor of two gets the numbers of a linear axis.
     """
@@ -253,11 +284,12 @@ def _number_log(axes: Axes, name: str) -> None:
     axis = getattr(axes, f"{name}axis")
     if high / low < _LITTLE:
         axis.set_major_locator(AutoLocator())
-        axis.set_major_formatter(ScalarFormatter())
+        numbers = ScalarFormatter()
+        numbers.set_powerlimits((-2, 3))  # smaller and larger ones would be too wide
+        axis.set_major_formatter(numbers)
         axis.set_minor_locator(NullLocator())
     elif high / low < 10**_FEW_DECADES:
-        subs = (2.0, 3.0, 5.0) if high / low > 4 else (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
-        axis.set_minor_locator(LogLocator(subs=subs))
+        axis.set_minor_locator(_BetweenPowers(axes, name))
         axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
         axis.set_tick_params(which="minor", labelsize="x-small")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture, with_minus
 
 #: Largest number of cells of an image along an axis. Larger images are averaged over neighbouring cells.
 CELLS = 400
@@ -27,8 +27,8 @@ INK = "ink"
 _ON_IMAGE = "#2ec4b6"
 #: Colours that can be seen on a white and on a dark page.
 _COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
-#: Line styles of curves that are not results of the run: theory, a reference, a noise floor.
-_DASHES = ("dash", "dot", "dashdot")
+#: Line styles of theory and references. Noise is dotted.
+_DASHES = ("dash", "dashdot", "longdash")
 #: Colour maps for values from zero up, and for values of both signs: magma and RdBu_r of matplotlib.
 _MAGMA = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf".split()
 _SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
@@ -62,7 +62,7 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
         "is_log": panel.image.log if panel.image else panel.y.log,
         "title": html_of(_title(picture, panel)),
         "text": picture.text,
-        "note": html_of(panel.note),
+        "note": html_of(" ".join(one.remark for one in (panel, panel.below) if one and one.remark)),
     }
     if len(pictures) > 1:
         found |= {
@@ -93,8 +93,8 @@ def numbers(values: np.ndarray) -> dict[str, Any]:
 
 
 def html_of(text: str) -> str:
-    """Plain text with subscripts for a page: v_th becomes v<sub>th</sub>."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Plain text with subscripts and minus signs for a page: v_th becomes v<sub>th</sub>."""
+    escaped = with_minus(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escaped)
 
 
@@ -135,20 +135,23 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
 
 def _data(panel: Panel) -> list[dict[str, Any]]:
     traces = [_image(panel.image)] if panel.image else []
-    traces += _curves(panel.curves, {}, over_image=panel.image is not None)
+    traces += _curves(panel.drawn, {}, over_image=panel.image is not None)
     if panel.below:
-        traces += _curves(panel.below.curves, {"yaxis": "y2"}, over_image=False)
+        traces += _curves(panel.below.drawn, {"yaxis": "y2"}, over_image=False)
     return traces
 
 
 def _curves(curves: Sequence[Curve], place: dict[str, str], over_image: bool) -> list[dict[str, Any]]:
     traces = []
-    colours, dashes = itertools.cycle(_COLOURS), itertools.cycle(_DASHES)
+    colours, dashes, colour = itertools.cycle(_COLOURS), itertools.cycle(_DASHES), INK
     for curve in curves:
         if curve.look == "reference":
             traces += _curve(curve, _ON_IMAGE if over_image else INK, next(dashes), place)
+        elif curve.look == "noise":  # of the curve before it
+            traces += _curve(curve, colour, "dot", place)
         else:
-            traces += _curve(curve, next(colours), "solid", place)
+            colour = next(colours)
+            traces += _curve(curve, colour, "solid", place)
     return traces
 
 
@@ -167,7 +170,7 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
     if curve.look == "points":
         trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
     else:
-        trace["line"] = {"color": colour, "width": 1.2 if curve.look == "reference" else 1.8, "dash": dash}
+        trace["line"] = {"color": colour, "width": 1.8 if curve.look == "line" else 1.2, "dash": dash}
     if curve.raw is not None:
         thin = {"x": x, "y": numbers(curve.raw[kept]), "line": {"color": colour, "width": 0.8}, "opacity": 0.4}
         return [{"type": "scatter", "mode": "lines", "showlegend": False, "hoverinfo": "skip", **thin, **place}, trace]

@@ -259,6 +259,12 @@ def key_axis(key: str) -> Axis:
     return Axis(name.replace("_", " ") + of)
 
 
+def _axis_of_key(key: str, runs: Sequence[Run]) -> Axis:
+    """The axis of a key that is a number in all runs. It is logarithmic if the values span a decade."""
+    values = [run.keys[key] for run in runs]
+    return dataclasses.replace(key_axis(key), log=min(values) > 0 and max(values) >= 10 * min(values))
+
+
 def _place(run: Run, keys: Sequence[str]) -> list[tuple[bool, float, str]]:
     """The sort key of a run: its values of the keys that differ. Numbers come first, by their size."""
     values: list[Any] = [run.keys.get(key) for key in keys]
@@ -294,8 +300,7 @@ def _against(
         if name in run.series:
             of = verbatim(_settings(run, others)) if len(others) <= _FEW else ""
             groups.setdefault(of, []).append((run.keys[key], series[run.name][name][-1]))
-    values = [run.keys[key] for run in runs]
-    x = dataclasses.replace(key_axis(key), log=min(values) > 0 and max(values) >= 10 * min(values))
+    x = _axis_of_key(key, runs)
     ordered = {of: np.array(sorted(points)) for of, points in groups.items()}
     return _panel(x, axis, [Curve(points[:, 0], points[:, 1], of, "points") for of, points in ordered.items()])
 
@@ -321,6 +326,7 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
     runs, unreadable = runs_in(paths)
     keys, columns = differing_keys(runs), columns_of(runs)
     shown = [key for key in keys if key not in _OF_CASE][:_KEYS]
+    axes = {key: _axis_of_key(key, runs) for key in keys if all(_is_number(run.keys.get(key)) for run in runs)}
     headings, rows = _numbers(runs)
     certified = {summary.certified_quantity(run.case) for run in runs if summary.tally(run.series)}
     notes = list(dict.fromkeys(cell.note for row in rows for cell in row if cell and cell.note))
@@ -340,9 +346,8 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
                 for name, axis in columns.items()
             },
             "keys": {
-                key: {"label": key_axis(key).label, "title": axis_layout(key_axis(key))["title"]["text"]}
-                for key in keys
-                if all(_is_number(run.keys.get(key)) for run in runs)
+                key: {"label": axis.label, "title": axis_layout(axis)["title"]["text"], "log": axis.log}
+                for key, axis in axes.items()
             },
             "few": len(keys) <= _FEW,
         },

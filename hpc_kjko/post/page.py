@@ -16,7 +16,7 @@ from hpc_kjko.errors import UserError
 from hpc_kjko.files.storage import partial_name, writing
 from hpc_kjko.post.differences import Difference
 from hpc_kjko.post.interactive import figure, html_of, packed
-from hpc_kjko.post.panels import Picture
+from hpc_kjko.post.panels import Picture, with_minus
 
 #: plotly.js from the npm package plotly.js-cartesian-dist-min (curves and images only), under the MIT licence.
 _LIBRARY = "plotly-cartesian.min.js"
@@ -57,8 +57,9 @@ def write(template: str, out: Path, figures: Mapping[str, Any], content: Mapping
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number"] = lambda value: f"{value:.5g}"
-    environment.filters["small"] = lambda value: f"{value:.2e}"
+    environment.filters["number"] = lambda value: with_minus(f"{value:.5g}")
+    environment.filters["small"] = lambda value: with_minus(f"{value:.2e}")
+    environment.filters["minus"] = lambda value: with_minus(str(value))
     environment.filters["typeset"] = html_of
     page = environment.get_template(template).render(
         figures=figures,

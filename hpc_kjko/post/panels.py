@@ -15,11 +15,15 @@ from typing import Literal
 
 import numpy as np
 
-#: The look of a curve: a result of the run, something to compare with (theory, a reference), or single points.
-Look = Literal["line", "reference", "points"]
+#: The look of a curve: a result of the run, something to compare with (theory, a reference), the noise of the particles
+#: in the curve before it, or single points.
+Look = Literal["line", "reference", "noise", "points"]
 
 #: A symbol with a subscript in plain text: v_th, but not a name such as two_stream.
 SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")
+
+#: A hyphen that is the minus sign of a number or of its exponent, but not one in a name or in a date.
+_MINUS = re.compile(r"(?<![\w.)\]\u2060-])-(?=\.?\d)|(?<=\de)-(?=\d)")
 
 #: If the lower end of a logarithmic colour scale is not above zero, it becomes this fraction of the upper end.
 _FAINTEST = 1e-5
@@ -28,6 +32,11 @@ _FAINTEST = 1e-5
 def verbatim(name: str) -> str:
     """The user's own name for a label. Its underscores do not make subscripts."""
     return name.replace("_", "\u2060_")
+
+
+def with_minus(text: str) -> str:
+    """Text whose numbers have minus signs in place of hyphens: "from -2e-05" becomes "from −2e−05"."""
+    return _MINUS.sub("−", text)
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Panel:
 
     Attributes:
         window: the interval of x that is shaded, for example that of a fit.
-        note: a sentence inside the panel, for example the fitted rate.
+        note: sentences above the panel, for example how the rate was found.
         below: a lower panel with the same x, for example for the difference of two curves.
     """
 
@@ -127,6 +136,32 @@ class Panel:
     window: tuple[float, float] | None = None
     note: str = ""
     below: Panel | None = None
+
+    @property
+    def drawn(self) -> tuple[Curve, ...]:
+        """The curves, without references and noise that lie wholly outside the limits of the axes."""
+        return tuple(one for one in self.curves if one.look in ("line", "points") or self._shows(one))
+
+    @property
+    def remark(self) -> str:
+        """The note, and a sentence if a logarithmic scale of y cannot show all values of the run."""
+        values = [curve.y[np.isfinite(curve.y)] for curve in self.curves if curve.look in ("line", "points")]
+        hidden, whole = sum(int((one <= 0).sum()) for one in values), sum(map(len, values))
+        if not (self.y.log and hidden):
+            return self.note
+        are = "is" if hidden == 1 else "are"
+        words = f"A logarithmic scale cannot show {hidden} of {whole} values, which {are} zero or negative."
+        return f"{self.note} {words}".strip()
+
+    def _shows(self, curve: Curve) -> bool:
+        """Whether any point of a curve lies inside the axes."""
+        inside = np.isfinite(curve.x) & np.isfinite(curve.y)
+        for values, axis in ((curve.x, self.x), (curve.y, self.y)):
+            if axis.log:
+                inside &= values > 0
+            if axis.ends:
+                inside &= (values >= min(axis.ends)) & (values <= max(axis.ends))
+        return bool(inside.any())
 
 
 @dataclass(frozen=True)

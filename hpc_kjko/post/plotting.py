@@ -13,7 +13,8 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import read_series_and_units
 from hpc_kjko.files.storage import writing
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import distributions, energies
+from hpc_kjko.post.figures import energies, phase_space
+from hpc_kjko.post.figures.planes import can_interpolate
 from hpc_kjko.post.figures.runfiles import FROM_THE_START, RunFiles, Window, within
 from hpc_kjko.post.panels import Picture
 
@@ -67,7 +68,7 @@ def plot_run(
     if columns:
         asked.append(energies.columns(dataclasses.replace(run, series=within(series, window)), columns, units))
     for names in planes:
-        asked += [distributions.plane(run, names, species, log=log) for species in run.species]
+        asked += [phase_space.plane(run, names, species, log=log) for species in run.species]
     if against:
         asked.append(_differences(run, RunFiles.of(against, window)))
     if not asked and not movie:
@@ -98,7 +99,7 @@ def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
     """Refuse cuts that the run cannot have."""
     if not run.steps_with("particles"):
         raise UserError("--at: the snapshots hold no particles: run with output.particles_every above 0")
-    if not any(distributions.can_interpolate(run, species) for species in run.species):
+    if not any(can_interpolate(run, species) for species in run.species):
         raise UserError("--at: cuts through phase space need log f and one dimension of x and of v")
     for place in places:
         if run.lengths and not 0 <= place <= run.lengths[0]:
@@ -109,7 +110,7 @@ def _differences(run: RunFiles, other: RunFiles) -> Iterator[Picture]:
     found = 0
     for species in run.species:
         if species is None or species in other.species:
-            for picture in distributions.difference(run, other, species):
+            for picture in phase_space.difference(run, other, species):
                 found += 1
                 yield picture
     if not found:

@@ -8,7 +8,7 @@ The rule, for an energy that follows W ~ e^{2γt} in some interval:
    longer than a period of plasma oscillations, 2π/ω_p, which the start of a wave excites. The second kind is the maxima
    of W between deep minima, for a standing wave that oscillates. Their times and heights are those of parabolas through
    three points, and their distances must be regular. If growth has saturated, only rows up to a third of the largest
-   amplitude count. At least half of the points must be above twice the noise floor of the particles.
+   amplitude count. At least half of the points must be above twice the noise of the particles.
 2. The score of a window is the range of its line in units of the residual: |slope| · length / (s + s₀), with the root
    mean square residual s and s₀ = 0.015. A start with several modes, saturation and a noise floor bend the curve, so
    such windows have low scores. Bending also makes the line flatter. So the steepest line is taken among the windows
@@ -185,13 +185,13 @@ def measured(
     Args:
         columns: the columns of the time series.
         theory: the linear theory of the wave.
-        status: the contents of ``run.json``, for the noise floor of the particles.
+        status: the contents of ``run.json``, for the noise of the particles.
     """
     if "wave_energy" not in columns and not columns["field_energy"].any():
         return None
     time, energy = columns["time"], wave_energy(columns)
     name = "wave_energy" if "wave_energy" in columns else "field_energy"
-    found = fit(time, energy, summary.noise_floors(status or {}, columns).get(name))
+    found = fit(time, energy, summary.noise_floors(status or {}, columns).get(name), summary.NOISE_OF[name])
     expected = None if theory is None else theory.rate
     if found is None:
         rows = int(_usable(energy).sum())
@@ -208,13 +208,16 @@ def wave_energy(columns: dict[str, np.ndarray]) -> np.ndarray:
     return columns.get("wave_energy", columns["field_energy"])
 
 
-def fit(time: np.ndarray, energy: np.ndarray, floor: np.ndarray | None = None) -> Rate | None:
+def fit(
+    time: np.ndarray, energy: np.ndarray, floor: np.ndarray | None = None, noise_of: str = "noise of the wave"
+) -> Rate | None:
     """Fit the rate of a wave. A result that is no rate says why. None if there are too few rows.
 
     Args:
         time: ascending times in 1/ω_p [n].
         energy: W [n].
-        floor: the noise floor of W [n]; None if it is not known.
+        floor: the noise of the particles in W [n]; None if it is not known.
+        noise_of: its name.
     """
     kept = _usable(energy)
     if kept.sum() < _FEWEST_ROWS:
@@ -254,7 +257,7 @@ def fit(time: np.ndarray, energy: np.ndarray, floor: np.ndarray | None = None) -
         else:
             return found
     if (below := 1 - is_above["rows"].mean()) > 0.5 or (windows and not candidates):
-        why_not = _noise(below)
+        why_not = _noise(below, noise_of)
     else:
         why_not = _why_not(time, log, peaks[0], linear, refusals)
     if len(peaks[0]) >= _FEWEST_MAXIMA:
@@ -262,11 +265,11 @@ def fit(time: np.ndarray, energy: np.ndarray, floor: np.ndarray | None = None) -
     return _rate(time, log, "rows", why_not=why_not)
 
 
-def _noise(below: float) -> str:
+def _noise(below: float, noise_of: str) -> str:
     """The reason why a wave has no rate if it is close to its noise, in this part of its rows."""
     where = f"in {100 * below:.0f} % of the rows" if below > 0.5 else "in every part of the series that is long enough"
     return (
-        f"{where} it is below {summary.NOISY:g} times the noise floor of the particles: "
+        f"{where} it is below {summary.NOISY:g} times the {noise_of}: "
         "use more particles, a larger amplitude or particles.control_variate = true"
     )
 

@@ -195,7 +195,7 @@ def _tiles(run: RunFiles, status: dict[str, Any], columns: summary.Columns) -> l
 
 def _rate_tile(measured: rates.Measured) -> Tile:
     """The growth or damping rate of the wave, with that of theory."""
-    theory = "" if measured.expected is None else f"; theory: {measured.expected:.4f}".replace("-", "−")
+    theory = "" if measured.expected is None else f"; theory: {measured.expected:.4f}"
     if measured.rate is None or measured.why_not:
         return Tile("rate of the wave", "none", measured.why_not + theory)
     first, last = measured.rate.window
@@ -216,7 +216,7 @@ def _field_tile(status: dict[str, Any], columns: summary.Columns) -> Tile:
     if floor is None:
         return Tile(label, value, f"largest {values.max():.2g}, at t = {columns['time'][values.argmax()]:g}")
     above = values[-1] / floor[-1] if floor[-1] else np.inf
-    says = f"noise floor of the particles: {floor[-1]:.1g}; at the end the energy is {_times(above)} it"
+    says = f"{summary.NOISE_OF[name]}: {floor[-1]:.1g}; at the end the energy is {_times(above)} it"
     return Tile(label, value, says, "good" if above > summary.NOISY else "unsure")
 
 

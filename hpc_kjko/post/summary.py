@@ -20,6 +20,9 @@ _MANY = 10**6
 #: A column is mostly noise if it is below its noise floor times this number.
 NOISY = 2.0
 
+#: What the noise of the particles in a column is called.
+NOISE_OF = {"field_energy": "noise of the whole field", "wave_energy": "noise of the wave"}
+
 Columns = dict[str, np.ndarray]
 #: The columns that are compared with a reference by default. Mass and momentum are conserved, so their relative errors
 #: mean little.
@@ -180,7 +183,7 @@ def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarr
     part = columns.get("weight_variance", np.ones(len(columns["time"])))
     if isinstance(growth, float):
         part = part * np.minimum(1.0, growth * columns["time"])
-    return {name: floor * part for name, floor in floors.items() if isinstance(floor, float) and name in columns}
+    return {name: floors[name] * part for name in NOISE_OF if name in columns and isinstance(floors.get(name), float)}
 
 
 def remarks(status: dict[str, Any], columns: Columns) -> list[str]:
@@ -205,8 +208,9 @@ def noise_remarks(status: dict[str, Any], columns: Columns) -> list[str]:
         if columns[name].any() and (not len(above) or above[-1] < len(columns[name]) - 1):
             since = columns["time"][above[-1] + 1] if len(above) else columns["time"][0]
             found.append(
-                f"{name.replace('_', ' ')} is mostly noise from t = {since:g} on: the noise floor of this number of "
-                f"particles is then about {floor[-1]:.2g}; use particles.control_variate = true or more particles"
+                f"{name.replace('_', ' ')} is mostly noise from t = {since:g} on: with this number of particles the "
+                f"{NOISE_OF[name]} is then about {floor[-1]:.2g}; use particles.control_variate = true or more "
+                "particles"
             )
     return found
 

@@ -22,7 +22,7 @@ def example(folder, quick):
     changes = {"particles.count": count, "time.end": 1.0 if quick else 5.0, "time.step": 0.05}
     result = run(Case.load("jobs/e3_periodic_cosine.toml", {**changes, "output.histogram_every": 20}), folder / "run")
     density, velocity, kl = result.marginals.f_x_1, result.marginals.f_v_1, result.series.kl
-    smooth = density.coarsen(x_1=4).mean(), velocity.coarsen(v_1=2).mean()  # wider bins have less noise
+    smooth = density.coarsen(x_1=8).mean(), velocity.coarsen(v_1=2).mean()  # wider bins have less noise
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, marginal in zip((left, right), smooth, strict=True):

@@ -43,7 +43,7 @@ def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
     assert "potential_energy" not in grid.stdout  # there is none
 
 
-def test_a_figure_has_words_units_differences_and_the_noise_floor(here, tmp_path, monkeypatch):
+def test_a_figure_has_words_units_differences_and_the_noise(here, tmp_path, monkeypatch):
     pictures = []
     monkeypatch.setattr(draw, "save", lambda picture, path: pictures.append(picture))
     note = json.loads((tmp_path / "mine/run.json").read_text())
@@ -54,8 +54,9 @@ def test_a_figure_has_words_units_differences_and_the_noise_floor(here, tmp_path
     assert not any("_energy" in title or title == "kl" for title in panels)
     field, kl = panels["field energy ½∫|E|²dx"], panels["KL divergence from equilibrium"]
     assert field.y.label == "in n̄ m v_th³/ω_p" and field.y.log
-    assert [curve.label for curve in field.curves] == ["mine", "other", "noise floor"]
-    assert field.curves[2].y[-1] == pytest.approx(note["noise_floor"]["field_energy"] * note["noise_growth"] * 0.8)
+    assert [curve.label for curve in field.curves] == ["mine", "noise of the whole field", "other"]
+    assert field.curves[1].look == field.below.curves[1].look == "noise"
+    assert field.curves[1].y[-1] == pytest.approx(note["noise_floor"]["field_energy"] * note["noise_growth"] * 0.8)
     (difference,) = kl.below.curves  # of one that is a tenth larger
     assert difference.y == pytest.approx(0.1 * kl.curves[0].y) and kl.below.y.label == "|difference|"
 

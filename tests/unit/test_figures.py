@@ -17,7 +17,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.files.wavetheory import Branch, WaveTheory
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import distributions, noise, space, waves
+from hpc_kjko.post.figures import marginals, noise, phase_space, planes, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
 from hpc_kjko.post.interactive import axis_layout
@@ -67,7 +67,7 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     def log_f(x, v):
         return np.log1p(0.3 * np.cos(2 * np.pi * x / 10)) - 0.5 * v**2 - 0.5 * np.log(2 * np.pi)
 
-    found = distributions.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, "period")
+    found = planes.f_from_log_f(x, v, log_f(x, v), x_edges, v_edges, "period")
     centres = np.meshgrid(0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (v_edges[1:] + v_edges[:-1]), indexing="ij")
     wanted = np.exp(log_f(*centres))
     inside = found > 0
@@ -77,14 +77,24 @@ def test_f_from_log_f_is_that_of_a_gaussian_where_a_histogram_is_noise(seed):
     assert np.abs(histogram / histogram.max() - wanted / wanted.max()).max() > 0.3
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_f_reaches_as_far_at_the_edges_of_a_box_as_inside(seed):
+    """Also in the tails, where particles are so few that a strip of the next period does not have enough of them."""
+    random = np.random.default_rng(seed)
+    x, v = random.uniform(0, 10, 8192), random.normal(size=8192)
+    edges = np.linspace(0, 10, 65), np.linspace(-4.5, 4.5, 193)
+    reach = (planes.f_from_log_f(x, v, -0.5 * v**2, *edges, "period") > 0).sum(axis=1)
+    assert reach[[0, -1]].tolist() == pytest.approx([np.median(reach)] * 2, abs=1)
+
+
 def test_f_reaches_up_to_walls_with_its_image():
     """f(x, v) with f(−x, −v) beyond: also where the particles nearest to the wall are slow."""
     random = np.random.default_rng(0)
     x, v = random.uniform(0, 10, 4096), random.normal(1.0, 1.0, size=4096)
     edges = np.linspace(0, 10, 65), np.linspace(-2, 2, 33)
     log_f = -0.5 * (v - np.tanh(x)) ** 2
-    found = distributions.f_from_log_f(x, v, log_f, *edges, "walls")
-    assert (found[[0, -1]] > 0).all() and (distributions.f_from_log_f(x, v, log_f, *edges, "nothing")[0] == 0).any()
+    found = planes.f_from_log_f(x, v, log_f, *edges, "walls")
+    assert (found[[0, -1]] > 0).all() and (planes.f_from_log_f(x, v, log_f, *edges, "nothing")[0] == 0).any()
     centres = 0.5 * (edges[1][1:] + edges[1][:-1])
     assert found[0] == pytest.approx(np.exp(-0.5 * (centres - np.tanh(10 / 128)) ** 2), abs=0.1)
 
@@ -92,8 +102,8 @@ def test_f_reaches_up_to_walls_with_its_image():
 def test_some_of_the_particles_of_a_quiet_start_are_from_all_of_phase_space(a_run, monkeypatch):
     """Every second, fourth … point of a Sobol sequence is in one half of it."""
     for most in (1600, 800, 400):
-        monkeypatch.setattr(distributions, "MOST_PARTICLES", most)
-        first = distributions.interpolated(run_of(a_run), [0], None)[0]
+        monkeypatch.setattr(planes, "MOST_PARTICLES", most)
+        first = planes.interpolated(run_of(a_run), [0], None)[0]
         quarters = [
             first.values[half, part] for half in (slice(96), slice(96, None)) for part in (slice(96), slice(96, None))
         ]
@@ -103,17 +113,17 @@ def test_some_of_the_particles_of_a_quiet_start_are_from_all_of_phase_space(a_ru
 def test_cuts_without_a_box_are_where_particles_are():
     x = np.linspace(-5, 5, 101)
     values = np.exp(-0.5 * (0.5 * (x[1:] + x[:-1]) - 1) ** 2 / 0.25)[:, None] * np.ones((1, 8))
-    plane = distributions.Plane(0.0, values, x, np.linspace(-3, 3, 9), Axis("x"), Axis("v"), "f")
-    places = distributions._places_of_cuts(SimpleNamespace(lengths=()), [plane])
+    plane = planes.Plane(0.0, values, x, np.linspace(-3, 3, 9), Axis("x"), Axis("v"), "f")
+    places = phase_space._places_of_cuts(SimpleNamespace(lengths=()), [plane])
     assert places == pytest.approx([1 + 0.5 * z for z in (-1.150, -0.319, 0.319, 1.150)], abs=0.02)
-    boxed = distributions._places_of_cuts(SimpleNamespace(lengths=(10.0,)), [plane])
+    boxed = phase_space._places_of_cuts(SimpleNamespace(lengths=(10.0,)), [plane])
     assert boxed == pytest.approx([-5, -2.5, 0, 2.5])
 
 
 def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     """Also cuts, planes, and what differs from another run: here from itself, nothing."""
     run = run_of(a_run)
-    picture, cuts = distributions.phase_space(run, places=[5.0])
+    picture, cuts = phase_space.phase_space(run, places=[5.0])
     assert "log f" in picture.title and picture.shared and len(picture.panels) == 3
     last = picture.panels[-1].image
     snapshot = read_snapshot(a_run / "snapshots", 10, slice(None))
@@ -124,13 +134,38 @@ def test_phase_space_of_a_run_is_that_of_its_particles(a_run):
     near = last.values[np.clip(i, 0, 191), np.clip(j, 0, 191)]
     assert np.median(np.abs(np.log(near[near > 0]) - snapshot.log_f[near > 0])) < 0.05
     assert cuts.panels[0].title == "at x = 5 v_th/ω_p" and len(cuts.panels[0].curves) == 3
-    (difference,) = distributions.difference(run, run)
+    (difference,) = phase_space.difference(run, run)
     assert all(panel.image.signed and not panel.image.values.any() for panel in difference.panels)
-    (plane,) = distributions.plane(run, ("vx", "x"))
+    (plane,) = phase_space.plane(run, ("vx", "x"))
     image = plane.panels[0].image
     assert plane.panels[0].x.label == "v"
     total = (image.values * np.diff(image.x_edges)[:, None] * np.diff(image.y_edges)).sum()
     assert total == pytest.approx(31.4159265, rel=0.05) and "log f" in plane.title
+
+
+def test_the_field_and_its_wave_have_their_own_noise(a_run):
+    (picture,) = waves.field_energy(run_of(a_run))
+    curves = picture.panels[0].curves
+    assert [curve.label for curve in curves[:4]] == [
+        *("whole field", "noise of the whole field", "the wave", "noise of the wave")
+    ]
+    assert [curve.look for curve in curves[:4]] == ["line", "noise", "line", "noise"]
+    assert (curves[1].y[1:] > 2 * curves[3].y[1:]).all()  # the noise of all waves is larger than that of one
+
+
+def test_single_small_values_do_not_stretch_an_axis_of_energies():
+    """A first row without noise and sharp minima do not count. A wave that grows by twelve decades does."""
+    time = np.linspace(0, 15, 16)
+    random = np.random.default_rng(0)
+    modes = [1e-6 * random.uniform(0.5, 2.0, 16) for _ in range(3)]
+    for mode in modes:
+        mode[0] = 1e-21
+    standing = 1e-2 * np.sin(np.pi * time / 5) ** 2  # almost nothing in every fifth row
+    low, high = waves.energy_limits([standing, *modes])
+    assert 1e-7 < low < 1e-6 and 1e-2 < high < 2e-2
+    low, high = waves.energy_limits([np.geomspace(1e-12, 1.0, 200)])
+    assert low < 4e-12 and high == 2.0
+    assert waves.energy_limits([np.zeros(4), np.full(4, np.nan)]) is None
 
 
 def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
@@ -148,6 +183,9 @@ def test_the_spectrum_of_a_wave_is_at_its_wavenumber_and_frequency(a_run):
     i, j = np.unravel_index(panel.image.values.argmax(), panel.image.values.shape)
     assert panel.image.x_edges[i] < 1.0 < panel.image.x_edges[i + 1]
     assert panel.image.y_edges[j] < 1.4 < panel.image.y_edges[j + 1]
+    still = WaveTheory(np.array([1.0]), branches=(Branch("still", np.array([0.5, 1.0]), 0 * ones[:2], ones[:2]),))
+    panel, _ = waves._spectrum(history, still, case)
+    assert panel.y.limits[0] < -0.01  # a line of waves that only grow is inside, not on the edge
     panel, why = waves._spectrum(waves.FieldHistory(time[:9], electric[:9], length, ones, ones), theory, case)
     assert panel is None and "24 times or more, but there are only 9: run with output.every = " in why
     panel, why = waves._spectrum(waves.FieldHistory(10 * time, electric, length, ones, ones), theory, case)
@@ -175,7 +213,7 @@ def test_three_dimensions_have_projections_and_two_have_images(alone, tmp_path):
 def test_colours_are_for_most_of_the_values():
     values = np.ones((50, 50))
     values[0, 0] = 1e6
-    assert top_of([values], distributions.BRIGHT) == 1
+    assert top_of([values], phase_space.BRIGHT) == 1
     assert space._largest([values]) == 1
     assert edges_of(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
 
@@ -188,7 +226,7 @@ def plane_of(f, particles=0, seed=0):
     if particles:
         one = 10 / particles / cell
         values = one * np.random.default_rng(seed).poisson(values / one)
-    return distributions.Plane(0.0, values, x, v, Axis("x"), Axis("v"), "f", one=one)
+    return planes.Plane(0.0, values, x, v, Axis("x"), Axis("v"), "f", one=one)
 
 
 def maxwellian(density, velocity, speed):
@@ -209,7 +247,7 @@ def test_a_bump_in_the_dark_makes_the_scale_logarithmic(particles):
     if particles != 4096:
         hidden["plateau"] = lambda v: bulk(v) + 0.015 * ((v > 3) & (v < 6))
     for name, f in (shown | hidden).items():
-        assert distributions.hides_a_bump(plane_of(f, particles)) == (name in hidden), name
+        assert phase_space.hides_a_bump(plane_of(f, particles)) == (name in hidden), name
 
 
 @pytest.mark.parametrize("place", [0.0, 2.0, 5.0])
@@ -217,17 +255,17 @@ def test_a_bunch_has_the_same_scale_anywhere_in_a_box(place):
     plane = plane_of(maxwellian(1, 0, 1))
     x = 0.5 * (plane.x_edges[1:] + plane.x_edges[:-1])
     bunch = np.exp(2 * np.cos(2 * np.pi * (x - place) / 10))[:, None]
-    assert not distributions.hides_a_bump(dataclasses.replace(plane, values=bunch * plane.values))
+    assert not phase_space.hides_a_bump(dataclasses.replace(plane, values=bunch * plane.values))
 
 
 def test_phase_space_and_its_cuts_have_the_same_scale(a_run, monkeypatch):
     run = run_of(a_run)
-    picture, cuts = distributions.phase_space(run)
+    picture, cuts = phase_space.phase_space(run)
     assert not picture.panels[0].image.log and not cuts.panels[0].y.log
-    monkeypatch.setattr(distributions, "hides_a_bump", lambda plane: plane.time > 0)
-    picture, cuts = distributions.phase_space(run)
+    monkeypatch.setattr(phase_space, "hides_a_bump", lambda plane: plane.time > 0)
+    picture, cuts = phase_space.phase_space(run)
     assert all(panel.image.log for panel in picture.panels) and all(panel.y.log for panel in cuts.panels)
-    assert all(frame.panels[0].image.log for frame in distributions.phase_space_frames(run))
+    assert all(frame.panels[0].image.log for frame in phase_space.phase_space_frames(run))
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -255,6 +293,43 @@ def test_waves_of_the_density_stand_out_of_the_noise_of_its_particles(order, has
     assert sum(bool(np.ptp(waves_of(0.0)[0]) > 1e-9) for _ in range(30)) < 14  # of 6 that are expected
     quiet = 0.005 * np.cos(k * centres)
     assert noise.waves_above_noise(quiet, order, count, has_walls)[0] == pytest.approx(quiet, abs=1e-9)
+
+
+def test_the_marginal_of_v_has_the_noise_of_its_particles_removed(a_run):
+    """A Maxwellian of 32768 particles: the modes that are kept are within a third of the histogram's error."""
+    values = np.random.default_rng(0).normal(size=32768)
+    found, edges = np.histogram(values, 160, (-7, 7))
+    wanted = maxwellian(1, 0, 1)(0.5 * (edges[1:] + edges[:-1])) * 14
+    raw = found * 160 / 32768
+    smooth, spread = noise.waves_above_noise(raw - 1, 0, 32768, False)
+    assert np.std(1 + smooth - wanted) < 0.35 * np.std(raw - wanted) and np.std(raw - wanted) == pytest.approx(
+        spread, rel=0.2
+    )
+    (picture,) = marginals.marginals(run_of(a_run))
+    (panel,) = [panel for panel in picture.panels if panel.x.label == "v"]
+    line = panel.curves[-2]  # the last time; then the equilibrium
+    assert np.abs(np.diff(line.y, 2)).sum() < 0.3 * np.abs(np.diff(line.raw, 2)).sum() and "Fourier modes" in panel.note
+
+
+@pytest.mark.parametrize("values", [(0.01, 1.0), (0.05, 0.25), (0.9, 2.1), (1e-4, 1.2e-4), (1e-3, 2.0)])
+@pytest.mark.parametrize("panels", [1, 6])
+def test_numbers_of_logarithmic_axes_do_not_touch(values, panels):
+    """There are at least two on each axis, whatever it spans and however large the figure is."""
+    ends = np.array(values)
+    panel = Panel(Axis("x", log=True), Axis("y", log=True), curves=(Curve(ends, ends, "", "points"),))
+    figure = draw.figure_of(Picture("name", "Title", "", (panel,) * panels))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for axis, along in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = sorted(axis.get_view_interval())
+            boxes = []
+            for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+                if tick.label1.get_text() and low <= tick.get_loc() <= high:
+                    box = tick.label1.get_window_extent()
+                    boxes.append((box.min[along], box.max[along]))
+            boxes.sort()
+            assert len(boxes) >= 2
+            assert all(one[1] < other[0] for one, other in zip(boxes[:-1], boxes[1:], strict=True))
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3, 4, 5, 7])
@@ -351,10 +426,10 @@ def test_runs_that_keep_no_log_f_differ_by_histograms(tmp_path, kjko_here):
         assert result.returncode == 0, result.stderr
     first, second = (run_of(tmp_path / f"run {number}") for number in (1, 2))
     assert not np.isfinite(read_snapshot(tmp_path / "run 1/snapshots", 10, slice(None)).log_f).any()
-    (difference,) = distributions.difference(first, second)
+    (difference,) = phase_space.difference(first, second)
     assert "histogram" in difference.title
     assert all(panel.image.values.min() < 0 < panel.image.values.max() for panel in difference.panels)
-    (own,) = distributions.phase_space(dataclasses.replace(first, series={}))
+    (own,) = phase_space.phase_space(dataclasses.replace(first, series={}))
     assert "histogram" in own.title and all(panel.image.values.any() for panel in own.panels)
 
 

@@ -125,7 +125,7 @@ def test_a_wave_in_the_noise_says_so(finished):
     energy = 1e-6 * (1.1 + np.cos(0.9 * time + np.sin(7 * time)))
     columns = {"time": time, "field_energy": energy, "wave_energy": energy}
     status = {"noise_floor": {"wave_energy": 1e-6}}
-    assert "of the rows it is below 2 times the noise floor" in rates.measured(columns, None, status).text
-    assert "noise floor" not in rates.measured(columns, None, json.loads("{}")).text
+    assert "of the rows it is below 2 times the noise of the wave" in rates.measured(columns, None, status).text
+    assert "noise of" not in rates.measured(columns, None, json.loads("{}")).text
     (said,) = (text for name, text in inspect_verb._wave(columns, None, status, None).items() if "rate" in name)
     assert re.search(r"control_variate = true\. A line through the whole series would have γ = ", said)

@@ -65,6 +65,14 @@ def test_a_panel_has_its_labels_its_window_its_theory_and_what_is_below_it():
     assert found["layout"]["shapes"][0]["x0"] == 0.5 and found["log"] and found["is_log"]
 
 
+def test_noise_is_dotted_in_the_colour_of_its_curve_and_hidden_lines_have_no_name():
+    x = np.array([0.0, 1.0, 2.0])
+    curves = (Curve(x, 10 * x, "field"), Curve(x, x, "noise", "noise"), Curve(x, 0 * x - 9, "theory", "reference"))
+    field, noise = drawn(Panel(Axis("t"), Axis("W", log=True, limits=(0.5, 30.0)), curves=curves))["data"]
+    assert noise["line"]["color"] == field["line"]["color"] and noise["line"]["dash"] == "dot"
+    assert not drawn(Panel(Axis("t"), Axis("W", log=True, limits=(5.0, 30.0)), curves=curves))["data"][1:]
+
+
 def test_only_symbols_have_subscripts():
     assert html_of("v_th² of <two_stream>") == "v<sub>th</sub>² of &lt;two_stream&gt;"
     assert "<sub>" not in html_of(verbatim("x_1"))

@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from scipy import integrate
 from hpc_kjko import usercode
 from hpc_kjko.case.config import from_table, load
 from hpc_kjko.errors import UserError
+from hpc_kjko.files.histograms import bins_of_density
 from hpc_kjko.particles.state import Shard, draw
 from hpc_kjko.problems import KINDS, GaussianDensity, UserStart
 from hpc_kjko.problems.density import equilibrium_of
+from hpc_kjko.running import columns
 from hpc_kjko.schema import validate
 
 EXAMPLE_1_3D = {
@@ -150,6 +153,22 @@ def test_the_equilibriums_normaliser_and_marginals(table, temperature):
     log_f = equilibrium.log_density(column([at]), column([0.0])).item()
     wanted_log = math.log(problem.mass / integral(low, high)) - phi(at) / temperature
     assert log_f == pytest.approx(wanted_log - 0.5 * math.log(2 * math.pi * temperature), abs=1e-8)
+
+
+def test_a_row_compares_the_marginals_with_those_of_the_known_density_at_its_time(monkeypatch):
+    """The equilibrium's are found once. An exact solution moves, so its marginals are found again in each row."""
+    problem = problem_of(kind="confined", potential="harmonic", mean_v=0.5)
+    equilibrium, found = problem.equilibrium(1.0), []
+    moving = [GaussianDensity(np.array([mean, 0.0]), np.eye(2)) for mean in (0.0, 1.0)]
+    monkeypatch.setattr(columns, "bins_of_density", lambda *given: found.append(given[1]) or bins_of_density(*given))
+    for known, times in ((lambda time: equilibrium, 1), (lambda time: moving[int(time)], 2)):
+        found.clear()
+        errors = columns.MarginalErrors(problem, known)
+        for time in (0.0, 1.0):
+            state = SimpleNamespace(time=time, particles=SimpleNamespace(shard=SimpleNamespace(total=4)))
+            parts = 4 * np.concatenate(bins_of_density(problem, known(time)))
+            assert errors.finish(parts, state) == (0.0, 0.0)
+        assert len(found) == times
 
 
 @pytest.mark.parametrize("kind", ["confined", "periodic"])

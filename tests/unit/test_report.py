@@ -18,11 +18,13 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series, read_series_and_units
 from hpc_kjko.files.wavetheory import WaveTheory, theory_attributes
 from hpc_kjko.post import report
-from hpc_kjko.post.figures import distributions, energies
-from hpc_kjko.post.figures.distributions import BRIGHT
+from hpc_kjko.post.draw import typeset
+from hpc_kjko.post.figures import energies, phase_space, planes
 from hpc_kjko.post.figures.energies import energy_panel
+from hpc_kjko.post.figures.phase_space import BRIGHT
 from hpc_kjko.post.figures.runfiles import RunFiles, top_of
 from hpc_kjko.post.figures.waves import field_spectrum
+from hpc_kjko.post.interactive import html_of
 
 #: Figures that need no snapshot.
 OF_SERIES = {"field_energy", "energies", "free_energy", "relative_entropy", "seconds"}
@@ -77,6 +79,7 @@ def test_a_report_is_one_file_with_all_that_a_finished_run_has(finished, kjko_he
     assert {"field_energy-0", "energies-0", "field-0", "density-0", "marginals-0", "seconds-0"} <= set(figures)
     assert figures.count("phase_space-0") == figures.count("cuts-0") == 1
     assert "Not on this page" not in page
+    assert "noise of the wave: " in page
     assert "10 certified" in page and "as they must" in page and "kjko run small.toml" in page
 
     for width, dark in ((390, True), (1280, False)):
@@ -100,6 +103,30 @@ def test_a_report_is_one_file_with_all_that_a_finished_run_has(finished, kjko_he
         assert browser.evaluate(f"{button}.getAttribute('aria-pressed')") == str(scale == "log").lower()
 
 
+def test_a_logarithmic_scale_says_what_it_cannot_show(finished, kjko_here, browser):
+    """KL is an average, so it may be negative near equilibrium. Its curve then has gaps, and a note tells how many."""
+    columns, units = read_series_and_units(finished / "series.h5")
+    columns["kl"] = np.array([1.0, 0.5, 0.2, -1e-3, 0.1, 0.05, 0.0, 0.01, 0.01, -2e-3, 0.01])
+    SeriesWriter(finished / "series.h5", list(columns), units, columns).close()
+    assert kjko_here("report", finished).returncode == 0
+    note = "A logarithmic scale cannot show 3 of 11 values, which are zero or negative."
+    assert "KL is an average over the particles" in (finished / "report.html").read_text()
+    shown(browser, finished / "report.html", 1280)
+    place = "document.querySelector('[data-figure=relative_entropy-0]')"
+    assert note in browser.evaluate(f"{place}.querySelector('.note').textContent")
+    values = f"Array.from({place}.querySelector('.plot').data[0].y, value => value.toFixed(3)).join()"
+    assert browser.evaluate(values) == "1.000,0.500,0.200,NaN,0.100,0.050,NaN,0.010,0.010,NaN,0.010"
+    browser.evaluate(f"{place}.querySelector('.log').click()")
+    assert "0.200,-0.001,0.100" in browser.evaluate(values)
+    assert kjko_here("report", finished.parent, "--out", finished.parent / "all.html").returncode == 0
+    shown(browser, finished.parent / "all.html", 1280)
+    browser.evaluate(
+        "const c = document.getElementById('column'); c.value = 'kl'; c.dispatchEvent(new Event('change'))"
+    )
+    browser.until("Number.isNaN(document.getElementById('curves').data[0].y[3])")
+    assert browser.evaluate("document.getElementById('hidden').textContent") == note
+
+
 def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser):
     assert kjko_here("report", finished).returncode == 0
     shown(browser, finished / "report.html", 1280)
@@ -108,7 +135,7 @@ def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser)
 
     trace = f"{place}.querySelector('.plot').data[0]"
     slider = f"{place}.querySelector('input')"
-    frames = list(distributions.phase_space_frames(RunFiles.of(RunFolder(finished))))
+    frames = list(phase_space.phase_space_frames(RunFiles.of(RunFolder(finished))))
     for number, frame in enumerate(frames):
         browser.evaluate(f"{slider}.value = {number}; {slider}.dispatchEvent(new Event('input'))")
         assert browser.evaluate(f"{place}.querySelector('output').textContent") == f"t = {frame.time:g}"
@@ -141,7 +168,7 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
     shutil.copytree(finished, runs / "weak")
     shutil.copytree(finished, runs / "new")
     case = (runs / "weak/case.toml").read_text()
-    (runs / "weak/case.toml").write_text(re.sub("collision_strength = .*", "collision_strength = 0.05", case))
+    (runs / "weak/case.toml").write_text(re.sub("collision_strength = .*", "collision_strength = 0.005", case))
     (runs / "new/series.h5").unlink()
     (runs / "damaged").mkdir()
     (runs / "damaged/case.toml").write_text("[problem")
@@ -157,7 +184,9 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
     for width, dark in ((390, True), (1280, False)):
         shown(browser, path, width, dark)
         assert browser.evaluate("document.getElementById('curves').data.length") == 2
-    assert browser.evaluate("document.getElementById('values').data[0].x.join()") == "0.05,0.1"
+    values = "document.getElementById('values')"
+    assert browser.evaluate(f"{values}.data[0].x.join()") == "0.005,0.1"
+    assert browser.evaluate(f"{values}.layout.xaxis.type") == "log"  # the strengths differ by more than a decade
     browser.evaluate(
         "const c = document.getElementById('column'); c.value = 'kl'; c.dispatchEvent(new Event('change'))"
     )
@@ -224,8 +253,8 @@ def test_a_first_step_does_not_rule_the_scale_of_the_wall_clock(finished, kjko_h
 def test_phase_space_that_is_shown_twice_says_how_each_was_found(a_run):
     """f comes from log f at a few times, and from a histogram at more times."""
     run = RunFiles.of(RunFolder(a_run))
-    by_log_f, _ = distributions.phase_space(run)
-    frames = distributions._frames(distributions._binned(run, [0, 5, 10], None), None, log=False)
+    by_log_f, _ = phase_space.phase_space(run)
+    frames = phase_space._frames(planes.binned(run, [0, 5, 10], None), None, log=False)
     assert by_log_f.title == "Phase space, from the particles' log f"
     assert {frame.title for frame in frames} == {"Phase space, a histogram of the particles"}
 
@@ -332,6 +361,12 @@ def test_a_small_wave_shows_beside_a_plasmas_thermal_energy():
     series = {"time": time, "kinetic_energy": 21 - 0.05 * time, "field_energy": 0.05 * time}
     curves = energy_panel(series | {"potential_energy": 0 * time}, "").curves
     assert np.ptp([curve.y for curve in curves]) < 0.2 and curves[0].label == "kinetic, from 21"
+
+
+@pytest.mark.parametrize("typed", [html_of, typeset])
+def test_numbers_have_minus_signs_and_names_have_hyphens(typed):
+    assert typed("from -23.09 to 2e-05") == "from −23.09 to 2e−05"
+    assert typed("x = -.5, run-2 of 2026-11-29") == "x = −.5, run-2 of 2026-11-29"
 
 
 def test_one_noisy_bin_does_not_rule_the_colours_of_phase_space(a_run):

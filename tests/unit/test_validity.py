@@ -228,7 +228,7 @@ def test_warnings_and_noise_are_in_the_log_and_in_what_is_said_of_the_run(tmp_pa
     assert all(sentence in log for sentence in sentences[:2])
     assert "eigenvalue" not in out and "eigenvalue" not in page  # langevin has no map
     assert main(["compare", "out", "out", "--column", "wave_energy"]) == 0
-    assert "the noise floor of out is about" in capsys.readouterr().err
+    assert "the noise of the wave in out is about" in capsys.readouterr().err
 
 
 def test_a_run_without_collisions_can_be_looked_at(tmp_path, capsys, monkeypatch):

@@ -3,7 +3,7 @@
 * ``waves``: how fast does the wave grow, where is the field, what waves is it made of?
 * ``energies``: where does the energy go, how far is equilibrium, how long does it take?
 * ``space``: where are the particles, and what are potential and field there?
-* ``distributions``: what does f look like?
+* ``marginals``, ``phase_space``: what does f look like? ``planes`` finds f as a function of two coordinates.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from hpc_kjko.post.figures import distributions, energies, space, waves
-from hpc_kjko.post.figures.runfiles import RunFiles
+from hpc_kjko.post.figures import energies, marginals, phase_space, space, waves
+from hpc_kjko.post.figures.runfiles import FRAMES, RunFiles
 from hpc_kjko.post.panels import Picture
 
 
@@ -32,8 +32,8 @@ def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = (
     yield from waves.field(run)
     yield from space.fields(run, run.species)
     for species in run.species:
-        yield from distributions.marginals(run, species)
-        yield from distributions.phase_space(run, species, log=log, places=places)
+        yield from marginals.marginals(run, species)
+        yield from phase_space.phase_space(run, species, log=log, places=places)
     yield from energies.seconds(run)
 
 
@@ -47,7 +47,7 @@ def frames_of(run: RunFiles, most: int, *, log: bool = False) -> Iterator[list[P
     """
     for species in run.species:
         for frames in (
-            list(distributions.phase_space_frames(run, species, most, log=log)),
+            list(phase_space.phase_space_frames(run, species, most, log=log)),
             list(space.density_frames(run, species, most)),
         ):
             if len(frames) > 1:
@@ -59,7 +59,7 @@ def for_a_page(run: RunFiles) -> Iterator[list[Picture]]:
 
     Phase space and, in 2D and 3D, the density are series of many times.
     """
-    series = {frames[0].name.rpartition("_")[0]: frames for frames in frames_of(run, distributions.FRAMES)}
+    series = {frames[0].name.rpartition("_")[0]: frames for frames in frames_of(run, FRAMES)}
     for picture in pictures_of(run):
         frames = series.get(picture.name, [])
         if not picture.shared:

@@ -87,9 +87,11 @@ def dissipated(series: Columns) -> np.ndarray:
 def relative_entropy(run: RunFiles) -> Iterator[Picture]:
     """KL divergence from the equilibrium, on a logarithmic axis if it changes by much; nothing if it is not known."""
     if "kl" in run.series:
-        kl = np.where(run.series["kl"] > 0, run.series["kl"], np.nan)
-        of_decades = bool(np.nanmax(kl) > MANY_TIMES * np.nanmin(kl)) if np.isfinite(kl).any() else False
-        panel = Panel(TIME, Axis("KL(f | f_∞)", log=of_decades), curves=(Curve(run.series["time"], kl),))
+        kl = run.series["kl"]
+        positive = kl[(kl > 0) & np.isfinite(kl)]
+        of_decades = bool(len(positive)) and bool(positive.max() > MANY_TIMES * positive.min())
+        note = "KL is an average over the particles, which may be negative near equilibrium." if (kl <= 0).any() else ""
+        panel = Panel(TIME, Axis("KL(f | f_∞)", log=of_decades), curves=(Curve(run.series["time"], kl),), note=note)
         text = "Relative entropy (KL divergence) against time"
         yield Picture("relative_entropy", "Relative entropy: how far f is from equilibrium", text, (panel,))
 

@@ -9,8 +9,8 @@ _BY_CHANCE = 0.15
 
 
 def noisy_note(raw: str, noise: float) -> str:
-    """The note of a panel with thick curves of the waves above the noise, and thin curves of the raw values."""
-    return f"Thin: {raw}, with noise of ±{noise:.1g}. Thick: only the waves above this noise."
+    """The note of a panel with thick curves of the modes above the noise, and thin curves of the raw values."""
+    return f"Thin: {raw}, with noise of ±{noise:.1g}. Thick: only the Fourier modes above this noise."
 
 
 def waves_above_noise(values: np.ndarray, order: int, particles: int, has_walls: bool) -> tuple[np.ndarray, float]:

@@ -24,6 +24,10 @@ Window = tuple[float, float]
 
 FROM_THE_START: Window = (-math.inf, math.inf)
 TIME = Axis("time", "1/ω_p")
+#: Number of panels of a figure with one panel for each time, and number of curves in a figure of several times.
+PANELS, TIMES = 6, 4
+#: Number of pictures over time in a report.
+FRAMES = 24
 
 
 @dataclass(frozen=True)
@@ -190,3 +194,8 @@ def edges_of(centres: np.ndarray) -> np.ndarray:
     """Edges [n + 1] of cells around ascending points [n]. They lie in the middle between the points."""
     middle = 0.5 * (centres[1:] + centres[:-1])
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def centres_of(edges: np.ndarray) -> np.ndarray:
+    """Centres [n] of cells with the edges [n + 1]."""
+    return 0.5 * (edges[1:] + edges[:-1])

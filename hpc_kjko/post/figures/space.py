@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from hpc_kjko.files.output import Snapshot
-from hpc_kjko.post.figures.distributions import FRAMES, PANELS, TIMES
 from hpc_kjko.post.figures.noise import noisy_note, waves_above_noise
-from hpc_kjko.post.figures.runfiles import RunFiles, coordinate_axis, of_species, quantile, spread, suffix
+from hpc_kjko.post.figures.runfiles import (
+    FRAMES,
+    PANELS,
+    TIMES,
+    RunFiles,
+    coordinate_axis,
+    of_species,
+    quantile,
+    spread,
+    suffix,
+)
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
 #: The colour scale ends at this quantile of the absolute values.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,15 @@ from hpc_kjko.post import rates
 from hpc_kjko.post.figures.energies import energy_unit
 from hpc_kjko.post.figures.runfiles import TIME, RunFiles, coordinate_axis, edges_of, quantile
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
-from hpc_kjko.post.summary import noise_floors
+from hpc_kjko.post.summary import NOISE_OF, noise_floors
 
 #: Largest number of times at which the field is read.
 MOST_TIMES = 2048
 #: Number of modes whose energies are drawn.
 MODES = 4
+#: An axis of energies begins below this quantile of the values. Smaller ones than _ROUNDING of the largest are rounding
+#: errors.
+_LOWEST, _ROUNDING = 0.02, 1e-24
 #: Smallest number of times for a frequency spectrum.
 _FEWEST = 24
 #: Samples must resolve frequencies up to this factor above those of the waves.
@@ -43,20 +46,23 @@ def theory_of(run: RunFiles) -> WaveTheory | None:
 
 
 def field_energy(run: RunFiles) -> Iterator[Picture]:
-    """½ ∫ |E|² dx of the whole field and of the wave against time, with the fitted rate and that of theory.
+    """½ ∫ |E|² dx of the whole field and of the wave against time, their noise, the fitted rate and that of theory.
 
     Nothing without a field.
     """
     series = run.series
     if not series or not _is_shown(series["field_energy"]).any():
         return
-    time = series["time"]
-    curves = [Curve(time, _positive(series["field_energy"]), "whole field")]
-    if "wave_energy" in series:
-        curves.append(Curve(time, _positive(series["wave_energy"]), "the wave"))
+    time, status = series["time"], run.folder.status()
+    floors = noise_floors(status, series)
+    curves = []
+    for name, label in (("field_energy", "whole field"), ("wave_energy", "the wave")):
+        if name in series:
+            curves.append(Curve(time, _finite(series[name]), label))
+        if name in floors:
+            curves.append(Curve(time, floors[name], NOISE_OF[name], "noise"))
     title = note = ""
     window = None
-    status = run.folder.status()
     found = rates.measured(series, theory_of(run), status)
     if found is not None:
         title, note = found.text, found.remark
@@ -68,10 +74,8 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
             inside = time[(time >= window[0]) & (time <= window[1])]
             curves.append(Curve(inside, found.rate.energy(inside), "fitted line"))
         curves += _theory_curves(found, time, rates.wave_energy(series))
-    floor = noise_floors(status, series).get("field_energy")
-    if floor is not None and floor.max() > _limits(series)[0]:
-        curves.append(Curve(time, _positive(floor), "noise floor of the particles", "reference"))
-    y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True, limits=_limits(series))
+    limits = energy_limits([series["field_energy"], rates.wave_energy(series)])
+    y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True, limits=limits)
     panel = Panel(TIME, y, title, tuple(curves), window=window, note=note)
     text = "Energy of the electric field against time"
     yield Picture("field_energy", "Energy of the electric field", f"{text}: {title}" if title else text, (panel,))
@@ -88,14 +92,14 @@ def _theory_curves(found: rates.Measured, time: np.ndarray, energy: np.ndarray) 
         if time[0] == 0:
             inside = time[time <= theory.time[-1]]  # at the times of the rows, so that a page shows all values together
             values = energy[0] * np.interp(inside, theory.time, theory.energy)
-            yield Curve(inside, _positive(values), "theory", "reference")
+            yield Curve(inside, _finite(values), "theory", "reference")
     elif found.expected is None:
         return
     elif found.rate is None or found.why_not:
         if energy[0] > 0:
             with np.errstate(over="ignore"):
                 values = energy[0] * np.exp(2 * found.expected * (time - time[0]))
-            yield Curve(time, _positive(values), "theory, from the first value", "reference")
+            yield Curve(time, _finite(values), "theory, from the first value", "reference")
     else:
         first, last = found.rate.window
         beyond = 0.15 * (last - first)
@@ -104,8 +108,8 @@ def _theory_curves(found: rates.Measured, time: np.ndarray, energy: np.ndarray) 
         yield Curve(inside, values, "theory", "reference")
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
-    return np.where(_is_shown(values), values, np.nan)
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _is_shown(values: np.ndarray) -> np.ndarray:
@@ -113,12 +117,22 @@ def _is_shown(values: np.ndarray) -> np.ndarray:
     return (values > 0) & np.isfinite(values)
 
 
-def _limits(series: dict[str, np.ndarray]) -> tuple[float, float]:
-    """The limits of the energy axis. The deep minima of an oscillating wave do not count."""
-    values = np.concatenate([series["field_energy"], rates.wave_energy(series)])
-    values = values[_is_shown(values)]
-    low, high = quantile(values, 0.02), float(values.max())
-    return 0.5 * low, 2 * high
+def energy_limits(energies: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """The limits of a logarithmic axis of energies [rows] against time; None if no energy is positive.
+
+    The upper one is twice the largest value, the lower one half a low quantile. For this quantile each value is
+    replaced by the median of itself and its two neighbours. So single small values do not stretch the axis, such as a
+    minimum of a standing wave, or the first row of a wave that a quiet start does not contain.
+    """
+    highest = max((float(one[_is_shown(one)].max(initial=0.0)) for one in energies), default=0.0)
+    if not highest:
+        return None
+    lasting = []
+    for one in energies:
+        values = np.where(_is_shown(one) & (one > _ROUNDING * highest), one, 0.0)
+        around = np.pad(values, 1, mode="reflect" if len(values) > 1 else "edge")
+        lasting.append(np.median([around[:-2], around[1:-1], around[2:]], axis=0))
+    return quantile(np.concatenate([one[one > 0] for one in lasting]), _LOWEST) / 2, 2 * highest
 
 
 @dataclass(frozen=True)
@@ -221,14 +235,11 @@ def field(run: RunFiles) -> Iterator[Picture]:
     spectrum, why = (None, "") if run.has_walls else _spectrum(found, theory, run.case)
     panels = [Panel(TIME, space, title, image=image, note=why)]
     if not run.has_walls:
-        highest = float(found.energy[np.isfinite(found.energy)].max(initial=0.0))
-        floor = highest * 1e-12
         curves = [
-            Curve(found.time, np.where(energy > floor, energy, np.nan), f"k = {k:.3g}")
+            Curve(found.time, _finite(energy), f"k = {k:.3g}")
             for k, energy in zip(found.wavenumber, found.energy.T, strict=True)
         ]
-        shown = 0.3 * quantile(found.energy, 0.02), 3 * highest  # below this is rounding error
-        y = Axis("field energy", energy_unit(run), log=True, limits=shown if shown[0] > 0 else None)
+        y = Axis("field energy", energy_unit(run), log=True, limits=energy_limits(list(found.energy.T)))
         panels.append(Panel(TIME, y, "First modes", tuple(curves)))
         if spectrum:
             panels.append(spectrum)
@@ -272,7 +283,7 @@ def _spectrum(found: FieldHistory, theory: WaveTheory | None, case: RunCase) -> 
     if len(curves) > 1:  # one label for all curves
         curves = [Curve(one.x, one.y, "theory" if one is curves[0] else "", "reference") for one in curves]
     k_axis = Axis("k", "ω_p/v_th", limits=(float(k_edges[0]), float(k_edges[-1])))
-    w_axis = Axis("ω", "ω_p", limits=(0.0, float(w_edges[-1])))
+    w_axis = Axis("ω", "ω_p", limits=(float(w_edges[0]), float(w_edges[-1])))  # waves with ω = 0 are inside
     return Panel(k_axis, w_axis, "Spectrum", tuple(curves), image), ""
 
 

@@ -18,10 +18,14 @@ function numbers(packed) {
   return packed.f4 ? new Float32Array(bytes.buffer) : new Uint16Array(bytes.buffer);
 }
 
-/** A trace with its numbers; colours of an image are of their logarithms where these are wanted. */
+/** Values of a curve. On a logarithmic axis those that it cannot show leave gaps. */
+const onAxis = (values, log) => log ? values.map(value => value > 0 ? value : NaN) : values;
+
+/** A trace with its numbers. The values of a curve, or the colours of an image, are on a logarithmic scale or not. */
 function trace(packed, log) {
   const found = {...packed};
   for (const name of ["x", "y"]) if (packed[name].f4) found[name] = numbers(packed[name]);
+  if (!packed.z) found.y = onAxis(found.y, log);
   if (packed.error_y) found.error_y = {...packed.error_y, array: numbers(packed.error_y.array)};
   if (packed.z) {
     const {across, low, step} = packed.z, cells = numbers(packed.z), rows = [], shown = [];
@@ -40,7 +44,7 @@ function trace(packed, log) {
       const powers = [];
       for (let n = Math.ceil(found.zmin); n <= found.zmax; n++) powers.push(n);
       const title = {...packed.colorbar.title, text: `${packed.colorbar.title.text} (log)`};
-      Object.assign(found.colorbar, {title, tickvals: powers, ticktext: powers.map(n => `10<sup>${n}</sup>`)});
+      Object.assign(found.colorbar, {title, tickvals: powers, ticktext: powers.map(n => `10<sup>${String(n).replace("-", "−")}</sup>`)});
     }
   }
   return inked(found);
@@ -95,7 +99,8 @@ function draw(place, figure) {
       layout.yaxis = {...layout.yaxis, type: log ? "log" : "linear", range: undefined, dtick: undefined, nticks: log ? 7 : 0};
       layout.uirevision = log;
     }
-    return Plotly.react(plot, data.map(packed => trace(packed, log)), layout, CONFIG);
+    const isLog = packed => packed.yaxis ? layout.yaxis2.type === "log" : log;  // y2 is that of the part below
+    return Plotly.react(plot, data.map(packed => trace(packed, isLog(packed))), layout, CONFIG);
   }
 
   if (button) {
