@@ -150,7 +150,7 @@ def test_growth_of_noise_has_no_rate():
     without = rates.fit(TIME, wave)
     assert rates.fit(TIME, wave, np.full(len(TIME), 1e-6)) == without
     found = rates.fit(TIME, wave, np.full(len(TIME), 0.4))
-    assert not found.is_clear and "it is below 2 times the noise floor of the particles" in found.why_not
+    assert not found.is_clear and "it is below 2 times the noise of the wave" in found.why_not
     above = rates.fit(TIME, wave, np.where(TIME < 14, 1.0, 1e-6))  # the noise is large only until t = 14
     assert above.window[0] > 10 or not above.is_clear
 
