@@ -22,6 +22,8 @@ from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
+from hpc_kjko.post.panels import with_minus
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "gallery"
 #: The order in the index: the examples of the paper come first.
@@ -51,12 +53,20 @@ def text_of(name: str) -> str:
     return (example_of(name).__doc__ or "").strip()
 
 
+class _Shown(float):
+    """A number that a page shows with a true minus sign."""
+
+    def __format__(self, how: str) -> str:
+        return with_minus(super().__format__(how))
+
+
 def page_of(name: str, numbers: dict[str, float]) -> str:
     """The page of an example with the numbers that it returned."""
     title, text = text_of(name).split("\n", 1)
+    shown = {key: _Shown(value) for key, value in numbers.items()}
     code = (ROOT / "scripts" / "gallery" / f"{name}.py").read_text(encoding="utf-8").split('"""', 2)[2].strip()
     return (
-        f"# {title}\n{text.format(**numbers)}\n\n![{title}]({name}.png)\n\n"
+        f"# {title}\n{text.format(**shown)}\n\n![{title}]({name}.png)\n\n"
         f"Made by `python scripts/make_gallery.py {name}` in {numbers['seconds']:.0f} seconds on one core.\n\n"
         f"```python\n{code}\n```\n"
     )

@@ -8,7 +8,7 @@ Between $t = {first:.3g}$ and $t = {last:.3g}$ the field of the wave grows at th
 {error:.4f}$. Theory gives {theory:.4f}. The [rule of `kjko inspect`](../howto/rate_of_a_wave.md) finds the window, the
 rate and its standard error. The right panel shows the vortex of the trapped particles.
 
-**Change it.** Change the beam in `problem`, and give its Maxwellians to `species_root`.
+**Change it.** Change the beam in `PROBLEM`, and the same numbers in the call of `species_root`, which is the theory.
 """
 
 import numpy as np

@@ -4,8 +4,9 @@ Electrons stream through ions at four times the electron thermal speed, and a wa
 heavy as the electrons. The relative motion of the species drives the wave, and both species take part in it. Each
 species has its own charge, mass and particles. One field moves both.
 
-The field of the wave grows at the rate $\gamma = {rate:.4f}$. The dispersion relation of both species gives
-{theory:.4f}.
+Between $t = {first:.3g}$ and $t = {last:.3g}$ the field of the wave grows at the rate $\gamma = {rate:.4f} \pm
+{error:.4f}$. The dispersion relation of both species gives {theory:.4f}. The [rule of
+`kjko inspect`](../howto/rate_of_a_wave.md) finds the window, the rate and its standard error.
 
 **Change it.** A case file may have any number of `[species.NAME]` sections (`jobs/buneman.toml`).
 """
@@ -14,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hpc_kjko import Case, run
+from hpc_kjko.post import rates
 from hpc_kjko.reference.dispersion import SpeciesTerm, species_root
 
 
@@ -24,16 +26,16 @@ def example(folder, quick):
     changes |= {"time.step": 0.2, "output.every": 0}
     result = run(Case.load("jobs/buneman.toml", changes), folder / "run")
     energy = result.series.field_energy
-    first, last = (18.0, 26.0) if quick else (20.0, 36.0)
-    part = energy.sel(time=slice(first, last))
-    rate, level = np.polyfit(part.time, 0.5 * np.log(part), 1)
+    fit = rates.fit(energy.time.values, energy.values)
     terms = [SpeciesTerm(-1.0, 1.0, 1.0, 1.0, drift=4.0), SpeciesTerm(1.0, 25.0, 1.0, 1.0)]
     theory = species_root(0.3, terms).imag
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.semilogy(energy.time, energy, label="run")
-    middle = level + rate * 0.5 * (first + last)
-    left.semilogy(part.time, np.exp(2 * (middle + theory * (part.time - 0.5 * (first + last)))), "k--", label="theory")
+    # the fitted line is drawn wider, so that it is seen below the line of theory through its middle
+    part = energy.time.sel(time=slice(*fit.window))
+    left.semilogy(part, fit.energy(part), color="C2", lw=5, alpha=0.5, label="fitted line")
+    left.semilogy(part, np.exp(2 * (fit.height + theory * (part - np.mean(fit.window)))), "k--", label="theory")
     left.set(xlabel="time  [1/ω$_p$]", ylabel="field energy ½∫E²dx  [n̄ m v$_{th}$³/ω$_p$]")
     left.legend()
     for name in result.species:
@@ -44,4 +46,5 @@ def example(folder, quick):
             right.plot(one.v_1, one / one.max(), look, color="C0" if name == "electrons" else "C1", label=label)
     right.set(xlabel="v  [v$_{th}$]", ylabel="density of velocities / its maximum")
     right.legend(fontsize=8)
-    return figure, {"rate": float(rate), "theory": float(theory)}
+    first, last = fit.window
+    return figure, {"rate": fit.rate, "error": fit.error, "theory": float(theory), "first": first, "last": last}

@@ -25,7 +25,7 @@ CLAIMS = {
         and n["damped"] < n["free"] - 0.03
     ),
     "bump_on_tail": lambda n: abs(n["rate"] - n["theory"]) < 3 * n["error"] < 0.15 * n["theory"],
-    "buneman": lambda n: n["rate"] == pytest.approx(n["theory"], rel=0.15),
+    "buneman": lambda n: abs(n["rate"] - n["theory"]) < 3 * n["error"] < 0.3 * n["theory"],
     "bernstein": lambda n: abs(n["peak"] - n["theory"]) < n["resolution"],
     "driven_wave": lambda n: n["slope"] == pytest.approx(0.5, rel=0.15) and n["balance"] < 1e-6,
     "coulomb": lambda n: n["rate"] == pytest.approx(n["theory"], rel=0.05) and n["energy"] < 1e-12,
