@@ -21,7 +21,8 @@ start_or_continue() {
     local launch=(${KJKO_LAUNCH:-srun} -n "$ranks")
     [[ ${launch[0]} != srun ]] || launch+=(--kill-on-bad-exit=1) # if one rank dies, the others must not wait for it
     export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-    export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-300000} # waiting threads may spin, because the cores belong to the job
+    # waiting threads may look for work longer, because the cores belong to the job
+    [ -n "${OMP_WAIT_POLICY:-}" ] || export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-300000}
 
     mkdir -p "$folder/input"
     before=$(newest_checkpoint "$folder")

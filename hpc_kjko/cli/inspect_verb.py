@@ -130,7 +130,8 @@ def _wave(
         said += f". A line through the whole series would have {found.rate.text()}"
     elif found.rate:
         first, last = found.rate.window
-        said += f" (t = {first:.3g} to {last:.3g})"
+        said = f"{found.rate.text(found.expected)} (t = {first:.3g} to {last:.3g})"
+        said += f"; it {found.difference}" if found.difference else ""
     coarse = waves.sampling_remark(case, theory) if case else ""
     return {
         "rate of the wave, in ω_p": said,

@@ -38,12 +38,6 @@ _QUANTITIES = {
 }
 #: Columns that show the decrease of the free energy in a bath. Other collisions change ∫f log f instead.
 _OF_A_BATH = re.compile("dissipation|disagreement(_error)?|collision_free_energy.*|objective")
-#: Units that earlier versions wrote, and the units of today. In these, dx is the number of space dimensions.
-EARLIER = {
-    "1/omega_p": "1/ω_p",
-    "normalised energy": "n̄ m v_th² (v_th/ω_p)^dx",
-    "normalised energy * omega_p": "n̄ m v_th² ω_p (v_th/ω_p)^dx",
-}
 
 
 def unit_of(column: str, box_dims: int, bath: bool = True) -> str:

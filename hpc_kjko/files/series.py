@@ -17,7 +17,6 @@ import numpy as np
 
 from hpc_kjko.errors import DamagedFile, UserError
 from hpc_kjko.files.binned import Marginal
-from hpc_kjko.files.column_units import EARLIER
 from hpc_kjko.files.storage import LIBVER, METADATA_BYTES, partial_name, reading, reserve, trim, writing
 from hpc_kjko.files.wavetheory import read_theory, theory_attributes
 
@@ -169,7 +168,6 @@ def read_series_and_units(
     with reading(Path(path), "time series", advice, swmr=True) as file:
         names = [name.decode() for name in file.attrs["columns"]]
         units = {name: file[name].attrs["unit"].decode() for name in names}
-        units = {name: EARLIER.get(unit, unit) for name, unit in units.items()}
         rows = min(file[name].shape[0] for name in names)  # the writer may not yet have extended all columns
         return {name: file[name][:rows] for name in names}, units
 

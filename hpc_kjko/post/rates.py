@@ -10,7 +10,7 @@ The rule, for an energy that follows W ~ e^{2γt} in some interval:
    three points, and their distances must be regular. If growth has saturated, only rows up to a third of the largest
    amplitude count. At least half of the points must be above twice the noise of the particles.
 2. The score of a window is the range of its line in units of the residual: |slope| · length / (s + s₀), with the root
-   mean square residual s and s₀ = 0.015. A start with several modes, saturation and a noise floor bend the curve, so
+   mean square residual s and s₀ = 0.015. A start with several modes, saturation and noise bend the curve, so
    such windows have low scores. Bending also makes the line flatter. So the steepest line is taken among the windows
    with at least four fifths of the best score.
 3. The standard error is the largest of three estimates. (a) A jackknife: the window is divided into up to ten pieces,
@@ -149,7 +149,8 @@ class Measured:
 
     @property
     def note(self) -> str:
-        """What a reader of the number γ must know: the reason why there is none, or its difference from theory."""
+        """What a reader of the number γ must know: the reason why there is none, its difference from
+        theory, or the reason why theory has none."""
         if self.why_not:
             return f"{NO_RATE}: {self.why_not}"
         return f"γ {self.difference}" if self.difference else self.why_not_expected

@@ -17,7 +17,7 @@ VERDICTS = {1: "certified", 0: "inconclusive", -1: "violated"}
 
 #: With more particles per rank than this, most of the memory belongs to particles.
 _MANY = 10**6
-#: A column is mostly noise if it is below its noise floor times this number.
+#: A column is mostly noise if it is below the noise of the particles in it times this number.
 NOISY = 2.0
 
 #: What the noise of the particles in a column is called.
@@ -173,7 +173,7 @@ def fall(columns: Columns) -> str | None:
 
 
 def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarray]:
-    """The noise floors of columns, [rows] each, from the information in ``run.json``.
+    """The noise of the particles in columns, [rows] each, from the information in ``run.json``.
 
     The noise of a quiet start grows with time. A control variate reduces the noise according to its weights.
     """

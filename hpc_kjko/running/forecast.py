@@ -20,6 +20,7 @@ from hpc_kjko.particles.state import Shard
 from hpc_kjko.running.clock import Clock
 from hpc_kjko.running.memory import amount, needs_of, parts_of, state_bytes
 from hpc_kjko.running.simulation import Simulation
+from hpc_kjko.terminal import duration
 
 #: The largest number of particles of a rank for the time measurement. With more particles the time is scaled.
 MEASURED = 2**17
@@ -150,13 +151,13 @@ def time_of(case: Case, comm: Communicator) -> Iterator[str]:
     outer = case.velocity_matching.outer_iterations if case.velocity_matching else 0
     before = rehearsal * steps * outer
     yield f"time, measured in {min(STEPS, steps)} step(s) {words}:"
-    yield f"    {duration(drawing):>8}  to draw the particles"
+    yield f"    {duration(drawing):>11}  to draw the particles"
     if before:
-        yield f"    {duration(before):>8}  to match velocities before the first step"
-    yield f"    {duration(first):>8}  for the first step"
-    yield f"    {duration(later):>8}  for each of the others"
+        yield f"    {duration(before):>11}  to match velocities before the first step"
+    yield f"    {duration(first):>11}  for the first step"
+    yield f"    {duration(later):>11}  for each of the others"
     whole_run = drawing + before + first + (steps - 1) * later
-    yield f"    {duration(whole_run):>8}  for all {steps} steps to time.end = {case.time.end:g}, without writing files"
+    yield f"    {duration(whole_run):>11}  for all {steps} steps to time.end = {case.time.end:g}, without writing files"
 
 
 def files_of(case: Case) -> Iterator[str]:
@@ -226,11 +227,3 @@ def _measured(case: Case, count: int, comm: Communicator) -> np.ndarray:
     spent = clock.seconds()
     rehearsal, row = spent["start"] / steps, spent["diagnostics"] / (steps + 1)
     return np.array([drawn - began, rehearsal, row + rows[0]["seconds"], row + rows[-1]["seconds"]])
-
-
-def duration(seconds: float) -> str:
-    """A duration as text: "3.2 s", "4.5 min", "20 h", "3 days"."""
-    for unit, name, upto in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172800.0)):
-        if seconds < upto:
-            return f"{seconds / unit:.2g} {name}" if seconds < 99.5 * unit else f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.3g} days"

@@ -45,7 +45,7 @@ def warnings_of(case: Case, ranks: int) -> list[str]:
 
 
 def noise_floor(case: Case) -> dict[str, float]:
-    """The noise floor of columns of the time series, for independent particles.
+    """The noise of the particles in columns of the time series, for independent particles.
 
     In thermal equilibrium the plasma shields the field of independent particles. Their two waves cos k·x and sin k·x
     then have the energy (V/N) S(k)²/(k² + 1/T) together, where S is the transform of the shape function (C. K. Birdsall
@@ -295,7 +295,7 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
             noise = floor * min(1.0, growth * WHILE)
         if energy < noise:
             found.append(
-                f"the noise floor of {case.particles.count} particles is about {noise:.2g} in the energy of the wave, "
+                f"the noise of the wave from {case.particles.count} particles is about {noise:.2g}, "
                 f"and the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a "
                 "larger wave"
             )

@@ -1,16 +1,13 @@
 """Units in the files are those of the figures and of docs/reference/units.md."""
 
-import re
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 
 from hpc_kjko import Case
-from hpc_kjko.files.column_units import EARLIER, density_unit, in_symbols, unit_of
+from hpc_kjko.files.column_units import density_unit, in_symbols, unit_of
 from hpc_kjko.files.runfolder import RunFolder
-from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.post import figures
 from hpc_kjko.post.figures.runfiles import RunFiles
 from hpc_kjko.running.diagnostics import units_of
@@ -90,16 +87,6 @@ def test_the_file_and_the_figures_have_the_same_unit(a_run):
     run = RunFiles.of(RunFolder(a_run))
     drawn = {picture.name: picture for picture in figures.pictures_of(run)}
     assert drawn["field_energy"].panels[0].y.unit == drawn["energies"].panels[0].y.unit == unit == "n̄ m v_th³/ω_p"
-
-
-def test_units_of_earlier_versions_are_still_read(tmp_path):
-    old = {"time": "1/omega_p", "kinetic_energy": "normalised energy", "dissipation": "normalised energy * omega_p"}
-    writer = SeriesWriter(tmp_path / "series.h5", list(old), old)
-    writer.append(dict.fromkeys(old, 1.0))
-    writer.close()
-    columns, units = read_series_and_units(tmp_path / "series.h5")
-    assert list(units.values()) == list(EARLIER.values()) and np.all(columns["dissipation"] == 1.0)
-    assert not any(re.search("omega|normalised", unit) for unit in units.values())
 
 
 def test_the_symbols_are_explained():

@@ -145,14 +145,15 @@ def test_a_rate_is_compared_with_theory_only_where_theory_follows_a_line():
 
 
 def test_growth_of_noise_has_no_rate():
-    """A wave that grows up to its noise floor is noise. One that grows far above the floor has its own rate."""
+    """A wave that grows up to its noise is noise. A window in which it is above the noise has its own rate."""
     wave = saturating(0)
     without = rates.fit(TIME, wave)
     assert rates.fit(TIME, wave, np.full(len(TIME), 1e-6)) == without
     found = rates.fit(TIME, wave, np.full(len(TIME), 0.4))
     assert not found.is_clear and "it is below 2 times the noise of the wave" in found.why_not
-    above = rates.fit(TIME, wave, np.where(TIME < 14, 1.0, 1e-6))  # the noise is large only until t = 14
-    assert above.window[0] > 10 or not above.is_clear
+    above = rates.fit(TIME, wave, np.where(TIME < 10, 1.0, 1e-6))  # the noise is large only until t = 10
+    assert above.is_clear and above.rate == pytest.approx(without.rate, rel=0.01)
+    assert above.window[0] > without.window[0] and sum(above.window) / 2 > 9.9
 
 
 def test_a_rate_must_exceed_its_errors():

@@ -149,6 +149,16 @@ def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser)
     browser.until(
         f"{place}.querySelector('output').textContent === 't = 1' && {place}.querySelector('.play').textContent === '▶'"
     )
+    # a curve over colours with a logarithmic scale has the scale of its axis
+    browser.evaluate(
+        "(async () => {"
+        "  const figure = JSON.parse(await unpacked('content')).figures['phase_space-0'];"
+        "  const data = [{...figure.data[0], log: true}, {type: 'scatter', x: [0, 1, 2], y: [1, 0, -1]}];"
+        f"  await draw({place}, {{...figure, data, frames: undefined}});"
+        "})()"
+    )
+    browser.until(f"{place}.querySelector('.plot').data.length === 2")
+    assert browser.evaluate(f"{place}.querySelector('.plot').data[1].y.join()") == "1,0,-1"
 
 
 def test_a_page_without_its_script_says_how_to_get_figures(finished, kjko_here, browser):

@@ -79,7 +79,7 @@ def test_the_jobs_are_inside(path):
         ({"particles.count": 64}, "64 for 75 coefficients", "method.hidden"),
         ({"particles.count": 64, "method.solver": "varpro"}, "64 for 35 coefficients", "method.hidden"),
         ({"particles.count": 64}, "less than one particle", "grid.cells"),
-        ({"particles.count": 4096, "particles.start": "random"}, "noise floor of 4096", "control_variate"),
+        ({"particles.count": 4096, "particles.start": "random"}, "noise of the wave from 4096", "control_variate"),
         ({"particles.count": 65535}, "power of two", "particles.count = 65536"),
         ({"method.collision": "langevin", "method.solver": "adam"}, "method.solver has no effect", "langevin"),
         ({"method.collision": "none", "method.hidden": [8]}, "method.hidden has no effect", "none"),
@@ -101,11 +101,12 @@ def own_maxwellian(x, v):
 
 def test_a_wave_of_the_users_own_is_measured_against_the_noise_too():
     changes = {"particles.count": 1024, "particles.start": "random", "problem.initial_density": f"{__name__}:own_wave"}
-    (sentence,) = (text for text in warnings_of(case_of("plasma", **changes), 1) if "noise floor of 1024" in text)
+    said = warnings_of(case_of("plasma", **changes), 1)
+    (sentence,) = (text for text in said if "noise of the wave from 1024" in text)
     starts = float(re.search(r"the wave starts at ([\d.e-]+):", sentence)[1])
     assert starts == pytest.approx(4 * math.pi * (0.03 / 0.5) ** 2 / 4, rel=0.05)
     none = warnings_of(case_of("plasma", **changes | {"problem.initial_density": f"{__name__}:own_maxwellian"}), 1)
-    assert not any("noise floor" in text for text in none)
+    assert not any("noise of the wave" in text for text in none)
 
 
 def test_a_fast_potential_and_ranks_without_particles_are_said():
@@ -220,7 +221,7 @@ def test_warnings_and_noise_are_in_the_log_and_in_what_is_said_of_the_run(tmp_pa
     for verb in ("inspect", "report"):
         assert main([verb, "out"]) == 0
     out = capsys.readouterr().out
-    sentences = ("method.hidden has no effect", "the noise floor of 1024 particles", "wave energy is mostly noise")
+    sentences = ("method.hidden has no effect", "the noise of the wave from 1024", "wave energy is mostly noise")
     page = (tmp_path / "out" / "report.html").read_text()
     log = (tmp_path / "out" / "log.txt").read_text()
     for sentence in sentences:

@@ -102,7 +102,7 @@ class TrainingData:
 
     Attributes:
         folds: the particles that are fitted, in disjoint parts. Each part is spread over phase space and over ranks
-            like the whole. The shares add up to 1 over all folds and all ranks.
+            like the whole. The shares add up to 1 over all folds and all ranks, when one iterates over them.
         select: the particles that choose between fits. Empty on every rank if nothing is held out for this.
         held_out: whether some particles are held out, on any rank.
         everything: the folds and the certifying particles, for solvers that take some averages over all particles.

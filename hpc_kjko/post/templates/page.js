@@ -99,7 +99,7 @@ function draw(place, figure) {
       layout.yaxis = {...layout.yaxis, type: log ? "log" : "linear", range: undefined, dtick: undefined, nticks: log ? 7 : 0};
       layout.uirevision = log;
     }
-    const isLog = packed => packed.yaxis ? layout.yaxis2.type === "log" : log;  // y2 is that of the part below
+    const isLog = packed => packed.z ? log : layout[packed.yaxis ? "yaxis2" : "yaxis"].type === "log";  // y2: the part below
     return Plotly.react(plot, data.map(packed => trace(packed, isLog(packed))), layout, CONFIG);
   }
 
