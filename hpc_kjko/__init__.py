@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpc_kjko.api import Case, Run, SolverFailure, UserError, open_run, restart, run
 
-# Threads that wait for work spin for about half a millisecond and then sleep. By default GNU's OpenMP lets them spin
-# thirty times longer. Then on cores that other programs use, two threads can be much slower than one. OpenMP reads this
-# when torch is loaded.
+# Threads that wait for work spin for about 50 microseconds and then sleep. By default GNU's OpenMP lets them spin 300
+# times longer, unless it has more threads than cores itself. Then on cores that other programs use, two threads can be
+# many times slower than one. OpenMP reads this when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = version("hpc_kjko")
 __all__ = ["Case", "Run", "SolverFailure", "UserError", "__version__", "open_run", "restart", "run"]

@@ -46,7 +46,7 @@ def test_importing_the_package_loads_neither_torch_nor_mpi():
 
 
 @pytest.mark.parametrize(
-    "set_by_user, spins", [({}, "10000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+    "set_by_user, spins", [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
 )
 def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(set_by_user, spins):
     kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
