@@ -202,6 +202,8 @@ def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None
         if over_image:
             outline = [withStroke(linewidth=2.6, foreground="black")]
             look |= {"color": "white", "lw": 1.4, "path_effects": outline}
+    elif curve.look == "fit":
+        look |= {"lw": 5.0, "alpha": 0.45}
     elif curve.look == "noise":
         look |= {"color": axes.lines[-1].get_color(), "lw": 1.1, "ls": ":"}
     elif curve.look == "points":

@@ -27,6 +27,8 @@ INK = "ink"
 _ON_IMAGE = "#2ec4b6"
 #: Colours that can be seen on a white and on a dark page.
 _COLOURS = ("#3b82c4", "#d97a1c", "#3f9a57", "#d4504d", "#9a6fc4", "#a0765b")
+#: Widths of lines by the look of the curve.
+_WIDTHS = {"line": 1.8, "fit": 6.0, "reference": 1.2, "noise": 1.2}
 #: Line styles of theory and references. Noise is dotted.
 _DASHES = ("dash", "dashdot", "longdash")
 #: Colour maps for values from zero up, and for values of both signs: magma and RdBu_r of matplotlib.
@@ -170,7 +172,9 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
     if curve.look == "points":
         trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
     else:
-        trace["line"] = {"color": colour, "width": 1.8 if curve.look == "line" else 1.2, "dash": dash}
+        trace["line"] = {"color": colour, "width": _WIDTHS[curve.look], "dash": dash}
+        if curve.look == "fit":
+            trace["opacity"] = 0.45
     if curve.raw is not None:
         thin = {"x": x, "y": numbers(curve.raw[kept]), "line": {"color": colour, "width": 0.8}, "opacity": 0.4}
         return [{"type": "scatter", "mode": "lines", "showlegend": False, "hoverinfo": "skip", **thin, **place}, trace]

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-#: The look of a curve: a result of the run, something to compare with (theory, a reference), the noise of the particles
-#: in the curve before it, or single points.
-Look = Literal["line", "reference", "noise", "points"]
+#: The look of a curve: a result of the run, a fit to it (wide and pale, so that it is seen below a line of theory),
+#: something to compare with (theory, a reference), the noise of the particles in the curve before it, or single points.
+Look = Literal["line", "fit", "reference", "noise", "points"]
 
 #: A symbol with a subscript in plain text: v_th, but not a name such as two_stream.
 SUBSCRIPT = re.compile(r"(?<!\w)([^\W\d_])_([A-Za-z0-9∞]{1,4})(?![A-Za-z0-9_])")

@@ -4,8 +4,9 @@ Coulomb collisions between electrons make the temperatures of all directions equ
 along one axis, $T_\parallel = 2$, than across it, $T_\perp = \tfrac12$. Collisions (the Landau operator, $\gamma =
 -3$) conserve energy and momentum, and the entropy grows. The dashed lines are the solution if $f$ stays bi-Maxwellian.
 
-The initial rate $dT_\parallel/dt$ is {rate:.4f} $C$, and theory gives {theory:.4f} $C$. Later the distribution is no
-longer bi-Maxwellian, so the lines differ a little. The relative change of the energy is {energy:.1e}.
+Up to $C\,t = 0.25$ the mean rate $dT_\parallel/dt$ is {rate:.4f} $C$, and the dashed line has {theory:.4f} $C$. Later
+the distribution is no longer bi-Maxwellian, so the lines differ a little. The relative change of the energy is
+{energy:.1e}.
 
 **Change it.** Use `physics.collision_operator = "landau"` in any case with two or three velocity dimensions.
 `kjko units` gives the collision strength of your plasma.

@@ -5,7 +5,8 @@ solution of the kinetic Fokker–Planck equation is known. The exact control fie
 f)$. The figure shows the root mean square of the difference between $u$ and this exact field.
 
 The scheme of the paper is of first order: half the step divides the error by {ratio:.2f}. The second-order step of this
-package uses the midpoint rule and the exact determinant. At the same step its error is {better:.0f} times smaller.
+package uses the midpoint rule and the exact determinant. At the same step its error, averaged over time, is
+{better:.0f} times smaller.
 
 **Change it.** Change `stiffness`, `mean` and `covariance` in `jobs/e1_gaussian_1d.toml`.
 """

@@ -4,7 +4,7 @@ A Langmuir wave in a Maxwellian plasma is damped even without collisions, by par
 Collisions with a bath increase the damping. Theory gives both rates. Without collisions it is the zero of the
 dielectric function, with collisions the least damped eigenvalue of the linearised kinetic equation. Here
 $k\lambda_D = 0.5$. The [rule of `kjko inspect`](../howto/rate_of_a_wave.md) fits a line to the maxima of the wave's
-energy (dashed).
+energy (wide and pale). The dashed lines have the rates of theory.
 
 | | without collisions | $\kappa = 0.1$ |
 | --- | --- | --- |
@@ -13,8 +13,8 @@ energy (dashed).
 | $\omega$ | {free_frequency:.3f} ± {free_frequency_error:.3f} | {damped_frequency:.3f} ± {damped_frequency_error:.3f} |
 | theory | {free_frequency_theory:.3f} | {damped_frequency_theory:.3f} |
 
-The measured damping is three percent too fast. The first maxima also contain faster damped parts of the solution. With
-collisions the wave soon falls towards the noise of the particles, so a later fit would not be better.
+The measured damping is three to five percent too fast. The first maxima also contain faster damped parts of the
+solution. With collisions the wave soon falls towards the noise of the particles, so a later fit would not be better.
 
 **Change it.** `kjko run jobs/landau_damping.toml --set problem.length=15.7` changes the wavenumber.
 """
@@ -33,7 +33,7 @@ def example(folder, quick):
     root, numbers = landau_root(0.5), {}
     theory = {"free": (root.imag, root.real), "damped": landau_rate(0.5, 0.1)}
     for name, kappa, count in (("free", 0.0, 131072), ("damped", 0.1, 8192 if quick else 65536)):
-        changes = {"particles.count": count, "physics.collision_strength": kappa, "time.step": 0.2}
+        changes = {"particles.count": count, "physics.collision_strength": kappa, "time.step": 0.1}
         changes |= {"time.end": 12.0, "output.every": 0, "output.histogram_every": 0}
         energy = run(Case.load("jobs/landau_damping.toml", changes), folder / name).series.wave_energy
         (line,) = axes.semilogy(energy.time, energy, label=f"κ = {kappa:g}")
@@ -41,7 +41,9 @@ def example(folder, quick):
         numbers |= {name: fit.rate, f"{name}_error": fit.error}
         numbers |= {f"{name}_frequency": fit.frequency, f"{name}_frequency_error": fit.frequency_error}
         numbers |= {f"{name}_theory": theory[name][0], f"{name}_frequency_theory": theory[name][1]}
-        axes.semilogy(fit.window, fit.energy(np.array(fit.window)), "--", color=line.get_color(), lw=1.5)
+        axes.semilogy(fit.window, fit.energy(np.array(fit.window)), color=line.get_color(), lw=5, alpha=0.4)
+        slope = np.exp(2 * (fit.height + theory[name][0] * (np.array(fit.window) - np.mean(fit.window))))
+        axes.semilogy(fit.window, slope, "k--", lw=1, label="theory" if name == "damped" else None)
     axes.set(xlabel="time  [1/ω$_p$]", ylabel="energy of the wave  [n̄ m v$_{th}$³/ω$_p$]", ylim=(1e-5, None))
     axes.legend()
     return figure, {name: float(value) for name, value in numbers.items()}

@@ -17,7 +17,7 @@ from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.files.wavetheory import Branch, WaveTheory
 from hpc_kjko.post import draw, figures
-from hpc_kjko.post.figures import marginals, noise, phase_space, planes, space, waves
+from hpc_kjko.post.figures import energies, marginals, noise, phase_space, planes, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
 from hpc_kjko.post.interactive import axis_layout
@@ -151,6 +151,21 @@ def test_the_field_and_its_wave_have_their_own_noise(a_run):
     ]
     assert [curve.look for curve in curves[:4]] == ["line", "noise", "line", "noise"]
     assert (curves[1].y[1:] > 2 * curves[3].y[1:]).all()  # the noise of all waves is larger than that of one
+
+
+def test_directions_of_one_temperature_are_one_curve_and_constant_energies_are_called_so():
+    time, hot = np.linspace(0, 1, 3), np.array([2.0, 1.8, 1.6])
+    columns = {f"ions_temperature_{axis}": np.full(3, 0.5) for axis in (1, 2, 3)}
+    columns |= {f"electrons_temperature_{axis}": values for axis, values in ((1, hot), (2, hot / 2), (3, hot / 2))}
+    (picture,) = energies.temperatures(SimpleNamespace(series={"time": time, **columns}))
+    found = {curve.label: curve.y for curve in picture.panels[0].curves}
+    assert [*found] == ["ions", "electrons, v_1", "electrons, v_2", "electrons, v_3"]
+    assert np.array_equal(found["electrons, v_1"], hot) and picture.panels[0].y.unit == "m v_th²"
+    assert not [*energies.temperatures(SimpleNamespace(series={"time": time, "temperature_1": hot}))]
+
+    series = {"time": time, "kinetic_energy": 20 + 1e-12 * time, "field_energy": 0 * time, "potential_energy": 0 * time}
+    assert "rounding errors" in energies.energy_panel(series, "").note
+    assert not energies.energy_panel(series | {"field_energy": 1e-3 * time}, "").note
 
 
 def test_single_small_values_do_not_stretch_an_axis_of_energies():
@@ -414,6 +429,8 @@ def test_a_rate_is_in_inspect_and_in_the_figure(finished, kjko_here):
     said = " ".join(kjko_here("inspect", finished).stdout.split())
     assert "γ = 0.2000" in said and "left no theory of its wave" in said
     (picture,) = waves.field_energy(run_of(finished))
+    (fit,) = (curve for curve in picture.panels[0].curves if curve.look == "fit")
+    assert fit.label == "fitted line" and fit.y == pytest.approx(np.exp(0.4 * fit.x), rel=1e-6)
     assert "γ = 0.2000" in picture.panels[0].title and np.diff(picture.panels[0].window) > 15
 
 

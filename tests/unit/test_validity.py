@@ -143,6 +143,7 @@ def test_a_quiet_start_has_noise_in_proportion_to_time_over_particles():
             part.append(simulation.state.field.energy / min(1.0, noise_growth(case) * time))
         assert 0.6 < np.mean(part[25:]) / noise_floor(case)["field_energy"] < 2
     assert noise_growth(case_of("plasma", **{"particles.start": "random"})) is None
+    assert noise_growth(case_of("plasma", **{"problem.space_dims": 2, "problem.velocity_dims": 2})) is None
 
 
 def test_the_noise_floor_is_a_sum_over_waves_in_any_number_of_dimensions():

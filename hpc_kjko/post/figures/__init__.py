@@ -28,6 +28,7 @@ def pictures_of(run: RunFiles, *, log: bool = False, places: Sequence[float] = (
     """
     yield from waves.field_energy(run)
     yield from energies.energies(run)
+    yield from energies.temperatures(run)
     yield from energies.relative_entropy(run)
     yield from waves.field(run)
     yield from space.fields(run, run.species)

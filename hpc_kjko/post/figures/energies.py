@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,10 @@ from hpc_kjko.post.panels import Axis, Curve, Panel, Picture
 
 #: An axis is logarithmic if its values change by this factor or more.
 MANY_TIMES = 3.0
+#: Directions have the same temperature if none differs from the mean by more than this fraction.
+_ALIKE = 0.02
+#: Changes of an energy by less than this fraction are rounding errors.
+_ROUNDING = 1e-10
 #: Label of an axis that shows a change.
 _SINCE = "change since t = {:g}"
 
@@ -37,9 +42,33 @@ def energies(run: RunFiles) -> Iterator[Picture]:
         in_bath = "free_energy" in run.series
         unit = energy_unit(run) if in_bath else unit_of("entropy", run.case.box_dims)
         if panel := free_energy_panel(run.series, unit):
-            title = "Free energy and entropy" if in_bath else "Entropy"
+            title = "Free energy and entropy" if in_bath else "∫ f log f, the negative of the entropy"
             text = "Free energy and entropy against time" if in_bath else "∫ f log f against time"
             yield Picture("free_energy", title, text, (panel,))
+
+
+def temperatures(run: RunFiles) -> Iterator[Picture]:
+    """The temperatures of all species in all directions; nothing if there is only one.
+
+    Directions of a species whose temperatures are alike at all times are one curve, their mean.
+    """
+    found: dict[str, list[str]] = {}
+    for name in run.series:
+        if re.fullmatch(r"(.+_)?temperature_\d", name):
+            found.setdefault(name.rpartition("temperature_")[0].removesuffix("_"), []).append(name)
+    if sum(map(len, found.values())) < 2:
+        return
+    curves, time = [], run.series["time"]
+    for species, columns in found.items():
+        values = np.array([run.series[name] for name in columns])
+        mean = values.mean(axis=0)
+        if (np.abs(values - mean) <= _ALIKE * mean).all():
+            curves.append(Curve(time, mean, species or "all directions"))
+        else:
+            labels = [", ".join(filter(None, (species, f"v_{number + 1}"))) for number in range(len(columns))]
+            curves += [Curve(time, one, label) for one, label in zip(values, labels, strict=True)]
+    panel = Panel(TIME, Axis("temperature", unit_of("temperature_1", 0)), curves=tuple(curves))
+    yield Picture("temperatures", "Temperatures", "Temperatures against time", (panel,))
 
 
 def energy_panel(series: Columns, unit: str) -> Panel:
@@ -51,7 +80,9 @@ def energy_panel(series: Columns, unit: str) -> Panel:
         if series[f"{name}_energy"].any()
     ]
     curves.append(_change(series, total, "total", "reference"))
-    return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit), curves=tuple(curves))
+    is_constant = all(np.abs(curve.y).max() <= _ROUNDING * abs(total[0]) for curve in curves)
+    note = "The energies are constant: what is shown are rounding errors." if is_constant else ""
+    return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit), curves=tuple(curves), note=note)
 
 
 def free_energy_panel(series: Columns, unit: str) -> Panel | None:

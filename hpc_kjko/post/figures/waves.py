@@ -72,7 +72,7 @@ def field_energy(run: RunFiles) -> Iterator[Picture]:
         else:
             window = found.rate.window
             inside = time[(time >= window[0]) & (time <= window[1])]
-            curves.append(Curve(inside, found.rate.energy(inside), "fitted line"))
+            curves.append(Curve(inside, found.rate.energy(inside), "fitted line", "fit"))
         curves += _theory_curves(found, time, rates.wave_energy(series))
     limits = energy_limits([series["field_energy"], rates.wave_energy(series)])
     y = Axis("field energy ½∫|E|²dx", energy_unit(run), log=True, limits=limits)
