@@ -349,8 +349,8 @@ def parser() -> argparse.ArgumentParser:
     starting.add_argument("--set", **change)
     starting.add_argument("--force", action="store_true", help="overwrite the run that is in the run folder")
     dry_run_help = (
-        "show linear theory of the wave, and the memory, time and disk space that the run would need, without running "
-        "or writing anything"
+        "show the warnings of the run, linear theory of the wave, and the memory, time and disk space that the run "
+        "would need, without running or writing anything"
     )
     starting.add_argument("--dry-run", action="store_true", help=dry_run_help)
     for name in ("restart", "series", "analyze", "plot", "inspect", "watch"):

@@ -84,7 +84,7 @@ class _Console(logging.Handler):
     """Prints lines of the log on the present standard output. Warnings begin with a word that says so."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        before = "warning: " if record.levelno == logging.WARNING else ""
+        before = driver.WARNING if record.levelno == logging.WARNING else ""
         print(f"{before}{record.getMessage()}", flush=True)
 
 

@@ -24,7 +24,9 @@ from hpc_kjko.files.column_meanings import meaning_of
 from hpc_kjko.files.column_units import density_unit
 from hpc_kjko.files.output import HISTOGRAMS, list_snapshots, open_snapshot, skipping_damaged
 from hpc_kjko.files.runfolder import RunFolder
-from hpc_kjko.files.series import read_series_and_units
+from hpc_kjko.files.series import read_series, read_series_and_units
+from hpc_kjko.files.wavetheory import read_theory
+from hpc_kjko.post.rates import Measured, measured
 
 if TYPE_CHECKING:
     import xarray
@@ -141,6 +143,18 @@ class Run:
         coordinates = {"time": variables.pop("time"), "step": ("time", steps)}
         del variables["step"]
         return xr.Dataset(variables, coordinates, self._attributes())
+
+    @property
+    def rate(self) -> Measured | None:
+        """The fitted growth or damping rate of the wave with its error, and that of theory. ``kjko inspect`` prints the
+        same numbers. None if the run has no field.
+
+        Returns:
+            The result, in ω_p. ``rate.rate``, ``rate.error`` and ``rate.window`` are those of the fit, ``expected`` is
+            γ of theory, and ``why_not`` is empty or says why no growth or damping can be seen.
+        """
+        columns, theory = read_series(self._folder.series), read_theory(self._folder.series)
+        return measured(columns, theory, self.provenance)
 
     @property
     def fields(self) -> xarray.Dataset:

@@ -145,7 +145,10 @@ class Measured:
         if errors < _SIGNIFICANT:
             return ""
         number = f"{errors:.2g}" if errors < _MANY else f"more than {_MANY:g}"
-        return f"differs from theory by {number} standard errors"
+        said = f"differs from theory by {number} standard errors"
+        if rate.rate * round(expected, 4) < 0:  # a rate of theory that is printed as 0 has no sign
+            said += ", and theory has the opposite sign: repeat with other seeds or more particles"
+        return said
 
     @property
     def note(self) -> str:
@@ -173,6 +176,8 @@ class Measured:
         parts = [part for part in (numbers, self.theory.relation, self.theory.missing) if part]
         words = "; ".join(parts)
         said = f"Theory: {words}." if self.theory.relation else f"No theory: {words}."
+        if len(self.theory.time) and self.expected is not None and not self.why_not:
+            said = f"{said.removesuffix('.')}; both values of γ are means over the window."
         if self.why_not_expected:
             said += f" {self.why_not_expected[0].upper()}{self.why_not_expected[1:]}."
         return said

@@ -36,6 +36,8 @@ from hpc_kjko.terminal import Progress, StopSignals, is_terminal
 
 log = logging.getLogger("hpc_kjko")
 
+#: The word before a warning on standard output.
+WARNING = "warning: "
 #: Seconds between updates of ``run.json`` while a run is running.
 NOTE_EVERY = 10.0
 #: The keys that a restart may change. All other keys belong to the state that the restart continues.
@@ -161,6 +163,8 @@ def resume(
 def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
     """Yield lines that say what a run of a case would need: particles, memory, time, disk space. Writes nothing.
 
+    The lines include the warnings that the run would give when it begins.
+
     Args:
         case: the case on rank 0; the value on other ranks is ignored.
 
@@ -173,6 +177,9 @@ def dry_run(case: Case | None, comm: Communicator) -> Iterator[str]:
     comm.select_device(case.run.device)
     yield from forecast.memory_of(case, comm)
     memory.require(case, comm)
+    with comm.together():
+        warnings = warnings_of(case, comm.size) if comm.is_root else []
+    yield from (f"{WARNING}{sentence}" for sentence in warnings)
     with comm.together():
         about_wave = list(forecast.wave_of(case)) if comm.is_root else []
     yield from about_wave

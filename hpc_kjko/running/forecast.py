@@ -52,7 +52,8 @@ def particles_on_each(case: Case, size: int) -> str:
 
 
 def wave_of(case: Case) -> Iterator[str]:
-    """Yield the linear theory of the wave of the case. If the wave is damped, yield a wavelength that grows."""
+    """Yield the linear theory of the wave of the case, a lower mode of the box that grows faster, and, if the wave is
+    damped, a wavelength that grows."""
     from hpc_kjko.running import wave_theory  # imported here because it loads modules of SciPy
 
     theory = wave_theory.theory_of(case)
@@ -64,10 +65,30 @@ def wave_of(case: Case) -> Iterator[str]:
         outcome, grows = _outcome(theory.time, np.sqrt(theory.energy))
     words = "; ".join(part for part in (theory.relation, theory.missing) if part)
     yield f"    linear theory: {outcome} ({words})" if outcome else f"    no linear theory: {words}"
-    if grows or not outcome:
+    if not outcome:
+        return
+    yield from _lower_mode(case, theory)
+    if grows:
         return
     with contextlib.suppress(wave_theory.NoTheory):
         yield from _which_grows_most(case, theory) if has_history else _which_grows_fastest(case, theory)
+
+
+def _lower_mode(case: Case, theory: WaveTheory) -> Iterator[str]:
+    """Yield the longer wave of the same box that grows fastest, if it grows faster than the wave of the case."""
+    from hpc_kjko.running.wave_theory import GROWN, SLOWEST, lower_modes
+
+    def growth(one: WaveTheory) -> float:
+        return float(np.sqrt(one.energy.max())) if len(one.time) else one.rate or 0.0
+
+    least, grows = (GROWN, "more") if len(theory.time) else (SLOWEST, "faster")
+    own = max(least, growth(theory))
+    found = [(growth(one), mode) for mode, one in lower_modes(case) if len(one.time) == len(theory.time)]
+    if not found or max(found)[0] <= own + SLOWEST:
+        return
+    largest, mode = max(found)
+    how = f"up to {largest:.3g} times its initial amplitude" if len(theory.time) else f"γ = {largest:.4f}"
+    yield f"    mode {mode} of this box grows {grows}: {how}"
 
 
 def _which_grows_fastest(case: Case, theory: WaveTheory) -> Iterator[str]:

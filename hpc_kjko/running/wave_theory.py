@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,17 +99,35 @@ class _Wave:
 
 def theory_of(case: Case) -> WaveTheory | None:
     """The linear theory of the wave of a case; None if the case has no wave or no self-consistent field."""
-    starts = [one.start for one in species_of(case)]
-    waves = [start for start in starts if isinstance(start, PeriodicWave)]
+    vector = _wave_vector(case)
+    return None if vector is None else _theory_along(case, vector)
+
+
+def _wave_vector(case: Case) -> np.ndarray | None:
+    """k [dx] of the wave of a case; None if the case has no wave or no self-consistent field."""
+    waves = [one.start for one in species_of(case) if isinstance(one.start, PeriodicWave)]
     if case.physics.field == "external" or not waves:
         return None
-    vector = next((start for start in waves if not start.is_homogeneous), waves[0]).wave_vector
+    return next((start for start in waves if not start.is_homogeneous), waves[0]).wave_vector
+
+
+def _theory_along(case: Case, vector: np.ndarray) -> WaveTheory:
+    """The theory of the wave with the vector k [dx] in the plasma of a case."""
     try:
         return _theory(_wave(case, vector))
     except NoTheory as why:
         return WaveTheory(vector, missing=str(why))
     except (ValueError, ArithmeticError) as why:  # raised by hpc_kjko.reference
         return WaveTheory(vector, missing=f"the dispersion relation has no solution that could be found: {why}")
+
+
+def lower_modes(case: Case) -> Iterator[tuple[int, WaveTheory]]:
+    """Yield the number and the theory of each longer wave of the box in the direction of the wave of the case."""
+    if (vector := _wave_vector(case)) is None:
+        return
+    own = int(np.gcd.reduce(np.rint(vector * np.asarray(case.problem.torus) / (2 * math.pi)).astype(int)))
+    for mode in range(1, own):
+        yield mode, _theory_along(case, vector * (mode / own))
 
 
 def fastest_growing(case: Case) -> tuple[float, float] | None:
@@ -121,10 +139,8 @@ def fastest_growing(case: Case) -> tuple[float, float] | None:
     Raises:
         NoTheory: there are no streams that could make a wave grow, or their dispersion relation is not known.
     """
-    starts = [one.start for one in species_of(case) if isinstance(one.start, PeriodicWave)]
-    if case.physics.field == "external" or not starts:
+    if (vector := _wave_vector(case)) is None:
         raise NoTheory("the case has no wave in a self-consistent field")
-    vector = next((start for start in starts if not start.is_homogeneous), starts[0]).wave_vector
     wave = _wave(case, vector)
     ks = _scanned(wave)
     found: tuple[float, float] | None = None
@@ -152,8 +168,9 @@ def most_amplified(case: Case) -> tuple[float, float, float] | None:
     Raises:
         NoTheory: as :func:`fastest_growing`, or not all waves could be found.
     """
-    starts = [one.start for one in species_of(case) if isinstance(one.start, PeriodicWave)]
-    wave = _wave(case, next((start for start in starts if not start.is_homogeneous), starts[0]).wave_vector)
+    if (vector := _wave_vector(case)) is None:
+        raise NoTheory("the case has no wave in a self-consistent field")
+    wave = _wave(case, vector)
     found = []
     for k in _scanned(wave):
         # later the bath has merged the streams, and no wave grows
@@ -344,7 +361,7 @@ def _relaxing(wave: _Wave) -> WaveTheory:
     if (history := _history(wave)) is None:
         return _collisionless(wave)
     time, field = history
-    words = "the bath changes the starting distribution with time, so the wave has no single rate"
+    words = "the bath changes the starting distribution, so γ changes with time"
     found = WaveTheory(wave.vector, words, time=time, energy=field**2)
     try:
         return replace(found, branches=_branches(wave, _root(wave), "theory without collisions"))

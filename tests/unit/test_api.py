@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import hpc_kjko
 from hpc_kjko import Case, UserError, open_run, restart, run
 from hpc_kjko.cli.main import main
 from hpc_kjko.files.output import read_snapshot
-from hpc_kjko.files.series import read_equilibrium, read_series
+from hpc_kjko.files.series import SeriesWriter, read_equilibrium, read_series, read_series_and_units
+from hpc_kjko.files.wavetheory import WaveTheory, theory_attributes
 from hpc_kjko.post import opened
 
 xarray = pytest.importorskip("xarray")
@@ -89,6 +91,21 @@ def test_the_series_has_labels_and_units(result):
     assert series.kl.units == "1" and series.seconds.units == "s"
     assert series.field_energy.sel(time=0.5, method="nearest").step == 5
     assert "two_stream" in series.attrs["case"]
+
+
+def test_the_rate_of_the_wave_is_that_of_the_command(result, tmp_path, capsys):
+    grown = shutil.copytree(result.path, tmp_path / "grown")
+    columns, units = read_series_and_units(grown / "series.h5")
+    time = np.linspace(0, 20, 201)
+    columns = {key: np.resize(values, 201) for key, values in columns.items()} | {"time": time}
+    columns |= dict.fromkeys(("field_energy", "wave_energy"), 10 * np.exp(0.2 * time))
+    theory = WaveTheory(np.array([0.5]), "theory", rate=0.11, frequency=0.0)
+    SeriesWriter(grown / "series.h5", list(columns), units, columns, theory_attributes(theory)).close()
+    measured = open_run(grown).rate
+    assert measured.rate.rate == pytest.approx(0.1) and measured.expected == 0.11 and not measured.why_not
+    assert measured.rate.window[0] < measured.rate.window[1] <= 20.0
+    assert main(["inspect", str(grown)]) == 0 and measured.rate.text(0.11) in capsys.readouterr().out
+    assert result.rate.why_not.startswith("the series has 11 rows with energy in the wave")
 
 
 def test_snapshots_have_labels_and_units(result):

@@ -205,6 +205,14 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(kjko_here, smal
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_dry_run_gives_the_warnings_of_the_run(kjko_here, small_case):
+    changes = ("--set", "time.step=5.0", "--set", "time.end=5.0", "--set", "physics.collision_strength=0.0")
+    dry, wet = (kjko_here("run", small_case, *changes, *more).stdout.splitlines() for more in (("--dry-run",), ()))
+    given = [line for line in dry if line.startswith("warning: ")]
+    assert any("from 2 on the push is unstable" in line for line in given)
+    assert given == [line for line in wet if line.startswith("warning: ")]
+
+
 def test_a_dry_run_says_whether_the_wave_grows_and_which_would(kjko_here, small_case):
     """The default length of bump_on_tail has a damped wave. With the suggested length it grows at the stated rate."""
 
@@ -220,6 +228,8 @@ def test_a_dry_run_says_whether_the_wave_grows_and_which_would(kjko_here, small_
     length, rate = re.search(r"problem.length = ([\d.]+) .*γ = ([\d.]+) without", damped).groups()
     growing = said(*of_bump, f"problem.length={length}")
     assert f"growing, γ = {rate}" in growing and "problem.length" not in growing
+    second = said(*of_bump, f"problem.length={length}", "problem.mode=2")
+    assert f"mode 1 of this box grows faster: γ = {rate}" in second
     assert float(rate) > 0.1
     slow = ("problem.kind=two_stream", "problem.beam_velocity=1.2", "physics.collision_strength=0.0", *of_bump[2:])
     assert "no wave grows faster than γ = 0.0001 ω_p in these streams: increase problem.beam_velocity" in said(*slow)
@@ -237,7 +247,9 @@ def test_a_dry_run_of_beams_in_a_bath_says_that_they_do_not_grow_and_which_would
     length, largest, end = re.search(r"length = ([\d.]+) .*:\n +up to ([\d.]+) times .* t = ([\d.]+)", damped).groups()
     growing = said(0.01, float(length), float(end))
     assert float(re.search(r"grows up to ([\d.]+) times", growing)[1]) == pytest.approx(float(largest), rel=0.02)
-    assert "grows most" not in growing
+    assert "grows most" not in growing and "of this box" not in growing
+    second = "\n".join(forecast.wave_of(config.Case.load(JOBS / "two_stream.toml", {"problem.mode": 2})))
+    assert "grows up to" in second and re.search(r"mode 1 of this box grows more: up to ([\d.]+) times", second)
     strong = said(1.0, 31.4159265, 10.0)
     assert "it is damped to" in strong and "no wave grows by a factor of 2 in these streams and this bath" in strong
     assert "increase problem.beam_velocity" in strong

@@ -100,7 +100,7 @@ def test_a_run_is_compared_with_the_same_fit_of_theorys_wave():
     theory = WaveTheory(np.array([0.2]), "theory", time=TIME[::2], energy=energy[::2])
     found = rates.measured({"time": TIME, "field_energy": energy, "wave_energy": 3 * energy}, theory)
     assert found.expected == pytest.approx(found.rate.rate, rel=0.01) and "theory 0." in found.text
-    assert found.remark == "Theory: theory."
+    assert found.remark == "Theory: theory; both values of γ are means over the window."
 
 
 def beams_in_a_bath(end: float) -> WaveTheory:
@@ -167,6 +167,9 @@ def test_a_rate_that_differs_from_theory_says_by_how_many_errors():
     assert rates.Measured(rate, theory, 0.2258).text.endswith("0.2258; it differs from theory by 3.4 standard errors")
     assert rates.Measured(rate, theory, 0.2258).note == "γ differs from theory by 3.4 standard errors"
     assert not rates.Measured(rate, theory, 0.2).note and not rates.Measured(rate, theory, None).note
+    opposite = ", and theory has the opposite sign: repeat with other seeds or more particles"
+    assert rates.Measured(rate, theory, -0.05).difference == f"differs from theory by 6.9 standard errors{opposite}"
+    assert opposite not in rates.Measured(rate, theory, -0.00001).text  # printed as 0
     exact = rates.Measured(rates.Rate(0.1, 1e-9, (2.0, 14.0), 0.0, "rows", None, None), theory, 0.2258)
     assert exact.difference == "differs from theory by more than 100 standard errors"
 
