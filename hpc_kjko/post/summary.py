@@ -177,13 +177,17 @@ def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarr
 
     The noise of a quiet start grows with time. A control variate reduces the noise according to its weights.
     """
-    floors, growth = status.get("noise_floor"), status.get("noise_growth")
-    if not isinstance(floors, dict):
+    floors, growths = status.get("noise_floor"), status.get("noise_growth", {})
+    if not isinstance(floors, dict) or not isinstance(growths, dict):
         return {}
     part = columns.get("weight_variance", np.ones(len(columns["time"])))
-    if isinstance(growth, float):
-        part = part * np.minimum(1.0, growth * columns["time"])
-    return {name: floors[name] * part for name in NOISE_OF if name in columns and isinstance(floors.get(name), float)}
+    found = {}
+    for name in NOISE_OF:
+        if name in columns and isinstance(floor := floors.get(name), float):
+            growth = growths.get(name)
+            grown = np.minimum(1.0, growth * columns["time"]) if isinstance(growth, float) else 1.0
+            found[name] = floor * grown * part
+    return found
 
 
 def remarks(status: dict[str, Any], columns: Columns) -> list[str]:

@@ -78,16 +78,16 @@ def noise_floor(case: Case) -> dict[str, float]:
     return floor
 
 
-def noise_growth(case: Case) -> float | None:
-    """Growth of the noise of a quiet start per unit of time, as a fraction of the floor; None if it starts at the
-    floor.
+def noise_growth(case: Case) -> dict[str, float]:
+    """Growth of the noise of a quiet start per unit of time, as a fraction of the floor, by column.
 
-    In two and three dimensions a quiet start of a few thousand particles reaches the floor within a few 1/ω_p. There
-    the growth was not measured, and the floor counts from the start.
+    A column without a number starts at the floor. In two and three dimensions these are all but the wave: noise enters
+    at short waves first, and there the whole field reaches the floor within a few 1/ω_p.
     """
-    if case.particles.start != "quiet" or case.problem.space_dims > 1:
-        return None
-    return MIXING / case.particles.count
+    if case.particles.start != "quiet":
+        return {}
+    columns = ("wave_energy", "field_energy") if case.problem.space_dims == 1 else ("wave_energy",)
+    return dict.fromkeys(columns, MIXING / case.particles.count)
 
 
 def _of_collisions(case: Case) -> list[str]:
@@ -297,7 +297,7 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
     if floor and amplitude:
         energy = problem.mass * (amplitude / problem.wavenumber) ** 2 / 4
         noise = floor * (1 + 1 / (case.physics.temperature * problem.wavenumber**2))  # not yet shielded
-        if (growth := noise_growth(case)) is not None:
+        if (growth := noise_growth(case).get("wave_energy")) is not None:
             noise = floor * min(1.0, growth * WHILE)
         if energy < noise:
             found.append(

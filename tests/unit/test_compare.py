@@ -56,7 +56,9 @@ def test_a_figure_has_words_units_differences_and_the_noise(here, tmp_path, monk
     assert field.y.label == "in n̄ m v_th³/ω_p" and field.y.log
     assert [curve.label for curve in field.curves] == ["mine", "noise of the whole field", "other"]
     assert field.curves[1].look == field.below.curves[1].look == "noise"
-    assert field.curves[1].y[-1] == pytest.approx(note["noise_floor"]["field_energy"] * note["noise_growth"] * 0.8)
+    assert field.curves[1].y[-1] == pytest.approx(
+        note["noise_floor"]["field_energy"] * note["noise_growth"]["field_energy"] * 0.8
+    )
     (difference,) = kl.below.curves  # of one that is a tenth larger
     assert difference.y == pytest.approx(0.1 * kl.curves[0].y) and kl.below.y.label == "|difference|"
 

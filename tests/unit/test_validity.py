@@ -140,10 +140,22 @@ def test_a_quiet_start_has_noise_in_proportion_to_time_over_particles():
         for step in range(150):
             simulation.state = simulation.advance()
             time = 0.2 * (step + 1)
-            part.append(simulation.state.field.energy / min(1.0, noise_growth(case) * time))
+            part.append(simulation.state.field.energy / min(1.0, noise_growth(case)["field_energy"] * time))
         assert 0.6 < np.mean(part[25:]) / noise_floor(case)["field_energy"] < 2
-    assert noise_growth(case_of("plasma", **{"particles.start": "random"})) is None
-    assert noise_growth(case_of("plasma", **{"problem.space_dims": 2, "problem.velocity_dims": 2})) is None
+    assert not noise_growth(case_of("plasma", **{"particles.start": "random"}))
+
+
+def test_in_two_dimensions_the_whole_field_soon_has_all_its_noise_and_the_wave_has_not():
+    dims = {"problem.space_dims": 2, "problem.velocity_dims": 2}
+    case = case_of(
+        "plasma", **dims, **{"particles.count": 4096, "grid.cells": 16, "method.collision": "none", "time.step": 0.2}
+    )
+    simulation = Simulation.start(case, Communicator())
+    for _ in range(15):
+        simulation.state = simulation.advance()
+    floor, growth = noise_floor(case), noise_growth(case)
+    assert floor["field_energy"] / 2 < simulation.state.field.energy < 2 * floor["field_energy"]
+    assert list(growth) == ["wave_energy"] and growth["wave_energy"] * 3 < 0.1
 
 
 def test_the_noise_floor_is_a_sum_over_waves_in_any_number_of_dimensions():

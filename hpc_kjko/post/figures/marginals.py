@@ -51,12 +51,13 @@ def marginals(run: RunFiles, species: str | None = None) -> Iterator[Picture]:
         if (wanted := known.get((first.kind, first.axis))) is not None:
             curves.append(Curve(centres_of(_edges(wanted)), wanted.values, "equilibrium", "reference"))
         least, most = (float(end([end(curve.y) for curve in curves])) for end in (np.min, np.max))
+        highest = max(most, *(float(curve.raw.max()) for curve in curves if curve.raw is not None))
         if first.kind == "x" and least > 0.5 * most:  # the density is close to its mean, so show the relative change
             curves = [_about_its_mean(curve) for curve in curves]
             y, mean = Axis("n/⟨n⟩ − 1"), 1.0
         else:
             unit = "ω_p/v_th" if first.kind == "x" else "1/v_th"
-            y = Axis("probability density", unit, limits=(0.0, 1.05 * most or 1.0))
+            y = Axis("probability density", unit, limits=(0.0, 1.05 * highest or 1.0))
         note = noisy_note("a histogram", mean * max(noises)) if noises else ""
         panels.append(Panel(coordinate_axis(first.kind, first.axis, dims), y, curves=tuple(curves), note=note))
     yield Picture(

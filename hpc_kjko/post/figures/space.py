@@ -128,7 +128,7 @@ def _density_curves(run: RunFiles, snapshots: Sequence[Snapshot], quantity: Quan
 
 
 def _with_noise(picture: Picture, run: RunFiles, species: str | None) -> Picture:
-    """Add to the labels of the density's images the noise that independent particles would have at a node.
+    """Add to the density's images a note on the noise that independent particles would have at a node.
 
     A mean over one direction has the noise of a mesh without that direction.
     """
@@ -139,10 +139,7 @@ def _with_noise(picture: Picture, run: RunFiles, species: str | None) -> Picture
         is_slice = panel.title.startswith(_SLICE)
         nodes = panel.image.values.size * (layers if is_slice else 1)
         noise = np.sqrt(nodes / particles * _SHAPE_SQUARED[order] ** (3 if is_slice else 2))
-        image = dataclasses.replace(
-            panel.image, label=f"{panel.image.label}, noise of independent particles ±{noise:.1g}"
-        )
-        panels.append(dataclasses.replace(panel, image=image))
+        panels.append(dataclasses.replace(panel, note=f"noise of independent particles: ±{noise:.1g}"))
     return dataclasses.replace(picture, panels=tuple(panels))
 
 
