@@ -24,8 +24,8 @@ from hpc_kjko.errors import (
     SolverFailure,
     UserError,
     did_you_mean,
-    likely,
     listed,
+    misspelt,
     one_of,
     ran_out_of_memory,
 )
@@ -285,7 +285,7 @@ def _not_understood(argument: str, verb: str, verbs: Mapping[str, argparse.Argum
         flag = argument.partition("=")[0]
         own = _flags(verbs[verb])
         others = [f"'kjko {other}'" for other in verbs if flag in _flags(verbs[other])]
-        if meant := likely(flag, own):
+        if meant := misspelt(flag, own):
             advice = did_you_mean(meant)
         elif others:
             advice = f"{listed(others, 'and')} {'has' if len(others) == 1 else 'have'} it"

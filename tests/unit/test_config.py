@@ -312,6 +312,17 @@ def test_a_word_that_is_no_value_is_answered_with_what_to_write(line, advice, tm
         load(tmp_path / "case.toml")
 
 
+def test_a_toml_error_shows_its_line(tmp_path):
+    for line in ("length = 3 4", "length = 3 \t4", "length = [" + 200 * "1.0 "):
+        (tmp_path / "case.toml").write_text(f'[problem]\nkind = "plasma"\n{line}\n')
+        with pytest.raises(UserError, match=r"at line 3, column \d+\): ") as mistake:
+            load(tmp_path / "case.toml")
+        shown = str(mistake.value).rpartition("): ")[2]
+        assert shown == f'"{line}"'.replace("\t", " ") or (
+            shown.endswith('…"') and shown[1:-2] == line[: len(shown) - 3]
+        )
+
+
 CASE_TEXT = '# κ\n[problem]\nkind = "two_stream"  # é\n'
 
 

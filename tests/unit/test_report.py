@@ -212,7 +212,10 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
 
 
 def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_here, browser, tmp_path):
-    """Two waves fall, one grows and one has no rate. Each has a theory. Numbers are sorted with their signs."""
+    """Two waves fall, one grows and one has no rate. Each has a theory. Numbers are sorted with their signs.
+
+    The rates are also drawn against the key in which the cases differ, with their errors and those of theory.
+    """
     columns, units = read_series_and_units(finished / "series.h5")
     time = np.linspace(0, 20, 201)
     for name, rate in (("slow", -0.05), ("fast", -0.2), ("growing", 0.1), ("none", 0.0)):
@@ -222,7 +225,18 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
         theory = WaveTheory(np.array([0.5]), "theory", rate=1.1 * rate, frequency=1.5)
         attributes = theory_attributes(theory)
         SeriesWriter(tmp_path / "runs" / name / "series.h5", list(grown), units, grown, attributes).close()
+        case = tmp_path / "runs" / name / "case.toml"
+        strength = f"collision_strength = {0.5 + rate}"
+        case.write_text(re.sub("collision_strength = .*", strength, case.read_text()))
     assert kjko_here("report", tmp_path / "runs").returncode == 0
+    runs, _ = overview.runs_in([tmp_path / "runs"])
+    drawn = {picture.name: picture for picture in overview.pictures(runs)}["rate_physics_collision_strength"]
+    (panel,) = drawn.panels
+    measured, theory = panel.curves
+    assert measured.x == pytest.approx([0.3, 0.45, 0.6]) and measured.y == pytest.approx([-0.2, -0.05, 0.1])
+    assert (measured.error > 0).all() and measured.look == "points" and theory.label == "theory"
+    assert theory.x == pytest.approx([0.3, 0.45, 0.5, 0.6]) and theory.y == pytest.approx([-0.22, -0.055, 0, 0.11])
+    assert panel.remark == "1 of 4 runs have no rate."
     page = (tmp_path / "runs/index.html").read_text()
     row = re.search(r"<i></i>fast<.*?</tr>", page, re.DOTALL)[0]
     assert "−0.2 <small>±" in row and "−0.22<" in row and "1.5<" in row and "KL to equilibrium" in page
@@ -233,6 +247,9 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
     assert re.search(rf'title="no rate of growth or damping: {refused}[^"]*"> <small>none</small> <small>\[\d\]', row)
     assert re.search(rf"<p class=.note.>\[\d\] no rate of growth or damping: {refused}", page)
     shown(browser, tmp_path / "runs/index.html", 1280)
+    rates = "document.querySelector('[data-figure=rate_physics_collision_strength] .plot').data"
+    assert browser.evaluate(f"{rates}.map(trace => trace.x.length).join()") == "3,4"
+    assert browser.evaluate(f"{rates}[0].error_y.array.length") == 3
     heading = "[...document.querySelectorAll('[data-sort]')].find(one => one.innerText.startsWith('γ of theory'))"
     browser.evaluate(f"{heading}.click()")
     names = "[...document.querySelectorAll('.runs tbody tr')].map(row => row.cells[1].innerText.trim()).join()"

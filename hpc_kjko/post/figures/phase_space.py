@@ -249,4 +249,4 @@ def _outside(plane: Plane) -> str:
     """A sentence if a part of the mass that matters is outside of what is shown; empty otherwise."""
     if not plane.outside > _OUTSIDE:
         return ""
-    return f"{100 * plane.outside:.2g}% of the particles at t = {plane.time:.4g} are outside of the range shown."
+    return f"{100 * plane.outside:.2g}% of the particles are outside of the range shown."

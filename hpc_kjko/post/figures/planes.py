@@ -145,6 +145,7 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
         edges = [np.linspace(*limits, cells + 1) for limits, cells in zip((x_range, v_range), CELLS, strict=True)]
         beyond: Beyond = "walls" if run.has_walls else "period" if run.lengths else "nothing"
         values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], beyond)
+        outside = _outside([(x, edges[0]), (v, edges[1])], np.asarray(snapshot.weighting, np.float64))
         x_axis, v_axis = (coordinate_axis(kind, 0, 2) for kind in "xv")
         found.append(
             Plane(
@@ -156,8 +157,7 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
                 v_axis,
                 f"f(x, v)  [{run.density_unit('xv')}]",
                 "from the particles' log f",
-                outside=1
-                - _fraction_inside([(x, edges[0]), (v, edges[1])], np.asarray(snapshot.weighting, np.float64)),
+                outside=outside,
             )
         )
     return found
@@ -251,8 +251,8 @@ def _ranges(
     return of_x, found.get(("v", 0), (-reach, reach))
 
 
-def _fraction_inside(coordinates: Sequence[tuple[np.ndarray, np.ndarray]], weighting: np.ndarray) -> float:
-    """The fraction of the mass of particles that is inside of the cells.
+def _outside(coordinates: Sequence[tuple[np.ndarray, np.ndarray]], weighting: np.ndarray) -> float:
+    """The fraction of the mass of particles that is outside of the cells.
 
     Args:
         coordinates: pairs of the values [n] of a coordinate of the particles, and the edges of its cells.
@@ -260,7 +260,7 @@ def _fraction_inside(coordinates: Sequence[tuple[np.ndarray, np.ndarray]], weigh
     """
     inside = np.logical_and.reduce([(values >= edges[0]) & (values <= edges[-1]) for values, edges in coordinates])
     weight = np.broadcast_to(weighting, len(inside))
-    return float(weight[inside].sum() / weight.sum())
+    return float(weight[~inside].sum() / weight.sum())
 
 
 def _turned(plane: Plane) -> Plane:
@@ -292,6 +292,6 @@ def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, in
     unit = run.density_unit("".join(kind for kind, _ in chosen))
     labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
     name, of_one = f"f({labels})  [{unit}]", float(weight.mean() / area[0, 0]) / kept
-    outside = 1 - float(values.sum() / weight.sum())
+    outside = _outside([(first, x_edges), (second, y_edges)], weight)
     values = values / area / kept
     return Plane(snapshot.time, values, x_edges, y_edges, x_axis, y_axis, name, HISTOGRAM, of_one, outside)
