@@ -105,7 +105,7 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
         (["inspect", "a run", "--from", "10"], "--from is not an option of 'kjko inspect': 'kjko plot' has it\n"),
         (
             ["report", "a run", "--column=kl"],
-            "--column is not an option of 'kjko report': 'kjko plot' and 'kjko compare'",
+            "'kjko report': 'kjko plot' and 'kjko compare' have it",
         ),
         (["inspect", "a run", "--quick"], "--quick is not an option of 'kjko inspect': it has --help\n"),
         (["cases", "bump_on_tail"], "bump_on_tail is one argument too many: 'kjko cases' takes no argument\n"),

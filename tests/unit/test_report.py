@@ -17,7 +17,7 @@ from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series, read_series_and_units
 from hpc_kjko.files.wavetheory import WaveTheory, theory_attributes
-from hpc_kjko.post import report
+from hpc_kjko.post import overview, report
 from hpc_kjko.post.draw import typeset
 from hpc_kjko.post.figures import energies, phase_space, planes
 from hpc_kjko.post.figures.energies import energy_panel
