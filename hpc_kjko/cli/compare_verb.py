@@ -34,13 +34,11 @@ def compare(options: argparse.Namespace) -> int:
         plotting_module()
     folder = existing(options.run)
     ours, reference = rows_of(folder), differences.reference_of(folder, options.reference)
+    meaningless = _meaningless(ours, folder)
     if options.reference != differences.GRID and Path(options.reference).is_dir():
         _say_other_case(folder, RunFolder(Path(options.reference)))
-        if not options.column:
-            reference = _meaningful(reference, RunFolder(Path(options.reference)))
-    if not options.column:
-        ours = _meaningful(ours, folder)
-    found = differences.differences(ours, reference, options.column)
+        meaningless |= _meaningless(reference, RunFolder(Path(options.reference)))
+    found = differences.differences(ours, reference, options.column, meaningless)
     time = found[0].time
     title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
     numbers = ("relative L2", "largest difference", "at t", "last of A", "last of B")
@@ -95,11 +93,11 @@ def compare(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _meaningful(columns: summary.Columns, folder: RunFolder) -> summary.Columns:
-    """The columns of a run that have a meaning for its case, or all columns if its case is damaged."""
-    with contextlib.suppress(UserError):
-        return summary.meaningful(columns, RunCase(folder.case))
-    return columns
+def _meaningless(columns: summary.Columns, folder: RunFolder) -> set[str]:
+    """The columns of a run that have no meaning for its case, such as KL without collisions."""
+    with contextlib.suppress(UserError):  # a damaged case is not needed here
+        return columns.keys() - summary.meaningful(columns, RunCase(folder.case)).keys()
+    return set()
 
 
 def _say_other_case(first: RunFolder, second: RunFolder) -> None:

@@ -56,6 +56,10 @@ def test_without_collisions_only_energies_are_compared(here, tmp_path):
         assert "kinetic_energy" in said and not any(word in said for word in ("entropy", "free_energy", "kl")), name
         assert "kl" in here("compare", "mine", "other", "--column", "kl").stdout
         path.write_text(case)
+    path = tmp_path / "mine/case.toml"
+    path.write_text(re.sub("collision_strength = .*", "collision_strength = 0.0", path.read_text()))
+    (tmp_path / "kl.csv").write_text("time,kl\n0,1\n1,1\n")
+    assert "name one with --column: kl" in here("compare", "mine", "kl.csv").stderr
 
 
 def test_a_figure_has_words_units_differences_and_the_noise(here, tmp_path, monkeypatch):

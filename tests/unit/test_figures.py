@@ -12,6 +12,7 @@ import torch
 from conftest import SMALL_CASE
 from PIL import Image as Bitmap
 
+from hpc_kjko.errors import UserError
 from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
@@ -400,6 +401,13 @@ def test_options_of_plot(finished, kjko_here):
         result = kjko_here("plot", finished, *arguments, "--out", "there")
         assert result.returncode == 2 and says in result.stderr and result.stderr.count("\n") == 1
         assert not any((finished.parent / "there").glob("*"))
+
+
+def test_a_plane_without_particles_names_the_figure_of_histograms(a_run, monkeypatch):
+    run, steps_with = run_of(a_run), RunFiles.steps_with
+    monkeypatch.setattr(RunFiles, "steps_with", lambda run, what: [] if what == "particles" else steps_with(run, what))
+    with pytest.raises(UserError, match="the snapshots hold no particles: .*, or see the figure phase_space of"):
+        planes.planes_of_coordinates(run, ("vx", "x"), None)
 
 
 def test_no_choice_replaces_a_figure_of_the_whole_run(finished, monkeypatch):

@@ -127,7 +127,8 @@ def test_a_logarithmic_scale_says_what_it_cannot_show(finished, kjko_here, brows
     assert browser.evaluate("document.getElementById('hidden').textContent") == note
 
 
-def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser):
+def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser, monkeypatch):
+    monkeypatch.setattr(phase_space, "_outside", lambda plane: f"Outside at {plane.time:g}.")
     assert kjko_here("report", finished).returncode == 0
     shown(browser, finished / "report.html", 1280)
     place = "document.querySelector('[data-figure=phase_space-0]')"
@@ -139,6 +140,7 @@ def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser)
     for number, frame in enumerate(frames):
         browser.evaluate(f"{slider}.value = {number}; {slider}.dispatchEvent(new Event('input'))")
         assert browser.evaluate(f"{place}.querySelector('output').textContent") == f"t = {frame.time:g}"
+        assert browser.evaluate(f"{place}.querySelector('.note').textContent") == f"Outside at {frame.time:g}."
         largest = frame.panels[0].image.values.max()
         browser.until(f"Math.abs(Math.max(...{trace}.customdata.flat()) / {largest} - 1) < 1e-4")
     assert len(frames) == 3
