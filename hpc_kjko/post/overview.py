@@ -21,9 +21,9 @@ from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.post import page, rates, summary
 from hpc_kjko.post.figures.energies import MANY_TIMES, is_work, top_of_work
 from hpc_kjko.post.figures.names import axis_of, of_unit
-from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
+from hpc_kjko.post.figures.runfiles import FROM_THE_START, PANELS, TIME, Window, within
 from hpc_kjko.post.interactive import axis_layout, figure, html_of, numbers, thinned
-from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
+from hpc_kjko.post.panels import Axis, Curve, Look, Panel, Picture, verbatim
 
 #: The file name of the page about the runs in a folder.
 INDEX = "index.html"
@@ -281,18 +281,21 @@ def rate_pictures(runs: Sequence[Run], series: Mapping[str, summary.Columns]) ->
         if len({run.keys[key] for run in rated}) < 2:
             continue
         title = f"Rate of the wave against the {key_axis(key).label}"
-        panel = Panel(_axis_of_key(key, runs), _RATE, curves=_rate_curves(key, keys, runs, found))
-        if missing := len(runs) - len(rated):
-            panel = dataclasses.replace(panel, note=f"{missing} of {len(runs)} runs have no rate.")
-        yield Picture(f"rate_{key.replace('.', '_')}", title, f"{title}, with that of theory", (panel,))
+        note = f"{len(runs) - len(rated)} of {len(runs)} runs have no rate." if len(rated) < len(runs) else ""
+        x = _axis_of_key(key, runs)
+        panels = [Panel(x, _RATE, of, curves) for of, curves in _rate_curves(key, keys, runs, found)]
+        panels[0] = dataclasses.replace(panels[0], note=note)
+        name = f"rate_{key.replace('.', '_')}"
+        yield Picture(name, title, f"{title}, with that of theory", tuple(panels), shared=len(panels) > 1)
 
 
 def _rate_curves(
     key: str, keys: Sequence[str], runs: Sequence[Run], found: Mapping[str, rates.Measured]
-) -> tuple[Curve, ...]:
-    """The measured rates with their errors, a curve for each combination of the other keys, each with that of theory.
+) -> list[tuple[str, tuple[Curve, ...]]]:
+    """The measured rates with their errors and those of theory, for the panels of a figure, with titles.
 
-    Theory is one curve if the other keys do not change it.
+    All combinations of the other keys are in one panel if theory is the same for all, or if there are many of them.
+    Otherwise each has its own panel.
     """
     measured: dict[str, list[tuple[float, float, float]]] = {}
     expected: dict[str, list[tuple[float, float]]] = {}
@@ -304,16 +307,19 @@ def _rate_curves(
             measured.setdefault(of, []).append((run.keys[key], one.rate.rate, one.rate.error))
         if one.expected is not None:
             expected.setdefault(of, []).append((run.keys[key], one.expected))
-    curves = []
-    for of, points in measured.items():
-        x, y, error = np.array(sorted(points)).T
-        curves.append(Curve(x, y, f"measured, {of}" if of else "measured", "points", error))
-    lines = {of: np.array(sorted(points)).T for of, points in expected.items()}
-    first = next(iter(lines.values()), None)
-    if first is not None and all(np.array_equal(first, line) for line in lines.values()):
-        lines = {"": first}
-    curves += [Curve(x, y, f"theory, {of}" if of else "theory", "reference") for of, (x, y) in lines.items()]
-    return tuple(curves)
+    lines = {of: np.array(sorted(rows)).T for of, rows in expected.items()}
+    first = next(iter(lines.values()), np.zeros(0))
+    is_same = all(np.array_equal(first, line) for line in lines.values())
+    in_one = is_same or len(measured) > PANELS
+
+    def curve(of: str, name: str, look: Look, x: np.ndarray, y: np.ndarray, error: np.ndarray | None = None) -> Curve:
+        return Curve(x, y, f"{name}, {of}" if of and in_one else name, look, error)
+
+    points = {of: curve(of, "measured", "points", *np.array(sorted(rows)).T) for of, rows in measured.items()}
+    theory = {of: curve("" if is_same else of, "theory", "reference", *line) for of, line in lines.items()}
+    if in_one:
+        return [("", (*points.values(), *list(theory.values())[: 1 if is_same else None]))]
+    return [(of, (one, *([theory[of]] if of in theory else []))) for of, one in points.items()]
 
 
 def key_axis(key: str) -> Axis:
@@ -406,7 +412,11 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
     return page.write(
         "runs.html",
         out,
-        {picture.name: figure([picture], 0) for picture in pictures_of_rates},
+        {
+            f"{picture.name}-{number}": figure([picture], number)
+            for picture in pictures_of_rates
+            for number in range(len(picture.panels))
+        },
         {
             "runs": [_for_page(run, keys, columns) for run in runs],
             "columns": {

@@ -1,6 +1,7 @@
 """``kjko report``: a page of one file, for whatever runs have left behind, and what a browser makes of it."""
 
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -239,6 +240,14 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
     assert (measured.error > 0).all() and measured.look == "points" and theory.label == "theory"
     assert theory.x == pytest.approx([0.3, 0.45, 0.5, 0.6]) and theory.y == pytest.approx([-0.22, -0.055, 0, 0.11])
     assert panel.remark == "1 of 4 runs have no rate."
+    # theory depends on the other key too: a panel for each of its values
+    steps = [dataclasses.replace(run, keys=run.keys | {"time.step": 0.2}, name=f"{run.name}, coarse") for run in runs]
+    steps = [dataclasses.replace(run, theory=dataclasses.replace(run.theory, rate=0.7)) for run in steps]
+    drawn = {picture.name: picture for picture in overview.pictures([*runs, *steps])}
+    fine, coarse = drawn["rate_physics_collision_strength"].panels
+    assert (fine.title, coarse.title) == (overview.verbatim("step = 0.1"), overview.verbatim("step = 0.2"))
+    assert [curve.label for curve in fine.curves] == ["measured", "theory"]
+    assert set(coarse.curves[1].y) == {0.7} and fine.remark == "2 of 8 runs have no rate." and not coarse.remark
     page = (tmp_path / "runs/index.html").read_text()
     row = re.search(r"<i></i>fast<.*?</tr>", page, re.DOTALL)[0]
     assert "−0.2 <small>±" in row and "−0.22<" in row and "1.5<" in row and "KL to equilibrium" in page
@@ -249,7 +258,7 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
     assert re.search(rf'title="no rate of growth or damping: {refused}[^"]*"> <small>none</small> <small>\[\d\]', row)
     assert re.search(rf"<p class=.note.>\[\d\] no rate of growth or damping: {refused}", page)
     shown(browser, tmp_path / "runs/index.html", 1280)
-    rates = "document.querySelector('[data-figure=rate_physics_collision_strength] .plot').data"
+    rates = "document.querySelector('[data-figure=rate_physics_collision_strength-0] .plot').data"
     assert browser.evaluate(f"{rates}.map(trace => trace.x.length).join()") == "3,4"
     assert browser.evaluate(f"{rates}[0].error_y.array.length") == 3
     heading = "[...document.querySelectorAll('[data-sort]')].find(one => one.innerText.startsWith('γ of theory'))"
