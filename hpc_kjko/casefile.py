@@ -20,6 +20,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: Number of characters of a line that are shown in a message.
+_SHOWN = 80
 #: The name of the species in a case without ``[species]``.
 ONLY = "markers"
 
@@ -52,13 +54,28 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return parse(text)
     except (ValueError, RecursionError) as failure:
-        raise UserError(f"{path}: not a TOML file: {failure}{_quotes(text, str(failure))}") from None
+        raise UserError(f"{path}: not a TOML file: {failure}{_line(text, str(failure))}") from None
 
 
-def _quotes(text: str, failure: str) -> str:
-    """Advice if the TOML error is a text without quotes; empty for other errors."""
-    place = re.search(r"Invalid value \(at line (\d+)", failure)
-    line = text.split("\n")[int(place[1]) - 1] if place else ""
+def _line(text: str, failure: str) -> str:
+    """The line of a TOML error, and advice if it has a text without quotes; empty if the error names no line."""
+    place = re.search(r"\(at line (\d+)", failure)
+    if not place:
+        return ""
+    line = text.split("\n")[int(place[1]) - 1]
+    if not line.strip():
+        return ""
+    return f': "{_shortened(line.strip())}"{_quotes(line) if "Invalid value" in failure else ""}'
+
+
+def _shortened(line: str) -> str:
+    """At most the first characters of a line, without characters that a terminal cannot show."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in line)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def _quotes(line: str) -> str:
+    """Advice if the value in a line is a text without quotes; empty for other values."""
     word = re.fullmatch(r"\s*([\w.-]+)\s*=\s*([A-Za-z_][\w.:-]*)\s*(#.*)?", line)
     if not word:
         return ""

@@ -18,6 +18,9 @@ from hpc_kjko.files.series import read_series, read_series_and_units
 from hpc_kjko.post import summary
 from hpc_kjko.terminal import show_table
 
+#: What the table calls a column whose name says something else: the column "entropy" is minus the physical entropy.
+_WORDS = {"entropy": "entropy (∫ f log f)"}
+
 
 def compare(options: argparse.Namespace) -> int:
     """Compare a run with another run, the grid solver or a CSV file. The exit code is 1 beyond the tolerance."""
@@ -30,17 +33,20 @@ def compare(options: argparse.Namespace) -> int:
     if options.out and options.out.suffix != ".html":
         plotting_module()
     folder = existing(options.run)
-    reference = differences.reference_of(folder, options.reference)
+    ours, reference = rows_of(folder), differences.reference_of(folder, options.reference)
+    meaningless = _meaningless(ours, folder)
     if options.reference != differences.GRID and Path(options.reference).is_dir():
         _say_other_case(folder, RunFolder(Path(options.reference)))
-    found = differences.differences(rows_of(folder), reference, options.column)
+        meaningless |= _meaningless(reference, RunFolder(Path(options.reference)))
+    found = differences.differences(ours, reference, options.column, meaningless)
     time = found[0].time
     title = f"{options.run} against {options.reference}, {len(time)} times from {time[0]:g} to {time[-1]:g}"
     numbers = ("relative L2", "largest difference", "at t", "last of A", "last of B")
     rows = []
     for one in found:
+        name = _WORDS.get(one.column, one.column)
         last = (f"{values[-1]:.7g}" for values in (one.values, one.reference))
-        rows.append([one.column, f"{one.relative_l2:.3g}", f"{one.largest:.3g}", f"{one.at:g}", *last])
+        rows.append([name, f"{one.relative_l2:.3g}", f"{one.largest:.3g}", f"{one.at:g}", *last])
     beyond = [
         number
         for number, one in enumerate(found)
@@ -85,6 +91,13 @@ def compare(options: argparse.Namespace) -> int:
         print(f"kjko: beyond the tolerance of {options.tolerance:g} in relative L2: {what}", file=sys.stderr)
         return DIFFERENT
     return DONE
+
+
+def _meaningless(columns: summary.Columns, folder: RunFolder) -> set[str]:
+    """The columns of a run that have no meaning for its case, such as KL without collisions."""
+    with contextlib.suppress(UserError):  # a damaged case is not needed here
+        return columns.keys() - summary.meaningful(columns, RunCase(folder.case)).keys()
+    return set()
 
 
 def _say_other_case(first: RunFolder, second: RunFolder) -> None:

@@ -62,7 +62,7 @@ def _plot_sweep(options: argparse.Namespace, plotting: ModuleType, window: tuple
         print(f"kjko: {sentence}", file=sys.stderr)
     pictures = overview.pictures(runs, options.column, window)
     out = options.out or options.folder / "figures"
-    for path in plotting.save_all(pictures, out, options.format, options.folder.resolve().name):
+    for path in plotting.save_all(pictures, out, options.format, options.folder.resolve().name, window):
         print(path)
     return DONE
 

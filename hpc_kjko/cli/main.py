@@ -13,12 +13,22 @@ import math
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpc_kjko import __version__, usercode
-from hpc_kjko.errors import OutOfMemory, SolverFailure, UserError, one_of, ran_out_of_memory
+from hpc_kjko.errors import (
+    OutOfMemory,
+    SolverFailure,
+    UserError,
+    did_you_mean,
+    listed,
+    misspelt,
+    one_of,
+    ran_out_of_memory,
+)
 from hpc_kjko.parallel.launcher import promised_ranks
 from hpc_kjko.terminal import write_in_any_encoding
 
@@ -265,15 +275,35 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         raise UserError(f"{verb} is not a verb of kjko: {one_of(verb, verbs)}")
     options, unknown = commands.parse_known_args(arguments)
     if unknown:
-        flags = [flag for action in verbs[verb]._actions for flag in action.option_strings if flag.startswith("--")]
-        names = [str(action.metavar) for action in verbs[verb]._actions if not action.option_strings]
-        advice = f"it takes {' and '.join(names) or 'none'}"
-        if unknown[0].startswith("-"):
-            advice = one_of(unknown[0], flags)
-        elif not Path(unknown[0]).exists():
-            advice += "; put quotes around a name with spaces"
-        raise UserError(f"{unknown[0]} is one argument too many for 'kjko {verb}': {advice}")
+        raise UserError(_not_understood(unknown[0], verb, verbs))
     return options
+
+
+def _not_understood(argument: str, verb: str, verbs: Mapping[str, argparse.ArgumentParser]) -> str:
+    """The message about an argument that a verb does not take."""
+    if argument.startswith("-"):
+        flag = argument.partition("=")[0]
+        own = _flags(verbs[verb])
+        others = [f"'kjko {other}'" for other in verbs if flag in _flags(verbs[other])]
+        if meant := misspelt(flag, own):
+            advice = did_you_mean(meant)
+        elif others:
+            advice = f"{listed(others, 'and')} {'has' if len(others) == 1 else 'have'} it"
+        else:
+            advice = f"it has {listed(own, 'and')}"
+        return f"{flag} is not an option of 'kjko {verb}': {advice}"
+    names = [str(action.metavar) for action in verbs[verb]._actions if not action.option_strings]
+    if not names:
+        return f"{argument} is one argument too many: 'kjko {verb}' takes no argument"
+    advice = f"it takes {' and '.join(names)}"
+    if not Path(argument).exists():
+        advice += "; put quotes around a name with spaces"
+    return f"{argument} is one argument too many for 'kjko {verb}': {advice}"
+
+
+def _flags(verb: argparse.ArgumentParser) -> list[str]:
+    """The options of a verb."""
+    return [flag for action in verb._actions for flag in action.option_strings if flag.startswith("--")]
 
 
 def _number(text: str) -> float:

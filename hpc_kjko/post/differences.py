@@ -6,7 +6,7 @@ import codecs
 import csv
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +78,19 @@ def reference_of(folder: RunFolder, other: str) -> Columns:
     raise UserError(f'{other}: give a run folder, a .csv file, or "{GRID}" for the grid solver')
 
 
-def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> list[Difference]:
+def differences(
+    ours: Columns, theirs: Columns, names: Sequence[str] = (), left_out: Collection[str] = ()
+) -> list[Difference]:
     """Compare columns of a run and of its reference at common times, which are those of the series with fewer rows.
 
     The other series is interpolated linearly. Columns that are zero in both are left out, unless ``names`` asks for
     them.
+
+    Args:
+        ours: the columns of the run.
+        theirs: the columns of the reference.
+        names: the columns to compare instead of the usual ones.
+        left_out: usual columns that are not compared, unless ``names`` asks for them.
 
     Raises:
         UserError: they have no such column in common, or no common times.
@@ -94,7 +102,7 @@ def differences(ours: Columns, theirs: Columns, names: Sequence[str] = ()) -> li
     shared = [
         name for name in ours if name in theirs and name not in ("step", "time") and not name.startswith("seconds")
     ]
-    chosen = list(names) or [name for name in COMPARED if name in shared]
+    chosen = list(names) or [name for name in COMPARED if name in shared and name not in left_out]
     if not chosen:
         common = f"name one with --column: {', '.join(shared)}" if shared else "there is nothing to compare"
         raise UserError(f"run and reference share none of the columns {', '.join(COMPARED)}: {common}")

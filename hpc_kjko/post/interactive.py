@@ -54,7 +54,7 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
     Returns:
         ``data`` and ``layout`` of Plotly. ``log`` says whether the page offers a logarithmic scale, and ``is_log``
         whether it begins with one. ``title``, ``note`` and ``text`` are shown around the figure. With several pictures
-        also ``labels`` and ``frames``, the data of each picture.
+        also ``labels``, ``notes`` and ``frames`` (the data), one for each picture.
     """
     picture, panel = pictures[-1], pictures[-1].panels[number]
     found: dict[str, Any] = {
@@ -64,15 +64,21 @@ def figure(pictures: Sequence[Picture], number: int) -> dict[str, Any]:
         "is_log": panel.image.log if panel.image else panel.y.log,
         "title": html_of(_title(picture, panel)),
         "text": picture.text,
-        "note": html_of(" ".join(one.remark for one in (panel, panel.below) if one and one.remark)),
+        "note": _note(panel),
     }
     if len(pictures) > 1:
         found |= {
             "title": html_of(picture.title),
             "labels": [html_of(one.panels[number].title) for one in pictures],
+            "notes": [_note(one.panels[number]) for one in pictures],
             "frames": [_data(one.panels[number]) for one in pictures],
         }
     return found
+
+
+def _note(panel: Panel) -> str:
+    """The sentences below a panel."""
+    return html_of(" ".join(one.remark for one in (panel, panel.below) if one and one.remark))
 
 
 def _title(picture: Picture, panel: Panel) -> str:

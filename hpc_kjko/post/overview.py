@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from hpc_kjko.files.wavetheory import WaveTheory, read_theory
 from hpc_kjko.post import page, rates, summary
 from hpc_kjko.post.figures.energies import MANY_TIMES, is_work, top_of_work
 from hpc_kjko.post.figures.names import axis_of, of_unit
-from hpc_kjko.post.figures.runfiles import FROM_THE_START, TIME, Window, within
-from hpc_kjko.post.interactive import axis_layout, html_of, numbers, thinned
-from hpc_kjko.post.panels import Axis, Curve, Panel, Picture, verbatim
+from hpc_kjko.post.figures.runfiles import FROM_THE_START, PANELS, TIME, Window, within
+from hpc_kjko.post.interactive import axis_layout, figure, html_of, numbers, thinned
+from hpc_kjko.post.panels import Axis, Curve, Look, Panel, Picture, verbatim
 
 #: The file name of the page about the runs in a folder.
 INDEX = "index.html"
@@ -51,6 +51,8 @@ _KEY_WORDS = {
     "method.iterations": Axis("iterations of the inner solver"),
     "output.every": Axis("steps between snapshots"),
 }
+#: The axis of the rate of a wave.
+_RATE = Axis("γ of the wave", "ω_p")
 #: Up to this number of differing keys the legend shows their values; with more keys it shows the names of the runs.
 _FEW = 3
 
@@ -189,11 +191,13 @@ def columns_of(runs: Sequence[Run]) -> dict[str, Axis]:
 
 
 def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = FROM_THE_START) -> Iterator[Picture]:
-    """Curves of all runs, and the last values of finished runs against each differing key that is a number.
+    """Curves of all runs, and figures against each differing key that is a number, of the finished runs.
+
+    These figures show the last values and, unless columns are chosen, the rates of the waves.
 
     Args:
         runs: the runs.
-        columns: the columns to draw instead of the usual ones.
+        columns: the columns to draw instead of the usual ones. Their names are part of those of the figures.
         window: the first and the last time shown.
 
     Raises:
@@ -217,8 +221,9 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
     shown = [name for name in wanted if any(name in run.series for run in runs)]
     if not shown:
         raise UserError(f"--column {columns[0]}: no run with this column has rows at these times: choose other times")
+    chosen = "".join(f"_{name}" for name in columns)
     yield Picture(
-        "curves",
+        f"curves{chosen}",
         "All runs in one figure",
         "Columns of all runs against time",
         tuple(
@@ -234,12 +239,12 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
             for name in shown
         ),
     )
-    done = [run for run in runs if run.status["status"] == "finished"]
+    done = _finished(runs)
     for key in keys:
         values = [run.keys.get(key) for run in done]
         if all(map(_is_number, values)) and len(set(values)) > 1:
             yield Picture(
-                f"final_values_{key.replace('.', '_')}",
+                f"final_values_{key.replace('.', '_')}{chosen}",
                 f"Last values of the finished runs against the {key_axis(key).label}",
                 f"Last values of the finished runs against the {key_axis(key).label}",
                 tuple(
@@ -248,6 +253,73 @@ def pictures(runs: Sequence[Run], columns: Sequence[str] = (), window: Window = 
                     if any(name in run.series for run in done)
                 ),
             )
+    if not columns:
+        yield from rate_pictures(done, series)
+
+
+def _finished(runs: Sequence[Run]) -> list[Run]:
+    """The finished runs that have rows."""
+    return [run for run in runs if run.status["status"] == "finished" and run.series]
+
+
+def rate_pictures(runs: Sequence[Run], series: Mapping[str, summary.Columns]) -> Iterator[Picture]:
+    """The rates of the waves of finished runs against each differing key that is a number, with those of theory.
+
+    There is no figure for a key if fewer than two of its values have a rate.
+
+    Args:
+        runs: the runs.
+        series: the columns of each run [rows] at the times shown, by its name.
+    """
+    keys = differing_keys(runs)
+    with_field = {run.name: rates.measured(series[run.name], run.theory, run.status) for run in runs}
+    found = {name: measured for name, measured in with_field.items() if measured}
+    for key in keys:
+        if not all(_is_number(run.keys.get(key)) for run in runs):
+            continue
+        rated = [run for run in runs if run.name in found and found[run.name].is_rate]
+        if len({run.keys[key] for run in rated}) < 2:
+            continue
+        title = f"Rate of the wave against the {key_axis(key).label}"
+        note = f"{len(runs) - len(rated)} of {len(runs)} runs have no rate." if len(rated) < len(runs) else ""
+        x = _axis_of_key(key, runs)
+        panels = [Panel(x, _RATE, of, curves) for of, curves in _rate_curves(key, keys, runs, found)]
+        panels[0] = dataclasses.replace(panels[0], note=note)
+        name = f"rate_{key.replace('.', '_')}"
+        yield Picture(name, title, f"{title}, with that of theory", tuple(panels), shared=len(panels) > 1)
+
+
+def _rate_curves(
+    key: str, keys: Sequence[str], runs: Sequence[Run], found: Mapping[str, rates.Measured]
+) -> list[tuple[str, tuple[Curve, ...]]]:
+    """The measured rates with their errors and those of theory, for the panels of a figure, with titles.
+
+    All combinations of the other keys are in one panel if theory is the same for all, or if there are many of them.
+    Otherwise each has its own panel.
+    """
+    measured: dict[str, list[tuple[float, float, float]]] = {}
+    expected: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        if (one := found.get(run.name)) is None:
+            continue
+        of = _settings_of_others(run, key, keys)
+        if one.is_rate and one.rate:
+            measured.setdefault(of, []).append((run.keys[key], one.rate.rate, one.rate.error))
+        if one.expected is not None:
+            expected.setdefault(of, []).append((run.keys[key], one.expected))
+    lines = {of: np.array(sorted(rows)).T for of, rows in expected.items()}
+    first = next(iter(lines.values()), np.zeros(0))
+    is_same = all(np.array_equal(first, line) for line in lines.values())
+    in_one = is_same or len(measured) > PANELS
+
+    def curve(of: str, name: str, look: Look, x: np.ndarray, y: np.ndarray, error: np.ndarray | None = None) -> Curve:
+        return Curve(x, y, f"{name}, {of}" if of and in_one else name, look, error)
+
+    points = {of: curve(of, "measured", "points", *np.array(sorted(rows)).T) for of, rows in measured.items()}
+    theory = {of: curve("" if is_same else of, "theory", "reference", *line) for of, line in lines.items()}
+    if in_one:
+        return [("", (*points.values(), *list(theory.values())[: 1 if is_same else None]))]
+    return [(of, (one, *([theory[of]] if of in theory else []))) for of, one in points.items()]
 
 
 def key_axis(key: str) -> Axis:
@@ -281,6 +353,12 @@ def _settings(run: Run, keys: Sequence[str]) -> str:
     return ", ".join(f"{key.partition('.')[2]} = {value_text(run.keys.get(key))}" for key in keys)
 
 
+def _settings_of_others(run: Run, key: str, keys: Sequence[str]) -> str:
+    """The values of the differing keys other than ``key``, as a label; empty if there are many such keys."""
+    others = [other for other in keys if other != key]
+    return verbatim(_settings(run, others)) if len(others) <= _FEW else ""
+
+
 def value_text(value: Any) -> str:
     """A value of a case as a short text."""
     if value is None:
@@ -295,10 +373,9 @@ def _against(
 ) -> Panel:
     """The last values of a column against a key, with a curve for each combination of the other differing keys."""
     groups: dict[str, list[tuple[float, float]]] = {}
-    others = [other for other in keys if other != key]
     for run in runs:
         if name in run.series:
-            of = verbatim(_settings(run, others)) if len(others) <= _FEW else ""
+            of = _settings_of_others(run, key, keys)
             groups.setdefault(of, []).append((run.keys[key], series[run.name][name][-1]))
     x = _axis_of_key(key, runs)
     ordered = {of: np.array(sorted(points)) for of, points in groups.items()}
@@ -330,10 +407,16 @@ def write_overview(paths: Sequence[Path], out: Path) -> Path:
     headings, rows = _numbers(runs)
     certified = {summary.certified_quantity(run.case) for run in runs if summary.tally(run.series)}
     notes = list(dict.fromkeys(cell.note for row in rows for cell in row if cell and cell.note))
+    finished = _finished(runs)
+    pictures_of_rates = rate_pictures(finished, {run.name: run.series for run in finished})
     return page.write(
         "runs.html",
         out,
-        {},
+        {
+            f"{picture.name}-{number}": figure([picture], number)
+            for picture in pictures_of_rates
+            for number in range(len(picture.panels))
+        },
         {
             "runs": [_for_page(run, keys, columns) for run in runs],
             "columns": {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,8 @@ def plot_run(
 ) -> Iterator[Path]:
     """Draw all figures for which the run has data, or those that are asked for.
 
+    A figure that depends on a choice has a name with this choice, so it does not replace the figure of the whole run.
+
     Args:
         folder: the run folder.
         columns: columns of the time series. If given, one figure for each is drawn instead of all figures.
@@ -66,20 +69,29 @@ def plot_run(
         _require_cuts(run, places)
     asked: list[Iterator[Picture]] = []
     if columns:
-        asked.append(energies.columns(dataclasses.replace(run, series=within(series, window)), columns, units))
+        asked.append(_columns(dataclasses.replace(run, series=within(series, window)), columns, units))
     for names in planes:
         asked += [phase_space.plane(run, names, species, log=log) for species in run.species]
     if against:
         asked.append(_differences(run, RunFiles.of(against, window)))
     if not asked and not movie:
         asked.append(figures.pictures_of(run, log=log, places=places))
-    yield from save_all(itertools.chain(*asked), out, file_format, run.title)
+    yield from save_all(itertools.chain(*asked), out, file_format, run.title, window)
     if movie:
         yield from _movies(run, out, log)
 
 
-def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtitle: str) -> Iterator[Path]:
+def save_all(
+    pictures: Iterable[Picture], out: Path, file_format: Format, subtitle: str, window: Window = FROM_THE_START
+) -> Iterator[Path]:
     """Draw pictures into files of a folder, which is created if necessary.
+
+    Args:
+        pictures: the pictures.
+        out: the folder.
+        file_format: "png", "pdf" or "svg".
+        subtitle: a line below the titles.
+        window: the first and the last time shown, which are part of the file names.
 
     Yields:
         The path of each file, after it has been written.
@@ -90,9 +102,23 @@ def save_all(pictures: Iterable[Picture], out: Path, file_format: Format, subtit
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        path = out / f"{picture.name}.{file_format}"
+        path = out / f"{picture.name}{_times(window)}.{file_format}"
         draw.save(picture, path, subtitle)
         yield path
+
+
+def _times(window: Window) -> str:
+    """The end of a file name for the times shown: "_t10_to_t20", "_from_t10" or "_to_t20"; empty for all times."""
+    first, last = (f"t{time:g}" if math.isfinite(time) else "" for time in window)
+    if first and last:
+        return f"_{first}_to_{last}"
+    return f"_from_{first}" if first else f"_to_{last}" if last else ""
+
+
+def _columns(run: RunFiles, columns: Sequence[str], units: Mapping[str, str]) -> Iterator[Picture]:
+    """A picture of each column. Some figures of the whole run have the name of a column, such as "field_energy"."""
+    for picture in energies.columns(run, columns, units):
+        yield dataclasses.replace(picture, name=f"column_{picture.name}")
 
 
 def _require_cuts(run: RunFiles, places: Sequence[float]) -> None:
@@ -123,7 +149,7 @@ def _differences(run: RunFiles, other: RunFiles) -> Iterator[Picture]:
 def _movies(run: RunFiles, out: Path, log: bool) -> Iterator[Path]:
     found = 0
     for frames in figures.frames_of(run, MOVIE_FRAMES, log=log):
-        path = out / f"{frames[0].name.rsplit('_', 1)[0]}.gif"
+        path = out / f"{frames[0].name.rsplit('_', 1)[0]}{_times(run.window)}.gif"
         draw.movie(frames, path, run.title)
         found += 1
         yield path

@@ -129,6 +129,11 @@ class Measured:
     why_not_expected: str = ""
 
     @property
+    def is_rate(self) -> bool:
+        """Whether there is a rate of growth or damping, and not only an upper limit."""
+        return self.rate is not None and not self.why_not
+
+    @property
     def text(self) -> str:
         """One line with γ, its error, γ of theory and a significant difference, or the reason why there is no rate."""
         if self.rate is None or self.why_not:

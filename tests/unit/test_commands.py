@@ -102,6 +102,13 @@ def test_the_other_verbs_have_something_to_say(finished, kjko_here):
             ["plot", "a", "run"],
             "run is one argument too many for 'kjko plot': it takes DIR; put quotes around a name",
         ),
+        (["inspect", "a run", "--from", "10"], "--from is not an option of 'kjko inspect': 'kjko plot' has it\n"),
+        (
+            ["report", "a run", "--column=kl"],
+            "'kjko report': 'kjko plot' and 'kjko compare' have it",
+        ),
+        (["inspect", "a run", "--quick"], "--quick is not an option of 'kjko inspect': it has --help\n"),
+        (["cases", "bump_on_tail"], "bump_on_tail is one argument too many: 'kjko cases' takes no argument\n"),
         (["plot", "a run", "--format", "jpg"], "--format jpg: it may be one of png, pdf, svg"),
         (["plot", "runs"], "it holds run folders, give one of them: runs/first"),
         (["report", "runs/first", "--out", "none/r.html"], "cannot write none/r.html: there is no folder none"),

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -41,6 +42,24 @@ def test_a_run_against_another_and_against_the_grid_solver(here, tmp_path):
     for column in ("kinetic_energy", "entropy", "free_energy", "kl"):
         assert column in grid.stdout and column not in grid.stderr
     assert "potential_energy" not in grid.stdout  # there is none
+    assert "entropy (∫ f log f) " in grid.stdout  # as in figures
+
+
+def test_without_collisions_only_energies_are_compared(here, tmp_path):
+    """Of either run. A column that is asked for is compared nevertheless."""
+    for name in ("mine", "other"):
+        path = tmp_path / name / "case.toml"
+        case = path.read_text()
+        text = re.sub("collision_strength = .*", "collision_strength = 0.0", case)
+        path.write_text(re.sub('collision = "jko"', 'collision = "none"', text))
+        said = here("compare", "mine", "other").stdout
+        assert "kinetic_energy" in said and not any(word in said for word in ("entropy", "free_energy", "kl")), name
+        assert "kl" in here("compare", "mine", "other", "--column", "kl").stdout
+        path.write_text(case)
+    path = tmp_path / "mine/case.toml"
+    path.write_text(re.sub("collision_strength = .*", "collision_strength = 0.0", path.read_text()))
+    (tmp_path / "kl.csv").write_text("time,kl\n0,1\n1,1\n")
+    assert "name one with --column: kl" in here("compare", "mine", "kl.csv").stderr
 
 
 def test_a_figure_has_words_units_differences_and_the_noise(here, tmp_path, monkeypatch):

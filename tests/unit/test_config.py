@@ -312,6 +312,16 @@ def test_a_word_that_is_no_value_is_answered_with_what_to_write(line, advice, tm
         load(tmp_path / "case.toml")
 
 
+def test_a_toml_error_shows_its_line(tmp_path):
+    for line in ("length = 3 4", "length = 3 \t4", "length = [" + 200 * "1.0 "):
+        (tmp_path / "case.toml").write_text(f'[problem]\nkind = "plasma"\n{line}\n')
+        with pytest.raises(UserError, match=r"at line 3, column \d+\): ") as mistake:
+            load(tmp_path / "case.toml")
+        whole = line.replace("\t", " ")
+        shown = whole if len(whole) < 80 else f"{whole[:80]}…"
+        assert str(mistake.value).endswith(f': "{shown}"')
+
+
 CASE_TEXT = '# κ\n[problem]\nkind = "two_stream"  # é\n'
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from types import SimpleNamespace
 
+import h5py
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -11,16 +12,17 @@ import torch
 from conftest import SMALL_CASE
 from PIL import Image as Bitmap
 
+from hpc_kjko.errors import UserError
 from hpc_kjko.fields.mesh import Grid
 from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series_and_units
 from hpc_kjko.files.wavetheory import Branch, WaveTheory
-from hpc_kjko.post import draw, figures
+from hpc_kjko.post import draw, figures, plotting
 from hpc_kjko.post.figures import energies, marginals, noise, phase_space, planes, space, waves
 from hpc_kjko.post.figures.names import axis_of
 from hpc_kjko.post.figures.runfiles import RunFiles, edges_of, top_of
-from hpc_kjko.post.interactive import axis_layout
+from hpc_kjko.post.interactive import axis_layout, figure
 from hpc_kjko.post.panels import Axis, Curve, Image, Panel, Picture
 
 
@@ -401,8 +403,9 @@ def test_options_of_plot(finished, kjko_here):
     shutil.copytree(finished, other)
     drawn = kjko_here("plot", finished, "--plane", "x,vx", "--against", other, "--movie", "--log", "--out", "here")
     assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stdout.split() == ["here/plane_x_vx.png", "here/difference.png", "here/phase_space.gif"]
-    with Bitmap.open(finished.parent / "here/phase_space.gif") as movie:
+    names = ["plane_x_vx_log.png", "difference_from_other.png", "phase_space_log.gif"]
+    assert drawn.stdout.split() == [f"here/{name}" for name in names]
+    with Bitmap.open(finished.parent / "here/phase_space_log.gif") as movie:
         assert movie.n_frames == 3
     for arguments, says in {
         ("--plane", "x,vy"): "--plane x,vy: the run has no coordinate vy: it may be one of x, vx",
@@ -413,6 +416,55 @@ def test_options_of_plot(finished, kjko_here):
         result = kjko_here("plot", finished, *arguments, "--out", "there")
         assert result.returncode == 2 and says in result.stderr and result.stderr.count("\n") == 1
         assert not any((finished.parent / "there").glob("*"))
+
+
+def test_a_plane_without_particles_names_the_figure_of_histograms(a_run, monkeypatch):
+    run, steps_with = run_of(a_run), RunFiles.steps_with
+    monkeypatch.setattr(RunFiles, "steps_with", lambda run, what: [] if what == "particles" else steps_with(run, what))
+    with pytest.raises(UserError, match="the snapshots hold no particles: .*, or see the figure phase_space of"):
+        planes.planes_of_coordinates(run, ("vx", "x"), None)
+
+
+def test_no_choice_replaces_a_figure_of_the_whole_run(finished, monkeypatch):
+    """Every picture of other content has a name of its own."""
+    monkeypatch.setattr(draw, "save", lambda picture, path, subtitle: None)
+
+    def names(**choice):
+        return {path.stem for path in plotting.plot_run(RunFolder(finished), **choice)}
+
+    whole = names()
+    assert {"field_energy", "seconds", "free_energy", "phase_space", "cuts"} <= whole
+    columns = ["field_energy", "free_energy", "seconds"]
+    assert names(columns=columns) == {f"column_{name}" for name in columns}
+    for window, ending in (((0.2, 0.7), "_t0.2_to_t0.7"), ((0.2, np.inf), "_from_t0.2"), ((-np.inf, 0.7), "_to_t0.7")):
+        assert all(name.endswith(ending) for name in names(window=window)), window
+    assert names(places=[5.0, 20.0]) - whole == {"cuts_x5_x20"}
+    assert names(log=True) - whole == {"phase_space_log", "cuts_log"}
+
+
+def test_a_note_says_how_much_is_outside_of_phase_space(finished, monkeypatch):
+    """At t = 1 thirty of 3000 particles are faster than the axis reaches, and 2% of the histogram are missing."""
+    run = run_of(finished)
+    assert not any(panel.remark for picture in phase_space.phase_space(run) for panel in picture.panels)
+    with h5py.File(finished / "snapshots/data00000010.h5", "r+") as file:
+        speeds = file["data/10/particles/markers/momentum/x"]
+        speeds[:30] = 1e3 * np.where(np.arange(30) % 2, 1, -1)
+        histogram = file["data/10/histograms/markers/phase_space_x_vx"]
+        histogram[...] = 0.98 * histogram[()]
+    words = "of the particles are outside of the range shown."
+    found = [planes.planes_of(run, None, 2), planes.planes_of_coordinates(run, ("vx", "x"), None)]
+    with monkeypatch.context() as histograms:
+        histograms.setattr(planes, "can_interpolate", lambda *of: False)
+        found.append(planes.planes_of_coordinates(run, ("vx", "x"), None))
+    for of_time in found:
+        assert of_time[0].outside < 0.001 and of_time[-1].outside == pytest.approx(0.01, abs=0.0005)
+    first, last = planes.binned(run, [0, 10], None)
+    assert first.outside < 0.001 and last.outside == pytest.approx(0.02, abs=0.001)
+    pictures = phase_space.phase_space(run)
+    assert [panel.remark for panel in next(pictures).panels][-1] == f"1% {words}"
+    frames = list(phase_space.phase_space_frames(run))
+    page = figure(frames, 0)
+    assert page["notes"][0] == "" and page["notes"][-1].endswith(words) and page["note"] == page["notes"][-1]
 
 
 def test_a_rate_is_in_inspect_and_in_the_figure(finished, kjko_here):

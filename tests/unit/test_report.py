@@ -1,6 +1,7 @@
 """``kjko report``: a page of one file, for whatever runs have left behind, and what a browser makes of it."""
 
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -17,7 +18,7 @@ from hpc_kjko.files.output import read_snapshot
 from hpc_kjko.files.runfolder import RunFolder
 from hpc_kjko.files.series import SeriesWriter, read_series, read_series_and_units
 from hpc_kjko.files.wavetheory import WaveTheory, theory_attributes
-from hpc_kjko.post import report
+from hpc_kjko.post import overview, report
 from hpc_kjko.post.draw import typeset
 from hpc_kjko.post.figures import energies, phase_space, planes
 from hpc_kjko.post.figures.energies import energy_panel
@@ -127,7 +128,8 @@ def test_a_logarithmic_scale_says_what_it_cannot_show(finished, kjko_here, brows
     assert browser.evaluate("document.getElementById('hidden').textContent") == note
 
 
-def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser):
+def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser, monkeypatch):
+    monkeypatch.setattr(phase_space, "_outside", lambda plane: f"Outside at {plane.time:g}.")
     assert kjko_here("report", finished).returncode == 0
     shown(browser, finished / "report.html", 1280)
     place = "document.querySelector('[data-figure=phase_space-0]')"
@@ -139,6 +141,7 @@ def test_the_slider_and_the_colours_of_phase_space(finished, kjko_here, browser)
     for number, frame in enumerate(frames):
         browser.evaluate(f"{slider}.value = {number}; {slider}.dispatchEvent(new Event('input'))")
         assert browser.evaluate(f"{place}.querySelector('output').textContent") == f"t = {frame.time:g}"
+        assert browser.evaluate(f"{place}.querySelector('.note').textContent") == f"Outside at {frame.time:g}."
         largest = frame.panels[0].image.values.max()
         browser.until(f"Math.abs(Math.max(...{trace}.customdata.flat()) / {largest} - 1) < 1e-4")
     assert len(frames) == 3
@@ -212,7 +215,10 @@ def test_runs_are_compared_on_one_page(finished, kjko_here, browser, tmp_path):
 
 
 def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_here, browser, tmp_path):
-    """Two waves fall, one grows and one has no rate. Each has a theory. Numbers are sorted with their signs."""
+    """Two waves fall, one grows and one has no rate. Each has a theory. Numbers are sorted with their signs.
+
+    The rates are also drawn against the key in which the cases differ, with their errors and those of theory.
+    """
     columns, units = read_series_and_units(finished / "series.h5")
     time = np.linspace(0, 20, 201)
     for name, rate in (("slow", -0.05), ("fast", -0.2), ("growing", 0.1), ("none", 0.0)):
@@ -222,7 +228,26 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
         theory = WaveTheory(np.array([0.5]), "theory", rate=1.1 * rate, frequency=1.5)
         attributes = theory_attributes(theory)
         SeriesWriter(tmp_path / "runs" / name / "series.h5", list(grown), units, grown, attributes).close()
+        case = tmp_path / "runs" / name / "case.toml"
+        strength = f"collision_strength = {0.5 + rate}"
+        case.write_text(re.sub("collision_strength = .*", strength, case.read_text()))
     assert kjko_here("report", tmp_path / "runs").returncode == 0
+    runs, _ = overview.runs_in([tmp_path / "runs"])
+    drawn = {picture.name: picture for picture in overview.pictures(runs)}["rate_physics_collision_strength"]
+    (panel,) = drawn.panels
+    measured, theory = panel.curves
+    assert measured.x == pytest.approx([0.3, 0.45, 0.6]) and measured.y == pytest.approx([-0.2, -0.05, 0.1])
+    assert (measured.error > 0).all() and measured.look == "points" and theory.label == "theory"
+    assert theory.x == pytest.approx([0.3, 0.45, 0.5, 0.6]) and theory.y == pytest.approx([-0.22, -0.055, 0, 0.11])
+    assert panel.remark == "1 of 4 runs have no rate."
+    # theory depends on the other key too: a panel for each of its values
+    steps = [dataclasses.replace(run, keys=run.keys | {"time.step": 0.2}, name=f"{run.name}, coarse") for run in runs]
+    steps = [dataclasses.replace(run, theory=dataclasses.replace(run.theory, rate=0.7)) for run in steps]
+    drawn = {picture.name: picture for picture in overview.pictures([*runs, *steps])}
+    fine, coarse = drawn["rate_physics_collision_strength"].panels
+    assert (fine.title, coarse.title) == (overview.verbatim("step = 0.1"), overview.verbatim("step = 0.2"))
+    assert [curve.label for curve in fine.curves] == ["measured", "theory"]
+    assert set(coarse.curves[1].y) == {0.7} and fine.remark == "2 of 8 runs have no rate." and not coarse.remark
     page = (tmp_path / "runs/index.html").read_text()
     row = re.search(r"<i></i>fast<.*?</tr>", page, re.DOTALL)[0]
     assert "−0.2 <small>±" in row and "−0.22<" in row and "1.5<" in row and "KL to equilibrium" in page
@@ -233,6 +258,9 @@ def test_rates_of_several_runs_stand_beside_each_other_and_sort(finished, kjko_h
     assert re.search(rf'title="no rate of growth or damping: {refused}[^"]*"> <small>none</small> <small>\[\d\]', row)
     assert re.search(rf"<p class=.note.>\[\d\] no rate of growth or damping: {refused}", page)
     shown(browser, tmp_path / "runs/index.html", 1280)
+    rates = "document.querySelector('[data-figure=rate_physics_collision_strength-0] .plot').data"
+    assert browser.evaluate(f"{rates}.map(trace => trace.x.length).join()") == "3,4"
+    assert browser.evaluate(f"{rates}[0].error_y.array.length") == 3
     heading = "[...document.querySelectorAll('[data-sort]')].find(one => one.innerText.startsWith('γ of theory'))"
     browser.evaluate(f"{heading}.click()")
     names = "[...document.querySelectorAll('.runs tbody tr')].map(row => row.cells[1].innerText.trim()).join()"

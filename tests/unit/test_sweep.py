@@ -56,6 +56,9 @@ def test_one_that_fails_stops_no_other_and_one_that_has_finished_is_not_run_agai
     assert "strength" not in table.stdout  # the same in all
 
     curves, last = overview.pictures(overview.runs_in([out])[0], ["kl"])
+    assert (curves.name, last.name) == ("curves_kl", "final_values_particles_count_kl")
+    names = [picture.name for picture in overview.pictures(overview.runs_in([out])[0])]
+    assert names == ["curves", "final_values_particles_count"]  # there are no rates
     assert [curve.label for curve in curves.panels[0].curves] == ["count = 2048", "count = 3000"]
     (points,) = last.panels[0].curves
     assert last.panels[0].x.label == "number of particles" and points.x.tolist() == [2048, 3000]

@@ -195,9 +195,13 @@ def test_a_run_loads_only_what_it_needs(small_case):
         (
             "module://matplotlib_inline.backend_inline",
             ["plot mine --column kl", "compare mine other --out c.png"],
-            ["mine/figures/kl.png", "c.png"],
+            ["mine/figures/column_kl.png", "c.png"],
         ),
-        ("no such backend", ["report mine", "plot mine --column kl"], ["mine/report.html", "mine/figures/kl.png"]),
+        (
+            "no such backend",
+            ["report mine", "plot mine --column kl"],
+            ["mine/report.html", "mine/figures/column_kl.png"],
+        ),
     ],
 )
 def test_figures_in_files_do_not_ask_for_the_backend_of_a_notebook(backend, lines, files, runs):
@@ -246,12 +250,13 @@ def test_a_plot_of_some_columns_and_times(runs, kjko_here, monkeypatch):
     columns = ("--column", "kl", "--column", "field_energy", "--from", "0.2", "--to", "0.7")
     result = kjko_here("plot", "mine", *columns, "--format", "pdf", "--out", "some/figures")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["some/figures/kl.pdf", "some/figures/field_energy.pdf"]
-    assert (runs / "some/figures/kl.pdf").read_bytes().startswith(b"%PDF")
+    names = ["column_kl_t0.2_to_t0.7.pdf", "column_field_energy_t0.2_to_t0.7.pdf"]
+    assert result.stdout.split() == [f"some/figures/{name}" for name in names]
+    assert (runs / "some/figures" / names[0]).read_bytes().startswith(b"%PDF")
     assert [(times[0], times[-1]) for times in drawn] == [(pytest.approx(0.2), pytest.approx(0.7))] * 2
     drawn.clear()
     result = kjko_here("plot", "mine", "--from", "0.4", "--format", "svg")
-    assert result.returncode == 0 and (runs / "mine/figures/phase_space.svg").exists()
+    assert result.returncode == 0 and (runs / "mine/figures/phase_space_from_t0.4.svg").exists()
     starts = [times[0] for times in drawn if times[-1] == pytest.approx(1.0)]
     assert len(starts) > 5 and {round(start, 6) for start in starts} == {0.4, 0.5}  # the first row, the first field
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -36,6 +37,8 @@ _DEEP = 1e-3
 _DARK = 0.25
 #: f has stopped falling if it keeps the fraction _KEPT of its value over the fraction _STRETCH of an axis.
 _STRETCH, _KEPT = 0.05, 0.9
+#: A note says how much of the mass is outside of what is shown if it is more than this fraction.
+_OUTSIDE = 1e-3
 #: A bump of f is ignored below this fraction of the largest f, or if it contains fewer particles than _FEW.
 _FAINT, _FEW = 1e-3, 50
 
@@ -59,13 +62,14 @@ def phase_space(
         log: use logarithmic scales for f, even if linear scales show everything.
         places: x of the cuts; by default quarters of the box or, without a box, of the particles.
     """
-    planes = planes_of(run, species, most)
+    planes, ending = planes_of(run, species, most), f"{suffix(species)}{_choice(log)}"
     log = log or any(map(hides_a_bump, planes))
     if planes:
-        name = f"phase_space{suffix(species)}"
-        yield _side_by_side(planes, name, f"Phase space{of_species(species)}", log=log)
+        yield _side_by_side(planes, f"phase_space{ending}", f"Phase space{of_species(species)}", log=log)
         if planes[0].note != HISTOGRAM:  # a histogram is too noisy for cuts
-            yield _cuts(run, [planes[number] for number in spread(range(len(planes)), TIMES)], species, places, log)
+            chosen = [planes[number] for number in spread(range(len(planes)), TIMES)]
+            cuts = _cuts(run, chosen, species, places, log)
+            yield dataclasses.replace(cuts, name=f"cuts{ending}{''.join(f'_x{place:g}' for place in places)}")
 
 
 def phase_space_frames(
@@ -77,16 +81,22 @@ def phase_space_frames(
 
 def _frames(planes: Sequence[Plane], species: str | None, *, log: bool) -> Iterator[Picture]:
     """One picture for each plane, all with the same colours."""
+    ending = f"{suffix(species)}{_choice(log)}"
     log = log or any(map(hides_a_bump, planes))
     limits = _limits(planes, log)
     for number, plane in enumerate(planes):
         yield Picture(
-            f"phase_space{suffix(species)}_{number:04d}",
+            f"phase_space{ending}_{number:04d}",
             f"Phase space{of_species(species)}{_how(plane)}",
             f"Phase space{of_species(species)}{_how(plane)}, at t = {plane.time:g}",
             (_panel(plane, limits, log),),
             time=plane.time,
         )
+
+
+def _choice(log: bool) -> str:
+    """The end of a file name if the user has asked for logarithmic scales; empty if the rule has chosen them."""
+    return "_log" if log else ""
 
 
 def _cuts(run: RunFiles, planes: Sequence[Plane], species: str | None, places: Sequence[float], log: bool) -> Picture:
@@ -142,8 +152,9 @@ def difference(run: RunFiles, other: RunFiles, species: str | None = None) -> It
             if time in sides[1] and _is_alike(mine, sides[1][time])
         ]
         if planes:
-            title = f"Phase space{of_species(species)}, difference from {other.folder.path.name}"
-            yield _side_by_side(planes, f"difference{suffix(species)}", title, signed=True)
+            title = f"Phase space{of_species(species)}, difference from {other.folder.path.resolve().name}"
+            name = f"difference_from_{other.folder.path.resolve().name}{suffix(species)}"
+            yield _side_by_side(planes, name, title, signed=True)
             return
 
 
@@ -170,11 +181,11 @@ def plane(run: RunFiles, names: tuple[str, str], species: str | None = None, *, 
     Raises:
         UserError: the run has no such coordinate, or no particles in its snapshots.
     """
-    planes = planes_of_coordinates(run, names, species)
+    planes, ending = planes_of_coordinates(run, names, species), f"{suffix(species)}{_choice(log)}"
     log = log or any(map(hides_a_bump, planes))
     if planes:
         title = f"Plane of {planes[0].x.label} and {planes[0].y.label}{of_species(species)}"
-        yield _side_by_side(planes, f"plane_{names[0]}_{names[1]}{suffix(species)}", title, log=log)
+        yield _side_by_side(planes, f"plane_{names[0]}_{names[1]}{ending}", title, log=log)
 
 
 def _side_by_side(
@@ -231,4 +242,11 @@ def _stops_falling_in_the_dark(plane: Plane, axis: int) -> bool:
 def _panel(plane: Plane, limits: tuple[float, float], log: bool, signed: bool = False) -> Panel:
     values = np.maximum(plane.values, 1e-300) if log else plane.values
     image = Image(plane.x_edges, plane.y_edges, values, plane.name, limits, log, signed)
-    return Panel(plane.x, plane.y, f"t = {plane.time:.4g}", image=image)
+    return Panel(plane.x, plane.y, f"t = {plane.time:.4g}", image=image, note=_outside(plane))
+
+
+def _outside(plane: Plane) -> str:
+    """A sentence if a part of the mass that matters is outside of what is shown; empty otherwise."""
+    if not plane.outside > _OUTSIDE:
+        return ""
+    return f"{100 * plane.outside:.2g}% of the particles are outside of the range shown."

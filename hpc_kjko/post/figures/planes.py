@@ -50,6 +50,7 @@ class Plane:
         name: the name of the density.
         note: how the density was computed, if this must be said.
         one: the density of a cell with one particle; 0 if the density is not a histogram.
+        outside: the fraction of the mass that is outside of the cells.
     """
 
     time: float
@@ -61,6 +62,7 @@ class Plane:
     name: str
     note: str = ""
     one: float = 0.0
+    outside: float = 0.0
 
 
 def planes_of(run: RunFiles, species: str | None, most: int, *, frequent: bool = False) -> list[Plane]:
@@ -101,8 +103,12 @@ def planes_of_coordinates(run: RunFiles, names: tuple[str, str], species: str | 
             raise UserError(f"--plane {','.join(names)}: the run has no coordinate {name}: {one_of(name, known)}")
     steps = spread(run.steps_with("particles"), PANELS)
     if not steps:
+        advice = ""
+        if {*names} == {"x", "vx"} and run.steps_with("histograms"):
+            advice = ", or see the figure phase_space of 'kjko plot DIR', which is drawn from the histograms"
         raise UserError(
-            f"--plane {','.join(names)}: the snapshots hold no particles: run with output.particles_every above 0"
+            f"--plane {','.join(names)}: the snapshots hold no particles: run with output.particles_every above "
+            f"0{advice}"
         )
     if {*names} == {"x", "vx"} and can_interpolate(run, species):
         planes = interpolated(run, steps, species)
@@ -139,6 +145,7 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
         edges = [np.linspace(*limits, cells + 1) for limits, cells in zip((x_range, v_range), CELLS, strict=True)]
         beyond: Beyond = "walls" if run.has_walls else "period" if run.lengths else "nothing"
         values = f_from_log_f(x, v, np.asarray(snapshot.log_f, np.float64), edges[0], edges[1], beyond)
+        outside = _outside([(x, edges[0]), (v, edges[1])], np.asarray(snapshot.weighting, np.float64))
         x_axis, v_axis = (coordinate_axis(kind, 0, 2) for kind in "xv")
         found.append(
             Plane(
@@ -150,6 +157,7 @@ def interpolated(run: RunFiles, steps: Sequence[int], species: str | None) -> li
                 v_axis,
                 f"f(x, v)  [{run.density_unit('xv')}]",
                 "from the particles' log f",
+                outside=outside,
             )
         )
     return found
@@ -206,7 +214,9 @@ def binned(run: RunFiles, steps: Sequence[int], species: str | None) -> list[Pla
             cell = float((x_edges[1] - x_edges[0]) * (v_edges[1] - v_edges[0]))
             mass = float(one.marginals[0].values.mean() * np.ptp(one.marginals[0].range))
             of_one = mass / run.particles_of(species) / cell
-            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name, HISTOGRAM, of_one))
+            # the marginal of x counts particles with any v
+            outside = 1 - float(values.sum()) * cell / mass if mass else 0.0
+            found.append(Plane(one.time, values, x_edges, v_edges, x_axis, v_axis, name, HISTOGRAM, of_one, outside))
     return found
 
 
@@ -241,6 +251,18 @@ def _ranges(
     return of_x, found.get(("v", 0), (-reach, reach))
 
 
+def _outside(coordinates: Sequence[tuple[np.ndarray, np.ndarray]], weighting: np.ndarray) -> float:
+    """The fraction of the mass of particles that is outside of the cells.
+
+    Args:
+        coordinates: pairs of the values [n] of a coordinate of the particles, and the edges of its cells.
+        weighting: the weights of the particles [n], or one weight for all [].
+    """
+    inside = np.logical_and.reduce([(values >= edges[0]) & (values <= edges[-1]) for values, edges in coordinates])
+    weight = np.broadcast_to(weighting, len(inside))
+    return float(weight[~inside].sum() / weight.sum())
+
+
 def _turned(plane: Plane) -> Plane:
     """The plane with its axes exchanged."""
     return dataclasses.replace(
@@ -270,4 +292,6 @@ def _histogram(run: RunFiles, snapshot: Snapshot, chosen: Sequence[tuple[str, in
     unit = run.density_unit("".join(kind for kind, _ in chosen))
     labels = ", ".join(coordinate(kind, axis, dims) for kind, axis in chosen)
     name, of_one = f"f({labels})  [{unit}]", float(weight.mean() / area[0, 0]) / kept
-    return Plane(snapshot.time, values / area / kept, x_edges, y_edges, x_axis, y_axis, name, HISTOGRAM, of_one)
+    outside = _outside([(first, x_edges), (second, y_edges)], weight)
+    values = values / area / kept
+    return Plane(snapshot.time, values, x_edges, y_edges, x_axis, y_axis, name, HISTOGRAM, of_one, outside)

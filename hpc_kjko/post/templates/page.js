@@ -112,10 +112,11 @@ function draw(place, figure) {
     });
   }
   if (slider) {
-    const output = place.querySelector("output"), player = place.querySelector(".play");
+    const output = place.querySelector("output"), note = place.querySelector(".note"), player = place.querySelector(".play");
     const at = number => {
       frame = slider.value = number;
       output.textContent = figure.labels[number];
+      if (note) note.innerHTML = figure.notes[number];
       return show();
     };
     slider.addEventListener("input", () => at(Number(slider.value)));
