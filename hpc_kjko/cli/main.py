@@ -64,7 +64,7 @@ VERBS = {
         "run_verbs",
         True,
         "Run a case from t = 0.",
-        "mpirun -n 2 kjko run jobs/two_stream.toml --out runs/mine --set physics.collision_strength=0.1",
+        "mpirun -n 2 kjko run jobs/two_stream.toml --out runs/mine --set physics.collision_strength=0.005",
         "tutorials/two_stream.md",
     ),
     "restart": Verb(

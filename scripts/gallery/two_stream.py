@@ -11,7 +11,7 @@ have one. So the whole curve is compared instead. The dashed lines are a grid so
 whole run the field energy differs from that of the grid solver by {error:.1%} (relative $L^2$ norm). With strong
 collisions the wave decays to the noise of the particles, at {floor:.0e}. The grid solver has no such noise.
 
-**Change it.** `kjko run jobs/two_stream.toml --set physics.collision_strength=0.1`
+**Change it.** `kjko run jobs/two_stream.toml --set physics.collision_strength=0.005`
 """
 
 import numpy as np

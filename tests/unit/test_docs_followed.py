@@ -10,6 +10,7 @@ import signal
 import subprocess
 
 import pytest
+from matplotlib import pyplot
 from test_docs import PAGES, ROOT, blocks, name_of, text_of
 
 from hpc_kjko.case import config
@@ -31,6 +32,7 @@ MADE_BEFORE = {
     "docs/howto/compare.md": ["two_stream", "finer"],
     "docs/howto/analyze.md": ["two_stream"],
     "docs/howto/other_programs.md": ["weak"],
+    "docs/howto/python.md": ["bump_on_tail"],
 }
 #: What a page may ask for that is not here to be run.
 ELSEWHERE = {"export HDF5_USE_FILE_LOCKING=FALSE", "module", "source", ".", "python -m venv", "pip"}
@@ -77,7 +79,8 @@ def made(tmp_path_factory):
         for name, step in (("two_stream", "0.1"), ("finer", "0.05")):
             out = ["--out", str(folder / name), "--set", f"time.step={step}"]
             assert main(["run", str(folder / "jobs" / "two_stream.toml"), *out]) == 0
-    shutil.copytree(folder / "two_stream", folder / "weak")
+    for name in ("weak", "bump_on_tail"):
+        shutil.copytree(folder / "two_stream", folder / name)
     return folder
 
 
@@ -185,5 +188,6 @@ def test_a_page_can_be_followed(name, checkout, made, capsys, monkeypatch, quick
             block.replace("4096", "1024").replace('"time.end": 5.0', '"time.end": 0.5').replace("end=6.0", "end=0.6")
         )
         exec(compile(small, name, "exec"), names)
+    pyplot.close("all")  # else the next page would draw into the figure of this one
     assert "Traceback" not in capsys.readouterr().err
     assert any((checkout / "runs").iterdir())

@@ -1,6 +1,7 @@
 """The pages on Python of one's own, run as they stand, and what happens to code that does less than it must."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,12 @@ def test_a_plasma_from_ones_own_density_agrees_with_the_grid_solver(here, capsys
     assert main(["run", "bump.toml", "--out", "bump", "--set", "time.end=2.0"]) == 0
     against_grid = ["compare", "bump", "grid", "--column", "field_energy", "--tolerance", "0.01"]
     assert main(against_grid) == 0, capsys.readouterr()
+
+
+def test_the_theory_of_ones_own_density_is_that_of_the_tutorial(here, capsys):
+    runpy.run_path("theory.py")
+    (printed,) = re.findall(r"It prints `(.*?)`", (DOCS / "tutorials" / "bump_on_tail.md").read_text(encoding="utf-8"))
+    assert complex(capsys.readouterr().out) == pytest.approx(complex(printed), abs=1e-8)
 
 
 def test_a_start_of_ones_own(here):
