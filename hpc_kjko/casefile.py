@@ -69,7 +69,7 @@ def _line(text: str, failure: str) -> str:
 
 
 def _shortened(line: str) -> str:
-    """At most the first characters of a line, without characters that a terminal cannot show."""
+    """A line without characters that a terminal cannot show. A long line ends in dots."""
     shown = "".join(letter if letter.isprintable() else " " for letter in line)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 

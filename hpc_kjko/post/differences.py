@@ -105,7 +105,8 @@ def differences(
     chosen = list(names) or [name for name in COMPARED if name in shared and name not in left_out]
     if not chosen:
         common = f"name one with --column: {', '.join(shared)}" if shared else "there is nothing to compare"
-        raise UserError(f"run and reference share none of the columns {', '.join(COMPARED)}: {common}")
+        meant = [name for name in COMPARED if name not in left_out]
+        raise UserError(f"run and reference share none of the columns {', '.join(meant)}: {common}")
     time = _common_times(ours["time"], theirs["time"])
     found = [
         Difference(name, time, np.interp(time, ours["time"], ours[name]), np.interp(time, theirs["time"], theirs[name]))

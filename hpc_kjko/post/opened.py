@@ -150,8 +150,8 @@ class Run:
         same numbers. None if the run has no field.
 
         Returns:
-            The result, in ω_p. ``rate.rate``, ``rate.error`` and ``rate.window`` are those of the fit, ``expected`` is
-            γ of theory, and ``why_not`` is empty or says why no growth or damping can be seen.
+            The result, in ω_p. Its attribute ``rate`` is the fit, with its own ``rate``, ``error`` and ``window``.
+            ``expected`` is γ of theory. ``why_not`` is empty, or says why no growth or damping can be seen.
         """
         columns, theory = read_series(self._folder.series), read_theory(self._folder.series)
         return measured(columns, theory, self.provenance)

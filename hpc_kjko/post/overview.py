@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,8 @@ _KEY_WORDS = {
 _RATE = Axis("γ of the wave", "ω_p")
 #: Up to this number of differing keys the legend shows their values; with more keys it shows the names of the runs.
 _FEW = 3
+#: Rates of theory that differ by less than this fraction are the same. Those of beams in a bath depend on the window.
+_SAME = 0.02
 
 
 #: The columns of numbers in the table. Columns that no run has are left out.
@@ -295,7 +298,7 @@ def _rate_curves(
     """The measured rates with their errors and those of theory, for the panels of a figure, with titles.
 
     All combinations of the other keys are in one panel if theory is the same for all, or if there are many of them.
-    Otherwise each has its own panel.
+    Otherwise each has its own panel. If theory has several values for one number, it is not drawn there.
     """
     measured: dict[str, list[tuple[float, float, float]]] = {}
     expected: dict[str, list[tuple[float, float]]] = {}
@@ -303,13 +306,18 @@ def _rate_curves(
         if (one := found.get(run.name)) is None:
             continue
         of = _settings_of_others(run, key, keys)
-        if one.is_rate and one.rate:
+        if one.rate and one.is_rate:
             measured.setdefault(of, []).append((run.keys[key], one.rate.rate, one.rate.error))
         if one.expected is not None:
             expected.setdefault(of, []).append((run.keys[key], one.expected))
-    lines = {of: np.array(sorted(rows)).T for of, rows in expected.items()}
-    first = next(iter(lines.values()), np.zeros(0))
-    is_same = all(np.array_equal(first, line) for line in lines.values())
+    at: dict[float, list[float]] = {}
+    for x, y in itertools.chain(*expected.values()):
+        at.setdefault(x, []).append(y)
+    is_same = all(max(of_one) - min(of_one) <= _SAME * abs(np.mean(of_one)) for of_one in at.values())
+    if is_same and expected:
+        expected = {"": [(x, float(np.mean(of_one))) for x, of_one in at.items()]}
+    is_function = {of: len(dict(rows)) == len(rows) for of, rows in expected.items()}
+    lines = {of: np.array(sorted(rows)).T for of, rows in expected.items() if is_function[of]}
     in_one = is_same or len(measured) > PANELS
 
     def curve(of: str, name: str, look: Look, x: np.ndarray, y: np.ndarray, error: np.ndarray | None = None) -> Curve:
@@ -318,7 +326,7 @@ def _rate_curves(
     points = {of: curve(of, "measured", "points", *np.array(sorted(rows)).T) for of, rows in measured.items()}
     theory = {of: curve("" if is_same else of, "theory", "reference", *line) for of, line in lines.items()}
     if in_one:
-        return [("", (*points.values(), *list(theory.values())[: 1 if is_same else None]))]
+        return [("", (*points.values(), *theory.values()))]
     return [(of, (one, *([theory[of]] if of in theory else []))) for of, one in points.items()]
 
 

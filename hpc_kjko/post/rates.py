@@ -130,7 +130,7 @@ class Measured:
 
     @property
     def is_rate(self) -> bool:
-        """Whether there is a rate of growth or damping, and not only an upper limit."""
+        """Whether there is a rate of growth or damping. Otherwise ``why_not`` says why there is none."""
         return self.rate is not None and not self.why_not
 
     @property

@@ -177,9 +177,11 @@ def noise_floors(status: dict[str, Any], columns: Columns) -> dict[str, np.ndarr
 
     The noise of a quiet start grows with time. A control variate reduces the noise according to its weights.
     """
-    floors, growths = status.get("noise_floor"), status.get("noise_growth", {})
-    if not isinstance(floors, dict) or not isinstance(growths, dict):
+    floors, growths = status.get("noise_floor"), status.get("noise_growth") or {}
+    if not isinstance(floors, dict):
         return {}
+    if not isinstance(growths, dict):  # earlier versions wrote one number for all columns
+        growths = dict.fromkeys(NOISE_OF, growths)
     part = columns.get("weight_variance", np.ones(len(columns["time"])))
     found = {}
     for name in NOISE_OF:

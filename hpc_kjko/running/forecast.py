@@ -52,8 +52,11 @@ def particles_on_each(case: Case, size: int) -> str:
 
 
 def wave_of(case: Case) -> Iterator[str]:
-    """Yield the linear theory of the wave of the case, a lower mode of the box that grows faster, and, if the wave is
-    damped, a wavelength that grows."""
+    """Yield lines on the linear theory of the wave of the case.
+
+    If a lower mode of the box grows faster, a line names it. If the wave is damped, a line gives a wavelength that
+    grows.
+    """
     from hpc_kjko.running import wave_theory  # imported here because it loads modules of SciPy
 
     theory = wave_theory.theory_of(case)

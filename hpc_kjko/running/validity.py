@@ -301,8 +301,8 @@ def _of_wave(case: Case, problem: PeriodicWave, fastest: float) -> list[str]:
             noise = floor * min(1.0, growth * WHILE)
         if energy < noise:
             found.append(
-                f"the noise of the wave from {case.particles.count} particles is about {noise:.2g}, "
-                f"and the wave starts at {energy:.2g}: use particles.control_variate = true, more particles, or a "
+                f"the noise of the wave from {case.particles.count} particles has an energy of about {noise:.2g}, "
+                f"and the wave starts with {energy:.2g}: use particles.control_variate = true, more particles, or a "
                 "larger wave"
             )
     return found

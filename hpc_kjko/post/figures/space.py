@@ -139,7 +139,7 @@ def _with_noise(picture: Picture, run: RunFiles, species: str | None) -> Picture
         is_slice = panel.title.startswith(_SLICE)
         nodes = panel.image.values.size * (layers if is_slice else 1)
         noise = np.sqrt(nodes / particles * _SHAPE_SQUARED[order] ** (3 if is_slice else 2))
-        panels.append(dataclasses.replace(panel, note=f"noise of independent particles: ±{noise:.1g}"))
+        panels.append(dataclasses.replace(panel, note=f"Noise of independent particles: ±{noise:.1g}."))
     return dataclasses.replace(picture, panels=tuple(panels))
 
 
