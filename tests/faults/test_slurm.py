@@ -48,7 +48,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=32
 PartitionName=test Nodes={host} Default=YES
 """
 
-#: Sixty steps, which take about a second each until the file "go" is there.
+#: Sixty steps, which take about one and a half seconds each until the file "go" is there.
 CASE = """
 [problem]
 kind = "confined"
@@ -77,7 +77,7 @@ import os, time
 
 def potential(x):
     if len(x) in (1024, 2048) and not os.path.exists(os.environ["GO"]):  # the particles of a rank
-        time.sleep(0.4)
+        time.sleep(0.7)
     return 0.5 * (x**2).sum(1)
 """
 
