@@ -44,7 +44,8 @@ def keys_of(section):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_keys_that_are_named_exist(page):
     text = text_of(page)
-    named = re.findall(r"--set (\w+)\.(\w+)", text)
+    named = re.findall(r"--set (species)\.\w+\.(\w+)", text)
+    named += re.findall(r"--set (?!species\.)(\w+)\.(\w+)", text)
     if page.parent.name not in ("explanation", "decisions"):  # which name modules
         named += re.findall(r"`(\w+)\.(\w+)(?: = [^`]*)?`", text)
     for section, key in named:

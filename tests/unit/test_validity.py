@@ -103,7 +103,7 @@ def test_a_wave_of_the_users_own_is_measured_against_the_noise_too():
     changes = {"particles.count": 1024, "particles.start": "random", "problem.initial_density": f"{__name__}:own_wave"}
     said = warnings_of(case_of("plasma", **changes), 1)
     (sentence,) = (text for text in said if "noise of the wave from 1024" in text)
-    starts = float(re.search(r"the wave starts at ([\d.e-]+):", sentence)[1])
+    starts = float(re.search(r"the wave starts with ([\d.e-]+):", sentence)[1])
     assert starts == pytest.approx(4 * math.pi * (0.03 / 0.5) ** 2 / 4, rel=0.05)
     none = warnings_of(case_of("plasma", **changes | {"problem.initial_density": f"{__name__}:own_maxwellian"}), 1)
     assert not any("noise of the wave" in text for text in none)
