@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import AutoLocator, LogFormatterSciNotation, LogLocator, NullLocator, ScalarFormatter
 
 from hpc_kjko.files.storage import writing
-from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture, with_minus
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture, widths, with_minus
 
 #: Number of panels in a row.
 ACROSS = 3
@@ -49,8 +49,10 @@ _HEIGHTS = (2.4, 1.0)
 _DASHES: tuple[Any, ...] = ((0, (4, 3)), "-.", (0, (8, 3)))
 #: Characters in a line of a note, and in a line of the title of a panel.
 _NOTE, _TITLE = 72, 60
-#: Largest number of names in a row of a legend below the panels.
-_ACROSS_LEGEND = 6
+#: Width of the narrowest curve of a run.
+_WIDTH = 1.5
+#: Largest number of names in a row of a legend below one panel, and below several.
+_ACROSS_LEGEND = 4, 6
 #: A logarithmic axis with fewer decades has numbers between the powers of ten.
 _FEW_DECADES = 2.5
 #: The choices of these numbers, as multiples of a power of ten.
@@ -85,15 +87,14 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
     rows = -(-len(panels) // across)
     bars = not picture.shared and any(panel.image for panel in panels)
     below = any(panel.below for panel in panels)
-    width, height = (6.4, 4.2) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
+    width, height = (6.4, 4.5) if len(panels) == 1 else (4.6 + 0.6 * bars, 3.5)
     figure = Figure(figsize=(width * across + 0.8 * picture.shared, (height + below) * rows + 0.4 * (rows > 1)))
     one_bar = picture.shared and panels[0].image is not None
     whole = figure.add_gridspec(1, 1 + one_bar, width_ratios=(1, _BAR)[: 1 + one_bar])
     places = _places(whole[0], len(panels), across)
     most = max(panels, key=lambda panel: len(panel.drawn))
-    one_legend = len(panels) > 1 and all(
-        panel.drawn and _labels(panel) == _labels(most)[: len(panel.drawn)] for panel in panels
-    )
+    # a legend below the panels covers no curve
+    one_legend = all(panel.drawn and _labels(panel) == _labels(most)[: len(panel.drawn)] for panel in panels)
     first = None
     for number, (place, panel) in enumerate(zip(places, panels, strict=True)):
         axes = figure.add_subplot(place, sharex=first, sharey=first)
@@ -106,9 +107,8 @@ def figure_of(picture: Picture, subtitle: str = "") -> Figure:
         colours = _draw(axes, panel, with_bar=not picture.shared, with_legend=not one_legend)
         if one_legend and panel is most and any(_labels(panel)):
             handles, labels = axes.get_legend_handles_labels()
-            figure.legend(
-                handles, labels, loc="outside lower center", ncols=min(len(labels), _ACROSS_LEGEND), fontsize=9
-            )
+            lines = -(-len(labels) // _ACROSS_LEGEND[across > 1])
+            figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines), fontsize=9)
         if picture.shared and number % across:
             axes.tick_params(which="both", labelleft=False)
             axes.set_ylabel("")
@@ -173,8 +173,8 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
         if with_bar:
             _bar(axes.figure, mesh, [panel.image], ax=axes, shrink=0.95)
     dashes = itertools.cycle(_DASHES[:1] if panel.image else _DASHES)
-    for curve in panel.drawn:
-        _draw_curve(axes, curve, next(dashes) if curve.look == "reference" else "", panel.image is not None)
+    for curve, width in zip(panel.drawn, widths(panel.drawn, _WIDTH), strict=True):
+        _draw_curve(axes, curve, width, next(dashes) if curve.look == "reference" else "", panel.image is not None)
     if panel.window:
         axes.axvspan(*panel.window, color=_ink(), alpha=0.08, lw=0)
     for axis, name in ((panel.x, "x"), (panel.y, "y")):
@@ -195,8 +195,8 @@ def _draw(axes: Axes, panel: Panel, with_bar: bool, with_legend: bool = True) ->
     return mesh
 
 
-def _draw_curve(axes: Axes, curve: Curve, dashes: Any, over_image: bool) -> None:
-    look: dict[str, Any] = {"label": typeset(curve.label), "lw": 1.6}
+def _draw_curve(axes: Axes, curve: Curve, width: float, dashes: Any, over_image: bool) -> None:
+    look: dict[str, Any] = {"label": typeset(curve.label), "lw": width}
     if curve.look == "reference":
         look |= {"color": _ink(), "lw": 1.0, "ls": dashes}
         if over_image:

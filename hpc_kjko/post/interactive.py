@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture, with_minus
+from hpc_kjko.post.panels import SUBSCRIPT, Axis, Curve, Image, Panel, Picture, widths, with_minus
 
 #: Largest number of cells of an image along an axis. Larger images are averaged over neighbouring cells.
 CELLS = 400
@@ -152,18 +152,18 @@ def _data(panel: Panel) -> list[dict[str, Any]]:
 def _curves(curves: Sequence[Curve], place: dict[str, str], over_image: bool) -> list[dict[str, Any]]:
     traces = []
     colours, dashes, colour = itertools.cycle(_COLOURS), itertools.cycle(_DASHES), INK
-    for curve in curves:
+    for curve, width in zip(curves, widths(curves, _WIDTHS["line"]), strict=True):
         if curve.look == "reference":
-            traces += _curve(curve, _ON_IMAGE if over_image else INK, next(dashes), place)
+            traces += _curve(curve, _ON_IMAGE if over_image else INK, next(dashes), width, place)
         elif curve.look == "noise":  # of the curve before it
-            traces += _curve(curve, colour, "dot", place)
+            traces += _curve(curve, colour, "dot", width, place)
         else:
             colour = next(colours)
-            traces += _curve(curve, colour, "solid", place)
+            traces += _curve(curve, colour, "solid", width, place)
     return traces
 
 
-def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[dict[str, Any]]:
+def _curve(curve: Curve, colour: str, dash: str, width: float, place: dict[str, str]) -> list[dict[str, Any]]:
     kept = thinned(curve.x, curve.y)
     x = numbers(curve.x[kept])
     trace: dict[str, Any] = {
@@ -178,7 +178,7 @@ def _curve(curve: Curve, colour: str, dash: str, place: dict[str, str]) -> list[
     if curve.look == "points":
         trace["marker"] = {"color": colour, "size": 6, "symbol": "circle-open"}
     else:
-        trace["line"] = {"color": colour, "width": _WIDTHS[curve.look], "dash": dash}
+        trace["line"] = {"color": colour, "width": width if curve.look == "line" else _WIDTHS[curve.look], "dash": dash}
         if curve.look == "fit":
             trace["opacity"] = 0.45
     if curve.raw is not None:

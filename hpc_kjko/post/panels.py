@@ -10,6 +10,7 @@ speed at T = 1), densities in the mean density n̄, energies in n̄ m v_th² (v_
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +82,16 @@ class Curve:
     look: Look = "line"
     error: np.ndarray | None = None
     raw: np.ndarray | None = None
+
+
+def widths(curves: Sequence[Curve], narrowest: float) -> list[float]:
+    """Widths of the curves of a panel. Of results of the run, earlier ones are wider, so that they are seen below later
+    ones with the same values. Other curves have the given width."""
+    results = [number for number, curve in enumerate(curves) if curve.look == "line"]
+    found = [narrowest] * len(curves)
+    for place, number in enumerate(results):
+        found[number] = narrowest * (1 + (len(results) - 1 - place) / max(2, len(results) - 1))
+    return found
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,20 @@ def test_directions_of_one_temperature_are_one_curve_and_constant_energies_are_c
     assert not energies.energy_panel(series | {"field_energy": 1e-3 * time}, "").note
 
 
+def test_a_legend_covers_no_curve_and_equal_curves_are_all_seen():
+    x = np.linspace(0, 1, 5)
+    curves = (*(Curve(x, x, f"t = {time}") for time in range(3)), Curve(x, x, "theory", "reference"))
+    picture = Picture("a", "a", "a", (Panel(Axis("x"), Axis("y"), curves=curves),))
+    drawn = draw.figure_of(picture)
+    drawn.draw_without_rendering()
+    (axes,), (legend,) = drawn.axes, drawn.legends
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+    wide = [line.get_linewidth() for line in axes.lines]
+    assert wide == sorted(wide, reverse=True) and len({*wide}) == 4
+    on_page = [trace["line"]["width"] for trace in figure([picture], 0)["data"]]
+    assert on_page == sorted(on_page, reverse=True) and len({*on_page}) == 4
+
+
 def test_single_small_values_do_not_stretch_an_axis_of_energies():
     """A first row without noise and sharp minima do not count. A wave that grows by twelve decades does."""
     time = np.linspace(0, 15, 16)
