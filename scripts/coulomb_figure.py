@@ -52,14 +52,11 @@ def draw(runs: Experiments) -> plt.Figure:
         series, case = runs.series(name), runs.case(name)
         k, exponent = 2 * np.pi / case.problem.periods[0], case.physics.landau.exponent
         amplitude = np.sqrt(series["wave_energy"] / series["wave_energy"][0])
-        waves.semilogy(series["time"], amplitude, color=color, label=f"C = {strength:g}")
+        waves.semilogy(series["time"], amplitude, color=color, lw=4, alpha=0.45, label=f"C = {strength:g}")
         linear = np.abs(field_history(k, strength, series["time"], exponent=exponent, dims=2))
-        waves.semilogy(series["time"], linear, **GRID, ls="--")
-    waves.set(
-        xlabel=TIME,
-        ylim=(1e-2, 1.2),
-        title="Landau damping, |E$_k$(t)/E$_k$(0)|, 2V, γ = −2\ndashed: linear theory",
-    )
+        waves.semilogy(series["time"], linear, color=color, lw=1.2, ls="--")
+    waves.set(xlabel=TIME, ylabel="|E$_k$| / its first value", ylim=(1e-2, 1.2))
+    waves.set_title("Landau damping, 2V, γ = −2\ndashed: linear theory")
     waves.legend(loc="upper right")
     return figure
 
