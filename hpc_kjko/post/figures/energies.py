@@ -80,8 +80,7 @@ def energy_panel(series: Columns, unit: str) -> Panel:
         if series[f"{name}_energy"].any()
     ]
     curves.append(_change(series, total, "total", "reference"))
-    is_constant = all(np.abs(curve.y).max() <= _ROUNDING * abs(total[0]) for curve in curves)
-    is_constant &= len(total) > 1
+    is_constant = len(total) > 1 and all(np.abs(curve.y).max() <= _ROUNDING * abs(total[0]) for curve in curves)
     note = "The energies are constant: what is shown are rounding errors." if is_constant else ""
     return Panel(TIME, Axis(_SINCE.format(series["time"][0]), unit), curves=tuple(curves), note=note)
 
